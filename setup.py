@@ -1,0 +1,57 @@
+"""Packaging of onnxc. The version stands in `onnxc/__init__.py` alone."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "onnxc/__init__.py").read_text(encoding="utf-8"), re.M).group(1)
+
+EXTRAS = {
+    "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.12"],
+    "bench": ["onnxslim>=0.1.80", "onnxsim>=0.4.36"],
+    "train": ["torch>=2.4"],
+    "plot": ["matplotlib>=3.8"],
+}
+EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+
+setup(
+    name="onnxc",
+    version=VERSION,
+    description="Compiler-style graph rewriting on ONNX: prune, factorise, quantise, verify, compile",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="the onnxc maintainers",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=find_packages(include=["onnxc", "onnxc.*"]),
+    package_data={"onnxc": ["data/*", "runtime/c/*"]},
+    install_requires=[
+        "numpy>=2.0",
+        "scipy>=1.14",
+        "onnx>=1.18",
+        "onnxruntime>=1.22",
+        "onnx-graphsurgeon>=0.6.1",
+        # Pinned: apache-tvm-ffi 0.1.15 crashes in Schedule.tensorize under this release of TVM.
+        "apache-tvm==0.27.0.post1",
+        "apache-tvm-ffi==0.1.14.post1",
+        "typer>=0.15",
+        "rich>=13.7",
+        'tomli>=2; python_version < "3.11"',
+    ],
+    extras_require=EXTRAS,
+    # A package that brings passes of its own lists the modules that register them in the group "onnxc.passes":
+    #   entry_points={"onnxc.passes": ["mine = mine.passes"]}
+    entry_points={"console_scripts": ["onnxc = onnxc.cli:main"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Software Development :: Compilers",
+    ],
+)
