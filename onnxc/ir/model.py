@@ -1,0 +1,319 @@
+"""Model: a facade over an onnx-graphsurgeon graph that keeps it well formed.
+
+Rules: tensor and node names are unique and are the keys; weights are read-only arrays that are replaced, never written
+into; weights that stand in Constant nodes are initialisers; intermediate shapes are not stored, they are derived
+(`onnxc.ir.analysis`); a copy shares the weight arrays. Loading and saving stand in `onnxc.ir.files`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from .errors import BadModel
+
+DOMAIN = "ai.onnxc"
+CAPTURED = "onnxc.captured"
+STANDARD = ("", "ai.onnx", None)
+
+Tensor = gs.Variable | gs.Constant
+
+
+class Model:
+    """An ONNX model: graph, opsets, model-local functions and metadata.
+
+    `graph` is a `onnx_graphsurgeon.Graph`; its nodes and tensors may be edited directly or with the helpers below.
+    `declared` holds type and shape of those intermediate tensors that ONNX inference cannot derive (outputs of foreign
+    operators), as ValueInfoProto by name; `reserved` the names that subgraph bodies use inside.
+
+    A body (If, Loop, Scan) stays an opaque GraphProto attribute. The outer tensors that it captures stand behind the
+    node's own inputs, and `node.attrs[CAPTURED]` holds the names by which the body calls them; so readers, dead code and
+    freezing need no special case, and export renames inside the body where a captured tensor has been replaced.
+    """
+
+    def __init__(
+        self,
+        graph: gs.Graph,
+        *,
+        opsets: dict[str, int],
+        ir_version: int = 8,
+        functions: Iterable[onnx.FunctionProto] = (),
+        metadata: dict[str, str] | None = None,
+        producer: tuple[str, str, str, int, str] = ("", "", "", 0, ""),
+        declared: dict[str, onnx.ValueInfoProto] | None = None,
+        reserved: Iterable[str] = (),
+    ):
+        self.graph = graph
+        self.opsets = dict(opsets)
+        self.ir_version = ir_version
+        self.functions = {(f.domain, f.name): f for f in functions}
+        self.metadata = dict(metadata or {})
+        self.producer = producer
+        self.declared = dict(declared or {})
+        self.reserved = frozenset(reserved)
+
+    # what is in it
+
+    @property
+    def opset(self) -> int:
+        """The version of the standard operator set."""
+        return self.opsets.get("", self.opsets.get("ai.onnx", 0))
+
+    @property
+    def nodes(self) -> list[gs.Node]:
+        return self.graph.nodes
+
+    @property
+    def inputs(self) -> list[gs.Variable]:
+        return self.graph.inputs
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        return self.graph.outputs
+
+    @cached_property
+    def _names(self) -> set[str]:
+        return {n.name for n in self.nodes} | set(self.tensors()) | self.reserved | {""}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the outer graph by name: inputs, then in order of use, then outputs."""
+        found: dict[str, Tensor] = {t.name: t for t in self.inputs}
+        for node in self.nodes:
+            for t in (*node.inputs, *node.outputs):
+                if t.name:
+                    found.setdefault(t.name, t)
+        for t in self.outputs:
+            found.setdefault(t.name, t)
+        return found
+
+    def constants(self) -> dict[str, gs.Constant]:
+        """Every initialiser by name, in order of use."""
+        return {name: t for name, t in self.tensors().items() if isinstance(t, gs.Constant)}
+
+    def is_output(self, tensor: Tensor) -> bool:
+        return any(tensor is t for t in self.outputs)
+
+    def is_standard(self, node: gs.Node, *ops: str) -> bool:
+        """Whether `node` is a standard operator (one of `ops`, if any are named)."""
+        return node.domain in STANDARD and (not ops or node.op in ops)
+
+    def function(self, node: gs.Node) -> onnx.FunctionProto | None:
+        """The model-local function that `node` calls, or None."""
+        return self.functions.get((node.domain or "", node.op))
+
+    # edits
+
+    def fresh(self, stem: str) -> str:
+        """A name that no tensor and no node bears: `stem`, else `stem_1`, `stem_2`, ..."""
+        name, i = stem, 0
+        while name in self._names:
+            i += 1
+            name = f"{stem}_{i}"
+        self._names.add(name)
+        return name
+
+    def constant(self, stem: str, values: np.ndarray) -> gs.Constant:
+        """A new initialiser; `values` becomes read-only."""
+        return gs.Constant(self.fresh(stem), read_only(values))
+
+    def variable(self, stem: str) -> gs.Variable:
+        """A new intermediate tensor; its type and shape are derived, never stored."""
+        return gs.Variable(self.fresh(stem))
+
+    def node(
+        self,
+        op: str,
+        inputs: Iterable[Tensor],
+        outputs: Iterable[gs.Variable] | None = None,
+        *,
+        name: str | None = None,
+        attrs: dict | None = None,
+        domain: str | None = None,
+        before: gs.Node | None = None,
+    ) -> gs.Node:
+        """Make a node and put it into the graph (ahead of `before`, else at the end); one fresh output by default."""
+        name = self.fresh(name or op)
+        if outputs is None:
+            outputs = [self.variable(f"{name}_out")]
+        node = gs.Node(op, name, dict(attrs or {}), list(inputs), list(outputs), domain=domain)
+        at = len(self.nodes) if before is None else next(i for i, n in enumerate(self.nodes) if n is before)
+        self.nodes.insert(at, node)
+        return node
+
+    def remove(self, node: gs.Node) -> None:
+        """Take `node` out of the graph and cut its ties to its tensors."""
+        node.inputs.clear()
+        node.outputs.clear()
+        at = next(i for i, n in enumerate(self.nodes) if n is node)
+        del self.nodes[at]
+
+    def replace_uses(self, old: Tensor, new: Tensor) -> None:
+        """Let every reader of `old` read `new`. A graph output keeps its name: see `bypass`."""
+        for reader in list(dict.fromkeys(map(id, old.outputs))):
+            node = next(n for n in old.outputs if id(n) == reader)
+            for i, t in enumerate(node.inputs):
+                if t is old:
+                    node.inputs[i] = new
+
+    def bypass(self, node: gs.Node, source: Tensor) -> bool:
+        """Remove `node` and let the readers of its first output read `source`.
+
+        A graph output keeps its name: the producer of `source` then writes it, which needs a source that is neither a
+        graph input, an initialiser nor itself a graph output. Returns False, with nothing changed, where that fails or
+        where `node` has another output that is used.
+        """
+        out = node.outputs[0]
+        if any(t.outputs or self.is_output(t) for t in node.outputs[1:]):
+            return False
+        if not self.is_output(out):
+            self.replace_uses(out, source)
+            self.remove(node)
+            return True
+        if not isinstance(source, gs.Variable) or not source.inputs or self.is_output(source):
+            return False
+        producer = source.inputs[0]
+        if all(producer is not n for n in self.nodes):
+            return False
+        self.remove(node)
+        self.replace_uses(source, out)
+        producer.outputs[next(i for i, t in enumerate(producer.outputs) if t is source)] = out
+        return True
+
+    def set_weight(self, node: gs.Node, i: int, values: np.ndarray) -> gs.Constant:
+        """Give input `i` of `node` new contents, for this use only: an initialiser with other readers is split."""
+        old = node.inputs[i]
+        new = self.constant(old.name or f"{node.name}_in{i}", values)
+        alone = isinstance(old, gs.Constant) and len(old.outputs) == 1 and not self.is_output(old)
+        node.inputs[i] = new
+        if alone:
+            self._names.discard(new.name)
+            new.name = old.name
+        return new
+
+    def drop_dead(self) -> int:
+        """Remove nodes that no output needs; returns how many."""
+        wanted = {id(t) for t in self.outputs}
+        kept: list[gs.Node] = []
+        dead: list[gs.Node] = []
+        for node in reversed(self.nodes):
+            if any(id(t) in wanted for t in node.outputs):
+                kept.append(node)
+                wanted.update(map(id, node.inputs))
+            else:
+                dead.append(node)
+        for node in dead:
+            node.inputs.clear()
+            node.outputs.clear()
+        if dead:
+            self.graph.nodes[:] = kept[::-1]
+        return len(dead)
+
+    def sort(self) -> None:
+        """Order the nodes so that producers stand ahead of readers, keeping the order there is where it is legal.
+
+        Raises BadModel on a cycle.
+        """
+        self.graph.nodes[:] = stable_topological_order(self.nodes)
+
+    # copies
+
+    def copy(self) -> Model:
+        """A model that can be edited without touching this one; weight arrays are shared."""
+        return Model(
+            copy_graph(self.graph),
+            opsets=self.opsets,
+            ir_version=self.ir_version,
+            functions=self.functions.values(),
+            metadata=self.metadata,
+            producer=self.producer,
+            declared=self.declared,
+            reserved=self.reserved,
+        )
+
+    def to_proto(self, *, weights: bool = True) -> onnx.ModelProto:
+        """The model as ONNX. With weights=False large initialisers become inputs: enough for the checker and inference."""
+        from .files import to_proto
+
+        return to_proto(self, weights=weights)
+
+    def save(self, path) -> None:
+        """Write the model, whole or not at all; beyond 2 GiB with external data beside it."""
+        from .files import save
+
+        save(self, path)
+
+
+def read_only(values: np.ndarray) -> np.ndarray:
+    """A read-only view of `values`, at least an array of rank 0."""
+    values = np.asarray(values).view()
+    values.flags.writeable = False
+    return values
+
+
+def stable_topological_order(nodes: list[gs.Node]) -> list[gs.Node]:
+    """Nodes with producers ahead of readers; ties keep their order. Raises BadModel on a cycle, naming a node in it."""
+    made_by = {id(t): i for i, n in enumerate(nodes) for t in n.outputs if t.name}
+    order: list[int] = []
+    state = [0] * len(nodes)
+    for start in range(len(nodes)):
+        if state[start]:
+            continue
+        stack = [(start, iter(_needed(nodes[start], made_by)))]
+        state[start] = 1
+        while stack:
+            i, needs = stack[-1]
+            for j in needs:
+                if state[j] == 1:
+                    raise BadModel("the graph has a cycle", node=nodes[j].name or nodes[j].op, remedy="export it again")
+                if state[j] == 0:
+                    state[j] = 1
+                    stack.append((j, iter(_needed(nodes[j], made_by))))
+                    break
+            else:
+                state[i] = 2
+                order.append(i)
+                stack.pop()
+    return [nodes[i] for i in order]
+
+
+def _needed(node: gs.Node, made_by: dict[int, int]) -> list[int]:
+    return [made_by[id(t)] for t in node.inputs if id(t) in made_by]
+
+
+def copy_graph(graph: gs.Graph) -> gs.Graph:
+    """A copy with new nodes and tensors that shares weight arrays and attribute values (gs copies with lookups by name)."""
+    twins: dict[int, Tensor] = {}
+
+    def twin(t: Tensor) -> Tensor:
+        found = twins.get(id(t))
+        if found is None:
+            if isinstance(t, gs.Constant):
+                found = gs.Constant(t.name, t._values)
+            else:
+                found = gs.Variable(t.name, t.dtype, t.shape, t.type)
+            twins[id(t)] = found
+        return found
+
+    inputs = [twin(t) for t in graph.inputs]
+    nodes = [
+        gs.Node(n.op, n.name, dict(n.attrs), [twin(t) for t in n.inputs], [twin(t) for t in n.outputs], domain=n.domain)
+        for n in graph.nodes
+    ]
+    outputs = [twin(t) for t in graph.outputs]
+    return gs.Graph(nodes, inputs, outputs, name=graph.name, doc_string=graph.doc_string, opset=graph.opset)
+
+
+def load(source) -> Model:
+    """Read a model from a path, bytes, a ModelProto or a gs.Graph; see `onnxc.ir.files.load`."""
+    from .files import load
+
+    return load(source)
+
+
+def save(model: Model, path) -> None:
+    """Write a model, whole or not at all; see `onnxc.ir.files.save`."""
+    model.save(path)
