@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxc.ir.errors import BadData
-from onnxc.runtime.specs import TensorSpec, check_array, random_feeds
+from onnxc.runtime.specs import TensorSpec, check_array, listing, random_feeds
 
 LABELS = "labels"
 FORMS = "give an .npz, a folder of .npy files, or module:function"
@@ -31,13 +31,13 @@ Chunk = dict[str, np.ndarray]
 class Data:
     """A data set fitted to a model's inputs.
 
-    `name` says where it is from, `synthetic` that it is random, `samples` how many rows there are (None: not known before
+    `name` says where it is from, `synthetic` that it is random, `samples` how many there are (None: not known before
     reading), `labelled` whether batches hold `labels`.
 
-    How rows become batches follows from the first axes of the inputs:
+    How samples become batches follows from the first axes of the inputs:
     - some are symbolic: these count samples, and a batch holds as many as asked for; the others are fed whole every time;
-    - all are fixed: a batch holds just the rows that the model takes in one run, and a last batch with fewer is left out. An
-      array with one axis more than the input, `(samples, *shape)`, is taken to hold one run's input per sample.
+    - all are fixed to the same extent: a batch holds just that many samples, and a last batch with fewer is left out;
+    - all are fixed, and every array has one axis more than its input, `(samples, *shape)`: one sample is one run.
     """
 
     def __init__(
@@ -57,136 +57,127 @@ class Data:
         self._chunks = chunks
         self._inputs = dict(inputs)
 
-    @property
-    def fixed_batch(self) -> int | None:
-        """Rows per run where the model fixes them, else None."""
-        layout = _Layout(self._inputs)
-        return layout.rows[layout.counted[0]] if layout.fixed and layout.counted else None
-
     def batches(self, size: int = 32, limit: int | None = None) -> Iterator[Chunk]:
-        """Yield batches of `size` samples (of the model's own size where that is fixed), of `limit` samples in all."""
-        layout = _Layout(self._inputs)
-        size = 1 if layout.fixed else max(1, size)
-        left = limit
-        empty = True
-        for batch in _rebatch(self._chunks(), layout, size):
-            if left is not None and not layout.fixed and layout.counted:
-                batch = layout.take(batch, 0, min(left, size))
+        """Yield batches of `size` samples (of the model's own size where that is fixed), of about `limit` samples in all.
+
+        The last batch is cut to meet `limit` only where the model takes a batch of any size.
+        """
+        layout = None
+        left = sys.maxsize if limit is None else limit
+        for layout, batch, count in _rebatch(self._chunks(), self._inputs, max(1, min(size, left))):
+            if count > left and layout.fixed is None:
+                batch, count = layout.cut(batch, 0, left), left
             _refuse_nan(batch, self._inputs)
-            yield batch
-            empty = False
-            if left is not None:
-                left -= len(batch[layout.counted[0]]) if layout.counted else 1
-                if left <= 0:
-                    return
-        if empty:
-            raise BadData(f"{self.name} holds no full batch", expected=f"at least {self.fixed_batch or 1} samples")
+            yield {name: array[0] if layout.stacked and name in self._inputs else array for name, array in batch.items()}
+            left -= count
+            if left <= 0:
+                return
+        if layout is None:
+            raise BadData(f"{self.name} holds too few samples for one batch")
 
 
 class _Layout:
-    """Which inputs are cut along their first axis, and how many rows of each make one unit."""
+    """Which arrays are cut along their first axis, and to what batch size, given the inputs and the first arrays.
 
-    def __init__(self, inputs: Mapping[str, TensorSpec]):
-        self.inputs = inputs
+    `fixed` is the size that the model dictates, or None; `counted` are the inputs whose first axis counts samples.
+    """
+
+    def __init__(self, inputs: Mapping[str, TensorSpec], chunk: Chunk):
         free = [name for name, spec in inputs.items() if spec.shape is None or (spec.shape and not _is_fixed(spec))]
-        self.fixed = not free
-        self.counted = free or [name for name, spec in inputs.items() if spec.shape]
-        self.rows = {name: inputs[name].shape[0] if self.fixed else 1 for name in self.counted}
+        self.stacked = not free and all(
+            name in chunk and chunk[name].ndim == len(spec.shape) + 1 for name, spec in inputs.items()
+        )
+        self.counted = free or [name for name, spec in inputs.items() if spec.shape or self.stacked]
+        self.inputs = {
+            name: TensorSpec((None, *spec.shape), spec.dtype) if self.stacked else spec for name, spec in inputs.items()
+        }
+        self.fixed = None if free else 1
+        if not free and not self.stacked and self.counted:
+            extents = {inputs[name].shape[0] for name in self.counted}
+            if len(extents) > 1:
+                expected = "arrays (samples, *shape)"
+                raise BadData("the inputs fix different first axes", tensor=self.counted[0], expected=expected)
+            self.fixed = extents.pop()
 
-    def normalise(self, chunk: Mapping[str, np.ndarray]) -> tuple[Chunk, int]:
-        """Check a chunk; return it with stacked samples unstacked, and the number of its units. Raises `BadData`."""
+    def check(self, chunk: Chunk) -> tuple[Chunk, int]:
+        """The arrays of a chunk that count, and the number of its samples. Raises `BadData`."""
         arrays: Chunk = {}
         symbols: dict[str, int] = {}
-        units = None
+        count = None
         for name, spec in self.inputs.items():
             if name not in chunk:
-                found = ", ".join(sorted(chunk)) or "no arrays"
-                raise BadData("no array for this input", tensor=name, expected=spec, found=found)
-            array = chunk[name]
-            if self.fixed and name in self.rows and array.ndim == len(spec.shape) + 1:
-                array = array.reshape(-1, *array.shape[2:]) if array.shape[1] == spec.shape[0] else array
-            check_array(name, array.shape, array.dtype, spec, symbols, skip_axis0=name in self.rows)
-            arrays[name] = array
-            if name in self.rows:
-                units = self._count(name, array, units)
+                raise BadData("no array for this input", tensor=name, expected=spec, found=listing(chunk))
+            array = arrays[name] = chunk[name]
+            check_array(name, array.shape, array.dtype, spec, symbols, skip_axis0=name in self.counted)
+            if name not in self.counted:
+                continue
+            if array.ndim == 0 or len(array) == 0:
+                raise BadData("there are no samples", tensor=name, found=list(array.shape))
+            if count is not None and len(array) != count:
+                what = f"as many samples as in {self.counted[0]} are needed"
+                raise BadData(what, tensor=name, axis=0, expected=count, found=len(array))
+            count = len(array)
+        count = count or 1
         if LABELS in chunk and LABELS not in self.inputs:
-            arrays[LABELS] = self._labels(np.asarray(chunk[LABELS]), units or 1)
-        return arrays, units or 1
+            labels = arrays[LABELS] = chunk[LABELS]
+            if labels.shape != (count,) or labels.dtype.kind not in "iu":
+                found = f"{labels.dtype} {list(labels.shape)}"
+                raise BadData("one label per sample is needed", tensor=LABELS, expected=f"integers [{count}]", found=found)
+        return arrays, count
 
-    def _count(self, name: str, array: np.ndarray, units: int | None) -> int:
-        if array.ndim == 0 or len(array) == 0:
-            raise BadData("there are no samples", tensor=name, found=list(array.shape))
-        found = len(array) // self.rows[name]
-        if units is not None and found != units:
-            first = self.counted[0]
-            raise BadData(f"as many samples as {first} are needed", tensor=name, axis=0, expected=units, found=found)
-        return found
-
-    def _labels(self, labels: np.ndarray, units: int) -> np.ndarray:
-        if labels.ndim != 1 or labels.dtype.kind not in "iu":
-            found = f"{labels.dtype} {list(labels.shape)}"
-            raise BadData("wrong form", tensor=LABELS, expected="integers, one per sample", found=found)
-        per_unit = self.rows[self.counted[0]] if self.counted else 1
-        whole = len(labels) // per_unit == units and len(labels) >= units * per_unit
-        if not whole and len(labels) != units:
-            raise BadData("one label per sample is needed", tensor=LABELS, expected=units * per_unit, found=len(labels))
-        return labels
-
-    def take(self, chunk: Chunk, start: int, stop: int) -> Chunk:
-        """Units start..stop of a normalised chunk; whole inputs are taken as they are."""
-        return {name: array[start * step : stop * step] if step else array for name, array, step in self._steps(chunk)}
+    def cut(self, chunk: Chunk, start: int, stop: int) -> Chunk:
+        """Samples start..stop of a chunk."""
+        return {name: array[start:stop] if self._counts(name) else array for name, array in chunk.items()}
 
     def join(self, chunks: list[Chunk]) -> Chunk:
-        """One chunk from many; whole inputs must agree."""
+        """One chunk from many; inputs that are fed whole must agree."""
         if len(chunks) == 1:
             return chunks[0]
         joined = {}
-        for name, array, step in self._steps(chunks[0]):
+        for name, array in chunks[0].items():
             parts = [chunk[name] for chunk in chunks]
-            if step:
+            if self._counts(name):
                 joined[name] = np.concatenate(parts)
-            elif all(np.array_equal(array, part) for part in parts[1:]):
+            elif all(np.array_equal(array, part) for part in parts):
                 joined[name] = array
             else:
                 raise BadData("this input has no sample axis, yet differs between samples", tensor=name)
         return joined
 
-    def _steps(self, chunk: Chunk) -> Iterator[tuple[str, np.ndarray, int]]:
-        units = self._units(chunk)
-        for name, array in chunk.items():
-            if name == LABELS and name not in self.inputs:
-                yield name, array, len(array) // units
-            else:
-                yield name, array, self.rows.get(name, 0)
-
-    def _units(self, chunk: Chunk) -> int:
-        return len(chunk[self.counted[0]]) // self.rows[self.counted[0]] if self.counted else 1
+    def _counts(self, name: str) -> bool:
+        return name in self.counted or name not in self.inputs
 
 
 def _is_fixed(spec: TensorSpec) -> bool:
     return isinstance(spec.shape[0], int)
 
 
-def _rebatch(chunks: Iterable[Mapping[str, np.ndarray]], layout: _Layout, size: int) -> Iterator[Chunk]:
-    """Cut and join chunks to batches of `size` units, the last of them shorter; holds one batch and one chunk at most."""
+def _rebatch(
+    chunks: Iterable[Chunk], inputs: Mapping[str, TensorSpec], size: int
+) -> Iterator[tuple[_Layout, Chunk, int]]:
+    """Cut and join chunks to batches of `size` samples; holds one batch and one chunk at most.
+
+    A last batch with fewer is yielded only if the model takes it.
+    """
+    layout = None
     pending: list[Chunk] = []
     held = 0
-    keys = None
     for raw in chunks:
-        chunk, units = layout.normalise(raw)
-        if keys is not None and chunk.keys() != keys:
+        layout = layout or _Layout(inputs, raw)
+        size = layout.fixed or size
+        chunk, count = layout.check(raw)
+        if pending and chunk.keys() != pending[0].keys():
             raise BadData("labels stand beside some samples only", tensor=LABELS)
-        keys = chunk.keys()
         start = 0
-        while held + units - start >= size:
+        while held + count - start >= size:
             stop = start + size - held
-            yield _materialise(layout.join([*pending, layout.take(chunk, start, stop)]))
+            yield layout, _materialise(layout.join([*pending, layout.cut(chunk, start, stop)])), size
             pending, held, start = [], 0, stop
-        if start < units:
-            pending.append(layout.take(chunk, start, units))
-            held += units - start
-    if pending:
-        yield _materialise(layout.join(pending))
+        if start < count:
+            pending.append(layout.cut(chunk, start, count))
+            held += count - start
+    if pending and layout.fixed is None:
+        yield layout, _materialise(layout.join(pending)), held
 
 
 def _materialise(batch: Chunk) -> Chunk:
@@ -229,23 +220,32 @@ def open_data(source: object, inputs: Mapping[str, TensorSpec], *, seed: int = 0
 
 
 def _array_data(name: str, arrays: Chunk, inputs: Mapping[str, TensorSpec]) -> Data:
-    layout = _Layout(inputs)
-    chunk, units = layout.normalise(arrays)
-    samples = units * (layout.rows[layout.counted[0]] if layout.counted else 1)
-    return Data(name, lambda: iter([arrays]), inputs, samples=samples, labelled=LABELS in chunk and LABELS not in inputs)
+    layout = _Layout(inputs, arrays)
+    chunk, count = layout.check(arrays)
+    if layout.fixed and count < layout.fixed:
+        what = f"{name} holds too few samples for one batch"
+        raise BadData(what, expected=f"at least {layout.fixed}", found=count)
+    return Data(name, lambda: iter([chunk]), inputs, samples=count, labelled=LABELS in chunk and LABELS not in inputs)
 
 
 def _random_data(inputs: Mapping[str, TensorSpec], seed: int, samples: int) -> Data:
+    whole = random_feeds(inputs, seed)
+    fixed = all(spec.shape is not None and (not spec.shape or _is_fixed(spec)) for spec in inputs.values())
+
     def chunks() -> Iterator[Chunk]:
         for sample in range(samples):
-            feeds = random_feeds(inputs, seed, 1, first=sample)
-            # Inputs without a sample axis are the same in every batch.
-            yield feeds if layout.fixed else {**feeds, **{name: whole[name] for name in inputs if name not in layout.rows}}
+            feeds = random_feeds(inputs, seed, first=sample)
+            # Stacked form where all first axes are fixed; else inputs without a sample axis stay the same in every batch.
+            yield {
+                name: array[None] if fixed else array if not _is_whole(inputs[name]) else whole[name]
+                for name, array in feeds.items()
+            }
 
-    layout = _Layout(inputs)
-    whole = random_feeds(inputs, seed, 1)
-    count = samples * (layout.rows[layout.counted[0]] if layout.counted else 1)
-    return Data(f"seeded random inputs (seed {seed})", chunks, inputs, samples=count, synthetic=True)
+    return Data(f"seeded random inputs (seed {seed})", chunks, inputs, samples=samples, synthetic=True)
+
+
+def _is_whole(spec: TensorSpec) -> bool:
+    return not spec.shape or _is_fixed(spec)
 
 
 def file_name(tensor: str) -> str:

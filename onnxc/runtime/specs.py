@@ -87,13 +87,14 @@ def check_feeds(feeds: Mapping[str, np.ndarray], inputs: Mapping[str, TensorSpec
     chosen = {}
     for name, spec in inputs.items():
         if name not in feeds:
-            raise BadData("no array for this input", tensor=name, expected=spec, found=_listing(feeds))
+            raise BadData("no array for this input", tensor=name, expected=spec, found=listing(feeds))
         chosen[name] = np.asarray(feeds[name])
         check_array(name, chosen[name].shape, chosen[name].dtype, spec, symbols)
     return chosen
 
 
-def _listing(names: Mapping[str, object]) -> str:
+def listing(names: Mapping[str, object]) -> str:
+    """Names for an error message."""
     return ", ".join(sorted(names)) or "nothing"
 
 

@@ -1,0 +1,103 @@
+"""How far two models' outputs are apart: absolute and relative error, signal to noise, agreement of the top class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from onnxc.ir.errors import VerificationError
+
+
+class Difference:
+    """Running difference between one output of a reference model and the same output of another, batch by batch.
+
+    - `max_abs`: max |a - b|, inf where just one of the two is NaN, or where infinities differ.
+    - `max_rel`: max_abs / max |a|, both over all batches.
+    - `snr_db`: 10 log10(sum a^2 / sum (a - b)^2), inf where there is no difference.
+    - `top1`: share of rows with the same argmax, None for outputs that hold no scores (integers, vectors, one class). The
+      classes are the second axis of images (rank 4 and more) and the last axis of everything else.
+    """
+
+    def __init__(self) -> None:
+        self.max_abs = 0.0
+        self.count = 0
+        self._peak = self._signal = self._noise = 0.0
+        self._rows = self._same = 0
+
+    def add(self, reference: np.ndarray, other: np.ndarray, name: str = "output") -> Difference:
+        """Take in one more batch. Raises `VerificationError` if shapes or kinds of type differ."""
+        if reference.shape != other.shape or _kind(reference) != _kind(other):
+            expected = f"{reference.dtype} {list(reference.shape)}"
+            found = f"{other.dtype} {list(other.shape)}"
+            raise VerificationError("the outputs differ in form", tensor=name, expected=expected, found=found)
+        if reference.dtype.kind in "OUS":
+            raise VerificationError("outputs of strings are not compared", tensor=name)
+        self.count += reference.size
+        if reference.size == 0:
+            return self
+        wide = np.complex128 if reference.dtype.kind == "c" else np.float64
+        a, b = reference.astype(wide), other.astype(wide)
+        # Equal infinities and a NaN on both sides are no difference; their subtraction would be NaN.
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        with np.errstate(invalid="ignore", over="ignore"):
+            gap = np.where(same, 0.0, np.abs(a - b))
+        gap[np.isnan(gap)] = math.inf
+        level = np.abs(a[np.isfinite(a)])
+        self.max_abs = max(self.max_abs, float(gap.max()))
+        self._peak = max(self._peak, float(level.max(initial=0.0)))
+        with np.errstate(over="ignore"):
+            self._signal += float(np.square(level).sum())
+            self._noise += float(np.square(gap).sum())
+        self._add_top1(reference, other)
+        return self
+
+    def _add_top1(self, reference: np.ndarray, other: np.ndarray) -> None:
+        axis = 1 if reference.ndim >= 4 else -1
+        if reference.dtype.kind != "f" or reference.ndim < 2 or reference.shape[axis] < 2:
+            return
+        agree = reference.argmax(axis) == other.argmax(axis)
+        self._rows += agree.size
+        self._same += int(agree.sum())
+
+    @property
+    def max_rel(self) -> float:
+        if self.max_abs == 0:
+            return 0.0
+        return self.max_abs / self._peak if self._peak else math.inf
+
+    @property
+    def snr_db(self) -> float:
+        if self._noise == 0:
+            return math.inf
+        ratio = self._signal / self._noise
+        return 10 * math.log10(ratio) if ratio > 0 else -math.inf
+
+    @property
+    def top1(self) -> float | None:
+        return self._same / self._rows if self._rows else None
+
+    def to_dict(self) -> dict[str, float | bool | None]:
+        """For JSON, which knows no infinity: those are None, and `exact` says that nothing differed."""
+        figures = {"max_abs": self.max_abs, "max_rel": self.max_rel, "snr_db": self.snr_db, "top1": self.top1}
+        finite = {key: value if value is not None and math.isfinite(value) else None for key, value in figures.items()}
+        return {**finite, "exact": self.max_abs == 0}
+
+
+def _kind(array: np.ndarray) -> str:
+    # Signed or not, and how wide, may change; a float must not become an integer.
+    return "i" if array.dtype.kind in "iu" else "f" if array.dtype.kind in "fV" else array.dtype.kind
+
+
+def metrics(reference: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> dict[str, Difference]:
+    """The `Difference` of each output of `reference`; `other` must have all of them."""
+    missing = [name for name in reference if name not in other]
+    if missing:
+        raise VerificationError("the other model lacks this output", tensor=missing[0])
+    return {name: Difference().add(array, other[name], name) for name, array in reference.items()}
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Share of rows of `logits` (samples x classes) whose largest entry is the label."""
+    return float(np.mean(logits.argmax(-1) == labels))

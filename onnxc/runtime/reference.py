@@ -1,0 +1,273 @@
+"""ONNX Runtime as the reference: run a model, stream its intermediate tensors in bounded memory.
+
+onnxruntime is imported at the first session, and nowhere but in `onnxc.runtime`. Its errors become one-line
+`VerificationError`s; its log is silent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnxc.ir.errors import VerificationError
+from onnxc.runtime.data import Data
+from onnxc.runtime.specs import check_feeds, input_specs
+
+if TYPE_CHECKING:
+    import onnx
+
+# Protobuf cannot serialise 2 GiB; what is larger goes to ORT as a file with external data.
+INLINE_BYTES = 2**31 - 2**22
+# Tensors at least this large move to the external file.
+EXTERNAL_BYTES = 1024
+# What the captured tensors of one batch may hold when `Runner.stream` chooses the batch size.
+CAPTURE_BYTES = 256 * 2**20
+MAX_BATCH = 32
+
+
+class Session:
+    """A model in ONNX Runtime on the CPU.
+
+    `model`: a ModelProto, its bytes, or a path (which finds external data beside it). `outputs`: extra tensors to return, for
+    which the proto gets more graph outputs on a copy. `optimise=False` runs the graph node by node as it stands.
+
+    Raises `VerificationError` if ORT does not take the model.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto | bytes | str | Path,
+        *,
+        threads: int = 1,
+        optimise: bool = True,
+        outputs: Sequence[str] = (),
+    ):
+        import onnxruntime as ort
+
+        proto = _as_proto(model)
+        self.inputs = input_specs(proto)
+        self.outputs = tuple(value.name for value in proto.graph.output)
+        extra, self._fixed = _split_requests(proto, outputs)
+        self._given = [name for name in outputs if name in self.inputs]
+
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.use_deterministic_compute = True
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+        providers = ["CPUExecutionProvider"]
+        with tempfile.TemporaryDirectory(prefix="onnxc-", ignore_cleanup_errors=True) as folder:
+            try:
+                if isinstance(model, str | Path) and not extra:
+                    self._session = ort.InferenceSession(str(model), options, providers)
+                else:
+                    source = _loadable(_with_outputs(proto, extra), Path(folder))
+                    self._session = ort.InferenceSession(source, options, providers)
+            except _ort_errors() as error:
+                raise _verification_error("ONNX Runtime does not take the model", error) from error
+
+    def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Outputs by name: the graph's own, or those asked for (each an output, or named when the session was made).
+
+        `feeds` may hold more than the inputs (labels, say). Raises `BadData` if an input is missing or does not fit,
+        `VerificationError` if the run fails.
+        """
+        feeds = check_feeds(feeds, self.inputs)
+        names = list(self.outputs if outputs is None else outputs)
+        computed = [name for name in names if name not in self._fixed and name not in self._given]
+        try:
+            values = dict(zip(computed, self._session.run(computed, feeds))) if computed else {}
+        except _ort_errors() as error:
+            raise _verification_error("the model fails in ONNX Runtime", error) from error
+        except ValueError as error:
+            raise VerificationError(f"the model has no such output: {error}") from error
+        return {name: values[name] if name in values else self._fixed.get(name, feeds.get(name)) for name in names}
+
+
+class Runner:
+    """What passes get to look at numbers with: `runner(model, feeds, outputs)` returns named arrays.
+
+    Sessions of the last few models are kept, by digest, so that a loop over batches does not build one each time.
+    """
+
+    def __init__(self, *, threads: int = 1, optimise: bool = True, sessions: int = 4):
+        self._threads = threads
+        self._optimise = optimise
+        self._limit = sessions
+        self._sessions: OrderedDict[tuple[str, tuple[str, ...]], Session] = OrderedDict()
+
+    def session(self, model: onnx.ModelProto, outputs: Sequence[str] = ()) -> Session:
+        """The session of `model` with these tensors as extra outputs."""
+        key = (_digest(model), tuple(outputs))
+        if key not in self._sessions:
+            while len(self._sessions) >= self._limit:
+                self._sessions.popitem(last=False)
+            self._sessions[key] = Session(model, threads=self._threads, optimise=self._optimise, outputs=outputs)
+        self._sessions.move_to_end(key)
+        return self._sessions[key]
+
+    def __call__(
+        self, model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """The graph's outputs, or the tensors `outputs` (intermediate ones, inputs and initialisers included)."""
+        return self.session(model, outputs or ()).run(feeds, outputs)
+
+    def stream(
+        self, model: onnx.ModelProto, outputs: Sequence[str] | None, data: Data, *, batch: int | None = None
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """The tensors `outputs` batch after batch; one batch at a time is in memory.
+
+        Without `batch` the size is chosen from one sample, so that the captured tensors stay under 256 MiB.
+        """
+        session = self.session(model, outputs or ())
+        if batch is None:
+            first = session.run(next(data.batches(1)), outputs)
+            bytes_per_sample = sum(array.nbytes for array in first.values())
+            batch = max(1, min(MAX_BATCH, CAPTURE_BYTES // max(1, bytes_per_sample)))
+        for feeds in data.batches(batch):
+            yield session.run(feeds, outputs)
+
+
+def capture(
+    model: onnx.ModelProto,
+    tensors: Sequence[str],
+    feeds: Iterable[Mapping[str, np.ndarray]] | Data,
+    *,
+    batch: int = MAX_BATCH,
+    threads: int = 1,
+    optimise: bool = True,
+) -> Iterator[dict[str, np.ndarray]]:
+    """The named tensors of each batch. A `Data` is cut to `batch` samples; other feeds are run as they come."""
+    session = Session(model, threads=threads, optimise=optimise, outputs=tensors)
+    for item in feeds.batches(batch) if isinstance(feeds, Data) else feeds:
+        yield session.run(item, tensors)
+
+
+def _as_proto(model: onnx.ModelProto | bytes | str | Path) -> onnx.ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if isinstance(model, onnx.ModelProto):
+        return model
+    try:
+        if isinstance(model, bytes):
+            return onnx.load_model_from_string(model)
+        return onnx.load(str(model), load_external_data=False)
+    except (DecodeError, OSError) as error:
+        raise VerificationError(f"not a readable ONNX model: {error}") from error
+
+
+def _split_requests(proto: onnx.ModelProto, names: Sequence[str]) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Which requested tensors must become graph outputs, and the values of those that are initialisers."""
+    import onnx
+
+    wanted = set(names) - {value.name for value in proto.graph.output}
+    weights = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer if t.name in wanted}
+    inputs = {value.name for value in proto.graph.input}
+    made = {name for node in proto.graph.node for name in node.output if name}
+    for name in names:
+        if name in wanted and name not in made and name not in weights and name not in inputs:
+            raise VerificationError("no such tensor in the model", tensor=name)
+    return [name for name in names if name in wanted and name in made], weights
+
+
+def _with_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """`proto` with more graph outputs. Nodes and weights are not copied when there is nothing to add."""
+    import onnx
+
+    if not names:
+        return proto
+    copy = _shallow(proto, proto.graph.initializer)
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names))
+    return copy
+
+
+def _shallow(proto: onnx.ModelProto, initializers: Iterable[onnx.TensorProto]) -> onnx.ModelProto:
+    """A copy of `proto` with these initialisers instead of its own."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    _copy_fields(proto, copy, {"graph"})
+    _copy_fields(proto.graph, copy.graph, {"initializer"})
+    copy.graph.initializer.extend(initializers)
+    return copy
+
+
+def _copy_fields(source, target, without: set[str]) -> None:
+    for field, value in source.ListFields():
+        if field.name in without:
+            continue
+        if hasattr(value, "extend"):
+            getattr(target, field.name).extend(value)
+        elif hasattr(value, "CopyFrom"):
+            getattr(target, field.name).CopyFrom(value)
+        else:
+            setattr(target, field.name, value)
+
+
+def _loadable(proto: onnx.ModelProto, folder: Path) -> bytes | str:
+    """The model's bytes, or, if they are too many for protobuf, a file in `folder` with its weights beside it."""
+    if _weight_bytes(proto) < INLINE_BYTES:
+        return proto.SerializeToString()
+    path = folder / "model.onnx"
+    path.write_bytes(_externalise(proto, folder / "weights").SerializeToString())
+    return str(path)
+
+
+def _weight_bytes(proto: onnx.ModelProto) -> int:
+    return sum(len(tensor.raw_data) or tensor.ByteSize() for tensor in proto.graph.initializer)
+
+
+def _externalise(proto: onnx.ModelProto, file: Path) -> onnx.ModelProto:
+    """A copy of `proto` whose large initialisers stand in `file`; one tensor at a time is held twice."""
+    import onnx
+
+    tensors = []
+    with file.open("wb") as stream:
+        for tensor in proto.graph.initializer:
+            raw = tensor.raw_data or onnx.numpy_helper.to_array(tensor).tobytes()
+            if len(raw) < EXTERNAL_BYTES or tensor.data_type == onnx.TensorProto.STRING:
+                tensors.append(tensor)
+                continue
+            stub = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            stub.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in (("location", file.name), ("offset", stream.tell()), ("length", len(raw))):
+                stub.external_data.add(key=key, value=str(value))
+            stream.write(raw)
+            tensors.append(stub)
+    return _shallow(proto, tensors)
+
+
+def _digest(model: onnx.ModelProto) -> str:
+    """A digest of all that the model computes. Weights are hashed one by one, so size does not matter."""
+    digest = hashlib.blake2b(_shallow(model, ()).SerializeToString(deterministic=True), digest_size=16)
+    for tensor in model.graph.initializer:
+        digest.update(f"{tensor.name} {tensor.data_type} {list(tensor.dims)} ".encode())
+        digest.update(tensor.raw_data or tensor.SerializeToString(deterministic=True))
+    return digest.hexdigest()
+
+
+@cache
+def _ort_errors() -> tuple[type[Exception], ...]:
+    """ORT's exceptions, which share no base class of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+
+
+def _verification_error(what: str, error: Exception) -> VerificationError:
+    """One line from ORT's message: without its error code, source file and signature; the node by name if it says one."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip())
+    text = re.sub(r"/\S+\.(cc|h):\d+ .*?\) (?=[A-Z])", "", text, flags=re.S)
+    node = re.search(r"Node[: (,]+\(?[\"']?([^\s\"',)]+)", text)
+    return VerificationError(f"{what}: {text}", node=node.group(1) if node else None)
