@@ -1,7 +1,7 @@
 """Interleaved timing: on a shared machine only ratios within one run mean anything.
 
-Every round times each candidate once, in an order that turns from round to round, so that drift hits all of them alike. The
-ratio is the median over rounds of the candidate's time by the base's time in the same round.
+Every round times each candidate once, in an order that turns from round to round, so that drift hits all of them alike.
+The ratio is the median over rounds of the candidate's time by the base's time in the same round.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ MIN_NANOSECONDS = 2_000_000
 class Row:
     """One candidate's times, in seconds per call.
 
-    `ratio` is time by the first candidate's time (below 1: faster), `low` and `high` its quartiles over rounds; `threads` is
-    the number the candidate was made for.
+    `ratio` is time by the first candidate's time (below 1: faster), `low` and `high` its quartiles over rounds;
+    `threads` is the number the candidate was made for.
     """
 
     name: str
@@ -51,7 +51,7 @@ def measure(
 ) -> list[Row]:
     """Time the callables against each other; the first is the base of the ratios.
 
-    `clock` "cpu" counts the time of all threads of this process. `rounds` is at least 3. Raises `BadOption` for nonsense.
+    `clock` "cpu" counts the time of all threads of this process. Raises `BadOption` for fewer than 3 `rounds`.
     """
     if not candidates:
         raise BadOption("nothing to measure")
@@ -79,7 +79,7 @@ def measure(
 def measure_threads(
     makers: Mapping[str, Callable[[int], Callable[[], object]]], counts: Iterable[int], **options: object
 ) -> list[Row]:
-    """`measure` for each number of threads; `makers[name](threads)` returns the callable. Ratios are within a number."""
+    """`measure` for each number of threads; `makers[name](threads)` gives the callable. Ratios are per number."""
     rows = []
     for threads in counts:
         rows += measure({name: make(threads) for name, make in makers.items()}, threads=threads, **options)

@@ -1,7 +1,7 @@
 """Data sets as `--data` names them: an .npz, a folder of .npy, `module:function`, or seeded random inputs.
 
 However they are stored, they come out as batches: dicts of arrays named as the model's inputs, sample axis first, with
-`labels` (integers, one per sample) if there are any. Reading is deterministic and starts afresh with each call of `batches`.
+`labels` (integers, one per sample) if there are any. Reading is deterministic and starts afresh with each `batches`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Data:
     reading), `labelled` whether batches hold `labels`.
 
     How samples become batches follows from the first axes of the inputs:
-    - some are symbolic: these count samples, and a batch holds as many as asked for; the others are fed whole every time;
+    - some are symbolic: these count samples, and a batch holds as many as asked for; others are fed whole every time;
     - all are fixed to the same extent: a batch holds just that many samples, and a last batch with fewer is left out;
     - all are fixed, and every array has one axis more than its input, `(samples, *shape)`: one sample is one run.
     """
@@ -58,7 +58,7 @@ class Data:
         self._inputs = dict(inputs)
 
     def batches(self, size: int = 32, limit: int | None = None) -> Iterator[Chunk]:
-        """Yield batches of `size` samples (of the model's own size where that is fixed), of about `limit` samples in all.
+        """Yield batches of `size` samples (of the model's own size where that is fixed), about `limit` in all.
 
         The last batch is cut to meet `limit` only where the model takes a batch of any size.
         """
@@ -68,7 +68,9 @@ class Data:
             if count > left and layout.fixed is None:
                 batch, count = layout.cut(batch, 0, left), left
             _refuse_nan(batch, self._inputs)
-            yield {name: array[0] if layout.stacked and name in self._inputs else array for name, array in batch.items()}
+            yield {
+                name: array[0] if layout.stacked and name in self._inputs else array for name, array in batch.items()
+            }
             left -= count
             if left <= 0:
                 return
@@ -122,7 +124,9 @@ class _Layout:
             labels = arrays[LABELS] = chunk[LABELS]
             if labels.shape != (count,) or labels.dtype.kind not in "iu":
                 found = f"{labels.dtype} {list(labels.shape)}"
-                raise BadData("one label per sample is needed", tensor=LABELS, expected=f"integers [{count}]", found=found)
+                raise BadData(
+                    "one label per sample is needed", tensor=LABELS, expected=f"integers [{count}]", found=found
+                )
         return arrays, count
 
     def cut(self, chunk: Chunk, start: int, stop: int) -> Chunk:
@@ -195,8 +199,8 @@ def open_data(source: object, inputs: Mapping[str, TensorSpec], *, seed: int = 0
     """The data set that `source` names, checked against `inputs` (see `specs.input_specs`).
 
     `source`: None (seeded random inputs, `samples` of them), a path to an .npz or a folder with `<input>.npy`,
-    "module:function" or a function that yields dicts (each with one sample or more, sample axis first), a dict of arrays, or a
-    `Data`. Raises `BadData` if it cannot be read or does not fit. Pickled objects are refused, never loaded.
+    "module:function" or a function that yields dicts (each with one sample or more, sample axis first), a dict of
+    arrays, or a `Data`. Raises `BadData` if it cannot be read or does not fit. Pickled objects are refused, never loaded.
     """
     if isinstance(source, Data):
         return source
@@ -235,7 +239,7 @@ def _random_data(inputs: Mapping[str, TensorSpec], seed: int, samples: int) -> D
     def chunks() -> Iterator[Chunk]:
         for sample in range(samples):
             feeds = random_feeds(inputs, seed, first=sample)
-            # Stacked form where all first axes are fixed; else inputs without a sample axis stay the same in every batch.
+            # Stacked form where all first axes are fixed; else inputs without a sample axis are the same in each.
             yield {
                 name: array[None] if fixed else array if not _is_whole(inputs[name]) else whole[name]
                 for name, array in feeds.items()
@@ -281,7 +285,9 @@ def _read_npz(path: Path, inputs: Mapping[str, TensorSpec]) -> Chunk:
     try:
         archive = np.load(path, allow_pickle=False)
         if isinstance(archive, np.ndarray):
-            raise BadData(f"{path} is one array, not an .npz", remedy="save it with numpy.savez, named as the model's input")
+            raise BadData(
+                f"{path} is one array, not an .npz", remedy="save it with numpy.savez, named as the model's input"
+            )
         with archive:
             missing = [name for name in inputs if name not in archive]
             if missing:

@@ -16,8 +16,8 @@ class Difference:
     - `max_abs`: max |a - b|, inf where just one of the two is NaN, or where infinities differ.
     - `max_rel`: max_abs / max |a|, both over all batches.
     - `snr_db`: 10 log10(sum a^2 / sum (a - b)^2), inf where there is no difference.
-    - `top1`: share of rows with the same argmax, None for outputs that hold no scores (integers, vectors, one class). The
-      classes are the second axis of images (rank 4 and more) and the last axis of everything else.
+    - `top1`: share of rows with the same argmax, None for outputs that hold no scores (integers, vectors, one class).
+      The classes are the second axis of images (rank 4 and more) and the last axis of everything else.
     """
 
     def __init__(self) -> None:

@@ -36,8 +36,8 @@ MAX_BATCH = 32
 class Session:
     """A model in ONNX Runtime on the CPU.
 
-    `model`: a ModelProto, its bytes, or a path (which finds external data beside it). `outputs`: extra tensors to return, for
-    which the proto gets more graph outputs on a copy. `optimise=False` runs the graph node by node as it stands.
+    `model`: a ModelProto, its bytes, or a path (which finds external data beside it). `outputs`: extra tensors to
+    return, which become graph outputs on a copy. `optimise=False` runs the graph node by node as it stands.
 
     Raises `VerificationError` if ORT does not take the model.
     """
@@ -52,7 +52,7 @@ class Session:
     ):
         import onnxruntime as ort
 
-        proto = _as_proto(model)
+        proto = _as_proto(model, load_external=bool(outputs))
         self.inputs = input_specs(proto)
         self.outputs = tuple(value.name for value in proto.graph.output)
         extra, self._fixed = _split_requests(proto, outputs)
@@ -71,7 +71,7 @@ class Session:
                 if isinstance(model, str | Path) and not extra:
                     self._session = ort.InferenceSession(str(model), options, providers)
                 else:
-                    source = _loadable(_with_outputs(proto, extra), Path(folder))
+                    source = _loadable(proto, extra, Path(folder))
                     self._session = ort.InferenceSession(source, options, providers)
             except _ort_errors() as error:
                 raise _verification_error("ONNX Runtime does not take the model", error) from error
@@ -153,7 +153,7 @@ def capture(
         yield session.run(item, tensors)
 
 
-def _as_proto(model: onnx.ModelProto | bytes | str | Path) -> onnx.ModelProto:
+def _as_proto(model: onnx.ModelProto | bytes | str | Path, load_external: bool) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -162,8 +162,8 @@ def _as_proto(model: onnx.ModelProto | bytes | str | Path) -> onnx.ModelProto:
     try:
         if isinstance(model, bytes):
             return onnx.load_model_from_string(model)
-        return onnx.load(str(model), load_external_data=False)
-    except (DecodeError, OSError) as error:
+        return onnx.load(str(model), load_external_data=load_external)
+    except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
         raise VerificationError(f"not a readable ONNX model: {error}") from error
 
 
@@ -179,17 +179,6 @@ def _split_requests(proto: onnx.ModelProto, names: Sequence[str]) -> tuple[list[
         if name in wanted and name not in made and name not in weights and name not in inputs:
             raise VerificationError("no such tensor in the model", tensor=name)
     return [name for name in names if name in wanted and name in made], weights
-
-
-def _with_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """`proto` with more graph outputs. Nodes and weights are not copied when there is nothing to add."""
-    import onnx
-
-    if not names:
-        return proto
-    copy = _shallow(proto, proto.graph.initializer)
-    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names))
-    return copy
 
 
 def _shallow(proto: onnx.ModelProto, initializers: Iterable[onnx.TensorProto]) -> onnx.ModelProto:
@@ -215,12 +204,22 @@ def _copy_fields(source, target, without: set[str]) -> None:
             setattr(target, field.name, value)
 
 
-def _loadable(proto: onnx.ModelProto, folder: Path) -> bytes | str:
-    """The model's bytes, or, if they are too many for protobuf, a file in `folder` with its weights beside it."""
-    if _weight_bytes(proto) < INLINE_BYTES:
+def _loadable(proto: onnx.ModelProto, extra: Sequence[str], folder: Path) -> bytes | str:
+    """What ORT is to load, with the tensors `extra` among the graph outputs: the model's bytes, or, if they are too many
+    for protobuf, a file in `folder` with its weights beside it."""
+    import onnx
+
+    large = _weight_bytes(proto) >= INLINE_BYTES
+    if large:
+        proto = _externalise(proto, folder / "weights")
+    elif extra:
+        proto = _shallow(proto, proto.graph.initializer)
+    # ORT infers the types of outputs that bear a name only.
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(extra))
+    if not large:
         return proto.SerializeToString()
     path = folder / "model.onnx"
-    path.write_bytes(_externalise(proto, folder / "weights").SerializeToString())
+    path.write_bytes(proto.SerializeToString())
     return str(path)
 
 
@@ -266,7 +265,7 @@ def _ort_errors() -> tuple[type[Exception], ...]:
 
 
 def _verification_error(what: str, error: Exception) -> VerificationError:
-    """One line from ORT's message: without its error code, source file and signature; the node by name if it says one."""
+    """One line from ORT's message, without its error code and source file; the node if it names one."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip())
     text = re.sub(r"/\S+\.(cc|h):\d+ .*?\) (?=[A-Z])", "", text, flags=re.S)
     node = re.search(r"Node[: (,]+\(?[\"']?([^\s\"',)]+)", text)

@@ -59,7 +59,12 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
 
 
 def check_array(
-    name: str, shape: tuple[int, ...], dtype: np.dtype, spec: TensorSpec, symbols: dict[str, int], skip_axis0: bool = False
+    name: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    spec: TensorSpec,
+    symbols: dict[str, int],
+    skip_axis0: bool = False,
 ) -> None:
     """Raise `BadData` where an array of `shape` and `dtype` does not fit the input `name`.
 
@@ -82,7 +87,7 @@ def check_array(
 
 
 def check_feeds(feeds: Mapping[str, np.ndarray], inputs: Mapping[str, TensorSpec]) -> dict[str, np.ndarray]:
-    """The part of `feeds` that `inputs` ask for; raises `BadData` if one is missing or does not fit. Others are ignored."""
+    """The part of `feeds` that `inputs` ask for; raises `BadData` if one is missing or does not fit."""
     symbols: dict[str, int] = {}
     chosen = {}
     for name, spec in inputs.items():
@@ -108,11 +113,11 @@ def random_feeds(
     """Seeded random inputs: name -> array of the input's type.
 
     A symbolic or unknown first axis takes `batch`; another symbol takes `sizes[symbol]`, an unknown axis
-    `sizes["name[axis]"]`, else 64 in inputs of rank 4 and more (images) and 16 in others. Floats are standard normal, 32- and
-    64-bit integers lie in 0..3 (they are mostly indices), shorter ones in 0..127, booleans are even odds.
+    `sizes["name[axis]"]`, else 64 in inputs of rank 4 and more (images) and 16 in others. Floats are standard normal,
+    32- and 64-bit integers lie in 0..3 (they are mostly indices), shorter ones in 0..127, booleans are even odds.
 
-    Sample i of an input depends on nothing but `seed`, its name, i and its shape, so it stays the same in batches of any size
-    and beside any other inputs. `first` is the number of the first sample.
+    Sample i of an input depends on nothing but `seed`, its name, i and its shape, so it stays the same in batches of any
+    size and beside any other inputs. `first` is the number of the first sample.
     """
     sizes = dict(sizes or {})
     for shape, _ in inputs.values():
