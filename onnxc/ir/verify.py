@@ -1,0 +1,99 @@
+"""Whether a model is sound: dimension check, ONNX checker, strict inference, and an interface that did not change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+
+from .analysis import Analysis, analyse, proto_shape
+from .errors import DimensionError, VerificationError
+from .model import Model
+
+
+@dataclass
+class Verified:
+    """The evidence of a verified model: its axes, and the element type (ONNX number) of every tensor that has one."""
+
+    analysis: Analysis
+    types: dict[str, int]
+
+
+def verify(model: Model, like: Model | None = None) -> Verified:
+    """Check `model`, and that its inputs and outputs are those of `like`.
+
+    Raises DimensionError or VerificationError, naming node and tensor[axis]. Two independent derivations of every shape
+    (the operator table's and ONNX's own) must agree.
+    """
+    _unique_names(model)
+    if like is not None:
+        _same_interface(model, like)
+    analysis = analyse(model)
+    proto = model.to_proto(weights=False)
+    try:
+        onnx.checker.check_model(proto)
+    except onnx.checker.ValidationError as e:
+        raise VerificationError(f"the ONNX checker refuses the model: {_first_line(e)}") from None
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError as e:
+        raise VerificationError(f"strict shape inference fails: {_first_line(e)}") from None
+    types: dict[str, int] = {}
+    for info in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
+        if info.type.WhichOneof("value") == "tensor_type":
+            types[info.name] = info.type.tensor_type.elem_type
+        _agree(analysis, info)
+    return Verified(analysis, types)
+
+
+def _first_line(e: Exception) -> str:
+    lines = [line.strip() for line in str(e).splitlines() if line.strip() and not line.startswith("==>")]
+    return " ".join(lines[:2]) if lines else type(e).__name__
+
+
+def _unique_names(model: Model) -> None:
+    seen: set[str] = set()
+    for node in model.nodes:
+        if not node.name or node.name in seen:
+            raise VerificationError("two nodes share a name, or one has none", node=node.name or node.op)
+        seen.add(node.name)
+    tensors = model.tensors()
+    for node in model.nodes:
+        for t in (*node.inputs, *node.outputs):
+            if t.name and tensors[t.name] is not t:
+                raise VerificationError("two tensors share a name", node=node.name, tensor=t.name)
+
+
+def _agree(analysis: Analysis, info: onnx.ValueInfoProto) -> None:
+    ours, theirs = analysis.shape(info.name), proto_shape(info)
+    if ours is None or theirs is None:
+        return
+    t = analysis.model.tensors().get(info.name) if len(ours) != len(theirs) else None
+    if len(ours) != len(theirs):
+        node = t.inputs[0].name if t is not None and t.inputs else None
+        raise DimensionError(
+            "the operator table and ONNX inference disagree about the rank", node=node, tensor=info.name, expected=len(theirs), found=len(ours)
+        )
+    for d, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        if isinstance(a, int) and isinstance(b, int) and a != b:
+            t = analysis.model.tensors().get(info.name)
+            node = t.inputs[0].name if t is not None and t.inputs else None
+            raise DimensionError(
+                "the operator table and ONNX inference disagree", node=node, tensor=info.name, axis=d, expected=b, found=a
+            )
+
+
+def _same_interface(model: Model, like: Model) -> None:
+    for what, ours, theirs in (("input", model.inputs, like.inputs), ("output", model.outputs, like.outputs)):
+        have, want = [t.name for t in ours], [t.name for t in theirs]
+        if have != want:
+            raise VerificationError(f"the graph's {what}s have changed", expected=want, found=have)
+        for a, b in zip(ours, theirs, strict=True):
+            if _declaration(a) != _declaration(b):
+                raise VerificationError(
+                    f"the graph's {what} has changed", tensor=a.name, expected=_declaration(b), found=_declaration(a)
+                )
+
+
+def _declaration(t) -> tuple:
+    return str(t.dtype), None if t.shape is None else tuple(t.shape)
