@@ -1,0 +1,291 @@
+"""What a pass is: options, a claim, a run that edits a model and reports; and the registry that finds passes by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import numpy as np
+import onnx
+
+from ..ir.cost import Cost
+from ..ir.errors import BadOption
+from ..ir.model import Model
+from ..ir.verify import Verified, verify
+
+Feeds = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a pass promises of the outputs.
+
+    kind: "exact" (the same numbers but for the rounding of constants folded ahead of time), "tolerance" or "lossy".
+    The error allowed is atol + rtol * max|reference| for each output; integer and boolean outputs must be equal.
+    """
+
+    kind: str
+    atol: float = 0.0
+    rtol: float = 0.0
+
+    EXACT: ClassVar[Claim]
+    LOSSY: ClassVar[Claim]
+
+    @staticmethod
+    def TOLERANCE(atol: float, rtol: float) -> Claim:  # noqa: N802  reads like its siblings
+        return Claim("tolerance", atol, rtol)
+
+    def __str__(self) -> str:
+        return f"±{self.rtol:g}" if self.kind == "tolerance" else self.kind
+
+
+Claim.EXACT = Claim("exact", 0.0, 1e-6)
+Claim.LOSSY = Claim("lossy")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One thing that a pass did: the node that it names and what became of it."""
+
+    node: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One thing that a pass left alone, and why."""
+
+    node: str
+    reason: str
+
+
+@dataclass
+class Report:
+    """What one pass did. The manager fills in claim, cost, errors and seconds.
+
+    error: metrics of the outputs against the original model's (max_abs, max_rel, snr_db, top1, accuracy), where data ran.
+    """
+
+    edits: list[Edit] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    name: str = ""
+    claim: Claim = Claim.LOSSY
+    before: Cost | None = None
+    after: Cost | None = None
+    error: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def edit(self, node: str, what: str) -> None:
+        self.edits.append(Edit(node, what))
+
+    def refuse(self, node: str, reason: str) -> None:
+        self.refusals.append(Refusal(node, reason))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def to_dict(self) -> dict:
+        return {
+            "pass": self.name,
+            "claim": str(self.claim),
+            "edits": [dataclasses.asdict(e) for e in self.edits],
+            "refusals": [dataclasses.asdict(r) for r in self.refusals],
+            "notes": list(self.notes),
+            "before": self.before.to_dict() if self.before else None,
+            "after": self.after.to_dict() if self.after else None,
+            "error": dict(self.error),
+            "seconds": self.seconds,
+        }
+
+
+class Runner(Protocol):
+    """Runs models for passes that need activations; ONNX Runtime behind it."""
+
+    def __call__(self, model: onnx.ModelProto, feeds: Feeds, outputs: list[str] | None = None) -> dict[str, np.ndarray]:
+        """The named tensors (graph outputs by default, intermediates too) for one batch."""
+
+    def stream(self, model: onnx.ModelProto, outputs: list[str], batches) -> Iterator[dict[str, np.ndarray]]:
+        """The named tensors for each batch in turn; never more than one batch is held."""
+
+
+@dataclass
+class Context:
+    """What a pass may use beside the model.
+
+    verified: the analysis of the model as it came in. runner and data: see `tensors`. synthetic: the data are random inputs.
+    """
+
+    verified: Verified
+    seed: int = 0
+    runner: Runner | None = None
+    data: object = None
+    synthetic: bool = True
+    progress: object = None
+
+    def rng(self) -> np.random.Generator:
+        return np.random.default_rng(self.seed)
+
+    def batches(self) -> Iterator[Feeds]:
+        """Calibration batches in order, without labels. Each call starts again."""
+        if self.data is None:
+            raise BadOption("this pass needs data", remedy="give --data")
+        return iter(self.data)
+
+    def tensors(self, model: Model, names: list[str]) -> Iterator[dict[str, np.ndarray]]:
+        """The named tensors of `model` on each calibration batch, one batch at a time."""
+        if self.runner is None:
+            raise BadOption("this pass needs a runner to look at activations")
+        return self.runner.stream(model.to_proto(), names, self.batches())
+
+
+class Pass:
+    """Base of all passes. A subclass states its options as annotated fields, its claim, and `run`.
+
+    `run` edits `model`, a copy that is thrown away should anything fail, and never writes shapes.
+    requires: names of passes that must have run before, in this list or by the manager.
+    needs_data: whether it looks at activations (random inputs, and a note, where the user gave none).
+    """
+
+    name: ClassVar[str] = ""
+    claim: ClassVar[Claim] = Claim.LOSSY
+    requires: ClassVar[tuple[str, ...]] = ()
+    needs_data: ClassVar[bool] = False
+
+    def run(self, model: Model, ctx: Context) -> Report:
+        raise NotImplementedError
+
+    def options(self) -> dict[str, object]:
+        """The options that differ from their defaults."""
+        return {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if f.default is dataclasses.MISSING or getattr(self, f.name) != f.default
+        }
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{k}={v}" for k, v in self.options().items())
+        return f"{self.name}({options})" if options else self.name
+
+
+def apply(p: Pass, model: Model, **context) -> tuple[Model, Report]:
+    """Run one pass on a copy of `model`, verified before and after, without claims or data: for tests and small scripts."""
+    work = model.copy()
+    report = p.run(work, Context(verify(work), **context))
+    verify(work, like=model)
+    return work, report
+
+
+_PASSES: dict[str, type[Pass]] = {}
+_ALIASES: dict[str, str] = {}
+
+
+def register(name: str, *, alias: str | None = None):
+    """Enter a Pass class under `family.method` (and a bare family name); its annotated fields become options."""
+
+    def enter(cls: type[Pass]) -> type[Pass]:
+        if not isinstance(cls, type) or not issubclass(cls, Pass):
+            raise BadOption("only a subclass of Pass can be registered", found=cls)
+        other = _PASSES.get(name)
+        if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise BadOption("two passes have this name", pass_name=name, found=f"{other.__module__} and {cls.__module__}")
+        cls = dataclass(kw_only=True, repr=False, eq=False)(cls)
+        cls.name = name
+        _PASSES[name] = cls
+        if alias:
+            _ALIASES[alias] = name
+        return cls
+
+    return enter
+
+
+def available() -> dict[str, type[Pass]]:
+    """Every pass by its full name: ours, and those of installed packages (entry-point group `onnxc.passes`)."""
+    _discover()
+    return dict(sorted(_PASSES.items()))
+
+
+def aliases() -> dict[str, str]:
+    """Short names -> full names."""
+    _discover()
+    return dict(sorted(_ALIASES.items()))
+
+
+_discovered = False
+
+
+def _discover() -> None:
+    global _discovered
+    if _discovered:
+        return
+    _discovered = True
+    from importlib.metadata import entry_points
+
+    from . import builtin
+
+    builtin()
+    for point in sorted(entry_points(group="onnxc.passes"), key=lambda p: p.name):
+        point.load()
+
+
+def find(name: str) -> type[Pass]:
+    """The pass of that name or alias. Raises BadOption with the nearest names."""
+    _discover()
+    full = _ALIASES.get(name, name)
+    if full not in _PASSES:
+        near = difflib.get_close_matches(name, [*_PASSES, *_ALIASES], 3, 0.5)
+        raise BadOption(
+            f"there is no pass {name}", remedy=f"did you mean {', '.join(near)}?" if near else "see onnxc passes --list"
+        )
+    return _PASSES[full]
+
+
+def make(name: str, options: Mapping[str, object] | None = None, positional: list | None = None) -> Pass:
+    """A pass with these options; `positional` values go to its fields in order. Raises BadOption on a wrong name or value."""
+    cls = find(name)
+    fields = dataclasses.fields(cls)
+    known = {f.name: f for f in fields}
+    given = dict(options or {})
+    for value, f in zip(positional or [], fields, strict=False):
+        if f.name in given:
+            raise BadOption(f"option {f.name} is given twice", pass_name=cls.name)
+        given[f.name] = value
+    if len(positional or []) > len(fields):
+        raise BadOption("too many options", pass_name=cls.name, expected=len(fields), found=len(positional))
+    hints = typing.get_type_hints(cls)
+    for key, value in given.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 3, 0.4)
+            raise BadOption(
+                f"there is no option {key}", pass_name=cls.name, remedy=f"it takes {', '.join(near or known) or 'no options'}"
+            )
+        given[key] = _convert(cls.name, key, value, hints[key])
+    return cls(**given)
+
+
+def _convert(pass_name: str, key: str, value, hint):
+    """Check `value` against a field's type, with the lossless conversions that a command line needs (int to float)."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+    for kind in kinds:
+        base = typing.get_origin(kind) or kind
+        if base is typing.Literal and value in typing.get_args(kind):
+            return value
+        if base is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        if base is bool and isinstance(value, bool):
+            return value
+        if base is int and isinstance(value, int) and not isinstance(value, bool):
+            return value
+        if base in (str, list, dict) and isinstance(value, base):
+            return value
+        if base is tuple and isinstance(value, (list, tuple)):
+            return tuple(value)
+        if kind is type(None) and value is None:
+            return None
+    names = " or ".join(getattr(k, "__name__", str(k)).replace("typing.", "") for k in kinds)
+    raise BadOption(f"option {key} does not fit", pass_name=pass_name, expected=names, found=repr(value))
