@@ -1,0 +1,26 @@
+"""Kernel families. `RULES` is the list of schedule rules: the first that returns a Schedule wins.
+
+A family is a module with `schedule(spec, target) -> Schedule | Refusal`, `emit(spec, schedule, name) -> PrimFunc`
+and `pack(spec, schedule, weights) -> ndarray`. docs/codegen.md shows how to add one.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from onnxc.codegen.kernels import depthwise, float32
+from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
+from onnxc.codegen.target import Target
+
+RULES: tuple[ModuleType, ...] = (depthwise, float32)
+
+
+def choose(spec: KernelSpec, target: Target) -> tuple[ModuleType | None, Schedule | None, list[Refusal]]:
+    """The first family that takes `spec`, its schedule, and the refusals of the families before it."""
+    refusals = []
+    for family in RULES:
+        answer = family.schedule(spec, target)
+        if isinstance(answer, Schedule):
+            return family, answer, refusals
+        refusals.append(answer)
+    return None, None, refusals

@@ -1,0 +1,79 @@
+"""Depthwise float32 convolution, channels-last: vectors over channels, a tile of pixels a step."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxc.codegen import pack as layouts
+from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
+from onnxc.codegen.kernels.tile import at, check_float, choose_tile, each, epilogue, operands, pad_rows
+from onnxc.codegen.target import Target
+
+NAME = "float32.depthwise"
+
+
+def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
+    """Takes convolutions whose output channel i reads input channel i alone."""
+    refusal = check_float(NAME, spec)
+    if refusal:
+        return refusal
+    if not spec.depthwise:
+        return Refusal(NAME, f"needs as many groups as channels, found {spec.groups} groups of {spec.c} channels")
+    return choose_tile(NAME, spec.ow, spec.oc, spec.kh * spec.kw, target, most=8)
+
+
+def pack(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
+    """Weights (c, 1, kh, kw) -> (kh, kw, c)."""
+    return layouts.depthwise(weights)
+
+
+def packed_shape(spec: KernelSpec, plan: Schedule) -> tuple[int, ...]:
+    """Shape of what `pack` returns."""
+    return (spec.kh, spec.kw, spec.c)
+
+
+def emit(spec: KernelSpec, plan: Schedule, name: str):
+    """The kernel as TIR: operands x, weights, the epilogue's operands, y."""
+    from tvm.script.ir_builder import IRBuilder
+    from tvm.script.ir_builder import tirx as T
+
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            T.func_name(name)
+            x = T.arg("x", T.buffer(spec.x_shape, spec.dtype))
+            w = T.arg("w", T.buffer(packed_shape(spec, plan), spec.dtype))
+            extra = [T.arg(label, T.buffer(shape, spec.dtype)) for label, shape in operands(spec)]
+            y = T.arg("y", T.buffer(spec.y_shape, spec.dtype))
+            T.func_attr({"tirx.noalias": True, "op_pattern": 8})
+            padded, rows, columns = pad_rows(x, spec)
+            _loops(spec, plan, (padded, rows, columns), w, extra, y)
+    return builder.get()
+
+
+def _loops(spec: KernelSpec, plan: Schedule, source: tuple, w, extra: list, y) -> None:
+    from tvm import tirx
+    from tvm.script.ir_builder import tirx as T
+
+    x, rows, columns = source
+    c = spec.oc
+    blocks, tiles = -(-c // plan.block), -(-spec.ow // plan.pixels)
+    with T.grid(spec.n, spec.oh, tiles, blocks) as (n, row, tile, block):
+        acc = T.alloc_buffer((plan.pixels * plan.block,), spec.dtype)
+        first = tirx.min(tile * plan.pixels, spec.ow - plan.pixels)
+        channel0 = tirx.min(block * plan.block, c - plan.block)
+        each(plan, lambda p, lane, i: T.buffer_store(acc, tirx.const(0, spec.dtype), [i]))
+        with T.grid(spec.kh, spec.kw) as (kh, kw):
+            line = (n * rows + row * spec.stride[0] + kh * spec.dilation[0]) * columns
+
+            def product(pixel, lane, i):
+                column = (first + pixel) * spec.stride[1] + kw * spec.dilation[1]
+                value = x[at(x, (line + column) * c + channel0 + lane)]
+                T.buffer_store(acc, acc[i] + value * w[at(w, (kh * spec.kw + kw) * c + channel0 + lane)], [i])
+
+            each(plan, product)
+
+        def store(pixel, lane, i):
+            offset = ((n * spec.oh + row) * spec.ow + first + pixel) * c + channel0 + lane
+            T.buffer_store(y, epilogue(spec, acc[i], extra, channel0 + lane, offset), at(y, offset))
+
+        each(plan, store)

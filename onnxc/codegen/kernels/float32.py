@@ -1,0 +1,108 @@
+"""Direct float32 convolution, channels-last, and with it every float32 matrix product.
+
+Loops, outermost first: group, block of output channels, image, row, tile of pixels; then kh and the contiguous
+(kw, c). A tile is `pixels` x `vectors` accumulators that stay in registers: pixels are broadcast from memory, weights
+are vectors over output channels, read once in order from the packed layout of `codegen.pack.conv_blocks`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxc.codegen import pack as layouts
+from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
+from onnxc.codegen.kernels.tile import at, check_float, choose_tile, each, epilogue, operands, pad_rows
+from onnxc.codegen.target import Target
+
+NAME = "float32.direct"
+
+
+def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
+    """Takes every float32 convolution and product except those without products."""
+    refusal = check_float(NAME, spec)
+    if refusal:
+        return refusal
+    if not spec.macs:
+        return Refusal(NAME, "has an extent of zero")
+    pixels = spec.n * spec.h * spec.w if spec.pointwise else spec.ow
+    depth = spec.kh * spec.kw * spec.c // spec.groups
+    return choose_tile(NAME, pixels, spec.oc // spec.groups, depth, target)
+
+
+def pack(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
+    """Weights (oc, c/groups, kh, kw) -> (groups, blocks, kh, kw, c/groups, block)."""
+    return layouts.conv_blocks(weights, spec.groups, plan.block)
+
+
+def packed_shape(spec: KernelSpec, plan: Schedule) -> tuple[int, ...]:
+    """Shape of what `pack` returns, or of the run-time operand."""
+    if not spec.weight_constant:
+        return (spec.n, spec.c, spec.oc)
+    blocks = -(-spec.oc // spec.groups // plan.block)
+    return (spec.groups, blocks, spec.kh, spec.kw, spec.c // spec.groups, plan.block)
+
+
+def emit(spec: KernelSpec, plan: Schedule, name: str):
+    """The kernel as TIR: operands x, weights, the epilogue's operands, y."""
+    from tvm.script.ir_builder import IRBuilder
+    from tvm.script.ir_builder import tirx as T
+
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            T.func_name(name)
+            x = T.arg("x", T.buffer(spec.x_shape, spec.dtype))
+            w = T.arg("w", T.buffer(packed_shape(spec, plan), spec.dtype))
+            extra = [T.arg(label, T.buffer(shape, spec.dtype)) for label, shape in operands(spec)]
+            y = T.arg("y", T.buffer(spec.y_shape, spec.dtype))
+            T.func_attr({"tirx.noalias": True, "op_pattern": 8})
+            padded, rows, columns = pad_rows(x, spec)
+            _loops(spec, plan, padded, (rows, columns), w, extra, y)
+    return builder.get()
+
+
+def _loops(spec: KernelSpec, plan: Schedule, x, extent: tuple[int, int], w, extra: list, y) -> None:
+    from tvm import tirx
+    from tvm.script.ir_builder import tirx as T
+
+    flat = spec.pointwise
+    images, oh, ow = (1, 1, spec.n * spec.h * spec.w) if flat else (spec.n, spec.oh, spec.ow)
+    rows, columns = (1, ow) if flat else extent
+    oc = spec.oc // spec.groups
+    blocks, tiles = -(-oc // plan.block), -(-ow // plan.pixels)
+    with T.grid(spec.groups, blocks, images, oh, tiles) as (g, block, n, row, tile):
+        acc = T.alloc_buffer((plan.pixels * plan.block,), spec.dtype)
+        first = tirx.min(tile * plan.pixels, ow - plan.pixels)
+        channel0 = tirx.min(block * plan.block, oc - plan.block)
+        each(plan, lambda p, c, i: T.buffer_store(acc, tirx.const(0, spec.dtype), [i]))
+        _products(spec, plan, acc, (x, rows, columns), w, (g, block, blocks, channel0, n, row, first))
+
+        def store(pixel, lane, i):
+            channel = g * oc + channel0 + lane
+            offset = ((n * oh + row) * ow + first + pixel) * spec.oc + channel
+            T.buffer_store(y, epilogue(spec, acc[i], extra, channel, offset), at(y, offset))
+
+        each(plan, store)
+
+
+def _products(spec: KernelSpec, plan: Schedule, acc, source: tuple, w, where: tuple) -> None:
+    """acc += x * w over kh, kw, c; (kw, c) is one loop where the pixels' channels lie side by side."""
+    from tvm.script.ir_builder import tirx as T
+
+    x, rows, columns = source
+    g, block, blocks, channel0, n, row, first = where
+    c = spec.c // spec.groups
+    joined = spec.groups == 1 and spec.dilation[1] == 1
+    taps, depth = (1, spec.kw * c) if joined else (spec.kw, c)
+    with T.grid(spec.kh, taps, depth) as (kh, kw, k):
+        line = (n * rows + row * spec.stride[0] + kh * spec.dilation[0]) * columns
+
+        def product(pixel, lane, i):
+            column = (first + pixel) * spec.stride[1] + kw * spec.dilation[1]
+            value = x[at(x, (line + column) * spec.c + g * c + k)]
+            if spec.weight_constant:
+                offset = ((((g * blocks + block) * spec.kh + kh) * taps + kw) * depth + k) * plan.block + lane
+            else:
+                offset = (n * spec.c + k) * spec.oc + channel0 + lane
+            T.buffer_store(acc, acc[i] + value * w[at(w, offset)], [i])
+
+        each(plan, product)

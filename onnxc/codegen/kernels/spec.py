@@ -1,0 +1,101 @@
+"""What a kernel computes (KernelSpec), how it is tiled (Schedule), and why a rule declined (Refusal). No tvm here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Step = tuple  # ("bias",) ("mul",) ("add",) ("prelu",) ("residual",) ("relu",) ("clip", lo, hi) ("leaky_relu", slope)
+
+CHANNEL_STEPS = ("bias", "mul", "add", "prelu")  # steps that read one value per output channel
+
+
+@dataclass(frozen=True)
+class KernelSpec:
+    """Loop extents and roles of one convolution or matrix product: the cache key of its kernel.
+
+    `x (n, h, w, c)` channels-last, weights `groups x oc/groups x kh x kw x c/groups`, `y (n, oh, ow, oc)`. A matrix
+    product (m, k) x (k, n) is the 1x1 convolution with w = m, c = k, oc = n. With `weight_constant=False` the
+    right-hand side is a run-time operand (n, c, oc), row-major. `x_shape` and `y_shape` are the operands' declared
+    shapes, of which only the row-major order of elements matters. `pads` is (top, left, bottom, right).
+    """
+
+    n: int
+    h: int
+    w: int
+    c: int
+    oc: int
+    kh: int
+    kw: int
+    stride: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    dilation: tuple[int, int]
+    groups: int
+    x_shape: tuple[int, ...]
+    y_shape: tuple[int, ...]
+    epilogue: tuple[Step, ...] = ()
+    dtype: str = "float32"
+    activation_bits: int = 32
+    weight_bits: int = 32
+    weight_constant: bool = True
+
+    @property
+    def oh(self) -> int:
+        """Output rows."""
+        return (self.h + self.pads[0] + self.pads[2] - self.dilation[0] * (self.kh - 1) - 1) // self.stride[0] + 1
+
+    @property
+    def ow(self) -> int:
+        """Output columns."""
+        return (self.w + self.pads[1] + self.pads[3] - self.dilation[1] * (self.kw - 1) - 1) // self.stride[1] + 1
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each output channel reads the one input channel of the same number."""
+        return self.groups > 1 and self.groups == self.c == self.oc
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether pixels are independent rows of one matrix: a 1x1 kernel without stride, padding or groups."""
+        unit = (self.kh, self.kw, self.groups) == (1, 1, 1) and self.stride == (1, 1)
+        return unit and self.pads == (0, 0, 0, 0) and self.weight_constant
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return self.n * self.oh * self.ow * self.oc * self.kh * self.kw * (self.c // self.groups)
+
+    def text(self) -> str:
+        """One line for reports."""
+        kind = "matmul" if self.h == self.kh == self.kw == 1 and self.groups == 1 else "conv"
+        steps = "+".join(step[0] for step in self.epilogue) or "none"
+        return (
+            f"{kind} {self.n}x{self.h}x{self.w}x{self.c} -> {self.oh}x{self.ow}x{self.oc} kernel {self.kh}x{self.kw}"
+            f" stride {self.stride[0]}x{self.stride[1]} groups {self.groups} {self.dtype} epilogue {steps}"
+        )
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A register tile: `pixels` x `vectors` x `lanes` accumulators. `rule` names who chose it."""
+
+    rule: str
+    pixels: int
+    vectors: int
+    lanes: int
+
+    @property
+    def block(self) -> int:
+        """Output channels of one tile."""
+        return self.vectors * self.lanes
+
+    def text(self) -> str:
+        """One line for reports."""
+        return f"{self.rule}: tile {self.pixels} pixels x {self.vectors} vectors x {self.lanes} lanes"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A rule that does not take a spec, and why."""
+
+    rule: str
+    reason: str

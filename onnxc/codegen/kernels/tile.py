@@ -1,0 +1,145 @@
+"""Choice of the register tile, and the TIR pieces that every tiled kernel shares: padding, tile loops, epilogue.
+
+Kernels are written with TVM's IR builder, already tiled. A buffer is indexed by one linear offset in its last axis
+(`at`), so a kernel does not care how the graph shapes its operands. Extents that a tile does not divide are covered
+by a last tile that starts earlier and overlaps the one before: it computes some elements twice and writes the same
+values, so no kernel has a masked or scalar remainder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from onnxc.codegen.kernels.spec import CHANNEL_STEPS, KernelSpec, Refusal, Schedule
+from onnxc.codegen.target import Target
+
+ACCUMULATOR_BYTES = 960  # TVM keeps a buffer of less than 1024 bytes on the stack, where LLVM turns it into registers
+LATENCY = 8  # half cycles until the result of a multiply-add can be used again
+
+
+def choose_tile(rule: str, pixels: int, channels: int, depth: int, target: Target, most: int = 16) -> Schedule:
+    """The cheapest tile for `pixels` x `channels` outputs of `depth` products each.
+
+    Model, in half cycles a step: the multiply-adds (`wide_cost` at full width), the loads (one a vector of weights,
+    one a broadcast pixel), and not less than the latency of one accumulator. To that comes the tile's epilogue.
+    """
+    best: tuple[float, int, int] | None = None
+    choice = None
+    for lanes, vectors, height in _tiles(pixels, channels, target, most):
+        step_cost = target.wide_cost if lanes == target.lanes else 1
+        step = max(height * vectors * step_cost, height + vectors * step_cost, LATENCY)
+        tiles = -(-channels // (lanes * vectors)) * -(-pixels // height)
+        cost = tiles * (depth * step + height * vectors * 3 + 12)
+        key = (cost, -lanes, -vectors)
+        if best is None or key < best:
+            best, choice = key, Schedule(rule, height, vectors, lanes)
+    assert choice is not None
+    return choice
+
+
+def _tiles(pixels: int, channels: int, target: Target, most: int) -> Iterator[tuple[int, int, int]]:
+    lanes = target.lanes
+    while lanes > channels:
+        lanes //= 2
+    while lanes >= 1:
+        for vectors in range(1, min(8, channels // lanes) + 1):
+            for height in range(1, min(most, pixels) + 1):
+                fits = height * vectors + vectors + 1 <= target.registers
+                if fits and height * vectors * lanes * 4 <= ACCUMULATOR_BYTES:
+                    yield lanes, vectors, height
+        lanes //= 2
+
+
+def at(buffer, offset):
+    """Indices of the element at a linear row-major offset."""
+    return [0] * (len(buffer.shape) - 1) + [offset]
+
+
+def each(schedule: Schedule, body: Callable) -> None:
+    """Unrolled loops over the tile: `body(pixel, channel, accumulator index)`, the lanes being one vector loop."""
+    from tvm.script.ir_builder import tirx as T
+
+    for pixel in range(schedule.pixels):
+        for vector in range(schedule.vectors):
+            with T.vectorized(0, schedule.lanes) as lane:
+                channel = vector * schedule.lanes + lane
+                body(pixel, channel, pixel * schedule.block + channel)
+
+
+def pad_rows(x, spec: KernelSpec):
+    """x (n, h, w, c) -> workspace (n, h + pads, w + pads, c) with zeros around; x itself when there is no padding.
+
+    Returns (buffer, rows, columns).
+    """
+    from tvm import tirx
+    from tvm.script.ir_builder import tirx as T
+
+    top, left, bottom, right = spec.pads
+    if not any(spec.pads):
+        return x, spec.h, spec.w
+    rows, columns, c = spec.h + top + bottom, spec.w + left + right, spec.c
+    padded = T.alloc_buffer((spec.n * rows * columns * c,), spec.dtype)
+    zero = tirx.const(0, spec.dtype)
+
+    def clear(start, count: int) -> None:
+        if count:
+            with T.serial(0, count) as i:
+                T.buffer_store(padded, zero, [start + i])
+
+    with T.serial(0, spec.n) as n:
+        base = n * (rows * columns * c)
+        clear(base, top * columns * c)
+        with T.serial(0, spec.h) as row:
+            start = base + (row + top) * (columns * c)
+            clear(start, left * c)
+            with T.serial(0, spec.w * c) as i:
+                T.buffer_store(padded, x[at(x, (n * spec.h + row) * (spec.w * c) + i)], [start + left * c + i])
+            clear(start + (left + spec.w) * c, right * c)
+        clear(base + (top + spec.h) * columns * c, bottom * columns * c)
+    return padded, rows, columns
+
+
+def operands(spec: KernelSpec) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of what the epilogue reads, in the order of its steps."""
+    found = []
+    for i, step in enumerate(spec.epilogue):
+        if step[0] in CHANNEL_STEPS:
+            found.append((f"{step[0]}{i}", (spec.oc,)))
+        elif step[0] == "residual":
+            found.append((f"residual{i}", spec.y_shape))
+    return found
+
+
+def epilogue(spec: KernelSpec, value, buffers: list, channel, offset):
+    """The epilogue's steps applied to an accumulator: `channel` indexes channel vectors, `offset` the residual."""
+    from tvm import tirx
+
+    left = iter(buffers)
+    zero = tirx.const(0, spec.dtype)
+    for step in spec.epilogue:
+        match step[0]:
+            case "bias" | "add":
+                value = value + next(left)[channel]
+            case "mul":
+                value = value * next(left)[channel]
+            case "residual":
+                other = next(left)
+                value = value + other[at(other, offset)]
+            case "relu":
+                value = tirx.max(value, zero)
+            case "clip":
+                value = tirx.min(tirx.max(value, tirx.const(step[1], spec.dtype)), tirx.const(step[2], spec.dtype))
+            case "leaky_relu":
+                value = tirx.Select(value > zero, value, value * tirx.const(step[1], spec.dtype))
+            case "prelu":
+                value = tirx.Select(value > zero, value, value * next(left)[channel])
+            case unknown:
+                raise ValueError(f"no epilogue step {unknown}")
+    return value
+
+
+def check_float(rule: str, spec: KernelSpec) -> Refusal | None:
+    """The refusal that all float32 families share."""
+    if (spec.dtype, spec.activation_bits, spec.weight_bits) != ("float32", 32, 32):
+        return Refusal(rule, f"takes float32 only, not {spec.dtype} with {spec.weight_bits}-bit weights")
+    return None

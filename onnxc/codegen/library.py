@@ -1,0 +1,201 @@
+"""compile_model: an ONNX model in, a shared library with header and manifest out."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from onnxc.codegen import csource
+from onnxc.codegen.lower import Lowered, lower
+from onnxc.codegen.plan import Plan, make_plan
+from onnxc.codegen.static import StaticModel, make_static
+from onnxc.codegen.target import Target, resolve
+from onnxc.codegen.tvm_api import compile_functions, finish, name_of, tvm_modules
+from onnxc.ir.errors import BadOption, MissingTool, Unsupported
+
+RESERVED = frozenset(
+    """auto break case char const continue default do double else enum extern float for goto if inline int long register
+    restrict return short signed sizeof static struct switch typedef union unsigned void volatile while asm bool class
+    delete false new operator private public template this throw true try typename using virtual namespace""".split()
+)
+
+
+@dataclass(frozen=True)
+class CompileReport:
+    """What a compilation did.
+
+    `kernels`: a row per convolution or matrix product (node, spec, macs, kernel, schedule, refused). `fallbacks`: a row
+    per function that TVM's own legalisation made (function, calls). Bytes are bytes; `seconds` wall time.
+    """
+
+    name: str
+    target: str
+    library: str
+    header: str
+    manifest: str
+    kernels: tuple[dict, ...]
+    fallbacks: tuple[dict, ...]
+    arena_bytes: int
+    weights_bytes: int
+    library_bytes: int
+    seconds: float
+
+    def to_dict(self) -> dict:
+        """The report as JSON types."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+
+
+def compile_model(
+    model_proto,
+    out_dir: str | os.PathLike,
+    *,
+    name: str,
+    target: str = "native",
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    threads: int = 1,
+    progress: Callable[[str, float], None] | None = None,
+) -> CompileReport:
+    """Compiles a model into `out_dir`: `lib<name>.so`, `<name>.h`, `manifest.json`.
+
+    `model_proto` is an onnx.ModelProto, or anything whose `to_proto()` returns one. `shapes` gives static shapes of
+    inputs with symbolic dimensions; a symbolic first dimension is 1 unless given. `progress(stage, share)` is told of
+    each stage. Files are written beside their places and renamed, the manifest last.
+
+    Raises BadOption (name, shapes, target), Unsupported (an operator, more than one thread), MissingTool (TVM or the C
+    compiler). Two runs give the same bytes.
+    """
+    started = time.perf_counter()
+    tell = progress or (lambda stage, share: None)
+    _check_options(name, threads)
+    goal = resolve(target)
+    compiler = goal.compiler()
+    tell("shapes", 0.0)
+    proto = model_proto.to_proto() if hasattr(model_proto, "to_proto") else model_proto
+    if not isinstance(proto, onnx.ModelProto):
+        raise BadOption("compile_model takes a ModelProto or a Model", found=type(model_proto).__name__)
+    static = make_static(proto, shapes)
+    _check_types(static)
+    tell("lower", 0.1)
+    lowered = lower(static, goal)
+    module = finish(lowered.module, goal)
+    plan = make_plan(module["main"], lowered.inputs, lowered.arrays)
+    functions = _functions(module, plan, name)
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=out) as folder:
+        tell("kernels", 0.3)
+        work = Path(folder)
+        workspaces = compile_functions(functions, goal, work / "kernels.o")
+        tell("link", 0.8)
+        face = _write_sources(work, name, static, plan, workspaces)
+        _link(work, name, compiler)
+        manifest = _manifest(face, target, goal)
+        (work / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        files = [f"lib{name}.so", f"{name}.h", "manifest.json"]
+        for file in files:
+            os.replace(work / file, out / file)
+    tell("done", 1.0)
+    library, header, manifest_path = (out / file for file in files)
+    return CompileReport(
+        name, target, str(library), str(header), str(manifest_path), tuple(lowered.kernels),
+        tuple(_fallbacks(plan, name)), face.arena_bytes, plan.weight_bytes, library.stat().st_size,
+        time.perf_counter() - started,
+    )  # fmt: skip
+
+
+def _check_options(name: str, threads: int) -> None:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name in RESERVED:
+        raise BadOption(f"{name!r} cannot name a C library", remedy="use letters, digits and underscores")
+    if threads != 1:
+        raise Unsupported(
+            f"a library that runs one call on {threads} threads",
+            remedy="use threads=1 and run several handles at once, one a thread",
+        )
+
+
+def _check_types(static: StaticModel) -> None:
+    for name, _, dtype in [*static.inputs, *static.outputs]:
+        if dtype not in csource.C_TYPES:
+            raise Unsupported(f"element type {dtype} in a C interface", tensor=name, remedy="cast it to float32")
+
+
+def _functions(module, plan: Plan, name: str) -> dict[str, object]:
+    """The functions that the plan calls, under names that two libraries do not share; renames them in the plan."""
+    prim = {name_of(var): f for var, f in module.functions_items() if isinstance(f, tvm_modules().tirx.PrimFunc)}
+    wanted = {}
+    for i, (function, places) in enumerate(plan.calls):
+        wanted[f"{name}_{function}"] = prim[function]
+        plan.calls[i] = (f"{name}_{function}", places)
+    for function, body in wanted.items():
+        text = "" if function.startswith(f"{name}_kernel") else body.script()
+        if "call_packed" in text or "call_cpacked" in text:
+            raise Unsupported(
+                f"{function.removeprefix(name + '_')} needs TVM's runtime",
+                remedy="compile the part of the model without this operator",
+            )
+    return dict(sorted(wanted.items()))
+
+
+def _fallbacks(plan: Plan, name: str) -> list[dict]:
+    count = Counter(function.removeprefix(f"{name}_") for function, _ in plan.calls)
+    return [{"function": f, "calls": n} for f, n in sorted(count.items()) if not re.fullmatch(r"kernel\d+", f)]
+
+
+def _write_sources(work: Path, name: str, static: StaticModel, plan: Plan, workspaces: dict) -> csource.Interface:
+    start, total = csource.total_arena(plan, workspaces)
+    face = csource.Interface(name, tuple(static.inputs), tuple(static.outputs), total)
+    (work / f"{name}.h").write_text(csource.header(face), encoding="ascii")
+    (work / f"{name}.c").write_text(csource.source(face, plan, workspaces, start), encoding="ascii")
+    (work / "weights.S").write_text(csource.weights_source(name, "weights.bin"), encoding="ascii")
+    (work / "exports.map").write_text(csource.exports(name), encoding="ascii")
+    with open(work / "weights.bin", "wb") as file:
+        for chunk in plan.chunks():
+            file.write(chunk)
+    return face
+
+
+def _link(work: Path, name: str, compiler: str) -> None:
+    """Compiles and links inside `work`, with relative names, so that no path enters the library."""
+    command = [compiler, "-std=c99", "-O2", "-fPIC", "-shared", "-s", "-Wl,--build-id=none", "-Wl,-z,defs"]
+    command += ["-Wl,--version-script=exports.map", "-Wl,-z,noexecstack", f"{name}.c", "weights.S", "kernels.o"]
+    command += ["-lm", "-o", f"lib{name}.so"]
+    done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return
+    missing = re.findall(r"undefined reference to [`'](\w+)'", done.stderr)
+    if missing:
+        raise Unsupported(
+            f"the kernels need {', '.join(sorted(set(missing)))}, which libc and libm lack",
+            remedy="compile the part of the model without the operator that calls it",
+        )
+    lines = done.stderr.strip().splitlines() or ["no message"]
+    raise MissingTool(f"{Path(compiler).name} failed: {lines[-1][:300]}", remedy="check the C compiler and free disk space")
+
+
+def _manifest(face: csource.Interface, target: str, goal: Target) -> dict:
+    def rows(tensors: tuple) -> list[dict]:
+        return [{"name": n, "shape": list(shape), "dtype": dtype} for n, shape, dtype in tensors]
+
+    return {
+        "format": 1,
+        "name": face.name,
+        "library": f"lib{face.name}.so",
+        "header": f"{face.name}.h",
+        "target": target,
+        "cpu": dict(goal.tvm).get("mcpu"),
+        "arena_bytes": face.arena_bytes,
+        "inputs": rows(face.inputs),
+        "outputs": rows(face.outputs),
+    }
+
+

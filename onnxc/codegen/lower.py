@@ -1,0 +1,239 @@
+"""Model -> Relax -> kernels: one walk over the imported graph that picks kernels, fuses epilogues and sets the layout.
+
+    y = clip(add(multiply(conv2d(x, w), s), r))   ->   y = call_tir(kernel, [x, packed w * s, r])
+
+Values are kept in the layouts they have been made in, (n, c, h, w) or (n, h, w, c), and converted when a reader needs
+the other. Convolutions make (n, h, w, c); operators with a rule in `layout` follow their operands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxc.codegen import layout, match
+from onnxc.codegen.constants import Constants
+from onnxc.codegen.kernels import choose
+from onnxc.codegen.static import StaticModel
+from onnxc.codegen.target import Target
+from onnxc.codegen.tvm_api import import_onnx, tvm_modules
+from onnxc.ir.errors import Unsupported
+
+FIRST, LAST = "nchw", "nhwc"
+
+
+@dataclass
+class Lowered:
+    """A Relax module that calls our kernels. Parameters of `main`: the user's inputs, then `arrays` in order."""
+
+    module: object
+    inputs: int
+    arrays: list[np.ndarray]
+    kernels: list[dict] = field(default_factory=list)
+
+
+def lower(model: StaticModel, target: Target) -> Lowered:
+    """Imports `model` and rewrites it. Raises Unsupported for what TVM cannot import."""
+    return _Lowering(model, target).run()
+
+
+class _Lowering:
+    """State of one walk. `values`: original variable -> {layout: new expression}."""
+
+    def __init__(self, model: StaticModel, target: Target):
+        self.model, self.target = model, target
+        self.function = import_onnx(model.proto)
+        self.relax = tvm_modules().relax
+        self.builder = self.relax.BlockBuilder()
+        self.arrays: list[np.ndarray] = []
+        self.array_vars: list = []
+        self.cache: dict = {}
+        self.values: dict = {}
+        self.functions: dict = {}
+        self.report: list[dict] = []
+
+    def run(self) -> Lowered:
+        """The walk; parameters are known only at its end, so the function is put together there."""
+        relax, function = self.relax, self.function
+        count = len(self.model.inputs)
+        names = [value.name for value in self.model.proto.graph.input]
+        weights = {p: self.model.weights[n] for p, n in zip(function.params, names, strict=True) if n in self.model.weights}
+        self.names = {p: self.model.users[n] for p, n in zip(function.params, names, strict=True) if n in self.model.users}
+        self.constants = Constants(weights)
+        inputs = list(function.params[:count])
+        self.values.update({param: {FIRST: param} for param in inputs})
+        bindings = [b for block in function.body.blocks for b in block.bindings]
+        for binding in bindings:
+            if not isinstance(binding, relax.VarBinding):
+                raise Unsupported("the model has data-dependent shapes", remedy="compile the part before them")
+            self.constants.note(binding.var, binding.value)
+        plan = match.find(bindings, function.body.body, self.constants)
+        with self.builder.function("main", inputs):
+            with self.builder.dataflow():
+                for binding in bindings:
+                    self._binding(binding, plan)
+                result = self.builder.emit_output(self._result(function.body.body))
+            self.builder.emit_func_output(result)
+        module = self.builder.get()
+        main = module["main"]
+        module["main"] = relax.Function([*inputs, *self.array_vars], main.body, main.ret_ty, main.is_pure, main.attrs)
+        return Lowered(module, count, self.arrays, self.report)
+
+    def _result(self, body):
+        parts = body.fields if isinstance(body, self.relax.Tuple) else [body]
+        if isinstance(body, self.relax.Var) and isinstance(self._definition(body), self.relax.Tuple):
+            parts = self._definition(body).fields
+        done = [self.get(part, FIRST) for part in parts]
+        return self.relax.Tuple(done)
+
+    def _definition(self, var):
+        for block in self.function.body.blocks:
+            for binding in block.bindings:
+                if binding.var.same_as(var):
+                    return binding.value
+        return None
+
+    def constant(self, array: np.ndarray):
+        """A constant operand: scalars in the graph, everything else as a parameter of main, equal ones once."""
+        if array.ndim == 0:
+            return self.relax.const(array.item(), str(array.dtype))
+        small = array.nbytes <= 1 << 20
+        key = (array.shape, array.dtype.str, array.tobytes()) if small else id(array)
+        if key not in self.cache:
+            var = self.relax.Var(f"c{len(self.arrays)}", self.relax.TensorType(array.shape, str(array.dtype)))
+            self.arrays.append(array)
+            self.array_vars.append(var)
+            self.cache[key] = var
+        return self.cache[key]
+
+    def get(self, expr, order: str):
+        """`expr` of the imported graph in the wanted layout, converted when it must be."""
+        relax = self.relax
+        if isinstance(expr, relax.Tuple):
+            return relax.Tuple([self.get(part, order) for part in expr.fields])
+        if expr in self.constants:
+            array = self.constants.value(expr)
+            return self.constant(layout.constant_last(array) if order == LAST else array)
+        if not isinstance(expr, relax.Var):
+            return expr
+        forms = self.values[expr]
+        if order not in forms:
+            other = forms[LAST if order == FIRST else FIRST]
+            forms[order] = self._convert(other, layout.TO_LAST if order == LAST else layout.TO_FIRST)
+        return forms[order]
+
+    def _convert(self, value, axes):
+        shape = [int(extent) for extent in value.ty.shape.values]
+        moved = [shape[axis] for axis in axes]
+        if [e for e in shape if e != 1] == [e for e in moved if e != 1] and sum(e != 1 for e in shape) <= 1:
+            return self.builder.emit(self.relax.op.reshape(value, moved))
+        return self.builder.emit(self.relax.op.permute_dims(value, list(axes)))
+
+    def _binding(self, binding, plan: match.Plan) -> None:
+        var, value = binding.var, binding.value
+        relax = self.relax
+        if var in self.constants or var in plan.absorbed:
+            return
+        if var in plan.kernels:
+            self._kernel(var, plan.kernels[var])
+        elif isinstance(value, relax.Var):
+            self.values[var] = self.values[value]
+        elif isinstance(value, relax.Tuple):
+            self.values[var] = {FIRST: self.get(value, FIRST)}
+        elif isinstance(value, relax.TupleGetItem):
+            forms = self.values[value.tuple_value].items()
+            self.values[var] = {o: self.builder.emit(relax.TupleGetItem(t, value.index)) for o, t in forms}
+        elif not self._channels_last(var, value):
+            self.values[var] = {FIRST: self.builder.emit(self._call(value, [self.get(a, FIRST) for a in value.args]))}
+
+    def _call(self, call, args: list):
+        return self.relax.Call(call.op, args, call.attrs, call.ty_args if hasattr(call, "ty_args") else None)
+
+    def _channels_last(self, var, call) -> bool:
+        """Emits `call` on channels-last operands when one of them is so already and a rule exists."""
+        name = getattr(call.op, "name", "")
+        operands = [p for a in call.args for p in (a.fields if isinstance(a, self.relax.Tuple) else [a])]
+        tensors = [a for a in operands if isinstance(a, self.relax.Var) and a not in self.constants]
+        if not any(LAST in self.values[a] and FIRST not in self.values[a] for a in tensors):
+            return False
+        if name == "relax.reshape":
+            return self._reshape(var, call)
+        if any(match.rank(a) != 4 for a in tensors):
+            return False
+        if name in layout.ELEMENTWISE:
+            made = self._call(call, [self.get(a, LAST) for a in call.args])
+        elif name in layout.RULES:
+            raw = name == "relax.nn.prelu"
+            args = [self.get(a, FIRST if raw and i else LAST) for i, a in enumerate(call.args)]
+            made = layout.RULES[name](call, *args)
+        else:
+            return self._reduce_away(var, call, name)
+        if made is None:
+            return self._reduce_away(var, call, name)
+        self.values[var] = {LAST: self.builder.emit(made)}
+        return True
+
+    def _reshape(self, var, call) -> bool:
+        """Reshape of (n, 1, 1, c): the elements stand in the same order in both layouts."""
+        source = self.values[call.args[0]][LAST]
+        shape = [int(extent) for extent in source.ty.shape.values]
+        if len(shape) != 4 or (shape[1], shape[2]) != (1, 1):
+            return False
+        self.values[var] = {FIRST: self.builder.emit(self.relax.op.reshape(source, call.args[1]))}
+        return True
+
+    def _reduce_away(self, var, call, name: str) -> bool:
+        """A reduction over rows and columns without keepdims: (n, c), the same from both layouts."""
+        if name not in layout.REDUCTIONS or call.attrs.axis is None or call.attrs.keepdims:
+            return False
+        if sorted(int(axis) % 4 for axis in call.attrs.axis) != [2, 3]:
+            return False
+        op = getattr(self.relax.op, name.rsplit(".", 1)[1])
+        self.values[var] = {FIRST: self.builder.emit(op(self.get(call.args[0], LAST), [1, 2], False))}
+        return True
+
+    def _kernel(self, var, found: match.Found) -> None:
+        """Emits a kernel call at the place of the last operator it has taken in."""
+        source = self.get(found.source, LAST if found.spatial else FIRST)
+        spec = found.spec
+        family, plan, refusals = choose(spec, self.target)
+        entry = {
+            "node": self.names.get(found.weight_var, ""),
+            "spec": spec.text(),
+            "macs": spec.macs,
+            "kernel": plan.rule if plan else None,
+            "schedule": plan.text() if plan else None,
+            "refused": [{"rule": r.rule, "reason": r.reason} for r in refusals],
+        }
+        self.report.append(entry)
+        if plan is None:
+            raise Unsupported(
+                "no kernel takes it: " + "; ".join(f"{r.rule} {r.reason}" for r in refusals), node=entry["node"]
+            )
+        args = [source]
+        if spec.weight_constant:
+            args.append(self._packed(found, family, plan))
+        else:
+            args.append(self.get(found.weight, FIRST))
+        for operand in found.operands:
+            is_array = isinstance(operand, np.ndarray)
+            args.append(self.constant(operand) if is_array else self.get(operand, LAST if found.spatial else FIRST))
+        result = self.relax.TensorType(spec.y_shape, spec.dtype)
+        call = self.relax.call_tir(self._function(spec, family, plan), args, result)
+        self.values[var] = {LAST if found.spatial else FIRST: self.builder.emit(call)}
+
+    def _packed(self, found: match.Found, family, plan):
+        key = ("packed", id(found.weight), found.scale_key, plan.block, family.NAME, found.spec.groups)
+        if key not in self.cache:
+            weights = found.weight
+            if found.scale is not None:
+                weights = weights * found.scale.reshape(-1, 1, 1, 1).astype(weights.dtype)
+            self.cache[key] = self.constant(family.pack(found.spec, plan, weights))
+        return self.cache[key]
+
+    def _function(self, spec, family, plan):
+        if spec not in self.functions:
+            name = f"kernel{len(self.functions)}"
+            self.functions[spec] = self.builder.add_func(family.emit(spec, plan, name), name)
+        return self.functions[spec]

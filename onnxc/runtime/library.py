@@ -1,0 +1,144 @@
+"""Loads a compiled library by ctypes: NumPy in, NumPy out. Needs NumPy alone, no TVM and no onnx."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from onnxc.ir.errors import BadData, BadModel
+
+ALIGN = 64
+
+
+class Library:
+    """A compiled model.
+
+        library = Library("build/resnet20")
+        logits = library(image=batch)["logits"]
+
+    `inputs` and `outputs` map names to (shape, dtype). Calls from several threads run at the same time, each on an
+    arena of its own.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        """Loads a folder that `onnxc compile` wrote, or the .so in it.
+
+        Raises BadModel when the manifest or the library is missing, damaged, or not of this machine.
+        """
+        path = Path(path)
+        manifest_path = (path if path.is_dir() else path.parent) / "manifest.json"
+        manifest = _read_manifest(manifest_path)
+        self.name: str = manifest["name"]
+        self.inputs = {t["name"]: (tuple(t["shape"]), np.dtype(t["dtype"])) for t in manifest["inputs"]}
+        self.outputs = {t["name"]: (tuple(t["shape"]), np.dtype(t["dtype"])) for t in manifest["outputs"]}
+        file = path if path.is_file() else manifest_path.parent / manifest["library"]
+        try:
+            self._library = ctypes.CDLL(str(file.resolve()))
+        except OSError as error:
+            raise BadModel(
+                f"cannot load {file.name}: {error}", remedy="compile the model again for this machine"
+            ) from None
+        self._bind()
+        if self.arena_bytes != manifest["arena_bytes"]:
+            raise BadModel(
+                f"{file.name} and manifest.json disagree about the arena", expected=manifest["arena_bytes"],
+                found=self.arena_bytes, remedy="compile the model again",
+            )  # fmt: skip
+        self._local = threading.local()
+
+    def _bind(self) -> None:
+        def function(suffix: str, result, *arguments):
+            try:
+                found = getattr(self._library, f"{self.name}_{suffix}")
+            except AttributeError:
+                raise BadModel(f"the library has no {self.name}_{suffix}", remedy="compile the model again") from None
+            found.restype, found.argtypes = result, arguments
+            return found
+
+        pointers = ctypes.POINTER(ctypes.c_void_p)
+        self._init = function("init", ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+        self._run = function("run", ctypes.c_int, ctypes.c_void_p, pointers, pointers)
+        self._status = function("status_text", ctypes.c_char_p, ctypes.c_int)
+        self.arena_bytes: int = function("arena_bytes", ctypes.c_size_t)()
+
+    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Runs the model on inputs given by name; see `run`."""
+        return self.run(inputs)
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs the model. Arrays of the right type that are dense and aligned are not copied.
+
+        Raises BadData for a missing or unknown input, a wrong shape or a wrong dtype.
+        """
+        unknown = sorted(set(inputs) - set(self.inputs))
+        if unknown:
+            raise BadData(f"no input {unknown[0]!r}", expected=", ".join(self.inputs))
+        arrays = [self._take(name, inputs) for name in self.inputs]
+        results = {name: empty_aligned(shape, dtype) for name, (shape, dtype) in self.outputs.items()}
+        status = self._run(self._handle(), _pointers(arrays), _pointers(list(results.values())))
+        self._check(status)
+        return results
+
+    def _take(self, name: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        shape, dtype = self.inputs[name]
+        if name not in inputs:
+            raise BadData("an input is missing", tensor=name, expected=f"{dtype} {_text(shape)}")
+        array = np.asarray(inputs[name])
+        if array.dtype != dtype:
+            raise BadData("wrong dtype", tensor=name, expected=dtype, found=array.dtype, remedy="convert it with astype")
+        if array.shape != shape:
+            raise BadData("wrong shape", tensor=name, expected=_text(shape), found=_text(array.shape))
+        if array.flags.c_contiguous and array.flags.aligned and array.ctypes.data % dtype.itemsize == 0:
+            return array
+        dense = empty_aligned(shape, dtype)
+        dense[...] = array
+        return dense
+
+    def _handle(self) -> int:
+        """This thread's arena, made at its first call."""
+        arena = getattr(self._local, "arena", None)
+        if arena is None:
+            arena = empty_aligned((self.arena_bytes,), np.dtype(np.uint8))
+            self._check(self._init(arena.ctypes.data, 1))
+            self._local.arena = arena
+        return arena.ctypes.data
+
+    def _check(self, status: int) -> None:
+        if status:
+            raise BadData(f"library {self.name}: {self._status(status).decode()}")
+
+
+def empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An uninitialised array that starts at a multiple of 64 bytes."""
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    raw = np.empty(size + ALIGN, np.uint8)
+    start = -raw.ctypes.data % ALIGN
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _pointers(arrays: list[np.ndarray]):
+    return (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _read_manifest(path: Path) -> dict:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadModel(
+            f"no manifest.json in {path.parent}", remedy="give the folder that onnxc compile wrote"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise BadModel(f"cannot read {path}: {error}", remedy="compile the model again") from None
+    wanted = {"name", "library", "arena_bytes", "inputs", "outputs"}
+    if not isinstance(manifest, dict) or manifest.get("format") != 1 or not wanted <= manifest.keys():
+        raise BadModel(f"{path} is no manifest of a compiled library", remedy="compile the model again")
+    return manifest
