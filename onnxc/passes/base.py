@@ -110,7 +110,7 @@ class Runner(Protocol):
     def __call__(self, model: onnx.ModelProto, feeds: Feeds, outputs: list[str] | None = None) -> dict[str, np.ndarray]:
         """The named tensors (graph outputs by default, intermediates too) for one batch."""
 
-    def stream(self, model: onnx.ModelProto, outputs: list[str], batches) -> Iterator[dict[str, np.ndarray]]:
+    def stream(self, model: onnx.ModelProto, outputs: list[str], data) -> Iterator[dict[str, np.ndarray]]:
         """The named tensors for each batch in turn; never more than one batch is held."""
 
 
@@ -126,22 +126,21 @@ class Context:
     runner: Runner | None = None
     data: object = None
     synthetic: bool = True
-    progress: object = None
 
     def rng(self) -> np.random.Generator:
         return np.random.default_rng(self.seed)
 
-    def batches(self) -> Iterator[Feeds]:
-        """Calibration batches in order, without labels. Each call starts again."""
+    def batches(self, size: int = 32) -> Iterator[Feeds]:
+        """Calibration batches in order (`labels` may be among the arrays). Each call starts again."""
         if self.data is None:
             raise BadOption("this pass needs data", remedy="give --data")
-        return iter(self.data)
+        return self.data.batches(size)
 
     def tensors(self, model: Model, names: list[str]) -> Iterator[dict[str, np.ndarray]]:
         """The named tensors of `model` on each calibration batch, one batch at a time."""
-        if self.runner is None:
-            raise BadOption("this pass needs a runner to look at activations")
-        return self.runner.stream(model.to_proto(), names, self.batches())
+        if self.runner is None or self.data is None:
+            raise BadOption("this pass looks at activations, and was given no runner or no data")
+        return self.runner.stream(model.to_proto(), names, self.data)
 
 
 class Pass:

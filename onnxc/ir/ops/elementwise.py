@@ -135,7 +135,8 @@ def unary(use: Use) -> None:
         use.out(xs, 1)
     name = use.node.inputs[0].name
     if use.node.op == "Identity" or (use.node.op == "Cast" and use.attr("to") in (6, 7)):
-        if name in use.analysis.values:
+        known = use.array(0)
+        if name in use.analysis.values or (known is not None and known.dtype.kind == "i" and known.size <= 64):
             use.result(use.value(0))
 
 

@@ -34,7 +34,7 @@ def reshape(use: Use) -> None:
     template = []
     for v, raw, a in zip(wanted, target, out, strict=True):
         literal = isinstance(raw, INT) and int(raw) in (0, -1) and not (int(raw) == 0 and use.attr("allowzero", 0))
-        if isinstance(v, int) and v > 0 and not constant:
+        if not constant and (v is None or (isinstance(v, int) and v > 0)):
             freeze(a, f"Reshape {use.node.name}: its target is computed")
         template.append(int(raw) if literal else a)
     if constant:

@@ -1,0 +1,165 @@
+"""What to run: `"fuse, prune(ratio=0.3), quant"`, a TOML recipe, or Pass objects -> a list of passes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .ir.errors import BadOption
+from .passes.base import Pass, make
+
+_TOKEN = re.compile(r"""\s*(?:(?P<string>"[^"]*"|'[^']*')|(?P<mark>[()\[\]{},=:])|(?P<word>[^\s()\[\]{},=:"']+))""")
+_WORDS = {"true": True, "false": False, "none": None}
+
+
+def parse(text: str) -> list[Pass]:
+    """Read a pass list. Arguments are `name=value` or values in order; values are numbers, true, false, none, words,
+    quoted strings, [lists] and {name: value} tables. Raises BadOption that shows where reading stopped."""
+    return _Reader(text).passes()
+
+
+class _Reader:
+    def __init__(self, text: str):
+        self.text = text
+        self.tokens: list[tuple[str, str, int]] = []
+        at = 0
+        while text[at:].strip():
+            m = _TOKEN.match(text, at)
+            if m is None:
+                raise self.error("this is no pass list", at)
+            self.tokens.append((m.lastgroup, m.group(m.lastgroup), m.start(m.lastgroup)))
+            at = m.end()
+        self.at = 0
+
+    def error(self, what: str, at: int | None = None) -> BadOption:
+        if at is None:
+            at = self.tokens[self.at][2] if self.at < len(self.tokens) else len(self.text)
+        shown = f"{self.text[:at]}<here>{self.text[at:]}"
+        return BadOption(what, found=shown, remedy='write it like "fuse, prune(ratio=0.3), quant"')
+
+    def peek(self) -> str:
+        if self.at == len(self.tokens):
+            return ""
+        kind, text, _ = self.tokens[self.at]
+        return text if kind == "mark" else ""
+
+    def accept(self, mark: str) -> bool:
+        if self.peek() == mark:
+            self.at += 1
+            return True
+        return False
+
+    def expect(self, mark: str) -> None:
+        if not self.accept(mark):
+            raise self.error(f"a {mark} is missing")
+
+    def word(self) -> str:
+        if self.at == len(self.tokens) or self.tokens[self.at][0] == "mark":
+            raise self.error("a name is missing")
+        kind, text, _ = self.tokens[self.at]
+        self.at += 1
+        return text[1:-1] if kind == "string" else text
+
+    def passes(self) -> list[Pass]:
+        if not self.tokens:
+            raise BadOption("the pass list is empty", remedy="see onnxc passes --list")
+        found = []
+        while True:
+            name = self.word()
+            positional, named = self.arguments() if self.accept("(") else ([], {})
+            found.append(make(name, named, positional))
+            if self.at == len(self.tokens):
+                return found
+            self.expect(",")
+
+    def arguments(self) -> tuple[list, dict]:
+        positional, named = [], {}
+        while not self.accept(")"):
+            if self.at + 1 < len(self.tokens) and self.tokens[self.at + 1][:2] == ("mark", "=") and not self.peek():
+                key = self.word()
+                self.expect("=")
+                if key in named:
+                    raise self.error(f"option {key} is given twice")
+                named[key] = self.value()
+            elif named:
+                raise self.error("an option without a name stands behind one with a name")
+            else:
+                positional.append(self.value())
+            if self.peek() != ")":
+                self.expect(",")
+        return positional, named
+
+    def value(self):
+        if self.accept("["):
+            items = []
+            while not self.accept("]"):
+                items.append(self.value())
+                if self.peek() != "]":
+                    self.expect(",")
+            return items
+        if self.accept("{"):
+            table = {}
+            while not self.accept("}"):
+                key = self.word()
+                self.expect(":")
+                table[key] = self.value()
+                if self.peek() != "}":
+                    self.expect(",")
+            return table
+        quoted = self.at < len(self.tokens) and self.tokens[self.at][0] == "string"
+        text = self.word()
+        return text if quoted else _scalar(text)
+
+
+def _scalar(text: str):
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def read_toml(path: str | Path) -> tuple[list[Pass], dict]:
+    """A recipe: `[[pass]]` tables with `name` and options, and settings (seed, data, check) above them."""
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    try:
+        recipe = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as e:
+        raise BadOption(f"cannot read the recipe {path}: {(e.strerror or str(e)).lower()}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise BadOption(f"the recipe {path} is not TOML: {e}") from None
+    tables = recipe.pop("pass", None)
+    if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) and "name" in t for t in tables):
+        raise BadOption(f"the recipe {path} lists no passes", remedy='give [[pass]] tables with name = "..."')
+    unknown = set(recipe) - {"seed", "data", "check"}
+    if unknown:
+        raise BadOption(f"the recipe {path} has a setting that is not known", found=", ".join(sorted(unknown)), expected="seed, data, check")
+    return [make(t["name"], {k: v for k, v in t.items() if k != "name"}) for t in tables], recipe
+
+
+def resolve(passes: str | Sequence[str | Pass | type[Pass] | tuple[str, Mapping]]) -> list[Pass]:
+    """Passes from a list in text, or from a sequence of Pass objects, classes, texts and (name, options) pairs."""
+    if isinstance(passes, str):
+        return parse(passes)
+    found: list[Pass] = []
+    for p in passes:
+        if isinstance(p, Pass):
+            found.append(p)
+        elif isinstance(p, type) and issubclass(p, Pass):
+            found.append(p())
+        elif isinstance(p, str):
+            found += parse(p)
+        elif isinstance(p, tuple) and len(p) == 2:
+            found.append(make(p[0], p[1]))
+        else:
+            raise BadOption("this is no pass", found=repr(p), expected="a name, a Pass, or (name, options)")
+    if not found:
+        raise BadOption("the pass list is empty", remedy="see onnxc passes --list")
+    return found
