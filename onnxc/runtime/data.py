@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,9 +22,11 @@ from onnxc.runtime.specs import TensorSpec, check_array, listing, random_feeds
 
 LABELS = "labels"
 FORMS = "give an .npz, a folder of .npy files, or module:function"
+# What numpy and zipfile raise on damaged files; the header of an .npy is parsed as Python.
 _UNREADABLE = (
-    OSError, ValueError, EOFError, KeyError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error
-)  # fmt: skip
+    *(OSError, ValueError, TypeError, EOFError, KeyError, MemoryError, OverflowError, RuntimeError, SyntaxError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 
 Chunk = dict[str, np.ndarray]
 
@@ -200,7 +203,7 @@ def open_data(source: object, inputs: Mapping[str, TensorSpec], *, seed: int = 0
 
     `source`: None (seeded random inputs, `samples` of them), a path to an .npz or a folder with `<input>.npy`,
     "module:function" or a function that yields dicts (each with one sample or more, sample axis first), a dict of
-    arrays, or a `Data`. Raises `BadData` if it cannot be read or does not fit. Pickled objects are refused, never loaded.
+    arrays, or a `Data`. Raises `BadData` if it cannot be read or does not fit. Pickled objects are refused.
     """
     if isinstance(source, Data):
         return source

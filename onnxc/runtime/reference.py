@@ -56,7 +56,8 @@ class Session:
         self.inputs = input_specs(proto)
         self.outputs = tuple(value.name for value in proto.graph.output)
         extra, self._fixed = _split_requests(proto, outputs)
-        self._given = [name for name in outputs if name in self.inputs]
+        self._given = {name for name in outputs if name in self.inputs}
+        self._computed = {*self.outputs, *extra}
 
         options = ort.SessionOptions()
         options.log_severity_level = 4
@@ -85,12 +86,13 @@ class Session:
         feeds = check_feeds(feeds, self.inputs)
         names = list(self.outputs if outputs is None else outputs)
         computed = [name for name in names if name not in self._fixed and name not in self._given]
+        unknown = sorted(set(computed) - self._computed)
+        if unknown:
+            raise VerificationError("no such output", tensor=unknown[0], expected=", ".join(sorted(self._computed)))
         try:
             values = dict(zip(computed, self._session.run(computed, feeds))) if computed else {}
         except _ort_errors() as error:
             raise _verification_error("the model fails in ONNX Runtime", error) from error
-        except ValueError as error:
-            raise VerificationError(f"the model has no such output: {error}") from error
         return {name: values[name] if name in values else self._fixed.get(name, feeds.get(name)) for name in names}
 
 
@@ -205,8 +207,10 @@ def _copy_fields(source, target, without: set[str]) -> None:
 
 
 def _loadable(proto: onnx.ModelProto, extra: Sequence[str], folder: Path) -> bytes | str:
-    """What ORT is to load, with the tensors `extra` among the graph outputs: the model's bytes, or, if they are too many
-    for protobuf, a file in `folder` with its weights beside it."""
+    """What ORT is to load, with the tensors `extra` among the graph outputs.
+
+    That is the model's bytes, or, if they are too many for protobuf, a file in `folder` with its weights beside it.
+    """
     import onnx
 
     large = _weight_bytes(proto) >= INLINE_BYTES

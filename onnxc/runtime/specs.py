@@ -116,7 +116,7 @@ def random_feeds(
     `sizes["name[axis]"]`, else 64 in inputs of rank 4 and more (images) and 16 in others. Floats are standard normal,
     32- and 64-bit integers lie in 0..3 (they are mostly indices), shorter ones in 0..127, booleans are even odds.
 
-    Sample i of an input depends on nothing but `seed`, its name, i and its shape, so it stays the same in batches of any
+    Sample i of an input depends on nothing but `seed`, its name, i and its shape, so it is the same in batches of any
     size and beside any other inputs. `first` is the number of the first sample.
     """
     sizes = dict(sizes or {})

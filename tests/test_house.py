@@ -1,0 +1,172 @@
+"""Rules of the house that a machine can check: import directions, who may import what, no prints, no leftovers."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import onnxc
+
+ROOT = Path(onnxc.__file__).resolve().parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+# Which rooms a room may import from, besides itself. Files that stand directly in onnxc/ may import all.
+ROOMS = {
+    "ir": set(),
+    "passes": {"ir"},
+    "runtime": {"ir.errors"},
+    "codegen": {"ir", "runtime"},
+}
+TVM = {"codegen/tvm_api.py"}
+# Slow to import: only inside functions. TVMScript has to stand at the top of its file.
+HEAVY = {"tvm", "onnxruntime", "scipy", "rich", "typer"}
+
+
+def imports(tree: ast.AST, package: str) -> Iterator[tuple[ast.stmt, str]]:
+    """Every import as (statement, absolute dotted name); `from a import b` counts as a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parent = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parent, base] if base else parent)
+            yield from ((node, f"{base}.{alias.name}") for alias in node.names)
+
+
+def type_checking(tree: ast.AST) -> set[ast.AST]:
+    """Statements that only type checkers see."""
+    guarded = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            guarded.update(inner for statement in node.body for inner in ast.walk(statement))
+    return guarded
+
+
+def breaches(path: str, source: str) -> list[str]:
+    """What a file at `path` (relative to onnxc/) does against the rules."""
+    tree = ast.parse(source)
+    room = path.split("/")[0] if "/" in path else ""
+    package = ".".join(["onnxc", *path.split("/")[:-1]])
+    guarded = type_checking(tree)
+    kernels = path.startswith("codegen/kernels/")
+    found = []
+    for node, name in imports(tree, package):
+        top, _, inside = name.partition(".")
+        if top == "onnxc" and room in ROOMS:
+            allowed = {room, *ROOMS[room]}
+            if inside and not any(inside == a or inside.startswith(f"{a}.") for a in allowed):
+                found.append(f"{node.lineno}: {room} imports {name}")
+        if node in guarded:
+            continue
+        if top == "tvm" and path not in TVM and not kernels:
+            found.append(f"{node.lineno}: imports tvm")
+        if top == "onnxruntime" and room != "runtime":
+            found.append(f"{node.lineno}: imports onnxruntime")
+        if top in HEAVY and node in tree.body and not (top == "tvm" and kernels) and path != "cli.py":
+            found.append(f"{node.lineno}: imports {top} at the top of the file")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print" and path != "cli.py":
+            found.append(f"{node.lineno}: prints")
+        if isinstance(node, ast.ExceptHandler) and not isinstance(node.body[-1], ast.Raise):
+            kinds = ast.unparse(node.type) if node.type else "everything"
+            if re.search(r"\b(everything|Exception|BaseException)\b", kinds):
+                found.append(f"{node.lineno}: swallows {kinds}")
+    found += [
+        f"{number}: {line.strip()}"
+        for number, line in enumerate(source.splitlines(), 1)
+        if re.search(r"\b(TODO|FIXME|XXX|HACK)\b", line)
+    ]
+    if source.strip() and not ast.get_docstring(tree):
+        found.append("1: no module docstring")
+    return found
+
+
+@pytest.mark.parametrize("path", [file.relative_to(ROOT).as_posix() for file in FILES])
+def test_the_house_rules_hold(path):
+    assert breaches(path, (ROOT / path).read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "path, source, said",
+    [
+        ("ir/axes.py", "from onnxc.passes import base", "ir imports onnxc.passes.base"),
+        ("ir/axes.py", "from ..passes import base", "ir imports onnxc.passes.base"),
+        ("ir/ops/conv.py", "from ...runtime.data import Data", "ir imports onnxc.runtime.data.Data"),
+        ("ir/axes.py", "import onnxc.pipeline", "ir imports onnxc.pipeline"),
+        ("passes/clean.py", "def f():\n    import onnxc.runtime.reference", "passes imports onnxc.runtime.reference"),
+        ("passes/clean.py", "from onnxc import run_passes", "passes imports onnxc.run_passes"),
+        ("runtime/data.py", "from onnxc.ir.model import Model", "runtime imports onnxc.ir.model.Model"),
+        ("codegen/lower.py", "from onnxc.passes.fuse import x", "codegen imports onnxc.passes.fuse.x"),
+        ("passes/clean.py", "def f():\n    import onnxruntime", "imports onnxruntime"),
+        ("codegen/lower.py", "def f():\n    from tvm import relax", "imports tvm"),
+        ("runtime/reference.py", "import onnxruntime as ort", "at the top"),
+        ("codegen/tvm_api.py", "import tvm", "at the top"),
+        ("pipeline.py", "print(1)", "prints"),
+        ("pipeline.py", "try:\n    f()\nexcept (OSError, Exception):\n    pass", "swallows"),
+        ("pipeline.py", "try:\n    f()\nexcept:\n    pass", "swallows"),
+        ("pipeline.py", "x = 1  # " + "TODO", "TODO"),
+        ("pipeline.py", "x = 1", "no module docstring"),
+    ],
+)
+def test_a_breach_is_noticed(path, source, said):
+    assert any(said in line for line in breaches(path, source))
+
+
+@pytest.mark.parametrize(
+    "path, source",
+    [
+        ("ir/ops/conv.py", "from ..axes import Atom\nfrom onnxc.ir.errors import BadModel"),
+        ("passes/prune/channels.py", "from ...ir.model import Model\nfrom ..base import Pass"),
+        ("runtime/data.py", "from onnxc.ir.errors import BadData"),
+        ("runtime/reference.py", "def f():\n    import onnxruntime"),
+        ("runtime/reference.py", "if TYPE_CHECKING:\n    import onnxruntime"),
+        ("codegen/kernels/bitserial.py", "from tvm.script import tirx as T"),
+        ("codegen/tvm_api.py", "def f():\n    import tvm"),
+        ("cli.py", "import typer\nprint(1)"),
+        ("ir/files.py", "try:\n    f()\nexcept BaseException:\n    clean_up()\n    raise"),
+        ("pipeline.py", "from onnxc.runtime.reference import Runner\nfrom onnxc.passes.base import Pass"),
+    ],
+)
+def test_what_is_allowed_passes(path, source):
+    assert breaches(path, f'"""A docstring."""\n{source}') == []
+
+
+def test_import_loads_nothing_heavy():
+    code = "import sys, onnxc; print(sorted({'numpy', 'onnx', 'tvm', 'onnxruntime', 'rich'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", sorted(set(onnxc.__all__) - {"__version__"}))
+def test_public_names_resolve_and_no_submodule_hides_one(name):
+    home = onnxc._HOMES[name]
+    if find_spec(home) is None:
+        pytest.skip(f"{home} is not there")
+    value = getattr(onnxc, name)
+    assert value is getattr(sys.modules[home], name)
+    assert find_spec(f"onnxc.{name}") is None
+    assert name in dir(onnxc)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = onnxc.nonsense
+
+
+def test_the_readme_holds_the_two_commands_that_ci_runs():
+    text = (ROOT.parent / "README.md").read_text(encoding="utf-8")
+    commands = [line for block in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()]
+    assert len(commands) == 2
+    assert "pip install . &&" in commands[0] and commands[0].endswith("onnxc demo")
+    assert "pip install -e '.[test]' &&" in commands[1] and commands[1].endswith("pytest")
+
+
+def test_the_bundle_stays_within_two_megabytes():
+    assert sum(file.stat().st_size for file in (ROOT / "data").iterdir()) <= 2_000_000
