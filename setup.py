@@ -31,7 +31,7 @@ setup(
     install_requires=[
         "numpy>=2.0",
         "scipy>=1.14",
-        "onnx>=1.18",
+        "onnx>=1.19",
         "onnxruntime>=1.22",
         "onnx-graphsurgeon>=0.6.1",
         # Pinned: apache-tvm-ffi 0.1.15 crashes in Schedule.tensorize under this release of TVM.

@@ -29,7 +29,7 @@ SKELETON_BYTES = 2048
 """Initialisers larger than this are left out of a skeleton: none of them can be a shape operand."""
 
 _A = onnx.AttributeProto
-_DTYPES = {int(k): np.dtype(v.np_dtype) for k, v in onnx._mapping.TENSOR_TYPE_MAP.items() if v.np_dtype is not None}
+_DTYPES = {int(k): onnx.helper.tensor_dtype_to_np_dtype(k) for k in onnx.helper.get_all_tensor_dtypes()}
 _PACKED = {onnx.TensorProto.UINT4: 2, onnx.TensorProto.INT4: 2, onnx.TensorProto.FLOAT4E2M1: 2} | {
     getattr(onnx.TensorProto, n): 4 for n in ("UINT2", "INT2") if hasattr(onnx.TensorProto, n)
 }
