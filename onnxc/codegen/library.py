@@ -16,7 +16,8 @@ from pathlib import Path
 import onnx
 
 from onnxc.codegen import csource
-from onnxc.codegen.lower import Lowered, lower
+from onnxc.codegen.lower import lower
+from onnxc.codegen.kernels import generic
 from onnxc.codegen.plan import Plan, make_plan
 from onnxc.codegen.static import StaticModel, make_static
 from onnxc.codegen.target import Target, resolve
@@ -24,9 +25,7 @@ from onnxc.codegen.tvm_api import compile_functions, finish, name_of, tvm_module
 from onnxc.ir.errors import BadOption, MissingTool, Unsupported
 
 RESERVED = frozenset(
-    """auto break case char const continue default do double else enum extern float for goto if inline int long register
-    restrict return short signed sizeof static struct switch typedef union unsigned void volatile while asm bool class
-    delete false new operator private public template this throw true try typename using virtual namespace""".split()
+    ["auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern", "float", "for", "goto", "if", "inline", "int", "long", "register", "restrict", "return", "short", "signed", "sizeof", "static", "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while", "asm", "bool", "class", "delete", "false", "new", "operator", "private", "public", "template", "this", "throw", "true", "try", "typename", "using", "virtual", "namespace"]
 )
 
 
@@ -89,7 +88,7 @@ def compile_model(
     lowered = lower(static, goal)
     module = finish(lowered.module, goal)
     plan = make_plan(module["main"], lowered.inputs, lowered.arrays)
-    functions = _functions(module, plan, name)
+    functions = _functions(module, plan, name, goal)
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=out) as folder:
@@ -129,7 +128,7 @@ def _check_types(static: StaticModel) -> None:
             raise Unsupported(f"element type {dtype} in a C interface", tensor=name, remedy="cast it to float32")
 
 
-def _functions(module, plan: Plan, name: str) -> dict[str, object]:
+def _functions(module, plan: Plan, name: str, goal: Target) -> dict[str, object]:
     """The functions that the plan calls, under names that two libraries do not share; renames them in the plan."""
     prim = {name_of(var): f for var, f in module.functions_items() if isinstance(f, tvm_modules().tirx.PrimFunc)}
     wanted = {}
@@ -137,12 +136,15 @@ def _functions(module, plan: Plan, name: str) -> dict[str, object]:
         wanted[f"{name}_{function}"] = prim[function]
         plan.calls[i] = (f"{name}_{function}", places)
     for function, body in wanted.items():
-        text = "" if function.startswith(f"{name}_kernel") else body.script()
+        if function.startswith(f"{name}_kernel"):
+            continue
+        text = body.script()
         if "call_packed" in text or "call_cpacked" in text:
             raise Unsupported(
                 f"{function.removeprefix(name + '_')} needs TVM's runtime",
                 remedy="compile the part of the model without this operator",
             )
+        wanted[function] = generic.schedule(body, goal)
     return dict(sorted(wanted.items()))
 
 

@@ -14,10 +14,11 @@ import numpy as np
 
 from onnxc.codegen import layout, match
 from onnxc.codegen.constants import Constants
+from onnxc.codegen.importer import import_onnx
 from onnxc.codegen.kernels import choose
 from onnxc.codegen.static import StaticModel
 from onnxc.codegen.target import Target
-from onnxc.codegen.tvm_api import import_onnx, tvm_modules
+from onnxc.codegen.tvm_api import name_of, tvm_modules
 from onnxc.ir.errors import Unsupported
 
 FIRST, LAST = "nchw", "nhwc"
@@ -43,7 +44,8 @@ class _Lowering:
 
     def __init__(self, model: StaticModel, target: Target):
         self.model, self.target = model, target
-        self.function = import_onnx(model.proto)
+        self.imported = import_onnx(model.proto)
+        self.function = self.imported["main"]
         self.relax = tvm_modules().relax
         self.builder = self.relax.BlockBuilder()
         self.arrays: list[np.ndarray] = []
@@ -148,6 +150,12 @@ class _Lowering:
             self.values[var] = {FIRST: self.builder.emit(self._call(value, [self.get(a, FIRST) for a in value.args]))}
 
     def _call(self, call, args: list):
+        """The same call on new operands; functions that the importer made move over with it."""
+        for i, arg in enumerate(args):
+            if isinstance(arg, self.relax.GlobalVar):
+                if arg not in self.functions:
+                    self.functions[arg] = self.builder.add_func(self.imported[arg], name_of(arg))
+                args[i] = self.functions[arg]
         return self.relax.Call(call.op, args, call.attrs, call.ty_args if hasattr(call, "ty_args") else None)
 
     def _channels_last(self, var, call) -> bool:

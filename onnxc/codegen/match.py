@@ -99,7 +99,7 @@ def _operands(value) -> list:
 
 def _start(binding, constants: Constants) -> Found | None:
     name = getattr(binding.value.op, "name", "")
-    if str(binding.var.ty.dtype) != "float32":
+    if rank(binding.var) < 0 or str(binding.var.ty.dtype) != "float32":
         return None
     if name == "relax.nn.conv2d":
         return _conv(binding, constants)

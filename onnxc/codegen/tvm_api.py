@@ -6,13 +6,10 @@ Importing tvm takes seconds and 200 MB, so it happens when something is compiled
 from __future__ import annotations
 
 import re
-import warnings
 from functools import cache
 from types import SimpleNamespace
 
-import onnx
-
-from onnxc.ir.errors import MissingTool, Unsupported
+from onnxc.ir.errors import MissingTool
 
 STACK_BYTES = 1024  # smaller buffers stay on the stack (registers, after LLVM); larger ones go to the workspace
 ALIGN = 64
@@ -34,35 +31,12 @@ def name_of(global_var) -> str:
     return global_var.name_hint if hasattr(global_var, "name_hint") else global_var.name
 
 
-def import_onnx(proto: onnx.ModelProto):
-    """A static ONNX model as one Relax function: inference operators, straight-line bindings.
+def onnx_frontend():
+    """TVM's module of ONNX converters."""
+    tvm_modules()
+    from tvm.relax.frontend.onnx import onnx_frontend as frontend
 
-    Raises Unsupported, naming node and operator, for what TVM's importer cannot read.
-    """
-    m = tvm_modules()
-    from tvm.relax.frontend.onnx import from_onnx
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            module = from_onnx(proto)
-    except Exception as error:  # noqa: BLE001  TVM raises errors of many kinds here; each becomes one refusal
-        raise _import_error(proto, error) from error
-    passes = m.relax.transform
-    pipeline = [passes.DecomposeOpsForInference(), passes.CanonicalizeBindings(), passes.DeadCodeElimination()]
-    return m.tvm.transform.Sequential(pipeline)(module)["main"]
-
-
-def _import_error(proto: onnx.ModelProto, error: Exception) -> Unsupported:
-    """Finds the node at fault: the first whose operator the message names."""
-    text = str(error).strip().splitlines() or [type(error).__name__]
-    named = [n for n in proto.graph.node if re.search(rf"\b{re.escape(n.op_type)}\b", str(error))]
-    node = named[0] if named else None
-    return Unsupported(
-        f"TVM's importer does not take {'operator ' + node.op_type if node else 'the model'}: {text[-1][:200]}",
-        node=node.name if node else None,
-        remedy="run onnxc passes -p clean,fuse first, or compile the part of the model without it",
-    )
+    return frontend
 
 
 def finish(module, target):
