@@ -14,7 +14,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .axes import Atom, Axis, Conflict, Extent, Prod, Sum, atoms, extent, freeze, kept, mask, show, tie, touched
+from .axes import (
+    Aligned, Atom, Axis, Conflict, Extent, Prod, Sum, atoms, extent, find, freeze, kept, mask, show, soften, tie, touched,
+)  # fmt: skip
 from .errors import DimensionError
 from .files import attribute_array
 from .model import STANDARD, Model
@@ -49,6 +51,7 @@ class Analysis:
 
     axes: tensor name -> axes, or None where the rank is unknown (variables and graph inputs).
     uses: (node name, input index) -> axes of the initialiser there; each use has its own, so that sharing couples nothing.
+    balanced: axes that must keep equally many indices (the groups of a convolution), or none at all.
     values: tensor name -> known contents of a small integer tensor (object array of int, Axis or None).
     """
 
@@ -58,6 +61,7 @@ class Analysis:
         self.uses: dict[tuple[str, int], Axes] = {}
         self.values: dict[str, np.ndarray] = {}
         self.facts: dict[str, Facts] = {}
+        self.balanced: list[Axes] = []
         self._inferred: dict[str, tuple[Extent, ...] | None] | None = None
 
     def of(self, node: gs.Node, i: int) -> Axes | None:
@@ -211,6 +215,15 @@ class Use:
         """Freeze these axes."""
         for a in axes:
             freeze(a, f"{self.node.op} {self.node.name}{': ' + why if why else ''}")
+
+    def statistic(self, *axes: Axis, kind: str = "statistic") -> None:
+        """A statistic is taken over these axes: they may shrink, but removing is then not the same as zeroing."""
+        for a in axes:
+            soften(a, kind, f"{self.node.op} {self.node.name}")
+
+    def balance(self, parts: Sequence[Axis]) -> None:
+        """These axes must keep equally many indices."""
+        self.analysis.balanced.append(tuple(parts))
 
     def fixed(self, size: Extent, why: str = "") -> Atom:
         """A fresh axis that must not change."""
@@ -381,6 +394,8 @@ def _equal_cut(a: np.ndarray, b: np.ndarray, old: np.ndarray) -> bool:
 
 def _cut(t: gs.Constant, axes: Axes, keep: Mapping[Atom, np.ndarray], made: dict) -> np.ndarray:
     values = t.values
+    if any(type(find(a)) is Aligned and touched(a, keep) for a in axes):
+        return _cut_blocks(values, axes, keep)
     cuts = [(d, mask(a, keep)) for d, a in enumerate(axes) if touched(a, keep)]
     cuts = [(d, m) for d, m in cuts if not m.all()]
     if not cuts:
@@ -395,15 +410,44 @@ def _cut(t: gs.Constant, axes: Axes, keep: Mapping[Atom, np.ndarray], made: dict
     return made[key]
 
 
+def _cut_blocks(values: np.ndarray, axes: Axes, keep: Mapping[Atom, np.ndarray]) -> np.ndarray:
+    """Cut a grouped weight [g·o, c, ...], where every block along the first axis keeps channels of its own."""
+    blocks = find(axes[1]).parts
+    rows = np.split(mask(axes[0], keep), len(blocks))
+    pieces = []
+    for block, row, part in zip(np.split(values, len(blocks)), rows, blocks, strict=True):
+        column = mask(part, keep)
+        if row.any() and column.any():
+            pieces.append(np.compress(column, np.compress(row, block, axis=0), axis=1))
+    values = np.concatenate(pieces)
+    for d, a in enumerate(axes[2:], 2):
+        if touched(a, keep):
+            values = np.compress(mask(a, keep), values, axis=d)
+    values = np.ascontiguousarray(values)
+    values.flags.writeable = False
+    return values
+
+
+class Count:
+    """A template: how many of these axes keep any index."""
+
+    def __init__(self, parts: Sequence[Axis]):
+        self.parts = tuple(parts)
+
+
 def _render(template, keep: Mapping[Atom, np.ndarray]):
     if isinstance(template, (list, tuple)):
         return [_render(v, keep) for v in template]
+    if isinstance(template, Count):
+        return sum(kept(p, keep) > 0 for p in template.parts)
     return kept(template, keep) if isinstance(template, (Atom, Prod, Sum)) else int(template)
 
 
 def _follows(template, keep: Mapping[Atom, np.ndarray]) -> bool:
     if isinstance(template, (list, tuple)):
         return any(_follows(v, keep) for v in template)
+    if isinstance(template, Count):
+        return any(touched(p, keep) for p in template.parts)
     return isinstance(template, (Atom, Prod, Sum)) and touched(template, keep)
 
 

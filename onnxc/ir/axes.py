@@ -30,14 +30,19 @@ class Conflict(Exception):
 
 
 class Atom:
-    """One independent extent. `frozen` is None, or the reason why it must not change."""
+    """One independent extent. `frozen` is None, or the reason why it must not change.
 
-    __slots__ = ("size", "ref", "frozen", "__weakref__")
+    `soft` is None, or (kind, reason) where an operator takes a statistic over it: removing indices is then no longer the
+    same as zeroing them. Kind "window" (a sum over neighbours) or "statistic" (a mean, a variance).
+    """
 
-    def __init__(self, size: Extent, frozen: str | None = None):
+    __slots__ = ("size", "ref", "frozen", "soft", "__weakref__")
+
+    def __init__(self, size: Extent, frozen: str | None = None, soft: tuple[str, str] | None = None):
         self.size = size
         self.ref: Axis | None = None
         self.frozen = frozen
+        self.soft = soft
 
     def __repr__(self) -> str:
         return show(self)
@@ -67,7 +72,22 @@ class Sum:
         return show(self)
 
 
-Axis: TypeAlias = "Atom | Prod | Sum"
+class Aligned:
+    """The second weight axis of a grouped convolution: block j of the weight's first axis holds the indices of parts[j].
+
+    All parts have one extent and must keep equally many indices; which ones may differ from block to block.
+    """
+
+    __slots__ = ("parts",)
+
+    def __init__(self, parts: Iterable[Axis]):
+        self.parts = tuple(parts)
+
+    def __repr__(self) -> str:
+        return show(self)
+
+
+Axis: TypeAlias = "Atom | Prod | Sum | Aligned"
 
 
 def find(a: Axis) -> Axis:
@@ -87,6 +107,8 @@ def extent(a: Axis) -> Extent:
     a = find(a)
     if type(a) is Atom:
         return a.size
+    if type(a) is Aligned:
+        return extent(a.parts[0])
     sizes = [extent(p) for p in a.parts]
     if len(sizes) == 1:
         return sizes[0]
@@ -108,7 +130,7 @@ def atoms(a: Axis) -> Iterator[Atom]:
 def normal(a: Axis) -> Axis:
     """`a` with nested products and sums flattened, factors of extent 1 and summands of extent 0 dropped."""
     a = find(a)
-    if type(a) is Atom:
+    if type(a) is Atom or type(a) is Aligned:
         return a
     kind, neutral = type(a), 1 if type(a) is Prod else 0
     parts: list[Axis] = []
@@ -124,6 +146,13 @@ def freeze(a: Axis, reason: str) -> None:
     for atom in atoms(a):
         if atom.frozen is None:
             atom.frozen = reason
+
+
+def soften(a: Axis, kind: str, reason: str) -> None:
+    """Record that a statistic is taken over the atoms of `a`; "statistic" outweighs "window"."""
+    for atom in atoms(a):
+        if atom.soft is None or (atom.soft[0] == "window" and kind == "statistic"):
+            atom.soft = (kind, reason)
 
 
 def frozen(a: Axis) -> str | None:
@@ -159,6 +188,10 @@ def tie(a: Axis, b: Axis, reason: str = "axes that do not factor alike") -> None
         a, b = b, a
     if type(a) is Atom:
         _substitute(a, b, reason)
+    elif type(a) is Aligned or type(b) is Aligned:
+        for x in a.parts if type(a) is Aligned else (a,):
+            for y in b.parts if type(b) is Aligned else (b,):
+                tie(x, y, reason)
     elif not _refine(a, b, reason):
         freeze(a, reason)
         freeze(b, reason)
@@ -175,6 +208,8 @@ def _substitute(a: Atom, b: Axis, reason: str) -> None:
         freeze(b, reason)
     if a.frozen is not None:
         freeze(b, a.frozen)
+    if a.soft is not None:
+        soften(b, *a.soft)
     a.ref = b
 
 
@@ -183,7 +218,13 @@ def _refine(a: Axis, b: Axis, reason: str) -> bool:
     if type(a) is not type(b):
         product, total = (a, b) if type(a) is Prod else (b, a)
         spread = _distribute(product)
-        return spread is not None and _refine(spread, total, reason)
+        if spread is not None:
+            return _refine(spread, total, reason)
+        sizes = tuple(extent(p) for p in total.parts)
+        pieces = split_sum(product, sizes) if all(isinstance(n, int) for n in sizes) else None
+        for x, y in zip(pieces or (), total.parts, strict=bool(pieces)):
+            tie(x, y, reason)
+        return pieces is not None
     if all(isinstance(extent(p), int) for p in (*a.parts, *b.parts)):
         return _refine_known(a, b, reason)
     if len(a.parts) != len(b.parts):
@@ -237,7 +278,7 @@ def split_sum(a: Axis, sizes: tuple[int, ...]) -> tuple[Axis, ...] | None:
     if not isinstance(extent(a), int) or sum(sizes) != extent(a):
         return None
     if type(a) is Atom:
-        parts = tuple(Atom(s, a.frozen) for s in sizes)
+        parts = tuple(Atom(s, a.frozen, a.soft) for s in sizes)
         a.ref = Sum(parts)
         return parts
     if type(a) is Prod:
@@ -264,13 +305,43 @@ def split_sum(a: Axis, sizes: tuple[int, ...]) -> tuple[Axis, ...] | None:
 
 
 def _split_product_range(a: Prod, sizes: tuple[int, ...]) -> tuple[Axis, ...] | None:
+    """Cut rows·inner at positions that may lie inside a row; such a row is frozen, and so are the inner factors then.
+
+    80·3 at 80 and 160 -> (26·3 + 2), (1 + 26·3 + 1), (2 + 26·3)
+    """
     first, rest = a.parts[0], a.parts[1:]
     inner = prod(extent(p) for p in rest)
-    if any(s % inner for s in sizes):
-        spread = _distribute(a)
-        return None if spread is None else split_sum(spread, sizes)
-    pieces = split_sum(first, tuple(s // inner for s in sizes))
-    return None if pieces is None else tuple(Prod((p, *rest)) for p in pieces)
+    if all(s % inner == 0 for s in sizes):
+        pieces = split_sum(first, tuple(s // inner for s in sizes))
+        return None if pieces is None else tuple(Prod((p, *rest)) for p in pieces)
+    spread = _distribute(a)
+    if spread is not None:
+        return split_sum(spread, sizes)
+    why = "a range that ends inside a row of a product"
+    ends = np.cumsum(sizes).tolist()
+    broken = {end // inner for end in ends if end % inner}
+    cuts = sorted({0, extent(first), *(end // inner for end in ends), *(row + 1 for row in broken)})
+    rows = split_sum(first, tuple(b - a for a, b in zip(cuts, cuts[1:], strict=False)))
+    if rows is None:
+        return None
+    for p in rest:
+        freeze(p, why)
+    result: list[Axis] = []
+    start = 0
+    for end in ends:
+        taken: list[Axis] = []
+        for row, low, high in zip(rows, cuts, cuts[1:], strict=False):
+            overlap = min(end, high * inner) - max(start, low * inner)
+            if overlap <= 0:
+                continue
+            if low in broken:
+                freeze(row, why)
+                taken.append(Atom(overlap, why))
+            else:
+                taken.append(Prod((row, *rest)))
+        result.append(taken[0] if len(taken) == 1 else Sum(taken))
+        start = end
+    return tuple(result)
 
 
 def split_product(a: Axis, sizes: tuple[int, ...]) -> tuple[Axis, ...] | None:
@@ -282,7 +353,7 @@ def split_product(a: Axis, sizes: tuple[int, ...]) -> tuple[Axis, ...] | None:
     if not isinstance(extent(a), int) or prod(sizes) != extent(a):
         return None
     if type(a) is Atom:
-        parts = tuple(Atom(s, a.frozen) for s in sizes)
+        parts = tuple(Atom(s, a.frozen, a.soft) for s in sizes)
         a.ref = Prod(parts)
         return parts
     if type(a) is Sum:
@@ -323,6 +394,8 @@ def mask(a: Axis, keep: Mapping[Atom, np.ndarray]) -> np.ndarray:
     if type(a) is Atom:
         got = keep.get(a)
         return np.ones(a.size, bool) if got is None else got
+    if type(a) is Aligned:
+        raise TypeError("an aligned axis has a mask for each block, not one")
     masks = [mask(p, keep) for p in a.parts]
     if type(a) is Sum:
         return np.concatenate(masks)
@@ -339,6 +412,8 @@ def kept(a: Axis, keep: Mapping[Atom, np.ndarray]) -> int:
         got = keep.get(a)
         return a.size if got is None else int(np.count_nonzero(got))
     sizes = [kept(p, keep) for p in a.parts]
+    if type(a) is Aligned:
+        return max(sizes)
     return prod(sizes) if type(a) is Prod else sum(sizes)
 
 
@@ -352,6 +427,8 @@ def show(a: Axis) -> str:
     a = find(a)
     if type(a) is Atom:
         return "?" if a.size is None else str(a.size)
+    if type(a) is Aligned:
+        return show(a.parts[0])
     if type(a) is Prod:
         return "·".join(f"({show(p)})" if type(find(p)) is Sum else show(p) for p in a.parts)
     return "+".join(show(p) for p in a.parts)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from ..analysis import Unreadable, Use, row
-from ..axes import Atom, Axis, Prod, extent
+import onnx_graphsurgeon as gs
+
+from ..analysis import Count, Unreadable, Use, row
+from ..axes import Aligned, Atom, Axis, Prod, Sum, extent
 from ..errors import DimensionError
 from .elementwise import broadcast_axes
 from .window import conv_extents, transposed_extents
@@ -26,10 +28,15 @@ def convolution(use: Use, x: int, w: int, bias: int | None = None, zero_point: i
             raise DimensionError(
                 "the groups do not divide the output channels", node=use.node.name, tensor=use.node.inputs[w].name, axis=0, expected=f"a multiple of {g}", found=outs
             )
-        groups, c = use.divide(x, 1, g, ins)
-        use.tie(ws[1], c, w, 1)
-        use.tie(ws[0], Prod((groups, Atom(outs // g))), w, 0)
-        use.follow("group", groups)
+        if ins == 1:  # depthwise: a group is a channel
+            groups, _ = use.divide(x, 1, g, 1)
+            use.tie(ws[0], Prod((groups, Atom(outs // g))), w, 0)
+            use.follow("group", groups)
+        else:
+            makes = _groups(use, w, 0, g, outs // g)
+            takes = _groups(use, x, 1, g, ins)
+            _align(use, w, takes)
+            use.follow("group", Count(makes))
     if bias is not None:
         use.bind(bias, ws[0])
     use.fix(*xs[2:], *ws[2:], why="spatial")
@@ -38,6 +45,30 @@ def convolution(use: Use, x: int, w: int, bias: int | None = None, zero_point: i
     use.contract(x, 1, zero_point)
     use.out([xs[0], ws[0], *spatial])
     use.iterate(xs[0], ws[0], *spatial, ws[1], *ws[2:])
+
+
+def _groups(use: Use, i: int, d: int, g: int, size: int) -> tuple[Axis, ...]:
+    """Axis `d` of input `i` as `g` ranges of `size` that may keep different, but equally many, indices."""
+    parts = tuple(Atom(size) for _ in range(g))
+    use.tie(use.ax(i)[d], Sum(parts), i, d)
+    use.balance(parts)
+    return parts
+
+
+def _align(use: Use, w: int, parts: tuple[Axis, ...]) -> None:
+    """The second axis of a grouped weight holds, block by block, the indices of `parts`."""
+    if not _stored(use.node.inputs[w]):
+        for p in parts[1:]:
+            use.tie(p, parts[0], w, 1)  # computed on the way: only one mask for all blocks reaches it
+        use.tie(use.ax(w)[1], parts[0], w, 1)
+    else:
+        use.tie(use.ax(w)[1], Aligned(parts), w, 1)
+
+
+def _stored(t) -> bool:
+    if isinstance(t, gs.Constant):
+        return True
+    return bool(t.inputs) and t.inputs[0].op == "DequantizeLinear" and isinstance(t.inputs[0].inputs[0], gs.Constant)
 
 
 @row("Conv")
@@ -73,9 +104,13 @@ def conv_transpose(use: Use) -> None:
             raise DimensionError(
                 "the groups do not divide the input channels", node=use.node.name, tensor=use.node.inputs[1].name, axis=0, expected=f"a multiple of {g}", found=ins
             )
-        groups, _ = use.divide(1, 0, g, ins // g)
-        channels = Prod((groups, ws[1]))
-        use.follow("group", groups)
+        takes = _groups(use, 1, 0, g, ins // g)
+        outs = extent(ws[1])
+        makes = tuple(Atom(outs) for _ in range(g))
+        use.balance(makes)
+        _align(use, 1, makes)
+        channels = Sum(makes)
+        use.follow("group", Count(takes))
     use.bind(2, channels)
     use.fix(*xs[2:], *ws[2:], why="spatial")
     sizes = transposed_extents(use, tuple(extent(a) for a in xs[2:]), tuple(extent(a) for a in ws[2:]))

@@ -1,4 +1,4 @@
-"""Rows of normalisations and softmax. A statistic over an axis freezes it: zeroing is not removing there."""
+"""Rows of normalisations and softmax. A statistic over an axis makes it soft: zeroing is not removing there."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ def instance_normalization(use: Use) -> None:
 
 @row("GroupNormalization")
 def group_normalization(use: Use) -> None:
-    """n g·c *s; scale and bias of g (opset 18) or g·c (21) -> n g·c *s; whole groups may go, c is a statistic."""
+    """n g·c *s; scale and bias of g (opset 18) or g·c (21) -> n g·c *s; whole groups go exactly, c is a statistic."""
     xs = use.rank(0, 3)
     g, size = use.attr("num_groups", 1), extent(xs[1])
     if not isinstance(size, int) or size % g:
         raise Unreadable("its channels are no multiple of num_groups")
     groups, c = use.divide(0, 1, g, size // g)
-    use.fix(c, *xs[2:], why="statistics over these channels")
+    use.statistic(c)
+    use.fix(*xs[2:], why="spatial")
     for i in (1, 2):
         use.bind(i, xs[1] if use.shape(i) == (size,) and use.opset >= 21 else groups)
     use.follow("num_groups", groups)
@@ -50,7 +51,7 @@ def layer_normalization(use: Use) -> None:
     """*n *c; *c; *c -> *n *c, with statistics over *c"""
     xs = use.ax(0)
     k = use.axis(-1)
-    use.fix(*xs[k:], why="statistics over these axes")
+    use.statistic(*xs[k:])
     for i in (1, 2):
         if use.has(i):
             broadcast_axes(use, [(i, use.ax(i))], xs)
@@ -63,7 +64,7 @@ def layer_normalization(use: Use) -> None:
 @row("LRN")
 def local_response_normalization(use: Use) -> None:
     xs = use.rank(0, 2)
-    use.fix(xs[1], why="a window over neighbouring channels")
+    use.statistic(xs[1], kind="window")
     use.out(xs)
 
 
@@ -78,7 +79,7 @@ def lp_normalization(use: Use) -> None:
 @row("MeanVarianceNormalization")
 def mean_variance_normalization(use: Use) -> None:
     xs = use.ax(0)
-    use.fix(*(xs[k] for k in use.attr("axes", None) or (0, 2, 3)), why="statistics over these axes")
+    use.statistic(*(xs[k] for k in use.attr("axes", None) or (0, 2, 3)))
     use.out(xs)
 
 

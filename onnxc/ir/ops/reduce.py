@@ -36,7 +36,11 @@ def sums(use: Use) -> None:
 @row("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
 def statistics(use: Use) -> None:
     axes = _reduced(use)
-    use.fix(*(use.ax(0)[k] for k in axes), why="a statistic over this axis")
+    reduced = [use.ax(0)[k] for k in axes]
+    if use.node.op in ("ReduceMean", "ReduceMax", "ReduceMin"):
+        use.statistic(*reduced)
+    else:
+        use.fix(*reduced, why="not a sum over this axis")
     _shrink(use, axes)
     if use.node.op == "ReduceProd" and use.node.inputs[0].name in use.analysis.values:
         values = use.value(0)

@@ -1,0 +1,142 @@
+"""Groups of coupled channels: one unfrozen atom of the axis algebra, with every weight that it cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ...ir.analysis import Analysis
+from ...ir.axes import Aligned, Atom, Axis, Prod, Sum, atoms, extent, find, same
+from ...ir.model import Model
+
+
+@dataclass
+class Member:
+    """A weight axis that holds the group's atom: input `i` of `node`, position `d`. role: what the node does with it."""
+
+    node: gs.Node
+    i: int
+    d: int
+    role: str  # "makes", "contracts" or "follows"
+
+
+@dataclass
+class Group:
+    """`size` channels that can only be removed together, in every member at once."""
+
+    atom: Atom
+    members: list[Member] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        return self.atom.size
+
+    @property
+    def name(self) -> str:
+        """The first node that makes these channels, else the first that holds them."""
+        makers = [m for m in self.members if m.role == "makes"] or self.members
+        return makers[0].node.name
+
+
+STATISTICS = {"none": (), "window": ("window",), "all": ("window", "statistic")}
+"""Which soft axes may be cut: none, those of windows over neighbours (LRN), or those of means and variances too."""
+
+
+def groups(model: Model, analysis: Analysis, statistics: str = "window") -> list[Group]:
+    """Every group of at least two channels that some weight is contracted over or made by, in graph order.
+
+    Of several free atoms in one product (groups times channels of a grouped convolution, heads times width) only the
+    largest forms a group: cutting one already cuts the product in proportion.
+    """
+    found: dict[Atom, Group] = {}
+    for node in model.nodes:
+        facts = analysis.facts[node.name]
+        contracted = {a for i, d in facts.contracted for a in atoms(_axis(analysis, node, i, d))}
+        for i, t in enumerate(node.inputs):
+            if not isinstance(t, gs.Constant) or i in facts.operands:
+                continue
+            for d, axis in enumerate(analysis.uses[node.name, i]):
+                for a in atoms(axis):
+                    allowed = a.soft is None or a.soft[0] in STATISTICS[statistics]
+                    if a.frozen is None and allowed and isinstance(a.size, int) and a.size > 1:
+                        role = "follows" if not facts.iteration or t.values.ndim < 2 else "contracts" if a in contracted else "makes"
+                        group = found.setdefault(a, Group(a))
+                        if not any(m.node is node and m.i == i and m.d == d for m in group.members):
+                            group.members.append(Member(node, i, d, role))
+    minor = {a for axis in analysis.all_axes() for a in _minor_factors(axis)}
+    return [g for a, g in found.items() if a not in minor and any(m.role != "follows" for m in g.members)]
+
+
+def _axis(analysis: Analysis, node: gs.Node, i: int, d: int) -> Axis:
+    axes = analysis.of(node, i)
+    return axes[d]
+
+
+def _minor_factors(axis: Axis) -> Iterator[Atom]:
+    """The free atoms of every product in `axis` but its largest (the innermost of equal ones)."""
+    axis = find(axis)
+    if isinstance(axis, (Sum, Aligned)):
+        for part in axis.parts:
+            yield from _minor_factors(part)
+    elif isinstance(axis, Prod):
+        free = [[a for a in atoms(p) if a.frozen is None and extent(a) not in (1, None)] for p in axis.parts]
+        sizes = [extent(p) if f else 0 for p, f in zip(axis.parts, free, strict=True)]
+        if sum(1 for f in free if f) > 1:
+            best = max(range(len(sizes)), key=lambda k: (sizes[k], k))
+            for k, f in enumerate(free):
+                if k != best:
+                    yield from f
+        for part in axis.parts:
+            yield from _minor_factors(part)
+
+
+def project(axis: Axis, values: np.ndarray, into: dict[Atom, np.ndarray]) -> None:
+    """Add up `values` [extent(axis)] over all indices that share an index of an atom, for each atom of `axis`."""
+    axis = find(axis)
+    if isinstance(axis, Atom):
+        into[axis] = into[axis] + values if axis in into else values
+    elif isinstance(axis, Sum):
+        at = 0
+        for part in axis.parts:
+            n = extent(part)
+            project(part, values[at : at + n], into)
+            at += n
+    else:
+        shape = [extent(p) for p in axis.parts]
+        grid = values.reshape(shape)
+        for k, part in enumerate(axis.parts):
+            project(part, grid.sum(tuple(j for j in range(len(shape)) if j != k)), into)
+
+
+def frozen_layers(model: Model, analysis: Analysis, statistics: str = "window") -> list[tuple[str, str]]:
+    """(node, reason) for every layer whose output channels cannot be pruned."""
+
+    def fixed(a: Axis) -> str | None:
+        reasons = []
+        for x in atoms(a):
+            if x.frozen is not None:
+                reasons.append(f"its channels are frozen by {x.frozen}")
+            elif x.soft is not None and x.soft[0] not in STATISTICS[statistics]:
+                reasons.append(f"{x.soft[1]} takes a statistic over its channels, and statistics={statistics}")
+            elif x.size != 1:
+                return None
+        return reasons[0] if reasons else None
+
+    found = []
+    for node in model.nodes:
+        facts = analysis.facts[node.name]
+        out = analysis.axes.get(node.outputs[0].name) if facts.iteration else None
+        if out is None:
+            continue
+        for i, t in enumerate(node.inputs):
+            if not isinstance(t, gs.Constant) or t.values.ndim < 2:
+                continue
+            made = [a for a in analysis.uses[node.name, i] if any(same(a, b) for b in out)]
+            reason = next((r for a in made if extent(a) != 1 and (r := fixed(a))), None)
+            if reason:
+                found.append((node.name, reason))
+                break
+    return found
