@@ -65,6 +65,7 @@ def layer_normalization(use: Use) -> None:
 def local_response_normalization(use: Use) -> None:
     xs = use.rank(0, 2)
     use.statistic(xs[1], kind="window")
+    use.contract(0, 1)  # a sum of squares over neighbours: a zeroed channel adds nothing, as a removed one
     use.out(xs)
 
 
