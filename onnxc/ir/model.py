@@ -153,11 +153,14 @@ class Model:
 
     def replace_uses(self, old: Tensor, new: Tensor) -> None:
         """Let every reader of `old` read `new`. A graph output keeps its name: see `bypass`."""
-        for reader in list(dict.fromkeys(map(id, old.outputs))):
-            node = next(n for n in old.outputs if id(n) == reader)
+        # gs finds and removes by equality, one reader at a time; by identity and all at once it is linear
+        readers = list(old.outputs)
+        list.clear(old.outputs)
+        for node in {id(n): n for n in readers}.values():
             for i, t in enumerate(node.inputs):
                 if t is old:
-                    node.inputs[i] = new
+                    list.__setitem__(node.inputs, i, new)
+                    list.append(new.outputs, node)
 
     def bypass(self, node: gs.Node, source: Tensor) -> bool:
         """Remove `node` and let the readers of its first output read `source`.
@@ -233,6 +236,13 @@ class Model:
             declared=self.declared,
             reserved=self.reserved,
         )
+
+    def adopt(self, other: Model) -> None:
+        """Become `other`: its graph, opsets, functions and declared types. `other` must not be used any more."""
+        self.graph = other.graph
+        self.opsets, self.functions = other.opsets, other.functions
+        self.declared, self.reserved = other.declared, other.reserved
+        self.__dict__.pop("_names", None)
 
     def to_proto(self, *, weights: bool = True) -> onnx.ModelProto:
         """The model as ONNX. With weights=False large initialisers become inputs: enough for the checker and inference."""

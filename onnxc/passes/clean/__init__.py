@@ -1,0 +1,99 @@
+"""clean: what every run computes alike, what nobody reads, what changes nothing and what stands twice is removed.
+
+Each sweep goes once through the nodes in order and tries, at each, sharing of constants, folding, known shapes,
+identities, merging with the producer, common subexpressions; so an edit costs no restart. Sweeps are repeated until one
+changes nothing, which is the fixpoint, and no more than SWEEPS times.
+"""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from ...ir.analysis import analyse
+from ...ir.errors import VerificationError
+from ...ir.model import Model
+from ...ir.verify import Verified
+from ..base import Claim, Context, Pass, Report, register
+from .duplicates import Pool, common, share_constants
+from .editor import Editor, opaque
+from .fold import fold
+from .identities import identity
+from .merge import merge
+from .shapes import computed_target, known_values
+
+SWEEPS = 32
+SPARE_OUTPUTS = {"MaxPool": 1, "Dropout": 1, "LayerNormalization": 1, "GRU": 0, "LSTM": 0, "RNN": 0, "BatchNormalization": 1}
+
+
+@register("clean")
+class Clean(Pass):
+    """Fold constants, remove dead code, identities and duplicates, merge consecutive and inverse pairs.
+
+    1. Unsqueeze(w)                       ->  a constant          (bounded growth: see `fold`)
+    2. Identity, Dropout, Reshape to the same shape, x*1, x+0, ... ->  x
+    3. Shape, Gather, Concat, Reshape     ->  Reshape with a constant target
+    4. Transpose(Transpose(x))            ->  Transpose(x) or x; likewise Reshape, Cast, Pad, Slice, Concat
+    5. two nodes or constants that agree  ->  one
+    6. outputs and nodes that nobody reads are dropped
+    """
+
+    claim = Claim.EXACT
+
+    def run(self, model: Model, ctx: Context) -> Report:
+        report = Report()
+        editor = Editor(model, ctx.verified, report)
+        known = 0
+        for count in range(SWEEPS):
+            before = editor.changes
+            sweep(editor)
+            if editor.changes > before:
+                continue
+            if known == editor.changes or not incomplete(editor):
+                return report
+            # folded constants may have told the analysis more: read the model again
+            known = editor.changes
+            editor.analysis = analyse(model)
+        raise VerificationError("clean found no fixpoint", expected=f"at most {SWEEPS} sweeps", remedy="report the model")
+
+
+def incomplete(e: Editor) -> bool:
+    """Whether the analysis lacks an extent that another look might find."""
+    names = (t.name for n in e.model.nodes for t in n.outputs if t.name)
+    return any((shape := e.analysis.shape(name)) is None or None in shape for name in names)
+
+
+def sweep(e: Editor) -> None:
+    """One pass over the nodes, in order."""
+    pool, seen = Pool(), {}
+    for node in list(e.model.nodes):
+        if id(node) in e.gone:
+            continue
+        share_constants(e, node, pool)
+        if opaque(node):
+            continue
+        _spare_outputs(e, node)
+        if fold(e, node) or known_values(e, node):
+            continue
+        computed_target(e, node)
+        if identity(e, node):
+            continue
+        if merge(e, node) and id(node) in e.gone:
+            continue
+        common(e, node, seen)
+    e.finish()
+
+
+def _spare_outputs(e: Editor, node: gs.Node) -> None:
+    """Drop trailing optional outputs that nobody reads."""
+    least = SPARE_OUTPUTS.get(node.op)
+    if least is None or len(node.outputs) <= max(least, 1):
+        return
+    if node.op == "BatchNormalization" and e.model.opset < 14:
+        e.refuse(node, "before opset 14 the number of outputs says whether it trains")
+        return
+    count = len(node.outputs)
+    while count > max(least, 1) and not e.used(node.outputs[count - 1]):
+        count -= 1
+    if count < len(node.outputs):
+        e.cut_outputs(node, count)
+        e.edited(node, "unused outputs dropped")

@@ -1,0 +1,94 @@
+"""Shape chains: what is computed from extents that are known becomes a constant.
+
+    Shape -> Gather -> Concat -> Reshape      ->  Reshape(x, [0, 64, -1])
+
+Elements that are numbers stand as numbers. An extent that is not known when the model is written stands as 0 where it is
+the very axis of the input at that place, and as -1 once. (-1 needs the other extents to be positive: with an empty batch
+the element count says nothing. Every exporter relies on this.)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .editor import AXIS, Editor, alike, size
+from .fold import become_constant
+
+INT = (int, np.integer)
+
+
+def known_values(e: Editor, node: gs.Node) -> bool:
+    """Replace a node whose only output is a tensor of known integers."""
+    if len(node.outputs) != 1 or node.op == "Constant":
+        return False
+    t = node.outputs[0]
+    values = e.analysis.values.get(t.name)
+    if values is None or not t.name:
+        if node.op == "Size" and (shape := e.axes(node.inputs[0])) is not None and all(isinstance(size(a), int) for a in shape):
+            return become_constant(e, node, [np.array(np.prod([size(a) for a in shape], dtype=np.int64))], "its value is known")
+        return False
+    numbers = [size(v) if isinstance(v, AXIS) else v for v in values.ravel()]
+    shape, dtype = e.analysis.shape(t.name), e.dtype(t)
+    if not all(isinstance(n, INT) for n in numbers) or shape != values.shape or dtype is None or dtype.kind not in "iub":
+        return False
+    return become_constant(e, node, [np.array(numbers, dtype).reshape(values.shape)], "its value is known")
+
+
+def computed_target(e: Editor, node: gs.Node) -> bool:
+    """Give Reshape and Expand constant targets."""
+    if node.op not in ("Reshape", "Expand") or len(node.inputs) < 2 or isinstance(node.inputs[1], gs.Constant):
+        return False
+    values = e.analysis.values.get(node.inputs[1].name)
+    have, want = e.axes(node.inputs[0]), e.axes(node.outputs[0])
+    if have is None or want is None:
+        return False
+    if values is None or values.ndim != 1:
+        values = np.full(len(want), None, object)
+    if len(values) > len(want):
+        return False
+    target = _reshape_target(node, have, want, values) if node.op == "Reshape" else _expand_target(have, want, values)
+    if target is None:
+        return e.refuse(node, "more than one extent of its target is known only at run time")
+    attrs = {k: v for k, v in node.attrs.items() if k != "allowzero"}
+    shape = e.constant(f"{node.name}_shape", np.array(target, np.int64))
+    e.rewrite(node, node.op, [node.inputs[0], shape], attrs)
+    e.edited(node, f"its target becomes the constant {target}".replace(" ", ""))
+    return True
+
+
+def _reshape_target(node: gs.Node, have, want, values) -> list[int] | None:
+    if len(values) != len(want):
+        return None
+    target = []
+    for k, (v, a) in enumerate(zip(values, want, strict=True)):
+        n = size(v) if isinstance(v, AXIS) else v
+        if isinstance(n, INT):
+            if n == 0 and node.attrs.get("allowzero"):
+                return None
+            target.append(int(n))
+        elif isinstance(size(a), int) and size(a) > 0:
+            target.append(size(a))
+        elif k < len(have) and (alike(have[k], v if isinstance(v, AXIS) else None) or alike(have[k], a)):
+            target.append(0)
+        else:
+            target.append(-1)
+    return target if target.count(-1) <= 1 else None
+
+
+def _expand_target(have, want, values) -> list[int] | None:
+    """Expand broadcasts both ways: 1 keeps an axis. The target is written at full rank."""
+    lead = len(want) - len(have)
+    full = [1] * (len(want) - len(values)) + list(values)
+    target = []
+    for k, (v, a) in enumerate(zip(full, want, strict=True)):
+        own = have[k - lead] if k >= lead else None
+        if own is not None and (alike(own, a) or (isinstance(size(own), int) and size(own) > 1)):
+            target.append(1)
+        elif isinstance(n := size(v) if isinstance(v, AXIS) else v, INT):
+            target.append(int(n))
+        elif isinstance(size(a), int):
+            target.append(size(a))
+        else:
+            return None
+    return target
