@@ -1,0 +1,87 @@
+"""Raise a model to a newer standard opset: onnx.version_converter on a skeleton, weights put back, the result verified.
+
+Passes need it that insert operators of a newer opset (quantisation by channel needs 13, a function with bit shifts 11).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from ..ir.errors import BadModel, DimensionError, Unsupported, VerificationError
+from ..ir.files import load
+from ..ir.model import STANDARD, Model, read_only
+from ..ir.verify import verify
+from .base import Context
+
+AGREES = 1e-5
+"""Allowed difference of an output before and after, relative to its largest value: operators are rewritten, not retrained."""
+
+
+def raise_opset(model: Model, to: int, ctx: Context | None = None) -> bool:
+    """Turn `model` (in place) into the same model of opset `to`; False where it is that new already.
+
+    Names of inputs, outputs and nodes stay. With a `ctx` that can run models, the outputs on the first batch are
+    compared too. Raises Unsupported, with `model` untouched, where the converter fails or its result does not verify.
+    """
+    if model.opset >= to:
+        return False
+    _convertible(model, to)
+    try:
+        proto = onnx.version_converter.convert_version(model.to_proto(weights=False), to)
+        raised = _reattach(load(proto), model)
+        verify(raised, like=model)
+    except (RuntimeError, onnx.version_converter.ConvertError) as e:  # the converter's C++ side raises bare RuntimeErrors
+        raise _refusal(model, to, f"onnx.version_converter fails: {str(e).splitlines()[0] if str(e) else type(e).__name__}") from e
+    except (BadModel, DimensionError, VerificationError) as e:
+        raise _refusal(model, to, f"the converted model does not verify: {e}") from e
+    if ctx is not None and ctx.runner is not None and ctx.data is not None:
+        _same_outputs(model, raised, to, ctx)
+    model.adopt(raised)
+    return True
+
+
+def _refusal(model: Model, to: int, why: str) -> Unsupported:
+    return Unsupported(
+        f"the model cannot be raised from opset {model.opset}: {why}", expected=f"opset {to}", remedy="export it again with a newer opset"
+    )
+
+
+def _convertible(model: Model, to: int) -> None:
+    """The converter drops functions and may leave bodies at their old meaning, without a word."""
+    if model.functions:
+        raise _refusal(model, to, "it has model-local functions")
+    for node in model.nodes:
+        if node.domain not in STANDARD:
+            raise _refusal(model, to, f"node {node.name} is of the foreign domain {node.domain}")
+        if any(isinstance(a, onnx.AttributeProto) and a.type in (a.GRAPH, a.GRAPHS) for a in node.attrs.values()):
+            raise _refusal(model, to, f"node {node.name} has a body")
+
+
+def _reattach(raised: Model, model: Model) -> Model:
+    """Turn the skeleton's extra inputs back into the weights that they stand for."""
+    weights = model.constants()
+    real = {t.name for t in model.inputs}
+    for t in raised.inputs:
+        if t.name not in real:
+            t.to_constant(weights[t.name].values)
+    raised.graph.inputs[:] = [t for t in raised.inputs if not isinstance(t, gs.Constant)]
+    for t in raised.constants().values():
+        t.values = read_only(t.values)
+    return raised
+
+
+def _same_outputs(model: Model, raised: Model, to: int, ctx: Context) -> None:
+    names = [t.name for t in model.outputs]
+    a, b = (next(iter(ctx.tensors(m, names))) for m in (model, raised))
+    for name in names:
+        if a[name].dtype.kind != "f":
+            same = np.array_equal(a[name], b[name])
+        else:
+            x, y = a[name].astype(np.float64), b[name].astype(np.float64)
+            finite = np.isfinite(x)
+            bound = AGREES * max(float(np.abs(x[finite]).max(initial=0.0)), 1e-30)
+            same = np.array_equal(finite, np.isfinite(y)) and bool((np.abs(x - y)[finite] <= bound).all())
+        if not same:
+            raise _refusal(model, to, f"the converted model gives another output {name}")

@@ -1,0 +1,169 @@
+"""quant.int8: static 8-bit quantisation in QDQ form, calibrated on data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Literal
+
+import onnx_graphsurgeon as gs
+
+from ...ir.errors import BadOption, Unsupported
+from ...ir.model import Model
+from ...ir.qtype import QType
+from ...ir.verify import verify
+from ..base import Context, Pass, Report, register
+from ..opset import raise_opset
+from . import products
+from .affine import affine
+from .placement import KNOWN, PRODUCTS, Placement, place
+from .qdq import BY_AXIS, Writer
+from .ranges import CALIBRATORS, Statistics, percentile
+
+OLDEST = 10
+"""The first opset with QuantizeLinear and DequantizeLinear."""
+
+
+@register("quant.int8", alias="quant")
+class QuantInt8(Pass):
+    """Store weights as int8 and let whole chains of operators run on 8-bit integers (Jacob 2018; QDQ form of ONNX).
+
+    Before -> after, Q and D for QuantizeLinear and DequantizeLinear:
+
+    1. x, w, b -> Conv -> Relu -> y     ->  Q D(x), D(int8 w by channel), D(int32 b) -> Conv -> Relu -> Q D -> y
+    2. x -> Gemm -> float operator      ->  Q D(x), D(w), D(b) -> Gemm -> float operator; likewise MatMul, ConvTranspose
+    3. two chains -> Add (Mul, AveragePool, HardSwish, ...) -> product  ->  the same with Q D behind it
+    4. chain -> MaxPool (Reshape, Transpose, Concat, ...) -> product    ->  the same, one scale on both sides
+
+    Weights are symmetric; activations uint8 with a zero point, or int8 without. Bias scales are the products of the
+    scales of input and weight. Everything else stays in float, and the report says what.
+
+    bits: of weights, 2 to 8; fewer than 8 are stored one to a byte (they code better). per_channel: a scale for each output
+    channel. symmetric: activations int8 with zero point 0, for accelerators that want that; ONNX Runtime then keeps
+    convolutions with a Relu in float. calibration: how a range follows from the values seen: all of them (minmax), all but
+    a share (percentile), least squared error (mse), least divergence of distributions (entropy). percentile: that share,
+    in percent. ops: operators to quantise; all that are known by default. skip: globs of names of nodes to leave in float.
+
+    Models older than opset 13 are raised to it; where that fails, opsets 10 to 12 get one scale per weight.
+    """
+
+    bits: int = 8
+    per_channel: bool = True
+    symmetric: bool = False
+    calibration: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
+    percentile: float | None = None
+    ops: list | str | None = None
+    skip: list | str | None = None
+
+    requires = ("clean", "fuse")
+    needs_data = True
+
+    def __post_init__(self):
+        if not 2 <= self.bits <= 8:
+            raise BadOption("option bits does not fit", pass_name=self.name, expected="2 to 8", found=self.bits)
+        if self.percentile is not None and self.calibration != "percentile":
+            raise BadOption("option percentile needs calibration=percentile", pass_name=self.name)
+        if self.percentile is not None and not 50 < self.percentile <= 100:
+            raise BadOption("option percentile does not fit", pass_name=self.name, expected="above 50, to 100", found=self.percentile)
+        unknown = sorted(set(_listed(self.ops)) - set(KNOWN))
+        if unknown:
+            raise BadOption("option ops does not fit", pass_name=self.name, expected=f"some of {', '.join(KNOWN)}", found=unknown[0])
+
+    def run(self, model: Model, ctx: Context) -> Report:
+        report = Report()
+        self._check_skip(model)
+        types = ctx.verified.types
+        refused = {n.name: products.refusal(model, n, types) for n in model.nodes if model.is_standard(n, *PRODUCTS)}
+        takes = partial(self._takes, refused=refused)
+        for node in model.nodes:
+            why = refused.get(node.name)
+            if why or (node.name in refused and not takes(node)):
+                report.refuse(node.name, f"{node.op} stays in float: {why or 'left out by ops or skip'}")
+        if not any(why is None and takes(n) for n in model.nodes if (why := refused.get(n.name, "")) is None):
+            report.note("nothing to quantise: no convolution or product with a constant weight")
+            return report
+        self._raise(model, ctx, report)
+        plan = place(model, takes)
+        quantisers = self._calibrate(model, ctx, plan, report)
+        self._write(model, plan, quantisers, report)
+        return report
+
+    def _takes(self, node: gs.Node, refused: dict[str, str | None]) -> bool:
+        if node.op in PRODUCTS and refused.get(node.name, "made by raising the opset") is not None:
+            return False
+        ops = _listed(self.ops)
+        return (not ops or node.op in ops) and not any(fnmatchcase(node.name, glob) for glob in _listed(self.skip))
+
+    def _check_skip(self, model: Model) -> None:
+        for glob in _listed(self.skip):
+            if not any(fnmatchcase(n.name, glob) for n in model.nodes):
+                raise BadOption("option skip names no node", pass_name=self.name, found=glob)
+
+    def _raise(self, model: Model, ctx: Context, report: Report) -> None:
+        old = model.opset
+        try:
+            if raise_opset(model, BY_AXIS, ctx):
+                report.note(f"raised from opset {old} to {model.opset}: scales by channel need that")
+        except Unsupported as e:
+            if old < OLDEST:
+                raise
+            report.note(f"one scale per weight: {e.what}")
+
+    def _calibrate(self, model: Model, ctx: Context, plan: Placement, report: Report) -> dict[str, QType]:
+        """One pass over the data; a quantiser for each group of tensors."""
+        seen = {group: Statistics(histogram=self.calibration != "minmax") for group in plan.sources}
+        names = list(dict.fromkeys(name for sources in plan.sources.values() for name in sources))
+        for batch in ctx.tensors(model, names):
+            for group, sources in plan.sources.items():
+                for name in sources:
+                    seen[group].add(batch[name])
+        calibrator = CALIBRATORS[self.calibration]
+        if self.percentile is not None:
+            calibrator = partial(percentile, share=self.percentile)
+        quantisers = {}
+        for group, statistics in seen.items():
+            if statistics.odd:
+                report.note(f"{group} held {statistics.odd} values that are not finite: left out of its range")
+            low, high = calibrator(statistics, 254 if self.symmetric else 255)
+            quantisers[group] = affine(low, high, symmetric=self.symmetric)
+        return quantisers
+
+    def _write(self, model: Model, plan: Placement, quantisers: dict[str, QType], report: Report) -> None:
+        writer = Writer(model)
+        nodes = {n.name: n for n in model.nodes}
+        kind = "int8" if self.symmetric else "uint8"
+        for name, role in plan.nodes.items():
+            node = nodes[name]
+            if node.op == "Sum":
+                node.op = "Add"  # of two: the same, and there is a kernel for it
+            if role == "product":
+                x = node.inputs[0].name
+                done = writer.product(products.read(node), quantisers[plan.group[x]].scale, self.bits, self.per_channel)
+                report.edit(name, f"{node.op}: {done}, input {x} to {kind}")
+            else:
+                report.edit(name, f"{node.op}: reads {kind}" + (", scale shared with its output" if role == "mover" else ""))
+        tensors = model.tensors()
+        for name in plan.tensors:
+            group = plan.group[name]
+            writer.activation(tensors[name], group, quantisers[group], None if name in plan.whole else set(plan.nodes))
+        model.sort()
+        _note_rest(model, plan, set(nodes), report)
+
+
+def _note_rest(model: Model, plan: Placement, old: set[str], report: Report) -> None:
+    """Say which operators on float tensors stayed as they were."""
+    types = verify(model).types
+    rest = Counter(
+        node.op if model.is_standard(node) else f"{node.domain}.{node.op}"
+        for node in model.nodes
+        if node.name in old and node.name not in plan.nodes and node.name not in plan.folded and node.op not in PRODUCTS
+        and any(types.get(t.name) in (1, 10, 11, 16) for t in node.outputs)
+    )  # fmt: skip
+    if rest:
+        report.note("left in float: " + ", ".join(f"{op} ({n})" for op, n in sorted(rest.items())))
+
+
+def _listed(value: Iterable[str] | str | None) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or ())

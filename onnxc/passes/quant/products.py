@@ -1,0 +1,90 @@
+"""Convolutions and matrix products as the quantiser sees them: which input is the weight, along which axis channels lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ...ir.model import Model
+
+FLOAT = 1
+"""The ONNX element type that is quantised."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product node ready to be quantised.
+
+    weight, bias: float32 contents with Gemm's alpha and beta multiplied in; bias is a vector by output channel, or None.
+    axis: of the output channels in the weight, None where one scale must do. groups: how often the channels along
+    `axis` repeat in the bias (ConvTranspose has its groups on the other axis).
+    """
+
+    node: gs.Node
+    weight: np.ndarray
+    bias: np.ndarray | None
+    axis: int | None
+    groups: int = 1
+
+
+def refusal(model: Model, node: gs.Node, types: dict[str, int]) -> str | None:
+    """Why this product cannot be quantised, or None."""
+    if len(node.inputs) < 2:
+        return "it has no weight"
+    x, w = node.inputs[:2]
+    if any(_maker(t) == "DequantizeLinear" for t in node.inputs[:3]):
+        return "it is quantised already"
+    if not isinstance(w, gs.Constant):
+        return "its left side is the constant" if isinstance(x, gs.Constant) else "its weight is computed: both sides are activations"
+    if isinstance(x, gs.Constant):
+        return "both sides are constants"
+    if types.get(x.name) != FLOAT or w.values.dtype != np.float32:
+        return f"its numbers are {w.values.dtype.name}, not float32"
+    if w.values.size == 0 or not np.isfinite(w.values).all():
+        return "its weight is empty, or not finite"
+    if node.op == "Gemm" and node.attrs.get("transA", 0):
+        return "its left side is transposed"
+    if node.op == "MatMul" and w.values.ndim < 2:
+        return "its weight is a vector"
+    b = _bias(node)
+    if b is not None:
+        if not isinstance(b, gs.Constant):
+            return "its bias is computed"
+        if not np.isfinite(b.values).all():
+            return "its bias is not finite"
+        if node.op == "Gemm" and b.values.size not in (1, _columns(node, w)):
+            return "its bias is no vector by output channel"
+        if node.op == "Gemm" and b.values.ndim == 2 and b.values.shape[0] != 1:
+            return "its bias is no vector by output channel"
+    return None
+
+
+def read(node: gs.Node) -> Product:
+    """The product at `node`, for which `refusal` gave None."""
+    w, b = node.inputs[1].values, _bias(node)
+    bias = None if b is None else b.values.ravel()
+    if node.op == "Gemm":
+        alpha, beta = node.attrs.get("alpha", 1.0), node.attrs.get("beta", 1.0)
+        w = w if alpha == 1.0 else w * np.float32(alpha)
+        if bias is not None:
+            bias = np.broadcast_to(bias if beta == 1.0 else bias * np.float32(beta), (_columns(node, node.inputs[1]),))
+        return Product(node, w, bias, 0 if node.attrs.get("transB", 0) else 1)
+    if node.op == "MatMul":
+        return Product(node, w, None, 1 if w.ndim == 2 else None)
+    if node.op == "ConvTranspose":
+        return Product(node, w, bias, 1, node.attrs.get("group", 1))
+    return Product(node, w, bias, 0)
+
+
+def _columns(node: gs.Node, w: gs.Constant) -> int:
+    return w.values.shape[0 if node.attrs.get("transB", 0) else 1]
+
+
+def _bias(node: gs.Node):
+    return node.inputs[2] if node.op != "MatMul" and len(node.inputs) > 2 and node.inputs[2].name else None
+
+
+def _maker(t) -> str | None:
+    return t.inputs[0].op if isinstance(t, gs.Variable) and t.inputs else None

@@ -1,0 +1,95 @@
+"""Write quantisers into a model in QDQ form: pairs on activations, DequantizeLinear on integer weights and biases.
+
+    t -> reader      becomes      t -> QuantizeLinear -> DequantizeLinear -> reader
+    w -> product     becomes      int8 w -> DequantizeLinear(axis) -> product
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ...ir.model import Model, read_only
+from ...ir.qtype import QType
+from . import affine
+from .placement import numbers_of
+from .products import Product
+
+BY_AXIS = 13
+"""The first opset whose DequantizeLinear takes a scale by channel."""
+
+
+class Writer:
+    """Puts quantisers into `model`. Scales are shared between tensors of one group, integer weights between equal uses."""
+
+    def __init__(self, model: Model):
+        self.model = model
+        self._parameters: dict[str, tuple[gs.Constant, gs.Constant]] = {}
+        self._weights: dict[tuple, gs.Variable] = {}
+        self._sources: list[np.ndarray] = []  # kept alive: the keys above hold their ids
+
+    def activation(self, t: gs.Variable, group: str, q: QType, readers: set[str] | None) -> None:
+        """Quantise `t` for all its readers, or for the number inputs of the nodes named. A graph output keeps its name."""
+        scale, zero = self._of_group(group, q)
+        model, name = self.model, t.name
+        if readers is None and model.is_output(t):
+            maker = t.inputs[0]
+            raw = model.variable(f"{name}_float")
+            maker.outputs[next(i for i, o in enumerate(maker.outputs) if o is t)] = raw
+            stored = model.node("QuantizeLinear", [raw, scale, zero], [model.variable(f"{name}_quantized")], name=f"{name}_quantize")
+            model.node("DequantizeLinear", [stored.outputs[0], scale, zero], [t], name=f"{name}_dequantize")
+            return
+        users = list({id(n): n for n in t.outputs if readers is None or n.name in readers}.values())
+        stored = model.node("QuantizeLinear", [t, scale, zero], [model.variable(f"{name}_quantized")], name=f"{name}_quantize")
+        out = model.variable(f"{name}_dequantized")
+        model.node("DequantizeLinear", [stored.outputs[0], scale, zero], [out], name=f"{name}_dequantize")
+        for node in users:
+            chosen = None if readers is None else {id(x) for x in numbers_of(node)}
+            for i, x in enumerate(node.inputs):
+                if x is t and (chosen is None or id(x) in chosen):
+                    node.inputs[i] = out
+
+    def _of_group(self, group: str, q: QType) -> tuple[gs.Constant, gs.Constant]:
+        if group not in self._parameters:
+            made = self.model.constant(f"{group}_scale", q.scale), self.model.constant(f"{group}_zero_point", q.zero_point)
+            self._parameters[group] = made
+        return self._parameters[group]
+
+    def product(self, p: Product, x_scale: np.ndarray, bits: int, per_channel: bool) -> str:
+        """Give the product integer weights, and an integer bias at the scale of its sums; returns what was done, in words."""
+        axis = p.axis if per_channel and self.model.opset >= BY_AXIS else None
+        scales = affine.weight_scales(p.weight, axis, bits)
+        if p.bias is not None:
+            # ConvTranspose repeats the scales of one group in every group
+            strongest = np.abs(p.bias).reshape(p.groups, -1).max(0) if axis is not None else np.abs(p.bias)
+            scales = affine.room_for_bias(scales, strongest, x_scale)
+        q = QType(bits, True, scales, np.zeros(scales.shape, np.int8), axis)
+        node, old = p.node, p.node.inputs[1]
+        node.inputs[1] = self._weight(old, p.weight, q)
+        if p.bias is not None:
+            node.inputs[2] = self._bias(node.inputs[2].name or node.name, p, x_scale * scales)
+        for key in ("alpha", "beta"):
+            node.attrs.pop(key, None)
+        by = "by channel" if axis is not None else "one scale"
+        return f"weights {'x'.join(map(str, p.weight.shape))} to int{bits} ({by})"
+
+    def _weight(self, old: gs.Constant, values: np.ndarray, q: QType) -> gs.Variable:
+        key = (id(values), q.bits, q.axis, q.scale.tobytes())
+        if key not in self._weights:
+            self._sources.append(values)
+            stored = self.model.constant(f"{old.name}_quantized", affine.quantise(values, q))
+            self._weights[key] = self._dequantised(old.name, stored, q)
+        return self._weights[key]
+
+    def _bias(self, name: str, p: Product, scale: np.ndarray) -> gs.Variable:
+        scale = np.tile(scale, p.groups) if scale.ndim else scale
+        stored = self.model.constant(f"{name}_quantized", affine.quantise_bias(p.bias, scale))
+        return self._dequantised(name, stored, QType(32, True, scale, np.zeros(scale.shape, np.int32), 0 if scale.ndim else None))
+
+    def _dequantised(self, name: str, stored: gs.Constant, q: QType) -> gs.Variable:
+        scale = self.model.constant(f"{name}_scale", read_only(np.asarray(q.scale, np.float32)))
+        zero = self.model.constant(f"{name}_zero_point", q.zero_point)
+        attrs = {} if q.axis is None else {"axis": q.axis}
+        out = self.model.variable(f"{name}_dequantized")
+        self.model.node("DequantizeLinear", [stored, scale, zero], [out], name=f"{name}_dequantize", attrs=attrs)
+        return out
