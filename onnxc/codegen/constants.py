@@ -30,6 +30,8 @@ EVALUATE: dict[str, Callable] = {
     "relax.reshape": lambda call, a, shape: a.reshape(_shape_arg(call)),
     "relax.expand_dims": lambda call, a: np.expand_dims(a, _axes(call.attrs.axis)),
     "relax.squeeze": lambda call, a: np.squeeze(a, None if call.attrs.axis is None else _axes(call.attrs.axis)),
+    "relax.shape_to_tensor": lambda call, a: a,
+    "relax.take": lambda call, a, i: np.asarray(np.take(a, i, call.attrs.axis and int(call.attrs.axis))),
     "relax.broadcast_to": lambda call, a, shape: np.broadcast_to(a, _shape_arg(call)),
 }
 
@@ -53,6 +55,9 @@ class Constants:
                 self.calls[var] = value
                 return True
             return False
+        if getattr(getattr(value, "op", None), "name", None) == "relax.shape_of":
+            self._known[var] = np.asarray([int(extent) for extent in value.args[0].ty.shape.values], np.int64)
+            return True
         if not isinstance(value, m.relax.Call) or getattr(value.op, "name", None) not in EVALUATE:
             return False
         if all(arg in self or isinstance(arg, m.relax.ShapeExpr) for arg in value.args):

@@ -2,7 +2,6 @@
 
     Clip(x, lo, hi) with constant bounds   ->   relax.clip, which kernels take in (TVM: four opaque calls)
     Sum(a, b, c)                           ->   (a + b) + c (TVM: stack and reduce)
-    Dropout(x)                             ->   x
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ def import_onnx(proto: onnx.ModelProto):
             module = importer.from_onnx(proto.graph, opset)
     except TVM_ERRORS as error:
         node = nodes[max(importer.reached - 1, 0)]
+        importer.bb._end_block()  # or TVM warns on stderr
         text = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise _refusal(node, f"TVM's importer refuses it: {text[:200]}") from error
     t = m.relax.transform
@@ -77,8 +77,6 @@ def _importer_class():
 def _convert(frontend, builder, op_name: str, inputs: list, attrs: dict):
     """Our own conversions; None leaves the operator to TVM."""
     relax = tvm_modules().relax
-    if op_name == "Dropout":
-        return inputs[0]
     if op_name in VARIADIC:
         return frontend._get_convert_map()[op_name]._impl_dynamic(builder, list(inputs))
     if op_name == "Clip" and str(inputs[0].ty.dtype).startswith("float"):

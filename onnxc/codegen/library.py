@@ -16,24 +16,21 @@ from pathlib import Path
 import onnx
 
 from onnxc.codegen import csource
-from onnxc.codegen.lower import lower
 from onnxc.codegen.kernels import generic
+from onnxc.codegen.lower import lower
 from onnxc.codegen.plan import Plan, make_plan
 from onnxc.codegen.static import StaticModel, make_static
 from onnxc.codegen.target import Target, resolve
 from onnxc.codegen.tvm_api import compile_functions, finish, name_of, tvm_modules
 from onnxc.ir.errors import BadOption, MissingTool, Unsupported
 
-RESERVED = frozenset(
-    ["auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern", "float", "for", "goto", "if", "inline", "int", "long", "register", "restrict", "return", "short", "signed", "sizeof", "static", "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while", "asm", "bool", "class", "delete", "false", "new", "operator", "private", "public", "template", "this", "throw", "true", "try", "typename", "using", "virtual", "namespace"]
-)
-
 
 @dataclass(frozen=True)
 class CompileReport:
     """What a compilation did.
 
-    `kernels`: a row per convolution or matrix product (node, spec, macs, kernel, schedule, refused). `fallbacks`: a row
+    `kernels`: a row per convolution or matrix product (node, spec, macs, kernel, schedule, function,
+    refused). `fallbacks`: a row
     per function that TVM's own legalisation made (function, calls). Bytes are bytes; `seconds` wall time.
     """
 
@@ -113,7 +110,7 @@ def compile_model(
 
 
 def _check_options(name: str, threads: int) -> None:
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name in RESERVED:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise BadOption(f"{name!r} cannot name a C library", remedy="use letters, digits and underscores")
     if threads != 1:
         raise Unsupported(
@@ -181,7 +178,7 @@ def _link(work: Path, name: str, compiler: str) -> None:
             remedy="compile the part of the model without the operator that calls it",
         )
     lines = done.stderr.strip().splitlines() or ["no message"]
-    raise MissingTool(f"{Path(compiler).name} failed: {lines[-1][:300]}", remedy="check the C compiler and free disk space")
+    raise MissingTool(f"{Path(compiler).name} failed: {lines[-1][:300]}", remedy="check compiler and disk space")
 
 
 def _manifest(face: csource.Interface, target: str, goal: Target) -> dict:

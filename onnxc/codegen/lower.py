@@ -60,9 +60,9 @@ class _Lowering:
         relax, function = self.relax, self.function
         count = len(self.model.inputs)
         names = [value.name for value in self.model.proto.graph.input]
-        weights = {p: self.model.weights[n] for p, n in zip(function.params, names, strict=True) if n in self.model.weights}
-        self.names = {p: self.model.users[n] for p, n in zip(function.params, names, strict=True) if n in self.model.users}
-        self.constants = Constants(weights)
+        named = {param: name for param, name in zip(function.params, names, strict=True) if name in self.model.weights}
+        self.names = {param: self.model.users[name] for param, name in named.items()}
+        self.constants = Constants({param: self.model.weights[name] for param, name in named.items()})
         inputs = list(function.params[:count])
         self.values.update({param: {FIRST: param} for param in inputs})
         bindings = [b for block in function.body.blocks for b in block.bindings]
@@ -116,6 +116,8 @@ class _Lowering:
             return relax.Tuple([self.get(part, order) for part in expr.fields])
         if expr in self.constants:
             array = self.constants.value(expr)
+            if isinstance(expr.ty, relax.ShapeType):
+                return relax.ShapeExpr(array.tolist())
             return self.constant(layout.constant_last(array) if order == LAST else array)
         if not isinstance(expr, relax.Var):
             return expr
@@ -212,6 +214,7 @@ class _Lowering:
             "macs": spec.macs,
             "kernel": plan.rule if plan else None,
             "schedule": plan.text() if plan else None,
+            "function": None,
             "refused": [{"rule": r.rule, "reason": r.reason} for r in refusals],
         }
         self.report.append(entry)
@@ -228,7 +231,9 @@ class _Lowering:
             is_array = isinstance(operand, np.ndarray)
             args.append(self.constant(operand) if is_array else self.get(operand, LAST if found.spatial else FIRST))
         result = self.relax.TensorType(spec.y_shape, spec.dtype)
-        call = self.relax.call_tir(self._function(spec, family, plan), args, result)
+        function = self._function(spec, family, plan)
+        entry["function"] = name_of(function)
+        call = self.relax.call_tir(function, args, result)
         self.values[var] = {LAST if found.spatial else FIRST: self.builder.emit(call)}
 
     def _packed(self, found: match.Found, family, plan):

@@ -11,7 +11,7 @@ or an activation a scale stays a step of its own.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class Plan:
 
 def rank(expr) -> int:
     """Number of axes of a tensor expression; -1 for what is none."""
-    return int(expr.ty.ndim) if hasattr(expr.ty, "ndim") else -1
+    return int(expr.ty.ndim) if hasattr(expr.ty, "dtype") else -1
 
 
 def shape_of(expr) -> tuple[int, ...]:
@@ -150,14 +150,14 @@ def _matmul(binding, constants: Constants) -> Found | None:
         return Found(spec, x, weight, _root(w, constants), spatial=False)
     if w in constants or xs[:-2] != ws[:-2]:
         return None
-    spec = _product_spec(int(np.prod(xs[:-2])), xs[-2], k, columns, xs, ys, constant=False)
+    spec = _product_spec(int(np.prod(xs[:-2])), xs[-2], k, columns, xs, ys, w_shape=ws)
     return Found(spec, x, w, None, spatial=False)
 
 
-def _product_spec(n: int, rows: int, k: int, columns: int, xs: tuple, ys: tuple, constant: bool = True) -> KernelSpec:
+def _product_spec(n: int, rows: int, k: int, columns: int, xs: tuple, ys: tuple, w_shape=None) -> KernelSpec:
     return KernelSpec(
         n=n, h=1, w=rows, c=k, oc=columns, kh=1, kw=1, stride=(1, 1), pads=(0, 0, 0, 0), dilation=(1, 1), groups=1,
-        x_shape=xs, y_shape=ys, weight_constant=constant,
+        x_shape=xs, y_shape=ys, w_shape=w_shape,
     )  # fmt: skip
 
 
@@ -217,7 +217,9 @@ class _Chain:
             vector = self._channel_vector(self.constants.value(other))
             if vector is None:
                 return False
-            self._channelwise("relax.add" if name == "relax.subtract" else name, -vector if name == "relax.subtract" else vector)
+            if name == "relax.subtract":
+                name, vector = "relax.add", -vector
+            self._channelwise(name, vector)
             return True
         residual_taken = ("residual",) in self.steps
         if name != "relax.add" or residual_taken or shape_of_or_none(other) != shape_of(self.var):
@@ -251,8 +253,6 @@ class _Chain:
 
     def finish(self) -> Found:
         """The kernel with its whole epilogue."""
-        from dataclasses import replace
-
         if self.shift is not None:
             self.steps.insert(0, ("bias",))
             self.found.operands.insert(0, self.shift.astype(np.float32))

@@ -1,7 +1,6 @@
 """A model made static: functions inlined, shapes fixed, constants folded, weights taken out of the graph.
 
-    y = BatchNormalization(Conv(x, w), s, b, m, v)   ->   y = Add(Mul(Conv(x, w), s / sqrt(v + e)), b - m s / sqrt(v + e))
-    Reshape(x, Concat(Slice(Shape(x)), -1))          ->   Reshape(x, [1, -1])
+    y = BatchNormalization(x, s, b, m, v)   ->   f = s / sqrt(v + e): y = Add(Mul(x, f), b - m f)
 
 Weights become extra inputs, so that nothing downstream copies or folds hundreds of megabytes.
 """
@@ -15,9 +14,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxc.ir.errors import BadModel, BadOption, Unsupported
+from onnxc.codegen.fold import SMALL, attribute_of, copy_of, fold, infer
+from onnxc.ir.errors import BadOption, Unsupported
 
-SMALL = 64  # constants of at most so many elements stay in the graph: shape operands, bounds, scales
 WEIGHT_OPERANDS = {
     "Conv": (1, 2),
     "Gemm": (1, 2),
@@ -31,8 +30,6 @@ WEIGHT_OPERANDS = {
     "ConvTranspose": (1, 2),
     "LayerNormalization": (1, 2),
 }
-ROUNDS = 20  # folding shortens at least one chain a round; real models need two or three
-
 
 @dataclass
 class StaticModel:
@@ -57,7 +54,7 @@ def make_static(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | 
     """
     work, constants = _strip(_inline(model))
     fixed = _fix_inputs(work, constants, dict(shapes or {}))
-    _fold(work, constants)
+    fold(work, constants)
     _lower_batch_norm(work, constants)
     _prune_dead(work)
     return _separate(work, constants, fixed)
@@ -92,6 +89,8 @@ def _strip(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, np.ndarra
         copy = graph.node.add()
         copy.CopyFrom(node)
         copy.name = node.name or f"{node.op_type}_{i}"
+        if node.op_type == "Dropout":  # inference passes its input through; nobody reads the mask in a valid one
+            copy.CopyFrom(helper.make_node("Identity", node.input[:1], node.output[:1], name=copy.name))
     return work, constants
 
 
@@ -116,7 +115,7 @@ def _fix_inputs(work: onnx.ModelProto, constants: dict, shapes: dict) -> list[tu
     fixed = []
     for value in work.graph.input:
         if not value.type.HasField("tensor_type"):
-            raise Unsupported("an input that is no tensor", tensor=value.name, remedy="remove the optional or sequence")
+            raise Unsupported("an input that is no tensor", tensor=value.name, remedy="pass it as tensors")
         tensor = value.type.tensor_type
         shape = _input_shape(value.name, tensor, shapes.get(value.name))
         del tensor.shape.dim[:]
@@ -141,7 +140,8 @@ def _input_shape(name: str, tensor, given: tuple[int, ...] | None) -> tuple[int,
             elif axis == 0:
                 shape.append(1)
             else:
-                example = "x".join(str(d.dim_value or (1 if i == 0 else 32)) for i, d in enumerate(dims))
+                filled = (d.dim_value if d.dim_value > 0 else 1 if i == 0 else 32 for i, d in enumerate(dims))
+                example = "x".join(map(str, filled))
                 raise BadOption(
                     "a symbolic dimension without a value",
                     tensor=name,
@@ -179,142 +179,9 @@ def _prune_dead(work: onnx.ModelProto) -> None:
             for attribute in node.attribute:
                 for graph in [attribute.g, *attribute.graphs]:
                     wanted.update(name for inner in graph.node for name in inner.input)
-    keep = [helper_copy(node) for node in reversed(keep)]
+    keep = [copy_of(node) for node in reversed(keep)]
     del work.graph.node[:]
     work.graph.node.extend(keep)
-
-
-def helper_copy(node: onnx.NodeProto) -> onnx.NodeProto:
-    """A copy of a node that outlives its graph's list."""
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    return copy
-
-
-def _infer(work: onnx.ModelProto, constants: Mapping[str, np.ndarray]) -> dict[str, tuple[tuple[int, ...] | None, int]]:
-    """Inferred (shape or None, element type) of every tensor. Small constants are shown to the inference as values."""
-    probe = onnx.ModelProto()
-    probe.CopyFrom(work)
-    del probe.graph.value_info[:]
-    used = {name for node in work.graph.node for name in node.input}
-    for name, array in constants.items():
-        if name not in used:
-            continue
-        if array.size <= SMALL:
-            probe.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        else:
-            kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-            probe.graph.input.append(helper.make_tensor_value_info(name, kind, array.shape))
-    try:
-        result = onnx.shape_inference.infer_shapes(probe, data_prop=True)
-    except onnx.shape_inference.InferenceError as error:
-        raise BadModel(f"shape inference fails: {error}") from None
-    found = {}
-    for value in [*result.graph.input, *result.graph.value_info, *result.graph.output]:
-        tensor = value.type.tensor_type
-        shape = None
-        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
-            shape = tuple(d.dim_value for d in tensor.shape.dim)
-        found[value.name] = (shape, tensor.elem_type)
-    return found
-
-
-def _fold(work: onnx.ModelProto, constants: dict[str, np.ndarray]) -> None:
-    """Folds Shape of static tensors and every node whose inputs are all constant, until nothing changes."""
-    for _ in range(ROUNDS):
-        changed = _fold_constants(work, constants)
-        found = _infer(work, constants)
-        for node in work.graph.node:
-            shape = found.get(node.input[0], (None, 0))[0] if node.input else None
-            if node.op_type == "Shape" and shape is not None:
-                start, end = (_attribute(node, key, default) for key, default in (("start", 0), ("end", len(shape))))
-                constants[node.output[0]] = np.asarray(shape[start:end], np.int64)
-            elif node.op_type == "Size" and shape is not None:
-                constants[node.output[0]] = np.asarray(np.prod(shape, dtype=np.int64))
-        changed |= _drop_folded(work, constants)
-        if not changed:
-            return
-
-
-def _attribute(node: onnx.NodeProto, name: str, default):
-    for attribute in node.attribute:
-        if attribute.name == name:
-            return helper.get_attribute_value(attribute)
-    return default
-
-
-def _drop_folded(work: onnx.ModelProto, constants: Mapping) -> bool:
-    keep = [helper_copy(n) for n in work.graph.node if not all(out in constants or not out for out in n.output)]
-    if len(keep) == len(work.graph.node):
-        return False
-    del work.graph.node[:]
-    work.graph.node.extend(keep)
-    return True
-
-
-UNFOLDABLE = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
-UNFOLDABLE |= {"If", "Loop", "Scan"}
-
-
-def _fold_constants(work: onnx.ModelProto, constants: dict[str, np.ndarray]) -> bool:
-    """Evaluates the nodes that depend on constants alone with ONNX's reference implementation."""
-    ready = []
-    known = set(constants)
-    for node in work.graph.node:
-        inputs = [name for name in node.input if name]
-        if node.op_type in UNFOLDABLE or not all(name in known for name in inputs):
-            continue
-        if node.domain not in ("", "ai.onnx"):
-            continue
-        if node.op_type == "ConstantOfShape":  # a view of one element: synthetic weights cost no memory
-            value = _attribute(node, "value", None)
-            fill = np.zeros(1, np.float32) if value is None else numpy_helper.to_array(value)
-            shape = tuple(int(extent) for extent in constants.get(inputs[0], ()))
-            if inputs[0] in constants:
-                constants[node.output[0]] = np.broadcast_to(fill.reshape(()), shape)
-                known.update(node.output)
-                continue
-        if node.op_type in ("Identity", "Unsqueeze") and inputs[0] in constants and _view(node, constants):
-            known.update(node.output)
-            continue
-        ready.append(node)
-        known.update(node.output)
-    if ready:
-        _evaluate(work, ready, constants)
-    return _drop_folded(work, constants)
-
-
-def _view(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> bool:
-    """Identity and Unsqueeze of a constant without a copy; False when an operand is not at hand."""
-    array = constants[node.input[0]]
-    if node.op_type == "Unsqueeze":
-        axes = _attribute(node, "axes", None)
-        if axes is None:
-            if node.input[1] not in constants:
-                return False
-            axes = constants[node.input[1]].tolist()
-        array = np.expand_dims(array, tuple(axes))
-    constants[node.output[0]] = array
-    return True
-
-
-def _evaluate(work: onnx.ModelProto, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> None:
-    from onnx.reference import ReferenceEvaluator
-
-    made = {name for node in nodes for name in node.output if name}
-    needed = sorted({name for node in nodes for name in node.input if name and name not in made})
-    inputs = [
-        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(constants[n].dtype), constants[n].shape)
-        for n in needed
-    ]
-    outputs = [onnx.ValueInfoProto(name=name) for name in sorted(made)]
-    graph = helper.make_graph(nodes, "constants", inputs, outputs)
-    model = helper.make_model(graph, opset_imports=work.opset_import, ir_version=work.ir_version)
-    try:
-        results = ReferenceEvaluator(model).run(None, {name: constants[name] for name in needed})
-    except (NotImplementedError, RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise Unsupported(f"constant folding failed: {error}", remedy="run onnxc passes -p clean on the model") from None
-    constants.update(zip(sorted(made), (np.asarray(r) for r in results), strict=True))
 
 
 def _lower_batch_norm(work: onnx.ModelProto, constants: dict[str, np.ndarray]) -> None:
@@ -323,17 +190,17 @@ def _lower_batch_norm(work: onnx.ModelProto, constants: dict[str, np.ndarray]) -
     nodes = []
     for node in work.graph.node:
         params = [constants.get(name) for name in node.input[1:5]]
-        training = _attribute(node, "training_mode", 0)
+        training = attribute_of(node, "training_mode", 0)
         if node.op_type != "BatchNormalization" or any(p is None for p in params) or training:
-            nodes.append(helper_copy(node))
+            nodes.append(copy_of(node))
             continue
-        found = found or _infer(work, constants)
+        found = found or infer(work, constants)
         shape = found.get(node.input[0], (None, 0))[0]
         if shape is None:
-            nodes.append(helper_copy(node))
+            nodes.append(copy_of(node))
             continue
         scale, bias, mean, variance = (np.asarray(p, np.float64) for p in params)
-        factor = scale / np.sqrt(variance + _attribute(node, "epsilon", 1e-5))
+        factor = scale / np.sqrt(variance + attribute_of(node, "epsilon", 1e-5))
         view = (-1,) + (1,) * (len(shape) - 2)
         y = node.output[0]
         constants[f"{y}/scale"] = factor.astype(params[0].dtype).reshape(view)
@@ -346,7 +213,7 @@ def _lower_batch_norm(work: onnx.ModelProto, constants: dict[str, np.ndarray]) -
 
 def _separate(work: onnx.ModelProto, constants: dict[str, np.ndarray], fixed: list) -> StaticModel:
     """Weights become inputs w0, w1, ...; the user's inputs x0, x1, ... and outputs y0, y1, ..."""
-    found = _infer(work, constants)
+    found = infer(work, constants)
     outputs = []
     for value in work.graph.output:
         shape, kind = found.get(value.name, (None, 0))
@@ -354,6 +221,7 @@ def _separate(work: onnx.ModelProto, constants: dict[str, np.ndarray], fixed: li
             array = constants[value.name]
             shape, kind = array.shape, helper.np_dtype_to_tensor_dtype(array.dtype)
         if shape is None:
+            infer(work, constants, strict=True)  # if the model is at fault, this says where
             raise Unsupported(
                 "the output's shape depends on data",
                 tensor=value.name,
@@ -362,7 +230,7 @@ def _separate(work: onnx.ModelProto, constants: dict[str, np.ndarray], fixed: li
         outputs.append((value.name, shape, _dtype(kind, value.name)))
     rename = {name: f"x{i}" for i, (name, _, _) in enumerate(fixed)}
     graph = onnx.GraphProto(name="main")
-    nodes = [helper_copy(node) for node in work.graph.node]
+    nodes = [copy_of(node) for node in work.graph.node]
     inner = {name for n in nodes for a in n.attribute for g in [a.g, *a.graphs] for k in g.node for name in k.input}
     weights, users, names = {}, {}, {}
     used = {value.name for value in work.graph.output}

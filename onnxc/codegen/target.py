@@ -95,7 +95,8 @@ def _native() -> Target:
 
 def _x86_level(flags: frozenset[str]) -> str:
     """The best row for x86 feature flags; a hypervisor may hide what the model name promises, so flags decide."""
-    if {"avx512_vpopcntdq", "avx512_vnni", "avx512_bf16", "avx512vbmi", "sha_ni", "gfni", "sse4a", "vaes", "fsrm"} <= flags:
+    zen4 = {"avx512_vpopcntdq", "avx512_vnni", "avx512_bf16", "avx512vbmi", "sha_ni", "gfni", "sse4a", "vaes", "fsrm"}
+    if zen4 <= flags:
         return "znver4"
     if {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"} <= flags:
         return "x86-64-v4"

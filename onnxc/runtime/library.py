@@ -90,7 +90,7 @@ class Library:
             raise BadData("an input is missing", tensor=name, expected=f"{dtype} {_text(shape)}")
         array = np.asarray(inputs[name])
         if array.dtype != dtype:
-            raise BadData("wrong dtype", tensor=name, expected=dtype, found=array.dtype, remedy="convert it with astype")
+            raise BadData("wrong dtype", tensor=name, expected=dtype, found=array.dtype, remedy="use astype")
         if array.shape != shape:
             raise BadData("wrong shape", tensor=name, expected=_text(shape), found=_text(array.shape))
         if array.flags.c_contiguous and array.flags.aligned and array.ctypes.data % dtype.itemsize == 0:

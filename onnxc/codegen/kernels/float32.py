@@ -36,8 +36,8 @@ def pack(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
 
 def packed_shape(spec: KernelSpec, plan: Schedule) -> tuple[int, ...]:
     """Shape of what `pack` returns, or of the run-time operand."""
-    if not spec.weight_constant:
-        return (spec.n, spec.c, spec.oc)
+    if spec.w_shape is not None:
+        return spec.w_shape
     blocks = -(-spec.oc // spec.groups // plan.block)
     return (spec.groups, blocks, spec.kh, spec.kw, spec.c // spec.groups, plan.block)
 

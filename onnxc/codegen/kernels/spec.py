@@ -14,9 +14,10 @@ class KernelSpec:
     """Loop extents and roles of one convolution or matrix product: the cache key of its kernel.
 
     `x (n, h, w, c)` channels-last, weights `groups x oc/groups x kh x kw x c/groups`, `y (n, oh, ow, oc)`. A matrix
-    product (m, k) x (k, n) is the 1x1 convolution with w = m, c = k, oc = n. With `weight_constant=False` the
-    right-hand side is a run-time operand (n, c, oc), row-major. `x_shape` and `y_shape` are the operands' declared
-    shapes, of which only the row-major order of elements matters. `pads` is (top, left, bottom, right).
+    product (m, k) x (k, n) is the 1x1 convolution with w = m, c = k, oc = n. With a
+    `w_shape` the right-hand side is a run-time operand (n, c, oc), row-major, declared as `w_shape`. `x_shape` and
+    `y_shape` are the declared shapes of the other operands; of all of them only the row-major order of elements
+    matters. `pads` is (top, left, bottom, right).
     """
 
     n: int
@@ -36,7 +37,12 @@ class KernelSpec:
     dtype: str = "float32"
     activation_bits: int = 32
     weight_bits: int = 32
-    weight_constant: bool = True
+    w_shape: tuple[int, ...] | None = None
+
+    @property
+    def weight_constant(self) -> bool:
+        """Whether the weights are known at compile time, and so packed."""
+        return self.w_shape is None
 
     @property
     def oh(self) -> int:

@@ -1,0 +1,66 @@
+"""Fixtures of the code generator's tests: compile, load, compare with ONNX Runtime."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+
+pytest.importorskip("tvm")
+
+if shutil.which("gcc") is None:
+    pytest.skip("compiling needs gcc", allow_module_level=True)
+
+
+def run_ort(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Outputs of ONNX Runtime on one thread."""
+    import onnxruntime
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.ir_version = min(max(copy.ir_version, 4), 10)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds), strict=True))
+
+
+def random_feeds(library, seed: int = 0) -> dict[str, np.ndarray]:
+    """Seeded inputs of a library's shapes and dtypes."""
+    rng = np.random.default_rng(seed)
+    feeds = {}
+    for name, (shape, dtype) in library.inputs.items():
+        values = rng.standard_normal(shape) if dtype.kind == "f" else rng.integers(0, 3, shape)
+        feeds[name] = np.asarray(values).astype(dtype)
+    return feeds
+
+
+def error(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Largest difference, relative to the largest magnitude."""
+    return float(np.abs(found - wanted).max() / max(float(np.abs(wanted).max()), 1e-30))
+
+
+@pytest.fixture
+def same_as_ort(tmp_path) -> Callable:
+    """A function (model, tolerance=1e-5, **options) that compiles, compares with ORT and returns (report, library)."""
+    from onnxc.codegen import compile_model
+    from onnxc.runtime.library import Library
+
+    def check(model: onnx.ModelProto, tolerance: float = 1e-5, **options):
+        report = compile_model(model, tmp_path / "out", name="net", **options)
+        library = Library(tmp_path / "out")
+        feeds = random_feeds(library)
+        found, wanted = library.run(feeds), run_ort(model, feeds)
+        assert found.keys() == wanted.keys()
+        for name in wanted:
+            assert found[name].shape == wanted[name].shape
+            assert found[name].dtype == wanted[name].dtype
+            assert np.isfinite(wanted[name]).all()
+            assert error(found[name], wanted[name]) <= tolerance, name
+        return report, library
+
+    return check
