@@ -1,4 +1,4 @@
-"""The transactional manager: passes run on a copy that is verified and checked against its claim, then kept or dropped."""
+"""The transactional manager: passes run on a copy that is verified, checked against its claim, then kept or dropped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .ir.cost import cost
-from .ir.errors import BadOption, ClaimError, OnnxcError, VerificationError
+from .ir.errors import BadModel, BadOption, ClaimError, OnnxcError, VerificationError
 from .ir.model import Model, load
 from .ir.verify import Verified, verify
 from .passes.base import Claim, Context, Pass, Report, make
@@ -88,14 +88,16 @@ class Pipeline:
     ):
         if check not in ("data", "shapes"):
             raise BadOption("there is no such check", expected="data or shapes", found=check)
+        if not isinstance(seed, int) or seed < 0:
+            raise BadOption("a seed does not fit", expected="an integer, at least 0", found=seed)
         self.passes = with_requirements(resolve(passes))
         self.data, self.check, self.seed = data, check, seed
         self.progress = progress or (lambda text: None)
 
     def run(self, model) -> Result:
-        """Transform a model (path, bytes, ModelProto, gs.Graph or Model). Raises OnnxcError; the input is never changed."""
+        """Transform a model (path, bytes, ModelProto, gs.Graph or Model), which is never changed. Raises OnnxcError."""
         current = load(model)
-        verified = verify(current)
+        verified = sound(current)
         report = PipelineReport(check=self.check, seed=self.seed)
         bench = _Bench(current, self) if self.check == "data" or any(p.needs_data for p in self.passes) else None
         if bench is not None:
@@ -126,7 +128,6 @@ class Pipeline:
             if p.needs_data and context.synthetic:
                 row.note("no data given: seeded random inputs stood in")
             if not row.edits and _untouched(work, model):
-                work = model
                 if bench is not None and self.check == "data":
                     row.error = bench.errors(bench.last)
                 return model, verified, row
@@ -136,20 +137,43 @@ class Pipeline:
                 bench.hold(p.claim, outputs, work)
                 row.error = bench.errors(outputs)
                 bench.last = outputs
-        except OnnxcError as e:
-            e.pass_name = e.pass_name or p.name
+        except Exception as e:
+            # any error, another person's bug included, bears the name of the pass in which it arose
+            e.pass_name = getattr(e, "pass_name", None) or p.name
             raise
         return work, checked, row
 
 
+def sound(model: Model) -> Verified:
+    """Verify a model as the user gave it: what is wrong with it is bad input, not a failure of ours."""
+    try:
+        return verify(model)
+    except OnnxcError as e:
+        _as_input(e, "the model as given is not sound: export it again")
+        raise
+
+
+def _as_input(e: OnnxcError, remedy: str) -> None:
+    e.exit_status = BadModel.exit_status
+    e.remedy = e.remedy or remedy
+
+
 def _untouched(work: Model, model: Model) -> bool:
-    if len(work.nodes) != len(model.nodes) or work.opsets != model.opsets:
+    if len(work.nodes) != len(model.nodes) or work.opsets != model.opsets or work.functions != model.functions:
+        return False
+    if _names(work.inputs) != _names(model.inputs) or _names(work.outputs) != _names(model.outputs):
         return False
     for a, b in zip(work.nodes, model.nodes, strict=True):
-        if a.op != b.op or a.attrs != b.attrs or [t.name for t in a.inputs] != [t.name for t in b.inputs]:
+        if (a.op, a.domain, a.attrs) != (b.op, b.domain, b.attrs):
+            return False
+        if _names(a.inputs) != _names(b.inputs) or _names(a.outputs) != _names(b.outputs):
             return False
     ours, theirs = work.constants(), model.constants()
     return list(ours) == list(theirs) and all(ours[k].values is theirs[k].values for k in ours)
+
+
+def _names(tensors) -> list[str]:
+    return [t.name for t in tensors]
 
 
 def with_requirements(passes: Iterable[Pass]) -> list[Pass]:
@@ -202,14 +226,14 @@ class _Bench:
                 if held > CHECK_BYTES:
                     break
         except VerificationError as e:
-            e.remedy = e.remedy or "the model as given does not run: repair it, or use --check shapes"
+            _as_input(e, "the model as given does not run: repair it, or use --check shapes")
             raise
         self.last = self.original
 
     def outputs(self, model: Model) -> Outputs:
         proto = model.to_proto()
         batches = self.data.batches(32, self.limit)
-        return [self.runner(proto, batch) for batch, _ in zip(batches, self.original, strict=False)]
+        return [self.runner(proto, batch) for _, batch in zip(self.original, batches, strict=False)]
 
     def hold(self, claim: Claim, outputs: Outputs, model: Model) -> None:
         """Raise ClaimError where the outputs differ from those before the pass by more than the claim allows."""
@@ -218,7 +242,10 @@ class _Bench:
                 a, b = before[t.name], after[t.name]
                 if a.shape != b.shape or a.dtype != b.dtype:
                     raise ClaimError(
-                        "an output changed its form", tensor=t.name, expected=f"{a.dtype}{list(a.shape)}", found=f"{b.dtype}{list(b.shape)}"
+                        "an output changed its form",
+                        tensor=t.name,
+                        expected=f"{a.dtype}{list(a.shape)}",
+                        found=f"{b.dtype}{list(b.shape)}",
                     )
                 if claim.kind == "lossy":
                     self._finite(t, a, b)
@@ -251,11 +278,12 @@ class _Bench:
         if a.dtype.kind == "f" and np.isfinite(a).all() and not np.isfinite(b).all():
             raise ClaimError(
                 "the pass made outputs that are not finite",
-                node=t.inputs[0].name if t.inputs else None, tensor=t.name, axis=max(a.ndim - 1, 0), expected="numbers", found="inf or NaN",
+                node=t.inputs[0].name if t.inputs else None, tensor=t.name, axis=max(a.ndim - 1, 0),
+                expected="numbers", found="inf or NaN",
             )  # fmt: skip
 
     def errors(self, outputs: Outputs) -> dict[str, float]:
-        """Metrics of `outputs` against the original model's, over all outputs; top1 and accuracy where they make sense."""
+        """Metrics of `outputs` against the original model's, over all outputs; top1 and accuracy if there are any."""
         found = _worst(self.original, outputs)
         accuracy = self.accuracy(outputs)
         if accuracy is not None:
@@ -274,7 +302,7 @@ class _Bench:
 
 
 def _worst(reference: Outputs, other: Outputs) -> dict[str, float]:
-    """The largest errors and the smallest SNR over all outputs; top-1 agreement of the first output that has classes."""
+    """The largest errors and the smallest SNR over all outputs; top-1 agreement of the first that has classes."""
     from .runtime.metrics import Difference
 
     found: list[Difference] = []

@@ -9,13 +9,18 @@ from pathlib import Path
 from .ir.errors import BadOption
 from .passes.base import Pass, make
 
-_TOKEN = re.compile(r"""\s*(?:(?P<string>"[^"]*"|'[^']*')|(?P<mark>[()\[\]{},=:])|(?P<word>[^\s()\[\]{},=:"']+))""")
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<mark>[()\[\]{},=:])|(?P<word>[^\s()\[\]{},=:"']+))""",
+    re.S,
+)
+_ESCAPE = re.compile(r"""\\(["'\\])""")
 _WORDS = {"true": True, "false": False, "none": None}
 
 
 def parse(text: str) -> list[Pass]:
     """Read a pass list. Arguments are `name=value` or values in order; values are numbers, true, false, none, words,
-    quoted strings, [lists] and {name: value} tables. Raises BadOption that shows where reading stopped."""
+    quoted strings (a backslash escapes a quote or a backslash), [lists] and {name: value} tables. What `str` of a Pass
+    writes is read back. Raises BadOption that shows where reading stopped."""
     return _Reader(text).passes()
 
 
@@ -59,7 +64,7 @@ class _Reader:
             raise self.error("a name is missing")
         kind, text, _ = self.tokens[self.at]
         self.at += 1
-        return text[1:-1] if kind == "string" else text
+        return _ESCAPE.sub(r"\1", text[1:-1]) if kind == "string" else text
 
     def passes(self) -> list[Pass]:
         if not self.tokens:
@@ -123,31 +128,52 @@ def _scalar(text: str):
     return text
 
 
+_SETTINGS = {"seed": int, "data": str, "check": str}
+
+
 def read_toml(path: str | Path) -> tuple[list[Pass], dict]:
-    """A recipe: `[[pass]]` tables with `name` and options, and settings (seed, data, check) above them."""
+    """A recipe: `[[pass]]` tables with `name` and options, and settings (seed, data, check) above them.
+
+    A relative path in `data` starts at the recipe's folder. Raises BadOption.
+    """
     try:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10
         import tomli as tomllib
+    path = Path(path)
     try:
-        recipe = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise BadOption(f"cannot read the recipe {path}: {(e.strerror or str(e)).lower()}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise BadOption(f"the recipe {path} is not TOML: {e}") from None
     tables = recipe.pop("pass", None)
-    if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) and "name" in t for t in tables):
+    if not isinstance(tables, list) or not tables or not all(_is_pass(t) for t in tables):
         raise BadOption(f"the recipe {path} lists no passes", remedy='give [[pass]] tables with name = "..."')
-    unknown = set(recipe) - {"seed", "data", "check"}
-    if unknown:
-        raise BadOption(f"the recipe {path} has a setting that is not known", found=", ".join(sorted(unknown)), expected="seed, data, check")
+    for key, value in recipe.items():
+        if key not in _SETTINGS:
+            raise BadOption(
+                f"the recipe {path} has a setting that is not known", found=key, expected=", ".join(_SETTINGS)
+            )
+        if type(value) is not _SETTINGS[key]:
+            raise BadOption(
+                f"setting {key} of the recipe {path} does not fit", expected=_SETTINGS[key].__name__, found=repr(value)
+            )
+    if (path.parent / recipe.get("data", "")).exists() and "data" in recipe:
+        recipe["data"] = str(path.parent / recipe["data"])
     return [make(t["name"], {k: v for k, v in t.items() if k != "name"}) for t in tables], recipe
+
+
+def _is_pass(table: object) -> bool:
+    return isinstance(table, dict) and isinstance(table.get("name"), str)
 
 
 def resolve(passes: str | Sequence[str | Pass | type[Pass] | tuple[str, Mapping]]) -> list[Pass]:
     """Passes from a list in text, or from a sequence of Pass objects, classes, texts and (name, options) pairs."""
     if isinstance(passes, str):
         return parse(passes)
+    if isinstance(passes, Pass):
+        return [passes]
     found: list[Pass] = []
     for p in passes:
         if isinstance(p, Pass):

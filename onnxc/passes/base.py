@@ -1,9 +1,10 @@
-"""What a pass is: options, a claim, a run that edits a model and reports; and the registry that finds passes by name."""
+"""What a pass is: options, a claim, a run that edits a model and reports; and the registry of passes by name."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -37,7 +38,7 @@ class Claim:
     LOSSY: ClassVar[Claim]
 
     @staticmethod
-    def TOLERANCE(atol: float, rtol: float) -> Claim:  # noqa: N802  reads like its siblings
+    def TOLERANCE(atol: float, rtol: float) -> Claim:
         return Claim("tolerance", atol, rtol)
 
     def __str__(self) -> str:
@@ -68,7 +69,7 @@ class Refusal:
 class Report:
     """What one pass did. The manager fills in claim, cost, errors and seconds.
 
-    error: metrics of the outputs against the original model's (max_abs, max_rel, snr_db, top1, accuracy), where data ran.
+    error: metrics of the outputs against the original model's (max_abs, max_rel, snr_db, top1, accuracy).
     """
 
     edits: list[Edit] = field(default_factory=list)
@@ -118,7 +119,8 @@ class Runner(Protocol):
 class Context:
     """What a pass may use beside the model.
 
-    verified: the analysis of the model as it came in. runner and data: see `tensors`. synthetic: the data are random inputs.
+    verified: the analysis of the model as it came in. runner and data: see `tensors`. synthetic: the data are
+    random inputs.
     """
 
     verified: Verified
@@ -161,19 +163,39 @@ class Pass:
 
     def options(self) -> dict[str, object]:
         """The options that differ from their defaults."""
-        return {
-            f.name: getattr(self, f.name)
-            for f in dataclasses.fields(self)
-            if f.default is dataclasses.MISSING or getattr(self, f.name) != f.default
-        }
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != _default(f)}
 
     def __str__(self) -> str:
-        options = ", ".join(f"{k}={v}" for k, v in self.options().items())
+        options = ", ".join(f"{k}={show(v)}" for k, v in self.options().items())
         return f"{self.name}({options})" if options else self.name
 
 
+_PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
+"""Texts that need no quotes: they begin with a letter, so that they cannot be numbers."""
+
+
+def _default(f: dataclasses.Field) -> object:
+    return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+
+
+def show(value: object) -> str:
+    """An option's value as pass lists write it: `true`, `none`, `0.3`, `word`, `"two words"`, `[1, 2]`, `{key: 1}`."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(show, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{show(k)}: {show(v)}" for k, v in value.items()) + "}"
+    text = str(value)
+    if isinstance(value, str) and (
+        not _PLAIN.fullmatch(text) or text.lower() in ("true", "false", "none", "inf", "nan", "infinity")
+    ):
+        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return text
+
+
 def apply(p: Pass, model: Model, **context) -> tuple[Model, Report]:
-    """Run one pass on a copy of `model`, verified before and after, without claims or data: for tests and small scripts."""
+    """Run one pass on a copy of `model`, verified before and after, without claims or data: for tests and scripts."""
     work = model.copy()
     report = p.run(work, Context(verify(work), **context))
     verify(work, like=model)
@@ -192,7 +214,9 @@ def register(name: str, *, alias: str | None = None):
             raise BadOption("only a subclass of Pass can be registered", found=cls)
         other = _PASSES.get(name)
         if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise BadOption("two passes have this name", pass_name=name, found=f"{other.__module__} and {cls.__module__}")
+            raise BadOption(
+                "two passes have this name", pass_name=name, found=f"{other.__module__} and {cls.__module__}"
+            )
         cls = dataclass(kw_only=True, repr=False, eq=False)(cls)
         cls.name = name
         _PASSES[name] = cls
@@ -245,7 +269,7 @@ def find(name: str) -> type[Pass]:
 
 
 def make(name: str, options: Mapping[str, object] | None = None, positional: list | None = None) -> Pass:
-    """A pass with these options; `positional` values go to its fields in order. Raises BadOption on a wrong name or value."""
+    """A pass with these options; `positional` values go to its fields in order. Raises BadOption."""
     cls = find(name)
     fields = dataclasses.fields(cls)
     known = {f.name: f for f in fields}
@@ -256,12 +280,17 @@ def make(name: str, options: Mapping[str, object] | None = None, positional: lis
         given[f.name] = value
     if len(positional or []) > len(fields):
         raise BadOption("too many options", pass_name=cls.name, expected=len(fields), found=len(positional))
+    missing = [f.name for f in fields if f.name not in given and _default(f) is dataclasses.MISSING]
+    if missing:
+        raise BadOption(f"option {missing[0]} must be given", pass_name=cls.name)
     hints = typing.get_type_hints(cls)
     for key, value in given.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, 3, 0.4)
             raise BadOption(
-                f"there is no option {key}", pass_name=cls.name, remedy=f"it takes {', '.join(near or known) or 'no options'}"
+                f"there is no option {key}",
+                pass_name=cls.name,
+                remedy=f"it takes {', '.join(near or known) or 'no options'}",
             )
         given[key] = _convert(cls.name, key, value, hints[key])
     return cls(**given)
@@ -269,22 +298,87 @@ def make(name: str, options: Mapping[str, object] | None = None, positional: lis
 
 def _convert(pass_name: str, key: str, value, hint):
     """Check `value` against a field's type, with the lossless conversions that a command line needs (int to float)."""
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
-    for kind in kinds:
-        base = typing.get_origin(kind) or kind
-        if base is typing.Literal and value in typing.get_args(kind):
+    try:
+        return _fit(value, hint)
+    except TypeError:
+        raise BadOption(
+            f"option {key} does not fit", pass_name=pass_name, expected=kind_name(hint), found=show(value)
+        ) from None
+
+
+def _fit(value, kind):
+    """`value` as a `kind` (a type, a union, a Literal, list[...], tuple[...], dict[...]). Raises TypeError."""
+    base, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
+    if base in (types.UnionType, typing.Union):
+        for one in inner:
+            try:
+                return _fit(value, one)
+            except TypeError:
+                continue
+    elif base is typing.Literal:
+        if any(value == one and type(value) is type(one) for one in inner):
             return value
-        if base is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
-        if base is bool and isinstance(value, bool):
-            return value
-        if base is int and isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if base in (str, list, dict) and isinstance(value, base):
-            return value
-        if base is tuple and isinstance(value, (list, tuple)):
-            return tuple(value)
-        if kind is type(None) and value is None:
-            return None
-    names = " or ".join(getattr(k, "__name__", str(k)).replace("typing.", "") for k in kinds)
-    raise BadOption(f"option {key} does not fit", pass_name=pass_name, expected=names, found=repr(value))
+    elif base is typing.Any or base is object:
+        return value
+    elif base is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif base in (int, str, bool) and type(value) is base:
+        return value
+    elif base is type(None) and value is None:
+        return None
+    elif base is list and isinstance(value, (list, tuple)):
+        return [_fit(v, inner[0]) for v in value] if inner else list(value)
+    elif base is tuple and isinstance(value, (list, tuple)):
+        if len(inner) == 2 and inner[1] is Ellipsis:
+            return tuple(_fit(v, inner[0]) for v in value)
+        if not inner or len(inner) == len(value):
+            return tuple(_fit(v, k) for v, k in zip(value, inner)) if inner else tuple(value)
+    elif base in (dict, Mapping) and isinstance(value, dict):
+        return {_fit(k, inner[0]): _fit(v, inner[1]) for k, v in value.items()} if inner else dict(value)
+    raise TypeError
+
+
+def kind_name(kind) -> str:
+    """A field's type as people read it: `float`, `layer or global`, `int or none`, `list of int`."""
+    base, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
+    if base in (types.UnionType, typing.Union):
+        return " or ".join(map(kind_name, inner))
+    if base is typing.Literal:
+        return " or ".join(map(str, inner))
+    if base is type(None):
+        return "none"
+    if base in (list, tuple) and inner:
+        kinds = [kind_name(k) for k in inner if k is not Ellipsis]
+        return f"list of {', '.join(kinds)}"
+    return {str: "text", bool: "true or false", dict: "table", Mapping: "table"}.get(base) or getattr(
+        base, "__name__", str(base)
+    )
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a pass. default: as a pass list writes it, None where it must be given; doc: from the docstring."""
+
+    name: str
+    kind: str
+    default: str | None
+    doc: str
+
+
+def describe_options(cls: type[Pass]) -> list[Option]:
+    """The options of a pass. The docstring describes them as `name: what it does`, each up to the next name."""
+    doc = " ".join((cls.__doc__ or "").split())
+    fields = dataclasses.fields(cls)
+    starts = {f.name: m for f in fields if (m := re.search(rf"(?<![\w.]){f.name}: ", doc))}
+    hints = typing.get_type_hints(cls)
+    found = []
+    for f in fields:
+        text = ""
+        if f.name in starts:
+            end = min((m.start() for m in starts.values() if m.start() > starts[f.name].start()), default=len(doc))
+            text = doc[starts[f.name].end() : end].strip()
+        default = _default(f)
+        found.append(
+            Option(f.name, kind_name(hints[f.name]), None if default is dataclasses.MISSING else show(default), text)
+        )
+    return found

@@ -1,0 +1,5 @@
+"""`python -m onnxc` is the `onnxc` command."""
+
+from onnxc.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,56 @@
+"""What `onnxc compile` says of a compiled library, and how it names one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .tables import Column, count, draw, plural, screen_width, seconds, size, wrap
+
+if TYPE_CHECKING:
+    from .codegen import CompileReport
+
+COLUMNS = (
+    *(Column("layer", number=False), Column("MACs"), Column("kernel", number=False), Column("schedule", number=False)),
+    Column("refused", number=False),
+)
+
+
+def library_name(path: str) -> str:
+    """A name that C takes, from a file's: `my-net.v2.onnx` -> `my_net_v2`."""
+    stem = re.sub(r"\W+", "_", Path(path).stem, flags=re.ASCII).strip("_") or "model"
+    return stem if stem[0].isalpha() else f"m_{stem}"
+
+
+def render(report: CompileReport, *, width: int | None = None, colour: bool = False) -> str:
+    """The report as text: a row per kernel, what TVM's own operators did, sizes, and the files."""
+    width = width or screen_width()
+    parts = []
+    if report.kernels:
+        rows = [
+            [
+                str(k["node"]),
+                count(k["macs"]),
+                str(k["kernel"] or ""),
+                str(k["schedule"] or ""),
+                _reason(k.get("refused")),
+            ]
+            for k in report.kernels
+        ]
+        parts.append(draw(COLUMNS, rows, width, colour))
+    if report.fallbacks:
+        text = ", ".join(f"{f['calls']} {f['function']}" for f in report.fallbacks)
+        parts.append(wrap(f"By the general schedule: {text}", width=width))
+    sizes = (
+        f"library {size(report.library_bytes)}, weights {size(report.weights_bytes)}, arena {size(report.arena_bytes)}"
+    )
+    parts.append(f"{plural(len(report.kernels), 'kernel')} for {report.target} in {seconds(report.seconds)}; {sizes}")
+    parts.append("\n".join(f"written: {path}" for path in (report.library, report.header, report.manifest)))
+    return "\n\n".join(parts)
+
+
+def _reason(refused: object) -> str:
+    if isinstance(refused, (list, tuple)):
+        return "; ".join(map(str, refused))
+    return str(refused or "")

@@ -1,0 +1,211 @@
+"""What a model is made of: its layers, the channels that are coupled, its cost. `onnxc inspect` shows it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+
+import onnx_graphsurgeon as gs
+
+from . import tables
+from .ir.analysis import ROWS, Facts, key_of
+from .ir.axes import Extent
+from .ir.cost import Cost, cost, node_macs
+from .ir.model import Model, load
+from .ir.qtype import number_bits, stored_bytes
+from .ir.verify import Verified
+from .passes.prune.groups import frozen_layers, groups
+from .pipeline import sound
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One node. shape: of its first output, None where the rank is unknown; bits: of its weights, None without any.
+
+    params and bytes count the initialisers that it reads (one read by two nodes counts in both), macs one sample.
+    """
+
+    name: str
+    op: str
+    shape: tuple[Extent, ...] | None
+    params: int
+    macs: int
+    bytes: int
+    bits: int | None
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """`channels` that can only be removed together, from the weights that make them, sum over them or follow them."""
+
+    name: str
+    channels: int
+    makes: tuple[str, ...]
+    contracts: tuple[str, ...]
+    follows: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Everything that `inspect` found. inputs and outputs: name -> text of type and shape; frozen: (node, reason);
+    unknown: (operator, nodes, reason) of what the operator table cannot follow."""
+
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    opsets: dict[str, int]
+    ir_version: int
+    functions: tuple[str, ...]
+    cost: Cost
+    layers: tuple[Layer, ...]
+    groups: tuple[ChannelGroup, ...]
+    frozen: tuple[tuple[str, str], ...]
+    unknown: tuple[tuple[str, int, str], ...]
+
+    def to_dict(self) -> dict:
+        """Plain values for JSON."""
+        found = asdict(self)
+        found["frozen"] = [{"node": node, "reason": reason} for node, reason in self.frozen]
+        found["unknown"] = [{"op": op, "nodes": n, "reason": reason} for op, n, reason in self.unknown]
+        return found
+
+
+def inspect(source) -> Inspection:
+    """Look at a model (whatever `onnxc.load` takes). Raises OnnxcError where it is not sound."""
+    model = load(source)
+    verified = sound(model)
+    analysis = verified.analysis
+    return Inspection(
+        inputs={t.name: _declared(t, verified) for t in model.inputs},
+        outputs={t.name: _declared(t, verified) for t in model.outputs},
+        opsets=dict(model.opsets),
+        ir_version=model.ir_version,
+        functions=tuple(f"{domain}.{name}" for domain, name in model.functions),
+        cost=cost(model, verified),
+        layers=tuple(_layer(node, verified) for node in model.nodes),
+        groups=tuple(_group(g) for g in groups(model, analysis)),
+        frozen=tuple(frozen_layers(model, analysis)),
+        unknown=_unknown(model, list(analysis.facts.values())),
+    )
+
+
+def _declared(t: gs.Variable | gs.Constant, verified: Verified) -> str:
+    import onnx
+
+    kind = verified.types.get(t.name)
+    extents = verified.analysis.shape(t.name)
+    return f"{onnx.TensorProto.DataType.Name(kind).lower() if kind else '?'} {tables.shape(extents)}"
+
+
+def _layer(node: gs.Node, verified: Verified) -> Layer:
+    facts = verified.analysis.facts[node.name]
+    weights = [
+        t
+        for i, t in enumerate(node.inputs)
+        if isinstance(t, gs.Constant) and i not in facts.operands and t.values.dtype.kind not in "OUSb"
+    ]
+    second = 3 if node.op.startswith("QLinear") else 1
+    factor = node.inputs[second] if facts.iteration and len(node.inputs) > second else None
+    bits = number_bits(factor, verified.types) if factor is not None else None
+    if bits is None and weights:
+        bits = number_bits(max(weights, key=lambda t: t.values.size))
+    return Layer(
+        name=node.name,
+        op=key_of(node),
+        shape=verified.analysis.shape(node.outputs[0].name) if node.outputs else None,
+        params=sum(t.values.size for t in weights),
+        macs=node_macs(verified.analysis, node),
+        bytes=sum(stored_bytes(t.values) for t in weights),
+        bits=bits,
+    )
+
+
+def _group(g) -> ChannelGroup:
+    def names(role: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(m.node.name for m in g.members if m.role == role))
+
+    return ChannelGroup(g.name, g.size, names("makes"), names("contracts"), names("follows"))
+
+
+def _unknown(model: Model, facts: list[Facts]) -> tuple[tuple[str, int, str], ...]:
+    found = Counter(
+        (key_of(f.node), "ranks that are not known" if key_of(f.node) in ROWS else "no row in the operator table")
+        for f in facts
+        if not f.known
+    )
+    return tuple((op, n, reason) for (op, reason), n in sorted(found.items()))
+
+
+LAYER_COLUMNS = (
+    *(
+        tables.Column("layer", number=False),
+        tables.Column("operator", number=False),
+        tables.Column("output", number=False),
+    ),
+    *(tables.Column("params"), tables.Column("MACs"), tables.Column("bytes"), tables.Column("bits")),
+)
+GROUP_COLUMNS = (
+    *(tables.Column("coupled channels", number=False), tables.Column("size"), tables.Column("made by", number=False)),
+    tables.Column("summed over by", number=False),
+)
+FEW = 24
+"""Lines of a list that are shown without `verbose`."""
+
+
+def render(found: Inspection, *, verbose: bool = False, width: int | None = None, colour: bool = False) -> str:
+    """The inspection as text. Without `verbose`: only layers with weights or MACs, and the beginning of long lists."""
+    width = width or tables.screen_width()
+    parts = [_head(found, width)]
+    layers = [x for x in found.layers if verbose or x.macs or x.params]
+    rows = [_layer_row(x) for x in layers]
+    if rows:
+        parts.append(tables.draw(LAYER_COLUMNS, rows, width, colour))
+    others = Counter(x.op for x in found.layers if x not in layers)
+    if others:
+        parts.append(
+            tables.wrap("Without weights: " + ", ".join(f"{n} {op}" for op, n in sorted(others.items())), width=width)
+        )
+    if found.groups:
+        shown = found.groups if verbose else found.groups[:FEW]
+        most = len(found.layers) if verbose else 2
+        cells = [[g.name, str(g.channels), tables.some(g.makes, most), tables.some(g.contracts, most)] for g in shown]
+        parts.append(tables.draw(GROUP_COLUMNS, cells, width, colour))
+        if len(shown) < len(found.groups):
+            parts.append(f"{tables.plural(len(found.groups) - len(shown), 'more group')} (--verbose)")
+    parts += _lists(found, verbose, width)
+    return "\n\n".join(parts)
+
+
+def _layer_row(x: Layer) -> list[str]:
+    figures = [tables.count(x.params) if x.params else "", tables.count(x.macs) if x.macs else ""]
+    figures.append(tables.size(x.bytes) if x.bytes else "")
+    return [x.name, x.op, tables.shape(x.shape), *figures, str(x.bits) if x.bits and x.params else ""]
+
+
+def _head(found: Inspection, width: int) -> str:
+    c = found.cost
+    opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in sorted(found.opsets.items()))
+    lines = [f"{name}: {text}" for name, text in found.inputs.items()]
+    lines += [f"-> {name}: {text}" for name, text in found.outputs.items()]
+    lines.append(f"opset {opsets}; IR version {found.ir_version}")
+    if found.functions:
+        lines.append(f"functions: {', '.join(found.functions)}")
+    totals = [tables.plural(c.nodes, "node"), f"{tables.count(c.params)} parameters", f"{tables.count(c.macs)} MACs"]
+    totals += [f"{tables.count(c.bops)} bit operations", f"{tables.size(c.bytes)} of weights"]
+    lines.append(", ".join([*totals, f"{tables.size(c.peak_bytes)} of activations at most (symbolic extents as 1)"]))
+    return "\n".join(tables.wrap(line, width=width) for line in lines)
+
+
+def _lists(found: Inspection, verbose: bool, width: int) -> list[str]:
+    reasons: dict[str, list[str]] = {}
+    for node, reason in found.frozen:
+        reasons.setdefault(reason, []).append(node)
+    most = len(found.layers) if verbose else 3
+    frozen = [f"{tables.plural(len(n), 'layer')}: {reason} ({tables.some(n, most)})" for reason, n in reasons.items()]
+    if not verbose and len(frozen) > FEW:
+        frozen = [*frozen[:FEW], f"{tables.plural(len(frozen) - FEW, 'more reason')} (--verbose)"]
+    unknown = [f"{tables.plural(n, f'{op} node')}: {reason}" for op, n, reason in found.unknown]
+    parts = []
+    for title, lines in (("Channels that cannot be pruned", frozen), ("Operators that are kept as they are", unknown)):
+        if lines:
+            parts.append("\n".join([title, *(tables.wrap(f"  {line}", "      ", width) for line in lines)]))
+    return parts

@@ -1,0 +1,164 @@
+"""Models in ONNX Runtime and compiled libraries behind one face: run one once, time many against each other."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .ir.errors import BadData, BadOption, Unsupported
+from .tables import Column, draw, plural, seconds, shape
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .runtime.bench import Row
+
+    Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something that runs. inputs: name -> (shape, dtype), as `runtime.specs.random_feeds` takes them."""
+
+    name: str
+    inputs: Mapping[str, tuple]
+    run: Callable[[Arrays], Arrays]
+    compiled: bool
+
+
+def open_subject(path: str, threads: int = 1) -> Subject:
+    """A folder or .so that `onnxc compile` wrote, or a model. Raises BadModel, Unsupported (threads of a library)."""
+    place = Path(path)
+    if place.is_dir() or place.suffix == ".so":
+        if threads != 1:
+            raise Unsupported(
+                f"{path}: a library runs one call on one thread", found=f"{threads} threads", remedy="use --threads 1"
+            )
+        from .runtime.library import Library
+
+        library = Library(place)
+        return Subject(path, library.inputs, library.run, True)
+    from .ir.model import load
+    from .pipeline import sound
+    from .runtime.reference import Session
+
+    model = load(path)
+    sound(model)
+    session = Session(model.to_proto(), threads=threads)
+    return Subject(path, session.inputs, session.run, False)
+
+
+def run_once(path: str, files: Mapping[str, str]) -> tuple[Arrays, str]:
+    """The outputs for inputs read from .npy `files` (by input name), or for seeded random ones where none are given;
+    and a word on what was fed."""
+    from .runtime.data import read_npy
+    from .runtime.specs import random_feeds
+
+    subject = open_subject(path)
+    unknown = sorted(set(files) - set(subject.inputs))
+    if unknown:
+        raise BadOption("there is no such input", tensor=unknown[0], expected=", ".join(subject.inputs) or "none")
+    if not files:
+        return subject.run(random_feeds(subject.inputs, seed=0)), "seeded random inputs (seed 0)"
+    missing = [name for name in subject.inputs if name not in files]
+    if missing:
+        raise BadData("no array for this input", tensor=missing[0], remedy=f"add --input {missing[0]}=F.npy")
+    for file in files.values():
+        if not Path(file).is_file():
+            raise BadData(f"there is no file {file}")
+    return subject.run({name: read_npy(Path(file)) for name, file in files.items()}), ", ".join(files.values())
+
+
+def save_outputs(outputs: Arrays, folder: Path) -> None:
+    """Write each output as `<name>.npy` into `folder`, which is made. Raises Unsupported if two would share a file."""
+    import numpy as np
+
+    from .ir.files import write_atomically
+    from .runtime.data import file_name
+
+    names: dict[str, str] = {}
+    for name in outputs:
+        other = names.setdefault(file_name(name), name)
+        if other != name:
+            raise Unsupported(f"outputs {other} and {name} would share the file {file_name(name)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, name in names.items():
+        buffer = io.BytesIO()
+        np.save(buffer, outputs[name])
+        write_atomically(folder / file, [buffer.getvalue()])
+
+
+def render_outputs(outputs: Arrays, fed: str, *, width: int | None = None, colour: bool = False) -> str:
+    """What came out, in figures: a row per output."""
+    import numpy as np
+
+    rows = []
+    for name, a in outputs.items():
+        figures = ["", "", ""]
+        if a.size and a.dtype.kind in "fiub":
+            # NaN shows itself; float64 so that float16 sums do not overflow
+            wide = a.astype(np.float64)
+            figures = [f"{v:.6g}" for v in (wide.min(), wide.mean(), wide.max())]
+        rows.append([name, str(a.dtype), shape(a.shape), *figures])
+    columns = (Column("output", number=False), Column("type", number=False), Column("shape", number=False))
+    return f"{draw([*columns, Column('min'), Column('mean'), Column('max')], rows, width, colour)}\n\nfed: {fed}"
+
+
+def bench(paths: Sequence[str], *, threads: int = 1, shapes: Mapping[str, tuple[int, ...]] | None = None) -> list[Row]:
+    """Time them in turns on seeded random inputs of one sample; the first is the base.
+
+    Extents that a model leaves open are those of `shapes`, else those of a library among `paths`, else the defaults of
+    `random_feeds`. Raises BadOption where `shapes` names no input or does not fit one.
+    """
+    from .runtime.bench import measure
+    from .runtime.specs import random_feeds
+
+    subjects = [open_subject(path, threads) for path in paths]
+    known = {name for s in subjects for name in s.inputs}
+    strange = sorted(set(shapes or ()) - known)
+    if strange:
+        raise BadOption("--shape names no input", found=strange[0], expected=", ".join(sorted(known)))
+    fixed = {name: extents for s in subjects if s.compiled for name, (extents, _) in s.inputs.items()} | dict(
+        shapes or {}
+    )
+    calls: dict[str, Callable[[], object]] = {}
+    for s in subjects:
+        specs = {name: (_settle(s.name, name, spec[0], fixed.get(name)), spec[1]) for name, spec in s.inputs.items()}
+        feeds = random_feeds(specs, seed=0)
+        calls[_free(s.name, calls)] = lambda s=s, feeds=feeds: s.run(feeds)
+    return measure(calls, threads=threads)
+
+
+def _settle(subject: str, name: str, declared: tuple | None, wanted: tuple[int, ...] | None) -> tuple | None:
+    if wanted is None:
+        return declared
+    fits = declared is None or (
+        len(declared) == len(wanted) and all(not isinstance(d, int) or d == w for d, w in zip(declared, wanted))
+    )
+    if not fits:
+        raise BadOption(
+            f"{subject} does not take this shape", tensor=name, expected=shape(declared), found=shape(wanted)
+        )
+    return wanted
+
+
+def _free(name: str, taken: Mapping[str, object]) -> str:
+    """The same path twice is two candidates: `a.onnx`, `a.onnx (2)`."""
+    n = 1
+    while (label := name if n == 1 else f"{name} ({n})") in taken:
+        n += 1
+    return label
+
+
+def render_times(rows: Sequence[Row], *, width: int | None = None, colour: bool = False) -> str:
+    """A row per candidate: median and best time of a call, and the ratio to the first with its quartiles."""
+    columns = (Column("", number=False), Column("median"), Column("best"), Column("ratio"), Column("quartiles"))
+    cells = [
+        [r.name, seconds(r.median), seconds(r.best), f"{r.ratio:.3f}x", f"{r.low:.3f} to {r.high:.3f}"] for r in rows
+    ]
+    how = f"{plural(rows[0].threads, 'thread')}, {rows[0].rounds} rounds in turns"
+    note = f"Time of one call; {how}; ratio: by the time of {rows[0].name}."
+    return f"{draw(columns, cells, width, colour)}\n\n{note}"
