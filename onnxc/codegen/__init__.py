@@ -1,5 +1,5 @@
 """How a model is said to a machine: ONNX in, a C library out. tvm is imported only when something is compiled."""
 
-from onnxc.codegen.library import CompileReport, compile_model
+from onnxc.codegen.library import CompileReport, compile, compile_model
 
-__all__ = ["CompileReport", "compile_model"]
+__all__ = ["CompileReport", "compile", "compile_model"]

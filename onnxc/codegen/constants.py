@@ -24,9 +24,7 @@ EVALUATE: dict[str, Callable] = {
     "relax.divide": lambda call, a, b: a / b,
     "relax.sqrt": lambda call, a: np.sqrt(a),
     "relax.negative": lambda call, a: -a,
-    "relax.permute_dims": lambda call, a: a.transpose(
-        None if call.attrs.axes is None else _axes(call.attrs.axes)
-    ),
+    "relax.permute_dims": lambda call, a: a.transpose(None if call.attrs.axes is None else _axes(call.attrs.axes)),
     "relax.reshape": lambda call, a, shape: a.reshape(_shape_arg(call)),
     "relax.expand_dims": lambda call, a: np.expand_dims(a, _axes(call.attrs.axis)),
     "relax.squeeze": lambda call, a: np.squeeze(a, None if call.attrs.axis is None else _axes(call.attrs.axis)),

@@ -1,6 +1,6 @@
 """Constant folding and shape inference on a graph whose weights are held apart as arrays.
 
-    Reshape(x, Concat(Slice(Shape(x)), -1))   ->   Reshape(x, [1, -1])
+Reshape(x, Concat(Slice(Shape(x)), -1))   ->   Reshape(x, [1, -1])
 """
 
 from __future__ import annotations

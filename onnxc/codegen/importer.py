@@ -1,7 +1,7 @@
 """TVM's ONNX importer with the converters that we do otherwise. Errors name the node.
 
-    Clip(x, lo, hi) with constant bounds   ->   relax.clip, which kernels take in (TVM: four opaque calls)
-    Sum(a, b, c)                           ->   (a + b) + c (TVM: stack and reduce)
+Clip(x, lo, hi) with constant bounds   ->   relax.clip, which kernels take in (TVM: four opaque calls)
+Sum(a, b, c)                           ->   (a + b) + c (TVM: stack and reduce)
 """
 
 from __future__ import annotations

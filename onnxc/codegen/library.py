@@ -23,6 +23,8 @@ from onnxc.codegen.static import StaticModel, make_static
 from onnxc.codegen.target import Target, resolve
 from onnxc.codegen.tvm_api import compile_functions, finish, name_of, tvm_modules
 from onnxc.ir.errors import BadOption, MissingTool, Unsupported
+from onnxc.ir.model import Model, load
+from onnxc.runtime.library import Library
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,33 @@ def compile_model(
         tuple(_fallbacks(plan, name)), face.arena_bytes, plan.weight_bytes, library.stat().st_size,
         time.perf_counter() - started,
     )  # fmt: skip
+
+
+def compile(
+    model,
+    out: str | os.PathLike | None = None,
+    *,
+    name: str = "model",
+    target: str = "native",
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    threads: int = 1,
+) -> Library:
+    """Compiles a model for this machine and loads it: NumPy in, NumPy out.
+
+        library = onnxc.compile(model)
+        logits = library(image=batch)["logits"]
+
+    `model` is a path, bytes, a ModelProto, a gs.Graph or a Model. The files stay in `out` if it is given. The other
+    options and the errors are those of `compile_model`, and BadModel for a model that cannot be read or a library
+    that this machine cannot load.
+    """
+    source = model if isinstance(model, Model) else load(model)
+    if out is not None:
+        compile_model(source, out, name=name, target=target, shapes=shapes, threads=threads)
+        return Library(out)
+    with tempfile.TemporaryDirectory(prefix="onnxc-") as folder:  # a loaded library needs its file no longer
+        compile_model(source, folder, name=name, target=target, shapes=shapes, threads=threads)
+        return Library(folder)
 
 
 def _check_options(name: str, threads: int) -> None:
@@ -196,5 +225,3 @@ def _manifest(face: csource.Interface, target: str, goal: Target) -> dict:
         "inputs": rows(face.inputs),
         "outputs": rows(face.outputs),
     }
-
-

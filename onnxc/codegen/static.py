@@ -31,6 +31,7 @@ WEIGHT_OPERANDS = {
     "LayerNormalization": (1, 2),
 }
 
+
 @dataclass
 class StaticModel:
     """A graph with static shapes whose weights are graph inputs.

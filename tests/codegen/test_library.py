@@ -15,6 +15,7 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
+import onnxc
 from onnxc.codegen import compile_model
 from onnxc.codegen.target import TARGETS, resolve
 from onnxc.ir.errors import BadData, BadModel, BadOption, MissingTool, Unsupported
@@ -249,6 +250,16 @@ def test_x86_levels(small_model, folder, tmp_path, name, x):
     assert f"{min(TARGETS[name].lanes, 4)} lanes" in report.kernels[0]["schedule"]
     found, wanted = Library(tmp_path).run({'in"put:0/*': x}), Library(folder).run({'in"put:0/*': x})
     assert all(np.allclose(found[key], wanted[key], rtol=1e-5, atol=1e-6) for key in wanted)
+
+
+def test_compile_loads_what_it_made(small_model, tmp_path, x):
+    library = onnxc.compile(small_model.SerializeToString())
+    kept = onnxc.compile(onnxc.load(small_model), tmp_path / "kept", shapes={'in"put:0/*': (2, 3, 8, 8)})
+    assert (tmp_path / "kept" / "libmodel.so").exists()
+    one = library.run({'in"put:0/*': x})
+    two = kept.run({'in"put:0/*': np.concatenate([x, x])})
+    for key in one:
+        assert np.allclose(two[key], np.concatenate([one[key]] * 2), rtol=1e-5, atol=1e-6)
 
 
 def test_progress_and_report(small_model, tmp_path):

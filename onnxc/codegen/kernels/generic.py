@@ -1,7 +1,7 @@
 """Schedule of what Relax legalises: elementwise chains become one loop, reductions run over vectors of the last axis.
 
-    t = a * s; u = t + b; y = max(u, 0)          ->   for i: for j (vector): y = max(a * s + b, 0)
-    for h, w, c: for r: y = max(y, x)            ->   for h, w: for r: for c (vector): y = max(y, x)
+t = a * s; u = t + b; y = max(u, 0)          ->   for i: for j (vector): y = max(a * s + b, 0)
+for h, w, c: for r: y = max(y, x)            ->   for h, w: for r: for c (vector): y = max(y, x)
 """
 
 from __future__ import annotations
