@@ -119,7 +119,8 @@ class Use:
         self.opset = analysis.model.opset
         self.facts = Facts(node)
         self.outs: dict[int, Axes] = {}
-        self._read: set[int] = set()
+        self._read: set[int] = set()  # inputs whose contents the row has taken as a shape operand
+        self._seen: set[int] = set()  # inputs whose axes the row has looked at
 
     # what is there
 
@@ -128,6 +129,7 @@ class Use:
 
     def ax(self, i: int) -> Axes:
         """The axes of input `i`. Raises Unreadable where the rank is unknown."""
+        self._seen.add(i)
         axes = self.analysis.of(self.node, i)
         if axes is None:
             raise Unreadable(f"input {i} has an unknown rank")
@@ -159,6 +161,7 @@ class Use:
             return [got] if isinstance(got, int) else list(got)
         got = self.value(i)
         if got is None or not all(isinstance(v, (int, np.integer)) for v in np.ravel(got)):
+            self._read.discard(i)  # extents among them are data then
             return None
         return [int(v) for v in np.ravel(got)]
 
@@ -168,6 +171,13 @@ class Use:
         if not isinstance(k, int) or not -rank <= k < max(rank, 1):
             raise DimensionError(f"{name} is out of range", node=self.node.name, expected=f"{-rank} to {rank - 1}", found=k)
         return k % rank if rank else 0
+
+    def _passes(self, a: Axis) -> bool:
+        """Whether `a` is an axis of a followed integer tensor that is an output in turn: its reader decides."""
+        if not any(t.name in self.analysis.values for t in self.node.outputs):
+            return False
+        outs = {x for axes in self.outs.values() for axis in axes for x in atoms(axis)}
+        return all(x in outs for x in atoms(a))
 
     # what the row states
 
@@ -302,10 +312,15 @@ def _visit(result: Analysis, node: gs.Node) -> None:
         except Unreadable as e:
             use = Use(result, node)
             _unknown(use, f"{node.op} {node.name}: {e}")
-    for i in range(len(node.inputs)):
+    for i, t in enumerate(node.inputs):
         # a tensor of extents that goes anywhere but into a shape operand makes these extents data
-        if i not in use._read and not isinstance(node.inputs[i], gs.Constant):
-            _freeze_values(result, node.inputs[i].name, f"its extent is used as data by {node.op} {node.name}")
+        if i not in use._read and not isinstance(t, gs.Constant):
+            _freeze_values(result, t.name, f"its extent is used as data by {node.op} {node.name}")
+        # the elements of a shape operand, and whatever the row says nothing about, stay
+        if i in use._read or i not in use._seen:
+            for a in result.of(node, i) or ():
+                if i not in use._read or not use._passes(a):
+                    freeze(a, f"input {i} of {node.op} {node.name}")
     for j, t in enumerate(node.outputs):
         if t.name:
             result.axes[t.name] = use.outs.get(j)
@@ -336,6 +351,7 @@ def _unknown(use: Use, reason: str) -> None:
 
 def _check_output(result: Analysis, t) -> None:
     axes = result.axes.get(t.name)
+    _freeze_values(result, t.name, "its extent is a graph output")
     if axes is None:
         return
     for a in axes:

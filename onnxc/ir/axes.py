@@ -229,11 +229,11 @@ def _refine(a: Axis, b: Axis, reason: str) -> bool:
         return _refine_known(a, b, reason)
     if len(a.parts) != len(b.parts):
         return False
-    try:
-        for x, y in zip(a.parts, b.parts, strict=True):
-            tie(x, y, reason)
-    except Conflict:
+    pairs = list(zip(a.parts, b.parts, strict=True))
+    if sum(extent(x) is None or extent(x) != extent(y) for x, y in pairs if not same(x, y)) > 1:
         return False  # 2·n and n·2 with n unknown: equal extents, different order
+    for x, y in pairs:
+        tie(x, y, reason)
     return True
 
 
@@ -300,7 +300,7 @@ def split_sum(a: Axis, sizes: tuple[int, ...]) -> tuple[Axis, ...] | None:
                 n = left
             taken.append(part)
             left -= n
-        result.append(taken[0] if len(taken) == 1 else Sum(taken))
+        result.append(Atom(0, "extent 0") if not taken else taken[0] if len(taken) == 1 else Sum(taken))
     return tuple(result)
 
 

@@ -31,7 +31,7 @@ def verify(model: Model, like: Model | None = None) -> Verified:
     analysis = analyse(model)
     proto = model.to_proto(weights=False)
     try:
-        onnx.checker.check_model(proto)
+        onnx.checker.check_model(_complete(proto))
     except onnx.checker.ValidationError as e:
         raise VerificationError(f"the ONNX checker refuses the model: {_first_line(e)}") from None
     try:
@@ -44,6 +44,21 @@ def verify(model: Model, like: Model | None = None) -> Verified:
             types[info.name] = info.type.tensor_type.elem_type
         _agree(analysis, info)
     return Verified(analysis, types)
+
+
+def _complete(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """`proto`, with stand-ins for types and shapes that its interface leaves out: runtimes take that, the checker does not."""
+    infos = (*proto.graph.input, *proto.graph.output)
+    kinds = [info.type.WhichOneof("value") for info in infos]
+    if all(k not in (None, "tensor_type") or i.type.tensor_type.HasField("shape") for i, k in zip(infos, kinds, strict=True)):
+        return proto
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for info in (*copy.graph.input, *copy.graph.output):
+        if info.type.WhichOneof("value") in (None, "tensor_type"):
+            info.type.tensor_type.elem_type = info.type.tensor_type.elem_type or onnx.TensorProto.FLOAT
+            info.type.tensor_type.shape.SetInParent()
+    return copy
 
 
 def _first_line(e: Exception) -> str:

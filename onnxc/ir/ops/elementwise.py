@@ -37,6 +37,8 @@ def _broadcast_one(use: Use, here: list[tuple[int | None, int, Axis]]) -> Axis:
         first = numbers[0][2]
         for i, d, a in numbers[1:]:
             use.tie(a, first, i, d)
+        if len(numbers) < len(wide):
+            use.fix(first, why="broadcast with an unknown extent")  # which may be 1, or the same
         return first
     first = wide[0][2]
     if all(same(a, first) or (extent(a) is not None and extent(a) == extent(first)) for _, _, a in wide):
@@ -124,9 +126,9 @@ def unary(use: Use) -> None:
     """Axes pass through; further inputs (bounds, ratio) are scalars."""
     xs = use.ax(0)
     for i in range(1, len(use.node.inputs)):
-        if use.has(i) and use.node.op != "CastLike":
+        if use.has(i):
             for d, n in enumerate(use.shape(i)):
-                if n != 1:
+                if n != 1 and isinstance(n, int) and use.node.op != "CastLike":
                     raise DimensionError(
                         f"{use.node.op} takes a scalar", node=use.node.name, tensor=use.node.inputs[i].name, axis=d, expected=1, found=n
                     )
@@ -140,10 +142,27 @@ def unary(use: Use) -> None:
             use.result(use.value(0))
 
 
-@row("CumSum", "Trilu")
-def along_axis(use: Use) -> None:
-    """Axes pass through; what is accumulated or cut must keep its extent."""
+@row("CumSum", "CumProd")
+def accumulate(use: Use) -> None:
+    """Axes pass through; what is accumulated must keep its extent."""
     xs = use.ax(0)
-    k = use.ints("axis", 1) if use.node.op == "CumSum" else None
-    use.fix(*(xs if use.node.op == "CumSum" and not k else [xs[k[0]]] if k else xs[-2:]))
+    k = use.ints("axis", 1)
+    use.fix(*([xs[k[0]]] if k else xs))
+    use.out(xs)
+
+
+@row("Trilu")
+def triangle(use: Use) -> None:
+    """Axes pass through; the last two are positions."""
+    xs = use.rank(0, 2)
+    use.fix(*xs[-2:])
+    use.out(xs)
+
+
+@row("ReverseSequence")
+def reverse_sequence(use: Use) -> None:
+    """Axes pass through; along time indices are positions, and the batch axis has the length of each sequence."""
+    xs = use.rank(0, 2)
+    use.fix(xs[use.attr("time_axis", 0)])
+    use.bind(1, xs[use.attr("batch_axis", 1)])
     use.out(xs)

@@ -24,7 +24,9 @@ def convolution(use: Use, x: int, w: int, bias: int | None = None, zero_point: i
         use.tie(ws[1], xs[1], w, 1)
     else:
         outs, ins = extent(ws[0]), extent(ws[1])
-        if not isinstance(outs, int) or not isinstance(ins, int) or outs % g:
+        if not isinstance(outs, int) or not isinstance(ins, int):
+            raise Unreadable("the extents of its weight are not known")
+        if outs % g:
             raise DimensionError(
                 "the groups do not divide the output channels", node=use.node.name, tensor=use.node.inputs[w].name, axis=0, expected=f"a multiple of {g}", found=outs
             )
@@ -76,6 +78,19 @@ def conv(use: Use) -> None:
     convolution(use, 0, 1, 2)
 
 
+@row("DeformConv")
+def deform_conv(use: Use) -> None:
+    """As Conv; the axes of offsets and mask stay, and with several offset groups so do the input channels."""
+    convolution(use, 0, 1, 3)
+    if use.attr("offset_group", 1) != 1:
+        use.fix(use.ax(0)[1], why="its channels are grouped by offset")
+    use.tie(use.ax(2)[0], use.ax(0)[0], 2, 0)
+    use.fix(*use.ax(2)[1:])
+    if use.has(4):
+        use.tie(use.ax(4)[0], use.ax(0)[0], 4, 0)
+        use.fix(*use.ax(4)[1:])
+
+
 @row("ConvInteger")
 def conv_integer(use: Use) -> None:
     convolution(use, 0, 1, zero_point=2)
@@ -100,17 +115,24 @@ def conv_transpose(use: Use) -> None:
     channels: Axis = ws[1]
     if g != 1:
         ins = extent(ws[0])
-        if not isinstance(ins, int) or ins % g:
+        if not isinstance(ins, int) or not isinstance(extent(ws[1]), int):
+            raise Unreadable("the extents of its weight are not known")
+        if ins % g:
             raise DimensionError(
                 "the groups do not divide the input channels", node=use.node.name, tensor=use.node.inputs[1].name, axis=0, expected=f"a multiple of {g}", found=ins
             )
-        takes = _groups(use, 1, 0, g, ins // g)
-        outs = extent(ws[1])
-        makes = tuple(Atom(outs) for _ in range(g))
-        use.balance(makes)
-        _align(use, 1, makes)
-        channels = Sum(makes)
-        use.follow("group", Count(takes))
+        if ins == g:  # depthwise: a group is a channel
+            groups, _ = use.divide(1, 0, g, 1)
+            channels = Prod((groups, ws[1]))
+            use.follow("group", groups)
+        else:
+            takes = _groups(use, 1, 0, g, ins // g)
+            outs = extent(ws[1])
+            makes = tuple(Atom(outs) for _ in range(g))
+            use.balance(makes)
+            _align(use, 1, makes)
+            channels = Sum(makes)
+            use.follow("group", Count(takes))
     use.bind(2, channels)
     use.fix(*xs[2:], *ws[2:], why="spatial")
     sizes = transposed_extents(use, tuple(extent(a) for a in xs[2:]), tuple(extent(a) for a in ws[2:]))
@@ -154,6 +176,8 @@ def matmul(use: Use) -> None:
 @row("MatMulInteger")
 def matmul_integer(use: Use) -> None:
     matrix_product(use, 0, 1, zero_point=2)
+    if use.has(2) and use.shape(2) not in ((), (1,)):
+        raise Unreadable("the left side has a zero point by row")
     _zero_point(use, 3, -1)
 
 

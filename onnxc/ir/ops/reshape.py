@@ -31,6 +31,9 @@ def reshape(use: Use) -> None:
             v = ins[k]
         wanted.append(v)
     out = _match(use, ins, wanted)
+    for v, a in zip(wanted, out, strict=True):
+        if isinstance(v, AXIS):
+            _follow(use, a, v)
     template = []
     for v, raw, a in zip(wanted, target, out, strict=True):
         literal = isinstance(raw, INT) and int(raw) in (0, -1) and not (int(raw) == 0 and use.attr("allowzero", 0))
@@ -42,6 +45,17 @@ def reshape(use: Use) -> None:
     use.out(out)
     if use.node.inputs[0].name in use.analysis.values and all(isinstance(extent(a), int) for a in out):
         use.result(use.value(0).reshape([extent(a) for a in out]))
+
+
+def _follow(use: Use, a: Axis, v: Axis) -> None:
+    """The computed extent of `v` is that of `a`: both must change together, or not at all."""
+    m, n = extent(a), extent(v)
+    if same(a, v):
+        return
+    if m is not None and m == n:
+        use.tie(a, v, 1, 0)
+    else:
+        use.fix(a, v, why="its target is computed")
 
 
 def _size(v) -> object:
@@ -115,10 +129,10 @@ def _regroup(use: Use, ins: list[Axis], wanted: list) -> list[Axis]:
 
 def _rest(use: Use, ins: list[Axis], wanted: list) -> list[Axis]:
     """What is left between the matched ends: it holds a -1, or extents that are not known."""
-    ones = [a for a in ins if extent(a) == 1]
     if not wanted:
-        if len(ones) != len(ins):
+        if any(isinstance(extent(a), int) for a in ins if extent(a) != 1):
             _disagree(use, ins, wanted)
+        use.fix(*ins, why="it must be 1")
         return []
     unknown = [k for k, v in enumerate(wanted) if v is None or v == -1 and isinstance(v, int)]
     m = [extent(a) for a in ins]
@@ -169,6 +183,7 @@ def squeeze(use: Use) -> None:
         if use.has(1) or any(not isinstance(extent(a), int) for a in xs):
             raise Unreadable("its axes are not known")
         axes = [k for k, a in enumerate(xs) if extent(a) == 1]
+        use.fix(*xs, why="it names no axes and would drop one that shrinks to 1")
     gone = {k % len(xs) for k in axes}
     for k in gone:
         if isinstance(extent(xs[k]), int) and extent(xs[k]) != 1:
@@ -231,8 +246,17 @@ def expand(use: Use) -> None:
                 raise DimensionError(
                     "Expand does not fit", node=use.node.name, tensor=use.node.inputs[0].name, axis=d - rank + len(xs), expected=f"1 or {n}", found=extent(a)
                 )
+            if isinstance(n, int) and n != 1 and not isinstance(extent(a), int):
+                use.fix(a, *([v] if isinstance(v, AXIS) else []), why="it stretches or keeps an unknown extent")
+                out.append(use.fixed(n))
+                continue
             if isinstance(v, int) and v != 1 and use.array(1) is None:
                 use.fix(a, why="its target is computed")
+            elif v is None or (isinstance(v, AXIS) and not same(a, v) and (extent(v) is None or extent(v) != extent(a))):
+                use.fix(a, *([] if v is None else [v]), why="it stretches or keeps an unknown extent")
+                a = use.fixed(extent(a) if isinstance(extent(a), int) else None)
+            elif isinstance(v, AXIS):
+                _follow(use, a, v)
             out.append(a)
         elif isinstance(v, AXIS):
             use.fix(v)
@@ -258,7 +282,12 @@ def tile(use: Use) -> None:
             out.append(a if r == 1 else Prod((use.fixed(int(r)), a)) if isinstance(extent(a), int) else use.fixed(None))
         else:
             use.fix(a)
-            out.append(r if r is not None and extent(a) == 1 else use.fixed(None))
+            if isinstance(r, AXIS) and extent(a) == 1:
+                out.append(r)
+            else:
+                if r is not None:
+                    use.fix(r)
+                out.append(use.fixed(None))
     use.out(out)
 
 

@@ -112,6 +112,8 @@ def slice_(use: Use) -> None:
         return
     starts, ends = list(np.ravel(starts)), list(np.ravel(ends))
     axes = use.ints("axes", 3)
+    if axes is None and use.has(3):
+        raise Unreadable("its axes are computed at run time")
     axes = list(range(len(starts))) if axes is None else [a % len(xs) for a in axes]
     steps = use.ints("steps", 4)
     if steps is None:
@@ -138,7 +140,7 @@ def _slice_one(use: Use, a: Axis, start, end, step: int) -> tuple[Axis, object, 
         whole = isinstance(start, INT) and start == 0 and step == 1 and isinstance(end, INT) and end >= 2**31 - 1
         if whole:
             return a, start, end
-        use.fix(a, why="its bounds are not known")
+        use.fix(a, *(v for v in (start, end) if isinstance(v, AXIS)), why="its bounds are not known")
         stays = [v if isinstance(v, INT) else 0 for v in (start, end)]
         return use.fixed(None), *stays
     lo, hi, by = slice(int(start), int(end), step).indices(n)
@@ -157,7 +159,7 @@ def _slice_one(use: Use, a: Axis, start, end, step: int) -> tuple[Axis, object, 
 
 def _slice_values(use: Use, starts: list, ends: list, steps: list[int]) -> None:
     name = use.node.inputs[0].name
-    if name in use.analysis.values and len(use.ax(0)) == 1 and all(isinstance(v, INT) for v in (*starts, *ends)):
+    if name in use.analysis.values and len(use.ax(0)) == len(starts) == 1 and all(isinstance(v, INT) for v in (*starts, *ends)):
         use.result(use.value(0)[int(starts[0]) : min(int(ends[0]), 2**62) : steps[0]])
 
 
@@ -176,8 +178,7 @@ def gather(use: Use) -> None:
                 "an index is out of range", node=use.node.name, tensor=use.node.inputs[1].name, expected=f"below {len(values)}", found=int(at.max())
             )
         use.result(np.asarray(values[at.astype(np.int64)], object))
-    else:
-        use.fix(xs[k], why="its indices are positions in this axis")
+    use.fix(xs[k], why="its indices are positions in this axis")
     use.fix(*index)
 
 
@@ -225,6 +226,40 @@ def pad(use: Use) -> None:
             use.fix(xs[k])
             xs[k] = use.fixed(n + before + after if isinstance(n, int) else None)
     use.out(xs)
+
+
+@row("CenterCropPad")
+def center_crop_pad(use: Use) -> None:
+    """An axis that keeps its extent passes through; its target follows."""
+    xs = list(use.ax(0))
+    target = use.ints("shape", 1)
+    if target is None:
+        raise Unreadable("its target is computed at run time")
+    template: list = list(target)
+    for j, (k, n) in enumerate(zip(use.attr("axes") or range(len(xs)), target, strict=True)):
+        if extent(xs[k]) == n and use.array(1) is not None:
+            template[j] = xs[k]
+        else:
+            use.fix(xs[k])
+            xs[k] = use.fixed(n)
+    if use.array(1) is not None:
+        use.operand(1, template)
+    use.out(xs)
+
+
+@row("Compress")
+def compress(use: Use) -> None:
+    """What is picked by a condition is a list of positions; without an axis the input is flattened."""
+    xs = use.ax(0)
+    flags = use.array(1)
+    count = None if flags is None else int(np.count_nonzero(flags))
+    if "axis" not in use.node.attrs:
+        use.fix(*xs)
+        use.out([use.fixed(count)])
+        return
+    k = use.axis()
+    use.fix(xs[k], why="its condition is a list of positions")
+    use.out([*xs[:k], use.fixed(count), *xs[k + 1 :]])
 
 
 @row("OneHot")

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from ..analysis import Unreadable, Use, row
-from ..axes import Axis, Extent, Prod, extent, same
+from ..axes import Atom, Axis, Extent, Prod, Sum, extent, same
 
 MAX_END = 2**31 - 1
 
@@ -72,7 +72,7 @@ def transposed_extents(use: Use, sizes: tuple[Extent, ...], kernel: tuple[Extent
     return out
 
 
-@row("MaxPool", "AveragePool", "LpPool", "QLinearAveragePool")
+@row("MaxPool", "AveragePool", "LpPool")
 def pool(use: Use) -> None:
     """n c *s -> n c *t"""
     xs = use.rank(0, 3)
@@ -103,6 +103,36 @@ def roi_align(use: Use) -> None:
     use.fix(xs[0], *xs[2:], *rois)
     use.bind(2, rois[0])
     use.out([rois[0], xs[1], use.fixed(use.attr("output_height", 1)), use.fixed(use.attr("output_width", 1))])
+
+
+@row("MaxRoiPool")
+def max_roi_pool(use: Use) -> None:
+    """n c h w; r 5 -> r c y x"""
+    xs, rois = use.rank(0, 4), use.rank(1, 2)
+    use.fix(xs[0], *xs[2:], *rois)
+    use.out([rois[0], xs[1], *map(use.fixed, use.attr("pooled_shape") or ())])
+
+
+@row("GridSample")
+def grid_sample(use: Use) -> None:
+    """n c *s; n *t len(s) -> n c *t"""
+    xs, grid = use.rank(0, 3), use.rank(1, 3)
+    use.tie(grid[0], xs[0], 1, 0)
+    use.fix(*xs[2:], *grid[1:], why="spatial")
+    use.out([*xs[:2], *grid[1:-1]])
+
+
+@row("Col2Im")
+def col2im(use: Use) -> None:
+    """n c·k l -> n c *s, where k counts the positions of a block"""
+    xs = use.rank(0, 3)
+    image, block = use.ints("image_shape", 1), use.ints("block_shape", 2)
+    size = extent(xs[1])
+    if image is None or block is None or not isinstance(size, int) or size % math.prod(block):
+        raise Unreadable("its shapes are computed at run time")
+    c, k = use.divide(0, 1, size // math.prod(block), math.prod(block))
+    use.fix(k, xs[2], why="spatial")
+    use.out([xs[0], c, *(use.fixed(n, "spatial") for n in image)])
 
 
 @row("Resize", "Upsample")
@@ -138,7 +168,7 @@ def resize(use: Use) -> None:
             else:
                 keeps = n is not None and same(n, xs[k])
             if not keeps:
-                use.fix(xs[k])
+                use.fix(xs[k], *([n] if isinstance(n, (Atom, Prod, Sum)) else []))
                 out[k] = use.fixed(int(n) if isinstance(n, (int, np.integer)) else extent(n) if n is not None else None)
             elif isinstance(n, (int, np.integer)) and use.array(3) is None:
                 use.fix(xs[k], why="its size is computed")
@@ -153,7 +183,12 @@ def depth_to_space(use: Use) -> None:
     """n b·b·c h w -> n c h·b w·b  (CRD: c·b·b)"""
     n, c, h, w = use.rank(0, 4)
     b, size = use.attr("blocksize", 1), extent(c)
-    if not isinstance(size, int) or size % (b * b):
+    if not isinstance(size, int):
+        use.fix(c, h, w, why="its channels are not known")
+        sides = [extent(a) * b if isinstance(extent(a), int) else None for a in (h, w)]
+        use.out([n, use.fixed(None), *map(use.fixed, sides)])
+        return
+    if size % (b * b):
         raise Unreadable("its channels are no multiple of the square of blocksize")
     if use.attr("mode", "DCR") == "DCR":
         b1, b2, c = use.divide(0, 1, b, b, size // (b * b))

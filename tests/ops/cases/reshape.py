@@ -1,0 +1,76 @@
+"""Operators that regroup axes."""
+
+import numpy as np
+
+from tests.ops.harness import Case, Data, i64, ints
+
+RESHAPE = [
+    Case("y = Reshape(x, t)", free, x=shape, t=ints(*target), opset=opset)
+    for shape, target, opset, free in (
+        ((2, 3, 4), (2, 12), 17, [2, 3, 4]),
+        ((2, 3, 4), (0, -1), 17, [2, 3, 4]),
+        ((2, 3, 4), (0, 0, -1), 17, [2, 3, 4]),
+        ((2, 3, 4), (-1,), 17, [2, 3, 4]),
+        ((2, 3, 4), (6, 4), 17, [2, 3, 4]),
+        ((2, 12), (0, 3, 4), 17, [2, 3, 4]),
+        ((2, 12), (2, 4, -1), 17, [2, 3, 4]),
+        ((2, 12), (-1, 3, 4), 17, [2, 3, 4]),
+        ((2, 12, 3, 3), (2, 4, 3, 3, 3), 17, [2, 3, 3, 3, 4]),
+        ((2, 12), (2, 12, 1, 1), 17, [2, 12]),
+        ((2, 12, 1, 1), (2, -1), 17, [2, 12]),
+        ((2, 1, 12), (1, 2, 12, 1), 17, [2, 12]),
+        ((4, 6), (6, 4), 17, []),
+        ((2, 4, 6), (2, 6, 4), 17, [2]),
+        ((2, 4, 6), (2, 3, 8), 17, [2]),
+        ((6, 4), (2, 3, 2, 2), 17, [2, 2, 2, 3]),
+        ((6, 4), (2, 12), 17, [2, 3, 4]),
+        ((6, 4), (3, 8), 17, [2, 3, 4]),
+        ((6, 4), (3, -1), 17, [2, 3, 4]),
+        ((24,), (2, 3, 4), 17, [2, 3, 4]),
+        ((2, 6, 6), (2, 6, 2, 3), 7, [2, 2, 3, 6]),
+        ((1,), (), 17, []),
+        ((), (1, 1), 17, []),
+        ((1, 1, 4), (4,), 17, [4]),
+        ((2, 3, 4), (2, 3, 4), 17, [2, 3, 4]),
+        ((2, 3, 4), (3, 2, 4), 17, [4]),
+    )
+]
+OTHER = [
+    Case("y = Reshape<allowzero=1>(x, t)", [2, 2, 3], x=(2, 6), t=ints(2, 3, 2)),
+    Case("y = Reshape(x, t)", [2, 2, 3], x=(2, 6), t=ints(-1, 2)),
+    Case("y = Flatten(x)", [2, 3, 4], x=(2, 3, 4)),
+    Case("y = Flatten<axis=0>(x)", [2, 3, 4], x=(2, 3, 4)),
+    Case("y = Flatten<axis=3>(x)", [2, 3, 4], x=(2, 3, 4)),
+    Case("y = Flatten<axis=-1>(x)", [2, 3, 4], opset=11, x=(2, 3, 4)),
+    Case("y = Flatten<axis=2>(x)", [2, 3, 4], opset=9, x=(2, 3, 4, 1)),
+    Case("y = Squeeze(x, k)", [2, 3], x=(2, 1, 3, 1), k=ints(1)),
+    Case("y = Squeeze(x, k)", [2, 3], x=(2, 1, 3, 1), k=ints(-1, 1)),
+    Case("y = Squeeze(x)", [], symbolic=False, x=(2, 1, 3, 1)),
+    Case("y = Squeeze<axes=[1]>(x)", [2, 3], opset=11, x=(2, 1, 3)),
+    Case("y = Unsqueeze(x, k)", [2, 3], x=(2, 3), k=ints(0, 2)),
+    Case("y = Unsqueeze(x, k)", [2, 3], x=(2, 3), k=ints(-1, 1)),
+    Case("y = Unsqueeze(x, k)", [2, 3], x=(2, 3), k=ints(3, 0)),
+    Case("y = Unsqueeze<axes=[0, 3]>(x)", [2, 3], opset=11, x=(2, 3)),
+    Case("y = Unsqueeze(x, k)", [], x=(), k=ints(0)),
+    Case("y = Transpose(x)", [2, 3, 4], x=(2, 3, 4)),
+    Case("y = Transpose<perm=[0, 2, 1]>(x)", [2, 3, 4], x=(2, 3, 4)),
+    Case("y = Expand(x, t)", [3], x=(3, 1), t=ints(2, 3, 4)),
+    Case("y = Expand(x, t)", [3, 4], x=(3, 4), t=ints(1, 1)),
+    Case("y = Expand(x, t)", [2, 3, 4], x=(2, 3, 4), t=ints(4)),
+    Case("y = Expand(x, t)", [3], x=(3, 1), t=ints(3, 4)),
+    Case("y = Tile(x, r)", [2, 3], x=(2, 3), r=ints(2, 1)),
+    Case("y = Tile(x, r)", [2, 3], x=(2, 3), r=ints(3, 2)),
+    Case("y = Tile(x, r)", [3], x=(1, 3), r=ints(4, 1)),
+    Case("y = Tile(x, r)", [2], x=(2,), r=ints(2)),
+    Case("y = Shape(x)", [], x=(2, 3, 4)),
+    Case("y = Shape<start=1>(x)", [2], x=(2, 3, 4)),
+    Case("y = Shape<start=-2, end=-1>(x)", [2, 4], x=(2, 3, 4)),
+    Case("y = Shape<start=0, end=9>(x)", [], x=(2, 3, 4)),
+    Case("y = ConstantOfShape(t)", [], t=ints(2, 3)),
+    Case("y = ConstantOfShape<value=int64[1] {7}>(t)", [], t=ints(3)),
+    Case("y = ConstantOfShape(t)", [], t=np.zeros(0, np.int64)),
+    Case("y = Range(a, b, c)", [], a=np.int64(1), b=np.int64(9), c=np.int64(3)),
+    Case("y = Range(a, b, c)", [], a=np.float32(1), b=np.float32(0), c=np.float32(-0.3)),
+    Case("y = Range(a, b, c)", [], a=np.int64(3), b=np.int64(1), c=np.int64(1)),
+]
+CASES = RESHAPE + OTHER
