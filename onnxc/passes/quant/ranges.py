@@ -121,38 +121,4 @@ def _clip_costs(s: Statistics, sign: int, grid: int) -> tuple[np.ndarray, np.nda
     return ends, np.maximum(cost, 0.0), n.sum() - suffix[0]
 
 
-def entropy(s: Statistics, levels: int = 255) -> tuple[float, float]:
-    """The clipping of least Kullback-Leibler divergence (Migacz 2017, TensorRT), on magnitudes.
-
-    For each threshold the distribution clipped there (what lies beyond joins the last bin) is compared with the one
-    that `levels` steps (half as many a side, where there are two) can express. Both ends clip at that threshold.
-    """
-    top = max(s.high, -s.low)
-    if top == 0.0:
-        return 0.0, 0.0
-    counts = (s.side(1) + s.side(-1)).astype(np.float64)
-    steps = levels if s.low == 0.0 or s.high == 0.0 else levels // 2
-    used = max(1, math.ceil(top / s.width - 1e-9))
-    candidates = np.unique(np.linspace(min(steps, used), used, 129).astype(int))
-    best = min(candidates, key=lambda n: (_divergence(counts[:used], int(n), steps), -n))
-    t = float(best) * s.width
-    return max(s.low, -t), min(s.high, t)
-
-
-def _divergence(counts: np.ndarray, n: int, steps: int) -> float:
-    """KL(P || Q), P: the first `n` bins with the rest in the last, Q: the first `n` bins in `steps` levels, spread evenly
-    over those of their bins that are not empty."""
-    p = counts[:n].copy()
-    p[-1] += counts[n:].sum()
-    starts = np.unique(np.arange(steps) * n // steps)
-    level = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, n)))
-    inside = counts[:n]
-    some = p > 0
-    mass = np.bincount(level, inside, len(starts))
-    spread = np.bincount(level, some, len(starts))
-    q = np.where(some, (mass / np.maximum(spread, 1))[level], 0.0)
-    p, q = p / p.sum(), q / max(q.sum(), 1e-300)
-    return float(np.sum(p[some] * np.log(p[some] / np.maximum(q[some], 1e-12))))
-
-
-CALIBRATORS = {"minmax": minmax, "percentile": percentile, "mse": mse, "entropy": entropy}
+CALIBRATORS = {"minmax": minmax, "percentile": percentile, "mse": mse}
