@@ -13,11 +13,12 @@ from ..clean.duplicates import Pool, share_constants
 from ..clean.editor import Editor, opaque
 from .affine import divide_to_multiply, merge_affine
 from .bounds import merge_bounds
-from .composites import composite
-from .linear import fold_after, fold_before, to_gemm
+from .composites import Composites
+from .linear import fold_after, fold_before, fold_shared, to_gemm
 from .pads import fold_pad
 
 SWEEPS = 64
+NO_END = "fuse found no fixpoint"
 RULES = (fold_after, merge_affine, fold_before, fold_pad, merge_bounds)
 
 
@@ -42,9 +43,17 @@ class Fuse(Pass):
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
         editor = Editor(model, ctx.verified, report)
-        _repeat(editor, (composite,))
-        _repeat(editor, RULES)
-        _repeat(editor, (divide_to_multiply, to_gemm))
+        composites = Composites()
+        stages = ((composites,), RULES, (fold_shared, divide_to_multiply, to_gemm))
+        for _ in range(SWEEPS):
+            before = editor.changes
+            for rules in stages:
+                _repeat(editor, rules)
+            if editor.changes == before:
+                break
+        else:
+            raise VerificationError(NO_END, expected=f"at most {SWEEPS} rounds", remedy="report the model")
+        composites.notes(editor)
         pool = Pool()
         for node in model.nodes:
             share_constants(editor, node, pool)
@@ -63,4 +72,4 @@ def _repeat(e: Editor, rules) -> None:
         e.finish()
         if e.changes == before:
             return
-    raise VerificationError("fuse found no fixpoint", expected=f"at most {SWEEPS} sweeps", remedy="report the model")
+    raise VerificationError(NO_END, expected=f"at most {SWEEPS} sweeps", remedy="report the model")

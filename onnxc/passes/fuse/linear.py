@@ -20,6 +20,7 @@ from ..clean.evaluate import core
 from .affine import AFFINE, Affine, affine_of, aligned, is_float, per_channel, store
 
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+GAIN = 16.0
 
 
 @dataclass
@@ -98,10 +99,12 @@ def bias_of(node: gs.Node, w: Weights) -> np.ndarray | None:
         return np.zeros(w.outputs)
     if not isinstance(t, gs.Constant) or not is_float(t.values):
         return None
+    if node.op != "Gemm":
+        return t.values.astype(np.float64)
     vector = per_channel(t.values, w.rank, w.axis, w.outputs)
     if vector is None:
         return None
-    return np.broadcast_to(vector.astype(np.float64) * (node.attrs.get("beta", 1.0) if node.op == "Gemm" else 1.0), (w.outputs,))
+    return np.broadcast_to(vector.astype(np.float64) * node.attrs.get("beta", 1.0), (w.outputs,))
 
 
 def _vectors(now: Affine, w: Weights, channels: int) -> tuple | None:
@@ -124,7 +127,12 @@ def set_bias(e: Editor, node: gs.Node, bias: np.ndarray) -> None:
     node.attrs.pop("beta", None)
 
 
-def fold_after(e: Editor, node: gs.Node) -> bool:
+def fold_shared(e: Editor, node: gs.Node) -> bool:
+    """Fold one of several BatchNormalizations that read one linear node; the others read its result (see `_rebase`)."""
+    return node.op == "BatchNormalization" and fold_after(e, node, shared=True)
+
+
+def fold_after(e: Editor, node: gs.Node, *, shared: bool = False) -> bool:
     """Fold an affine node into the linear node that makes its input."""
     if node.op not in AFFINE:
         return False
@@ -135,12 +143,12 @@ def fold_after(e: Editor, node: gs.Node) -> bool:
     w = weights_of(e, maker)
     if w is None:
         return e.refuse(node, f"the weights of {maker.name} are no constant")
-    if not e.alone(now.x):
-        return e.refuse(node, f"{maker.name} before it {'is a graph output' if e.is_output(now.x) else 'has other readers'}")
     got = _vectors(now, w, w.outputs)
     if got is None:
         return e.refuse(node, "its constant is not per channel")
     a, b = got
+    if not e.alone(now.x) and not (shared and _rebase(e, node, now, a, b)):
+        return e.refuse(node, f"{maker.name} before it {'is a graph output' if e.is_output(now.x) else 'has other readers'}")
     if maker.op == "MatMul":
         return _after_matmul(e, node, maker, w, a, b)
     bias = bias_of(maker, w)
@@ -159,6 +167,38 @@ def fold_after(e: Editor, node: gs.Node) -> bool:
     if new_bias is not None:
         set_bias(e, maker, new_bias)
     e.edited(name, f"{op} folded into {maker.name}")
+    return True
+
+
+def _rebase(e: Editor, node: gs.Node, now: Affine, a, b) -> bool:
+    """Let the other readers of c read y = a*c + b, the output of `node`, which can then be folded: one node fewer.
+
+    They must all be BatchNormalizations, a'*c + b' = (a'/a)*y + (b' - b*a'/a): done where no rounding is magnified, that
+    is where a'/a and the shift that cancels stay within GAIN of what stood there before.
+    """
+    others = [n for n in now.x.outputs if n is not node]
+    if node.op != "BatchNormalization" or e.is_output(now.x) or e.is_output(node.outputs[0]) or not np.all(a):
+        return False
+    plans = []
+    for other in others:
+        theirs = affine_of(e, other) if other.op == "BatchNormalization" else None
+        if theirs is None:
+            return False
+        scale, _, mean, _ = (t.values for t in other.inputs[1:5])
+        c, d = theirs.a.reshape(-1), theirs.b.reshape(-1)
+        ratio = c / a
+        limit = GAIN * max(np.abs(c).max(), np.abs(d).max())
+        if np.abs(ratio).max() > GAIN or np.abs(ratio * b).max() > limit:
+            return False
+        values = store(scale / a, scale.dtype), store(d - ratio * b + ratio * mean, scale.dtype)
+        if values[0] is None or values[1] is None:
+            return False
+        plans.append((other, *values))
+    for other, scale, bias in plans:
+        e.set_input(other, 0, node.outputs[0])
+        e.model.set_weight(other, 1, scale)
+        e.model.set_weight(other, 2, bias)
+        e.edited(other, f"reads {node.name} instead of what both read")
     return True
 
 

@@ -1,0 +1,133 @@
+"""Decomposed normalisations back into LayerNormalization (opset 17) and RMSNormalization (opset 23).
+
+    d / sqrt(mean(d^2) + eps) * gamma + beta,   d = x - mean(x)      ->  LayerNormalization(x, gamma, beta)
+    x / sqrt(mean(x^2) + eps) * gamma                                ->  RMSNormalization(x, gamma)
+
+The means run over the last axes. 1/sqrt may stand as Sqrt and Div, as Sqrt, Reciprocal and Mul, or as Pow(-0.5) and Mul.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ..clean.editor import Editor
+from ..clean.identities import ints_of
+from .affine import is_float
+
+
+def number(t) -> float | None:
+    """The value of a constant of one element."""
+    return float(t.values.reshape(())) if isinstance(t, gs.Constant) and t.values.size == 1 and is_float(t.values) else None
+
+
+def reduced_axes(e: Editor, node: gs.Node) -> list[int] | None:
+    """The axes of a reduction that keeps them with extent 1, sorted, from 0 on; None where they are not known."""
+    rank, axes = e.rank(node.inputs[0]), ints_of(node, "axes", 1)
+    if rank is None or not axes or not node.attrs.get("keepdims", 1):
+        return None
+    return sorted(k % rank for k in axes)
+
+
+def normalisation(e: Editor, node: gs.Node, has: Callable[[Editor, str, int, gs.Node], bool]) -> bool:
+    """Match at the node that divides by the deviation; the operator takes the place of the last node of the pattern."""
+    core = _core(e, node)
+    if core is None:
+        return False
+    x, axis, epsilon, centred = core
+    op, since = ("LayerNormalization", 17) if centred else ("RMSNormalization", 23)
+    if not has(e, op, since, node):
+        return False
+    extents = [n for n in e.analysis.shape(x.name)[axis:]]
+    if not all(isinstance(n, int) for n in extents):
+        return e.refuse(node, f"the extents that {op} runs over are not known")
+    last, gamma = _weight(e, node, "Mul", extents)
+    beta = None
+    if centred:
+        last, beta = _weight(e, last, "Add", extents)
+    dtype = e.dtype(x)
+    scale = np.ones(extents, dtype) if gamma is None else gamma
+    inputs = [x, e.constant(f"{last.name}_scale", scale)]
+    if beta is not None:
+        inputs.append(e.constant(f"{last.name}_bias", beta))
+    e.rewrite(last, op, inputs, {"axis": axis, "epsilon": epsilon})
+    e.edited(last, f"recognised as {op}")
+    return True
+
+
+def _core(e: Editor, node: gs.Node) -> tuple[gs.Variable, int, float, bool] | None:
+    """x, the first axis, epsilon, and whether the mean is subtracted, of `node` = d / sqrt(mean(d*d) + epsilon)."""
+    for i in (0, 1) if node.op == "Mul" else (0,):
+        d, r = node.inputs[i], node.inputs[1 - i]
+        inside = _under_root(e, r, inverse=node.op == "Mul")
+        add = e.producer(inside, "Add") if inside is not None and e.alone(inside) else None
+        if add is None:
+            continue
+        j = next((j for j in (0, 1) if number(add.inputs[1 - j]) is not None), None)
+        mean = e.producer(add.inputs[j], "ReduceMean") if j is not None and e.alone(add.inputs[j]) else None
+        rank = e.rank(d)
+        axes = reduced_axes(e, mean) if mean is not None else None
+        if not axes or rank is None or axes != list(range(axes[0], rank)):
+            continue
+        square = e.producer(mean.inputs[0], "Mul", "Pow") if e.alone(mean.inputs[0]) else None
+        if square is None or square.inputs[0] is not d:
+            continue
+        if not (square.inputs[1] is d if square.op == "Mul" else number(square.inputs[1]) == 2):
+            continue
+        epsilon = number(add.inputs[1 - j])
+        x = _centred(e, d, axes, {id(node), id(square)})
+        if x is not None:
+            return x, axes[0], epsilon, True
+        if not isinstance(d, gs.Constant):
+            return d, axes[0], epsilon, False
+    return None
+
+
+def _under_root(e: Editor, r, *, inverse: bool):
+    """v where `r` is sqrt(v), or with inverse=True 1/sqrt(v)."""
+    if not e.alone(r):
+        return None
+    maker = e.producer(r)
+    if maker is None:
+        return None
+    if maker.op == "Pow":
+        return maker.inputs[0] if number(maker.inputs[1]) == (-0.5 if inverse else 0.5) else None
+    if inverse:
+        if maker.op == "Div" and number(maker.inputs[0]) == 1:
+            r = maker.inputs[1]
+        elif maker.op == "Reciprocal":
+            r = maker.inputs[0]
+        else:
+            return None
+        maker = e.producer(r, "Sqrt") if e.alone(r) else None
+    return maker.inputs[0] if maker is not None and maker.op == "Sqrt" else None
+
+
+def _centred(e: Editor, d, axes: list[int], inner: set[int]):
+    """x where d = x - mean(x) is read by the nodes `inner` alone."""
+    sub = e.producer(d, "Sub")
+    mean = e.producer(sub.inputs[1], "ReduceMean") if sub is not None and e.alone(sub.inputs[1]) else None
+    if mean is None or mean.inputs[0] is not sub.inputs[0] or reduced_axes(e, mean) != axes:
+        return None
+    if e.is_output(d) or {id(n) for n in d.outputs} != inner:
+        return None
+    return sub.inputs[0]
+
+
+def _weight(e: Editor, node: gs.Node, op: str, extents: list[int]) -> tuple[gs.Node, np.ndarray | None]:
+    """The reader of `node` that applies a constant over the last axes, with the constant; else `node` itself."""
+    out = node.outputs[0]
+    reader = out.outputs[0] if e.alone(out) else None
+    if reader is None or not e.model.is_standard(reader, op):
+        return node, None
+    c = next((t for t in reader.inputs if isinstance(t, gs.Constant) and is_float(t.values)), None)
+    if c is None or not e.same_shape(out, reader.outputs[0]):
+        return node, None
+    values = c.values
+    while values.ndim > len(extents) and values.shape[0] == 1:
+        values = values[0]
+    if values.ndim > len(extents):
+        return node, None
+    return reader, np.ascontiguousarray(np.broadcast_to(values, extents))
