@@ -116,6 +116,10 @@ def _fold_constants(work: onnx.ModelProto, constants: dict[str, np.ndarray]) -> 
         if node.op_type in ("Identity", "Unsqueeze") and inputs[0] in constants and _view(node, constants):
             known.update(node.output)
             continue
+        if node.op_type == "DequantizeLinear" and all(name in constants for name in inputs):
+            constants[node.output[0]] = _dequantized(node, [constants[name] for name in inputs])
+            known.update(node.output)
+            continue
         ready.append(node)
         known.update(node.output)
     if ready:
@@ -135,6 +139,23 @@ def _view(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> bool:
         array = np.expand_dims(array, tuple(axes))
     constants[node.output[0]] = array
     return True
+
+
+def _dequantized(node: onnx.NodeProto, operands: list[np.ndarray]) -> np.ndarray:
+    """(values - zero point) * scale, per tensor, per axis or per block, as ONNX defines it."""
+    values, scale = operands[0], operands[1]
+    zero = operands[2] if len(operands) > 2 else np.zeros_like(scale, values.dtype)
+    axis = attribute_of(node, "axis", 1)
+    block = attribute_of(node, "block_size", 0)
+    if block:
+        scale, zero = (np.repeat(a, block, axis).take(range(values.shape[axis]), axis) for a in (scale, zero))
+    elif scale.size > 1:
+        view = [1] * values.ndim
+        view[axis] = -1
+        scale, zero = scale.reshape(view), zero.reshape(view)
+    else:
+        scale, zero = scale.reshape(()), zero.reshape(())
+    return ((values.astype(np.int64) - zero.astype(np.int64)).astype(scale.dtype) * scale).astype(scale.dtype)
 
 
 def _evaluate(work: onnx.ModelProto, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> None:

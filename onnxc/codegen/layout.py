@@ -77,10 +77,21 @@ def _split(call, x):
     return tvm_modules().relax.op.split(x, parts, AXIS[int(call.attrs.axis) % 4])
 
 
+def _quantize(call, x, scale, zero):
+    if any(extent != 1 for operand in (scale, zero) for extent in operand.ty.shape.values):
+        return None
+    op = getattr(tvm_modules().relax.op, call.op.name.rsplit(".", 1)[1])
+    return op(x, scale, zero, axis=3, out_dtype=str(call.attrs.out_dtype))
+
+
+RAW = frozenset(("relax.nn.prelu", "relax.quantize", "relax.dequantize"))  # operands after the first keep their form
+
 RULES: dict[str, Callable] = {
     **dict.fromkeys(POOLS, _pool),
     **dict.fromkeys(REDUCTIONS, _reduce),
     "relax.nn.prelu": _prelu,
+    "relax.quantize": _quantize,
+    "relax.dequantize": _quantize,
     "relax.nn.softmax": _softmax,
     "relax.nn.log_softmax": _softmax,
     "relax.nn.pad": _pad,

@@ -174,7 +174,7 @@ class _Lowering:
         if name in layout.ELEMENTWISE:
             made = self._call(call, [self.get(a, LAST) for a in call.args])
         elif name in layout.RULES:
-            raw = name == "relax.nn.prelu"
+            raw = name in layout.RAW
             args = [self.get(a, FIRST if raw and i else LAST) for i, a in enumerate(call.args)]
             made = layout.RULES[name](call, *args)
         else:
