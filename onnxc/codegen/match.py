@@ -68,7 +68,7 @@ def find(bindings: list, body, constants: Constants) -> Plan:
     for binding in bindings:
         for arg in _operands(binding.value):
             uses[arg] += 1
-            readers[arg] = binding
+            readers.setdefault(arg, []).append(binding)
     for part in body.fields if isinstance(body, relax.Tuple) else [body]:
         uses[part] += 2  # an output is never taken in
     plan = Plan()
@@ -79,11 +79,24 @@ def find(bindings: list, body, constants: Constants) -> Plan:
         found = _start(binding, constants)
         if found is not None:
             chain = _Chain(found, binding.var, constants)
-            while uses[chain.var] == 1 and readers[chain.var].var not in done and chain.take(readers[chain.var]):
-                plan.absorbed.add(chain.absorbed)
+            while taken := _extend(chain, readers, uses, done):
+                plan.absorbed.update(taken)
                 done.add(chain.var)
             plan.kernels[chain.var] = chain.finish()
     return plan
+
+
+def _extend(chain: _Chain, readers: dict, uses: Counter, done: set) -> list:
+    """Takes one more operator, or one gate, into the chain; the variables that vanish by it."""
+    end, next_ones = chain.var, readers.get(chain.var, [])
+    if any(binding.var in done for binding in next_ones):
+        return []
+    if uses[end] == 1 and chain.take(next_ones[0]):
+        return [end]
+    if uses[end] == 2 and len(next_ones) == 2:
+        branch = chain.take_gate(next_ones, readers, uses)
+        return [end, *branch] if branch else []
+    return []
 
 
 def _operands(value) -> list:
@@ -186,12 +199,14 @@ class _Chain:
 
     def _step(self, call, name: str) -> bool:
         match name:
-            case "relax.add" | "relax.multiply" | "relax.subtract":
+            case "relax.add" | "relax.multiply" | "relax.subtract" | "relax.divide":
                 return self._arithmetic(call, name)
             case "relax.nn.relu":
                 return self._activation(("relu",))
             case "relax.clip":
                 return self._activation(("clip", *(float(_number(arg)) for arg in call.args[1:3])))
+            case "relax.sigmoid":
+                return self._activation(("sigmoid",))
             case "relax.nn.leakyrelu":
                 return self._activation(("leaky_relu", float(call.attrs.alpha)))
             case "relax.nn.prelu":
@@ -200,6 +215,49 @@ class _Chain:
                 slope = self.constants.value(call.args[1]).reshape(-1)
                 return self._activation(("prelu",), np.broadcast_to(slope, (self.found.spec.oc,)))
         return False
+
+    def take_gate(self, pair: list, readers: dict, uses: Counter) -> list:
+        """Takes v * f(v), f a chain of scalar steps (swish, hard swish); the variables inside f, or nothing.
+
+        `pair` are the two readers of the chain's end: the product, and the first operator of f.
+        """
+        product, start = pair if _reads_both(pair[0], self.var) else reversed(pair)
+        steps, inside, here, source = [], [], start, self.var
+        while not here.var.same_as(product.var):
+            step = self._scalar_step(here.value, source)
+            if step is None or uses[here.var] != 1:
+                return []
+            steps.append(step)
+            inside.append(here.var)
+            source, here = here.var, readers[here.var][0]
+        args = getattr(product.value, "args", ())
+        if not inside or not _is_call(product.value, "relax.multiply") or not any(a.same_as(source) for a in args):
+            return []
+        self._activation(("gate", tuple(steps)))
+        self.var = product.var
+        return inside
+
+    def _scalar_step(self, call, source) -> tuple | None:
+        """An operator on `source` that needs scalars alone, as a step of a gate."""
+        name = getattr(getattr(call, "op", None), "name", "")
+        if name == "relax.sigmoid":
+            return ("sigmoid",)
+        if name == "relax.clip":
+            return ("clip", *(_number(arg) for arg in call.args[1:3]))
+        if name not in ("relax.add", "relax.multiply", "relax.divide"):
+            return None
+        other = call.args[1] if call.args[0].same_as(source) else call.args[0]
+        if other not in self.constants or (name == "relax.divide" and not call.args[0].same_as(source)):
+            return None
+        value = self.constants.value(other)
+        if value.size != 1:
+            return None
+        scalar = float(value.reshape(-1)[0])
+        return (
+            ("add_scalar", scalar)
+            if name == "relax.add"
+            else ("mul_scalar", 1 / scalar if name == "relax.divide" else scalar)
+        )
 
     def _activation(self, step: tuple, operand: np.ndarray | None = None) -> bool:
         self.affine = False
@@ -211,7 +269,7 @@ class _Chain:
     def _arithmetic(self, call, name: str) -> bool:
         first = call.args[0].same_as(self.var)
         other = call.args[1] if first else call.args[0]
-        if other.same_as(self.var) or (name == "relax.subtract" and not first):
+        if other.same_as(self.var) or (name in ("relax.subtract", "relax.divide") and not first):
             return False
         if other in self.constants:
             vector = self._channel_vector(self.constants.value(other))
@@ -219,6 +277,10 @@ class _Chain:
                 return False
             if name == "relax.subtract":
                 name, vector = "relax.add", -vector
+            elif name == "relax.divide":
+                if not vector.all():
+                    return False
+                name, vector = "relax.multiply", 1 / vector
             self._channelwise(name, vector)
             return True
         residual_taken = ("residual",) in self.steps
@@ -259,6 +321,16 @@ class _Chain:
         self.found.scale = None if self.scale is None else self.scale.astype(np.float32)
         self.found.spec = replace(self.found.spec, epilogue=tuple(self.steps))
         return self.found
+
+
+def _is_call(value, name: str) -> bool:
+    return getattr(getattr(value, "op", None), "name", None) == name
+
+
+def _reads_both(binding, var) -> bool:
+    """Whether `binding` is a product of `var` with something else."""
+    args = getattr(binding.value, "args", ())
+    return _is_call(binding.value, "relax.multiply") and any(arg.same_as(var) for arg in args)
 
 
 def shape_of_or_none(expr) -> tuple[int, ...] | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-Step = tuple  # ("bias",) ("mul",) ("add",) ("prelu",) ("residual",) ("relu",) ("clip", lo, hi) ("leaky_relu", slope)
+# ("bias",) ("mul",) ("add",) ("prelu",) ("residual",) ("relu",) ("sigmoid",) ("clip", lo, hi) ("leaky_relu", slope)
+# ("add_scalar", k) ("mul_scalar", k), and ("gate", steps): the value times what the steps make of it
+Step = tuple
 
 CHANNEL_STEPS = ("bias", "mul", "add", "prelu")  # steps that read one value per output channel
 

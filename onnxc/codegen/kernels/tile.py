@@ -112,11 +112,14 @@ def operands(spec: KernelSpec) -> list[tuple[str, tuple[int, ...]]]:
 
 def epilogue(spec: KernelSpec, value, buffers: list, channel, offset):
     """The epilogue's steps applied to an accumulator: `channel` indexes channel vectors, `offset` the residual."""
+    return _steps(spec, spec.epilogue, value, iter(buffers), channel, offset)
+
+
+def _steps(spec: KernelSpec, steps: tuple, value, left: Iterator, channel, offset):
     from tvm import tirx
 
-    left = iter(buffers)
     zero = tirx.const(0, spec.dtype)
-    for step in spec.epilogue:
+    for step in steps:
         match step[0]:
             case "bias" | "add":
                 value = value + next(left)[channel]
@@ -133,6 +136,14 @@ def epilogue(spec: KernelSpec, value, buffers: list, channel, offset):
                 value = tirx.Select(value > zero, value, value * tirx.const(step[1], spec.dtype))
             case "prelu":
                 value = tirx.Select(value > zero, value, value * next(left)[channel])
+            case "sigmoid":
+                value = tirx.sigmoid(value)
+            case "add_scalar":
+                value = value + tirx.const(step[1], spec.dtype)
+            case "mul_scalar":
+                value = value * tirx.const(step[1], spec.dtype)
+            case "gate":
+                value = value * _steps(spec, step[1], value, left, channel, offset)
             case unknown:
                 raise ValueError(f"no epilogue step {unknown}")
     return value
