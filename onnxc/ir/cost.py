@@ -14,7 +14,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from .analysis import Analysis
-from .axes import Atom, Axis, Prod, find
+from .axes import Aligned, Atom, Axis, Prod, find
 from .model import Model
 from .qtype import number_bits, stored_bytes
 from .verify import Verified
@@ -71,6 +71,8 @@ def number(a: Axis, sizes: Sizes) -> int:
     a = find(a)
     if type(a) is Atom:
         return a.size if isinstance(a.size, int) else sizes.get(a.size, 1)
+    if type(a) is Aligned:
+        return number(a.parts[0], sizes)
     parts = [number(p, sizes) for p in a.parts]
     return prod(parts) if type(a) is Prod else sum(parts)
 
