@@ -451,9 +451,18 @@ class Count:
         self.parts = tuple(parts)
 
 
+class Minus:
+    """A template: the extent of this axis below zero, as a bound that counts from the end."""
+
+    def __init__(self, axis: Axis):
+        self.axis = axis
+
+
 def _render(template, keep: Mapping[Atom, np.ndarray]):
     if isinstance(template, (list, tuple)):
         return [_render(v, keep) for v in template]
+    if isinstance(template, Minus):
+        return -kept(template.axis, keep)
     if isinstance(template, Count):
         return sum(kept(p, keep) > 0 for p in template.parts)
     return kept(template, keep) if isinstance(template, (Atom, Prod, Sum)) else int(template)
@@ -464,6 +473,8 @@ def _follows(template, keep: Mapping[Atom, np.ndarray]) -> bool:
         return any(_follows(v, keep) for v in template)
     if isinstance(template, Count):
         return any(touched(p, keep) for p in template.parts)
+    if isinstance(template, Minus):
+        return touched(template.axis, keep)
     return isinstance(template, (Atom, Prod, Sum)) and touched(template, keep)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..analysis import Unreadable, Use, row
+from ..analysis import Minus, Unreadable, Use, row
 from ..axes import Atom, Axis, Prod, Sum, extent, freeze, split_sum
 from ..errors import DimensionError
 
@@ -151,10 +151,12 @@ def _slice_one(use: Use, a: Axis, start, end, step: int) -> tuple[Axis, object, 
     if pieces is None:
         use.fix(a, why="it does not take a plain range" if by != 1 else "it cuts through a product")
         return use.fixed(count), start, end
-    before, middle, _ = pieces
+    before, middle, after = pieces
     if use.opset >= 10 and any(use.array(i) is None for i in (1, 2)):
         use.fix(a, why="its bounds are computed")
-    return middle, start if lo == 0 and start == 0 else before, end if end >= n else Sum((before, middle))
+    new_start = start if lo == 0 else before if start >= 0 else Minus(Sum((middle, after)))
+    new_end = end if end >= n else Sum((before, middle)) if end >= 0 else Minus(after)
+    return middle, new_start, new_end
 
 
 def _slice_values(use: Use, starts: list, ends: list, steps: list[int]) -> None:
