@@ -367,10 +367,23 @@ def tensor_type(dtype: np.dtype) -> int:
 
 def to_tensor(name: str, values: np.ndarray) -> onnx.TensorProto:
     """A TensorProto with the contents of `values`."""
+    tensor = onnx.TensorProto()
+    _fill(tensor, name, values)
+    return tensor
+
+
+def _fill(tensor: onnx.TensorProto, name: str, values: np.ndarray) -> None:
+    """Write `values` into an empty TensorProto: filled where it stands, a large one is copied once less."""
     kind = onnx.TensorProto.STRING if values.dtype == object else tensor_type(values.dtype)
     if kind == onnx.TensorProto.STRING or kind in _PACKED:
-        return numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name)
-    return onnx.TensorProto(name=name, dims=values.shape, data_type=kind, raw_data=_little(values).tobytes())
+        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name))
+        return
+    tensor.name, tensor.data_type = name, kind
+    tensor.dims.extend(values.shape)
+    if values.size > 1 and not any(values.strides):  # one element, repeated
+        tensor.raw_data = _little(values[(slice(0, 1),) * values.ndim]).tobytes() * values.size
+    else:
+        tensor.raw_data = _little(values).tobytes()
 
 
 def _little(values: np.ndarray) -> np.ndarray:
@@ -385,7 +398,7 @@ def to_proto(model: Model, *, weights: bool = True) -> onnx.ModelProto:
     proto = _frame(model)
     for t in model.constants().values():
         if weights or t.values.nbytes <= SKELETON_BYTES:
-            proto.graph.initializer.append(to_tensor(t.name, t.values))
+            _fill(proto.graph.initializer.add(), t.name, t.values)
         else:
             kind = onnx.TensorProto.STRING if t.values.dtype == object else tensor_type(t.values.dtype)
             proto.graph.input.append(onnx.helper.make_tensor_value_info(t.name, kind, t.values.shape))

@@ -12,7 +12,6 @@ import onnx_graphsurgeon as gs
 from ...ir.analysis import analyse
 from ...ir.errors import VerificationError
 from ...ir.model import Model
-from ...ir.verify import Verified
 from ..base import Claim, Context, Pass, Report, register
 from .duplicates import Pool, common, share_constants
 from .editor import Editor, opaque
@@ -43,7 +42,7 @@ class Clean(Pass):
         report = Report()
         editor = Editor(model, ctx.verified, report)
         known = 0
-        for count in range(SWEEPS):
+        for _ in range(SWEEPS):
             before = editor.changes
             sweep(editor)
             if editor.changes > before:
@@ -64,6 +63,7 @@ def incomplete(e: Editor) -> bool:
 
 def sweep(e: Editor) -> None:
     """One pass over the nodes, in order."""
+    e.begin()
     pool, seen = Pool(), {}
     for node in list(e.model.nodes):
         if id(node) in e.gone:

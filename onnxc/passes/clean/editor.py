@@ -107,6 +107,11 @@ class Editor:
             self.report.refuse(node.name, reason)
         return False
 
+    def begin(self) -> None:
+        """Forget the refusals so far: the sweep that comes looks at every node again, and the last one's count."""
+        self._refused.clear()
+        self.report.refusals.clear()
+
     def constant(self, stem: str, values: np.ndarray) -> gs.Constant:
         return self.model.constant(stem, values)
 

@@ -47,6 +47,7 @@ class Fuse(Pass):
         stages = ((composites,), RULES, (fold_shared, divide_to_multiply, to_gemm))
         for _ in range(SWEEPS):
             before = editor.changes
+            editor.begin()
             for rules in stages:
                 _repeat(editor, rules)
             if editor.changes == before:
