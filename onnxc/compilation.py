@@ -11,10 +11,7 @@ from .tables import Column, count, draw, plural, screen_width, seconds, size, wr
 if TYPE_CHECKING:
     from .codegen import CompileReport
 
-COLUMNS = (
-    *(Column("layer", number=False), Column("MACs"), Column("kernel", number=False), Column("schedule", number=False)),
-    Column("refused", number=False),
-)
+COLUMNS = (Column("layer", number=False), Column("MACs"), Column("schedule", number=False))
 
 
 def library_name(path: str) -> str:
@@ -28,16 +25,7 @@ def render(report: CompileReport, *, width: int | None = None, colour: bool = Fa
     width = width or screen_width()
     parts = []
     if report.kernels:
-        rows = [
-            [
-                str(k["node"]),
-                count(k["macs"]),
-                str(k["kernel"] or ""),
-                str(k["schedule"] or ""),
-                _reason(k.get("refused")),
-            ]
-            for k in report.kernels
-        ]
+        rows = [[k["node"], count(k["macs"]), k["schedule"] or "none of ours"] for k in report.kernels]
         parts.append(draw(COLUMNS, rows, width, colour))
     if report.fallbacks:
         text = ", ".join(f"{f['calls']} {f['function']}" for f in report.fallbacks)
@@ -48,9 +36,3 @@ def render(report: CompileReport, *, width: int | None = None, colour: bool = Fa
     parts.append(f"{plural(len(report.kernels), 'kernel')} for {report.target} in {seconds(report.seconds)}; {sizes}")
     parts.append("\n".join(f"written: {path}" for path in (report.library, report.header, report.manifest)))
     return "\n\n".join(parts)
-
-
-def _reason(refused: object) -> str:
-    if isinstance(refused, (list, tuple)):
-        return "; ".join(map(str, refused))
-    return str(refused or "")

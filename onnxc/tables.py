@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-NARROW = 100
+NARROW = 116
 """Below this many columns a change stands under its value, not beside it."""
 
 

@@ -246,14 +246,20 @@ def _discover() -> None:
     global _discovered
     if _discovered:
         return
-    _discovered = True
     from importlib.metadata import entry_points
 
     from . import builtin
 
     builtin()
     for point in sorted(entry_points(group="onnxc.passes"), key=lambda p: p.name):
-        point.load()
+        try:
+            point.load()
+        except Exception as e:
+            raise BadOption(
+                f"the passes of {point.dist.name if point.dist else point.value} do not load: {type(e).__name__}: {e}",
+                remedy="repair that package or uninstall it",
+            ) from e
+    _discovered = True
 
 
 def find(name: str) -> type[Pass]:

@@ -1,0 +1,171 @@
+"""The whole way on a bundled network: a ResNet-20 is fused, pruned, quantised, compiled and measured by the public API.
+
+Accuracy is that on 1,000 test images which no pass has seen; passes look at 256 training images. Latency is one image
+on one thread, all candidates in turns within one run. Pruned rows are as the pass leaves them, without recovery.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .ir.errors import MissingTool
+from .tables import Column, count, draw, percent, screen_width, seconds, size, wrap
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .ir.cost import Cost
+    from .ir.model import Model
+
+RECIPES = {
+    "original": "",
+    "fused": "fuse",
+    "pruned": "prune(ratio=0.05), fuse",
+    "pruned more": "prune(ratio=0.2), fuse",
+    "quantised": "fuse, quant",
+    "pruned, quantised": "prune(ratio=0.05), fuse, quant",
+}
+COMPILED = {"fused": "fused, compiled", "pruned": "pruned, compiled"}
+STEPS = len(RECIPES) + len(COMPILED) + 1
+
+
+@dataclass
+class Row:
+    """One candidate. accuracy: a share; bytes: of its file; median: seconds per image; ratio: to the original's time.
+
+    `missing` says why there are no figures. `low` and `high`: quartiles of the ratio.
+    """
+
+    name: str
+    passes: str
+    accuracy: float | None = None
+    cost: Cost | None = None
+    bytes: int | None = None
+    median: float | None = None
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    missing: str = ""
+
+
+@dataclass
+class Demo:
+    """All rows in order, and how many images they were judged on."""
+
+    rows: list[Row] = field(default_factory=list)
+    images: int = 0
+
+
+def demo(progress: Callable[[str], None] | None = None) -> Demo:
+    """Run it all; takes under a minute on two cores. Where a compiler is missing, the compiled rows say so."""
+    import numpy as np
+
+    tell = progress or (lambda text: None)
+    bundle = files("onnxc") / "data"
+    with (
+        as_file(bundle / "resnet20_fashion.onnx") as network,
+        as_file(bundle / "fashion_calib.npz") as calibration,
+        as_file(bundle / "fashion_test.npz") as test,
+        np.load(test) as archive,
+        tempfile.TemporaryDirectory(prefix="onnxc-demo-") as folder,
+    ):
+        images = {name: archive[name] for name in archive.files}
+        return _demo(network, str(calibration), images, Path(folder), tell)
+
+
+def _demo(network: Path, calibration: str, test: dict, folder: Path, tell: Callable[[str], None]) -> Demo:
+    from .ir.model import load
+    from .runtime.bench import measure
+    from .runtime.reference import Session
+
+    original = load(network)
+    one = {"image": test["image"][:1]}
+    found, calls, models = Demo(images=len(test["labels"])), {}, {}
+    for name, passes in RECIPES.items():
+        tell(name)
+        model, row = _transform(original, name, passes, calibration)
+        session = Session(model.to_proto())
+        row.accuracy = _accuracy(lambda images, s=session: s.run({"image": images})["logits"], test, 32)
+        row.bytes = len(model.to_proto().SerializeToString())
+        models[name], calls[name] = (model, row.cost), lambda s=session: s.run(one)
+        found.rows.append(row)
+    for base, name in COMPILED.items():
+        tell(name)
+        row, call = _compiled(*models[base], Row(name, RECIPES[base]), folder / base, test, one)
+        if call is not None:
+            calls[name] = call
+        found.rows.append(row)
+    tell("timing")
+    times = {t.name: t for t in measure(calls, rounds=31)}
+    for row in found.rows:
+        if row.name in times:
+            t = times[row.name]
+            row.median, row.ratio, row.low, row.high = t.median, t.ratio, t.low, t.high
+    return found
+
+
+def _transform(original: Model, name: str, passes: str, calibration: str) -> tuple[Model, Row]:
+    from .ir.cost import cost
+    from .ir.verify import verify
+    from .pipeline import run_passes
+
+    model = run_passes(original, passes, data=calibration).model if passes else original
+    return model, Row(name, passes, cost=cost(model, verify(model)))
+
+
+def _compiled(model: Model, cost: Cost, row: Row, folder: Path, test: dict, one: dict):
+    """The row of a compiled model and the call to time; without a compiler, the row says what to install."""
+    from .codegen import compile as compile_library
+
+    try:
+        library = compile_library(model, folder, name="resnet20", target="native")
+    except MissingTool as e:
+        row.missing = str(e)
+        return row, None
+    row.cost, row.bytes = cost, (folder / "libresnet20.so").stat().st_size
+    row.accuracy = _accuracy(lambda images: library(image=images)["logits"], test, 1)
+    return row, lambda: library(**one)
+
+
+def _accuracy(logits: Callable[[np.ndarray], np.ndarray], test: dict, batch: int) -> float:
+    images, labels = test["image"], test["labels"]
+    starts = range(0, len(labels), batch)
+    right = sum(int((logits(images[i : i + batch]).argmax(1) == labels[i : i + batch]).sum()) for i in starts)
+    return right / len(labels)
+
+
+NARROW = 100
+"""Below this many columns the passes stand under the name."""
+COLUMNS = (
+    *(Column("", number=False), Column("passes", number=False), Column("accuracy"), Column("params"), Column("MACs")),
+    *(Column("file"), Column("time"), Column("ratio")),
+)
+LEGEND = """ResNet-20 for Fashion-MNIST; accuracy on {images} test images that no pass has seen. file: the ONNX file or the
+shared library. time: one image on one thread, median of rounds in turns; models run in ONNX Runtime, compiled ones by
+themselves. ratio: to the original's time. Pruned without recovery; ONNX Runtime's fastest convolutions want channel
+counts that are multiples of 8 or 16, so that fewer channels can take longer there."""
+
+
+def render(found: Demo, *, width: int | None = None, colour: bool = False) -> str:
+    """The demo's table as text."""
+    width = width or screen_width()
+    parts = [draw(COLUMNS, [_cells(row, width < NARROW) for row in found.rows], width, colour)]
+    parts.append(wrap(" ".join(LEGEND.format(images=found.images).split()), "", width))
+    reasons: dict[str, list[str]] = {}
+    for row in found.rows:
+        reasons.setdefault(row.missing, []).append(row.name)
+    parts += [wrap(f"{'; '.join(names)}: {why}", "  ", width) for why, names in reasons.items() if why]
+    return "\n\n".join(parts)
+
+
+def _cells(row: Row, narrow: bool) -> Sequence[str]:
+    name = [f"{row.name}\n  {row.passes}".rstrip(), ""] if narrow else [row.name, row.passes]
+    if row.cost is None or row.bytes is None or row.median is None or row.ratio is None:
+        return [*name, *["-"] * 6]
+    figures = [percent(row.accuracy), count(row.cost.params), count(row.cost.macs), size(row.bytes)]
+    return [*name, *figures, seconds(row.median), f"{row.ratio:.2f}x"]
