@@ -77,6 +77,16 @@ def _split(call, x):
     return tvm_modules().relax.op.split(x, parts, AXIS[int(call.attrs.axis) % 4])
 
 
+def _resize(call, x, size):
+    a = call.attrs
+    if a.layout != "NCHW":
+        return None
+    how = (str(a.method), str(a.coordinate_transformation_mode), str(a.rounding_method))
+    numbers = (float(a.cubic_alpha), int(a.cubic_exclude), float(a.extrapolation_value))
+    roi = tuple(float(value) for value in a.roi)
+    return tvm_modules().relax.op.image.resize2d(x, size, roi, "NHWC", *how, *numbers, a.out_dtype)
+
+
 def _quantize(call, x, scale, zero):
     if any(extent != 1 for operand in (scale, zero) for extent in operand.ty.shape.values):
         return None
@@ -90,6 +100,7 @@ RULES: dict[str, Callable] = {
     **dict.fromkeys(POOLS, _pool),
     **dict.fromkeys(REDUCTIONS, _reduce),
     "relax.nn.prelu": _prelu,
+    "relax.image.resize2d": _resize,
     "relax.quantize": _quantize,
     "relax.dequantize": _quantize,
     "relax.nn.softmax": _softmax,

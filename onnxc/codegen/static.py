@@ -1,6 +1,6 @@
 """A model made static: functions inlined, shapes fixed, constants folded, weights taken out of the graph.
 
-    y = BatchNormalization(x, s, b, m, v)   ->   f = s / sqrt(v + e): y = Add(Mul(x, f), b - m f)
+    Conv(x, 500 MB of initialiser)   ->   Conv(x, w0), w0 an input
 
 Weights become extra inputs, so that nothing downstream copies or folds hundreds of megabytes.
 """
@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxc.codegen.fold import SMALL, attribute_of, copy_of, fold, infer
+from onnxc.codegen.fold import SMALL, copy_of, fold, infer
+from onnxc.codegen.rewrite import rewrite
 from onnxc.ir.errors import BadOption, Unsupported
 
 WEIGHT_OPERANDS = {
@@ -56,7 +57,7 @@ def make_static(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | 
     work, constants = _strip(_inline(model))
     fixed = _fix_inputs(work, constants, dict(shapes or {}))
     fold(work, constants)
-    _lower_batch_norm(work, constants)
+    rewrite(work, constants)
     _prune_dead(work)
     return _separate(work, constants, fixed)
 
@@ -183,33 +184,6 @@ def _prune_dead(work: onnx.ModelProto) -> None:
     keep = [copy_of(node) for node in reversed(keep)]
     del work.graph.node[:]
     work.graph.node.extend(keep)
-
-
-def _lower_batch_norm(work: onnx.ModelProto, constants: dict[str, np.ndarray]) -> None:
-    """Inference BatchNormalization with constant parameters -> Mul and Add, which kernels take into their epilogue."""
-    found = None
-    nodes = []
-    for node in work.graph.node:
-        params = [constants.get(name) for name in node.input[1:5]]
-        training = attribute_of(node, "training_mode", 0)
-        if node.op_type != "BatchNormalization" or any(p is None for p in params) or training:
-            nodes.append(copy_of(node))
-            continue
-        found = found or infer(work, constants)
-        shape = found.get(node.input[0], (None, 0))[0]
-        if shape is None:
-            nodes.append(copy_of(node))
-            continue
-        scale, bias, mean, variance = (np.asarray(p, np.float64) for p in params)
-        factor = scale / np.sqrt(variance + attribute_of(node, "epsilon", 1e-5))
-        view = (-1,) + (1,) * (len(shape) - 2)
-        y = node.output[0]
-        constants[f"{y}/scale"] = factor.astype(params[0].dtype).reshape(view)
-        constants[f"{y}/shift"] = (bias - mean * factor).astype(params[0].dtype).reshape(view)
-        nodes.append(helper.make_node("Mul", [node.input[0], f"{y}/scale"], [f"{y}/scaled"], name=f"{node.name}/scale"))
-        nodes.append(helper.make_node("Add", [f"{y}/scaled", f"{y}/shift"], [y], name=node.name))
-    del work.graph.node[:]
-    work.graph.node.extend(nodes)
 
 
 def _separate(work: onnx.ModelProto, constants: dict[str, np.ndarray], fixed: list) -> StaticModel:
