@@ -1,0 +1,201 @@
+"""The weights that sparsity passes zero: one initialiser of convolutions or matrix products, seen in one common layout.
+
+Every weight is viewed as [groups, outputs, channels, positions]: an output is a sum over channels x positions.
+
+    Conv            [g·o, c, *k]   ->  [g, o, c, k]
+    ConvTranspose   [g·c, o, *k]   ->  [g, o, c, k]
+    Gemm, MatMul    [b, c, o]      ->  [b, o, c, 1]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import prod
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ...ir.analysis import Analysis
+from ...ir.errors import BadOption
+from ...ir.model import Model, read_only
+from ..base import Report
+
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@dataclass
+class Layer:
+    """One initialiser with all nodes that read it; each reads it at input `i`, in the same layout.
+
+    shape and order: `values.reshape(shape).transpose(order)` is the common view [groups, outputs, channels, positions].
+    """
+
+    tensor: gs.Constant
+    nodes: list[gs.Node]
+    i: int
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return self.nodes[0].name
+
+    @property
+    def size(self) -> int:
+        return self.tensor.values.size
+
+    def view(self) -> np.ndarray:
+        """The weights as [groups, outputs, channels, positions]; read-only, in their own dtype."""
+        return self.tensor.values.reshape(self.shape).transpose(self.order)
+
+    def store(self, view: np.ndarray) -> None:
+        """Replace the weights, for all readers, by an array in the common view."""
+        old = self.tensor.values
+        back = view.transpose(np.argsort(self.order)).reshape(old.shape)
+        self.tensor.values = read_only(np.ascontiguousarray(back, dtype=old.dtype))
+
+    def drop(self, dropped: np.ndarray, report: Report) -> None:
+        """Zero the weights where `dropped`, a boolean array that broadcasts to the common view, is True."""
+        view = self.view()
+        self.replace(np.where(dropped, view.dtype.type(0), view), report)
+
+    def replace(self, view: np.ndarray, report: Report, what: str = "") -> None:
+        """Store new weights and report the layer's sparsity. What is equal to before is left alone and not reported."""
+        before = self.tensor.values
+        old = before.size - np.count_nonzero(before)
+        self.store(view)
+        if np.array_equal(before, self.tensor.values):
+            self.tensor.values = before
+            return
+        now = before.size - np.count_nonzero(self.tensor.values)
+        text = f"{now / before.size:.1%} of {before.size} weights are zero, was {old / before.size:.1%}"
+        if len(self.nodes) > 1:
+            text += f", shared by {len(self.nodes)} nodes"
+        report.edit(self.name, text + what)
+
+
+def layers(model: Model, analysis: Analysis, skip: list[str], report: Report) -> list[Layer]:
+    """Every weight that may be zeroed, in graph order; the others are refused in `report`, with the reason.
+
+    skip: patterns of node or weight names that are left alone. A pattern that fits nothing is noted.
+    """
+    readers: dict[int, tuple[gs.Constant, list[tuple[gs.Node, int]]]] = {}
+    for node in model.nodes:
+        reason = None if model.is_standard(node, *PRODUCTS) else _foreign(model, node, analysis)
+        if reason or not model.is_standard(node, *PRODUCTS):
+            if reason:
+                report.refuse(node.name, reason)
+            continue
+        at = [i for i in (1, 0) if i < len(node.inputs) and isinstance(node.inputs[i], gs.Constant)]
+        if len(at) != 1:
+            reason = "both sides are constants" if at else _computed(node)
+            if reason:
+                report.refuse(node.name, reason)
+            continue
+        t = node.inputs[at[0]]
+        readers.setdefault(id(t), (t, []))[1].append((node, at[0]))
+    used: set[str] = set()
+    found = []
+    for t, uses in readers.values():
+        layer, reason = _layer(model, t, uses, skip, used)
+        if reason:
+            report.refuse(uses[0][0].name, reason)
+        else:
+            found.append(layer)
+    for pattern in skip:
+        if pattern not in used:
+            report.note(f"skip pattern {pattern} fits no layer")
+    return found
+
+
+def _layer(model: Model, t: gs.Constant, uses: list[tuple[gs.Node, int]], skip: list[str], used: set[str]):
+    """(Layer, None), or (None, why not)."""
+    names = [t.name, *(node.name for node, _ in uses)]
+    hits = [p for p in skip if any(fnmatchcase(name, p) for name in names)]
+    used.update(hits)
+    if hits:
+        return None, f"skipped, as {hits[0]} says"
+    if t.values.dtype.kind != "f":
+        return None, f"its weight holds {t.values.dtype.name} numbers"
+    if t.values.size == 0 or not np.isfinite(t.values).all():
+        return None, "its weight is empty, or not finite"
+    if t.values.ndim < 2:
+        return None, "its weight is a vector"
+    mine = {id(node) for node, _ in uses}
+    others = [n for n in t.outputs if id(n) not in mine]
+    if others or model.is_output(t):
+        return None, f"its weight is read by {f'{others[0].op} {others[0].name}' if others else 'the graph output'} too"
+    views = {(i, *_layout(node, i, t.values.shape)) for node, i in uses}
+    if len(views) > 1 or len(t.outputs) != len(uses):
+        return None, f"its weight is read in another layout by {uses[-1][0].name}"
+    i, shape, order = views.pop()
+    return Layer(t, [node for node, _ in uses], i, shape, order), None
+
+
+def _layout(node: gs.Node, i: int, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    g = node.attrs.get("group", 1)
+    if node.op == "Conv":
+        return (g, shape[0] // g, shape[1], prod(shape[2:])), (0, 1, 2, 3)
+    if node.op == "ConvTranspose":
+        return (g, shape[0] // g, shape[1], prod(shape[2:])), (0, 2, 1, 3)
+    turned = node.op == "Gemm" and node.attrs.get("transB" if i else "transA", 0)
+    return (prod(shape[:-2]), *shape[-2:], 1), (0, 1, 2, 3) if bool(turned) == bool(i) else (0, 2, 1, 3)
+
+
+def _foreign(model: Model, node: gs.Node, analysis: Analysis) -> str | None:
+    """Why a product of another kind is refused; None for what is no product."""
+    facts = analysis.facts[node.name]
+    if not facts.iteration or not any(isinstance(t, gs.Constant) and t.values.ndim > 1 for t in node.inputs):
+        return None
+    if "Integer" in node.op or node.op.startswith("QLinear"):
+        return "its weights are quantised: prune before quantising"
+    return f"weights of {node.op} are left alone"
+
+
+def _computed(node: gs.Node) -> str | None:
+    """Why a product without an initialiser is refused; None where both sides are activations."""
+    for t in node.inputs[:2]:
+        maker = t.inputs[0] if t.inputs else None
+        if maker is not None and maker.op == "DequantizeLinear" and isinstance(maker.inputs[0], gs.Constant):
+            return "its weights are quantised: prune before quantising"
+    return "its weights are no initialiser" if node.op.startswith("Conv") else None
+
+
+def check_share(name: str, option: str, value: float) -> None:
+    """Raises BadOption unless 0 <= value < 1."""
+    if not 0 <= value < 1:
+        raise BadOption(f"option {option} does not fit", pass_name=name, expected=f"0 <= {option} < 1", found=value)
+
+
+def smallest(scores: np.ndarray, count: int) -> np.ndarray:
+    """Mask of the `count` smallest entries of a vector; of equal ones the first. Linear time."""
+    if count <= 0:
+        return np.zeros(scores.shape, bool)
+    if count >= scores.size:
+        return np.ones(scores.shape, bool)
+    limit = np.partition(scores, count - 1)[count - 1]
+    chosen = scores < limit
+    ties = np.flatnonzero(scores == limit)
+    chosen[ties[: count - np.count_nonzero(chosen)]] = True
+    return chosen
+
+
+def select(scores: list[np.ndarray], share: float, together: bool) -> list[np.ndarray]:
+    """Masks of the smallest `share` of each array of scores, or of all of them together."""
+    if not together:
+        return [smallest(s.ravel(), int(s.size * share + 0.5)).reshape(s.shape) for s in scores]
+    if not scores:
+        return []
+    flat = np.concatenate([s.ravel() for s in scores])
+    chosen = smallest(flat, int(flat.size * share + 0.5))
+    pieces = np.split(chosen, np.cumsum([s.size for s in scores])[:-1])
+    return [piece.reshape(s.shape) for piece, s in zip(pieces, scores, strict=True)]
+
+
+def total(found: list[Layer], report: Report) -> None:
+    """Note the sparsity over all layers."""
+    size = sum(layer.size for layer in found)
+    zeros = size - sum(int(np.count_nonzero(layer.tensor.values)) for layer in found)
+    if size:
+        report.note(f"{zeros / size:.1%} of {size} weights in {len(found)} layers are zero")
