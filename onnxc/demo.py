@@ -145,9 +145,9 @@ COLUMNS = (
     *(Column("", number=False), Column("passes", number=False), Column("accuracy"), Column("params"), Column("MACs")),
     *(Column("file"), Column("time"), Column("ratio")),
 )
-LEGEND = """ResNet-20 for Fashion-MNIST; accuracy on {images} test images that no pass has seen. file: the ONNX file or the
-shared library. time: one image on one thread, median of rounds in turns; models run in ONNX Runtime, compiled ones by
-themselves. ratio: to the original's time. Pruned without recovery; ONNX Runtime's fastest convolutions want channel
+LEGEND = """ResNet-20 for Fashion-MNIST; accuracy on {images} test images that no pass has seen. file: the ONNX file or
+the shared library. time: one image on one thread, median of rounds in turns; models run in ONNX Runtime, compiled ones
+by themselves. ratio: to the original's time. Pruned without recovery; ONNX Runtime's fastest convolutions want channel
 counts that are multiples of 8 or 16, so that fewer channels can take longer there."""
 
 

@@ -119,7 +119,8 @@ def wrap(text: str, indent: str = "  ", width: int | None = None) -> str:
     """A paragraph folded to the screen, its later lines indented."""
     import textwrap
 
-    return textwrap.fill(text, width or screen_width(), subsequent_indent=indent, break_long_words=False)
+    width = width or screen_width()
+    return textwrap.fill(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def some(names: Sequence[str], most: int = 3) -> str:

@@ -16,7 +16,7 @@ from ...ir.axes import Atom
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
-from .groups import Group, frozen_layers, groups
+from .coupling import Group, frozen_layers, groups
 from .score import CRITERIA, scores
 from .select import balance, masks
 
@@ -25,7 +25,7 @@ from .select import balance, masks
 class PruneChannels(Pass):
     """Remove the least important channels of every group of coupled channels.
 
-    ratio: share of channels removed, of each group (scope "layer") or of all together by score (scope "global").
+    ratio: share of channels removed. scope: of each group ("layer"), or of all together by score ("global").
     criterion: how channels are rated (l1: sum of magnitudes, Li 2017). min_channels: what every group keeps at least.
     statistics: whether channels may go over which an operator takes a statistic, so that removing is no longer the same
     as zeroing: "window" (LRN's sums over neighbours), "all" (LayerNormalization, GroupNormalization, means too), "none".

@@ -1,0 +1,194 @@
+"""inspect, compare, compile, run, bench: what they print and write; JSON goes to stdout alone."""
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+
+import onnxc
+
+
+def parsed(ended) -> dict:
+    """The JSON of a command that printed nothing else."""
+    assert (ended.status, ended.err) == (0, "")
+    return json.loads(ended.out, parse_constant=pytest.fail)
+
+
+# inspect
+
+
+def test_inspect_counts_what_there_is(command, model_path):
+    found = parsed(command("inspect", model_path, "--json"))
+    layers = {layer["name"]: layer for layer in found["layers"]}
+    first = layers["node_a"]
+    assert first == {
+        "name": "node_a", "op": "Conv", "shape": ["N", 16, 8, 8], "params": 16 * 27 + 16, "macs": 64 * 16 * 27,
+        "bytes": 4 * (16 * 27 + 16), "bits": 32,
+    }  # fmt: skip
+    assert layers["node_r"]["params"] == layers["node_r"]["macs"] == 0 and layers["node_r"]["bits"] is None
+    assert found["cost"]["macs"] == sum(layer["macs"] for layer in found["layers"])
+    assert found["cost"]["params"] == sum(layer["params"] for layer in found["layers"])
+    assert found["inputs"] == {"x": "float N×3×8×8"} and found["opsets"] == {"": 17}
+
+
+def test_inspect_shows_what_is_coupled_and_what_froze_the_rest(command, model_path):
+    found = parsed(command("inspect", model_path, "--json"))
+    groups = {g["name"]: g for g in found["groups"]}
+    assert {name: g["channels"] for name, g in groups.items()} == {"node_a": 16, "node_c": 8}
+    assert groups["node_c"]["makes"] == ["node_c"] and groups["node_c"]["contracts"] == ["node_y"]
+    assert found["frozen"] == [{"node": "node_y", "reason": "its channels are frozen by graph output"}]
+    text = command("inspect", model_path).out
+    for part in (
+        "node_a",
+        "coupled channels",
+        "Channels that cannot be pruned",
+        "opset ai.onnx 17",
+        "Without weights: ",
+    ):
+        assert part in text
+    assert "node_r" not in text and "node_r" in command("inspect", model_path, "-v").out
+
+
+def test_inspect_names_operators_that_it_does_not_know(command, tmp_path):
+    proto = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17, "far.away" : 1]> g (float[2,3] x) => (float[2,3] y)'
+        "{ a = far.away.Fold(x) y = Relu(a) }"
+    )
+    onnx.save(proto, tmp_path / "far.onnx")
+    found = parsed(command("inspect", tmp_path / "far.onnx", "--json"))
+    assert {"op": "far.away.Fold", "nodes": 1, "reason": "no row in the operator table"} in found["unknown"]
+    assert {"op": "Relu", "nodes": 1, "reason": "ranks that are not known"} in found["unknown"]
+    assert "1 far.away.Fold node: no row" in command("inspect", tmp_path / "far.onnx").out
+
+
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_inspect_fits_the_screen(command, resnet20_path, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert max(map(len, command("inspect", resnet20_path).out.splitlines())) <= int(columns)
+
+
+def test_bits_are_seen_through_quantisation(command, model_path, data_path, tmp_path):
+    out = tmp_path / "q.onnx"
+    assert command("passes", model_path, "-p", "quant", "--data", data_path, "-o", out).status == 0
+    found = parsed(command("inspect", out, "--json"))
+    assert [layer["bits"] for layer in found["layers"] if layer["op"] == "Conv"] == [8, 8]
+
+
+# compare
+
+
+def test_compare_agrees_with_the_function(command, model_path, data_path, tmp_path):
+    small = tmp_path / "small.onnx"
+    assert command("passes", model_path, "-p", "prune(ratio=0.25)", "-o", small).status == 0
+    found = parsed(command("compare", model_path, small, "--data", data_path, "--json"))
+    expected = onnxc.compare(model_path, small, data_path)
+    assert found["outputs"] == {"y": expected.outputs["y"].to_dict()}
+    assert found["accuracy"] == list(expected.accuracy) and found["samples"] == 24
+    text = command("compare", model_path, small, "--data", data_path).out
+    assert f"{expected.outputs['y'].max_abs:.3g}" in text and "accuracy: " in text and "on 24 samples of" in text
+
+
+def test_compare_of_equal_models_knows_no_error(command, model_path):
+    ended = command("compare", model_path, model_path)
+    assert ended.status == 0 and "∞" in ended.out and "seeded random inputs" in ended.out
+    assert parsed(command("compare", model_path, model_path, "--json"))["outputs"]["y"]["exact"]
+
+
+def test_models_with_other_interfaces_are_not_compared(command, model_path, resnet20_path):
+    ended = command("compare", model_path, resnet20_path)
+    assert ended.status != 0 and "inputs differ, expected x, found image" in ended.error()
+
+
+# run
+
+
+def test_run_writes_what_onnx_runtime_gives(command, model_path, data_path, tmp_path):
+    x = np.load(data_path)["x"]
+    np.save(tmp_path / "x.npy", x)
+    ended = command("run", model_path, "--input", f"x={tmp_path / 'x.npy'}", "-o", tmp_path / "new" / "folder")
+    assert (ended.status, ended.err) == (0, "")
+    from onnxc.runtime.reference import Session
+
+    written = np.load(tmp_path / "new" / "folder" / "y.npy")
+    np.testing.assert_array_equal(written, Session(str(model_path)).run({"x": x})["y"])
+    assert "24×4" in ended.out and "float32" in ended.out
+
+
+def test_run_without_inputs_says_that_they_are_random(command, model_path):
+    ended = command("run", model_path)
+    assert ended.status == 0 and "seeded random inputs" in ended.out and ended.out == command("run", model_path).out
+
+
+# compile, and libraries in run and bench
+
+
+@pytest.fixture
+def library_path(command, model_path, tmp_path):
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc")
+    ended = command("compile", model_path, "-o", tmp_path / "lib")
+    assert (ended.status, ended.err) == (0, "") and "kernels for native" in ended.out
+    return tmp_path / "lib"
+
+
+def test_a_compiled_library_runs_like_the_model(command, model_path, library_path, tmp_path):
+    x = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    outputs = []
+    for subject in (model_path, library_path, library_path / "libnet.so"):
+        argv = ("run", subject, "--input", f"x={tmp_path / 'x.npy'}", "-o", tmp_path / "out")
+        assert command(*argv).status == 0
+        outputs.append(np.load(tmp_path / "out" / "y.npy"))
+    np.testing.assert_allclose(outputs[1], outputs[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(outputs[1], outputs[2])
+
+
+def test_models_and_libraries_are_timed_together(command, model_path, library_path):
+    rows = parsed(command("bench", model_path, library_path, model_path, "--json"))["rows"]
+    assert [row["name"] for row in rows] == [str(model_path), str(library_path), f"{model_path} (2)"]
+    assert rows[0]["ratio"] == 1 and all(row["median"] > 0 and row["threads"] == 1 for row in rows)
+    ended = command("bench", model_path, "--shape", "x=4x3x8x8", "--threads", 2)
+    assert ended.status == 0 and "2 threads" in ended.out and "1.000x" in ended.out
+
+
+def test_a_library_has_one_thread(command, library_path):
+    ended = command("bench", library_path, "--threads", 2)
+    assert ended.status == 1 and "one call on one thread" in ended.error()
+
+
+def test_a_missing_compiler_is_named_with_its_package(command, model_path, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    ended = command("compile", model_path, "-o", tmp_path / "lib")
+    assert ended.status == 2 and "apt-get install gcc" in ended.error()
+    assert not (tmp_path / "lib").exists()
+
+
+def test_a_name_that_c_does_not_take_is_made_one():
+    from onnxc.compilation import library_name
+
+    assert [library_name(p) for p in ("a/my-net.v2.onnx", "3d.onnx", "-.onnx")] == ["my_net_v2", "m_3d", "model"]
+
+
+# demo
+
+
+@pytest.mark.slow
+def test_the_demo_shows_every_step(command):
+    ended = command("demo")
+    assert (ended.status, ended.err) == (0, "")
+    from onnxc.demo import COMPILED, RECIPES
+
+    for name in (*RECIPES, *COMPILED.values()):
+        assert name in ended.out
+    figures = {line.split()[0]: line for line in ended.out.splitlines() if "%" in line}
+    assert "93.4%" in figures["original"] and figures["original"].rstrip().endswith("1.00x")
+
+
+@pytest.mark.slow
+def test_the_demo_without_a_compiler_says_what_to_install(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    ended = command("demo")
+    assert ended.status == 0 and " ".join(ended.out.split()).count("apt-get install gcc") == 1
