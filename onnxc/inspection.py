@@ -14,7 +14,7 @@ from .ir.cost import Cost, cost, node_macs
 from .ir.model import Model, load
 from .ir.qtype import number_bits, stored_bytes
 from .ir.verify import Verified
-from .passes.prune.groups import frozen_layers, groups
+from .passes.prune.coupling import frozen_layers, groups
 from .pipeline import sound
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...ir.analysis import Analysis
 from ...ir.axes import Aligned, Atom, Axis, find
-from .groups import Group, project
+from .coupling import Group, project
 
 Criterion = Callable[[np.ndarray, int], np.ndarray]
 """(weight, axis) -> importance of each index along that axis, shape [weight.shape[axis]]."""

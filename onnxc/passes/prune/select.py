@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from ...ir.axes import Aligned, Atom, Axis, Prod, find
-from .groups import Group
+from .coupling import Group
 
 ROUNDS = 64
 
