@@ -22,7 +22,9 @@ def tvm_modules() -> SimpleNamespace:
         import tvm
         from tvm import ir, relax, s_tir, tirx
     except ImportError as error:
-        raise MissingTool(f"compiling needs TVM ({error})", remedy="pip install 'onnxc[compile]'") from None
+        raise MissingTool(
+            f"compiling needs TVM ({error})", remedy="pip install apache-tvm==0.27.0.post1 apache-tvm-ffi==0.1.14.post1"
+        ) from None
     return SimpleNamespace(tvm=tvm, relax=relax, tirx=tirx, s_tir=s_tir, ir=ir)
 
 

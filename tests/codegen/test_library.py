@@ -252,6 +252,41 @@ def test_x86_levels(small_model, folder, tmp_path, name, x):
     assert all(np.allclose(found[key], wanted[key], rtol=1e-5, atol=1e-6) for key in wanted)
 
 
+MAIN = r"""
+#include <stdio.h>
+#include "net.h"
+static char arena[NET_ARENA_BYTES] __attribute__((aligned(64)));
+static float x[192], y[384], z[6];
+int main(int argc, char **argv) {
+  const void *inputs[1] = {x};
+  void *outputs[2] = {y, z};
+  FILE *file = fopen(argv[1], "rb");
+  if (argc != 3 || !file || fread(x, 4, 192, file) != 192) return 1;
+  if (net_init(arena, 1) || net_run(arena, inputs, outputs) || net_free(arena)) return 2;
+  file = fopen(argv[2], "wb");
+  return !file || fwrite(y, 4, 384, file) != 384 || fwrite(z, 4, 6, file) != 6 || fclose(file);
+}
+"""
+
+
+@pytest.mark.skipif(
+    not (shutil.which("aarch64-linux-gnu-gcc") and shutil.which("qemu-aarch64-static")), reason="no cross tools"
+)
+def test_aarch64_under_emulation(small_model, folder, tmp_path, x):
+    compile_model(small_model, tmp_path, name="net", target="cortex-a72")
+    (tmp_path / "main.c").write_text(MAIN)
+    x.tofile(tmp_path / "x.bin")
+    command = ["aarch64-linux-gnu-gcc", "main.c", "libnet.so", "-o", "main"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    emulator = ["qemu-aarch64-static", "-L", "/usr/aarch64-linux-gnu", "-E", "LD_LIBRARY_PATH=."]
+    subprocess.run([*emulator, "./main", "x.bin", "y.bin"], cwd=tmp_path, check=True)
+    found = np.fromfile(tmp_path / "y.bin", "f")
+    wanted = np.concatenate([a.ravel() for a in Library(folder).run({'in"put:0/*': x}).values()])
+    assert np.allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    with pytest.raises(BadModel, match="cannot load"):
+        Library(tmp_path)
+
+
 def test_compile_loads_what_it_made(small_model, tmp_path, x):
     library = onnxc.compile(small_model.SerializeToString())
     kept = onnxc.compile(onnxc.load(small_model), tmp_path / "kept", shapes={'in"put:0/*': (2, 3, 8, 8)})
