@@ -79,9 +79,12 @@ class Analysis:
     def inferred(self, tensor: str) -> tuple[Extent, ...] | None:
         """The shape that ONNX's inference gives, for what the table does not know. Runs at most once, when first asked."""
         if self._inferred is None:
-            proto = onnx.shape_inference.infer_shapes(self.model.to_proto(weights=False), data_prop=True)
-            infos = (*proto.graph.value_info, *proto.graph.output)
-            self._inferred = {v.name: proto_shape(v) for v in infos}
+            skeleton = self.model.to_proto(weights=False)
+            try:
+                graph = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+            except onnx.shape_inference.InferenceError:
+                graph = skeleton.graph  # `verify` runs it strictly and says what is wrong
+            self._inferred = {v.name: proto_shape(v) for v in (*graph.value_info, *graph.output)}
         return self._inferred.get(tensor)
 
     def all_axes(self) -> Iterator[Axis]:
@@ -312,6 +315,10 @@ def _visit(result: Analysis, node: gs.Node) -> None:
         except Unreadable as e:
             use = Use(result, node)
             _unknown(use, f"{node.op} {node.name}: {e}")
+        except (ArithmeticError, LookupError, ValueError) as e:
+            # attributes or ranks that the operator does not allow: strict inference has the last word
+            use = Use(result, node)
+            _unknown(use, f"{node.op} {node.name}: it makes no sense ({e})")
     for i, t in enumerate(node.inputs):
         # a tensor of extents that goes anywhere but into a shape operand makes these extents data
         if i not in use._read and not isinstance(t, gs.Constant):

@@ -48,6 +48,8 @@ def load(source: str | os.PathLike | bytes | onnx.ModelProto | gs.Graph | Model)
         where, folder = str(path), path.parent
         try:
             source = path.read_bytes()
+        except ValueError:
+            raise BadModel("a path cannot hold a null character", found=repr(where)) from None
         except IsADirectoryError:
             raise BadModel(f"{where} is a folder", remedy="name the .onnx file in it") from None
         except OSError as e:
@@ -58,6 +60,8 @@ def load(source: str | os.PathLike | bytes | onnx.ModelProto | gs.Graph | Model)
         raise BadModel(f"a {type(source).__name__} is not a model", expected="path, bytes, ModelProto or gs.Graph")
     try:
         return _from_proto(source, folder)
+    except OSError as e:
+        raise BadModel(f"cannot read the external data of {where}: {(e.strerror or str(e)).lower()}") from None
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as e:
         # a damaged file can trip numpy or protobuf in ways that the checks above them do not foresee
         raise BadModel(f"{where} is damaged: {e}", remedy="export it again") from e
@@ -79,6 +83,7 @@ def _parse(data: bytes, where: str) -> onnx.ModelProto:
 
 
 def _from_proto(proto: onnx.ModelProto, folder: Path | None) -> Model:
+    _check_text(proto)
     opsets = _opsets(proto)
     graph = proto.graph
     if not graph.output:
@@ -89,6 +94,8 @@ def _from_proto(proto: onnx.ModelProto, folder: Path | None) -> Model:
             raise BadModel("an initialiser has no name or stands twice", tensor=init.name or "''")
         tensors[init.name] = gs.Constant(init.name, to_array(init, folder))
     for sparse in graph.sparse_initializer:
+        if not sparse.values.name or sparse.values.name in tensors:
+            raise BadModel("a sparse initialiser has no name or stands twice", tensor=sparse.values.name or "''")
         tensors[sparse.values.name] = gs.Constant(sparse.values.name, _densify(sparse))
     inputs = []
     for info in graph.input:
@@ -126,6 +133,29 @@ def _from_proto(proto: onnx.ModelProto, folder: Path | None) -> Model:
     )
     _name_nodes(model)
     return model
+
+
+def _check_text(proto: onnx.ModelProto) -> None:
+    """Names must be text: protobuf gives what is not UTF-8 as bytes."""
+    strings = [proto.producer_name, proto.producer_version, proto.domain, proto.doc_string, proto.graph.name, proto.graph.doc_string]
+    strings += [s for p in proto.metadata_props for s in (p.key, p.value)] + [o.domain for o in proto.opset_import]
+    strings += [s for f in proto.functions for s in (f.name, f.domain, *f.input, *f.output, *f.attribute)]
+    nodes = [n for f in proto.functions for n in f.node]
+    graphs = [proto.graph]
+    while graphs or nodes:
+        if graphs:
+            g = graphs.pop()
+            infos = (*g.input, *g.output, *g.value_info)
+            strings += [t.name for t in (*g.initializer, *infos)] + [t.values.name for t in g.sparse_initializer]
+            strings += [d.dim_param for v in infos for d in v.type.tensor_type.shape.dim]
+            nodes += g.node
+            continue
+        n = nodes.pop()
+        strings += [n.name, n.op_type, n.domain, *n.input, *n.output, *(a.name for a in n.attribute), *(a.ref_attr_name for a in n.attribute)]
+        graphs += _bodies(n)
+    bad = next((s for s in strings if not isinstance(s, str)), None)
+    if bad is not None:
+        raise BadModel("a name is not text", found=repr(bad), remedy="the file is damaged: export it again")
 
 
 def _opsets(proto: onnx.ModelProto) -> dict[str, int]:
@@ -336,8 +366,11 @@ def _external(tensor: onnx.TensorProto, folder: Path | None, nbytes: int):
     location = entries.get("location", "")
     if folder is None:
         raise BadModel("this tensor's data stands in another file", tensor=tensor.name, remedy="load the model by its path")
-    root = folder.resolve()
-    path = (root / location).resolve()
+    try:
+        root = folder.resolve()
+        path = (root / location).resolve()
+    except RuntimeError:
+        raise BadModel("external data is a link to itself", tensor=tensor.name, found=location) from None
     if not location or os.path.isabs(location) or not path.is_relative_to(root):
         raise BadModel("external data outside the model's folder is refused", tensor=tensor.name, found=location or "''")
     if not path.is_file():
@@ -353,8 +386,13 @@ def _external(tensor: onnx.TensorProto, folder: Path | None, nbytes: int):
 def _densify(sparse: onnx.SparseTensorProto) -> np.ndarray:
     values, dims = to_array(sparse.values, None), tuple(sparse.dims)
     indices = to_array(sparse.indices, None)
+    name = sparse.values.name
+    if any(d < 0 for d in dims) or math.prod(dims) * values.itemsize > PROTO_LIMIT:
+        raise BadModel("this sparse tensor has a negative extent, or is too large when written out", tensor=name, found=list(dims))
     if indices.ndim == 2:
         indices = np.ravel_multi_index(tuple(indices.T), dims)
+    if indices.shape != values.shape or (indices.size and (indices.min() < 0 or indices.max() >= math.prod(dims))):
+        raise BadModel("the indices of this sparse tensor do not fit", tensor=name)
     dense = np.zeros(math.prod(dims), values.dtype)
     dense[indices] = values
     return read_only(dense.reshape(dims))

@@ -28,12 +28,12 @@ def verify(model: Model, like: Model | None = None) -> Verified:
     _unique_names(model)
     if like is not None:
         _same_interface(model, like)
-    analysis = analyse(model)
     proto = model.to_proto(weights=False)
     try:
         onnx.checker.check_model(_complete(proto))
     except onnx.checker.ValidationError as e:
         raise VerificationError(f"the ONNX checker refuses the model: {_first_line(e)}") from None
+    analysis = analyse(model)
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as e:
