@@ -16,7 +16,7 @@ from ..ir.verify import verify
 from .base import Context
 
 AGREES = 1e-5
-"""Allowed difference of an output before and after, relative to its largest value: operators are rewritten, not retrained."""
+"""Allowed difference of an output before and after, relative to its largest value: only operators are rewritten."""
 
 
 def raise_opset(model: Model, to: int, ctx: Context | None = None) -> bool:
@@ -32,8 +32,9 @@ def raise_opset(model: Model, to: int, ctx: Context | None = None) -> bool:
         proto = onnx.version_converter.convert_version(model.to_proto(weights=False), to)
         raised = _reattach(load(proto), model)
         verify(raised, like=model)
-    except (RuntimeError, onnx.version_converter.ConvertError) as e:  # the converter's C++ side raises bare RuntimeErrors
-        raise _refusal(model, to, f"onnx.version_converter fails: {str(e).splitlines()[0] if str(e) else type(e).__name__}") from e
+    except (RuntimeError, onnx.version_converter.ConvertError) as e:  # its C++ side raises bare RuntimeErrors
+        what = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise _refusal(model, to, f"onnx.version_converter fails: {what}") from e
     except (BadModel, DimensionError, VerificationError) as e:
         raise _refusal(model, to, f"the converted model does not verify: {e}") from e
     if ctx is not None and ctx.runner is not None and ctx.data is not None:
@@ -43,9 +44,8 @@ def raise_opset(model: Model, to: int, ctx: Context | None = None) -> bool:
 
 
 def _refusal(model: Model, to: int, why: str) -> Unsupported:
-    return Unsupported(
-        f"the model cannot be raised from opset {model.opset}: {why}", expected=f"opset {to}", remedy="export it again with a newer opset"
-    )
+    what = f"the model cannot be raised from opset {model.opset}: {why}"
+    return Unsupported(what, expected=f"opset {to}", remedy="export it again with a newer opset")
 
 
 def _convertible(model: Model, to: int) -> None:
@@ -69,6 +69,9 @@ def _reattach(raised: Model, model: Model) -> Model:
     raised.graph.inputs[:] = [t for t in raised.inputs if not isinstance(t, gs.Constant)]
     for t in raised.constants().values():
         t.values = read_only(t.values)
+    for now, before in ((raised.inputs, model.inputs), (raised.outputs, model.outputs)):
+        for t, old in zip(now, before, strict=True):  # the converter gives unknown extents a name
+            t.dtype, t.shape = old.dtype, old.shape
     return raised
 
 

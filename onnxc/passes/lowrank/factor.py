@@ -12,7 +12,7 @@ BLOCK = 4096
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Singular values of a matrix W [m, n], descending, float64 [k], and their vectors on the short side, k = min(m, n).
+    """Singular values of W [m, n], descending, float64 [k], and their vectors on the short side, k = min(m, n).
 
     They come from the eigenvectors of the short side's Gram matrix, accumulated in float64: 4 m n k + O(k^3) operations
     instead of the SVD's, and no second large array. Squaring costs accuracy in singular values below 1e-8 of the
@@ -25,7 +25,7 @@ class Spectrum:
 
     @property
     def energy(self) -> np.ndarray:
-        """Share of the squared Frobenius norm that the first 1, 2, ..., k singular values hold; ones for a zero matrix."""
+        """Share of the squared Frobenius norm in the first 1, 2, ..., k singular values; ones for a zero matrix."""
         squares = np.cumsum(self.values**2)
         return squares / squares[-1] if squares[-1] > 0 else np.ones_like(squares)
 
@@ -70,5 +70,5 @@ def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def saving_rank(m: int, n: int) -> int:
-    """The largest rank with rank (m + n) < m n: beyond it two factors cost no less than the matrix; 0 where none does."""
+    """The largest rank with rank (m + n) < m n, 0 if none: beyond it two factors cost no less than the matrix."""
     return (m * n - 1) // (m + n)

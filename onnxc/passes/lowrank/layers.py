@@ -65,8 +65,8 @@ class Factors:
 def split(model: Model, node: gs.Node, factors: Factors) -> gs.Node:
     """Put a layer for the first factor ahead of `node`, which goes on with the second; returns the new layer.
 
-    The bias, Gemm's alpha and beta stay behind, with the second. Strides, pads and dilations go ahead: a stride saves most
-    there, and what is padded is zero behind a layer without bias as well. Gemm's transA goes ahead too.
+    The bias, Gemm's alpha and beta stay behind, with the second. Strides, pads and dilations go ahead: a stride saves
+    most there, and what is padded is zero behind a layer without bias as well. Gemm's transA goes ahead too.
     """
     ahead: dict = {}
     if node.op == "Gemm":

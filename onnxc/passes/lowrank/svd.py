@@ -42,7 +42,7 @@ class LowRankSVD(Pass):
 
     def __post_init__(self):
         if not 0 < self.energy <= 1:
-            raise BadOption("option energy does not fit", pass_name=self.name, expected="above 0, to 1", found=self.energy)
+            raise BadOption("option energy does not fit", expected="above 0, to 1", found=self.energy)
         if self.rank is not None and self.rank < 1:
             raise BadOption("option rank does not fit", pass_name=self.name, expected="1 or more", found=self.rank)
         if self.rank is not None and self.energy != ENERGY:
@@ -76,7 +76,8 @@ class LowRankSVD(Pass):
         for user in users:
             split(model, user, factors)
             old = macs[user.name]
-            report.edit(user.name, f"{user.op} {m}x{n} to rank {rank}: {_figures(s, rank)}, {old} MACs to {old * rank * (m + n) // (m * n)}")
+            new = old * rank * (m + n) // (m * n)
+            report.edit(user.name, f"{user.op} {m}x{n} to rank {rank}: {_figures(s, rank)}, {old} MACs to {new}")
 
     def _refuse(self, model: Model, users: list[gs.Node]) -> str | None:
         skip = [self.skip] if isinstance(self.skip, str) else self.skip or ()

@@ -45,7 +45,7 @@ def _below(span: float, levels: float) -> np.ndarray:
 
 
 def weight_scales(values: np.ndarray, axis: int | None, bits: int = 8) -> np.ndarray:
-    """Symmetric scales, float32: [values.shape[axis]], or [] for the whole tensor. A channel of zeros gets the least scale."""
+    """Symmetric scales, float32: [values.shape[axis]], or [] for the whole tensor. Channels of zeros get the least."""
     others = tuple(d for d in range(values.ndim) if d != axis)
     top = np.maximum(values.max(axis=others), -values.min(axis=others)) if values.size else np.zeros(())
     return np.maximum(np.asarray(top, np.float32) / np.float32((1 << (bits - 1)) - 1), TINY)
@@ -58,7 +58,8 @@ def room_for_bias(scales: np.ndarray, bias: np.ndarray, x_scale: np.ndarray) -> 
     coarser weights cost nothing that 8 bits of output could show.
     """
     need = np.abs(bias.astype(np.float64)) / (float(x_scale) * BIAS_LIMIT)
-    return np.maximum(scales, need.astype(np.float32)) if scales.ndim else np.maximum(scales, np.float32(need.max(initial=0.0)))
+    need = need if scales.ndim else need.max(initial=0.0)
+    return np.maximum(scales, np.asarray(need, np.float32))
 
 
 def quantise(values: np.ndarray, q: QType) -> np.ndarray:

@@ -40,10 +40,11 @@ class QuantInt8(Pass):
     Weights are symmetric; activations uint8 with a zero point, or int8 without. Bias scales are the products of the
     scales of input and weight. Everything else stays in float, and the report says what.
 
-    bits: of weights, 2 to 8; fewer than 8 are stored one to a byte (they code better). per_channel: a scale for each output
-    channel. symmetric: activations int8 with zero point 0, for accelerators that want that; ONNX Runtime then keeps
-    convolutions with a Relu in float. calibration: how a range follows from the values seen: all of them (minmax), all but
-    a few at the ends (percentile: the share kept, in percent, 99.99 by default), or least squared error (mse). ops: operators to quantise; all that are known by default. skip: globs of names of nodes to leave in float.
+    bits: of weights, 2 to 8; fewer than 8 are stored one to a byte (they code better). per_channel: a scale for each
+    output channel. symmetric: activations int8 with zero point 0, for accelerators that want that; ONNX Runtime then
+    keeps convolutions with a Relu in float. calibration: how a range follows from the values seen: all (minmax), all but
+    a few at the ends (percentile: the share kept, in percent, 99.99 by default), or least squared error (mse).
+    ops: operators to quantise; all that are known by default. skip: globs of names of nodes to leave in float.
 
     Models older than opset 13 are raised to it; where that fails, opsets 10 to 12 get one scale per weight.
     """
@@ -65,33 +66,38 @@ class QuantInt8(Pass):
         if self.percentile is not None and self.calibration != "percentile":
             raise BadOption("option percentile needs calibration=percentile", pass_name=self.name)
         if self.percentile is not None and not 50 < self.percentile <= 100:
-            raise BadOption("option percentile does not fit", pass_name=self.name, expected="above 50, to 100", found=self.percentile)
+            raise BadOption("option percentile does not fit", expected="above 50, to 100", found=self.percentile)
         unknown = sorted(set(_listed(self.ops)) - set(KNOWN))
         if unknown:
-            raise BadOption("option ops does not fit", pass_name=self.name, expected=f"some of {', '.join(KNOWN)}", found=unknown[0])
+            known = f"some of {', '.join(KNOWN)}"
+            raise BadOption("option ops does not fit", pass_name=self.name, expected=known, found=unknown[0])
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
         self._check_skip(model)
-        types = ctx.verified.types
-        refused = {n.name: products.refusal(model, n, types) for n in model.nodes if model.is_standard(n, *PRODUCTS)}
-        takes = partial(self._takes, refused=refused)
-        for node in model.nodes:
-            why = refused.get(node.name)
-            if why or (node.name in refused and not takes(node)):
-                report.refuse(node.name, f"{node.op} stays in float: {why or 'left out by ops or skip'}")
-        if not any(why is None and takes(n) for n in model.nodes if (why := refused.get(n.name, "")) is None):
-            report.note("nothing to quantise: no convolution or product with a constant weight")
+        chosen = self._products(model, ctx.verified.types, report)
+        if not chosen:
+            report.note("nothing to quantise: no convolution or matrix product that could be")
             return report
         self._raise(model, ctx, report)
-        plan = place(model, takes)
+        plan = place(model, lambda node: node.name in chosen if node.op in PRODUCTS else self._lets(node))
         quantisers = self._calibrate(model, ctx, plan, report)
         self._write(model, plan, quantisers, report)
         return report
 
-    def _takes(self, node: gs.Node, refused: dict[str, str | None]) -> bool:
-        if node.op in PRODUCTS and refused.get(node.name, "made by raising the opset") is not None:
-            return False
+    def _products(self, model: Model, types: dict[str, int], report: Report) -> set[str]:
+        """The names of the products to quantise; the others are refused."""
+        chosen = set()
+        for node in model.nodes:
+            if model.is_standard(node, *PRODUCTS):
+                why = products.refusal(node, types) if self._lets(node) else "left out by ops or skip"
+                if why is None:
+                    chosen.add(node.name)
+                else:
+                    report.refuse(node.name, f"{node.op} stays in float: {why}")
+        return chosen
+
+    def _lets(self, node: gs.Node) -> bool:
         ops = _listed(self.ops)
         return (not ops or node.op in ops) and not any(fnmatchcase(node.name, glob) for glob in _listed(self.skip))
 
@@ -142,7 +148,8 @@ class QuantInt8(Pass):
                 done = writer.product(products.read(node), quantisers[plan.group[x]].scale, self.bits, self.per_channel)
                 report.edit(name, f"{node.op}: {done}, input {x} to {kind}")
             else:
-                report.edit(name, f"{node.op}: reads {kind}" + (", scale shared with its output" if role == "mover" else ""))
+                shared = ", scale shared with its output" if role == "mover" else ""
+                report.edit(name, f"{node.op}: reads {kind}{shared}")
         tensors = model.tensors()
         for name in plan.tensors:
             group = plan.group[name]

@@ -1,8 +1,8 @@
-"""Where quantisers go, so that whole chains of operators run on integers: which nodes, which tensors, which share a scale.
+"""Where quantisers go, so that whole chains of operators run on integers: which nodes, tensors, common scales.
 
 - *Products* (Conv, ConvTranspose, Gemm, MatMul with a constant side) are always quantised.
-- *Followers* (Add, Mul, average pooling, activations) join where all their inputs are there as integers and a product, or
-  another follower that joins, reads the result; they start no chain of their own.
+- *Followers* (Add, Mul, average pooling, activations) join where all their inputs are there as integers and a product,
+  or another follower that joins, reads the result; they start no chain of their own.
 - *Movers* (MaxPool, Reshape, Transpose, Slice, Concat, ...) only move or pick numbers: input and output share a scale,
   and the runtime drops the pair of conversions around them.
 
@@ -26,7 +26,10 @@ PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 INTEGER_OUT = ("Conv",)
 """Products with no integer kernel that gives floats: their output is quantised whoever reads it."""
 SUMS = ("Add", "Sum", "Mul")
-FOLLOWERS = (*SUMS, "Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "AveragePool", "GlobalAveragePool")
+FOLLOWERS = (
+    *SUMS, "Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh",
+    "AveragePool", "GlobalAveragePool",
+)  # fmt: skip
 MOVERS = (
     "MaxPool", "GlobalMaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Gather",
     "DepthToSpace", "SpaceToDepth", "Concat", "Identity", "Dropout", "Expand", "Tile", "Pad", "Resize",
@@ -175,7 +178,10 @@ def movable(node: gs.Node) -> bool:
     if node.op in ("MaxPool", "Dropout") and len(node.outputs) > 1 and node.outputs[1].name:
         return False
     if node.op == "Resize":
-        return node.attrs.get("mode", "nearest") == "nearest" and node.attrs.get("coordinate_transformation_mode") != "tf_crop_and_resize"
+        cropped = (
+            node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize"
+        )  # fills in a value of its own
+        return node.attrs.get("mode", "nearest") == "nearest" and not cropped
     if node.op == "Pad" and node.attrs.get("mode", "constant") == "constant":
         fill = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
         return fill is None or (isinstance(fill, gs.Constant) and not np.any(fill.values))

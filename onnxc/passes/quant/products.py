@@ -1,4 +1,4 @@
-"""Convolutions and matrix products as the quantiser sees them: which input is the weight, along which axis channels lie."""
+"""Convolutions and matrix products as the quantiser sees them: the weight, and the axis of its output channels."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
-
-from ...ir.model import Model
 
 FLOAT = 1
 """The ONNX element type that is quantised."""
@@ -17,7 +15,7 @@ FLOAT = 1
 class Product:
     """A product node ready to be quantised.
 
-    weight, bias: float32 contents with Gemm's alpha and beta multiplied in; bias is a vector by output channel, or None.
+    weight, bias: float32, with Gemm's alpha and beta multiplied in; bias is a vector by output channel, or None.
     axis: of the output channels in the weight, None where one scale must do. groups: how often the channels along
     `axis` repeat in the bias (ConvTranspose has its groups on the other axis).
     """
@@ -29,7 +27,7 @@ class Product:
     groups: int = 1
 
 
-def refusal(model: Model, node: gs.Node, types: dict[str, int]) -> str | None:
+def refusal(node: gs.Node, types: dict[str, int]) -> str | None:
     """Why this product cannot be quantised, or None."""
     if len(node.inputs) < 2:
         return "it has no weight"
@@ -37,7 +35,7 @@ def refusal(model: Model, node: gs.Node, types: dict[str, int]) -> str | None:
     if any(_maker(t) == "DequantizeLinear" for t in node.inputs[:3]):
         return "it is quantised already"
     if not isinstance(w, gs.Constant):
-        return "its left side is the constant" if isinstance(x, gs.Constant) else "its weight is computed: both sides are activations"
+        return "its left side is the constant" if isinstance(x, gs.Constant) else "both sides are activations"
     if isinstance(x, gs.Constant):
         return "both sides are constants"
     if types.get(x.name) != FLOAT or w.values.dtype != np.float32:

@@ -1,7 +1,7 @@
 """Write quantisers into a model in QDQ form: pairs on activations, DequantizeLinear on integer weights and biases.
 
-    t -> reader      becomes      t -> QuantizeLinear -> DequantizeLinear -> reader
-    w -> product     becomes      int8 w -> DequantizeLinear(axis) -> product
+t -> reader      becomes      t -> QuantizeLinear -> DequantizeLinear -> reader
+w -> product     becomes      int8 w -> DequantizeLinear(axis) -> product
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import onnx_graphsurgeon as gs
 from ...ir.model import Model, read_only
 from ...ir.qtype import QType
 from . import affine
-from .placement import numbers_of
 from .products import Product
 
 BY_AXIS = 13
@@ -20,7 +19,7 @@ BY_AXIS = 13
 
 
 class Writer:
-    """Puts quantisers into `model`. Scales are shared between tensors of one group, integer weights between equal uses."""
+    """Puts quantisers into `model`. Tensors of one group share their scale, equal uses of a weight its integers."""
 
     def __init__(self, model: Model):
         self.model = model
@@ -29,34 +28,30 @@ class Writer:
         self._sources: list[np.ndarray] = []  # kept alive: the keys above hold their ids
 
     def activation(self, t: gs.Variable, group: str, q: QType, readers: set[str] | None) -> None:
-        """Quantise `t` for all its readers, or for the number inputs of the nodes named. A graph output keeps its name."""
-        scale, zero = self._of_group(group, q)
-        model, name = self.model, t.name
+        """Quantise `t` for all its readers, or for the nodes named alone. A graph output keeps its name."""
+        model, name, source, target = self.model, t.name, t, t
         if readers is None and model.is_output(t):
-            maker = t.inputs[0]
-            raw = model.variable(f"{name}_float")
-            maker.outputs[next(i for i, o in enumerate(maker.outputs) if o is t)] = raw
-            stored = model.node("QuantizeLinear", [raw, scale, zero], [model.variable(f"{name}_quantized")], name=f"{name}_quantize")
-            model.node("DequantizeLinear", [stored.outputs[0], scale, zero], [t], name=f"{name}_dequantize")
-            return
-        users = list({id(n): n for n in t.outputs if readers is None or n.name in readers}.values())
-        stored = model.node("QuantizeLinear", [t, scale, zero], [model.variable(f"{name}_quantized")], name=f"{name}_quantize")
-        out = model.variable(f"{name}_dequantized")
-        model.node("DequantizeLinear", [stored.outputs[0], scale, zero], [out], name=f"{name}_dequantize")
-        for node in users:
-            chosen = None if readers is None else {id(x) for x in numbers_of(node)}
-            for i, x in enumerate(node.inputs):
-                if x is t and (chosen is None or id(x) in chosen):
-                    node.inputs[i] = out
+            maker, source = t.inputs[0], model.variable(f"{name}_float")
+            maker.outputs[next(i for i, o in enumerate(maker.outputs) if o is t)] = source
+        else:
+            target = model.variable(f"{name}_dequantized")
+            for node in {id(n): n for n in t.outputs if readers is None or n.name in readers}.values():
+                for i, x in enumerate(node.inputs):
+                    if x is t:
+                        node.inputs[i] = target
+        stored = model.variable(f"{name}_quantized")
+        parameters = self._of_group(group, q)
+        model.node("QuantizeLinear", [source, *parameters], [stored], name=f"{name}_quantize")
+        model.node("DequantizeLinear", [stored, *parameters], [target], name=f"{name}_dequantize")
 
     def _of_group(self, group: str, q: QType) -> tuple[gs.Constant, gs.Constant]:
         if group not in self._parameters:
-            made = self.model.constant(f"{group}_scale", q.scale), self.model.constant(f"{group}_zero_point", q.zero_point)
-            self._parameters[group] = made
+            scale = self.model.constant(f"{group}_scale", q.scale)
+            self._parameters[group] = scale, self.model.constant(f"{group}_zero_point", q.zero_point)
         return self._parameters[group]
 
     def product(self, p: Product, x_scale: np.ndarray, bits: int, per_channel: bool) -> str:
-        """Give the product integer weights, and an integer bias at the scale of its sums; returns what was done, in words."""
+        """Give the product integer weights, and a bias at the scale of its sums; returns in words what was done."""
         axis = p.axis if per_channel and self.model.opset >= BY_AXIS else None
         scales = affine.weight_scales(p.weight, axis, bits)
         if p.bias is not None:
@@ -84,7 +79,8 @@ class Writer:
     def _bias(self, name: str, p: Product, scale: np.ndarray) -> gs.Variable:
         scale = np.tile(scale, p.groups) if scale.ndim else scale
         stored = self.model.constant(f"{name}_quantized", affine.quantise_bias(p.bias, scale))
-        return self._dequantised(name, stored, QType(32, True, scale, np.zeros(scale.shape, np.int32), 0 if scale.ndim else None))
+        q = QType(32, True, scale, np.zeros(scale.shape, np.int32), 0 if scale.ndim else None)
+        return self._dequantised(name, stored, q)
 
     def _dequantised(self, name: str, stored: gs.Constant, q: QType) -> gs.Variable:
         scale = self.model.constant(f"{name}_scale", read_only(np.asarray(q.scale, np.float32)))

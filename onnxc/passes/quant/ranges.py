@@ -1,7 +1,7 @@
 """The range of a tensor's values, from one pass over batches of any number, in bounded memory.
 
-A `Statistics` takes batches in; a calibrator turns it into the interval (low, high) that the quantiser is to cover. Zero
-always lies in it, so that padding and zeroed activations are exact.
+A `Statistics` takes batches in; a calibrator turns it into the interval (low, high) that the quantiser is to cover.
+Zero always lies in it, so that padding and zeroed activations are exact.
 """
 
 from __future__ import annotations
@@ -107,11 +107,11 @@ def mse(s: Statistics, levels: int = 255, grid: int = 128) -> tuple[float, float
 
 
 def _clip_costs(s: Statistics, sign: int, grid: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For candidate ends on one side: the end, the summed squared error of what lies beyond, the count of what lies inside."""
+    """For candidate ends on one side: the end, the summed squared error of what lies beyond, the count inside."""
     top = s.high if sign > 0 else -s.low
     if top == 0.0 or s.radius == 0.0:
         return np.zeros(1), np.zeros(1), np.zeros(1)
-    used = max(1, math.ceil(top / s.width - 1e-9))
+    used = min(HALF, int(top / s.width) + 1)  # a value on an edge belongs to the bin that starts there
     n = s.side(sign)[:used].astype(np.float64)
     x = (np.arange(used) + 0.5) * s.width
     bins = np.unique(np.linspace(0, used, min(grid, used) + 1).astype(int))[1:]

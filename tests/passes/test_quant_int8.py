@@ -1,0 +1,352 @@
+"""quant.int8: exact against its fake-quantised twin, integer kernels in ONNX Runtime, and what it leaves alone."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxc.ir.errors import BadOption, Unsupported
+from onnxc.ir.model import load
+from onnxc.ir.text import dump
+from onnxc.ir.verify import verify
+from onnxc.passes.base import apply, make
+from onnxc.pipeline import Pipeline
+from onnxc.runtime.metrics import accuracy, metrics
+from onnxc.runtime.reference import Session
+
+from .quant_helpers import feeds_of, fused_operators, model_of, quantised, run, twin
+
+RNG = np.random.default_rng(7)
+
+
+def weight(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def conv_model(body: str, opset: int = 13, outputs: str = "float[N,M,P,Q] y", **weights) -> object:
+    text = f'<ir_version: 8, opset_import: ["" : {opset}]> g (float[N,4,8,8] x) => ({outputs}) {{ {body} }}'
+    given = {"w": weight(4, 4, 3, 3), "b": weight(4, seed=1), "w1": weight(6, 4, 1, 1, seed=2), "fc": weight(4, 5, seed=3)}
+    return model_of(text, **{k: v for k, v in {**given, **weights}.items() if f"{k}" in _names(body)})
+
+
+def _names(body: str) -> set[str]:
+    return {word for word in body.replace("(", " ").replace(")", " ").replace(",", " ").split()}
+
+
+CONV = "Conv<pads=[1,1,1,1]>"
+
+
+def stored(model) -> dict[str, np.ndarray]:
+    """The contents of each integer weight, by node that reads it."""
+    return {n.name: n.inputs[1].inputs[0].inputs[0].values for n in model.nodes if n.op in ("Conv", "Gemm", "MatMul")}
+
+
+# exactness
+
+
+def test_trained_networks_equal_their_fake_quantised_twin(trained_path, calib_data_path):
+    model = Pipeline("clean,fuse", check="shapes").run(trained_path).model
+    done, report = quantised(model, calib_data_path)
+    verify(done, like=model)
+    feeds = {"image": np.load(calib_data_path)["image"][:32]}
+    ours, theirs = run(done, feeds)["logits"], run(twin(done), feeds)["logits"]
+    assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
+    assert len(report.edits) >= 7 and not report.refusals
+
+
+@st.composite
+def networks(draw):
+    """Small chains of what the quantiser knows, with branches, groups, shared weights and odd activations."""
+    lines, rng, weights = [], np.random.default_rng(draw(st.integers(0, 2**31))), {}
+    x, count = "x", 0
+
+    def conv(x: str) -> str:
+        nonlocal count
+        count += 1
+        group = draw(st.sampled_from([1, 2, 4]))
+        name = draw(st.sampled_from(["w", f"w{count}"])) if group == 1 else f"w{count}"
+        weights.setdefault(name, rng.normal(size=(4, 4 // group, 3, 3)) * rng.choice([0, 1, 9], (4, 1, 1, 1)))
+        bias = ""
+        if draw(st.booleans()):
+            weights[f"b{count}"] = rng.normal(size=4)
+            bias = f", b{count}"
+        lines.append(f"c{count} = Conv<pads=[1,1,1,1], group={group}>({x}, {name}{bias})")
+        act = draw(st.sampled_from(["", "Relu", "Clip", "HardSigmoid", "LeakyRelu"]))
+        if not act:
+            return f"c{count}"
+        lines.append(f"a{count} = {act}(c{count}{', zero, six' if act == 'Clip' else ''})")
+        return f"a{count}"
+
+    for i in range(draw(st.integers(1, 3))):
+        kind = draw(st.sampled_from(["plain", "add", "concat", "pool", "mul", "mean"]))
+        y = conv(x)
+        if kind == "add" or kind == "mul":
+            lines.append(f"s{i} = {kind.capitalize()}({y}, {conv(y)})")
+            y = f"s{i}"
+        elif kind == "concat":
+            z = conv(x)
+            weights[f"m{i}"] = rng.normal(size=(4, 8, 1, 1))
+            lines += [f"k{i} = Concat<axis=1>({y}, {z})", f"s{i} = Conv(k{i}, m{i})"]
+            y = f"s{i}"
+        elif kind in ("pool", "mean"):
+            op = "MaxPool" if kind == "pool" else "AveragePool"
+            lines.append(f"s{i} = {op}<kernel_shape=[2,2], pads=[0,0,1,1]>({y})")
+            y = f"s{i}"
+        x = y
+    weights["fc"] = rng.normal(size=(4, 5))
+    lines += [f"p = GlobalAveragePool({x})", "f = Flatten(p)", "y = Gemm<alpha=0.5>(f, fc)"]
+    text = '<ir_version: 8, opset_import: ["" : 13]> g (float[N,4,6,6] x) => (float[N,5] y) { ' + "\n".join(lines) + " }"
+    if "Clip" in text:
+        weights |= {"zero": np.zeros(()), "six": np.array(6)}
+    return model_of(text, **{k: np.asarray(v, np.float32) for k, v in weights.items()})
+
+
+@settings(max_examples=25)
+@given(networks(), st.booleans(), st.booleans(), st.sampled_from(["minmax", "percentile", "mse"]))
+def test_any_chain_equals_its_twin_and_comes_near_the_original(model, symmetric, per_channel, calibration):
+    before = dump(model)
+    done, report = quantised(model, symmetric=symmetric, per_channel=per_channel, calibration=calibration)
+    assert dump(model) == before
+    verify(done, like=model)
+    assert report.edits and not report.refusals
+    feeds = feeds_of(model, seed=0, samples=8)  # the calibration inputs
+    real, ours, theirs = (run(m, feeds)["y"] for m in (model, done, twin(done)))
+    assert np.abs(ours - theirs).max() <= 1e-5 * max(1e-6, np.abs(theirs).max())
+    if calibration == "minmax" and per_channel and np.abs(real).max() > 0:
+        assert np.abs(ours - real).max() <= 0.25 * np.abs(real).max(), dump(model)
+    assert dump(quantised(model, symmetric=symmetric, per_channel=per_channel, calibration=calibration)[0]) == dump(done)
+    again, second = quantised(done)
+    assert not second.edits and dump(again) == dump(done)
+
+
+# what it is for
+
+
+@pytest.mark.parametrize("calibration", ["minmax", "percentile", "mse"])
+def test_resnet20_loses_at_most_half_a_point(resnet20_path, calib_data_path, test_data_path, calibration):
+    model = Pipeline("clean,fuse", check="shapes").run(resnet20_path).model
+    done, _ = quantised(model, calib_data_path, calibration=calibration)
+    test = np.load(test_data_path)
+    feeds = {"image": test["image"]}
+    real, plain, fused = (run(m, feeds, o)["logits"] for m, o in ((model, False), (done, False), (done, True)))
+    assert accuracy(plain, test["labels"]) >= accuracy(real, test["labels"]) - 0.005
+    assert accuracy(fused, test["labels"]) >= accuracy(real, test["labels"]) - 0.005
+    assert metrics({"y": plain}, {"y": fused})["y"].top1 >= 0.995
+    assert metrics({"y": real}, {"y": plain})["y"].snr_db > 34
+    assert len(done.to_proto().SerializeToString()) < 0.3 * len(model.to_proto().SerializeToString())
+
+
+def test_the_other_networks_keep_their_accuracy(trained_path, calib_data_path, test_data_path):
+    model = Pipeline("clean,fuse", check="shapes").run(trained_path).model
+    done, _ = quantised(model, calib_data_path)
+    test = np.load(test_data_path)
+    real, fused = (run(m, {"image": test["image"]}, True)["logits"] for m in (model, done))
+    assert accuracy(fused, test["labels"]) >= accuracy(real, test["labels"]) - 0.005
+
+
+def test_resnet20_runs_on_integers_from_end_to_end(resnet20_path, calib_data_path, tmp_path):
+    model = Pipeline("clean,fuse", check="shapes").run(resnet20_path).model
+    found = fused_operators(quantised(model, calib_data_path)[0], tmp_path)
+    assert found["QLinearConv"] == 21 and found["QLinearAdd"] == 9 and found["QGemm"] == 1
+    assert found["QLinearGlobalAveragePool"] == 1
+    assert found["QuantizeLinear"] == 1 and found["DequantizeLinear"] == 0
+    assert not {"Conv", "Relu", "Add"} & set(found)
+
+
+@pytest.mark.parametrize(
+    "body, kernels",
+    [
+        (f"c = {CONV}(x, w, b) a = Clip(c, zero, six) y = {CONV}(a, w)", {"QLinearConv": 2}),
+        (f"c = {CONV}(x, w) p = MaxPool<kernel_shape=[2,2]>(c) y = Conv(p, w1)", {"QLinearConv": 2, "DequantizeLinear": 1}),
+        (f"c = {CONV}(x, w) d = Conv(x, w4) k = Concat<axis=1>(c, d) y = Conv(k, w8)", {"QLinearConcat": 1}),
+        (f"c = {CONV}(x, w) s = Sigmoid(c) m = Mul(c, s) y = Conv(m, w1)", {"QLinearSigmoid": 1, "QLinearMul": 1}),
+        (f"c = {CONV}(x, w) s = Sum(c, c) y = Conv(s, w1)", {"QLinearAdd": 1}),
+        ("t = Transpose<perm=[0,2,3,1]>(x) y = MatMul(t, fc)", {"MatMulIntegerToFloat": 1}),
+        ("g = GlobalAveragePool(x) f = Flatten(g) y = Gemm<transB=1>(f, fct, b5)", {"QGemm": 1}),
+    ],
+    ids=["clip", "pool", "concat", "swish", "sum", "matmul", "gemm"],
+)
+def test_chains_find_integer_kernels(body, kernels, tmp_path):
+    outputs = "float[N,A] y" if "Gemm" in body else "float[N,A,B,C] y"
+    extra = {"zero": np.float32(0), "six": np.float32(6), "w4": weight(4, 4, 1, 1), "w8": weight(3, 8, 1, 1)}
+    model = conv_model(body, outputs=outputs, fct=weight(5, 4), b5=weight(5), **extra)
+    found = fused_operators(quantised(model)[0], tmp_path)
+    assert all(found[op] == n for op, n in kernels.items()), found
+    assert not {"Conv", "MatMul", "Gemm", "Clip"} & set(found)
+
+
+def test_a_product_in_front_of_float_operators_gives_floats():
+    done, report = quantised(conv_model("t = Transpose<perm=[0,2,3,1]>(x) m = MatMul(t, fc) y = Softmax(m)"))
+    assert [n.op for n in done.nodes] == [
+        "Transpose", "QuantizeLinear", "DequantizeLinear", "DequantizeLinear", "MatMul", "Softmax"
+    ]  # fmt: skip
+    assert report.notes == ["left in float: Softmax (1), Transpose (1)"]
+
+
+def test_movers_share_a_scale_and_a_branch_with_other_readers_keeps_its_own():
+    body = f"c = {CONV}(x, w) p = MaxPool<kernel_shape=[2,2]>(c) d = Conv(p, w4) k = Concat<axis=1>(p, d) y = Conv(k, w8)"
+    done, _ = quantised(conv_model(body, w4=weight(4, 4, 1, 1), w8=weight(3, 8, 1, 1)))
+    scale = {n.inputs[0].name: n.inputs[1] for n in done.nodes if n.op == "QuantizeLinear"}
+    assert scale["c"] is scale["p"]
+    assert scale["d"] is scale["k"]
+    assert scale["p"] is not scale["k"]
+
+
+def test_a_graph_output_keeps_its_name_and_other_readers_see_the_same_numbers():
+    model = conv_model(f"c = {CONV}(x, w, b) y = Conv(c, w1)", outputs="float[N,4,8,8] c, float[N,6,8,8] y")
+    done, _ = quantised(model)
+    assert [t.name for t in done.outputs] == ["c", "y"]
+    assert done.outputs[0].inputs[0].op == "DequantizeLinear"
+    feeds = feeds_of(model)
+    assert metrics(run(model, feeds), run(done, feeds))["c"].snr_db > 25
+
+
+def test_a_shared_weight_is_stored_once():
+    done, _ = quantised(conv_model(f"a = {CONV}(x, w) r = Relu(a) y = {CONV}(r, w)"))
+    first, second = (n for n in done.nodes if n.op == "Conv")
+    assert first.inputs[1] is second.inputs[1]
+    assert sum(t.values.dtype == np.int8 and t.values.ndim == 4 for t in done.constants().values()) == 1
+
+
+def test_transposed_convolution_scales_its_second_axis_over_all_groups():
+    text = """<ir_version: 8, opset_import: ["" : 13]> g (float[N,4,5,5] x) => (float[N,6,A,B] y) {
+        y = ConvTranspose<group=2, strides=[2,2]>(x, w, b) }"""
+    model = model_of(text, w=weight(4, 3, 3, 3), b=weight(6, seed=1))
+    done, _ = quantised(model)
+    dequantise = done.nodes[-1].inputs[1].inputs[0]
+    assert dequantise.attrs["axis"] == 1 and dequantise.inputs[1].values.shape == (3,)
+    feeds = feeds_of(model)
+    assert metrics(run(model, feeds), run(done, feeds))["y"].snr_db > 35
+    assert np.allclose(run(done, feeds)["y"], run(twin(done), feeds)["y"], rtol=1e-5, atol=1e-5)
+
+
+def test_alpha_and_beta_are_folded_into_the_integers():
+    text = """<ir_version: 8, opset_import: ["" : 13]> g (float[N,4] x) => (float[N,5] y) {
+        y = Gemm<alpha=0.25, beta=3.0>(x, fc, b) }"""
+    model = model_of(text, fc=weight(4, 5), b=np.float32([2.0]))
+    done, _ = quantised(model)
+    assert not {"alpha", "beta"} & set(done.nodes[-1].attrs)
+    assert done.nodes[-1].inputs[2].inputs[0].inputs[0].values.shape == (5,)
+    feeds = feeds_of(model)
+    assert metrics(run(model, feeds), run(done, feeds))["y"].snr_db > 30
+
+
+@pytest.mark.parametrize("bits", [2, 4, 7])
+def test_fewer_bits_use_fewer_numbers(bits):
+    done, _ = quantised(conv_model(f"y = {CONV}(x, w)"), bits=bits)
+    (values,) = stored(done).values()
+    assert np.abs(values).max() == 2 ** (bits - 1) - 1
+
+
+# what it leaves alone
+
+
+@pytest.mark.parametrize(
+    "body, reason",
+    [
+        ("y = MatMul(x, x)", "both sides are activations"),
+        ("y = MatMul(k, x)", "left side is the constant"),
+        ("y = Conv(x, wn)", "not finite"),
+        ("r = ReduceMax<axes=[0,2,3], keepdims=0>(x) y = Conv(x, w, r)", "its bias is computed"),
+    ],
+)
+def test_do_not_quantise_what_cannot_be(body, reason):
+    model = conv_model(body, k=weight(8, 8), wn=np.full((4, 4, 1, 1), np.nan, np.float32))
+    done, report = quantised(model)
+    assert [r.node for r in report.refusals] == [model.nodes[-1].name] and reason in report.refusals[0].reason
+    assert not report.edits and "nothing to quantise" in report.notes[0]
+    assert dump(done) == dump(model)
+
+
+def test_do_not_quantise_a_sum_that_no_product_reads():
+    model = conv_model(f"c = {CONV}(x, w) d = {CONV}(x, w) s = Add(c, d) y = Softmax(s)")
+    done, _ = quantised(model)
+    assert [n.op for n in done.nodes][-2:] == ["Add", "Softmax"]
+
+
+def test_do_not_fold_an_activation_with_another_range_or_reader():
+    bounds = {"one": np.float32(1), "six": np.float32(6)}
+    done, _ = quantised(conv_model(f"c = {CONV}(x, w) a = Clip(c, one, six) y = Conv(a, w1)", **bounds))
+    clip = next(n for n in done.nodes if n.op == "Clip")
+    assert clip.inputs[0].inputs[0].op == "DequantizeLinear"
+    done, _ = quantised(conv_model(f"c = {CONV}(x, w) a = Relu(c) s = Add(c, a) y = Conv(s, w1)"))
+    relu = next(n for n in done.nodes if n.op == "Relu")
+    assert relu.inputs[0].inputs[0].op == "DequantizeLinear"
+
+
+def test_ops_and_skip_choose():
+    model = conv_model(f"c = {CONV}(x, w) p = MaxPool<kernel_shape=[2,2]>(c) y = Conv(p, w1)")
+    first = model.nodes[0].name
+    done, report = quantised(model, skip=f"{first}*")
+    assert [r.node for r in report.refusals] == [first] and len(stored_convs(done)) == 1
+    done, report = quantised(model, ops=["Conv"])
+    assert [e.node for e in report.edits] == [first, model.nodes[2].name]
+    with pytest.raises(BadOption, match="skip names no node"):
+        quantised(model, skip=["nonsense*"])
+
+
+def stored_convs(model) -> list:
+    return [n for n in model.nodes if n.op == "Conv" and n.inputs[1].inputs]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"bits": 9}, {"percentile": 99.0}, {"calibration": "percentile", "percentile": 5.0}, {"ops": ["Softmax"]}, {"calibration": "x"}],
+)
+def test_options_that_do_not_fit_are_refused(options):
+    with pytest.raises(BadOption):
+        make("quant.int8", options)
+
+
+def test_without_data_it_says_what_is_missing():
+    with pytest.raises(BadOption, match="no runner or no data"):
+        apply(make("quant.int8"), conv_model(f"y = {CONV}(x, w)"))
+
+
+# opsets
+
+
+@pytest.mark.parametrize("opset", [7, 9, 10, 12])
+def test_older_models_are_raised(opset):
+    model = conv_model(f"c = {CONV}(x, w, b) r = Relu(c) y = Softmax<axis=1>(r)", opset=opset)
+    done, report = quantised(model)
+    assert done.opset == 13 and f"raised from opset {opset} to 13: scales by channel need that" in report.notes
+    feeds = feeds_of(model)
+    assert metrics(run(model, feeds), run(done, feeds))["y"].snr_db > 20
+
+
+def test_where_that_fails_opset_12_gets_one_scale_per_weight_and_9_an_error():
+    def with_function(opset: int):
+        model = conv_model(f"c = {CONV}(x, w) y = Conv(c, w1)", opset=opset)
+        model.functions = {("com.foreign", "F"): _identity_function(opset)}
+        return model
+
+    done, report = quantised(with_function(12))
+    assert done.opset == 12 and "one scale per weight" in report.notes[0]
+    scales = [n.inputs[1].values for n in done.nodes if n.op == "DequantizeLinear"]
+    assert all(s.ndim == 0 for s in scales)
+    with pytest.raises(Unsupported, match="cannot be raised from opset 9: it has model-local functions"):
+        quantised(with_function(9))
+
+
+def _identity_function(opset: int):
+    node = onnx.helper.make_node("Identity", ["a"], ["b"])
+    return onnx.helper.make_function("com.foreign", "F", ["a"], ["b"], [node], [onnx.helper.make_opsetid("", opset)])
+
+
+@pytest.mark.parametrize("name", ["squeezenet", "shufflenet"])
+def test_a_light_model_of_opset_9_goes_all_the_way(name):
+    light = Path(onnx.__file__).parent / f"backend/test/data/light/light_{name}.onnx"
+    result = Pipeline("fuse,quant", check="shapes").run(light)
+    row = result.report.rows[-1]
+    assert len(row.edits) > 20 and row.after.bytes < 0.35 * row.before.bytes
+    Session(result.model.to_proto())
+
+
+def test_loading_again_changes_nothing(tmp_path):
+    done, _ = quantised(conv_model(f"c = {CONV}(x, w, b) y = Relu(c)"))
+    done.save(tmp_path / "q.onnx")
+    assert dump(load(tmp_path / "q.onnx")) == dump(done)
