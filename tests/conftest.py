@@ -26,6 +26,16 @@ settings.register_profile(
 settings.load_profile("onnxc")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--update-golden", action="store_true", help="write the golden files that tests/golden/ compares with")
+
+
+@pytest.fixture
+def update_golden(request) -> bool:
+    """Whether golden files are written anew."""
+    return request.config.getoption("--update-golden")
+
+
 @pytest.fixture(params=TRAINED, ids=str)
 def trained_path(request) -> Path:
     """Each of the trained networks."""

@@ -21,7 +21,15 @@ from .merge import merge
 from .shapes import computed_target, known_values
 
 SWEEPS = 32
-SPARE_OUTPUTS = {"MaxPool": 1, "Dropout": 1, "LayerNormalization": 1, "GRU": 0, "LSTM": 0, "RNN": 0, "BatchNormalization": 1}
+SPARE_OUTPUTS = {
+    "MaxPool": 1,
+    "Dropout": 1,
+    "LayerNormalization": 1,
+    "GRU": 0,
+    "LSTM": 0,
+    "RNN": 0,
+    "BatchNormalization": 1,
+}
 
 
 @register("clean")
@@ -52,7 +60,9 @@ class Clean(Pass):
             # folded constants may have told the analysis more: read the model again
             known = editor.changes
             editor.analysis = analyse(model)
-        raise VerificationError("clean found no fixpoint", expected=f"at most {SWEEPS} sweeps", remedy="report the model")
+        raise VerificationError(
+            "clean found no fixpoint", expected=f"at most {SWEEPS} sweeps", remedy="report the model"
+        )
 
 
 def incomplete(e: Editor) -> bool:

@@ -1,8 +1,8 @@
 """Editor: what a rewriting sweep needs to know of a verified model, and edits that cost a sweep nothing each.
 
-A rule changes a node in place or lets the readers of its output read another tensor; names of tensors keep their meaning,
-so the axes and element types of the analysis stay true from the first edit to the last. Nodes are taken out of the
-list once, by `finish`.
+A rule changes a node in place or lets the readers of its output read another tensor; names of tensors keep their
+meaning, so the axes and element types of the analysis stay true from the first edit to the last. Nodes are taken out of
+the list once, by `finish`.
 """
 
 from __future__ import annotations
@@ -196,8 +196,6 @@ def unlink(items: list, one) -> None:
         if item is one:
             list.__delitem__(items, i)
             return
-
-
 
 
 def opaque(node: gs.Node) -> bool:

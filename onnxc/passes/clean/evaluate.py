@@ -74,7 +74,12 @@ def _reference(model: Model, node: gs.Node, inputs: Arrays) -> list[np.ndarray]:
 def core(values: np.ndarray) -> np.ndarray:
     """`values` with every repeated (stride-0) axis cut to extent 1."""
     if values.size and 0 in values.strides:
-        return values[tuple(slice(0, 1) if s == 0 and n > 1 else slice(None) for s, n in zip(values.strides, values.shape, strict=True))]
+        return values[
+            tuple(
+                slice(0, 1) if s == 0 and n > 1 else slice(None)
+                for s, n in zip(values.strides, values.shape, strict=True)
+            )
+        ]
     return values
 
 
@@ -116,7 +121,13 @@ for _op, _f in {
     "Cos": np.cos, "Tanh": np.tanh, "Reciprocal": lambda v: 1 / v, "Sigmoid": _sigmoid,
 }.items():  # fmt: skip
     EVALUATORS[_op] = _unary(_f, floats=True)
-for _op, _f in {"Neg": np.negative, "Abs": np.abs, "Sign": np.sign, "Relu": lambda v: np.maximum(v, 0), "Not": np.logical_not}.items():
+for _op, _f in {
+    "Neg": np.negative,
+    "Abs": np.abs,
+    "Sign": np.sign,
+    "Relu": lambda v: np.maximum(v, 0),
+    "Not": np.logical_not,
+}.items():
     EVALUATORS[_op] = _unary(_f)
 
 
@@ -153,10 +164,18 @@ def _fold(f):
     return run
 
 
-for _op, _f in {"Sum": np.add, "Max": np.maximum, "Min": np.minimum, "And": np.logical_and, "Or": np.logical_or, "Xor": np.logical_xor}.items():
+for _op, _f in {
+    "Sum": np.add,
+    "Max": np.maximum,
+    "Min": np.minimum,
+    "And": np.logical_and,
+    "Or": np.logical_or,
+    "Xor": np.logical_xor,
+}.items():
     EVALUATORS[_op] = _fold(_f)
 _COMPARE = {
-    "Equal": np.equal, "Greater": np.greater, "GreaterOrEqual": np.greater_equal, "Less": np.less, "LessOrEqual": np.less_equal,
+    "Equal": np.equal, "Greater": np.greater, "GreaterOrEqual": np.greater_equal, "Less": np.less,
+    "LessOrEqual": np.less_equal,
 }  # fmt: skip
 for _op, _f in _COMPARE.items():
     EVALUATORS[_op] = _fold(_f)
@@ -238,7 +257,10 @@ def _reshape(node, xs, opset):
 def _flatten(node, xs, opset):
     k = node.attrs.get("axis", 1)
     k = k + xs[0].ndim if k < 0 else k
-    return xs[0].reshape(int(np.prod(xs[0].shape[:k], dtype=np.int64)), -1 if xs[0].size else int(np.prod(xs[0].shape[k:], dtype=np.int64)))
+    return xs[0].reshape(
+        int(np.prod(xs[0].shape[:k], dtype=np.int64)),
+        -1 if xs[0].size else int(np.prod(xs[0].shape[k:], dtype=np.int64)),
+    )
 
 
 @evaluator("Squeeze")
@@ -338,7 +360,7 @@ def _reduction(f, *, integers: bool):
 
 
 for _op, _f, _ints in (
-    ("ReduceSum", np.sum, True), ("ReduceProd", np.prod, True), ("ReduceMax", np.max, True), ("ReduceMin", np.min, True),
-    ("ReduceMean", np.mean, False),
+    ("ReduceSum", np.sum, True), ("ReduceProd", np.prod, True), ("ReduceMax", np.max, True),
+    ("ReduceMin", np.min, True), ("ReduceMean", np.mean, False),
 ):  # fmt: skip
     EVALUATORS[_op] = _reduction(_f, integers=_ints)

@@ -4,9 +4,9 @@
     ConstantOfShape(shape)                              ->  a weight (a fill, stored as one element until it is written)
     Expand(bias, [64, 1000, 1000])                      ->  stays: the file would grow
 
-A result may be twice as large as its inputs, or SMALL bytes; a ConstantOfShape stands for a weight that the exporter left
-out, and may have FILL bytes. Random operators, DequantizeLinear and QuantizeLinear (a quantised weight stays quantised),
-bodies, functions and foreign domains are never folded.
+A result may be twice as large as its inputs, or SMALL bytes; a ConstantOfShape stands for a weight that the exporter
+left out, and may have FILL bytes. Random operators, DequantizeLinear and QuantizeLinear (a quantised weight stays
+quantised), bodies, functions and foreign domains are never folded.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ SMALL = 1 << 20
 FILL = 1 << 30
 RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 KEPT = RANDOM | {
-    "Constant", "DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
-    "MatMulInteger", "If", "Loop", "Scan", "Optional", "OptionalGetElement", "OptionalHasElement", "SequenceConstruct", "SequenceEmpty",
-    "SequenceAt", "SplitToSequence", "SequenceMap", "StringNormalizer", "TfIdfVectorizer", "ImageDecoder", "Conv", "ConvTranspose",
+    "Constant", "DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul",
+    "ConvInteger", "MatMulInteger", "If", "Loop", "Scan", "Optional", "OptionalGetElement", "OptionalHasElement",
+    "SequenceConstruct", "SequenceEmpty", "SequenceAt", "SplitToSequence", "SequenceMap", "StringNormalizer",
+    "TfIdfVectorizer", "ImageDecoder", "Conv", "ConvTranspose",
 }  # fmt: skip
 GROWING = {"Expand", "Tile", "Pad", "Resize", "Upsample", "Range", "OneHot", "Gather", "GatherND", "GatherElements"}
 

@@ -1,7 +1,7 @@
 """Operators that change nothing, each recognised by facts that hold on every run.
 
-    Identity, Dropout (inference), Cast to the same type, Transpose [0,1,2], Reshape to the shape it has, Pad of nothing,
-    Slice of everything, Concat of one, Expand and Tile to the shape it has, x+0, x-0, x*1, x/1, Relu(Relu(x)), ...
+    Identity, Dropout (inference), Cast to the same type, Transpose [0,1,2], Reshape to the shape it has, Pad of
+    nothing, Slice of everything, Concat of one, Expand and Tile to the shape it has, x+0, x-0, x*1, x/1, Relu(Relu(x))
 
 x+0 turns -0.0 into 0.0 where x does not: the two compare equal, and no operator but a division or a sign bit tells them
 apart. Removing the addition is taken as exact.
@@ -17,7 +17,18 @@ from .editor import Editor, alike, size
 IDEMPOTENT = {"Relu", "Abs", "Ceil", "Floor", "Round", "Sign"}
 NOT_NEGATIVE = {"Relu", "Sigmoid", "Softmax", "Abs", "Exp", "HardSigmoid", "Sqrt", "Softplus"}
 INVOLUTIONS = {"Neg", "Not", "BitwiseNot"}
-VALUES_KEPT = {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"}
+VALUES_KEPT = {
+    "MaxPool",
+    "AveragePool",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "Transpose",
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Identity",
+}
 NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1, "Pow": 1, "And": 1, "Or": 0, "Xor": 0}
 COMMUTATIVE = {"Add", "Mul", "And", "Or", "Xor"}
 FAR = 2**31 - 1
@@ -104,7 +115,12 @@ def _pad(e: Editor, node: gs.Node):
 def _slice(e: Editor, node: gs.Node):
     starts, ends = ints_of(node, "starts", 1), ints_of(node, "ends", 2)
     axes = e.axes(node.inputs[0])
-    if starts is None or ends is None or axes is None or (len(node.inputs) > 3 and node.inputs[3].name and ints_of(node, "axes", 3) is None):
+    if (
+        starts is None
+        or ends is None
+        or axes is None
+        or (len(node.inputs) > 3 and node.inputs[3].name and ints_of(node, "axes", 3) is None)
+    ):
         return None
     at = ints_of(node, "axes", 3) or list(range(len(starts)))
     steps = ints_of(node, "steps", 4) or [1] * len(starts)
@@ -163,7 +179,12 @@ def _neutral(e: Editor, node: gs.Node):
         if not isinstance(t, gs.Constant) or t.values.dtype == object or not t.values.size:
             continue
         first = t.values[(0,) * t.values.ndim]
-        if first == value and np.all(t.values == value) and e.same_shape(x, node.outputs[0]) and e.elem(x) == e.elem(node.outputs[0]):
+        if (
+            first == value
+            and np.all(t.values == value)
+            and e.same_shape(x, node.outputs[0])
+            and e.elem(x) == e.elem(node.outputs[0])
+        ):
             return x, f"{node.op} with {value} changes nothing"
         if first == value and t.values.size == 1 and t.values.ndim == 0 and e.elem(x) == e.elem(node.outputs[0]):
             return x, f"{node.op} with {value} changes nothing"
@@ -196,7 +217,11 @@ def not_negative(e: Editor, t, depth: int = 8) -> bool:
             low = maker.attrs.get("min") if len(maker.inputs) < 2 or not maker.inputs[1].name else None
             if len(maker.inputs) > 1 and isinstance(maker.inputs[1], gs.Constant):
                 low = float(maker.inputs[1].values.reshape(()))
-            high = maker.inputs[2].values if len(maker.inputs) > 2 and isinstance(maker.inputs[2], gs.Constant) else maker.attrs.get("max", 0)
+            high = (
+                maker.inputs[2].values
+                if len(maker.inputs) > 2 and isinstance(maker.inputs[2], gs.Constant)
+                else maker.attrs.get("max", 0)
+            )
             open_above = len(maker.inputs) > 2 and maker.inputs[2].name and not isinstance(maker.inputs[2], gs.Constant)
             return low is not None and low >= 0 and not open_above and float(np.reshape(high, ())) >= 0
         if maker.op == "Concat":
@@ -223,7 +248,9 @@ def _resize(e: Editor, node: gs.Node):
 
 def _pool(e: Editor, node: gs.Node):
     a = node.attrs
-    plain = all(v == 1 for v in (*a.get("kernel_shape", (0,)), *a.get("strides", (1,)))) and not any(a.get("pads", (0,)))
+    plain = all(v == 1 for v in (*a.get("kernel_shape", (0,)), *a.get("strides", (1,)))) and not any(
+        a.get("pads", (0,))
+    )
     return (node.inputs[0], "a window of one element") if plain else None
 
 
@@ -236,9 +263,10 @@ def _where(e: Editor, node: gs.Node):
 
 
 RULES = {
-    "Identity": _same, "Dropout": _dropout, "Cast": _cast, "CastLike": _cast, "Transpose": _transpose, "Reshape": _regroup,
-    "Flatten": _regroup, "Squeeze": _regroup, "Unsqueeze": _regroup, "Pad": _pad, "Slice": _slice, "Concat": _concat, "Expand": _expand,
-    "Tile": _tile, "Clip": _clip, "Resize": _resize, "Upsample": _resize, "MaxPool": _pool, "AveragePool": _pool, "Where": _where,
-    **dict.fromkeys(("Sum", "Max", "Min", "Mean"), _one_input), **dict.fromkeys(NEUTRAL, _neutral),
-    **dict.fromkeys(IDEMPOTENT, _idempotent), **dict.fromkeys(INVOLUTIONS, _involution),
+    "Identity": _same, "Dropout": _dropout, "Cast": _cast, "CastLike": _cast, "Transpose": _transpose,
+    "Reshape": _regroup, "Flatten": _regroup, "Squeeze": _regroup, "Unsqueeze": _regroup, "Pad": _pad, "Slice": _slice,
+    "Concat": _concat, "Expand": _expand, "Tile": _tile, "Clip": _clip, "Resize": _resize, "Upsample": _resize,
+    "MaxPool": _pool, "AveragePool": _pool, "Where": _where, **dict.fromkeys(("Sum", "Max", "Min", "Mean"), _one_input),
+    **dict.fromkeys(NEUTRAL, _neutral), **dict.fromkeys(IDEMPOTENT, _idempotent),
+    **dict.fromkeys(INVOLUTIONS, _involution),
 }  # fmt: skip

@@ -73,8 +73,8 @@ def _regroup(e: Editor, node: gs.Node) -> bool:
 
 
 def target_of(e: Editor, source, out) -> list[int] | None:
-    """A constant Reshape target from `source` to the shape of `out`: numbers, 0 where an axis stays in its place, and at
-    most one -1. None where that does not describe it. An axis of extent 0 rules out 0 and -1 alike, so only numbers do."""
+    """A constant Reshape target from `source` to the shape of `out`: numbers, 0 where an axis stays in its place, and
+    at most one -1. None where that does not describe it, or where an extent is 0, which a target cannot say."""
     have, want = e.axes(source), e.axes(out)
     if have is None or want is None or (known := [size(a) for a in want]).count(0):
         return None
@@ -91,7 +91,14 @@ def _flatten(e: Editor, node: gs.Node) -> bool:
     """Reshape to [0, -1], or to [n, -1] and [-1, n] that say the same, is Flatten."""
     target = ints_of(node, "", 1)
     have, want = e.axes(node.inputs[0]), e.axes(node.outputs[0])
-    if target is None or len(target) != 2 or have is None or want is None or len(have) < 3 or node.attrs.get("allowzero"):
+    if (
+        target is None
+        or len(target) != 2
+        or have is None
+        or want is None
+        or len(have) < 3
+        or node.attrs.get("allowzero")
+    ):
         return False
     if not (target[0] == 0 or alike(have[0], want[0])):
         return False
@@ -207,7 +214,10 @@ def _slice(e: Editor, node: gs.Node) -> bool:
         node.attrs = {"starts": starts, "ends": ends, "axes": list(ranges)}
         e.set_input(node, 0, x)
     else:
-        parts = [e.constant(f"{node.name}_{n}", np.array(v, np.int64)) for n, v in (("starts", starts), ("ends", ends), ("axes", list(ranges)))]
+        parts = [
+            e.constant(f"{node.name}_{n}", np.array(v, np.int64))
+            for n, v in (("starts", starts), ("ends", ends), ("axes", list(ranges)))
+        ]
         e.set_inputs(node, [x, *parts])
     e.edited(node, f"merged with {inner.name}")
     return True
@@ -232,5 +242,6 @@ def _concat(e: Editor, node: gs.Node) -> bool:
 
 
 RULES = {
-    "Transpose": _transpose, "Cast": _cast, "Pad": _pad, "Slice": _slice, "Concat": _concat, **dict.fromkeys(REGROUP, _regroup),
+    "Transpose": _transpose, "Cast": _cast, "Pad": _pad, "Slice": _slice, "Concat": _concat,
+    **dict.fromkeys(REGROUP, _regroup),
 }  # fmt: skip

@@ -2,9 +2,9 @@
 
     Shape -> Gather -> Concat -> Reshape      ->  Reshape(x, [0, 64, -1])
 
-Elements that are numbers stand as numbers. An extent that is not known when the model is written stands as 0 where it is
-the very axis of the input at that place, and as -1 once. (-1 needs the other extents to be positive: with an empty batch
-the element count says nothing. Every exporter relies on this.)
+Elements that are numbers stand as numbers. An extent that is not known when the model is written stands as 0 where it
+is the very axis of the input at that place, and as -1 once. (-1 needs the other extents to be positive: with an empty
+batch the element count says nothing. Every exporter relies on this.)
 """
 
 from __future__ import annotations
@@ -25,12 +25,23 @@ def known_values(e: Editor, node: gs.Node) -> bool:
     t = node.outputs[0]
     values = e.analysis.values.get(t.name)
     if values is None or not t.name:
-        if node.op == "Size" and (shape := e.axes(node.inputs[0])) is not None and all(isinstance(size(a), int) for a in shape):
-            return become_constant(e, node, [np.array(np.prod([size(a) for a in shape], dtype=np.int64))], "its value is known")
+        if (
+            node.op == "Size"
+            and (shape := e.axes(node.inputs[0])) is not None
+            and all(isinstance(size(a), int) for a in shape)
+        ):
+            return become_constant(
+                e, node, [np.array(np.prod([size(a) for a in shape], dtype=np.int64))], "its value is known"
+            )
         return False
     numbers = [size(v) if isinstance(v, AXIS) else v for v in values.ravel()]
     shape, dtype = e.analysis.shape(t.name), e.dtype(t)
-    if not all(isinstance(n, INT) for n in numbers) or shape != values.shape or dtype is None or dtype.kind not in "iub":
+    if (
+        not all(isinstance(n, INT) for n in numbers)
+        or shape != values.shape
+        or dtype is None
+        or dtype.kind not in "iub"
+    ):
         return False
     return become_constant(e, node, [np.array(numbers, dtype).reshape(values.shape)], "its value is known")
 

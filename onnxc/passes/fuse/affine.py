@@ -112,9 +112,9 @@ def channel_count(e: Editor, t, axis: int) -> int | None:
 def merge_affine(e: Editor, node: gs.Node) -> bool:
     """Two affine nodes in a row become one.
 
-        Mul(Mul(x, c), d) -> Mul(x, c*d);   Add(Add(x, c), d) -> Add(x, c+d)
-        Mul(Add(Mul(x, c), d), f) -> Add(Mul(x, c*f), d*f)
-        BatchNormalization followed by an affine node -> BatchNormalization: scale*a, bias*a + b
+    Mul(Mul(x, c), d) -> Mul(x, c*d);   Add(Add(x, c), d) -> Add(x, c+d)
+    Mul(Add(Mul(x, c), d), f) -> Add(Mul(x, c*f), d*f)
+    BatchNormalization followed by an affine node -> BatchNormalization: scale*a, bias*a + b
     """
     now = affine_of(e, node)
     if now is None or node.op == "BatchNormalization":
@@ -123,7 +123,7 @@ def merge_affine(e: Editor, node: gs.Node) -> bool:
     if inner is None:
         return False
     if not e.alone(now.x):
-        return inner.op == "BatchNormalization" and e.refuse(node, _busy(e, now.x, inner))
+        return inner.op == "BatchNormalization" and e.refuse(node, busy(e, now.x, inner))
     if inner.op == "BatchNormalization":
         return _into_batch_norm(e, node, now, inner)
     before = affine_of(e, inner)
@@ -155,7 +155,7 @@ def store(values: np.ndarray, dtype: np.dtype) -> np.ndarray | None:
     return out if np.all(np.isfinite(out)) else None
 
 
-def _busy(e: Editor, t, inner: gs.Node) -> str:
+def busy(e: Editor, t, inner: gs.Node) -> str:
     return f"{inner.name} before it {'is a graph output' if e.is_output(t) else 'has other readers'}"
 
 
@@ -202,4 +202,3 @@ def divide_to_multiply(e: Editor, node: gs.Node) -> bool:
     e.rewrite(node, "Mul", [node.inputs[0], e.constant(f"{node.name}_reciprocal", values)])
     e.edited(node, "a division by a constant becomes a multiplication")
     return True
-

@@ -6,8 +6,8 @@
     x * 0.5 * (1 + erf(x / sqrt(2)))     ->  Gelu(x) from opset 20; likewise its tanh form
     exp(x) / sum(exp(x))                 ->  Softmax(x)
 
-A product is matched as a set of factors, so neither order nor the place of constants matters. Every inner tensor must be
-read by the pattern alone. The opset is never raised: what a model is too old for is left, and noted once.
+A product is matched as a set of factors, so neither order nor the place of constants matters. Every inner tensor must
+be read by the pattern alone. The opset is never raised: what a model is too old for is left, and noted once.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ class Composites:
             if maker.op == "HardSigmoid" and maker.inputs[0] is x and close(k, 1) and is_hard_swish(maker.attrs):
                 return e.model.opset >= 14 and _become(e, node, "HardSwish", [x], {})
             if maker.op == "Sigmoid" and close(k, 1) and (alpha := _scaled(e, maker.inputs[0], x)) is not None:
-                return self.has(e, "Swish", 24, node) and _become(e, node, "Swish", [x], {} if alpha == 1 else {"alpha": alpha})
+                return self.has(e, "Swish", 24, node) and _become(
+                    e, node, "Swish", [x], {} if alpha == 1 else {"alpha": alpha}
+                )
             if maker.op == "Add" and close(k, 0.5) and (kind := _gelu(e, maker, x)):
                 attrs = {"approximate": "tanh"} if kind == "tanh" else {}
                 return self.has(e, "Gelu", 20, node) and _become(e, node, "Gelu", [x], attrs)
@@ -111,7 +113,7 @@ def factors(e: Editor, node: gs.Node, depth: int = 4) -> tuple[list, float] | No
                 return None
             constant = constant / c if node.op == "Div" else constant * c
             continue
-        if node.op == "Div" and i == 1 or isinstance(t, gs.Constant):
+        if (node.op == "Div" and i == 1) or isinstance(t, gs.Constant):
             return None
         inner = e.producer(t, "Mul", "Div") if depth and e.alone(t) else None
         below = factors(e, inner, depth - 1) if inner is not None else None

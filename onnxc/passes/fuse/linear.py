@@ -3,8 +3,8 @@
 After:   a*(W x + bias) + b  =  (a W) x + (a bias + b)               a and b run over output channels
 Before:  W (a x + b) + bias  =  (W a) x + (bias + sum W b)           a and b run over input channels
 
-The second sum over input channels and taps is the same at every place only where no tap falls on padding: a padded zero is
-not a*0 + b. So b must be 0, or the convolution unpadded; or b passes through the padding unharmed in the form
+The second sum over input channels and taps is the same at every place only where no tap falls on padding: a padded zero
+is not a*0 + b. So b must be 0, or the convolution unpadded; or b passes through the padding unharmed in the form
 a*(x + b/a): the factor goes into W, and x + b/a, which padding follows as before, stays.
 """
 
@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 
 from ..clean.editor import Editor, alike, size
 from ..clean.evaluate import core
-from .affine import AFFINE, Affine, affine_of, aligned, is_float, per_channel, store
+from .affine import AFFINE, Affine, affine_of, aligned, busy, is_float, per_channel, store
 
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 GAIN = 16.0
@@ -25,7 +25,7 @@ GAIN = 16.0
 
 @dataclass
 class Weights:
-    """Where the weights of a linear node stand: W broadcasts with vectors over outputs and inputs after `outward`, `inward`."""
+    """The weights of a linear node with its channel counts, and the channel axis and rank of its output."""
 
     values: np.ndarray
     outputs: int
@@ -93,7 +93,7 @@ def weights_of(e: Editor, node: gs.Node) -> Weights | None:
 
 
 def bias_of(node: gs.Node, w: Weights) -> np.ndarray | None:
-    """The bias as a float64 vector over output channels (beta of Gemm counted in); None where it is no such constant."""
+    """The bias as a float64 vector over output channels (beta of Gemm counted in); None where it is computed."""
     t = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
     if t is None:
         return np.zeros(w.outputs)
@@ -148,14 +148,18 @@ def fold_after(e: Editor, node: gs.Node, *, shared: bool = False) -> bool:
         return e.refuse(node, "its constant is not per channel")
     a, b = got
     if not e.alone(now.x) and not (shared and _rebase(e, node, now, a, b)):
-        return e.refuse(node, f"{maker.name} before it {'is a graph output' if e.is_output(now.x) else 'has other readers'}")
+        return e.refuse(node, busy(e, now.x, maker))
     if maker.op == "MatMul":
         return _after_matmul(e, node, maker, w, a, b)
     bias = bias_of(maker, w)
     if bias is None:
         return e.refuse(node, f"the bias of {maker.name} is no constant vector")
     had = len(maker.inputs) > 2 and bool(maker.inputs[2].name)
-    new_bias = store((bias if a is None else bias * a) + (0 if b is None else b), w.values.dtype) if had or b is not None else None
+    new_bias = (
+        store((bias if a is None else bias * a) + (0 if b is None else b), w.values.dtype)
+        if had or b is not None
+        else None
+    )
     new = w.values if a is None else w.scaled(maker.op, maker.attrs, a, inward=False)
     if new is None or (new_bias is None and (had or b is not None)):
         return e.refuse(node, f"folded into {maker.name} a weight overflows")
@@ -173,8 +177,8 @@ def fold_after(e: Editor, node: gs.Node, *, shared: bool = False) -> bool:
 def _rebase(e: Editor, node: gs.Node, now: Affine, a, b) -> bool:
     """Let the other readers of c read y = a*c + b, the output of `node`, which can then be folded: one node fewer.
 
-    They must all be BatchNormalizations, a'*c + b' = (a'/a)*y + (b' - b*a'/a): done where no rounding is magnified, that
-    is where a'/a and the shift that cancels stay within GAIN of what stood there before.
+    They must all be BatchNormalizations, a'*c + b' = (a'/a)*y + (b' - b*a'/a): done where no rounding is magnified,
+    that is where a'/a and the shift that cancels stay within GAIN of what stood there before.
     """
     others = [n for n in now.x.outputs if n is not node]
     if node.op != "BatchNormalization" or e.is_output(now.x) or e.is_output(node.outputs[0]) or not np.all(a):
@@ -305,7 +309,7 @@ def _before(e: Editor, node: gs.Node, maker: gs.Node, now: Affine, w: Weights, a
 
 
 def _summed(node: gs.Node, w: Weights, b: np.ndarray) -> np.ndarray:
-    """sum over input channels and taps of W*b, for each output channel (alpha of Gemm counted in)."""
+    """Sum over input channels and taps of W*b, for each output channel (alpha of Gemm counted in)."""
     b = np.broadcast_to(b, (w.inputs,))
     values = w.values.astype(np.float64)
     if node.op == "Gemm":
@@ -337,12 +341,19 @@ def _factor_below(e: Editor, node: gs.Node, maker: gs.Node, now: Affine, w: Weig
 
 
 def to_gemm(e: Editor, node: gs.Node) -> bool:
-    """Add(MatMul(x, w), c) -> Gemm(x, w, c) for matrices, where c broadcasts to the product's shape."""
-    if node.op != "Add":
+    """Add(MatMul(x, w), c) -> Gemm(x, w, c) for matrices, where c broadcasts to the product's shape.
+
+    Sub of a constant alike.
+    """
+    if node.op != "Add" and not (node.op == "Sub" and isinstance(node.inputs[1], gs.Constant)):
         return False
-    for i in (0, 1):
+    for i in (0, 1) if node.op == "Add" else (0,):
         maker = e.producer(node.inputs[i], "MatMul")
-        if maker is None or e.dtype(node.inputs[i]) is None or e.dtype(node.inputs[i]).name not in ("float16", "float32", "float64"):
+        if (
+            maker is None
+            or e.dtype(node.inputs[i]) is None
+            or e.dtype(node.inputs[i]).name not in ("float16", "float32", "float64")
+        ):
             continue
         if any(e.rank(t) != 2 for t in maker.inputs) or e.rank(node.outputs[0]) != 2:
             continue
@@ -352,11 +363,18 @@ def to_gemm(e: Editor, node: gs.Node) -> bool:
             continue
         c = node.inputs[1 - i]
         rows = e.axes(c)
-        if rows is None or len(rows) > 2 or not e.same_shape(node.inputs[i], node.outputs[0]) or not _fits(e, rows, node):
+        if (
+            rows is None
+            or len(rows) > 2
+            or not e.same_shape(node.inputs[i], node.outputs[0])
+            or not _fits(e, rows, node)
+        ):
             e.refuse(node, "its other operand does not surely broadcast to a product of matrices")
             continue
+        if node.op == "Sub":
+            c = e.constant(f"{node.name}_bias", -c.values)
+        e.edited(node, f"{maker.name} and {node.op} become Gemm")
         e.rewrite(node, "Gemm", [*maker.inputs, c])
-        e.edited(node, f"{maker.name} and Add become Gemm")
         return True
     return False
 

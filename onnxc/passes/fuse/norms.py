@@ -3,7 +3,7 @@
     d / sqrt(mean(d^2) + eps) * gamma + beta,   d = x - mean(x)      ->  LayerNormalization(x, gamma, beta)
     x / sqrt(mean(x^2) + eps) * gamma                                ->  RMSNormalization(x, gamma)
 
-The means run over the last axes. 1/sqrt may stand as Sqrt and Div, as Sqrt, Reciprocal and Mul, or as Pow(-0.5) and Mul.
+The means run over the last axes. 1/sqrt may stand as Sqrt and Div, as Sqrt, Reciprocal and Mul, or as Pow and Mul.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from .affine import is_float
 
 def number(t) -> float | None:
     """The value of a constant of one element."""
-    return float(t.values.reshape(())) if isinstance(t, gs.Constant) and t.values.size == 1 and is_float(t.values) else None
+    return (
+        float(t.values.reshape(()))
+        if isinstance(t, gs.Constant) and t.values.size == 1 and is_float(t.values)
+        else None
+    )
 
 
 def reduced_axes(e: Editor, node: gs.Node) -> list[int] | None:
@@ -40,7 +44,7 @@ def normalisation(e: Editor, node: gs.Node, has: Callable[[Editor, str, int, gs.
     op, since = ("LayerNormalization", 17) if centred else ("RMSNormalization", 23)
     if not has(e, op, since, node):
         return False
-    extents = [n for n in e.analysis.shape(x.name)[axis:]]
+    extents = list(e.analysis.shape(x.name)[axis:])
     if not all(isinstance(n, int) for n in extents):
         return e.refuse(node, f"the extents that {op} runs over are not known")
     last, gamma = _weight(e, node, "Mul", extents)
@@ -61,34 +65,33 @@ def _core(e: Editor, node: gs.Node) -> tuple[gs.Variable, int, float, bool] | No
     """x, the first axis, epsilon, and whether the mean is subtracted, of `node` = d / sqrt(mean(d*d) + epsilon)."""
     for i in (0, 1) if node.op == "Mul" else (0,):
         d, r = node.inputs[i], node.inputs[1 - i]
-        inside = _under_root(e, r, inverse=node.op == "Mul")
-        add = e.producer(inside, "Add") if inside is not None and e.alone(inside) else None
-        if add is None:
+        inner = [r]
+        inside = _under_root(e, r, inner, inverse=node.op == "Mul")
+        add = e.producer(inside, "Add") if inside is not None else None
+        j = next((j for j in (0, 1) if number(add.inputs[1 - j]) is not None), None) if add is not None else None
+        mean = e.producer(add.inputs[j], "ReduceMean") if j is not None else None
+        rank, axes = e.rank(d), reduced_axes(e, mean) if mean is not None else None
+        if not axes or rank is None or axes != list(range(axes[0], rank)) or isinstance(d, gs.Constant):
             continue
-        j = next((j for j in (0, 1) if number(add.inputs[1 - j]) is not None), None)
-        mean = e.producer(add.inputs[j], "ReduceMean") if j is not None and e.alone(add.inputs[j]) else None
-        rank = e.rank(d)
-        axes = reduced_axes(e, mean) if mean is not None else None
-        if not axes or rank is None or axes != list(range(axes[0], rank)):
-            continue
-        square = e.producer(mean.inputs[0], "Mul", "Pow") if e.alone(mean.inputs[0]) else None
+        square = e.producer(mean.inputs[0], "Mul", "Pow")
         if square is None or square.inputs[0] is not d:
             continue
         if not (square.inputs[1] is d if square.op == "Mul" else number(square.inputs[1]) == 2):
             continue
-        epsilon = number(add.inputs[1 - j])
-        x = _centred(e, d, axes, {id(node), id(square)})
-        if x is not None:
-            return x, axes[0], epsilon, True
-        if not isinstance(d, gs.Constant):
-            return d, axes[0], epsilon, False
+        inner += [inside, add.inputs[j], mean.inputs[0]]
+        x = _centred(e, d, axes, inner)
+        if x is not None and (e.is_output(d) or {id(n) for n in d.outputs} != {id(node), id(square)}):
+            inner.append(d)
+        busy = next((t for t in inner if not e.alone(t)), None)
+        if busy is not None:
+            e.refuse(node, f"{busy.name}, inside a normalisation, has other readers or is a graph output")
+            return None
+        return (d if x is None else x), axes[0], number(add.inputs[1 - j]), x is not None
     return None
 
 
-def _under_root(e: Editor, r, *, inverse: bool):
-    """v where `r` is sqrt(v), or with inverse=True 1/sqrt(v)."""
-    if not e.alone(r):
-        return None
+def _under_root(e: Editor, r, inner: list, *, inverse: bool):
+    """v where `r` is sqrt(v), or with inverse=True 1/sqrt(v); tensors on the way are added to `inner`."""
     maker = e.producer(r)
     if maker is None:
         return None
@@ -101,18 +104,18 @@ def _under_root(e: Editor, r, *, inverse: bool):
             r = maker.inputs[0]
         else:
             return None
-        maker = e.producer(r, "Sqrt") if e.alone(r) else None
+        inner.append(r)
+        maker = e.producer(r, "Sqrt")
     return maker.inputs[0] if maker is not None and maker.op == "Sqrt" else None
 
 
-def _centred(e: Editor, d, axes: list[int], inner: set[int]):
-    """x where d = x - mean(x) is read by the nodes `inner` alone."""
+def _centred(e: Editor, d, axes: list[int], inner: list):
+    """x where d = x - mean(x); the mean is added to `inner`."""
     sub = e.producer(d, "Sub")
-    mean = e.producer(sub.inputs[1], "ReduceMean") if sub is not None and e.alone(sub.inputs[1]) else None
+    mean = e.producer(sub.inputs[1], "ReduceMean") if sub is not None else None
     if mean is None or mean.inputs[0] is not sub.inputs[0] or reduced_axes(e, mean) != axes:
         return None
-    if e.is_output(d) or {id(n) for n in d.outputs} != inner:
-        return None
+    inner.append(sub.inputs[1])
     return sub.inputs[0]
 
 

@@ -1,8 +1,8 @@
 """Pad into the convolution or pooling that reads it, where the padding of the two means the same.
 
-Conv: both pad with zeros. AveragePool: padded zeros are elements, so they count (count_include_pad=1). MaxPool pads with
-minus infinity: so must Pad; or Pad writes a number that no maximum can be below (0 after Relu, say) and every window
-holds an element of the input, which a window does on each side where it is longer than the padding there.
+Conv: both pad with zeros. AveragePool: padded zeros are elements, so they count (count_include_pad=1). MaxPool pads
+with minus infinity: so must Pad; or Pad writes a number that no maximum can be below (0 after Relu, say) and every
+window holds an element of the input, which a window does on each side where it is longer than the padding there.
 """
 
 from __future__ import annotations

@@ -1,0 +1,93 @@
+"""clean on golden cases, each against ONNX Runtime; bounds, determinism, idempotence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxc.ir.model import load
+from onnxc.ir.text import dump
+from onnxc.passes.base import apply
+from onnxc.passes.clean import Clean
+from onnxc.passes.clean.fold import SMALL
+from onnxc.runtime.metrics import metrics
+from onnxc.runtime.reference import Session
+from tests import golden
+
+CASES = golden.cases("clean")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden(name, update_golden):
+    before, after, report = golden.check("clean", name, Clean(), update=update_golden)
+    removes = {n.name for n in before.nodes} - {n.name for n in after.nodes}
+    assert not (name.startswith("do_not") and (removes or report.edits)), [e.what for e in report.edits]
+    assert name.startswith("do_not") or report.edits
+    if "random" not in name:
+        feeds = golden.feeds(before)
+        a, b = (Session(m.to_proto(), optimise=False).run(feeds) for m in (before, after))
+        for k, d in metrics(a, b).items():
+            assert d.max_rel <= 1e-6, k
+    again, second = apply(Clean(), after)
+    assert not second.edits and dump(again) == dump(after)
+
+
+def test_there_are_negative_cases():
+    assert sum(name.startswith("do_not") for name in CASES) >= 8
+
+
+def test_a_missing_golden_fails(tmp_path, monkeypatch):
+    folder = tmp_path / "clean"
+    folder.mkdir()
+    (folder / "new.onnx.txt").write_text((golden.ROOT / "clean/flatten.onnx.txt").read_text())
+    monkeypatch.setattr(golden, "ROOT", tmp_path)
+    with pytest.raises(AssertionError, match="is missing"):
+        golden.check("clean", "new", Clean(), update=False)
+
+
+def test_two_runs_give_the_same_bytes(resnet20_path):
+    first, second = (
+        apply(Clean(), load(resnet20_path))[0].to_proto().SerializeToString(deterministic=True) for _ in range(2)
+    )
+    assert first == second
+
+
+def test_a_fill_costs_one_element_until_it_is_written():
+    text = """<ir_version: 8, opset_import: ["" : 9]>
+    g (float[N,1000] x) => (float[N,4000] y) <int64[2] shape = {4000, 1000}> {
+      w = ConstantOfShape <value = float[1] {0.5}> (shape)
+      t = Transpose <perm = [1, 0]> (w)
+      c = Cast <to = 1> (t)
+      y = MatMul(x, c)
+    }"""
+    model, _ = apply(Clean(), load(golden.read(text)))
+    (w,) = (t.values for t in model.constants().values())
+    assert w.shape == (1000, 4000) and w.strides == (0, 0) and np.all(w == 0.5)
+    assert w.nbytes > SMALL
+    assert len(model.to_proto().graph.initializer[0].raw_data) == w.nbytes
+
+
+def test_constants_that_differ_in_one_bit_stay_two():
+    w = golden.weights([64, 64]).astype(np.float32)
+    v = w.copy()
+    v[37, 41] = np.nextafter(v[37, 41], np.float32(9))
+    proto = golden.read(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,64] x) => (float[N,64] y) <float[64,64] w, float[64,64] v, float[64,64] u> {
+          a = MatMul(x, w)
+          b = MatMul(a, v)
+          y = MatMul(b, u)
+        }"""
+    )
+    model = load(proto)
+    model.set_weight(model.nodes[1], 1, v)
+    after, _ = apply(Clean(), model)
+    assert len(after.constants()) == 2
+    assert after.nodes[0].inputs[1] is after.nodes[2].inputs[1]
+
+
+def test_the_original_is_left_alone():
+    model = load(golden.read((golden.ROOT / "clean/identities.onnx.txt").read_text()))
+    before = dump(model)
+    apply(Clean(), model)
+    assert dump(model) == before
