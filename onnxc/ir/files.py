@@ -120,6 +120,8 @@ def _from_proto(proto: onnx.ModelProto, folder: Path | None) -> Model:
     name = graph.name or "graph"
     made = gs.Graph(stable_topological_order(nodes), inputs, outputs, name=name, doc_string=graph.doc_string, opset=opsets[""])
     functions = [_copy(f) for f in proto.functions]
+    if any(f.overload for f in functions):
+        raise BadModel("overloaded functions are not supported", found=next(f.name for f in functions if f.overload))
     wanted = {t.name for n in nodes if n.domain not in ("", "ai.onnx", None) or n.attrs.get(CAPTURED) is not None for t in n.outputs}
     model = Model(
         made,
@@ -202,7 +204,10 @@ def _nodes(graph: onnx.GraphProto, tensors: dict, folder: Path | None) -> list[g
                     tensors[name] = gs.Constant(name, values)
                 continue
         captured = _captured(proto)
-        ins = [_use(name, proto, tensors, made) for name in (*proto.input, *captured)]
+        given = list(proto.input)
+        while given and not given[-1]:
+            given.pop()
+        ins = [_use(name, proto, tensors, made) for name in (*given, *captured)]
         outs = [tensors.setdefault(name, gs.Variable(name)) if name else gs.Variable.empty() for name in proto.output]
         attrs = {a.name: _attribute(a) for a in proto.attribute}
         if captured:
@@ -337,7 +342,11 @@ def to_array(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
         raise BadModel("this tensor has a negative extent or an unknown type", tensor=tensor.name)
     count = math.prod(dims)
     if kind == onnx.TensorProto.STRING:
-        return _checked(numpy_helper.to_array(tensor), dims, tensor.name)
+        strings = np.empty(len(tensor.string_data), object)
+        strings[:] = list(tensor.string_data)  # bytes: ONNX does not say how they are encoded
+        if strings.size != count:
+            raise BadModel("this tensor's data has a wrong size", tensor=tensor.name, expected=count, found=strings.size)
+        return read_only(strings.reshape(dims))
     packed = _PACKED.get(kind)
     nbytes = -(-count // packed) if packed else count * _DTYPES[kind].itemsize
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
