@@ -31,14 +31,14 @@ RECIPES = {
     "pruned, quantised": "prune(ratio=0.05), fuse, quant",
 }
 COMPILED = {"fused": "fused, compiled", "pruned": "pruned, compiled"}
+ROUNDS = 31
 STEPS = len(RECIPES) + len(COMPILED) + 1
 
 
 @dataclass
 class Row:
-    """One candidate. accuracy: a share; bytes: of its file; median: seconds per image; ratio: to the original's time.
-
-    `missing` says why there are no figures. `low` and `high`: quartiles of the ratio.
+    """One candidate. accuracy: a share; bytes: of its file; best: seconds per image; ratio: to the original's time, the
+    median over rounds. `missing` says why there are no figures.
     """
 
     name: str
@@ -46,10 +46,8 @@ class Row:
     accuracy: float | None = None
     cost: Cost | None = None
     bytes: int | None = None
-    median: float | None = None
+    best: float | None = None
     ratio: float | None = None
-    low: float | None = None
-    high: float | None = None
     missing: str = ""
 
 
@@ -101,11 +99,11 @@ def _demo(network: Path, calibration: str, test: dict, folder: Path, tell: Calla
             calls[name] = call
         found.rows.append(row)
     tell("timing")
-    times = {t.name: t for t in measure(calls, rounds=31)}
+    times = {t.name: t for t in measure(calls, rounds=ROUNDS)}
     for row in found.rows:
         if row.name in times:
             t = times[row.name]
-            row.median, row.ratio, row.low, row.high = t.median, t.ratio, t.low, t.high
+            row.best, row.ratio = t.best, t.ratio
     return found
 
 
@@ -146,16 +144,16 @@ COLUMNS = (
     *(Column("file"), Column("time"), Column("ratio")),
 )
 LEGEND = """ResNet-20 for Fashion-MNIST; accuracy on {images} test images that no pass has seen. file: the ONNX file or
-the shared library. time: one image on one thread, median of rounds in turns; models run in ONNX Runtime, compiled ones
-by themselves. ratio: to the original's time. Pruned without recovery; ONNX Runtime's fastest convolutions want channel
-counts that are multiples of 8 or 16, so that fewer channels can take longer there."""
+the shared library. time: one image on one thread, the best of {rounds} rounds in turns; models run in ONNX Runtime,
+compiled ones by themselves. ratio: to the original's time, median over the rounds. Pruned without recovery; ONNX
+Runtime's fastest convolutions want channel counts that are multiples of 8 or 16, so that fewer can take longer."""
 
 
 def render(found: Demo, *, width: int | None = None, colour: bool = False) -> str:
     """The demo's table as text."""
     width = width or screen_width()
     parts = [draw(COLUMNS, [_cells(row, width < NARROW) for row in found.rows], width, colour)]
-    parts.append(wrap(" ".join(LEGEND.format(images=found.images).split()), "", width))
+    parts.append(wrap(" ".join(LEGEND.format(images=found.images, rounds=ROUNDS).split()), "", width))
     reasons: dict[str, list[str]] = {}
     for row in found.rows:
         reasons.setdefault(row.missing, []).append(row.name)
@@ -165,7 +163,7 @@ def render(found: Demo, *, width: int | None = None, colour: bool = False) -> st
 
 def _cells(row: Row, narrow: bool) -> Sequence[str]:
     name = [f"{row.name}\n  {row.passes}".rstrip(), ""] if narrow else [row.name, row.passes]
-    if row.cost is None or row.bytes is None or row.median is None or row.ratio is None:
+    if row.cost is None or row.bytes is None or row.best is None or row.ratio is None:
         return [*name, *["-"] * 6]
     figures = [percent(row.accuracy), count(row.cost.params), count(row.cost.macs), size(row.bytes)]
-    return [*name, *figures, seconds(row.median), f"{row.ratio:.2f}x"]
+    return [*name, *figures, seconds(row.best), f"{row.ratio:.2f}x"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from .tables import (
 
 if TYPE_CHECKING:
     from .ir.cost import Cost
-    from .passes.base import Report
+    from .passes.base import Refusal, Report
     from .pipeline import PipelineReport
 
 COLUMNS = (
@@ -97,20 +98,29 @@ def _each(items: Iterable[tuple[str, str, str]]) -> list[str]:
 
 
 def _grouped(rows: list[Report]) -> list[str]:
-    """Refusals with the same reason on one line, the commonest first."""
+    """Refusals for the same reason on one line, the commonest first. Reasons that differ by a name are the same."""
     lines = []
     for r in rows:
-        reasons: dict[str, list[str]] = {}
+        reasons: dict[str, list[Refusal]] = {}
         for refusal in r.refusals:
-            reasons.setdefault(refusal.reason, []).append(refusal.node)
-        ordered = sorted(reasons.items(), key=lambda item: -len(item[1]))
-        lines += [f"{r.name}: {plural(len(n), 'node')}: {why} ({some(n)})" for why, n in ordered[:FEW]]
-        rest = sum(len(nodes) for _, nodes in ordered[FEW:])
+            reasons.setdefault(_NAME.sub("*", refusal.reason), []).append(refusal)
+        ordered = sorted(reasons.values(), key=lambda found: -len(found))
+        for found in ordered[:FEW]:
+            alike = all(f.reason == found[0].reason for f in found)
+            names = some([f.node for f in found])
+            if alike:
+                lines.append(f"{r.name}: {plural(len(found), 'node')}: {found[0].reason} ({names})")
+            else:
+                lines.append(f"{r.name}: {plural(len(found), 'node')}, as {found[0].node}: {found[0].reason}")
+        rest = sum(map(len, ordered[FEW:]))
         if rest:
-            lines.append(
-                f"{r.name}: {plural(rest, 'more node')} for {plural(len(ordered) - FEW, 'other reason')} (--verbose)"
-            )
+            others = plural(len(ordered) - FEW, "other reason")
+            lines.append(f"{r.name}: {plural(rest, 'more node')} for {others} (--verbose)")
     return lines
+
+
+_NAME = re.compile(r"\S*[\d/]\S*")
+"""What is most likely a node's or a tensor's name within a reason."""
 
 
 def _section(title: str, lines: list[str], width: int) -> list[str]:

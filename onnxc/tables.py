@@ -50,12 +50,12 @@ def percent(share: float | None) -> str:
 
 
 def change(after: float, before: float) -> str:
-    """What became of a cost: `-30%`, `+2%`; empty where nothing did."""
-    if after == before:
-        return ""
+    """What became of a cost: `-30%`, `+2%`; empty below 0.05%."""
     if not before:
-        return "new"
+        return "new" if after else ""
     share = 100 * (after / before - 1)
+    if abs(share) < 0.05:
+        return ""
     return f"{share:+.1f}%" if abs(share) < 10 else f"{share:+.0f}%"
 
 
