@@ -350,3 +350,22 @@ def test_loading_again_changes_nothing(tmp_path):
     done, _ = quantised(conv_model(f"c = {CONV}(x, w, b) y = Relu(c)"))
     done.save(tmp_path / "q.onnx")
     assert dump(load(tmp_path / "q.onnx")) == dump(done)
+
+
+@pytest.mark.parametrize(
+    "body, low",
+    [
+        ("r = HardSwish(c)", -3.0),
+        ("h = HardSigmoid<alpha=0.25, beta=0.5>(c) r = Mul(c, h)", -2.0),
+        ("h = HardSigmoid(c) r = Mul(x, h)", -2.5),
+        ("r = Tanh(c)", None),
+    ],
+    ids=["HardSwish", "gated", "HardSigmoid", "do_not_Tanh"],
+)
+def test_no_levels_are_spent_on_what_the_readers_cannot_tell_apart(body, low):
+    model = conv_model(f"c = {CONV}(x, w) {body} y = Conv(r, w1)", opset=14, w=5 * weight(4, 4, 3, 3))
+    done, _ = quantised(model)
+    quantiser = next(n for n in done.nodes if n.op == "QuantizeLinear" and n.inputs[0].name == "c")
+    scale, zero = (float(t.values) for t in quantiser.inputs[1:])
+    lowest = -scale * zero
+    assert lowest == pytest.approx(low, abs=scale) if low else lowest < -10

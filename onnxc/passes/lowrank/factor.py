@@ -40,7 +40,7 @@ class Spectrum:
         later quantiser wants. Both in the dtype of the matrix.
         """
         w, v = self.matrix, self.vectors[:, :rank]
-        if w.shape[0] >= w.shape[1]:  # right singular vectors: W ~ (W V) V^T
+        if w.shape[0] > w.shape[1]:  # right singular vectors: W ~ (W V) V^T
             first, second = v.T, _product(w, v)
         else:  # left singular vectors: W ~ (U S) (U^T W / S)
             s = self.values[:rank]

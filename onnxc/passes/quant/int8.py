@@ -21,6 +21,7 @@ from .affine import affine
 from .placement import KNOWN, PRODUCTS, Placement, place
 from .qdq import BY_AXIS, Writer
 from .ranges import CALIBRATORS, Statistics, percentile
+from .saturation import distinguished
 
 OLDEST = 10
 """The first opset with QuantizeLinear and DequantizeLinear."""
@@ -127,11 +128,14 @@ class QuantInt8(Pass):
         calibrator = CALIBRATORS[self.calibration]
         if self.percentile is not None:
             calibrator = partial(percentile, share=self.percentile)
-        quantisers = {}
+        quantisers, tensors = {}, model.tensors()
         for group, statistics in seen.items():
             if statistics.odd:
                 report.note(f"{group} held {statistics.odd} values that are not finite: left out of its range")
             low, high = calibrator(statistics, 254 if self.symmetric else 255)
+            if plan.sources[group] == [group]:
+                least, most = distinguished(model, tensors[group])
+                low, high = max(low, least), min(high, most)
             quantisers[group] = affine(low, high, symmetric=self.symmetric)
         return quantisers
 

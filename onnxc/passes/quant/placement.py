@@ -160,17 +160,19 @@ def _groups(model: Model, plan: Placement) -> None:
 
 def foldable(model: Model, node: gs.Node) -> bool:
     """A Relu, or a Clip to a constant range around zero."""
-    if model.is_standard(node, "Relu"):
-        return True
-    if not model.is_standard(node, "Clip"):
-        return False
+    bounds = clip_bounds(node) if model.is_standard(node, "Clip") else None
+    return model.is_standard(node, "Relu") or (bounds is not None and bounds[0] <= 0 <= bounds[1])
+
+
+def clip_bounds(node: gs.Node) -> tuple[float, float] | None:
+    """The bounds of a Clip, or None where they are computed."""
     bounds = [node.attrs.get("min", -np.inf), node.attrs.get("max", np.inf)]
     for i, t in enumerate(node.inputs[1:3]):
         if t.name:
             if not isinstance(t, gs.Constant) or t.values.size != 1:
-                return False
+                return None
             bounds[i] = t.values.item()
-    return bounds[0] <= 0 <= bounds[1]
+    return bounds[0], bounds[1]
 
 
 def movable(node: gs.Node) -> bool:
