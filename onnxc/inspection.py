@@ -22,7 +22,8 @@ from .pipeline import sound
 class Layer:
     """One node. shape: of its first output, None where the rank is unknown; bits: of its weights, None without any.
 
-    params and bytes count the initialisers that it reads (one read by two nodes counts in both), macs one sample.
+    params and bytes count the initialisers that it reads (one read by two nodes counts in both; one that a
+    DequantizeLinear unpacks for it alone counts here, not there), macs one sample.
     """
 
     name: str
@@ -98,16 +99,17 @@ def _declared(t: gs.Variable | gs.Constant, verified: Verified) -> str:
 
 def _layer(node: gs.Node, verified: Verified) -> Layer:
     facts = verified.analysis.facts[node.name]
-    weights = [
-        t
-        for i, t in enumerate(node.inputs)
-        if isinstance(t, gs.Constant) and i not in facts.operands and t.values.dtype.kind not in "OUSb"
-    ]
+    weights = [] if _feeds_one(node) else _weights(node, verified)
+    for t in node.inputs:
+        maker = t.inputs[0] if isinstance(t, gs.Variable) and t.inputs else None
+        if maker is not None and _feeds_one(maker):
+            weights += _weights(maker, verified)
     second = 3 if node.op.startswith("QLinear") else 1
     factor = node.inputs[second] if facts.iteration and len(node.inputs) > second else None
-    bits = number_bits(factor, verified.types) if factor is not None else None
-    if bits is None and weights:
-        bits = number_bits(max(weights, key=lambda t: t.values.size))
+    if factor is not None:
+        bits = number_bits(factor, verified.types)
+    else:
+        bits = number_bits(max(weights, key=lambda t: t.values.size)) if weights else None
     return Layer(
         name=node.name,
         op=key_of(node),
@@ -116,6 +118,25 @@ def _layer(node: gs.Node, verified: Verified) -> Layer:
         macs=node_macs(verified.analysis, node),
         bytes=sum(stored_bytes(t.values) for t in weights),
         bits=bits,
+    )
+
+
+def _weights(node: gs.Node, verified: Verified) -> list[gs.Constant]:
+    """The initialisers that `node` reads, but for shape operands, booleans and texts."""
+    operands = verified.analysis.facts[node.name].operands
+    return [
+        t
+        for i, t in enumerate(node.inputs)
+        if isinstance(t, gs.Constant) and i not in operands and t.values.dtype.kind not in "OUSb"
+    ]
+
+
+def _feeds_one(node: gs.Node) -> bool:
+    """Whether `node` only unpacks a stored weight for one reader, which then counts as having it."""
+    return (
+        key_of(node) == "DequantizeLinear"
+        and isinstance(node.inputs[0], gs.Constant)
+        and len(node.outputs[0].outputs) == 1
     )
 
 
@@ -147,6 +168,7 @@ GROUP_COLUMNS = (
     *(tables.Column("coupled channels", number=False), tables.Column("size"), tables.Column("made by", number=False)),
     tables.Column("summed over by", number=False),
 )
+QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 FEW = 24
 """Lines of a list that are shown without `verbose`."""
 
@@ -155,14 +177,14 @@ def render(found: Inspection, *, verbose: bool = False, width: int | None = None
     """The inspection as text. Without `verbose`: only layers with weights or MACs, and the beginning of long lists."""
     width = width or tables.screen_width()
     parts = [_head(found, width)]
-    layers = [x for x in found.layers if verbose or x.macs or x.params]
+    layers = [x for x in found.layers if verbose or ((x.macs or x.params) and x.op not in QUANTISERS)]
     rows = [_layer_row(x) for x in layers]
     if rows:
         parts.append(tables.draw(LAYER_COLUMNS, rows, width, colour))
     others = Counter(x.op for x in found.layers if x not in layers)
     if others:
         parts.append(
-            tables.wrap("Without weights: " + ", ".join(f"{n} {op}" for op, n in sorted(others.items())), width=width)
+            tables.wrap("Not listed: " + ", ".join(f"{n} {op}" for op, n in sorted(others.items())), width=width)
         )
     if found.groups:
         shown = found.groups if verbose else found.groups[:FEW]
