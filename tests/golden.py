@@ -75,10 +75,14 @@ def check(folder: str, name: str, p: Pass, *, update: bool) -> tuple[Model, Mode
     """Run `p` on a case and compare its dump with the golden; returns the models before and after, and the report."""
     before = load(read((ROOT / folder / f"{name}.onnx.txt").read_text(encoding="utf-8")))
     after, report = apply(p, before)
-    got = text_of(after, report)
+    compare(folder, name, text_of(after, report), update=update)
+    return before, after, report
+
+
+def compare(folder: str, name: str, got: str, *, update: bool) -> None:
+    """Compare a text with the golden of a case, or write it."""
     golden = ROOT / folder / f"{name}.ir.txt"
     if update:
         golden.write_text(got, encoding="utf-8")
     assert golden.exists(), f"{golden} is missing: run pytest --update-golden, and read what it writes"
     assert got == golden.read_text(encoding="utf-8")
-    return before, after, report
