@@ -49,10 +49,10 @@ def cost(model: Model, verified: Verified, sizes: Sizes | None = None) -> Cost:
         macs += n
         if n:
             bops += n * _factor_bits(node, verified)
-    shape_operands = _shape_operands(verified.analysis)
+    operands = shape_operands(verified.analysis)
     return Cost(
         nodes=len(model.nodes),
-        params=sum(t.values.size for t in constants if t.values.dtype.kind not in "OUSb" and t.name not in shape_operands),
+        params=sum(t.values.size for t in constants if t.values.dtype.kind not in "OUSb" and t.name not in operands),
         bytes=sum(stored_bytes(t.values) for t in constants),
         macs=macs,
         bops=bops,
@@ -83,7 +83,7 @@ def _factor_bits(node: gs.Node, verified: Verified) -> int:
     return prod(number_bits(t, verified.types) for t in pair)
 
 
-def _shape_operands(analysis: Analysis) -> set[str]:
+def shape_operands(analysis: Analysis) -> set[str]:
     """Integer initialisers that are read only as shape operands, bounds or indices; they are no parameters."""
     weights, others = set(), set()
     for facts in analysis.facts.values():

@@ -322,6 +322,8 @@ def _fit(value, kind):
             except TypeError:
                 continue
     elif base is typing.Literal:
+        if value is None and "none" in inner:
+            return "none"  # pass lists and TOML write both alike
         if any(value == one and type(value) is type(one) for one in inner):
             return value
     elif base is typing.Any or base is object:

@@ -2,33 +2,51 @@
 
     Conv 3->64, BN, Relu, Conv 64->64, Add      (ratio 0.5)      Conv 3->32, BN, Relu, Conv 32->32, Add
 
-The result equals the unpruned model whose contractions see zeros at the removed channels (`onnxc.passes.prune.twin`).
+The result equals the unpruned model whose contractions see zeros at the removed channels (`onnxc.passes.prune.twin`),
+unless recovery or merging then changes weights on purpose.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 
-from ...ir.analysis import analyse, apply_masks
+from ...ir.analysis import Analysis, analyse, apply_masks
 from ...ir.axes import Atom
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
+from .budget import UNITS, Costing, limit, search
 from .coupling import Group, frozen_layers, groups
-from .score import CRITERIA, scores
-from .select import balance, masks
+from .linear import add_to_bias
+from .plan import Plan, inner, matching, multiple_of
+from .recover import Past, recover
+from .recover_bias import bias_shifts
+from .redundancy import merge
+from .score import Scene, lookup, scores
+from .select import masks
 
 
 @register("prune.channels", alias="prune")
 class PruneChannels(Pass):
     """Remove the least important channels of every group of coupled channels.
 
-    ratio: share of channels removed. scope: of each group ("layer"), or of all together by score ("global").
-    criterion: how channels are rated (l1: sum of magnitudes, Li 2017). min_channels: what every group keeps at least.
-    statistics: whether channels may go over which an operator takes a statistic, so that removing is no longer the same
-    as zeroing: "window" (LRN's sums over neighbours), "all" (LayerNormalization, GroupNormalization, means too), "none".
+    ratio: share of channels removed, unless a budget says how much. scope: of each group ("layer"), or of all together
+    by score ("global"). macs: budget of multiply-accumulates, a share of the model's, or a number above 1; met within
+    1 % where the groups allow. params: budget of parameters, likewise. bytes: budget of stored bytes, likewise.
+    criterion: how channels are rated; l1, l2, fpgm, lamp, bn_scale, redundancy and random read weights alone;
+    activation, apoz, hessian, obs and reconstruction look at data. reduce: how what a group cuts in several weights
+    becomes one score (mean, sum, max, min). normalise: what each weight's scores are divided by (mean, max, none; auto:
+    what suits the criterion). recover: what repairs the layers behind a cut, without labels (none, bias, bn, lstsq, all;
+    auto: all where the user gave data, else none). steps: cut in so many steps, rated (and recovered) anew at each.
+    samples: how many calibration samples are looked at, at most. round_to: what remains is a multiple of this where a
+    group has more (auto: float32 values in a vector register of this machine). min_channels: what every group keeps at
+    least. ratio_by: ratios of their own for layers by glob on node names. keep: globs of layers whose channels all stay.
+    couple: "inner" leaves everything alone that a shortcut ties. statistics: whether channels may go over which an
+    operator takes a statistic, so that removing is no longer the same as zeroing: "window" (LRN's sums over neighbours),
+    "all" (LayerNormalization, GroupNormalization, means too), "none".
     """
 
     claim = Claim.LOSSY
@@ -36,59 +54,135 @@ class PruneChannels(Pass):
 
     ratio: float = 0.5
     scope: Literal["layer", "global"] = "layer"
+    macs: float | None = None
+    params: float | None = None
+    bytes: float | None = None
     criterion: str = "l1"
+    reduce: Literal["mean", "sum", "max", "min"] = "mean"
+    normalise: Literal["auto", "mean", "max", "none"] = "auto"
+    recover: Literal["auto", "none", "bias", "bn", "lstsq", "all"] = "auto"
+    steps: int = 1
+    samples: int = 512
+    round_to: int | Literal["auto"] = 1
     min_channels: int = 1
+    ratio_by: dict[str, float] | None = None
+    keep: list[str] | None = None
+    couple: Literal["all", "inner"] = "all"
     statistics: Literal["none", "window", "all"] = "window"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ratio < 1:
-            raise BadOption("option ratio does not fit", pass_name=self.name, expected="0 <= ratio < 1", found=self.ratio)
-        if self.min_channels < 1:
-            raise BadOption("option min_channels does not fit", pass_name=self.name, expected="at least 1", found=self.min_channels)
-        if self.criterion not in CRITERIA:
-            raise BadOption(
-                f"there is no criterion {self.criterion}", pass_name=self.name, expected=", ".join(sorted(CRITERIA))
-            )
+        for name in ("ratio", *(f"ratio_by of {k}" for k in self.ratio_by or ())):
+            value = self.ratio if name == "ratio" else self.ratio_by[name.removeprefix("ratio_by of ")]
+            if not 0 <= value < 1:
+                raise self._bad(name, "0 <= ratio < 1", value)
+        for name in ("steps", "samples", "min_channels", "round_to"):
+            value = getattr(self, name)
+            if value != "auto" and value < 1:
+                raise self._bad(name, "at least 1", value)
+        given = {u: getattr(self, u) for u in UNITS if getattr(self, u) is not None}
+        for name, value in given.items():
+            if not value > 0:
+                raise self._bad(name, "a share up to 1, or a number above 1", value)
+        if len(given) > 1:
+            raise BadOption("only one budget can be met", pass_name=self.name, found=", ".join(given))
+        self.budget = next(iter(given.items()), None)
+        self.needs_data = lookup(self.criterion).needs_data or self.recover in ("bias", "bn", "lstsq", "all")
+
+    def _bad(self, option: str, expected: object, found: object) -> BadOption:
+        return BadOption(f"option {option} does not fit", pass_name=self.name, expected=expected, found=found)
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
+        how = self.recover
+        if how == "auto":
+            how = "all" if ctx.runner is not None and ctx.data is not None and not ctx.synthetic else "none"
         analysis = analyse(model)
-        found = groups(model, analysis, self.statistics)
-        rated = scores(found, analysis, self.criterion)
-        counts = balance(self.counts(found, rated), analysis.balanced, self.min_channels)
-        keep = masks(found, rated, counts)
+        original = model.copy() if how != "none" else None
+        past = Past(original, analyse(original), ctx, self.samples) if original is not None else None
+        costing = self._costing(model, analysis)
+        sizes = {_key(g): g.size for g in groups(model, analysis, self.statistics)}
+        self._refusals(model, analysis, report)
+        edits: dict[str, dict[tuple, list[int]]] = {}
+        for step in range(1, self.steps + 1):
+            if step > 1:
+                analysis = analyse(model)
+            found, rated = self._rate(model, analysis, ctx, report if step == 1 else Report())
+            known = {g.atom: sizes.get(_key(g), g.size) for g in found}
+            keep = self._choose(model, analysis, found, rated, known, costing, step / self.steps)
+            for g in found:
+                if g.atom in keep:
+                    sides = edits.setdefault(g.name, {}).setdefault(_key(g), [known[g.atom], 0, len(g.members)])
+                    sides[1] = int(keep[g.atom].sum())
+            self._cut(model, analysis, found, keep, ctx, past, how, report if step == self.steps else Report())
+        for name, sides in edits.items():
+            before, after, weights = (sum(x) for x in zip(*sides.values(), strict=True))
+            report.edit(name, f"{before} -> {after} channels in {weights} weights")
+        return report
+
+    def _refusals(self, model: Model, analysis: Analysis, report: Report) -> None:
         for node, reason in frozen_layers(model, analysis, self.statistics):
             report.refuse(node, reason)
-        for name, sizes in _by_name(found, keep).items():
-            before, after, weights = (sum(x) for x in zip(*sizes, strict=True))
-            report.edit(name, f"{before} -> {after} channels in {weights} weights")
+
+    def _costing(self, model: Model, analysis: Analysis) -> tuple[str, float] | None:
+        """The unit of the budget, and the budget as a number."""
+        if self.budget is None:
+            return None
+        unit, wanted = self.budget
+        return unit, limit(Costing(model, analysis, unit, set()).whole, wanted)
+
+    def _rate(self, model: Model, analysis: Analysis, ctx: Context, report: Report):
+        """The groups that may be cut, and their scores. What may not is refused, with the reason."""
+        found = groups(model, analysis, self.statistics)
+        if self.couple == "inner":
+            found, tied = inner(model, analysis, found)
+            for name in dict.fromkeys(g.name for g in groups(model, analysis, self.statistics) if g.atom in tied):
+                report.refuse(name, "its channels are tied to a shortcut, and couple=inner")
+        for pattern in self.keep or ():
+            for g in matching(found, pattern, "keep", self.name):
+                report.refuse(g.name, f"keep names it: {pattern}")
+                found = [x for x in found if x is not g]
+        rated = scores(Scene(model, analysis, found, ctx, self.samples, ctx.seed), self.criterion, self.reduce, self.normalise)
+        for name in dict.fromkeys(g.name for g in found if g.atom not in rated):
+            report.refuse(name, f"criterion {self.criterion}: {lookup(self.criterion).lacks}")
+        return [g for g in found if g.atom in rated], rated
+
+    def _choose(self, model, analysis, found, rated, sizes, budget, share: float) -> dict[Atom, np.ndarray]:
+        """The masks of this step, which is to have done `share` of the whole way."""
+        fixed = {}
+        for pattern, ratio in (self.ratio_by or {}).items():
+            for g in matching(found, pattern, "ratio_by", self.name):
+                fixed[g.atom] = 1 - (1 - ratio) ** share
+        plan = Plan(found, analysis, rated, self.scope, self.min_channels, multiple_of(self.round_to), fixed, sizes)
+        if budget is None:
+            return masks(found, rated, plan.at(1 - (1 - self.ratio) ** share))
+        unit, wanted = budget
+        cost = Costing(model, analysis, unit, {g.atom for g in found})
+        target = wanted if share == 1 else cost.whole * (wanted / cost.whole) ** (1 / (1 + self._steps_left(share)))
+        counts, milder = search(cost, plan.at, target)
+        return masks(found, rated, plan.refine(counts, milder, cost, target))
+
+    def _steps_left(self, share: float) -> int:
+        return round((1 - share) * self.steps)
+
+    def _cut(self, model, analysis, found: list[Group], keep: Mapping, ctx, past: Past | None, how: str, report: Report) -> None:
+        shifts = []
+        if lookup(self.criterion).merges:
+            merge(model, analysis, found, keep)
+        elif past is not None and how in ("bias", "all"):
+            shifts = bias_shifts(model, analysis, keep, ctx, self.samples, report)
+        if past is not None:
+            past.advance(analysis, keep)
         soft = sorted({g.atom.soft[1] for g in found if g.atom in keep and g.atom.soft})
         if soft:
             report.note(f"not exact: {', '.join(soft)} sees fewer channels, so its statistics change")
         apply_masks(model, analysis, keep)
-        return report
-
-    def counts(self, found: list[Group], rated: dict[Atom, np.ndarray]) -> dict[Atom, int]:
-        if self.scope == "layer":
-            return {g.atom: max(min(self.min_channels, g.size), int(g.size * (1 - self.ratio) + 0.5)) for g in found}
-        counts = {g.atom: g.size for g in found}
-        total = sum(counts.values())
-        pool = [(float(s), k, g) for k, g in enumerate(found) for s in rated[g.atom]]
-        pool.sort(key=lambda item: item[:2])
-        drop = int(total * self.ratio + 0.5)
-        for _, _, g in pool:
-            if drop == 0:
-                break
-            if counts[g.atom] > min(self.min_channels, g.size):
-                counts[g.atom] -= 1
-                drop -= 1
-        return counts
+        nodes = {n.name: n for n in model.nodes}
+        for name, shift in shifts:
+            add_to_bias(model, nodes[name], shift)
+        if past is not None and how != "none":
+            recover(model, past, how, report)
 
 
-def _by_name(found: list[Group], keep: dict[Atom, np.ndarray]) -> dict[str, list[tuple[int, int, int]]]:
-    """Groups of one name (the blocks of a grouped convolution) together: (before, after, weights) of each that is cut."""
-    cut: dict[str, list[tuple[int, int, int]]] = {}
-    for g in found:
-        if g.atom in keep:
-            cut.setdefault(g.name, []).append((g.size, int(keep[g.atom].sum()), len(g.members)))
-    return cut
+def _key(group: Group) -> tuple:
+    """What names a group in every step: its members, and where in their axes it stands is given by the order of groups."""
+    return tuple((m.node.name, m.i, m.d) for m in group.members)

@@ -140,3 +140,41 @@ def frozen_layers(model: Model, analysis: Analysis, statistics: str = "window") 
                 found.append((node.name, reason))
                 break
     return found
+
+
+def places(axis: Axis) -> dict[Atom, np.ndarray]:
+    """Where the indices of each atom stand in `axis`: [atom.size, n] positions, ascending in each row.
+
+    16+16 -> {a: [16, 1], b: [16, 1]};   c·3·3 -> {c: [c, 9], ...}
+    """
+    found: dict[Atom, list[np.ndarray]] = {}
+    for atom, labels in _labels(axis):
+        order = np.argsort(labels, kind="stable")
+        order = order[np.count_nonzero(labels < 0) :]
+        found.setdefault(atom, []).append(order.reshape(atom.size, -1))
+    return {a: np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0] for a, parts in found.items()}
+
+
+def _labels(axis: Axis) -> Iterator[tuple[Atom, np.ndarray]]:
+    """(atom, its index at each position of `axis`, -1 where it has none) for each occurrence of an atom."""
+    axis = find(axis)
+    if isinstance(axis, Atom):
+        yield axis, np.arange(axis.size)
+        return
+    sizes = [extent(p) for p in axis.parts]
+    for k, part in enumerate(axis.parts):
+        for atom, labels in _labels(part):
+            if isinstance(axis, Sum):
+                whole = np.full(sum(sizes), -1)
+                whole[sum(sizes[:k]) : sum(sizes[: k + 1])] = labels
+            else:
+                shape = [1] * len(sizes)
+                shape[k] = sizes[k]
+                whole = np.broadcast_to(labels.reshape(shape), sizes).ravel()
+            yield atom, whole
+
+
+def blocks(axis: Axis) -> tuple[Axis, ...]:
+    """The axis that each block of a weight sees: the parts of an aligned axis, else the axis itself."""
+    axis = find(axis)
+    return axis.parts if isinstance(axis, Aligned) else (axis,)

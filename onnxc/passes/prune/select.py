@@ -34,35 +34,35 @@ def balance(counts: Mapping[Atom, int], sets: list[tuple[Axis, ...]], minimum: i
     counts = dict(counts)
     open_sets = [s for s in sets if len({id(find(p)) for p in s}) > 1]
     for _ in range(ROUNDS):
-        uneven = [s for s in open_sets if len({_count(p, counts) for p in s}) > 1]
+        uneven = [s for s in open_sets if len({count(p, counts) for p in s}) > 1]
         if not uneven:
             return counts
         for parts in uneven:
             _level(parts, counts, minimum)
-    while uneven := [s for s in open_sets if len({_count(p, counts) for p in s}) > 1]:
+    while uneven := [s for s in open_sets if len({count(p, counts) for p in s}) > 1]:
         for parts in uneven:
             _restore(parts, counts)
     return counts
 
 
-def _count(axis: Axis, counts: Mapping[Atom, int]) -> int:
+def count(axis: Axis, counts: Mapping[Atom, int]) -> int:
     axis = find(axis)
     if isinstance(axis, Atom):
         return counts.get(axis, axis.size)
     if isinstance(axis, Aligned):
-        return _count(axis.parts[0], counts)
-    sizes = [_count(p, counts) for p in axis.parts]
+        return count(axis.parts[0], counts)
+    sizes = [count(p, counts) for p in axis.parts]
     return prod(sizes) if isinstance(axis, Prod) else sum(sizes)
 
 
 def _level(parts: tuple[Axis, ...], counts: dict[Atom, int], minimum: int) -> None:
     """Bring all parts to one count: the nearest to their mean that each can reach, smaller ones first."""
-    have = [_count(p, counts) for p in parts]
+    have = [count(p, counts) for p in parts]
     mean = sum(have) / len(have)
-    full = _count(parts[0], {})
+    full = count(parts[0], {})
     for target in sorted(range(1, full + 1), key=lambda t: (abs(t - mean), t)):
         trial = dict(counts)
-        if all(_reach(p, target, trial, minimum) for p in parts) and len({_count(p, trial) for p in parts}) == 1:
+        if all(_reach(p, target, trial, minimum) for p in parts) and len({count(p, trial) for p in parts}) == 1:
             counts.update(trial)
             return
     _restore(parts, counts)
@@ -71,7 +71,7 @@ def _level(parts: tuple[Axis, ...], counts: dict[Atom, int], minimum: int) -> No
 def _reach(axis: Axis, target: int, counts: dict[Atom, int], minimum: int) -> bool:
     weights: dict[Atom, int] = {}
     _weights(axis, 1, counts, weights)
-    missing = target - _count(axis, counts)
+    missing = target - count(axis, counts)
     for atom, weight in sorted(weights.items(), key=lambda item: -item[1]):
         if missing == 0:
             break
@@ -89,7 +89,7 @@ def _weights(axis: Axis, factor: int, counts: Mapping[Atom, int], into: dict[Ato
         if axis in counts:
             into[axis] = into.get(axis, 0) + factor
     elif isinstance(axis, Prod):
-        sizes = [_count(p, counts) for p in axis.parts]
+        sizes = [count(p, counts) for p in axis.parts]
         for k, p in enumerate(axis.parts):
             _weights(p, factor * prod(s for j, s in enumerate(sizes) if j != k), counts, into)
     else:

@@ -1,0 +1,225 @@
+"""Criteria that look at activations on calibration data, never at labels: activation, apoz, hessian, obs, reconstruction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ...ir.axes import Atom, atoms
+from .capture import Probe, Stream
+from .coupling import blocks, places, project
+from .linear import Linear, linear
+from .covariance import MAX_COLUMNS, covariances
+from .score import Scene, Witnesses, criterion
+
+DAMP = 1e-4
+"""Added to the diagonal of a moment matrix ahead of inversion, in parts of its mean diagonal."""
+
+
+@criterion("activation", needs_data=True)
+def activation(scene: Scene) -> Witnesses:
+    """E|x| of each channel, where a layer reads it."""
+    return _statistics(scene, "activation", np.abs)
+
+
+@criterion("apoz", normalise="none", needs_data=True)
+def apoz(scene: Scene) -> Witnesses:
+    """1 - APoZ: how often a channel is not zero (Hu et al., Network Trimming, 2016)."""
+    return _statistics(scene, "apoz", lambda x: x != 0)
+
+
+def _statistics(scene: Scene, name: str, f: Callable[[np.ndarray], np.ndarray]) -> Witnesses:
+    """The mean of f over samples and positions, for each channel of each activation that is summed over."""
+    ctx = scene.data(name)
+    wanted = {g.atom for g in scene.groups}
+    reads: dict[tuple[str, int], None] = {}
+    for node in scene.model.nodes:
+        for i, d in scene.analysis.facts[node.name].contracted:
+            axes = scene.analysis.of(node, i)
+            if isinstance(node.inputs[i], gs.Variable) and axes and wanted.intersection(atoms(axes[d])):
+                reads.setdefault((node.inputs[i].name, d))
+    names = [t for t, _ in reads]
+    totals: dict[tuple[str, int], np.ndarray | float] = dict.fromkeys(reads, 0.0)
+    counts = dict.fromkeys(reads, 0)
+    probe = Probe(ctx, scene.model, names)
+    for feeds in Stream(ctx, scene.analysis, names, scene.samples):
+        got = probe(feeds)
+        for t, d in reads:
+            x = got[t]
+            rest = tuple(k for k in range(x.ndim) if k != d)
+            totals[t, d] = totals[t, d] + f(x).sum(rest, dtype=np.float64)
+            counts[t, d] += x.size // x.shape[d]
+    found: dict[Atom, list[np.ndarray]] = {}
+    for (t, d), total in totals.items():
+        parts: dict[Atom, np.ndarray] = {}
+        axis = scene.analysis.axes[t][d]
+        for part in blocks(axis):
+            project(part, total / counts[t, d], parts)
+        for a, score in parts.items():
+            if a in wanted:
+                found.setdefault(a, []).append(score)
+    return found
+
+
+def consumers(scene: Scene) -> list[Linear]:
+    """The layers that sum over a channel of some group, in graph order, those too wide for moments left out."""
+    wanted = {(m.node.name, m.i) for g in scene.groups for m in g.members if m.role == "contracts"}
+    found = [linear(scene.model, n) for n in scene.model.nodes if (n.name, 1) in wanted]
+    return [x for x in found if x is not None and x.columns <= MAX_COLUMNS]
+
+
+def columns(scene: Scene, layer: Linear) -> Iterator[tuple[int, Atom, np.ndarray]]:
+    """(block, atom, columns [atom.size, n]) for every group that `layer` sums over."""
+    wanted = {g.atom for g in scene.groups}
+    uses = scene.analysis.uses[layer.node.name, 1]
+    d = 1 if layer.is_conv or layer.node.attrs.get("transB", 0) else 0
+    taps = int(np.prod(layer.weight.shape[2:], dtype=int)) if layer.is_conv else 1
+    for j, part in enumerate(blocks(uses[d])):
+        for atom, at in places(part).items():
+            if atom in wanted:
+                yield j, atom, (at[:, :, None] * taps + np.arange(taps)).reshape(atom.size, -1)
+
+
+def _layerwise(scene: Scene, name: str, rate: Callable) -> Witnesses:
+    """rate(matrix [O, K], moment [K+1, K+1], columns [size, n]) -> [size], as a part of the layer's output energy."""
+    ctx = scene.data(name)
+    found: dict[Atom, list[np.ndarray]] = {}
+    for layer, second in covariances(scene.model, scene.analysis, consumers(scene), ctx, scene.samples):
+        prepared: dict[int, object] = {}
+        for j, atom, at in columns(scene, layer):
+            w = layer.matrix()[j]
+            if j not in prepared:
+                prepared[j] = rate.prepare(second[j])
+            energy = float(np.einsum("oi,ij,oj->", w, centred(second[j]), w, optimize=True))
+            score = rate(w, prepared[j], at)
+            found.setdefault(atom, []).append(score / energy if energy > 0 else score)
+    return found
+
+
+def centred(second: np.ndarray) -> np.ndarray:
+    """The covariance [K, K] of a moment matrix with its column of ones."""
+    mean = second[:-1, -1]
+    return second[:-1, :-1] - np.outer(mean, mean)
+
+
+class _Removal:
+    """E ||W_c x_c||²: how much an output changes when channel c goes and nothing makes up for it."""
+
+    def prepare(self, second: np.ndarray) -> np.ndarray:
+        return second[:-1, :-1]
+
+    def __call__(self, w: np.ndarray, h: np.ndarray, at: np.ndarray) -> np.ndarray:
+        cut = w.T[at]  # size, n, O
+        inner = h[at[:, :, None], at[:, None, :]]  # size, n, n
+        return np.einsum("cio,cij,cjo->c", cut, inner, cut, optimize=True)
+
+
+class _Compensated:
+    """tr(W_c [(H^-1)_cc]^-1 W_c'): the same when all other weights, and the bias, make up for it as well as they can."""
+
+    def prepare(self, second: np.ndarray) -> np.ndarray:
+        return inverse(centred(second))
+
+    def __call__(self, w: np.ndarray, inv: np.ndarray, at: np.ndarray) -> np.ndarray:
+        cut = w.T[at]
+        inner = np.linalg.inv(inv[at[:, :, None], at[:, None, :]])
+        return np.einsum("cio,cij,cjo->c", cut, inner, cut, optimize=True)
+
+
+def inverse(h: np.ndarray) -> np.ndarray:
+    """The inverse of a damped moment matrix."""
+    h = h.copy()
+    k = len(h)
+    h[np.arange(k), np.arange(k)] += DAMP * max(np.trace(h) / k, 1e-12)
+    return np.linalg.inv(h)
+
+
+@criterion("hessian", normalise="none", needs_data=True)
+def hessian(scene: Scene) -> Witnesses:
+    """E ||W_c x_c||² / Var ||W x||²: the second-order error of removal in each layer that reads channel c.
+
+    The Hessian of a layer's squared output error is the second moment E[x x'] of its input, so this is OBD (LeCun et
+    al., Optimal Brain Damage, 1990) for the weights of a channel together; exact for one channel.
+    """
+    return _layerwise(scene, "hessian", _Removal())
+
+
+@criterion("obs", normalise="none", needs_data=True)
+def obs(scene: Scene) -> Witnesses:
+    """tr(W_c [(H^-1)_cc]^-1 W_c') / Var ||W x||²: as `hessian`, where the other weights are solved anew.
+
+    Optimal Brain Surgeon (Hassibi and Stork, 1993) for the weights of a channel together; H is the covariance of the
+    layer's input, so that the bias makes up for the mean. Goes with recover=lstsq, which does solve them anew.
+    """
+    return _layerwise(scene, "obs", _Compensated())
+
+
+@criterion("reconstruction", normalise="none", needs_data=True)
+def reconstruction(scene: Scene) -> Witnesses:
+    """The error of all readers at the moment when greedy removal reaches a channel (Luo et al., ThiNet, 2017).
+
+    Channels go one by one, each time the one whose loss costs the group's readers least; after each, W and H^-1 of every
+    reader are brought up to date as least squares would (He et al., Channel Pruning, 2017; Frantar, OBC, 2022).
+    """
+    ctx = scene.data("reconstruction")
+    readers: dict[Atom, list[_Reader]] = {}
+    for layer, second in covariances(scene.model, scene.analysis, consumers(scene), ctx, scene.samples):
+        inverses: dict[int, np.ndarray] = {}
+        for j, atom, at in columns(scene, layer):
+            w, cov = layer.matrix()[j], centred(second[j])
+            if j not in inverses:
+                inverses[j] = inverse(cov)
+            energy = float(np.einsum("oi,ij,oj->", w, cov, w, optimize=True)) or 1.0
+            readers.setdefault(atom, []).append(_Reader(w.T, inverses[j], at, energy))
+    return {a: [_greedy(r)] for a, r in readers.items()}
+
+
+class _Reader:
+    """One layer of a group that is emptied channel by channel. Only columns of the group are kept up to date: the
+    others are free to make up for what goes, which eliminating them beforehand (a Schur complement) amounts to.
+
+    at: columns [size, n]. inv: H^-1; its block over the group's columns is all that removals inside it need.
+    """
+
+    def __init__(self, w: np.ndarray, inv: np.ndarray, at: np.ndarray, energy: float):
+        size, n = at.shape
+        flat = at.ravel()
+        self.inv = inv[np.ix_(flat, flat)]
+        self.w = w[flat].copy()
+        self.n = n
+        self.left = np.arange(size)
+        self.energy = energy
+
+    def costs(self) -> np.ndarray:
+        """The error that the loss of each channel left would cause."""
+        k, n = len(self.left), self.n
+        grid = self.inv.reshape(k, n, k, n)
+        inner = np.linalg.inv(grid[np.arange(k), :, np.arange(k), :])
+        cut = self.w.reshape(k, n, -1)
+        return np.einsum("cio,cij,cjo->c", cut, inner, cut, optimize=True) / self.energy
+
+    def remove(self, place: int) -> None:
+        """Take out the channel at `place` of those left, and let the others make up for it."""
+        n = self.n
+        gone = np.arange(place * n, (place + 1) * n)
+        gain = self.inv[:, gone] @ np.linalg.inv(self.inv[np.ix_(gone, gone)])
+        self.w = np.delete(self.w - gain @ self.w[gone], gone, axis=0)
+        inv = self.inv - gain @ self.inv[gone]
+        self.inv = np.delete(np.delete(inv, gone, axis=0), gone, axis=1)
+        self.left = np.delete(self.left, place)
+
+
+def _greedy(readers: list[_Reader]) -> np.ndarray:
+    size = len(readers[0].left)
+    score = np.zeros(size)
+    total = 0.0
+    for step in range(size):
+        costs = sum(r.costs() for r in readers) / len(readers)
+        place = int(np.argmin(costs))
+        total = max(total, float(costs[place]))
+        score[readers[0].left[place]] = total * (1 + 1e-9 * step) + 1e-12 * step
+        for r in readers:
+            r.remove(place)
+    return score

@@ -1,0 +1,78 @@
+"""Bias hand-over: what a removed channel gave its readers on average goes into their biases.
+
+    y = sum over kept c of W_c x_c + sum over removed c of W_c x_c
+      ~ sum over kept c of W_c x_c + sum over removed c of W_c E[x_c]
+
+Exact where the removed channels are constants (a batch normalisation with scale 0), away from padding: at the rim of an
+image a padded convolution sees fewer of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ...ir.analysis import Analysis
+from ...ir.axes import Atom, mask, touched
+from ...ir.model import Model
+from ..base import Context, Report
+from .capture import Probe, Stream
+from .coupling import blocks
+from .linear import Linear, bias_home, linear
+
+Shifts = list[tuple[str, np.ndarray]]
+
+
+def bias_shifts(model: Model, analysis: Analysis, keep: Mapping[Atom, np.ndarray], ctx: Context, samples: int, report: Report) -> Shifts:
+    """(node, shift [its kept outputs]) for each layer that is about to lose inputs. `model` is as it was before the cut."""
+    readers: list[tuple[Linear, np.ndarray]] = []
+    for node in model.nodes:
+        for i, d in analysis.facts[node.name].contracted:
+            axes = analysis.of(node, i)
+            if i != 0 or axes is None or not touched(axes[d], keep) or _follows(analysis, node, keep):
+                continue
+            layer = linear(model, node)
+            if layer is None or bias_home(model, node) is None:
+                report.note(f"{node.name} takes over no means: it is no {'biased ' if layer else ''}product with stored weights")
+            else:
+                readers.append((layer, _gone(layer, analysis, keep)))
+    if not readers:
+        return []
+    names = [layer.node.inputs[0].name for layer, _ in readers]
+    means = channel_means(model, analysis, ctx, samples, {layer.node.inputs[0].name: layer.channel_axis for layer, _ in readers})
+    shifts = []
+    for (layer, gone), name in zip(readers, names):
+        taps = layer.columns * layer.groups // len(means[name])
+        x = np.repeat(means[name], taps).reshape(layer.groups, -1)
+        shift = np.einsum("gok,gk->go", layer.matrix(), np.where(gone, x, 0)).reshape(-1)
+        out = analysis.axes[layer.node.outputs[0].name][layer.channel_axis]
+        shifts.append((layer.node.name, shift[mask(out, keep)]))
+    return shifts
+
+
+def _follows(analysis: Analysis, node, keep: Mapping[Atom, np.ndarray]) -> bool:
+    """Whether channels go from a node with its inputs: a depthwise convolution sums over none."""
+    axes = analysis.uses.get((node.name, 1))
+    return node.op == "Conv" and axes is not None and not any(touched(part, keep) for part in blocks(axes[1]))
+
+
+def _gone(layer: Linear, analysis: Analysis, keep: Mapping[Atom, np.ndarray]) -> np.ndarray:
+    """Which columns of each group are about to go, bool [groups, columns]."""
+    axes = analysis.uses[layer.node.name, 1]
+    d = 1 if layer.is_conv or layer.node.attrs.get("transB", 0) else 0
+    gone = np.stack([~mask(part, keep) for part in blocks(axes[d])])
+    return np.repeat(gone, layer.columns // gone.shape[1], axis=1)
+
+
+def channel_means(model: Model, analysis: Analysis, ctx: Context, samples: int, tensors: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """The mean of each channel of each tensor (name -> channel axis), float64, over samples and positions."""
+    probe = Probe(ctx, model, list(tensors))
+    sums = dict.fromkeys(tensors, 0.0)
+    counts = dict.fromkeys(tensors, 0)
+    for feeds in Stream(ctx, analysis, list(tensors), samples):
+        for name, x in probe(feeds).items():
+            d = tensors[name] % x.ndim
+            sums[name] = sums[name] + x.sum(tuple(k for k in range(x.ndim) if k != d), dtype=np.float64)
+            counts[name] += x.size // x.shape[d]
+    return {name: np.asarray(sums[name]) / counts[name] for name in tensors}

@@ -1,0 +1,219 @@
+"""Recovery by least squares: the weights of what reads pruned channels are solved anew, so that outputs stay as they were.
+
+For each layer y = W x + b behind a cut, in graph order,
+
+    minimise over W', b'   sum over rows  || W' x' + b' - t ||^2  +  ridge * || W' - W ||^2
+
+where x' is what the pruned model, its earlier layers already solved, gives the layer, and t what the original model
+puts out there (He et al., Channel Pruning, 2017, with the asymmetric inputs of Zhang et al., 2015). Where the output
+goes into a residual Add, t is what the sum should be less what the other branch gives now: the last layer of a branch
+then repairs the shortcut too. No labels are read.
+
+With rows X [R, K + 1] (the last column is 1) and targets T [R, O] the solution is W' = W + D,
+
+    (X'X + ridge) D = X'T - X'X W
+
+so X'X and X'T are all that is kept; they are summed over blocks in float64. Positions are sampled, so a layer costs the
+same whatever the size of its image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ...ir.analysis import Analysis, analyse
+from ...ir.model import Model
+from ..base import Report
+from .capture import Probe, Stream, pick
+from .linear import Linear, add_to_bias, bias_home, linear
+from .covariance import MAX_COLUMNS, per_sample, rows_wanted, with_ones
+from .recover import Past
+
+TARGET_BYTES = 128 * 2**20
+"""What the sampled targets of the layers that are looked at together may hold."""
+SMALL = 1e-3
+"""Channels scaled by less than this part of the largest scale are not solved for through the scale."""
+RIDGE = 1e-3
+
+
+@dataclass
+class Task:
+    """One layer to solve. target: the tensor of the original that its output should reproduce; scale and shift: what
+    stands between them; other: the tensor of the pruned model that is added on the way, or None. kept: its outputs
+    among the original's, indices."""
+
+    layer: Linear
+    target: str
+    kept: np.ndarray | slice
+    other: str | None = None
+    scale: np.ndarray | float = 1.0
+    shift: np.ndarray | float = 0.0
+
+
+def solve_layers(model: Model, past: Past, report: Report) -> None:
+    """Solve every layer of `model` whose input has changed since `past.original`."""
+    tasks = []
+    for t in find_tasks(model, past):
+        if t.layer.columns > MAX_COLUMNS:
+            report.note(f"{t.layer.node.name} keeps its weights: {t.layer.columns} columns are too many to solve for")
+        else:
+            tasks.append(t)
+    while tasks:
+        part, held = [], 0
+        while tasks and (not part or held < TARGET_BYTES):
+            part.append(tasks.pop(0))
+            held += 4 * rows_wanted(part[-1].layer) * part[-1].layer.outputs
+        _solve_part(model, past, part)
+
+
+def find_tasks(model: Model, past: Past) -> list[Task]:
+    """The layers of `model` whose input differs from the original's, in graph order."""
+    now = analyse(model)
+    changed = past.changed(model)
+    last: dict[str, int] = {}  # tensor -> the last layer to solve that it depends on
+    tasks: list[Task] = []
+    for node in model.nodes:
+        newest = max((last.get(t.name, -1) for t in node.inputs), default=-1)
+        layer = linear(model, node) if any(t.name in changed for t in node.inputs) else None
+        if layer is not None:
+            tasks.append(_task(model, layer, now, past, last, len(tasks)))
+            newest = len(tasks) - 1
+        for t in node.outputs:
+            last[t.name] = newest
+    return tasks
+
+
+def _task(model: Model, layer: Linear, now: Analysis, past: Past, last: dict[str, int], index: int) -> Task:
+    out = t = layer.node.outputs[0]
+    kept = past.kept(out.name, layer.channel_axis)
+    scale: np.ndarray | float = 1.0
+    shift: np.ndarray | float = 0.0
+    while len(t.outputs) == 1 and not model.is_output(t):
+        reader = t.outputs[0]
+        step = affine(model, reader, t, layer.channel_axis, now)
+        if step is not None:
+            scale, shift = scale * step[0], shift * step[0] + step[1]
+            t = reader.outputs[0]
+            continue
+        if model.is_standard(reader, "Add") and not any(isinstance(u, gs.Constant) for u in reader.inputs):
+            other = reader.inputs[1 if reader.inputs[0] is t else 0]
+            shapes = {now.shape(u.name) for u in (out, other, reader.outputs[0])}
+            # the other branch must be final: every layer on it stands earlier
+            if other is not t and last.get(other.name, index) < index and len(shapes) == 1:
+                return Task(layer, reader.outputs[0].name, kept, other.name, scale, shift)
+        break
+    return Task(layer, out.name, kept)
+
+
+def affine(model: Model, node: gs.Node, t: gs.Variable, channel: int, analysis: Analysis):
+    """(scale, shift) by channel where `node` multiplies and adds constants to `t` by channel, else None."""
+    if model.is_standard(node, "BatchNormalization") and all(isinstance(u, gs.Constant) for u in node.inputs[1:5]):
+        gamma, beta, mean, var = (u.values.astype(np.float64) for u in node.inputs[1:5])
+        scale = gamma / np.sqrt(var + node.attrs.get("epsilon", 1e-5))
+        return scale, beta - mean * scale
+    if model.is_standard(node, "Add"):
+        c = node.inputs[1 if node.inputs[0] is t else 0]
+        shape = analysis.shape(t.name)
+        if isinstance(c, gs.Constant) and shape is not None and isinstance(shape[channel], int):
+            rank = len(shape)
+            wanted = [1] * rank
+            wanted[channel] = shape[channel]
+            given = (1,) * (rank - c.values.ndim) + c.values.shape
+            if list(given) == wanted:
+                return 1.0, c.values.astype(np.float64).reshape(-1)
+    return None
+
+
+def _solve_part(model: Model, past: Past, tasks: list[Task]) -> None:
+    ctx = past.ctx
+    stream = Stream(ctx, past.analysis, [t.target for t in tasks], past.samples)
+    targets, picks = _targets(past, tasks, stream)
+    for k, task in enumerate(tasks):
+        x = task.layer.node.inputs[0].name
+        probe = Probe(ctx, model, [x, *([task.other] if task.other else [])])
+        equations = Equations(task.layer)
+        for j, feeds in enumerate(stream):
+            got = probe(feeds)
+            goal, (out, picked) = targets[k][j].astype(np.float64), picks[k][j]
+            if task.other:
+                goal = goal - task.layer.pick(got[task.other], picked)
+            goal = (goal - task.shift) / _safe(task.scale)
+            equations.add(task.layer.rows(got[x], out, picked), goal)
+        targets[k] = []
+        _install(model, task, *equations.solve(RIDGE, bias_home(model, task.layer.node) is not None))
+
+
+def _safe(scale):
+    return np.where(_usable(scale), scale, 1.0)
+
+
+def _usable(scale) -> np.ndarray:
+    size = np.abs(scale)
+    return size > SMALL * np.max(size)
+
+
+def _targets(past: Past, tasks: list[Task], stream: Stream):
+    """For each task the sampled targets and the positions, batch by batch."""
+    probe = Probe(past.ctx, past.original, [t.target for t in tasks])
+    targets: list[list[np.ndarray]] = [[] for _ in tasks]
+    picks: list[list[tuple[tuple[int, ...], np.ndarray]]] = [[] for _ in tasks]
+    for j, feeds in enumerate(stream):
+        got = probe(feeds)
+        for k, task in enumerate(tasks):
+            y = got[task.target]
+            out = task.layer.positions(y)
+            rng = np.random.default_rng((past.ctx.seed, k, j))
+            picked = pick(rng, int(np.prod(out, dtype=int)), per_sample(past.ctx, task.layer, past.samples))
+            picks[k].append((out, picked))
+            targets[k].append(task.layer.pick(y, picked)[:, task.kept])
+    return targets, picks
+
+
+class Equations:
+    """The normal equations of one layer, by group: X'X [g, K+1, K+1] and X'T [g, K+1, O], in float64."""
+
+    def __init__(self, layer: Linear):
+        self.layer = layer
+        g, k = layer.groups, layer.columns
+        self.gram = np.zeros((g, k + 1, k + 1))
+        self.right = np.zeros((g, k + 1, layer.outputs // g))
+
+    def add(self, rows: np.ndarray, targets: np.ndarray) -> None:
+        """rows [g, R, K], targets [R, g·O]."""
+        x = with_ones(rows)
+        t = targets.reshape(x.shape[1], x.shape[0], -1).transpose(1, 0, 2)
+        self.gram += x.transpose(0, 2, 1) @ x
+        self.right += x.transpose(0, 2, 1) @ t
+
+    def solve(self, ridge: float, biased: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """The new matrix [g, O, K] and what must be added to the bias [g·O] (nothing, unless `biased`)."""
+        layer = self.layer
+        k = layer.columns
+        old = np.concatenate([layer.matrix(), np.zeros((layer.groups, layer.outputs // layer.groups, 1))], axis=2)
+        if layer.bias is not None:
+            old[:, :, k] = np.broadcast_to(layer.bias.reshape(-1), layer.outputs).reshape(layer.groups, -1)
+        start = old.transpose(0, 2, 1)
+        gram = self.gram.copy()
+        level = np.trace(gram[:, :k, :k], axis1=1, axis2=2) / k
+        damp = ridge * level + 1e-12 * np.maximum(self.gram[:, k, k], 1)
+        gram[:, np.arange(k), np.arange(k)] += damp[:, None]
+        right = self.right - self.gram @ start
+        if not biased:
+            gram, right = gram[:, :k, :k], right[:, :k]
+        step = np.linalg.solve(gram, right).transpose(0, 2, 1)
+        if not biased:
+            step = np.concatenate([step, np.zeros_like(step[:, :, :1])], axis=2)
+        return layer.matrix() + step[:, :, :k], step[:, :, k].reshape(-1)
+
+
+def _install(model: Model, task: Task, matrix: np.ndarray, shift: np.ndarray) -> None:
+    layer = task.layer
+    usable = np.broadcast_to(_usable(task.scale), shift.shape)
+    rows = usable.reshape(layer.groups, -1, 1)
+    new = np.where(rows, matrix, layer.matrix())
+    model.set_weight(layer.node, 1, layer.as_weight(new))
+    if shift.any():
+        add_to_bias(model, layer.node, np.where(usable, shift, 0.0))

@@ -1,0 +1,147 @@
+"""Criterion redundancy: channels that are made alike are merged, and the readers' weights add up; no data needed.
+
+    y = a_i x_i + a_j x_j,   x_j = x_i    ->    y = (a_i + a_j) x_i        (Srinivas and Babu, 2015)
+
+For channels made by weights v_i and v_j the error is at most E[a_j²] ||v_i - v_j||², which is what a merge costs. It is
+exact where two channels are made alike: equal rows in every weight that makes them and equal entries in every vector
+(bias, batch normalisation) that follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ...ir.analysis import Analysis
+from ...ir.axes import Aligned, Atom, atoms, find
+from ...ir.model import Model
+from .coupling import Group, blocks, places
+from .criteria_weights import squares
+from .score import Scene, Witnesses, criterion
+
+WHY = "a merge needs all its readers to be stored weights, and channels that are made by stored weights"
+
+
+@criterion("redundancy", normalise="none", merges=True, lacks=WHY)
+def redundancy(scene: Scene) -> Witnesses:
+    """E[a_j²] ||v_i - v_j||² of the cheapest merge left when greedy merging reaches channel j (Srinivas, Babu, 2015)."""
+    found = {}
+    for group in scene.groups:
+        gaps = _gaps(scene.model, scene.analysis, group)
+        if gaps is not None:
+            found[group.atom] = [_order(gaps, _saliency(scene.analysis, group))]
+    return found
+
+
+def _gaps(model: Model, analysis: Analysis, group: Group) -> np.ndarray | None:
+    """||v_i - v_j||², float64 [size, size], infinite on the diagonal; None where the channels cannot be merged."""
+    if not _mergeable(model, analysis, group):
+        return None
+    parts = []
+    for m in group.members:
+        if m.role == "contracts":
+            continue
+        rows = _slices(m.node.inputs[m.i].values, m.d, analysis.uses[m.node.name, m.i][m.d], group.atom)
+        level = np.sqrt(np.square(rows).sum(1).mean())
+        parts.append(rows / level if level > 0 else rows)
+    v = np.concatenate(parts, axis=1)
+    norms = np.square(v).sum(1)
+    gaps = np.maximum(norms[:, None] + norms[None, :] - 2 * (v @ v.T), 0)
+    gaps[gaps < 1e-13 * max(float(norms.max()), 1e-300)] = 0.0
+    np.fill_diagonal(gaps, np.inf)
+    return gaps
+
+
+def _mergeable(model: Model, analysis: Analysis, group: Group) -> bool:
+    """Whether some stored weight makes the channels and nothing but stored weights sums over them."""
+    if group.atom.soft is not None or all(m.role != "makes" for m in group.members):
+        return False
+    stored = {m.node.name for m in group.members if m.role == "contracts"}
+    for node in model.nodes:
+        for i, d in analysis.facts[node.name].contracted:
+            axes = analysis.of(node, i)
+            held = axes is not None and isinstance(node.inputs[i], gs.Variable) and group.atom in atoms(axes[d])
+            if held and node.name not in stored and not _by_channel(analysis, node, group.atom):
+                return False
+    return True
+
+
+def _by_channel(analysis: Analysis, node: gs.Node, atom: Atom) -> bool:
+    """Whether the node only seems to sum over the channels: a depthwise convolution makes each from itself."""
+    axes = analysis.axes.get(node.outputs[0].name) or ()
+    return any(atom in atoms(a) for a in axes)
+
+
+def _slices(weight: np.ndarray, d: int, axis, atom: Atom) -> np.ndarray:
+    """The weights of each index of `atom`, float64 [size, n]."""
+    found = []
+    axis = find(axis)
+    pieces = np.split(weight, len(axis.parts)) if isinstance(axis, Aligned) else [weight]
+    for piece, part in zip(pieces, blocks(axis)):
+        at = places(part).get(atom)
+        if at is not None:
+            found.append(np.moveaxis(piece, d, 0)[at].reshape(atom.size, -1).astype(np.float64))
+    return np.concatenate(found, axis=1)
+
+
+def _saliency(analysis: Analysis, group: Group) -> np.ndarray:
+    """Mean square of the weights that read each channel, summed over its readers."""
+    total = np.zeros(group.size)
+    for m in group.members:
+        if m.role == "contracts":
+            rows = _slices(m.node.inputs[m.i].values, m.d, analysis.uses[m.node.name, m.i][m.d], group.atom)
+            level = squares(rows, 0) / rows.shape[1]
+            total += level / (level.mean() or 1.0)
+    return total if total.any() else np.ones(group.size)
+
+
+def _order(gaps: np.ndarray, saliency: np.ndarray) -> np.ndarray:
+    """Merge one channel after another, each time the cheapest into another that is left; score: the cost, rising."""
+    gaps = gaps.copy()
+    size = len(saliency)
+    saliency = saliency.astype(np.float64)
+    score = np.full(size, np.inf)
+    total = 0.0
+    for step in range(size - 1):
+        nearest = gaps.argmin(1)
+        costs = saliency * gaps[np.arange(size), nearest]
+        costs[score < np.inf] = np.inf
+        j = int(np.argmin(costs))
+        total = max(total, float(costs[j]))
+        score[j] = total * (1 + 1e-9 * step) + 1e-12 * step
+        saliency[nearest[j]] += saliency[j]
+        gaps[:, j] = np.inf
+    last = score == np.inf
+    score[last] = np.nextafter(score[~last].max(initial=0.0) * (1 + 1e-6) + 1e-9, np.inf)
+    return score
+
+
+def merge(model: Model, analysis: Analysis, found: list[Group], keep: Mapping[Atom, np.ndarray]) -> None:
+    """Let the readers of each channel that `keep` removes read the nearest one that stays: add its weights to theirs."""
+    cut = [g for g in found if g.atom in keep and not keep[g.atom].all()]
+    into = {}
+    for group in cut:
+        gaps = _gaps(model, analysis, group)
+        if gaps is not None:
+            gone = np.flatnonzero(~keep[group.atom])
+            gaps[:, gone] = np.inf
+            into[group.atom] = (gone, gaps[gone].argmin(1))
+    for group in cut:
+        for m in group.members:
+            if m.role == "contracts" and group.atom in into:
+                old = m.node.inputs[m.i].values
+                axis = find(analysis.uses[m.node.name, m.i][m.d])
+                new = old.astype(np.float64)
+                pieces = np.split(new, len(axis.parts)) if isinstance(axis, Aligned) else [new]
+                for piece, part in zip(pieces, blocks(axis)):
+                    at = places(part).get(group.atom)
+                    if at is not None:
+                        _pour(np.moveaxis(piece, m.d, 0), at, *into[group.atom])
+                model.set_weight(m.node, m.i, new.astype(old.dtype))
+
+
+def _pour(rows: np.ndarray, at: np.ndarray, gone: np.ndarray, nearest: np.ndarray) -> None:
+    """Add the rows of the channels `gone` to those of the `nearest`, which stay; `rows` is a private copy."""
+    np.add.at(rows, at[nearest].ravel(), rows[at[gone].ravel()])
