@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..analysis import Minus, Unreadable, Use, row
-from ..axes import Atom, Axis, Prod, Sum, extent, freeze, split_sum
+from ..axes import Atom, Axis, Prod, Sum, extent, find, freeze, split_sum
 from ..errors import DimensionError
 
 INT = (int, np.integer)
@@ -27,8 +27,11 @@ def concat(use: Use) -> None:
         for d in range(len(first)):
             if d != k:
                 use.tie(other[d], first[d], i, d)
-    parts = [use.ax(i)[k] for i in range(count)]
-    use.out([*first[:k], parts[0] if count == 1 else Sum(parts), *first[k + 1 :]])
+    parts: list[Axis] = []  # sums are joined, so that a chain of concats does not nest
+    for i in range(count):
+        a = find(use.ax(i)[k])
+        parts += a.parts if isinstance(a, Sum) else [a]
+    use.out([*first[:k], parts[0] if len(parts) == 1 else Sum(parts), *first[k + 1 :]])
     _concat_values(use, count, len(first))
 
 
