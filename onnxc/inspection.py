@@ -181,7 +181,8 @@ def render(found: Inspection, *, verbose: bool = False, width: int | None = None
     rows = [_layer_row(x) for x in layers]
     if rows:
         parts.append(tables.draw(LAYER_COLUMNS, rows, width, colour))
-    others = Counter(x.op for x in found.layers if x not in layers)
+    listed = {x.name for x in layers}
+    others = Counter(x.op for x in found.layers if x.name not in listed)
     if others:
         parts.append(
             tables.wrap("Not listed: " + ", ".join(f"{n} {op}" for op, n in sorted(others.items())), width=width)

@@ -59,6 +59,13 @@ class _Reader:
         if not self.accept(mark):
             raise self.error(f"a {mark} is missing")
 
+    def separate(self, close: str) -> None:
+        """Behind an item in brackets: a comma, or the bracket that closes."""
+        if self.at == len(self.tokens):
+            raise self.error(f"a {close} is missing")
+        if self.peek() != close:
+            self.expect(",")
+
     def word(self) -> str:
         if self.at == len(self.tokens) or self.tokens[self.at][0] == "mark":
             raise self.error("a name is missing")
@@ -91,8 +98,7 @@ class _Reader:
                 raise self.error("an option without a name stands behind one with a name")
             else:
                 positional.append(self.value())
-            if self.peek() != ")":
-                self.expect(",")
+            self.separate(")")
         return positional, named
 
     def value(self):
@@ -100,8 +106,7 @@ class _Reader:
             items = []
             while not self.accept("]"):
                 items.append(self.value())
-                if self.peek() != "]":
-                    self.expect(",")
+                self.separate("]")
             return items
         if self.accept("{"):
             table = {}
@@ -109,8 +114,7 @@ class _Reader:
                 key = self.word()
                 self.expect(":")
                 table[key] = self.value()
-                if self.peek() != "}":
-                    self.expect(",")
+                self.separate("}")
             return table
         quoted = self.at < len(self.tokens) and self.tokens[self.at][0] == "string"
         text = self.word()

@@ -1,6 +1,7 @@
 """Exit statuses and one-line errors: 0 done, 1 a claim or verification failed, 2 bad usage or bad input."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -202,3 +203,12 @@ def test_help_names_every_command_of_the_contract(command):
         assert command(name, "--help").status == 0
     assert command("--version").out == f"onnxc {onnxc.__version__}\n"
     assert command() == ended
+
+
+def test_the_page_on_the_command_line_names_options_that_exist(command):
+    text = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
+    commands = [shlex.split(line)[2:] for line in text.splitlines() if line.startswith("$ onnxc ")]
+    assert {argv[0] for argv in commands} == {"passes", "inspect", "compare", "compile", "run", "bench", "demo"}
+    for name, *rest in commands:
+        known = command(name, "--help").out
+        assert all(f"{word} " in known.replace(",", " ") for word in rest if word.startswith("-"))
