@@ -1,3 +1,4 @@
+# ruff: noqa: E501  graphs and tables read better on one line
 """Hypothesis graphs: small networks with random weights that run in a few milliseconds.
 
     @given(models())
@@ -123,17 +124,34 @@ class Builder:
 
     def act(self, x: str) -> str:
         shape = self.shapes[x]
-        ops = ["Relu", "Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "Elu", "Identity", "Dropout", "PRelu", "swish", "where"]
+        ops = [
+            "Relu",
+            "Relu",
+            "Sigmoid",
+            "Tanh",
+            "LeakyRelu",
+            "Clip",
+            "Elu",
+            "Identity",
+            "Dropout",
+            "PRelu",
+            "swish",
+            "where",
+        ]
         op = self.pick(*ops, *(["HardSwish"] if self.opset >= 14 else []), *(["Gelu"] if self.opset >= 20 else []))
         if op == "Clip":
-            return self.op("Clip", [x, self.const(np.float32(-1)), "" if self.chance(0.3) else self.const(np.float32(2))], shape)
+            return self.op(
+                "Clip", [x, self.const(np.float32(-1)), "" if self.chance(0.3) else self.const(np.float32(2))], shape
+            )
         if op == "PRelu":
             slope = (shape[0], *[1] * (len(shape) - 1)) if self.chance(0.7) else (1,) * len(shape)
             return self.op("PRelu", [x, self.positive(*slope)], shape)
         if op == "swish":
             return self.op("Mul", [x, self.op("Sigmoid", [x], shape)], shape)
         if op == "where":
-            return self.op("Where", [self.op("Greater", [x, self.const(np.float32(0))], shape), x, self.normal(*shape)], shape)
+            return self.op(
+                "Where", [self.op("Greater", [x, self.const(np.float32(0))], shape), x, self.normal(*shape)], shape
+            )
         return self.op(op, [x], shape)
 
     def layer(self, x: str, out: int | None = None) -> str:
@@ -177,7 +195,9 @@ class Builder:
 
     def concat(self, parts: list[str]) -> str:
         shape = self.shapes[parts[0]]
-        return self.op("Concat", parts, (sum(self.shapes[p][0] for p in parts), *shape[1:]), axis=self.pick(1, 1 - len(shape) - 1))
+        return self.op(
+            "Concat", parts, (sum(self.shapes[p][0] for p in parts), *shape[1:]), axis=self.pick(1, 1 - len(shape) - 1)
+        )
 
     def block_concat(self, x: str) -> str:
         parts = [self.layer(x, self.pick(2, 3, 4)) for _ in range(self.pick(1, 2))]
@@ -210,7 +230,11 @@ class Builder:
         hi = self.pick(c, c - 1)
         ends = self.ints(self.pick(hi, hi - c) if hi < c else 2**31)
         step = [self.ints(1)] if self.chance(0.5) else []
-        y = self.op("Slice", [x, self.ints(lo if self.chance(0.5) or lo == 0 else lo - c), ends, self.ints(1), *step], (hi - lo, h, w))
+        y = self.op(
+            "Slice",
+            [x, self.ints(lo if self.chance(0.5) or lo == 0 else lo - c), ends, self.ints(1), *step],
+            (hi - lo, h, w),
+        )
         return self.op("Add", [y, self.layer(x, hi - lo)], (hi - lo, h, w)) if self.chance(0.5) else y
 
     def block_shuffle(self, x: str) -> str:
@@ -302,7 +326,9 @@ class Builder:
         d = self.op("Sub", [x, mean], shape)
         square = self.op("Pow", [d, self.const(np.float32(2))], shape)
         var = self.by_axes("ReduceMean", square, (*shape[:-1], 1), [-1], 18, keepdims=1)
-        root = self.op("Sqrt", [self.op("Add", [var, self.const(np.float32(1e-3))], (*shape[:-1], 1))], (*shape[:-1], 1))
+        root = self.op(
+            "Sqrt", [self.op("Add", [var, self.const(np.float32(1e-3))], (*shape[:-1], 1))], (*shape[:-1], 1)
+        )
         return self.op("Mul", [self.op("Div", [d, root], shape), self.positive(shape[-1])], shape)
 
     def block_mlp(self, x: str) -> str:
@@ -328,7 +354,11 @@ class Builder:
         k = project(width, [0, 2, 3, 1], (heads, width, t))
         v = project(wide, [0, 2, 1, 3], (heads, t, wide))
         scores = self.op("Mul", [self.op("MatMul", [q, k], (heads, t, t)), self.const(np.float32(0.5))], (heads, t, t))
-        y = self.op("MatMul", [self.op("Softmax", [scores], (heads, t, t), axis=-1 if self.opset >= 13 else 3), v], (heads, t, wide))
+        y = self.op(
+            "MatMul",
+            [self.op("Softmax", [scores], (heads, t, t), axis=-1 if self.opset >= 13 else 3), v],
+            (heads, t, wide),
+        )
         y = self.op("Transpose", [y], (t, heads, wide), perm=[0, 2, 1, 3])
         y = self.op("Reshape", [y, self.ints(0, t, self.pick(-1, heads * wide))], (t, heads * wide))
         return self.op("Add", [x, self.dense(y, d)], (t, d))
@@ -391,7 +421,10 @@ class Builder:
             outputs.append(self.head(x))
         outputs += [e for e in extra if e != x or self.chance(0.5)]
         batch = self.pick("N", 2)
-        infos = [helper.make_tensor_value_info(o, TensorProto.FLOAT, [batch, *self.shapes[o]]) for o in dict.fromkeys(outputs)]
+        infos = [
+            helper.make_tensor_value_info(o, TensorProto.FLOAT, [batch, *self.shapes[o]])
+            for o in dict.fromkeys(outputs)
+        ]
         inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, channels, size, size])]
         graph = helper.make_graph(self.nodes, "generated", inputs, infos, self.weights)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)

@@ -15,7 +15,23 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from .axes import (
-    Aligned, Atom, Axis, Conflict, Extent, Prod, Sum, atoms, extent, find, freeze, kept, mask, show, soften, tie, touched,
+    Aligned,
+    Atom,
+    Axis,
+    Conflict,
+    Extent,
+    Prod,
+    Sum,
+    atoms,
+    extent,
+    find,
+    freeze,
+    kept,
+    mask,
+    show,
+    soften,
+    tie,
+    touched,
 )  # fmt: skip
 from .errors import DimensionError
 from .files import attribute_array
@@ -172,7 +188,9 @@ class Use:
         rank = len(self.ax(0)) if rank is None else rank
         k = self.attr(name, default)
         if not isinstance(k, int) or not -rank <= k < max(rank, 1):
-            raise DimensionError(f"{name} is out of range", node=self.node.name, expected=f"{-rank} to {rank - 1}", found=k)
+            raise DimensionError(
+                f"{name} is out of range", node=self.node.name, expected=f"{-rank} to {rank - 1}", found=k
+            )
         return k % rank if rank else 0
 
     def _passes(self, a: Axis) -> bool:
@@ -201,7 +219,11 @@ class Use:
         have = self.ax(i)
         if len(have) != len(axes):
             raise DimensionError(
-                f"{self.node.op} does not fit", node=self.node.name, tensor=self.node.inputs[i].name, expected=f"rank {len(axes)}", found=f"rank {len(have)}"
+                f"{self.node.op} does not fit",
+                node=self.node.name,
+                tensor=self.node.inputs[i].name,
+                expected=f"rank {len(axes)}",
+                found=f"rank {len(have)}",
             )
         for d, (a, b) in enumerate(zip(have, axes, strict=True)):
             self.tie(a, b, i, d)
@@ -211,7 +233,11 @@ class Use:
         axes = self.ax(i)
         if len(axes) < n:
             raise DimensionError(
-                f"{self.node.op} does not fit", node=self.node.name, tensor=self.node.inputs[i].name, expected=f"rank {n} or more", found=f"rank {len(axes)}"
+                f"{self.node.op} does not fit",
+                node=self.node.name,
+                tensor=self.node.inputs[i].name,
+                expected=f"rank {n} or more",
+                found=f"rank {len(axes)}",
             )
         return axes
 
@@ -287,14 +313,20 @@ def key_of(node: gs.Node) -> str:
     return node.op if node.domain in STANDARD else f"{node.domain}.{node.op}"
 
 
-def analyse(model: Model) -> Analysis:
-    """Tie all axes of `model`. Raises DimensionError, naming node and tensor[axis], where two uses disagree."""
+def analyse(model: Model, prepare: Callable[[Analysis, gs.Node], None] | None = None) -> Analysis:
+    """Tie all axes of `model`. Raises DimensionError, naming node and tensor[axis], where two uses disagree.
+
+    prepare: called with the analysis so far and each node before it is read; it may change that node's constants and
+    attributes to fit what reaches it.
+    """
     from . import ops  # noqa: F401  the rows enter themselves
 
     result = Analysis(model)
     for t in model.inputs:
         result.axes[t.name] = None if t.shape is None else tuple(Atom(d, "graph input") for d in t.shape)
     for node in model.nodes:
+        if prepare is not None:
+            prepare(result, node)
         _visit(result, node)
     for t in model.outputs:
         _check_output(result, t)
@@ -367,11 +399,15 @@ def _check_output(result: Analysis, t) -> None:
     if declared is None:
         return
     if len(declared) != len(axes):
-        raise DimensionError("a graph output has another rank than declared", tensor=t.name, expected=len(declared), found=len(axes))
+        raise DimensionError(
+            "a graph output has another rank than declared", tensor=t.name, expected=len(declared), found=len(axes)
+        )
     for d, (want, a) in enumerate(zip(declared, axes, strict=True)):
         have = extent(a)
         if isinstance(want, int) and isinstance(have, int) and want != have:
-            raise DimensionError("a graph output has another extent than declared", tensor=t.name, axis=d, expected=want, found=have)
+            raise DimensionError(
+                "a graph output has another extent than declared", tensor=t.name, axis=d, expected=want, found=have
+            )
 
 
 # changes: masks on atoms -> new weights, attributes and shape operands

@@ -12,6 +12,7 @@ gives the mask of every tensor axis that holds it (outer product for a product, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from math import prod
 from typing import TypeAlias
 
@@ -36,7 +37,7 @@ class Atom:
     same as zeroing them. Kind "window" (a sum over neighbours) or "statistic" (a mean, a variance).
     """
 
-    __slots__ = ("size", "ref", "frozen", "soft", "__weakref__")
+    __slots__ = ("__weakref__", "frozen", "ref", "size", "soft")
 
     def __init__(self, size: Extent, frozen: str | None = None, soft: tuple[str, str] | None = None):
         self.size = size
@@ -321,7 +322,7 @@ def _split_product_range(a: Prod, sizes: tuple[int, ...]) -> tuple[Axis, ...] | 
     ends = np.cumsum(sizes).tolist()
     broken = {end // inner for end in ends if end % inner}
     cuts = sorted({0, extent(first), *(end // inner for end in ends), *(row + 1 for row in broken)})
-    rows = split_sum(first, tuple(b - a for a, b in zip(cuts, cuts[1:], strict=False)))
+    rows = split_sum(first, tuple(b - a for a, b in pairwise(cuts)))
     if rows is None:
         return None
     for p in rest:

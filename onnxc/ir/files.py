@@ -87,7 +87,9 @@ def _from_proto(proto: onnx.ModelProto, folder: Path | None) -> Model:
     opsets = _opsets(proto)
     graph = proto.graph
     if not graph.output:
-        raise BadModel("the graph has no outputs", remedy="export it again, or declare the tensors that you need as outputs")
+        raise BadModel(
+            "the graph has no outputs", remedy="export it again, or declare the tensors that you need as outputs"
+        )
     tensors: dict[str, gs.Variable | gs.Constant] = {}
     for init in graph.initializer:
         if not init.name or init.name in tensors:
@@ -118,11 +120,18 @@ def _from_proto(proto: onnx.ModelProto, folder: Path | None) -> Model:
             t.dtype, t.shape, t.type = like.dtype, like.shape, like.type
         outputs.append(t)
     name = graph.name or "graph"
-    made = gs.Graph(stable_topological_order(nodes), inputs, outputs, name=name, doc_string=graph.doc_string, opset=opsets[""])
+    made = gs.Graph(
+        stable_topological_order(nodes), inputs, outputs, name=name, doc_string=graph.doc_string, opset=opsets[""]
+    )
     functions = [_copy(f) for f in proto.functions]
     if any(f.overload for f in functions):
         raise BadModel("overloaded functions are not supported", found=next(f.name for f in functions if f.overload))
-    wanted = {t.name for n in nodes if n.domain not in ("", "ai.onnx", None) or n.attrs.get(CAPTURED) is not None for t in n.outputs}
+    wanted = {
+        t.name
+        for n in nodes
+        if n.domain not in ("", "ai.onnx", None) or n.attrs.get(CAPTURED) is not None
+        for t in n.outputs
+    }
     model = Model(
         made,
         opsets=opsets,
@@ -139,7 +148,14 @@ def _from_proto(proto: onnx.ModelProto, folder: Path | None) -> Model:
 
 def _check_text(proto: onnx.ModelProto) -> None:
     """Names must be text: protobuf gives what is not UTF-8 as bytes."""
-    strings = [proto.producer_name, proto.producer_version, proto.domain, proto.doc_string, proto.graph.name, proto.graph.doc_string]
+    strings = [
+        proto.producer_name,
+        proto.producer_version,
+        proto.domain,
+        proto.doc_string,
+        proto.graph.name,
+        proto.graph.doc_string,
+    ]
     strings += [s for p in proto.metadata_props for s in (p.key, p.value)] + [o.domain for o in proto.opset_import]
     strings += [s for f in proto.functions for s in (f.name, f.domain, *f.input, *f.output, *f.attribute)]
     nodes = [n for f in proto.functions for n in f.node]
@@ -153,7 +169,15 @@ def _check_text(proto: onnx.ModelProto) -> None:
             nodes += g.node
             continue
         n = nodes.pop()
-        strings += [n.name, n.op_type, n.domain, *n.input, *n.output, *(a.name for a in n.attribute), *(a.ref_attr_name for a in n.attribute)]
+        strings += [
+            n.name,
+            n.op_type,
+            n.domain,
+            *n.input,
+            *n.output,
+            *(a.name for a in n.attribute),
+            *(a.ref_attr_name for a in n.attribute),
+        ]
         graphs += _bodies(n)
     bad = next((s for s in strings if not isinstance(s, str)), None)
     if bad is not None:
@@ -234,7 +258,10 @@ def _variable(info: onnx.ValueInfoProto) -> gs.Variable:
     tensor = info.type.tensor_type
     shape = None
     if tensor.HasField("shape"):
-        shape = [d.dim_param or (d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None) for d in tensor.shape.dim]
+        shape = [
+            d.dim_param or (d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None)
+            for d in tensor.shape.dim
+        ]
     return gs.Variable(info.name, dtype=tensor.elem_type, shape=shape)
 
 
@@ -299,7 +326,9 @@ def _captured(proto: onnx.NodeProto) -> tuple[str, ...]:
 
 
 def _bodies(proto: onnx.NodeProto) -> list[onnx.GraphProto]:
-    return [g for a in proto.attribute for g in ([a.g] if a.type == _A.GRAPH else a.graphs if a.type == _A.GRAPHS else ())]
+    return [
+        g for a in proto.attribute for g in ([a.g] if a.type == _A.GRAPH else a.graphs if a.type == _A.GRAPHS else ())
+    ]
 
 
 def _inner_names(graph: onnx.GraphProto) -> set[str]:
@@ -345,7 +374,9 @@ def to_array(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
         strings = np.empty(len(tensor.string_data), object)
         strings[:] = list(tensor.string_data)  # bytes: ONNX does not say how they are encoded
         if strings.size != count:
-            raise BadModel("this tensor's data has a wrong size", tensor=tensor.name, expected=count, found=strings.size)
+            raise BadModel(
+                "this tensor's data has a wrong size", tensor=tensor.name, expected=count, found=strings.size
+            )
         return read_only(strings.reshape(dims))
     packed = _PACKED.get(kind)
     nbytes = -(-count // packed) if packed else count * _DTYPES[kind].itemsize
@@ -356,7 +387,12 @@ def to_array(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
     else:
         return read_only(_checked(numpy_helper.to_array(tensor), dims, tensor.name))
     if len(raw) != nbytes:
-        raise BadModel("this tensor's data has a wrong size", tensor=tensor.name, expected=f"{nbytes} bytes", found=f"{len(raw)} bytes")
+        raise BadModel(
+            "this tensor's data has a wrong size",
+            tensor=tensor.name,
+            expected=f"{nbytes} bytes",
+            found=f"{len(raw)} bytes",
+        )
     if packed:
         plain = onnx.TensorProto(dims=dims, data_type=kind, raw_data=bytes(raw))
         return read_only(numpy_helper.to_array(plain))
@@ -366,7 +402,9 @@ def to_array(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
 
 def _checked(values: np.ndarray, dims: tuple[int, ...], name: str) -> np.ndarray:
     if values.shape != dims:
-        raise BadModel("this tensor's data has a wrong size", tensor=name, expected=list(dims), found=list(values.shape))
+        raise BadModel(
+            "this tensor's data has a wrong size", tensor=name, expected=list(dims), found=list(values.shape)
+        )
     return values
 
 
@@ -374,20 +412,27 @@ def _external(tensor: onnx.TensorProto, folder: Path | None, nbytes: int):
     entries = {e.key: e.value for e in tensor.external_data}
     location = entries.get("location", "")
     if folder is None:
-        raise BadModel("this tensor's data stands in another file", tensor=tensor.name, remedy="load the model by its path")
+        raise BadModel(
+            "this tensor's data stands in another file", tensor=tensor.name, remedy="load the model by its path"
+        )
     try:
         root = folder.resolve()
         path = (root / location).resolve()
     except RuntimeError:
         raise BadModel("external data is a link to itself", tensor=tensor.name, found=location) from None
     if not location or os.path.isabs(location) or not path.is_relative_to(root):
-        raise BadModel("external data outside the model's folder is refused", tensor=tensor.name, found=location or "''")
+        raise BadModel(
+            "external data outside the model's folder is refused", tensor=tensor.name, found=location or "''"
+        )
     if not path.is_file():
         raise BadModel("external data is missing", tensor=tensor.name, expected=location)
     offset, length = int(entries.get("offset", 0)), int(entries.get("length", nbytes))
     if offset < 0 or length != nbytes or offset + length > path.stat().st_size:
         raise BadModel(
-            "external data has a wrong size", tensor=tensor.name, expected=f"{nbytes} bytes", found=f"{length} at {offset} of {location}"
+            "external data has a wrong size",
+            tensor=tensor.name,
+            expected=f"{nbytes} bytes",
+            found=f"{length} at {offset} of {location}",
         )
     return np.memmap(path, np.uint8, "r", offset, (length,)) if length else b""
 
@@ -397,7 +442,9 @@ def _densify(sparse: onnx.SparseTensorProto) -> np.ndarray:
     indices = to_array(sparse.indices, None)
     name = sparse.values.name
     if any(d < 0 for d in dims) or math.prod(dims) * values.itemsize > PROTO_LIMIT:
-        raise BadModel("this sparse tensor has a negative extent, or is too large when written out", tensor=name, found=list(dims))
+        raise BadModel(
+            "this sparse tensor has a negative extent, or is too large when written out", tensor=name, found=list(dims)
+        )
     if indices.ndim == 2:
         indices = np.ravel_multi_index(tuple(indices.T), dims)
     if indices.shape != values.shape or (indices.size and (indices.min() < 0 or indices.max() >= math.prod(dims))):
@@ -481,7 +528,9 @@ def _frame(model: Model) -> onnx.ModelProto:
 def ir_version(model: Model) -> int:
     """The model's own IR version, raised to what its content demands and lowered to what runtimes read."""
     known = {d: v for d, v in model.opsets.items() if d in ("", "ai.onnx.ml", "ai.onnx.training")}
-    need = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid(d, v) for d, v in known.items()], ignore_unknown=True)
+    need = onnx.helper.find_min_ir_version_for(
+        [onnx.helper.make_opsetid(d, v) for d, v in known.items()], ignore_unknown=True
+    )
     need = max(4, need, 8 if model.functions else 0)
     for t in model.constants().values():
         kind = t.values.dtype.name
@@ -512,7 +561,9 @@ def _node_proto(node: gs.Node) -> onnx.NodeProto:
         renamed = {old: new for old, new in zip(captured, now, strict=True) if old != new}
     while inputs and not inputs[-1]:
         inputs.pop()
-    proto = onnx.NodeProto(op_type=node.op, name=node.name, domain=node.domain or "", input=inputs, output=[t.name for t in node.outputs])
+    proto = onnx.NodeProto(
+        op_type=node.op, name=node.name, domain=node.domain or "", input=inputs, output=[t.name for t in node.outputs]
+    )
     for key, value in node.attrs.items():
         if key == CAPTURED or value is None:
             continue
@@ -538,7 +589,9 @@ def attribute_proto(key: str, value) -> onnx.AttributeProto:
     if isinstance(value, np.ndarray):
         return _A(name=key, type=_A.TENSOR, t=to_tensor("", value))
     if isinstance(value, (list, tuple)):
-        if all(isinstance(v, (int, np.integer)) for v in value):  # an empty list is a list of ints: no standard FLOATS is empty
+        if all(
+            isinstance(v, (int, np.integer)) for v in value
+        ):  # an empty list is a list of ints: no standard FLOATS is empty
             return _A(name=key, type=_A.INTS, ints=[int(v) for v in value])
         if all(isinstance(v, (int, float, np.floating)) for v in value):
             return _A(name=key, type=_A.FLOATS, floats=[float(v) for v in value])

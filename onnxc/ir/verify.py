@@ -47,10 +47,13 @@ def verify(model: Model, like: Model | None = None) -> Verified:
 
 
 def _complete(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """`proto`, with stand-ins for types and shapes that its interface leaves out: runtimes take that, the checker does not."""
+    """`proto`, with stand-ins for what its interface leaves out: runtimes take that, the checker does not."""
     infos = (*proto.graph.input, *proto.graph.output)
     kinds = [info.type.WhichOneof("value") for info in infos]
-    if all(k not in (None, "tensor_type") or i.type.tensor_type.HasField("shape") for i, k in zip(infos, kinds, strict=True)):
+    if all(
+        k not in (None, "tensor_type") or i.type.tensor_type.HasField("shape")
+        for i, k in zip(infos, kinds, strict=True)
+    ):
         return proto
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
@@ -87,14 +90,23 @@ def _agree(analysis: Analysis, info: onnx.ValueInfoProto) -> None:
     if len(ours) != len(theirs):
         node = t.inputs[0].name if t is not None and t.inputs else None
         raise DimensionError(
-            "the operator table and ONNX inference disagree about the rank", node=node, tensor=info.name, expected=len(theirs), found=len(ours)
+            "the operator table and ONNX inference disagree about the rank",
+            node=node,
+            tensor=info.name,
+            expected=len(theirs),
+            found=len(ours),
         )
     for d, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         if isinstance(a, int) and isinstance(b, int) and a != b:
             t = analysis.model.tensors().get(info.name)
             node = t.inputs[0].name if t is not None and t.inputs else None
             raise DimensionError(
-                "the operator table and ONNX inference disagree", node=node, tensor=info.name, axis=d, expected=b, found=a
+                "the operator table and ONNX inference disagree",
+                node=node,
+                tensor=info.name,
+                axis=d,
+                expected=b,
+                found=a,
             )
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  graphs and tables read better on one line
 """Damaged and malicious files: one line of BadModel, or a model that verifies or is refused in one line. Nothing else."""
 
 import os
@@ -25,7 +26,13 @@ def outcome(source) -> str:
     except OnnxcError as e:
         said = str(e)
         assert said and "\n" not in said and len(said) < 2000
-        assert type(e).__name__ == "BadModel" or "node" in said or "output" in said or "refuses" in said or "inference" in said, said
+        assert (
+            type(e).__name__ == "BadModel"
+            or "node" in said
+            or "output" in said
+            or "refuses" in said
+            or "inference" in said
+        ), said
     assert time.process_time() - start < SECONDS
     return said
 
@@ -130,14 +137,23 @@ def tensor(name="w", dims=(3,), kind=TensorProto.FLOAT, raw=None, **fields) -> o
 
 ADD = [node("Add", ["x", "w"], ["y"])]
 STRUCTURE = {
-    "a cycle": (proto([node("Add", ["x", "b"], ["a"]), node("Relu", ["a"], ["b"]), node("Relu", ["b"], ["y"])]), "cycle"),
+    "a cycle": (
+        proto([node("Add", ["x", "b"], ["a"]), node("Relu", ["a"], ["b"]), node("Relu", ["b"], ["y"])]),
+        "cycle",
+    ),
     "a node that reads itself": (proto([node("Add", ["x", "y"], ["y"])]), "cycle"),
     "a dangling name": (proto([node("Add", ["x", "nowhere"], ["y"])]), "nowhere"),
     "an output that nobody makes": (proto([node("Relu", ["x"], ["z"])]), "no node makes"),
-    "no outputs": (onnx.ModelProto(ir_version=8, graph=onnx.GraphProto(name="g"), opset_import=[helper.make_opsetid("", 17)]), "no outputs"),
+    "no outputs": (
+        onnx.ModelProto(ir_version=8, graph=onnx.GraphProto(name="g"), opset_import=[helper.make_opsetid("", 17)]),
+        "no outputs",
+    ),
     "two makers": (proto([node("Relu", ["x"], ["y"]), node("Abs", ["x"], ["y"])]), "two nodes make"),
     "a node that makes its own input": (proto([node("Relu", ["x"], ["x"])], outputs=[info("x")]), "two nodes make"),
-    "two weights of one name": (proto(ADD, weights=[numpy_helper.from_array(np.ones(3, np.float32), "w")] * 2), "stands twice"),
+    "two weights of one name": (
+        proto(ADD, weights=[numpy_helper.from_array(np.ones(3, np.float32), "w")] * 2),
+        "stands twice",
+    ),
     "a weight without a name": (proto(ADD, weights=[numpy_helper.from_array(np.ones(3, np.float32), "")]), "no name"),
     "two inputs of one name": (proto([node("Relu", ["x"], ["y"])], inputs=[info("x"), info("x")]), "stands twice"),
     "two outputs of one name": (proto([node("Relu", ["x"], ["y"])], outputs=[info("y"), info("y")]), "stands twice"),
@@ -166,7 +182,9 @@ def test_bad_structure(name):
 
 def sparse(values, indices, dims, name="w"):
     v = numpy_helper.from_array(np.asarray(values, np.float32), name)
-    return onnx.SparseTensorProto(values=v, indices=numpy_helper.from_array(np.asarray(indices, np.int64), "i"), dims=dims)
+    return onnx.SparseTensorProto(
+        values=v, indices=numpy_helper.from_array(np.asarray(indices, np.int64), "i"), dims=dims
+    )
 
 
 @pytest.mark.parametrize(
@@ -296,7 +314,16 @@ def test_external_data_in_the_folder(tmp_path):
 
 @pytest.mark.parametrize(
     "location, words",
-    [("../secret", "outside"), ("/etc/passwd", "outside"), ("a/../../secret", "outside"), ("", "outside"), ("none.bin", "missing"), (".", ""), ("x" * 400, ""), ("a\0b", "")],
+    [
+        ("../secret", "outside"),
+        ("/etc/passwd", "outside"),
+        ("a/../../secret", "outside"),
+        ("", "outside"),
+        ("none.bin", "missing"),
+        (".", ""),
+        ("x" * 400, ""),
+        ("a\0b", ""),
+    ],
 )
 def test_external_data_elsewhere(location, words, tmp_path):
     refused(external(tmp_path, location, write=None), words)

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  graphs and tables read better on one line
 """Reading and writing: what a model holds comes back, and ORT computes the same before and after."""
 
 import copy
@@ -20,7 +21,9 @@ from tests.ops.harness import run
 from tests.strategies import build, feeds
 
 
-def parse(text: str, opset: int = 17, ir: int = 8, imports: str = "", functions: str = "", **weights) -> onnx.ModelProto:
+def parse(
+    text: str, opset: int = 17, ir: int = 8, imports: str = "", functions: str = "", **weights
+) -> onnx.ModelProto:
     proto = parser.parse_model(f'<ir_version: {ir}, opset_import: ["": {opset}{imports}]> g {text} {functions}')
     for name, w in weights.items():
         proto.graph.initializer.append(numpy_helper.from_array(np.asarray(w), name))
@@ -55,7 +58,15 @@ def test_random_networks(seed):
 
 @pytest.mark.parametrize("opset", range(7, 24))
 def test_opsets(opset):
-    check_round_trip(parse("(float[N, 3] x) => (float[N, 3] y) { a = Add(x, w) y = Relu(a) }", opset=opset, ir=8 if opset < 23 else 11, w=W), X)
+    check_round_trip(
+        parse(
+            "(float[N, 3] x) => (float[N, 3] y) { a = Add(x, w) y = Relu(a) }",
+            opset=opset,
+            ir=8 if opset < 23 else 11,
+            w=W,
+        ),
+        X,
+    )
 
 
 @pytest.mark.parametrize("ir", [3, 4, 7, 8, 10, 11, 12, 13])
@@ -111,7 +122,9 @@ def test_sparse_initialisers():
     proto = parse("(float[2, 3] x) => (float[2, 3] y) { a = Add(x, s) y = Add(a, t) }")
     for name, dims, at in (("s", (3,), [0, 2]), ("t", (2, 3), [[0, 1], [1, 2]])):
         values = numpy_helper.from_array(np.array([5, 7], np.float32), name)
-        proto.graph.sparse_initializer.append(onnx.SparseTensorProto(values=values, indices=numpy_helper.from_array(np.array(at), "i"), dims=dims))
+        proto.graph.sparse_initializer.append(
+            onnx.SparseTensorProto(values=values, indices=numpy_helper.from_array(np.array(at), "i"), dims=dims)
+        )
     model = load(proto)
     np.testing.assert_array_equal(model.constants()["s"].values, [5, 0, 7])
     np.testing.assert_array_equal(model.constants()["t"].values, [[0, 5, 0], [0, 0, 7]])
@@ -121,7 +134,20 @@ def test_sparse_initialisers():
 
 @pytest.mark.parametrize(
     "dtype",
-    ["float16", "float64", "int8", "uint16", "int32", "bool", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int4", "uint4", "complex64"],
+    [
+        "float16",
+        "float64",
+        "int8",
+        "uint16",
+        "int32",
+        "bool",
+        "bfloat16",
+        "float8_e4m3fn",
+        "float8_e5m2",
+        "int4",
+        "uint4",
+        "complex64",
+    ],
 )
 def test_element_types(dtype):
     kind = np.dtype(getattr(ml_dtypes, dtype)) if hasattr(ml_dtypes, dtype) else np.dtype(dtype)
@@ -154,7 +180,10 @@ def test_typed_fields(field, kind, values):
 
 
 def test_empty_optional_inputs_and_outputs():
-    proto = parse('(float[2, 3] x) => (float[2, 3] y, float[2, 3] z) { a = Clip(x, "", w) y = Clip(a, "", "") z, "" = Dropout(a) }', w=np.float32(0.5))
+    proto = parse(
+        '(float[2, 3] x) => (float[2, 3] y, float[2, 3] z) { a = Clip(x, "", w) y = Clip(a, "", "") z, "" = Dropout(a) }',
+        w=np.float32(0.5),
+    )
     model = load(proto)
     assert len(model.to_proto().graph.node[1].input) == 1  # trailing ones go
     check_round_trip(proto, X)
@@ -172,7 +201,9 @@ def test_node_names():
 
 def test_foreign_operators_are_kept_and_frozen():
     proto = parse(
-        "(float[2, 3] x) => (float[2, 3] y) { a = Add(x, w) b = com.microsoft.QuickGelu<alpha=1.0>(a) y = Relu(b) }", imports=', "com.microsoft": 1', w=W
+        "(float[2, 3] x) => (float[2, 3] y) { a = Add(x, w) b = com.microsoft.QuickGelu<alpha=1.0>(a) y = Relu(b) }",
+        imports=', "com.microsoft": 1',
+        w=W,
     )
     proto.graph.value_info.append(helper.make_tensor_value_info("b", TensorProto.FLOAT, (2, 3)))
     analysis = verify(load(proto)).analysis
@@ -367,11 +398,16 @@ def test_beyond_two_gibibytes(tmp_path):
         f.truncate(2 * rows * 4)
     weights = []
     for i in range(2):
-        t = TensorProto(name=f"w{i}", dims=[rows // 1000, 1000], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
+        t = TensorProto(
+            name=f"w{i}", dims=[rows // 1000, 1000], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL
+        )
         for k, v in (("location", "w.bin"), ("offset", i * rows * 4), ("length", rows * 4)):
             t.external_data.add(key=k, value=str(v))
         weights.append(t)
-    proto = parse("(float[1] x) => (float[2, 1000] y) { a = Gather(w0, i) b = Gather(w1, i) y = Concat<axis=0>(a, b) }", i=np.array([7]))
+    proto = parse(
+        "(float[1] x) => (float[2, 1000] y) { a = Gather(w0, i) b = Gather(w1, i) y = Concat<axis=0>(a, b) }",
+        i=np.array([7]),
+    )
     proto.graph.initializer.extend(weights)
     path.write_bytes(proto.SerializeToString())
     model = load(path)

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  graphs and tables read better on one line
 """Random networks: every shape agrees with strict inference and with ORT; pruned at random, they equal the zeroed twin."""
 
 import numpy as np
@@ -26,7 +27,10 @@ def with_all_outputs(proto: onnx.ModelProto) -> onnx.ModelProto:
     every.CopyFrom(proto)
     known = {o.name for o in proto.graph.output}
     every.graph.output.extend(
-        onnx.ValueInfoProto(name=o) for n in proto.graph.node for o in n.output if o and o not in known and n.op_type != "Constant"
+        onnx.ValueInfoProto(name=o)
+        for n in proto.graph.node
+        for o in n.output
+        if o and o not in known and n.op_type != "Constant"
     )
     return every
 
@@ -73,7 +77,9 @@ def check_all(proto: onnx.ModelProto) -> int:
     return check_twin(proto, len(proto.graph.node))
 
 
-@pytest.mark.parametrize("examples", [pytest.param(200, id="quick"), pytest.param(1000, id="full", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "examples", [pytest.param(200, id="quick"), pytest.param(1000, id="full", marks=pytest.mark.slow)]
+)
 def test_random_networks(examples):
     changed = run_property(examples, check_all)
     assert len(changed) >= examples

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  graphs and tables read better on one line
 """Shape arithmetic: extents that are computed in the graph tie axes together or freeze them, never go stale."""
 
 import numpy as np
@@ -11,10 +12,10 @@ from tests.ops.harness import close, exact_atoms, prune
 from tests.strategies import feeds
 
 
-def model(body: str, output: str = "float[2, 3] y", opset: int = 17, inputs: str = "float[2, 3, 4, 4] x", **weights) -> onnx.ModelProto:
-    proto = parser.parse_model(
-        f'<ir_version: 8, opset_import: ["": {opset}]> g ({inputs}) => ({output}) {{ {body} }}'
-    )
+def model(
+    body: str, output: str = "float[2, 3] y", opset: int = 17, inputs: str = "float[2, 3, 4, 4] x", **weights
+) -> onnx.ModelProto:
+    proto = parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]> g ({inputs}) => ({output}) {{ {body} }}')
     rng = np.random.default_rng(0)
     for name, w in weights.items():
         values = rng.standard_normal(w).astype(np.float32) * 0.4 if isinstance(w, tuple) else np.asarray(w)
@@ -123,7 +124,9 @@ def test_shape_arithmetic(name):
     for _ in range(3):
         pruned, twin, _ = prune(ir, rng)
         results = [
-            ort.InferenceSession(m.to_proto().SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feeds(proto))
+            ort.InferenceSession(m.to_proto().SerializeToString(), providers=["CPUExecutionProvider"]).run(
+                None, feeds(proto)
+            )
             for m in (pruned, twin)
         ]
         for a, b in zip(*results, strict=True):

@@ -76,11 +76,22 @@ class Case:
     dynamic: bool = False
 
     def __init__(
-        self, text: str, free: list[int], *, opset: int = 17, runtime: str = "ort", symbolic: bool = True, dynamic: bool = False, **operands
+        self,
+        text: str,
+        free: list[int],
+        *,
+        opset: int = 17,
+        runtime: str = "ort",
+        symbolic: bool = True,
+        dynamic: bool = False,
+        **operands,
     ):
         self.text, self.free, self.opset, self.runtime, self.symbolic = text, free, opset, runtime, symbolic
         self.dynamic = dynamic
-        self.operands = {k: Data(*v) if isinstance(v, tuple) else np.asarray(v) if isinstance(v, np.generic) else v for k, v in operands.items()}
+        self.operands = {
+            k: Data(*v) if isinstance(v, tuple) else np.asarray(v) if isinstance(v, np.generic) else v
+            for k, v in operands.items()
+        }
 
     @property
     def op(self) -> str:
@@ -108,7 +119,11 @@ class Case:
 
 def proto(nodes, opset: int, inputs=(), outputs=(), weights=None) -> onnx.ModelProto:
     graph = helper.make_graph(
-        list(nodes), "case", list(inputs), list(outputs), [numpy_helper.from_array(v, k) for k, v in (weights or {}).items()]
+        list(nodes),
+        "case",
+        list(inputs),
+        list(outputs),
+        [numpy_helper.from_array(v, k) for k, v in (weights or {}).items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10 if opset < 24 else 11)
 
@@ -148,7 +163,11 @@ def plain_model(case: Case, symbolic: bool) -> onnx.ModelProto:
     bare = proto([node], case.opset, inputs, outputs, weights)
     inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
     types = {o.name: o.type.tensor_type.elem_type for o in inferred.graph.output}
-    outputs = [onnx.ValueInfoProto(name=o, type=helper.make_tensor_type_proto(types[o] or TensorProto.FLOAT, None)) for o in node.output if o]
+    outputs = [
+        onnx.ValueInfoProto(name=o, type=helper.make_tensor_type_proto(types[o] or TensorProto.FLOAT, None))
+        for o in node.output
+        if o
+    ]
     return proto([node], case.opset, inputs, outputs, weights)
 
 
@@ -166,7 +185,9 @@ def check_shapes(case: Case, symbolic: bool) -> Analysis:
         for d, (have, real) in enumerate(zip(ours, np.shape(value), strict=True)):
             if isinstance(have, str):
                 have = sizes.get(have)  # None for a name that ONNX inference has made up
-            assert have == real or (have is None and (symbolic or case.dynamic)), f"{info.name}[{d}]: {ours}, really {np.shape(value)}"
+            assert have == real or (have is None and (symbolic or case.dynamic)), (
+                f"{info.name}[{d}]: {ours}, really {np.shape(value)}"
+            )
     return analysis
 
 
@@ -189,7 +210,9 @@ def pruning_model(case: Case) -> onnx.ModelProto:
     after, outputs = [], []
     for name, value in zip([o for o in node.output if o], results, strict=True):
         value = np.asarray(value)
-        weights[f"{name}_mix"] = rng.uniform(0.5, 1.5, value.shape).astype(np.float32) * rng.choice([-1, 1], value.shape).astype(np.float32)
+        weights[f"{name}_mix"] = rng.uniform(0.5, 1.5, value.shape).astype(np.float32) * rng.choice(
+            [-1, 1], value.shape
+        ).astype(np.float32)
         after.append(helper.make_node("Cast", [name], [f"{name}_float"], to=TensorProto.FLOAT))
         after.append(helper.make_node("Mul", [f"{name}_float", f"{name}_mix"], [f"{name}_mixed"]))
         after.append(helper.make_node("ReduceSum", [f"{name}_mixed"], [f"{name}_sum"], keepdims=0))
@@ -202,7 +225,9 @@ def exact_atoms(analysis: Analysis) -> list[Atom]:
     return [a for a in analysis.free_atoms() if a.soft is None]
 
 
-def random_masks(analysis: Analysis, atoms: list[Atom], rng: np.random.Generator, share: float = 0.5) -> dict[Atom, np.ndarray]:
+def random_masks(
+    analysis: Analysis, atoms: list[Atom], rng: np.random.Generator, share: float = 0.5
+) -> dict[Atom, np.ndarray]:
     """Masks for these atoms that keep at least one index, and as many in each axis of a balanced set."""
     wanted = {a: 1 + int(rng.binomial(a.size - 1, 1 - share)) for a in atoms}
     counts = balance(wanted, analysis.balanced)
@@ -246,7 +271,7 @@ def free_extents(case: Case) -> list[int]:
 
 
 def check_pruning(case: Case, rounds: int = 4, blind: bool = False) -> None:
-    """The free atoms are those that the case names (unless `blind`); cut at random, the model equals its zeroed twin."""
+    """The free atoms are those that the case names (unless `blind`); cut at random, it equals its zeroed twin."""
     model = load(pruning_model(case))
     free = exact_atoms(analyse(model))
     assert blind or sorted(a.size for a in free) == sorted(case.free)

@@ -117,10 +117,11 @@ def _choose(use: Use) -> None:
 
 
 @row(
-    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Ceil", "Celu", "Cos", "Cosh", "Elu", "Erf", "Exp", "Floor",
-    "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu",
-    "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
-    "Cast", "CastLike", "Clip", "Dropout", "Bernoulli",
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Ceil", "Celu", "Cos", "Cosh", "Elu",
+    "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log",
+    "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh",
+    "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Cast", "CastLike", "Clip",
+    "Dropout", "Bernoulli",
 )  # fmt: skip
 def unary(use: Use) -> None:
     """Axes pass through; further inputs (bounds, ratio) are scalars."""
@@ -130,7 +131,12 @@ def unary(use: Use) -> None:
             for d, n in enumerate(use.shape(i)):
                 if n != 1 and isinstance(n, int) and use.node.op != "CastLike":
                     raise DimensionError(
-                        f"{use.node.op} takes a scalar", node=use.node.name, tensor=use.node.inputs[i].name, axis=d, expected=1, found=n
+                        f"{use.node.op} takes a scalar",
+                        node=use.node.name,
+                        tensor=use.node.inputs[i].name,
+                        axis=d,
+                        expected=1,
+                        found=n,
                     )
     use.out(xs)
     if len(use.node.outputs) > 1:

@@ -17,7 +17,11 @@ def convolution(use: Use, x: int, w: int, bias: int | None = None, zero_point: i
     g = use.attr("group", 1)
     if len(xs) != len(ws):
         raise DimensionError(
-            f"{use.node.op} does not fit", node=use.node.name, tensor=use.node.inputs[w].name, expected=f"rank {len(xs)}", found=f"rank {len(ws)}"
+            f"{use.node.op} does not fit",
+            node=use.node.name,
+            tensor=use.node.inputs[w].name,
+            expected=f"rank {len(xs)}",
+            found=f"rank {len(ws)}",
         )
     kernel = tuple(extent(a) for a in ws[2:])
     if g == 1:
@@ -28,7 +32,12 @@ def convolution(use: Use, x: int, w: int, bias: int | None = None, zero_point: i
             raise Unreadable("the extents of its weight are not known")
         if outs % g:
             raise DimensionError(
-                "the groups do not divide the output channels", node=use.node.name, tensor=use.node.inputs[w].name, axis=0, expected=f"a multiple of {g}", found=outs
+                "the groups do not divide the output channels",
+                node=use.node.name,
+                tensor=use.node.inputs[w].name,
+                axis=0,
+                expected=f"a multiple of {g}",
+                found=outs,
             )
         if ins == 1:  # depthwise: a group is a channel
             groups, _ = use.divide(x, 1, g, 1)
@@ -119,7 +128,12 @@ def conv_transpose(use: Use) -> None:
             raise Unreadable("the extents of its weight are not known")
         if ins % g:
             raise DimensionError(
-                "the groups do not divide the input channels", node=use.node.name, tensor=use.node.inputs[1].name, axis=0, expected=f"a multiple of {g}", found=ins
+                "the groups do not divide the input channels",
+                node=use.node.name,
+                tensor=use.node.inputs[1].name,
+                axis=0,
+                expected=f"a multiple of {g}",
+                found=ins,
             )
         if ins == g:  # depthwise: a group is a channel
             groups, _ = use.divide(1, 0, g, 1)
@@ -147,8 +161,8 @@ def gemm(use: Use) -> None:
     """m k; k n; broadcast to m n -> m n, contracting k; transA and transB swap."""
     a, b = use.rank(0, 2), use.rank(1, 2)
     m, k = a[::-1] if use.attr("transA", 0) else a
-    l, n = b[::-1] if use.attr("transB", 0) else b
-    use.tie(l, k, 1, 1 if use.attr("transB", 0) else 0)
+    rows, n = b[::-1] if use.attr("transB", 0) else b
+    use.tie(rows, k, 1, 1 if use.attr("transB", 0) else 0)
     if use.has(2):
         broadcast_axes(use, [(2, use.ax(2))], [m, n])
     use.contract(0, 0 if use.attr("transA", 0) else 1)
@@ -216,7 +230,11 @@ def einsum(use: Use) -> None:
     for i, term in enumerate(terms):
         if len(term) != len(use.ax(i)):
             raise DimensionError(
-                "Einsum does not fit", node=use.node.name, tensor=use.node.inputs[i].name, expected=f"rank {len(term)}", found=f"rank {len(use.ax(i))}"
+                "Einsum does not fit",
+                node=use.node.name,
+                tensor=use.node.inputs[i].name,
+                expected=f"rank {len(term)}",
+                found=f"rank {len(use.ax(i))}",
             )
         for d, letter in enumerate(term):
             if letter not in axes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..analysis import Unreadable, Use, row
+from ..analysis import Use, row
 from ..axes import extent
 from .elementwise import broadcast_axes
 

@@ -16,7 +16,7 @@ AXIS = (Atom, Prod, Sum)
 
 @row("Reshape")
 def reshape(use: Use) -> None:
-    """Factor both sides into common atoms, else freeze. The target follows the axes; 0, -1 and computed extents stay."""
+    """Factor both sides into common atoms, else freeze. The target follows; 0, -1 and computed extents stay."""
     ins = list(use.ax(0))
     target = use.value(1)
     if target is None or target.ndim != 1:
@@ -27,7 +27,12 @@ def reshape(use: Use) -> None:
         v = int(v) if isinstance(v, INT) else v
         if v == 0 and isinstance(v, int) and not use.attr("allowzero", 0):
             if k >= len(ins):
-                raise DimensionError("the target copies an axis that is not there", node=use.node.name, tensor=use.node.inputs[1].name, axis=k)
+                raise DimensionError(
+                    "the target copies an axis that is not there",
+                    node=use.node.name,
+                    tensor=use.node.inputs[1].name,
+                    axis=k,
+                )
             v = ins[k]
         wanted.append(v)
     out = _match(use, ins, wanted)
@@ -134,7 +139,7 @@ def _rest(use: Use, ins: list[Axis], wanted: list) -> list[Axis]:
             _disagree(use, ins, wanted)
         use.fix(*ins, why="it must be 1")
         return []
-    unknown = [k for k, v in enumerate(wanted) if v is None or v == -1 and isinstance(v, int)]
+    unknown = [k for k, v in enumerate(wanted) if v is None or (v == -1 and isinstance(v, int))]
     m = [extent(a) for a in ins]
     if len(unknown) == 1 and all(isinstance(s, int) for s in m):
         others = [_size(v) for k, v in enumerate(wanted) if k != unknown[0]]
@@ -188,7 +193,12 @@ def squeeze(use: Use) -> None:
     for k in gone:
         if isinstance(extent(xs[k]), int) and extent(xs[k]) != 1:
             raise DimensionError(
-                "Squeeze does not fit", node=use.node.name, tensor=use.node.inputs[0].name, axis=k, expected=1, found=extent(xs[k])
+                "Squeeze does not fit",
+                node=use.node.name,
+                tensor=use.node.inputs[0].name,
+                axis=k,
+                expected=1,
+                found=extent(xs[k]),
             )
         use.fix(xs[k])
     use.out([a for k, a in enumerate(xs) if k not in gone])
@@ -223,7 +233,11 @@ def transpose(use: Use) -> None:
     perm = use.attr("perm") or list(range(len(xs)))[::-1]
     if sorted(perm) != list(range(len(xs))):
         raise DimensionError(
-            "perm is no permutation of the axes", node=use.node.name, tensor=use.node.inputs[0].name, expected=f"rank {len(perm)}", found=f"rank {len(xs)}"
+            "perm is no permutation of the axes",
+            node=use.node.name,
+            tensor=use.node.inputs[0].name,
+            expected=f"rank {len(perm)}",
+            found=f"rank {len(xs)}",
         )
     use.out([xs[k] for k in perm])
 
@@ -244,7 +258,12 @@ def expand(use: Use) -> None:
         if a is not None and extent(a) != 1:
             if isinstance(n, int) and isinstance(extent(a), int) and n not in (1, extent(a)):
                 raise DimensionError(
-                    "Expand does not fit", node=use.node.name, tensor=use.node.inputs[0].name, axis=d - rank + len(xs), expected=f"1 or {n}", found=extent(a)
+                    "Expand does not fit",
+                    node=use.node.name,
+                    tensor=use.node.inputs[0].name,
+                    axis=d - rank + len(xs),
+                    expected=f"1 or {n}",
+                    found=extent(a),
                 )
             if isinstance(n, int) and n != 1 and not isinstance(extent(a), int):
                 use.fix(a, *([v] if isinstance(v, AXIS) else []), why="it stretches or keeps an unknown extent")
@@ -252,7 +271,9 @@ def expand(use: Use) -> None:
                 continue
             if isinstance(v, int) and v != 1 and use.array(1) is None:
                 use.fix(a, why="its target is computed")
-            elif v is None or (isinstance(v, AXIS) and not same(a, v) and (extent(v) is None or extent(v) != extent(a))):
+            elif v is None or (
+                isinstance(v, AXIS) and not same(a, v) and (extent(v) is None or extent(v) != extent(a))
+            ):
                 use.fix(a, *([] if v is None else [v]), why="it stretches or keeps an unknown extent")
                 a = use.fixed(extent(a) if isinstance(extent(a), int) else None)
             elif isinstance(v, AXIS):

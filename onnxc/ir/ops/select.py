@@ -22,7 +22,11 @@ def concat(use: Use) -> None:
         other = use.ax(i)
         if len(other) != len(first):
             raise DimensionError(
-                "Concat does not fit", node=use.node.name, tensor=use.node.inputs[i].name, expected=f"rank {len(first)}", found=f"rank {len(other)}"
+                "Concat does not fit",
+                node=use.node.name,
+                tensor=use.node.inputs[i].name,
+                expected=f"rank {len(first)}",
+                found=f"rank {len(other)}",
             )
         for d in range(len(first)):
             if d != k:
@@ -68,7 +72,12 @@ def split(use: Use) -> None:
             sizes = [min(chunk, n - j * chunk) for j in range(count)]
     if sizes is not None and isinstance(n, int) and sum(sizes) != n:
         raise DimensionError(
-            "the sizes of Split do not add up", node=use.node.name, tensor=use.node.inputs[0].name, axis=k, expected=n, found=f"{sizes}"
+            "the sizes of Split do not add up",
+            node=use.node.name,
+            tensor=use.node.inputs[0].name,
+            axis=k,
+            expected=n,
+            found=f"{sizes}",
         )
     parts = split_sum(xs[k], tuple(sizes)) if sizes is not None and isinstance(n, int) else None
     if parts is None:
@@ -164,7 +173,11 @@ def _slice_one(use: Use, a: Axis, start, end, step: int) -> tuple[Axis, object, 
 
 def _slice_values(use: Use, starts: list, ends: list, steps: list[int]) -> None:
     name = use.node.inputs[0].name
-    if name in use.analysis.values and len(use.ax(0)) == len(starts) == 1 and all(isinstance(v, INT) for v in (*starts, *ends)):
+    if (
+        name in use.analysis.values
+        and len(use.ax(0)) == len(starts) == 1
+        and all(isinstance(v, INT) for v in (*starts, *ends))
+    ):
         use.result(use.value(0)[int(starts[0]) : min(int(ends[0]), 2**62) : steps[0]])
 
 
@@ -180,7 +193,11 @@ def gather(use: Use) -> None:
         values = use.value(0)
         if at.size and (at.min() < -len(values) or at.max() >= len(values)):
             raise DimensionError(
-                "an index is out of range", node=use.node.name, tensor=use.node.inputs[1].name, expected=f"below {len(values)}", found=int(at.max())
+                "an index is out of range",
+                node=use.node.name,
+                tensor=use.node.inputs[1].name,
+                expected=f"below {len(values)}",
+                found=int(at.max()),
             )
         use.result(np.asarray(values[at.astype(np.int64)], object))
     use.fix(xs[k], why="its indices are positions in this axis")
@@ -271,7 +288,11 @@ def compress(use: Use) -> None:
 def one_hot(use: Use) -> None:
     xs = list(use.ax(0))
     depth = use.value(1)
-    n = int(depth.ravel()[0]) if depth is not None and depth.size and isinstance(depth.ravel()[0], (*INT, float, np.floating)) else None
+    n = (
+        int(depth.ravel()[0])
+        if depth is not None and depth.size and isinstance(depth.ravel()[0], (*INT, float, np.floating))
+        else None
+    )
     k = use.axis(-1, rank=len(xs) + 1)
     use.fix(*xs)
     xs.insert(k, use.fixed(n))

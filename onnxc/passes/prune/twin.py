@@ -40,7 +40,11 @@ def zeroed(model: Model, analysis: Analysis, keep: Mapping[Atom, np.ndarray]) ->
             sizes: list[Extent] = [a.size for a in atoms(axes[d])]
             if not all(isinstance(s, int) for s in sizes):
                 raise Unsupported(
-                    "a masked axis has a factor of unknown extent", node=node.name, tensor=node.inputs[i].name, axis=d, found=sizes
+                    "a masked axis has a factor of unknown extent",
+                    node=node.name,
+                    tensor=node.inputs[i].name,
+                    axis=d,
+                    found=sizes,
                 )
             kept = mask(axes[d], keep)
             if kept.all():
@@ -49,7 +53,9 @@ def zeroed(model: Model, analysis: Analysis, keep: Mapping[Atom, np.ndarray]) ->
                 types = verify(model).types
             kind = types.get(facts.node.inputs[i].name, onnx.TensorProto.FLOAT)
             shape = [-1] + [1] * (len(axes) - d - 1)
-            _zero(twin, node, i, kept.reshape(shape), facts.zero_points.get(i), onnx.helper.tensor_dtype_to_np_dtype(kind))
+            _zero(
+                twin, node, i, kept.reshape(shape), facts.zero_points.get(i), onnx.helper.tensor_dtype_to_np_dtype(kind)
+            )
     return twin
 
 

@@ -34,7 +34,12 @@ BROADCAST = [
     Case("y = Mul(a, a)", [3, 4], a=(3, 4)),
     Case("y = Mod(a, b)", [2, 3], a=i64(2, 3), b=i64(1, 3, low=1)),
     Case("y = Mod<fmod=1>(a, b)", [2, 3], a=(2, 3), b=Data(3, low=1, high=2)),
-    Case('y = BitShift<direction="LEFT">(a, b)', [2, 3], a=Data(2, 3, dtype=np.uint8, low=0, high=9), b=Data(1, 3, dtype=np.uint8, low=0, high=3)),
+    Case(
+        'y = BitShift<direction="LEFT">(a, b)',
+        [2, 3],
+        a=Data(2, 3, dtype=np.uint8, low=0, high=9),
+        b=Data(1, 3, dtype=np.uint8, low=0, high=3),
+    ),
     Case("y = Where(c, a, b)", [2, 3, 4], c=flags(2, 1, 4), a=(3, 1), b=(1,)),
     Case("y = Where(c, a, b)", [2, 3], c=flags(2, 3), a=(2, 3), b=(2, 3), opset=9),
     Case("y = PRelu(a, b)", [2, 3, 4], a=(2, 3, 4), b=(3, 1)),
@@ -45,8 +50,18 @@ BROADCAST = [
 UNARY = [
     Case(f"y = {op}(x)", [2, 3], opset=opset, x=Data(2, 3, low=low, high=high))
     for opset, low, high, ops in (
-        (17, -0.9, 0.9, "Abs Acos Asin Atan Atanh Ceil Celu Cos Cosh Elu Erf Exp Floor HardSigmoid HardSwish Identity IsInf IsNaN"),
-        (17, -0.9, 0.9, "LeakyRelu Neg Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Tan Tanh ThresholdedRelu"),
+        (
+            17,
+            -0.9,
+            0.9,
+            "Abs Acos Asin Atan Atanh Ceil Celu Cos Cosh Elu Erf Exp Floor HardSigmoid HardSwish Identity IsInf IsNaN",
+        ),
+        (
+            17,
+            -0.9,
+            0.9,
+            "LeakyRelu Neg Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Tan Tanh ThresholdedRelu",
+        ),
         (17, 1.1, 2.0, "Acosh Asinh Log Reciprocal Sqrt"),
         (18, -0.9, 0.9, "Mish"),
         (20, -0.9, 0.9, "Gelu"),

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  graphs and tables read better on one line
 """Operators that contract."""
 
 import numpy as np
@@ -34,7 +35,12 @@ CONV = [
 TRANSPOSED = [
     Case("y = ConvTranspose(x, w)", [3, 4], x=(1, 4, 5), w=(4, 3, 3)),
     Case("y = ConvTranspose<strides=[2, 2]>(x, w, b)", [3, 4], x=(1, 4, 3, 4), w=(4, 3, 2, 2), b=(3,)),
-    Case("y = ConvTranspose<strides=[2, 3], pads=[1, 0, 1, 2], output_padding=[1, 2], dilations=[2, 1]>(x, w)", [2, 3], x=(1, 2, 3, 4), w=(2, 3, 3, 3)),
+    Case(
+        "y = ConvTranspose<strides=[2, 3], pads=[1, 0, 1, 2], output_padding=[1, 2], dilations=[2, 1]>(x, w)",
+        [2, 3],
+        x=(1, 2, 3, 4),
+        w=(2, 3, 3, 3),
+    ),
     Case("y = ConvTranspose<group=2, strides=[2, 2]>(x, w, b)", [2, 2, 3, 3], x=(1, 4, 3, 3), w=(4, 3, 2, 2), b=(6,)),
     Case("y = ConvTranspose<group=4>(x, w)", [4], x=(1, 4, 3, 3), w=(4, 1, 2, 2)),
     Case("y = ConvTranspose<group=4>(x, w)", [2, 4], x=(1, 4, 3, 3), w=(4, 2, 2, 2)),
@@ -43,8 +49,26 @@ TRANSPOSED = [
     Case('y = ConvTranspose<auto_pad="SAME_LOWER", strides=[3, 2]>(x, w)', [2, 3], x=(1, 2, 3, 4), w=(2, 3, 3, 3)),
     Case('y = ConvTranspose<auto_pad="VALID", strides=[3, 2]>(x, w)', [2, 3], x=(1, 2, 3, 4), w=(2, 3, 3, 3)),
     Case("y = ConvTranspose<strides=[2, 1, 2]>(x, w)", [2, 3], x=(1, 2, 3, 2, 2), w=(2, 3, 2, 2, 3)),
-    Case("y = DeformConv<pads=[1, 1, 1, 1]>(x, w, f, b)", [2, 3], opset=19, runtime="onnx", x=(1, 2, 4, 4), w=(3, 2, 3, 3), f=(1, 18, 4, 4), b=(3,)),
-    Case("y = DeformConv<group=2, offset_group=2>(x, w, f, \"\", m)", [3, 3], opset=19, runtime="onnx", x=(1, 4, 4, 4), w=(6, 2, 2, 2), f=(1, 16, 3, 3), m=(1, 8, 3, 3)),
+    Case(
+        "y = DeformConv<pads=[1, 1, 1, 1]>(x, w, f, b)",
+        [2, 3],
+        opset=19,
+        runtime="onnx",
+        x=(1, 2, 4, 4),
+        w=(3, 2, 3, 3),
+        f=(1, 18, 4, 4),
+        b=(3,),
+    ),
+    Case(
+        'y = DeformConv<group=2, offset_group=2>(x, w, f, "", m)',
+        [3, 3],
+        opset=19,
+        runtime="onnx",
+        x=(1, 4, 4, 4),
+        w=(6, 2, 2, 2),
+        f=(1, 16, 3, 3),
+        m=(1, 8, 3, 3),
+    ),
 ]
 PRODUCT = [
     Case("y = Gemm(a, w)", [2, 3, 4], a=(2, 3), w=(3, 4)),
@@ -61,10 +85,25 @@ PRODUCT = [
     Case("y = MatMul(a, b)", [3, 4, 5], a=(3,), b=(5, 3, 4)),
     Case("y = MatMul(a, b)", [2, 3, 5], a=(5, 2, 3), b=(3,)),
     Case("y = MatMulInteger(a, b)", [2, 3, 4], a=u8(2, 3), b=u8(3, 4)),
-    Case("y = MatMulInteger(a, b, z, zero)", [2, 3, 4, 5], a=u8(5, 2, 3), b=i8(3, 4), z=np.uint8(128), zero=Data(4, dtype=np.int8, low=-3, high=3)),
+    Case(
+        "y = MatMulInteger(a, b, z, zero)",
+        [2, 3, 4, 5],
+        a=u8(5, 2, 3),
+        b=i8(3, 4),
+        z=np.uint8(128),
+        zero=Data(4, dtype=np.int8, low=-3, high=3),
+    ),
     Case('y = MatMulInteger(a, b, "", z)', [2, 3, 4], a=u8(2, 3), b=i8(3, 4), z=np.int8(3)),
     Case("y = QLinearMatMul(a, s, z, b, s, z, t, o)", [2, 3, 4], a=u8(2, 3), b=u8(3, 4), **SCALES),
-    Case("y = QLinearMatMul(a, s, z, b, scale, zero, t, o)", [2, 3, 4, 5], a=u8(5, 2, 3), b=i8(3, 4), scale=Data(4, low=0.01, high=0.03), zero=np.zeros(4, np.int8), **SCALES),
+    Case(
+        "y = QLinearMatMul(a, s, z, b, scale, zero, t, o)",
+        [2, 3, 4, 5],
+        a=u8(5, 2, 3),
+        b=i8(3, 4),
+        scale=Data(4, low=0.01, high=0.03),
+        zero=np.zeros(4, np.int8),
+        **SCALES,
+    ),
 ]
 EINSUM = [
     Case('y = Einsum<equation="ij,jk->ik">(a, b)', [2, 3, 4], a=(2, 3), b=(3, 4)),

@@ -7,7 +7,16 @@ CASES = [
     Case("y = BatchNormalization(x, s, b, m, v)", [2, 3, 3, 4], x=(2, 4, 3, 3), s=(4,), b=(4,), m=(4,), v=V),
     Case("y = BatchNormalization<epsilon=0.01>(x, s, b, m, v)", [2, 4], opset=9, x=(2, 4), s=(4,), b=(4,), m=(4,), v=V),
     Case("y = BatchNormalization(x, s, b, m, v)", [2, 4, 5], opset=7, x=(2, 4, 5), s=(4,), b=(4,), m=(4,), v=V),
-    Case("y, rm, rv = BatchNormalization<training_mode=1>(x, s, b, m, v)", [], runtime="onnx", x=(2, 4, 3, 3), s=(4,), b=(4,), m=(4,), v=V),
+    Case(
+        "y, rm, rv = BatchNormalization<training_mode=1>(x, s, b, m, v)",
+        [],
+        runtime="onnx",
+        x=(2, 4, 3, 3),
+        s=(4,),
+        b=(4,),
+        m=(4,),
+        v=V,
+    ),
     Case("y = InstanceNormalization(x, s, b)", [2, 4], x=(2, 4, 3, 3), s=(4,), b=(4,)),
     Case("y = InstanceNormalization(x, s, b)", [2, 4], x=(2, 4, 5), s=(4,), b=(4,)),
     Case("y = GroupNormalization<num_groups=2>(x, s, b)", [2, 2], opset=21, x=(2, 4, 3, 3), s=(4,), b=(4,)),
@@ -35,9 +44,35 @@ CASES = [
 ]
 ATTENTION = [
     Case("y = Attention(q, k, v)", [2, 3, 4, 7], opset=23, q=(2, 3, 4, 5), k=(2, 3, 6, 5), v=(2, 3, 6, 7)),
-    Case("y = Attention<scale=0.5>(q, k, v)", [2, 3, 4, 5, 7], opset=23, q=(2, 3, 4, 5), k=(2, 3, 6, 5), v=(2, 3, 6, 7)),
-    Case("y = Attention<scale=0.5, is_causal=1>(q, k, v)", [2, 2, 2, 4, 4], opset=23, q=(2, 4, 5, 4), k=(2, 2, 5, 4), v=(2, 2, 5, 4)),
-    Case("y = Attention<scale=0.5, q_num_heads=2, kv_num_heads=2>(q, k, v)", [2, 2, 3, 4, 4], opset=23, symbolic=False, q=(2, 4, 6), k=(2, 5, 6), v=(2, 5, 8)),
-    Case("y = Attention<q_num_heads=4, kv_num_heads=2>(q, k, v, m)", [2, 2, 2, 4], opset=23, symbolic=False, q=(2, 4, 12), k=(2, 5, 6), v=(2, 5, 8), m=(4, 5)),
+    Case(
+        "y = Attention<scale=0.5>(q, k, v)", [2, 3, 4, 5, 7], opset=23, q=(2, 3, 4, 5), k=(2, 3, 6, 5), v=(2, 3, 6, 7)
+    ),
+    Case(
+        "y = Attention<scale=0.5, is_causal=1>(q, k, v)",
+        [2, 2, 2, 4, 4],
+        opset=23,
+        q=(2, 4, 5, 4),
+        k=(2, 2, 5, 4),
+        v=(2, 2, 5, 4),
+    ),
+    Case(
+        "y = Attention<scale=0.5, q_num_heads=2, kv_num_heads=2>(q, k, v)",
+        [2, 2, 3, 4, 4],
+        opset=23,
+        symbolic=False,
+        q=(2, 4, 6),
+        k=(2, 5, 6),
+        v=(2, 5, 8),
+    ),
+    Case(
+        "y = Attention<q_num_heads=4, kv_num_heads=2>(q, k, v, m)",
+        [2, 2, 2, 4],
+        opset=23,
+        symbolic=False,
+        q=(2, 4, 12),
+        k=(2, 5, 6),
+        v=(2, 5, 8),
+        m=(4, 5),
+    ),
 ]
 CASES += ATTENTION

@@ -9,11 +9,20 @@ OTHERS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", 
 CASES = [
     *(Case(f"y = {op}(x, k)", [2, 3, 4], opset=18, x=Data(2, 3, 4, low=0.5, high=2), k=ints(1)) for op in SUMS),
     *(Case(f"y = {op}(x, k)", [2, 4], opset=18, x=Data(2, 3, 4, low=0.5, high=2), k=ints(1)) for op in OTHERS),
-    *(Case(f"y = {op}<keepdims=0>(x, k)", [2, 3, 4], opset=18, x=Data(2, 3, 4, low=0.5, high=2), k=ints(-1, 0)) for op in SUMS),
-    *(Case(f"y = {op}<keepdims=0>(x, k)", [3], opset=18, x=Data(2, 3, 4, low=0.5, high=2), k=ints(-1, 0)) for op in OTHERS),
+    *(
+        Case(f"y = {op}<keepdims=0>(x, k)", [2, 3, 4], opset=18, x=Data(2, 3, 4, low=0.5, high=2), k=ints(-1, 0))
+        for op in SUMS
+    ),
+    *(
+        Case(f"y = {op}<keepdims=0>(x, k)", [3], opset=18, x=Data(2, 3, 4, low=0.5, high=2), k=ints(-1, 0))
+        for op in OTHERS
+    ),
     *(Case(f"y = {op}(x)", [2, 3], opset=18, x=Data(2, 3, low=0.5, high=2)) for op in SUMS),
     *(Case(f"y = {op}(x)", [], opset=18, x=Data(2, 3, low=0.5, high=2)) for op in OTHERS),
-    *(Case(f"y = {op}<axes=[-2], keepdims=0>(x)", [2, 3, 4], opset=12, x=Data(2, 3, 4, low=0.5, high=2)) for op in SUMS),
+    *(
+        Case(f"y = {op}<axes=[-2], keepdims=0>(x)", [2, 3, 4], opset=12, x=Data(2, 3, 4, low=0.5, high=2))
+        for op in SUMS
+    ),
     *(Case(f"y = {op}<axes=[-2], keepdims=0>(x)", [2, 4], opset=12, x=Data(2, 3, 4, low=0.5, high=2)) for op in OTHERS),
     Case('y = ReduceSum<noop_with_empty_axes=1>(x, "")', [2, 3], opset=13, x=(2, 3)),
     Case("y = ReduceMean<noop_with_empty_axes=1>(x, k)", [2, 3], opset=18, x=(2, 3), k=np.zeros(0, np.int64)),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.ops.harness import Case, Data, i64, ints
+from tests.ops.harness import Case, ints
 
 RESHAPE = [
     Case("y = Reshape(x, t)", free, x=shape, t=ints(*target), opset=opset)

@@ -34,7 +34,15 @@ SLICE = [
     Case("y = Slice<starts=[1, 0], ends=[3, -2]>(x)", [2, 2, 4], opset=9, x=(4, 6)),
     Case("y = Slice<starts=[2], ends=[100], axes=[1]>(x)", [2, 4, 4], opset=9, x=(4, 6)),
     Case("y = Slice<starts=[0], ends=[100], axes=[-1]>(x)", [4, 6], opset=9, x=(4, 6)),
-    Case("y = Slice(x, a, b, k)", [4], dynamic=True, x=(4, 6), a=i64(1, low=1, high=2), b=i64(1, low=3, high=4), k=ints(1)),
+    Case(
+        "y = Slice(x, a, b, k)",
+        [4],
+        dynamic=True,
+        x=(4, 6),
+        a=i64(1, low=1, high=2),
+        b=i64(1, low=3, high=4),
+        k=ints(1),
+    ),
     Case("y = Slice(x, a, b, k)", [2, 3, 4], dynamic=True, x=(4, 6), a=ints(1), b=ints(3), k=i64(1, low=1, high=2)),
 ]
 PICK = [
@@ -49,7 +57,13 @@ PICK = [
     Case("y = ScatterND(x, i, u)", [], opset=18, x=(4, 3), i=np.array([[1], [2]]), u=(2, 3)),
     Case("y = Scatter<axis=1>(x, i, u)", [], opset=10, x=(2, 4), i=np.array([[1, 2], [3, 0]]), u=(2, 2)),
     Case("y = OneHot(x, d, v)", [], x=i64(2, 3, high=4), d=ints(5), v=np.array([0, 1], np.float32)),
-    Case("y = OneHot<axis=0>(x, d, v)", [], x=i64(2, 3, high=4), d=np.array(4.0, np.float32), v=np.array([-1, 1], np.float32)),
+    Case(
+        "y = OneHot<axis=0>(x, d, v)",
+        [],
+        x=i64(2, 3, high=4),
+        d=np.array(4.0, np.float32),
+        v=np.array([-1, 1], np.float32),
+    ),
     Case("y = NonZero(x)", [], dynamic=True, x=i64(2, 3, low=1)),
     Case("y = Compress<axis=1>(x, c)", [2], x=(2, 3), c=np.array([True, False, True])),
     Case("y = Compress(x, c)", [], x=(2, 3), c=np.array([True, False, True])),
