@@ -28,12 +28,17 @@ def weight(*shape: int, seed: int = 0) -> np.ndarray:
 
 def conv_model(body: str, opset: int = 13, outputs: str = "float[N,M,P,Q] y", **weights) -> object:
     text = f'<ir_version: 8, opset_import: ["" : {opset}]> g (float[N,4,8,8] x) => ({outputs}) {{ {body} }}'
-    given = {"w": weight(4, 4, 3, 3), "b": weight(4, seed=1), "w1": weight(6, 4, 1, 1, seed=2), "fc": weight(4, 5, seed=3)}
-    return model_of(text, **{k: v for k, v in {**given, **weights}.items() if f"{k}" in _names(body)})
+    given = {
+        "w": weight(4, 4, 3, 3),
+        "b": weight(4, seed=1),
+        "w1": weight(6, 4, 1, 1, seed=2),
+        "fc": weight(4, 5, seed=3),
+    }
+    return model_of(text, **{k: v for k, v in {**given, **weights}.items() if k in _names(body)})
 
 
 def _names(body: str) -> set[str]:
-    return {word for word in body.replace("(", " ").replace(")", " ").replace(",", " ").split()}
+    return set(body.replace("(", " ").replace(")", " ").replace(",", " ").split())
 
 
 CONV = "Conv<pads=[1,1,1,1]>"
@@ -98,7 +103,9 @@ def networks(draw):
         x = y
     weights["fc"] = rng.normal(size=(4, 5))
     lines += [f"p = GlobalAveragePool({x})", "f = Flatten(p)", "y = Gemm<alpha=0.5>(f, fc)"]
-    text = '<ir_version: 8, opset_import: ["" : 13]> g (float[N,4,6,6] x) => (float[N,5] y) { ' + "\n".join(lines) + " }"
+    text = (
+        '<ir_version: 8, opset_import: ["" : 13]> g (float[N,4,6,6] x) => (float[N,5] y) { ' + "\n".join(lines) + " }"
+    )
     if "Clip" in text:
         weights |= {"zero": np.zeros(()), "six": np.array(6)}
     return model_of(text, **{k: np.asarray(v, np.float32) for k, v in weights.items()})
@@ -117,7 +124,9 @@ def test_any_chain_equals_its_twin_and_comes_near_the_original(model, symmetric,
     assert np.abs(ours - theirs).max() <= 1e-5 * max(1e-6, np.abs(theirs).max())
     if calibration == "minmax" and per_channel and np.abs(real).max() > 0:
         assert np.abs(ours - real).max() <= 0.25 * np.abs(real).max(), dump(model)
-    assert dump(quantised(model, symmetric=symmetric, per_channel=per_channel, calibration=calibration)[0]) == dump(done)
+    assert dump(quantised(model, symmetric=symmetric, per_channel=per_channel, calibration=calibration)[0]) == dump(
+        done
+    )
     again, second = quantised(done)
     assert not second.edits and dump(again) == dump(done)
 
@@ -160,7 +169,10 @@ def test_resnet20_runs_on_integers_from_end_to_end(resnet20_path, calib_data_pat
     "body, kernels",
     [
         (f"c = {CONV}(x, w, b) a = Clip(c, zero, six) y = {CONV}(a, w)", {"QLinearConv": 2}),
-        (f"c = {CONV}(x, w) p = MaxPool<kernel_shape=[2,2]>(c) y = Conv(p, w1)", {"QLinearConv": 2, "DequantizeLinear": 1}),
+        (
+            f"c = {CONV}(x, w) p = MaxPool<kernel_shape=[2,2]>(c) y = Conv(p, w1)",
+            {"QLinearConv": 2, "DequantizeLinear": 1},
+        ),
         (f"c = {CONV}(x, w) d = Conv(x, w4) k = Concat<axis=1>(c, d) y = Conv(k, w8)", {"QLinearConcat": 1}),
         (f"c = {CONV}(x, w) s = Sigmoid(c) m = Mul(c, s) y = Conv(m, w1)", {"QLinearSigmoid": 1, "QLinearMul": 1}),
         (f"c = {CONV}(x, w) s = Sum(c, c) y = Conv(s, w1)", {"QLinearAdd": 1}),
@@ -187,7 +199,9 @@ def test_a_product_in_front_of_float_operators_gives_floats():
 
 
 def test_movers_share_a_scale_and_a_branch_with_other_readers_keeps_its_own():
-    body = f"c = {CONV}(x, w) p = MaxPool<kernel_shape=[2,2]>(c) d = Conv(p, w4) k = Concat<axis=1>(p, d) y = Conv(k, w8)"
+    body = (
+        f"c = {CONV}(x, w) p = MaxPool<kernel_shape=[2,2]>(c) d = Conv(p, w4) k = Concat<axis=1>(p, d) y = Conv(k, w8)"
+    )
     done, _ = quantised(conv_model(body, w4=weight(4, 4, 1, 1), w8=weight(3, 8, 1, 1)))
     scale = {n.inputs[0].name: n.inputs[1] for n in done.nodes if n.op == "QuantizeLinear"}
     assert scale["c"] is scale["p"]
@@ -294,7 +308,13 @@ def stored_convs(model) -> list:
 
 @pytest.mark.parametrize(
     "options",
-    [{"bits": 9}, {"percentile": 99.0}, {"calibration": "percentile", "percentile": 5.0}, {"ops": ["Softmax"]}, {"calibration": "x"}],
+    [
+        {"bits": 9},
+        {"percentile": 99.0},
+        {"calibration": "percentile", "percentile": 5.0},
+        {"ops": ["Softmax"]},
+        {"calibration": "x"},
+    ],
 )
 def test_options_that_do_not_fit_are_refused(options):
     with pytest.raises(BadOption):

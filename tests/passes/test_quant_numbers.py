@@ -104,7 +104,9 @@ def test_zero_is_exact_and_the_range_is_covered(a, b, symmetric):
     if symmetric:
         assert zero == 0
     elif low == 0:
-        assert (zero == 0 and np.float32(255) * q.scale <= max(np.float32(high), np.float32(255 * 2.0**-60))) or high == 0
+        assert (
+            zero == 0 and np.float32(255) * q.scale <= max(np.float32(high), np.float32(255 * 2.0**-60))
+        ) or high == 0
 
 
 @given(st.integers(2, 8), st.sampled_from([None, 0, 1, 2]), st.integers(0, 2**31))

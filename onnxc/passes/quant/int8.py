@@ -43,8 +43,8 @@ class QuantInt8(Pass):
 
     bits: of weights, 2 to 8; fewer than 8 are stored one to a byte (they code better). per_channel: a scale for each
     output channel. symmetric: activations int8 with zero point 0, for accelerators that want that; ONNX Runtime then
-    keeps convolutions with a Relu in float. calibration: how a range follows from the values seen: all (minmax), all but
-    a few at the ends (percentile: the share kept, in percent, 99.99 by default), or least squared error (mse).
+    keeps convolutions with a Relu in float. calibration: how a range follows from the values seen: all (minmax), all
+    but a few at the ends (percentile: the share kept, in percent, 99.99 by default), or least squared error (mse).
     ops: operators to quantise; all that are known by default. skip: globs of names of nodes to leave in float.
 
     Models older than opset 13 are raised to it; where that fails, opsets 10 to 12 get one scale per weight.

@@ -1,7 +1,7 @@
 """The part of a tensor's range that its readers can tell apart: a quantiser need not spend levels on the rest.
 
-HardSwish gives 0 for all x <= -3, HardSigmoid is flat outside [-3, 3] (for alpha 1/6), Relu below 0, Clip outside its bounds.
-A tensor that goes nowhere else is clipped there without any change of the result.
+HardSwish gives 0 for all x <= -3, HardSigmoid is flat outside [-3, 3] (for alpha 1/6), Relu below 0, Clip outside its
+bounds. A tensor that goes nowhere else is clipped there without any change of the result.
 """
 
 from __future__ import annotations
