@@ -1,6 +1,6 @@
 """One walk over a model ties its axes together: the dimension check, the groups of coupled indices, the shapes.
 
-Each node's row of the operator table (`onnxc.ir.ops`) says how the axes of its inputs and outputs relate. What has no row
+Each node's row of the operator table (`onnxc.ir.ops`) says how the axes of its inputs and outputs relate. What has none
 (foreign operators, subgraph bodies, unknown ranks) freezes every axis that it touches; its output shapes come from
 ONNX's own inference.
 """
@@ -66,7 +66,7 @@ class Analysis:
     """The axes of every tensor of a model, and the facts of every node.
 
     axes: tensor name -> axes, or None where the rank is unknown (variables and graph inputs).
-    uses: (node name, input index) -> axes of the initialiser there; each use has its own, so that sharing couples nothing.
+    uses: (node name, input index) -> axes of the initialiser there; each use has its own: sharing couples nothing.
     balanced: axes that must keep equally many indices (the groups of a convolution), or none at all.
     values: tensor name -> known contents of a small integer tensor (object array of int, Axis or None).
     """
@@ -93,7 +93,7 @@ class Analysis:
         return None if axes is None else tuple(map(extent, axes))
 
     def inferred(self, tensor: str) -> tuple[Extent, ...] | None:
-        """The shape that ONNX's inference gives, for what the table does not know. Runs at most once, when first asked."""
+        """The shape that ONNX's inference gives, for what the table does not know. Runs once, when first asked."""
         if self._inferred is None:
             skeleton = self.model.to_proto(weights=False)
             try:
@@ -174,7 +174,7 @@ class Use:
         return values if values is not None else self.analysis.values.get(self.node.inputs[i].name)
 
     def ints(self, name: str, i: int) -> list[int] | None:
-        """A list of integers given as attribute `name` (older opsets) or as input `i`; None where it is not constant."""
+        """A list of integers given as attribute `name` (older opsets) or as input `i`; None where not constant."""
         if name in self.node.attrs:
             got = self.node.attrs[name]
             return [got] if isinstance(got, int) else list(got)
@@ -415,7 +415,7 @@ def _check_output(result: Analysis, t) -> None:
 
 def apply_masks(model: Model, analysis: Analysis, keep: Mapping[Atom, np.ndarray]) -> int:
     """Cut every initialiser, attribute and shape operand of `model` to the indices that `keep` leaves; returns how many
-    initialisers changed. `analysis` must be of this very model. An initialiser whose uses get different masks is split."""
+    initialisers changed. `analysis` must be of this very model. One whose uses get different masks is split."""
     changed = 0
     plans: dict[str, list[tuple[gs.Node, int, np.ndarray]]] = {}
     made: dict[tuple, np.ndarray] = {}

@@ -33,7 +33,7 @@ class Conflict(Exception):
 class Atom:
     """One independent extent. `frozen` is None, or the reason why it must not change.
 
-    `soft` is None, or (kind, reason) where an operator takes a statistic over it: removing indices is then no longer the
+    `soft` is None, or (kind, reason) where an operator takes a statistic over it: removing indices is then not the
     same as zeroing them. Kind "window" (a sum over neighbours) or "statistic" (a mean, a variance).
     """
 
@@ -74,7 +74,7 @@ class Sum:
 
 
 class Aligned:
-    """The second weight axis of a grouped convolution: block j of the weight's first axis holds the indices of parts[j].
+    """The second weight axis of a grouped convolution: block j of its first axis holds the indices of parts[j].
 
     All parts have one extent and must keep equally many indices; which ones may differ from block to block.
     """

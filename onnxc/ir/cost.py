@@ -1,4 +1,4 @@
-"""What a model costs: MACs, bit operations, parameters, stored bytes, peak activation bytes; read off the operator table.
+"""What a model costs: MACs, bit operations, parameters, stored bytes, peak activations; read off the operator table.
 
 Symbolic extents (batch, free image sizes) count as 1, or as `sizes` says.
 """
@@ -25,7 +25,7 @@ Sizes = Mapping[str, int]
 @dataclass(frozen=True)
 class Cost:
     """nodes; params: elements of floating or quantised weights; bytes: of all initialisers as stored in the file;
-    macs: multiply-accumulates of contracting operators; bops: macs weighted with bits of both factors (Baskin 2018, UNIQ);
+    macs: multiply-accumulates of contracting operators; bops: macs times the bits of both factors (Baskin 2018, UNIQ);
     peak_bytes: the largest sum of live intermediate tensors in node order."""
 
     nodes: int
@@ -95,7 +95,7 @@ def shape_operands(analysis: Analysis) -> set[str]:
 
 
 def peak_bytes(model: Model, verified: Verified, sizes: Sizes | None = None) -> int:
-    """The largest number of bytes of intermediate tensors (inputs and outputs included) alive at once, in node order."""
+    """The most bytes of intermediate tensors (inputs and outputs included) alive at once, in node order."""
     sizes = sizes or {}
     outputs = {t.name for t in model.outputs}
     last: dict[str, int] = {}

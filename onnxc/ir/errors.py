@@ -1,4 +1,4 @@
-"""The errors that users meet. Each prints as one line that says where, what was expected, what was found, what to do."""
+"""The errors that users meet. Each prints as one line: where, what was expected, what was found, what to do."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Reading and writing models: path, bytes, ModelProto or gs.Graph -> Model -> ModelProto or file.
 
-Reading checks structure first, so that a truncated, cyclic or malicious file gives one clear BadModel. Writing goes to a
+Reading checks structure first, so that a truncated, cyclic or malicious file gives one BadModel. Writing goes to a
 temporary file and is renamed; beyond 2 GiB the weights stand in `<file>.data` beside the model.
 """
 
@@ -251,7 +251,7 @@ def _use(name: str, proto: onnx.NodeProto, tensors: dict, made: set[str]):
 
 
 def _variable(info: onnx.ValueInfoProto) -> gs.Variable:
-    """The interface tensor; a dimension below zero is unknown. Types other than tensors keep their ValueInfoProto as dtype."""
+    """The interface tensor; a dimension below zero is unknown. Other types than tensors stay a ValueInfoProto."""
     kind = info.type.WhichOneof("value")
     if kind != "tensor_type":
         return gs.Variable(info.name, dtype=_copy(info), shape=None, type=kind or "tensor_type")
@@ -363,7 +363,7 @@ def _name_nodes(model: Model) -> None:
 def to_array(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
     """The contents of a TensorProto as a read-only array (4-bit and 2-bit types unpacked, as ml_dtypes).
 
-    External data is mapped, not read. Raises BadModel where sizes disagree or the data would come from outside `folder`.
+    External data is mapped, not read. Raises BadModel where sizes disagree or the data stand outside `folder`.
     """
     dims = tuple(tensor.dims)
     kind = tensor.data_type
@@ -488,7 +488,7 @@ def _little(values: np.ndarray) -> np.ndarray:
 
 
 def to_proto(model: Model, *, weights: bool = True) -> onnx.ModelProto:
-    """The model as a ModelProto; with weights=False initialisers over 2 KiB become inputs (for checker and inference)."""
+    """The model as a ModelProto; with weights=False those over 2 KiB become inputs (for checker and inference)."""
     proto = _frame(model)
     for t in model.constants().values():
         if weights or t.values.nbytes <= SKELETON_BYTES:

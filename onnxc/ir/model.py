@@ -31,7 +31,7 @@ class Model:
     operators), as ValueInfoProto by name; `reserved` the names that subgraph bodies use inside.
 
     A body (If, Loop, Scan) stays an opaque GraphProto attribute. The outer tensors that it captures stand behind the
-    node's own inputs, and `node.attrs[CAPTURED]` holds the names by which the body calls them; so readers, dead code and
+    node's own inputs, and `node.attrs[CAPTURED]` holds the names by which the body calls them: readers, dead code and
     freezing need no special case, and export renames inside the body where a captured tensor has been replaced.
     """
 
@@ -245,7 +245,7 @@ class Model:
         self.__dict__.pop("_names", None)
 
     def to_proto(self, *, weights: bool = True) -> onnx.ModelProto:
-        """The model as ONNX. With weights=False large initialisers become inputs: enough for the checker and inference."""
+        """The model as ONNX. With weights=False large weights become inputs: enough for checker and inference."""
         from .files import to_proto
 
         return to_proto(self, weights=weights)
@@ -295,7 +295,7 @@ def _needed(node: gs.Node, made_by: dict[int, int]) -> list[int]:
 
 
 def copy_graph(graph: gs.Graph) -> gs.Graph:
-    """A copy with new nodes and tensors that shares weight arrays and attribute values (gs copies with lookups by name)."""
+    """A copy with new nodes and tensors that shares weight arrays and attribute values (gs looks up by name)."""
     twins: dict[int, Tensor] = {}
 
     def twin(t: Tensor) -> Tensor:

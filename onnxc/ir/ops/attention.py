@@ -10,7 +10,7 @@ from ..axes import Atom, Axis, Prod, Sum, extent
 def attention(use: Use) -> None:
     """b h s d; b h t d; b h t v -> b h s v, contracting d; or b s h·d; b t h·d; b t h·v -> b s h·v.
 
-    Each head of keys serves r heads of queries: h is then k·r. The width d sets the scale 1/sqrt(d) unless `scale` does.
+    Each head of keys serves r heads of queries: h is then k·r. Width d sets the scale 1/sqrt(d) unless `scale` does.
     """
     if any(use.has(i) for i in (4, 5, 6)) or any(t.name for t in use.node.outputs[1:]):
         raise Unreadable("it has a cache or several outputs")
