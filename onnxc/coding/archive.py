@@ -1,0 +1,204 @@
+"""Reading archives: one tensor at a time, a whole file, or all files as they were."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from onnxc.ir.errors import BadData, BadModel, BadOption
+
+from . import layout, native
+from .array import SLAB, read_header, slabs
+from .files import Replacement, mapped
+from .pack import safe
+
+_STEP = 1 << 20
+_FEED = 1 << 16
+
+
+class Archive:
+    """An archive, open: from a path, which is mapped, or from bytes. A context manager.
+
+    Raises BadModel, one line, for whatever is damaged; what is read is checked when it is read.
+    """
+
+    def __init__(self, source: str | os.PathLike | bytes | memoryview, *, decoder: native.Decoder | None = None):
+        """`decoder` decodes slabs: C where a compiler was there when onnxc was installed, else NumPy."""
+        self._stack = ExitStack()
+        if isinstance(source, (str, os.PathLike)):
+            self._where = str(source)
+            self._data = self._stack.enter_context(mapped(Path(source)))
+        else:
+            self._where = "the archive"
+            self._data = memoryview(source).cast("B")
+        self._decode = decoder or native.decoder()
+        self._directory = layout.read_directory(self._data)
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.close()
+
+    @property
+    def tensors(self) -> list[layout.Tensor]:
+        """The tensors that stand on their own; those below 128 bytes stand in the frame of the model."""
+        return list(self._directory.tensors)
+
+    @property
+    def files(self) -> list[str]:
+        """The names of the files, the model's first, which is empty."""
+        return [f.name for f in self._directory.files]
+
+    def coded_size(self, tensor: layout.Tensor) -> int:
+        """The bytes that a tensor takes in the archive; equal tensors share them."""
+        return self._directory.chunks[tensor.chunk].size
+
+    def array(self, tensor: layout.Tensor | str) -> np.ndarray:
+        """One tensor, or the first of that name, decoded alone. Raises BadModel if it is damaged or not there."""
+        from onnx import TensorProto, numpy_helper
+
+        if isinstance(tensor, str):
+            named = [t for t in self._directory.tensors if t.name == tensor]
+            if not named:
+                raise BadModel(f"{self._where} holds no such tensor on its own", tensor=tensor)
+            tensor = named[0]
+        data = b"".join(self._chunk(tensor.chunk))
+        proto = TensorProto(dims=tensor.dims, data_type=tensor.data_type)
+        try:
+            size = _varint(len(data))
+            proto.MergeFromString(_varint(tensor.field << 3 | 2) + size + data)
+            return numpy_helper.to_array(proto)
+        except (ValueError, TypeError, KeyError, OverflowError, RuntimeError) as e:
+            raise BadModel(f"{self._where} is damaged: {e}", tensor=tensor.name) from None
+
+    def read(self, name: str = "") -> bytes:
+        """The bytes of one file; the model's by default. Raises BadModel."""
+        named = [f for f in self._directory.files if f.name == name]
+        if not named:
+            raise BadModel(f"{self._where} holds no file {name!r}")
+        return b"".join(self._file(named[0]))
+
+    def unpack(self, path: str | os.PathLike) -> list[Path]:
+        """Write the model to `path`, and files of external data, if any, beside it under their old names.
+
+        All are complete and checked before the first takes its place. Raises BadModel, or BadOption where something
+        cannot be written or another file of external data stands in the way.
+        """
+        path = Path(path)
+        free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
+        needed = sum(f.size for f in self._directory.files)
+        if path.parent.is_dir() and needed > free:
+            raise BadOption(f"{path.parent} has no room", expected=f"{needed} bytes", found=f"{free} bytes")
+        written = []
+        with ExitStack() as stack:
+            for f in self._directory.files:
+                target = self._target(path, f)
+                if f.name and target.exists():
+                    self._agree(target, f)
+                    continue
+                out = stack.enter_context(Replacement(target))
+                for part in self._file(f):
+                    out.file.write(part)
+                out.file.flush()
+                written.append(target)
+        return written
+
+    def _target(self, path: Path, f: layout.File) -> Path:
+        if not f.name:
+            return path
+        target = path.parent / f.name
+        if not safe(f.name) or not target.resolve().is_relative_to(path.parent.resolve()):
+            raise BadModel(f"{self._where} would write outside the folder, refused", found=f.name)
+        if target.resolve() == path.resolve():
+            raise BadOption(f"{path} is the name of the model's external data", remedy="give the model another name")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    def _agree(self, target: Path, f: layout.File) -> None:
+        with mapped(target) as data:
+            same = len(data) == f.size and zlib.crc32(data) == f.crc
+        if not same:
+            raise BadOption(f"{target} is there and is another file", remedy="move it, or unpack elsewhere")
+
+    def _file(self, f: layout.File) -> Iterator[bytes]:
+        frame = self._chunk(f.frame)
+        rest = memoryview(b"")
+        crc = 0
+        for chunk, size in f.pieces:
+            for part in self._chunk(chunk) if chunk != layout.FRAME else ():
+                crc = zlib.crc32(part, crc)
+                yield part
+            while chunk == layout.FRAME and size:
+                rest = rest or memoryview(next(frame))
+                part, rest = rest[:size], rest[size:]
+                size -= len(part)
+                crc = zlib.crc32(part, crc)
+                yield bytes(part)
+        for _ in frame:  # its checksum is looked at when it ends
+            raise self._damaged("a frame is too long")
+        if crc != f.crc:
+            raise self._damaged("a file has a wrong checksum")
+
+    def _chunk(self, number: int) -> Iterator[bytes]:
+        chunk = self._directory.chunks[number]
+        stored = self._data[chunk.offset : chunk.offset + chunk.size]
+        if zlib.crc32(stored) != chunk.crc:
+            raise self._damaged("a chunk has a wrong checksum")
+        return self._inflate(stored, chunk.raw) if chunk.kind == layout.DEFLATED else self._slabs(stored, chunk.raw)
+
+    def _inflate(self, stored: memoryview, raw: int) -> Iterator[bytes]:
+        stream = zlib.decompressobj()
+        at, tail = 0, b""
+        try:
+            while not stream.eof and (tail or at < len(stored)):
+                if not tail:
+                    tail, at = stored[at : at + _FEED], at + _FEED
+                part = stream.decompress(tail, _STEP)
+                tail = stream.unconsumed_tail
+                raw -= len(part)
+                if raw < 0:
+                    break
+                if part:
+                    yield part
+        except zlib.error:
+            raise self._damaged("a frame cannot be inflated") from None
+        if raw or not stream.eof or stream.unused_data or at < len(stored):
+            raise self._damaged("a frame has a wrong size")
+
+    def _slabs(self, stored: memoryview, raw: int) -> Iterator[memoryview]:
+        try:
+            width, count = read_header(stored)
+            if width * count != raw:
+                raise BadData("a coded array has another size", expected=f"{raw} bytes", found=f"{width * count} bytes")
+            parts = slabs(stored)
+            for data, elements in parts:
+                out = np.empty(min(elements, SLAB), f"<u{width}")
+                self._decode(data, out)
+                yield memoryview(out).cast("B")
+        except BadData as e:
+            raise self._damaged(str(e)) from None
+
+    def _damaged(self, what: str) -> BadModel:
+        return BadModel(f"{self._where} is damaged: {what}", remedy="pack the model again")
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes(out) + bytes([value])
+
+
+def unpack(source: str | os.PathLike | bytes, path: str | os.PathLike) -> list[Path]:
+    """Write what `pack` packed: the model to `path`, files of external data beside it. Returns the paths written."""
+    with Archive(source) as archive:
+        return archive.unpack(path)

@@ -1,0 +1,219 @@
+"""Arrays: elements of 1, 2, 4 or 8 bytes, in slabs that are coded each on their own.
+
+A slab is a palette and one plane of indices where at most 256 different elements occur (weights that were clustered or
+quantised), else one plane for each byte of an element. Floats are first turned by one bit, sign below mantissa, so that
+the exponents have a plane of their own: trained weights have exponents of less than three bits of entropy. Where most
+elements are zero, only the others are stored, each with the number of zeros before it (the relative indices of Han, Mao
+and Dally, Deep Compression, 2016); where a gap is too wide for its index a stored zero fills it. Of the
+forms that could pay all are made, and the smallest is kept.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxc.ir.errors import BadData
+
+from .plane import encode_plane, estimate, read_plane
+
+FORMAT = 1
+HEADER = 12
+SLAB = 1 << 20
+"""Elements of a slab."""
+SPARSE, ROTATED, PALETTE = 1, 2, 4
+_SPARSE_SHARE = 0.3
+"""Zeros below this share are never worth indices."""
+_GAP_BITS = (2, 3, 4, 5, 6, 7, 8)
+_GLANCE = 4096
+
+
+def words(values: np.ndarray) -> np.ndarray:
+    """The elements as a flat array of little-endian unsigned integers of their width. Raises BadData for other widths."""
+    width = values.dtype.itemsize
+    if width not in (1, 2, 4, 8) or values.dtype.hasobject:
+        raise BadData("elements of this type cannot be coded", expected="1, 2, 4 or 8 bytes each", found=values.dtype)
+    flat = np.ascontiguousarray(values).reshape(-1)
+    if values.dtype.byteorder == ">" or (values.dtype.byteorder == "=" and not np.little_endian):
+        flat = flat.byteswap()
+    return flat.view(f"<u{width}")
+
+
+def encode(values: np.ndarray) -> bytes:
+    """Code an array of any shape, its elements 1, 2, 4 or 8 bytes wide; losslessly, down to the bits of a NaN.
+
+    Shape and type are not coded: `decode` is told them. The result is what `onnxc_decode` (runtime/c/decode.h) reads.
+    """
+    flat = words(values)
+    parts = [bytes([FORMAT, flat.itemsize, 0, 0]), len(flat).to_bytes(8, "little")]
+    for start in range(0, len(flat), SLAB):
+        slab = encode_slab(flat[start : start + SLAB], values.dtype.kind in "fV")
+        parts += [len(slab).to_bytes(4, "little"), slab]
+    return b"".join(parts)
+
+
+def encode_slab(flat: np.ndarray, floats: bool) -> bytes:
+    """Code at most 2^20 words, u1 to u8. `floats`: they are IEEE floats, or bfloat16."""
+    zeros = len(flat) - np.count_nonzero(flat)
+    best = _dense(flat, floats)
+    if 0 < len(flat) - zeros and zeros > _SPARSE_SHARE * len(flat):
+        sparse = _sparse(flat, floats)
+        best = min(best, sparse, key=len)
+    return best
+
+
+def _dense(flat: np.ndarray, floats: bool) -> bytes:
+    flags, body = _values(flat, floats)
+    return bytes([flags]) + body
+
+
+def _sparse(flat: np.ndarray, floats: bool) -> bytes:
+    where = np.flatnonzero(flat)
+    gaps = np.diff(where, prepend=-1) - 1
+    value_counts = np.bincount(np.unique(flat[where], return_inverse=True)[1])
+    chances = value_counts / len(where)
+    value_bits = min(8.0 * flat.itemsize, float(-(chances @ np.log2(chances))))
+    costs = {}
+    for bits in _GAP_BITS:
+        fillers = gaps >> bits
+        counts = np.bincount(gaps & ((1 << bits) - 1), minlength=256)
+        counts[(1 << bits) - 1] += fillers.sum()
+        costs[bits] = estimate(counts) + int(fillers.sum()) * value_bits / 8
+    bits = min(costs, key=costs.get)
+    # a gap of f * 2^bits + r: f times 2^bits - 1 zeros and a stored zero, then r zeros
+    fillers = gaps >> bits
+    stored = len(where) + int(fillers.sum())
+    at = np.cumsum(fillers + 1) - 1
+    coded = np.full(stored, (1 << bits) - 1, np.uint8)
+    coded[at] = gaps & ((1 << bits) - 1)
+    values = np.zeros(stored, flat.dtype)
+    values[at] = flat[where]
+    flags, body = _values(values, floats)
+    return bytes([flags | SPARSE]) + stored.to_bytes(4, "little") + encode_plane(coded) + body
+
+
+def _values(flat: np.ndarray, floats: bool) -> tuple[int, bytes]:
+    """Flags and bytes of elements without regard to zeros: a palette if there are few, or planes."""
+    width = flat.itemsize
+    if width == 1:
+        return 0, encode_plane(flat)
+    rotated = floats and _rotation_pays(flat)
+    turned = flat << 1 | flat >> (8 * width - 1) if rotated else flat
+    by_byte = np.ascontiguousarray(turned).view(np.uint8).reshape(-1, width)
+    best = ROTATED * rotated, b"".join(encode_plane(np.ascontiguousarray(by_byte[:, i])) for i in range(width))
+    if len(np.unique(flat[:_GLANCE])) <= 256:
+        colours, index = np.unique(flat, return_inverse=True)
+        if len(colours) <= 256:
+            body = bytes([len(colours) - 1]) + colours.tobytes() + encode_plane(index.astype(np.uint8))
+            best = min(best, (PALETTE, body), key=lambda form: len(form[1]))
+    return best
+
+
+def _rotation_pays(flat: np.ndarray) -> bool:
+    top = 8 * flat.itemsize
+    plain, turned = 0.0, 0.0
+    for i in (top - 8, top - 16):
+        plain += estimate(np.bincount((flat >> i & 255).astype(np.uint8), minlength=256))
+        turned += estimate(np.bincount(((flat << 1 | flat >> (top - 1)) >> i & 255).astype(np.uint8), minlength=256))
+    return turned < plain
+
+
+def read_header(data: memoryview) -> tuple[int, int]:
+    """Width and number of elements of a coded array. Raises BadData."""
+    if len(data) < HEADER:
+        raise BadData("a coded array is truncated")
+    width, count = data[1], int.from_bytes(data[4:12], "little")
+    if data[0] != FORMAT or width not in (1, 2, 4, 8) or any(data[2:4]):
+        raise BadData("this is no coded array of a format that this version reads")
+    return width, count
+
+
+def slabs(data: memoryview) -> list[tuple[memoryview, int]]:
+    """The coded slabs of an array and their numbers of elements. Raises BadData unless they fill `data` exactly.
+
+    Memory for the elements may be taken after this: a slab takes at least seven bytes of `data`.
+    """
+    _, count = read_header(data)
+    if -(-count // SLAB) * 11 > len(data) - HEADER:
+        raise BadData("a coded array is truncated", expected=f"{count} elements", found=f"{len(data)} bytes")
+    found, at = [], HEADER
+    for start in range(0, count, SLAB):
+        size = int.from_bytes(data[at : at + 4], "little")
+        if at + 4 + size > len(data):
+            raise BadData("a coded array is truncated")
+        found.append((data[at + 4 : at + 4 + size], min(SLAB, count - start)))
+        at += 4 + size
+    if at != len(data):
+        raise BadData("a coded array holds more than its elements", expected=f"{at} bytes", found=f"{len(data)} bytes")
+    return found
+
+
+def read_slab(data: memoryview, width: int, count: int) -> np.ndarray:
+    """The `count` words, u1 to u8, of one slab, decoded with NumPy. Raises BadData."""
+    if not data:
+        raise BadData("a slab is truncated")
+    flags, at = data[0], 1
+    if flags > 7 or (flags & PALETTE and flags & ROTATED):
+        raise BadData("a slab has an unknown form", found=flags)
+    stored, where = count, None
+    if flags & SPARSE:
+        stored = int.from_bytes(data[1:5], "little")
+        if len(data) < 5 or not 0 < stored <= count:
+            raise BadData("a slab stores a wrong number of elements", expected=f"1 to {count}", found=stored)
+        gaps, used = read_plane(data[5:], stored)
+        at = 5 + used
+        where = np.cumsum(gaps.astype(np.int64) + 1) - 1
+        if where[-1] >= count:
+            raise BadData("an index leads beyond the end of a slab")
+    values, used = _read_values(data[at:], flags, width, stored)
+    if at + used != len(data):
+        raise BadData("a slab holds more than its elements", expected=f"{at + used} bytes", found=f"{len(data)} bytes")
+    if where is None:
+        return values
+    dense = np.zeros(count, values.dtype)
+    dense[where] = values
+    return dense
+
+
+def _read_values(data: memoryview, flags: int, width: int, count: int) -> tuple[np.ndarray, int]:
+    if flags & PALETTE:
+        colours = data[0] + 1 if data else 0
+        at = 1 + colours * width
+        if not data or at > len(data):
+            raise BadData("a palette is truncated")
+        index, used = read_plane(data[at:], count)
+        if index.max() >= colours:
+            raise BadData("a palette has no such element", expected=f"below {colours}", found=index.max())
+        return np.frombuffer(data[1:at], f"<u{width}")[index], at + used
+    at = 0
+    by_byte = np.empty((count, width), np.uint8)
+    for i in range(width):
+        by_byte[:, i], used = read_plane(data[at:], count)
+        at += used
+    values = by_byte.reshape(-1).view(f"<u{width}")
+    if flags & ROTATED:
+        values = values >> 1 | values << (8 * width - 1)
+    return values, at
+
+
+def decode(
+    data: bytes | memoryview, dtype: np.dtype | str | None = None, shape: tuple[int, ...] | None = None
+) -> np.ndarray:
+    """The array that `encode` coded: flat unsigned words, or elements of `dtype` in `shape`. Raises BadData if damaged."""
+    from .native import decoder
+
+    data = memoryview(data).cast("B")
+    width, count = read_header(data)
+    parts = slabs(data)
+    out = np.empty(count, f"<u{width}")
+    read = decoder()
+    for i, (slab, elements) in enumerate(parts):
+        read(slab, out[i * SLAB : i * SLAB + elements])
+    if dtype is not None:
+        if np.dtype(dtype).itemsize != width:
+            raise BadData("the elements have another width", expected=f"{width} bytes", found=np.dtype(dtype))
+        out = out.view(np.dtype(dtype))
+    if shape is not None:
+        if int(np.prod(shape, dtype=object)) != count:
+            raise BadData("the array has another size", expected=f"{count} elements", found=list(shape))
+        out = out.reshape(shape)
+    return out
