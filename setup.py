@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "onnxc/__init__.py").read_text(encoding="utf-8"), re.M).group(1)
@@ -28,6 +28,16 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["onnxc", "onnxc.*"]),
     package_data={"onnxc": ["data/*", "runtime/c/*"]},
+    # A plain shared library that onnxc/coding/native.py loads by ctypes; without a compiler, NumPy decodes instead.
+    ext_modules=[
+        Extension(
+            "onnxc.coding._decode",
+            ["onnxc/runtime/c/decode.c"],
+            depends=["onnxc/runtime/c/decode.h"],
+            extra_compile_args=["-O2"],
+            optional=True,
+        )
+    ],
     install_requires=[
         "numpy>=2.0",
         "scipy>=1.14",

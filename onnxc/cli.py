@@ -232,6 +232,32 @@ def bench(
 
 
 @app.command()
+def pack(
+    model: ModelArgument,
+    out: Annotated[str, typer.Option("--out", "-o", metavar="F.onnxz", help="Where to write the archive.")],
+    verbose: VerboseOption = False,
+) -> None:
+    """Write a lossless, entropy-coded archive of a model."""
+    _check_file(out, "-o")
+    from onnxc.coding import pack
+    from onnxc.packing import render
+
+    _show(f"{render(pack(model, out), verbose=verbose, colour=_colour())}\n\nwritten: {out}")
+
+
+@app.command()
+def unpack(
+    archive: Annotated[str, typer.Argument(metavar="F.onnxz", help="What onnxc pack wrote.")],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="MODEL", help="Where to write the model.")],
+) -> None:
+    """Give back the files of an archive, byte for byte."""
+    _check_file(out, "-o")
+    from onnxc.coding import unpack
+
+    _show("\n".join(f"written: {path}" for path in unpack(archive, out)))
+
+
+@app.command()
 def demo() -> None:
     """Take a bundled, trained network the whole way."""
     from onnxc.demo import STEPS, demo, render

@@ -28,7 +28,7 @@ _GLANCE = 4096
 
 
 def words(values: np.ndarray) -> np.ndarray:
-    """The elements as a flat array of little-endian unsigned integers of their width. Raises BadData for other widths."""
+    """The elements as a flat array of little-endian unsigned integers. Raises BadData for widths but 1, 2, 4, 8."""
     width = values.dtype.itemsize
     if width not in (1, 2, 4, 8) or values.dtype.hasobject:
         raise BadData("elements of this type cannot be coded", expected="1, 2, 4 or 8 bytes each", found=values.dtype)
@@ -55,7 +55,7 @@ def encode_slab(flat: np.ndarray, floats: bool) -> bytes:
     """Code at most 2^20 words, u1 to u8. `floats`: they are IEEE floats, or bfloat16."""
     zeros = len(flat) - np.count_nonzero(flat)
     best = _dense(flat, floats)
-    if 0 < len(flat) - zeros and zeros > _SPARSE_SHARE * len(flat):
+    if len(flat) > zeros > _SPARSE_SHARE * len(flat):
         sparse = _sparse(flat, floats)
         best = min(best, sparse, key=len)
     return best
@@ -198,7 +198,7 @@ def _read_values(data: memoryview, flags: int, width: int, count: int) -> tuple[
 def decode(
     data: bytes | memoryview, dtype: np.dtype | str | None = None, shape: tuple[int, ...] | None = None
 ) -> np.ndarray:
-    """The array that `encode` coded: flat unsigned words, or elements of `dtype` in `shape`. Raises BadData if damaged."""
+    """What `encode` coded: flat unsigned words, or elements of `dtype` in `shape`. Raises BadData if damaged."""
     from .native import decoder
 
     data = memoryview(data).cast("B")

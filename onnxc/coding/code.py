@@ -3,7 +3,7 @@
 A plain Huffman code spends a whole number of bits on each symbol; with entropies of three to five bits that costs up to
 two per cent. Here the frequent symbols (`paired`) begin phrases of two: a symbol of `paired` takes whatever follows it
 into its phrase, every other symbol is a phrase alone. The phrases are a complete prefix-free parse, and one whole
-number of bits now serves two symbols (the extended Huffman code of Cover and Thomas, section 5.4, with a smaller alphabet).
+number of bits now serves two symbols (Cover and Thomas, Elements of Information Theory, section 5.4: codes of blocks).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def code_lengths(counts: np.ndarray, limit: int) -> np.ndarray:
     """Lengths of an optimal prefix code with no code longer than `limit` bits.
 
     counts: int64 [n], n at least 2 of them above zero. Returns int64 [n]; absent symbols get 0.
-    Package-merge (Larmore and Hirschberg 1990), whole lists at a time: the list of a level is the leaves merged with the
-    pairs of the list below it. Of the topmost list the cheapest 2n - 2 items are taken; a taken leaf adds one
-    bit to its symbol, a taken pair takes two items of the list below.
+    Package-merge (Larmore and Hirschberg 1990), whole lists at a time: the list of a level is the leaves merged with
+    the pairs of the list below it. Of the topmost list the cheapest 2n - 2 items are taken; a taken leaf adds one bit
+    to its symbol, a taken pair takes two items of the list below.
     """
     present = np.flatnonzero(counts)
     order = present[np.argsort(counts[present], kind="stable")]
@@ -123,7 +123,7 @@ class Code:
         return start[first] + np.where(self.is_paired[first], rank[second], 0)
 
     def to_bytes(self) -> bytes:
-        """The table as it stands in an archive: alphabet as 256 bits, number and list of paired symbols, lengths as nibbles."""
+        """The table as it is stored: alphabet as 256 bits, number and list of paired symbols, lengths as nibbles."""
         bits = np.zeros(256, np.uint8)
         bits[self.symbols] = 1
         nibbles = np.zeros(len(self.lengths) + 1 & ~1, np.uint8)
@@ -168,7 +168,7 @@ def plain_code(counts: np.ndarray) -> Code:
 
 
 def candidate_pairs(counts: np.ndarray) -> np.ndarray:
-    """The paired symbols that promise the smallest code for independent symbols of these counts: uint8 [k], perhaps none.
+    """The paired symbols that promise the smallest code for independent symbols of these counts: uint8 [k], k >= 0.
 
     Phrases begin independently of what came before, so that phrase (a, b) has probability p(a) p(b), a phrase has
     1 + p(paired) symbols on average, and the cost of a symbol is the quotient of mean code length and that.

@@ -1,4 +1,4 @@
-"""Files: mapped for reading; written to a temporary file that takes the place of the old one only when all went well."""
+"""Files: mapped for reading; written to a temporary one that takes the place of the old one only when all went well."""
 
 from __future__ import annotations
 

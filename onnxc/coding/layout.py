@@ -15,7 +15,7 @@ from onnxc.ir.errors import BadModel
 MAGIC = b"\x89ONNXZ\r\n"
 VERSION = 1
 HEADER = struct.Struct("<8sHHIQQQQ")
-"""Magic, version, zero, CRC of the directory, its offset, its size, its size inflated, the archive's size; a CRC follows."""
+"""Magic, version, zero; CRC, offset, size and inflated size of the directory; size of the archive. A CRC follows."""
 HEADER_SIZE = HEADER.size + 4
 DEFLATED, CODED = 0, 1
 FRAME = 0xFFFFFFFF
@@ -78,10 +78,8 @@ class Directory:
             parts += [_PIECE.pack(*piece) for piece in f.pieces]
         parts.append(struct.pack("<I", len(self.tensors)))
         for t in self.tensors:
-            parts += [
-                _name(t.name),
-                struct.pack(f"<iBIB{len(t.dims)}q", t.data_type, t.field, t.chunk, len(t.dims), *t.dims),
-            ]
+            form = f"<iBIB{len(t.dims)}q"
+            parts += [_name(t.name), struct.pack(form, t.data_type, t.field, t.chunk, len(t.dims), *t.dims)]
         return b"".join(parts)
 
 
@@ -101,7 +99,7 @@ def read_directory(data: memoryview) -> Directory:
     """Check the header and read the directory of an archive. Raises BadModel."""
     if len(data) < HEADER_SIZE or data[:8] != MAGIC:
         raise BadModel("this is no archive", expected="a file that onnxc pack wrote")
-    magic, version, zero, crc, offset, size, raw, total = HEADER.unpack(data[: HEADER.size])
+    _, version, zero, crc, offset, size, raw, total = HEADER.unpack(data[: HEADER.size])
     if zlib.crc32(data[: HEADER.size]) != int.from_bytes(data[HEADER.size : HEADER_SIZE], "little"):
         raise BadModel("the archive is damaged: its header has a wrong checksum")
     if version != VERSION or zero:

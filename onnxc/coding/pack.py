@@ -11,7 +11,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -31,8 +31,8 @@ _STEP = 1 << 24
 
 @dataclass(frozen=True)
 class Packed:
-    """What became of a model: bytes of its files, bytes of the archive, and for each coded tensor its name, bytes and coded bytes
-    (0 for a tensor that equals an earlier one)."""
+    """What became of a model: bytes of its files, bytes of the archive, and for each coded tensor its name, bytes and
+    coded bytes (0 for a tensor that equals an earlier one)."""
 
     before: int
     after: int
@@ -40,9 +40,10 @@ class Packed:
 
 
 def pack(source: object, path: str | os.PathLike) -> Packed:
-    """Write the archive `path` of a model: the path of an ONNX file (external data beside it too), bytes, or a ModelProto.
+    """Write the archive `path` of a model: the path of an ONNX file (its external data too), bytes, or a ModelProto.
 
-    `unpack` gives the very same files back. Raises BadModel if the source is no model, BadOption if `path` cannot be written.
+    `unpack` gives the very same files back. Raises BadModel if the source is no model, BadOption if `path` cannot be
+    written.
     """
     with ExitStack() as stack:
         if isinstance(source, (str, os.PathLike)):
@@ -72,9 +73,7 @@ def _beside(folder: Path | None, region: Region) -> Path:
         )
     location = region.location or ""
     if not safe(location) or not (folder / location).resolve().is_relative_to(folder.resolve()):
-        raise BadModel(
-            "external data outside the model's folder are refused", tensor=region.name, found=location or "''"
-        )
+        raise BadModel("external data outside the model's folder are refused", tensor=region.name, found=repr(location))
     return folder / location
 
 
@@ -153,9 +152,8 @@ def _write(out: BinaryIO, files: dict[str, memoryview], found: list[Region]) -> 
             pieces.append((chunk, region.size))
             at = region.start + region.size
             if len(region.dims) <= 255:
-                writer.directory.tensors.append(
-                    layout.Tensor(region.name, region.data_type, region.dims, region.field, chunk)
-                )
+                row = layout.Tensor(region.name, region.data_type, region.dims, region.field, chunk)
+                writer.directory.tensors.append(row)
         if at < len(data):
             gaps.append((at, len(data)))
             pieces.append((layout.FRAME, len(data) - at))
@@ -178,11 +176,7 @@ def _disjoint(found: list[Region], location: str | None, size: int) -> list[Regi
             )
         if length < SMALLEST or region.start < at:
             continue
-        width, floats = (region.width, region.floats) if length % region.width == 0 else (1, False)
-        chosen.append(
-            Region(
-                region.name, region.data_type, region.dims, region.field, region.start, length, width, floats, location
-            )
-        )
+        width = region.width if length % region.width == 0 else 1
+        chosen.append(replace(region, size=length, width=width, floats=region.floats and width > 1))
         at = region.start + length
     return chosen

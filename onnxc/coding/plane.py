@@ -1,7 +1,7 @@
 """Planes: runs of byte symbols, each coded raw, as one repeated byte, or by a Huffman code in interleaved streams.
 
-A plane is cut into blocks of 65,536 symbols, a block into eight streams of consecutive symbols. The decoder in C runs the
-streams in step; the one here, which reads the same bytes without a loop over symbols, follows all of them at once
+A plane is cut into blocks of 66,048 symbols, a block into eight streams of consecutive symbols. The decoder in C runs
+the streams in step; the one here, which reads the same bytes without a loop over symbols, follows all of them at once
 by doubling: where the code after the next one starts is where the next one's next starts.
 """
 
@@ -74,7 +74,7 @@ def _huffman(symbols: np.ndarray, counts: np.ndarray) -> bytes:
         shape = Code(plain.symbols, paired, np.empty(0, np.uint8))
         phrases = shape.phrase_of(symbols[begins], follower[begins])
         seen = np.bincount(phrases, minlength=int(len(paired) * (len(plain.symbols) - 1) + len(plain.symbols)))
-        if 2 <= np.count_nonzero(seen):
+        if np.count_nonzero(seen) >= 2:
             lengths = code_lengths(seen, WINDOW)
             code = Code(plain.symbols, paired, lengths.astype(np.uint8))
             bits = 8 * len(code.to_bytes()) + int(seen @ lengths)
@@ -152,15 +152,13 @@ def _read_huffman(body: memoryview, count: int) -> np.ndarray:
     for start in range(0, count, BLOCK):
         symbols = min(BLOCK, count - start)
         streams = STREAMS if symbols >= FEW else 1
-        sizes = (
-            np.frombuffer(body[used : used + 2 * streams], "<u2").astype(np.int64)
-            if len(body) >= used + 2 * streams
-            else None
-        )
-        if sizes is None or used + 2 * streams + sizes.sum() > len(body):
+        if used + 2 * streams > len(body):
             raise BadData("a block is truncated")
+        sizes = np.frombuffer(body[used : used + 2 * streams], "<u2").astype(np.int64)
         used += 2 * streams
         end = used + int(sizes.sum())
+        if end > len(body):
+            raise BadData("a block is truncated")
         _read_block(code, np.frombuffer(body[used:end], np.uint8), sizes, out[start : start + symbols])
         used = end
     if used != len(body):
@@ -173,9 +171,8 @@ def _read_block(code: Code, data: np.ndarray, sizes: np.ndarray, out: np.ndarray
     bits = 8 * len(data)
     padded = np.concatenate([data, np.zeros(3, np.uint8)]).astype(np.int32)
     three = padded[:-2] << 16 | padded[1:-1] << 8 | padded[2:]
-    window = (three[:, None] >> np.arange(24 - WINDOW, 16 - WINDOW, -1, dtype=np.int32)).ravel()[: bits + 1] & (
-        (1 << WINDOW) - 1
-    )
+    shifts = np.arange(24 - WINDOW, 16 - WINDOW, -1, dtype=np.int32)
+    window = (three[:, None] >> shifts).ravel()[: bits + 1] & ((1 << WINDOW) - 1)
     lengths = code.lengths.astype(np.int32)[code.table]
     following = np.minimum(np.arange(bits + 1, dtype=np.int32) + lengths[window], bits)
     each = -(-len(out) // len(sizes))
