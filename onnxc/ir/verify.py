@@ -34,6 +34,7 @@ def verify(model: Model, like: Model | None = None) -> Verified:
     except onnx.checker.ValidationError as e:
         raise VerificationError(f"the ONNX checker refuses the model: {_first_line(e)}") from None
     analysis = analyse(model)
+    _settle_last_windows(proto, analysis)
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as e:
@@ -62,6 +63,34 @@ def _complete(proto: onnx.ModelProto) -> onnx.ModelProto:
             info.type.tensor_type.elem_type = info.type.tensor_type.elem_type or onnx.TensorProto.FLOAT
             info.type.tensor_type.shape.SetInParent()
     return copy
+
+
+def _settle_last_windows(proto: onnx.ModelProto, analysis: Analysis) -> None:
+    """Rewrite, for inference only, pools with ceil_mode whose last window would start in the end padding.
+
+    Runtimes drop that window, and so does the standard from opset 22 on; before, ONNX's inference counts it. With
+    floor instead of ceil and as much end padding as the windows need, both agree: n windows reach (n-1)*s + k.
+    """
+    if analysis.model.opset >= 22:
+        return
+    for node in proto.graph.node:
+        attrs = {a.name: a for a in node.attribute}
+        if node.op_type not in ("MaxPool", "AveragePool", "LpPool") or "ceil_mode" not in attrs or "pads" not in attrs:
+            continue
+        sizes, out = analysis.shape(node.input[0]), analysis.shape(node.output[0])
+        if not attrs["ceil_mode"].i or not sizes or not out or not all(isinstance(n, int) for n in sizes[2:] + out[2:]):
+            continue
+        kernel, pads = list(attrs["kernel_shape"].ints), list(attrs["pads"].ints)
+        rank = len(kernel)
+        strides, dilations = ([1] * rank if n not in attrs else list(attrs[n].ints) for n in ("strides", "dilations"))
+        ends = []
+        for d, (x, n) in enumerate(zip(sizes[2:], out[2:], strict=True)):
+            reach = dilations[d] * (kernel[d] - 1) + 1
+            ends.append((n - 1) * strides[d] + reach - x - pads[d])
+        if min(ends) >= 0:
+            attrs["ceil_mode"].i = 0
+            del attrs["pads"].ints[rank:]
+            attrs["pads"].ints.extend(ends)
 
 
 def _first_line(e: Exception) -> str:
