@@ -12,7 +12,7 @@ from .ir.cost import cost
 from .ir.errors import BadModel, BadOption, ClaimError, OnnxcError, VerificationError
 from .ir.model import Model, load
 from .ir.verify import Verified, verify
-from .passes.base import Claim, Context, Pass, Report, make
+from .passes.base import Claim, Context, Pass, Report, interface, make
 from .recipe import resolve
 
 CHECK_SAMPLES = 256
@@ -131,7 +131,9 @@ class Pipeline:
                 if bench is not None and self.check == "data":
                     row.error = bench.errors(bench.last)
                 return model, verified, row
-            checked = verify(work, like=model)
+            checked = verify(work, like=interface(p, model, work))
+            if bench is not None and p.changes_inputs:
+                bench.fit(work)
             if bench is not None and self.check == "data":
                 outputs = bench.outputs(work)
                 bench.hold(p.claim, outputs, work)
@@ -229,6 +231,13 @@ class _Bench:
             _as_input(e, "the model as given does not run: repair it, or use --check shapes")
             raise
         self.last = self.original
+
+    def fit(self, model: Model) -> None:
+        """From here on the data are resampled to the inputs of `model`."""
+        from .runtime.resample import Resampled
+        from .runtime.specs import input_specs
+
+        self.data = Resampled(self.data, input_specs(_interface(model)))
 
     def outputs(self, model: Model) -> Outputs:
         proto = model.to_proto()

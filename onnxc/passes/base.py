@@ -151,12 +151,14 @@ class Pass:
     `run` edits `model`, a copy that is thrown away should anything fail, and never writes shapes.
     requires: names of passes that must have run before, in this list or by the manager.
     needs_data: whether it looks at activations (random inputs, and a note, where the user gave none).
+    changes_inputs: whether it may change extents of the model's inputs; data are then resampled for what follows.
     """
 
     name: ClassVar[str] = ""
     claim: ClassVar[Claim] = Claim.LOSSY
     requires: ClassVar[tuple[str, ...]] = ()
     needs_data: ClassVar[bool] = False
+    changes_inputs: ClassVar[bool] = False
 
     def run(self, model: Model, ctx: Context) -> Report:
         raise NotImplementedError
@@ -194,11 +196,22 @@ def show(value: object) -> str:
     return text
 
 
+def interface(p: Pass, before: Model, after: Model) -> Model:
+    """What `after` must be like: `before`, with the extents that inputs have now where `p` may change them."""
+    if not p.changes_inputs:
+        return before
+    like = before.copy()
+    for old, new in zip(like.inputs, after.inputs):
+        if old.name == new.name and old.shape is not None and new.shape is not None and len(old.shape) == len(new.shape):
+            old.shape = new.shape
+    return like
+
+
 def apply(p: Pass, model: Model, **context) -> tuple[Model, Report]:
     """Run one pass on a copy of `model`, verified before and after, without claims or data: for tests and scripts."""
     work = model.copy()
     report = p.run(work, Context(verify(work), **context))
-    verify(work, like=model)
+    verify(work, like=interface(p, model, work))
     return work, report
 
 

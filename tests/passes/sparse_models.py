@@ -5,7 +5,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxc.ir.model import Model, load
-from onnxc.runtime.reference import Session
+from onnxc.runtime.reference import Runner, Session
 
 
 def build(nodes, inputs, outputs, weights, opset=13) -> Model:
@@ -75,3 +75,22 @@ def weights(model: Model) -> dict[str, np.ndarray]:
 
 def text(model: Model) -> bytes:
     return onnx.ModelProto.SerializeToString(model.to_proto())
+
+
+class Samples:
+    """Arrays as a data set: what passes that look at data are given."""
+
+    name, synthetic, labelled = "samples", False, False
+
+    def __init__(self, **arrays: np.ndarray):
+        self.arrays = arrays
+        self.samples = len(next(iter(arrays.values())))
+
+    def batches(self, size: int = 32, limit: int | None = None):
+        for at in range(0, self.samples if limit is None else min(limit, self.samples), size):
+            yield {name: a[at : at + size] for name, a in self.arrays.items()}
+
+
+def given(**arrays: np.ndarray) -> dict:
+    """Arguments of `apply` for a pass that looks at these arrays."""
+    return {"runner": Runner(optimise=False), "data": Samples(**arrays), "synthetic": False}

@@ -40,9 +40,9 @@ Steps = tuple[range, ...]
 class PruneKernelShape(Pass):
     """Cut convolution kernels to the rows and columns that hold most of their energy (sum of squares).
 
-    ratio: share of multiplications removed, of each layer or of all convolutions with kernels above 1x1 together (scope
-    layer, global). shapes: the kernels that may come out, such as 3x2 or 1x3; none given: any. dilated: whether rows
-    may go from the middle, which leaves a dilated kernel. skip: patterns of layer names to leave alone.
+    ratio: share of multiplications removed. scope: of each layer ("layer"), or of all convolutions with kernels
+    above 1x1 together ("global"). shapes: the kernels that may come out, such as 3x2 or 1x3; none given: any. dilated:
+    whether rows may go from the middle, which leaves a dilated kernel. skip: patterns of layer names to leave alone.
     """
 
     claim = Claim.LOSSY
@@ -213,7 +213,7 @@ def _reader(node: gs.Node, analysis: Analysis, size: tuple[int, ...]):
     if shape is None or out is None:
         return "its input has an unknown rank"
     strides, dilations = (node.attrs.get(a) or [1] * rank for a in ("strides", "dilations"))
-    pads = _explicit_pads(node, shape[2:], size, strides, dilations)
+    pads = explicit_pads(node, shape[2:], size, strides, dilations)
     if pads is None:
         return "auto_pad with an unknown extent"
     found = []
@@ -243,7 +243,7 @@ def _ends(
     return b, e
 
 
-def _explicit_pads(node: gs.Node, xs, size, strides, dilations) -> list[int] | None:
+def explicit_pads(node: gs.Node, xs, size, strides, dilations) -> list[int] | None:
     """pads as the attribute or auto_pad gives them; None where auto_pad follows an unknown extent."""
     auto = node.attrs.get("auto_pad", "NOTSET")
     if auto not in ("SAME_UPPER", "SAME_LOWER"):
