@@ -1,0 +1,61 @@
+"""Every registered pass on random networks: verified, its claim held on data, ORT takes the result, same bytes twice."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import onnxc
+from onnxc.ir.errors import OnnxcError
+from onnxc.passes.base import available, make
+from onnxc.runtime.reference import Runner
+from tests.strategies import build, feeds
+
+OPTIONS = {
+    "prune.magnitude": {"sparsity": 0.5},
+    "prune.width": {"alpha": 0.5},
+    "lowrank.svd": {"rank": 2},
+}
+"""Options that make a pass do something on the small layers of random networks."""
+SKIP = {"prune.resolution": "it changes the interface, and random networks end in fully connected layers"}
+PASSES = [name for name in available() if name not in SKIP]
+SHARES = {"clean": 0.5, "fuse": 0.5, "prune.channels": 0.9, "prune.magnitude": 0.9, "quant.int8": 0.8}
+"""Of how many networks a pass must change something at least, for the test to mean anything."""
+
+
+def run(name: str, seed: int) -> tuple[onnxc.Model, bool]:
+    """The result on network `seed`, and whether the pass itself edited anything."""
+    proto = build(seed, 2 + seed % 5, 13 + seed % 6)
+    result = onnxc.run_passes(proto, [make(name, OPTIONS.get(name))], seed=seed)
+    return result.model, bool(result.report.rows[-1].edits)
+
+
+def check(name: str, seeds: range) -> None:
+    changed = 0
+    for seed in seeds:
+        try:
+            model, edited = run(name, seed)
+        except OnnxcError as e:
+            pytest.fail(f"{name} on network {seed}: {e}")
+        changed += edited
+        proto = build(seed, 2 + seed % 5, 13 + seed % 6)
+        out = Runner(optimise=True)(model.to_proto(), feeds(proto, seed))
+        assert all(np.isfinite(v).all() for v in out.values() if v.dtype.kind == "f"), f"{name} on network {seed}"
+    assert changed >= SHARES.get(name, 0.0) * len(seeds), f"only {changed} of {len(seeds)} networks changed"
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_a_pass_keeps_its_word_on_random_networks(name):
+    check(name, range(5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PASSES)
+def test_a_pass_keeps_its_word_on_many_random_networks(name):
+    check(name, range(1000, 1080))
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_the_same_input_options_and_seed_give_the_same_bytes(name):
+    first, second = (run(name, 7)[0].to_proto().SerializeToString(deterministic=True) for _ in range(2))
+    assert first == second
