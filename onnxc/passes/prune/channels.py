@@ -100,18 +100,19 @@ class PruneChannels(Pass):
         original = model.copy() if how != "none" else None
         past = Past(original, analyse(original), ctx, self.samples) if original is not None else None
         costing = self._costing(model, analysis)
-        sizes = {_key(g): g.size for g in groups(model, analysis, self.statistics)}
+        sizes = {key: g.size for key, g in _named(groups(model, analysis, self.statistics))}
         self._refusals(model, analysis, report)
         edits: dict[str, dict[tuple, list[int]]] = {}
         for step in range(1, self.steps + 1):
             if step > 1:
                 analysis = analyse(model)
             found, rated = self._rate(model, analysis, ctx, report if step == 1 else Report())
-            known = {g.atom: sizes.get(_key(g), g.size) for g in found}
+            keys = {g.atom: key for key, g in _named(groups(model, analysis, self.statistics))}
+            known = {g.atom: sizes.get(keys[g.atom], g.size) for g in found}
             keep = self._choose(model, analysis, found, rated, known, costing, step / self.steps)
             for g in found:
                 if g.atom in keep:
-                    sides = edits.setdefault(g.name, {}).setdefault(_key(g), [known[g.atom], 0, len(g.members)])
+                    sides = edits.setdefault(g.name, {}).setdefault(keys[g.atom], [known[g.atom], 0, len(g.members)])
                     sides[1] = int(keep[g.atom].sum())
             self._cut(model, analysis, found, keep, ctx, past, how, report if step == self.steps else Report())
         for name, sides in edits.items():
@@ -183,6 +184,12 @@ class PruneChannels(Pass):
             recover(model, past, how, report)
 
 
-def _key(group: Group) -> tuple:
-    """What names a group in every step: its members, and where in their axes it stands is given by the order of groups."""
-    return tuple((m.node.name, m.i, m.d) for m in group.members)
+def _named(found: list[Group]) -> list[tuple[tuple, Group]]:
+    """The groups with keys that are the same in every step: their members, and a number among those with the same."""
+    seen: dict[tuple, int] = {}
+    keyed = []
+    for g in found:
+        members = tuple((m.node.name, m.i, m.d) for m in g.members)
+        seen[members] = seen.get(members, -1) + 1
+        keyed.append(((members, seen[members]), g))
+    return keyed

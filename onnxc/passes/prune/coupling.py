@@ -64,7 +64,8 @@ def groups(model: Model, analysis: Analysis, statistics: str = "window") -> list
                     if a.frozen is None and allowed and isinstance(a.size, int) and a.size > 1:
                         role = "follows" if not facts.iteration or t.values.ndim < 2 else "contracts" if a in contracted else "makes"
                         group = found.setdefault(a, Group(a))
-                        if not any(m.node is node and m.i == i and m.d == d for m in group.members):
+                        last = group.members[-1] if group.members else None  # an axis may hold an atom twice
+                        if last is None or last.node is not node or (last.i, last.d) != (i, d):
                             group.members.append(Member(node, i, d, role))
     minor = {a for axis in analysis.all_axes() for a in _minor_factors(axis)}
     return [g for a, g in found.items() if a not in minor and any(m.role != "follows" for m in g.members)]

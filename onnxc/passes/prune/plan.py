@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from math import ceil
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -17,6 +18,7 @@ from ...ir.analysis import Analysis
 from ...ir.axes import Atom, atoms
 from ...ir.errors import BadOption
 from ...ir.model import Model
+from .budget import TOLERANCE, Costing
 from .coupling import Group
 from .select import balance
 
@@ -60,16 +62,13 @@ class Plan:
         """The counts when the `drop` lowest scores go; a group at its least count passes its turn on."""
         least = np.array([self.least(g) for g in self.groups])
         left = np.array([g.size for g in self.groups])
-        spare = left - least
-        for g in range(len(self.groups)):
-            if self.groups[g].atom in self.fixed:
-                spare[g] = 0
-        turn = np.zeros(len(self._owners), int)  # how many of its group stand before each
-        for k in range(len(self.groups)):
-            mine = self._owners == k
-            turn[mine] = np.arange(np.count_nonzero(mine))
-        free = turn < spare[self._owners]
-        taken = self._owners[free][:drop]
+        fixed = np.array([g.atom in self.fixed for g in self.groups], bool)
+        spare = np.where(fixed, 0, left - least)
+        order = np.argsort(self._owners, kind="stable")
+        begins = np.searchsorted(self._owners[order], np.arange(len(left)))
+        turn = np.empty(len(order), int)  # how many of its group stand before each
+        turn[order] = np.arange(len(order)) - begins[self._owners[order]]
+        taken = self._owners[turn < spare[self._owners]][:drop]
         left = left - np.bincount(taken, minlength=len(left))
         return {g.atom: float(n) for g, n in zip(self.groups, left)}
 
@@ -82,7 +81,7 @@ class Plan:
         counts = {}
         for g in self.groups:
             n = self.size(g) * (1 - self.fixed[g.atom]) if g.atom in self.fixed else wanted[g.atom]
-            n = int(n / self.multiple + 0.5) * self.multiple if self.size(g) > self.multiple else self.size(g)
+            n = _round(n / self.multiple) * self.multiple if self.size(g) > self.multiple else self.size(g)
             counts[g.atom] = min(max(n, self.least(g)), g.size)
         return balance(counts, self.analysis.balanced, self.minimum)
 
@@ -90,9 +89,15 @@ class Plan:
         """What the group keeps at least."""
         return min(max(self.minimum, self.multiple if self.size(g) > self.multiple else 1), g.size)
 
-    def refine(self, counts: dict[Atom, int], milder: Mapping[Atom, int], cost, target: float) -> dict[Atom, int]:
-        """Give channels back, from `counts` towards `milder`, one group after another, as long as `cost` stays within
-        `target`: of those that fit, the group with the best score per cost first."""
+    def refine(self, counts: dict[Atom, int], milder: Mapping[Atom, int], cost: Costing, target: float) -> dict[Atom, int]:
+        """Give channels back as long as `cost` stays within `target`: towards `milder` first, then to any group."""
+        counts = self._give(counts, milder, cost, target)
+        if cost(counts) < target * (1 - TOLERANCE):
+            counts = self._give(counts, {g.atom: g.size for g in self.groups}, cost, target)
+        return counts
+
+    def _give(self, counts: Mapping[Atom, int], most: Mapping[Atom, int], cost: Costing, target: float) -> dict[Atom, int]:
+        """Round after round, the groups with the best score per cost get a channel back first, where it fits."""
         tied = {a for axes in self.analysis.balanced for axis in axes for a in atoms(axis)}
         counts = dict(counts)
         open_groups = [g for g in self.groups if g.atom not in tied and g.atom not in self.fixed]
@@ -105,7 +110,7 @@ class Plan:
             for k, g in enumerate(open_groups):
                 n = counts[g.atom]
                 step = min(self.multiple, g.size - n)
-                if n < milder[g.atom] and step > 0 and n % self.multiple == 0:
+                if n < most[g.atom] and step > 0 and n % self.multiple == 0:
                     price = cost.change(counts, g.atom, n + step)
                     worth = float(ranked[g.atom][n : n + step].sum()) / max(price, 1e-300)
                     offers.append((-worth, k, g, step))
@@ -116,6 +121,11 @@ class Plan:
                     spare -= price
                     given = True
         return counts
+
+
+def _round(x: float) -> int:
+    """The nearest whole number; halves go down, so that half of an odd count never costs more than half."""
+    return ceil(x - 0.5 - 1e-9)
 
 
 def inner(model: Model, analysis: Analysis, found: list[Group]) -> tuple[list[Group], dict[Atom, str]]:

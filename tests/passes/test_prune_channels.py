@@ -1,0 +1,279 @@
+"""prune.channels against its exact twin, on whole networks and on the shapes that other tools are known to fail on."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import pytest
+from hypothesis import given, settings
+from tests.strategies import feeds, models
+
+from onnxc import run_passes
+from onnxc.ir.analysis import analyse
+from onnxc.ir.cost import cost
+from onnxc.ir.errors import BadOption, VerificationError
+from onnxc.ir.model import load
+from onnxc.ir.verify import verify
+from onnxc.passes.base import apply, make
+from onnxc.passes.prune import groups
+from onnxc.runtime.reference import Session
+from onnxc.runtime.specs import random_feeds
+from tests.passes.prune_models import TOYS, chain
+
+HALF = {
+    "light_resnet50": 0.257, "light_densenet121": 0.261, "light_inception_v1": 0.271, "light_inception_v2": 0.265,
+    "light_shufflenet": 0.284, "light_squeezenet": 0.327, "light_vgg19": 0.251, "light_zfnet512": 0.278,
+    "light_bvlc_alexnet": 0.290,
+}  # fmt: skip
+
+
+def close(model, twin, seed=0, tolerance=1e-4):
+    """Whether two models compute the same, within `tolerance` of the largest output; returns the outputs."""
+    a, b = Session(model.to_proto(), optimise=False), Session(twin.to_proto(), optimise=False)
+    given = random_feeds(a.inputs, seed)
+    ours, theirs = a.run(given), b.run(given)
+    for name, y in ours.items():
+        level = np.abs(theirs[name]).max()
+        assert np.abs(y - theirs[name]).max() <= tolerance * max(level, 1e-30), name
+    return ours
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [True, False], ids=["equal constants merged", "weights of its own for each node"])
+def test_light_models_lose_half_of_every_group_and_equal_their_twin(light_path, shared):
+    model = run_passes(light_path, "clean", check="shapes").model
+    if not shared:
+        _fill(model)
+    before = cost(model, verify(model)).macs
+    found = groups(model)
+    found.cut(0.5)
+    small = found.apply()
+    done, report = apply(make("prune"), model)
+    after = cost(small, verify(small)).macs
+    assert cost(done, verify(done)).macs == after
+    assert after <= 1.03 * HALF[light_path.stem] * before
+    assert all("frozen" in r.reason for r in report.refusals)
+    close(small, found.zeroed())
+
+
+def _fill(model):
+    """Random matrices and kernels, for each use its own."""
+    rng = np.random.default_rng(0)
+    for node in model.nodes:
+        for i, t in enumerate(node.inputs):
+            if isinstance(t, gs.Constant) and t.values.dtype == np.float32 and t.values.ndim > 1:
+                new = rng.standard_normal(t.values.shape, np.float32)
+                new *= np.float32(np.sqrt(1 / max(np.prod(t.values.shape[1:]), 1)))
+                model.set_weight(node, i, new)
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_shapes_that_trip_other_tools(name):
+    model = TOYS[name]()
+    found = groups(model)
+    found.cut(0.5)
+    small = found.apply()
+    pruned = sum(int((~g.mask).sum()) for g in found)
+    if name == "parameters used twice":
+        # the input of the network passes through the same weight: nothing may go but what the last use makes
+        assert cost(small, verify(small)).params <= cost(model, verify(model)).params + 72
+    else:
+        assert pruned and cost(small, verify(small)).macs < cost(model, verify(model)).macs
+    close(small, found.zeroed())
+
+
+def test_a_single_channel_is_never_cut():
+    model = TOYS["single channel outputs"]()
+    small, _ = apply(make("prune", {"ratio": 0.9}), model)
+    shapes = {n.name: n.inputs[1].values.shape for n in small.nodes if n.op == "Conv"}
+    assert shapes["one"][0] == 1 and shapes["head"][0] == 1 and shapes["wide"][0] == 1
+
+
+cut_cases = []
+
+
+@settings(max_examples=40)
+@given(models())
+def test_random_networks_equal_their_twin(proto):
+    model = load(proto)
+    found = groups(model)
+    found.cut(0.5)
+    small, twin = found.apply(), found.zeroed()
+    given_ = feeds(proto)
+    ours = Session(small.to_proto(), optimise=False).run(given_)
+    theirs = Session(twin.to_proto(), optimise=False).run(given_)
+    for name, y in theirs.items():
+        assert np.abs(ours[name] - y).max() <= 1e-3 * max(np.abs(y).max(), 1.0)
+    cut_cases.append(any(not g.mask.all() for g in found))
+
+
+def test_most_random_networks_were_really_cut():
+    if not cut_cases:
+        pytest.skip("the test above did not run here")
+    assert sum(cut_cases) >= 0.7 * len(cut_cases)
+
+
+@pytest.mark.parametrize("unit", ["macs", "params", "bytes"])
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("wanted", [0.5, 0.2])
+def test_budgets_are_met_within_one_percent(resnet20_path, unit, scope, wanted):
+    model = load(resnet20_path)
+    small, _ = apply(make("prune", {unit: wanted, "scope": scope}), model)
+    share = getattr(cost(small, verify(small)), unit) / getattr(cost(model, verify(model)), unit)
+    assert 0.99 * wanted <= share <= wanted
+
+
+def test_a_budget_may_be_a_number(resnet20_path):
+    model = load(resnet20_path)
+    small, _ = apply(make("prune", {"params": 100_000}), model)
+    assert 99_000 <= cost(small, verify(small)).params <= 100_000
+
+
+def test_do_not_go_below_what_can_be_cut(resnet20_path):
+    with pytest.raises(BadOption, match="the budget cannot be met"):
+        apply(make("prune", {"macs": 0.02, "min_channels": 12}), load(resnet20_path))
+
+
+def test_the_budget_counts_what_the_cut_model_costs(light_path):
+    """The analytic count, over axes alone, is that of the model that is really cut."""
+    from onnxc.passes.prune.budget import Costing
+
+    model = load(light_path)
+    found = groups(model)
+    found.cut(0.37)
+    small = found.apply()
+    counts = {g.group.atom: int(g.mask.sum()) for g in found}
+    real = cost(small, verify(small))
+    assert Costing(model, found.analysis, "macs", set(counts))(counts) == real.macs
+
+
+def test_steps_rate_anew_and_end_at_the_same_counts(resnet20_path):
+    model = load(resnet20_path)
+    once, _ = apply(make("prune", {"ratio": 0.5}), model)
+    thrice, report = apply(make("prune", {"ratio": 0.5, "steps": 3}), model)
+    assert cost(once, verify(once)).macs == cost(thrice, verify(thrice)).macs
+    assert "64 -> 32 channels" in next(e.what for e in report.edits if e.node == "/l/l.7/c1/Conv")
+
+
+def test_counts_are_rounded_to_a_vector_width():
+    model = chain(width=40)
+    small, _ = apply(make("prune", {"ratio": 0.5, "round_to": 8}), model)
+    assert next(n for n in small.nodes if n.name == "first").inputs[1].values.shape[0] in (16, 24)
+    narrow, _ = apply(make("prune", {"ratio": 0.5, "round_to": 64}), model)
+    assert next(n for n in narrow.nodes if n.name == "first").inputs[1].values.shape[0] == 40
+
+
+def test_ratios_by_name_and_layers_that_stay(resnet20_path):
+    model = load(resnet20_path)
+    options = {"ratio": 0.5, "ratio_by": {"/l/l.7/*": 0.25}, "keep": ["/l/l.8/c1/*"]}
+    small, report = apply(make("prune", options), model)
+    shapes = {n.name: n.inputs[1].values.shape for n in small.nodes if n.op == "Conv"}
+    assert shapes["/l/l.7/c1/Conv"][0] == 48 and shapes["/l/l.8/c1/Conv"][0] == 64
+    assert any(r.node == "/l/l.8/c1/Conv" and "keep" in r.reason for r in report.refusals)
+    with pytest.raises(BadOption, match="no prunable layer is called nothing"):
+        apply(make("prune", {"keep": ["nothing*"]}), model)
+
+
+def test_inner_leaves_alone_what_a_shortcut_ties(resnet20_path):
+    small, report = apply(make("prune", {"couple": "inner"}), load(resnet20_path))
+    shapes = {n.name: n.inputs[1].values.shape for n in small.nodes if n.op == "Conv"}
+    assert shapes["/c/Conv"][0] == 16 and shapes["/l/l.0/c1/Conv"][0] == 8
+    assert sum("tied to a shortcut" in r.reason for r in report.refusals) == 3
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"ratio": 1.0}, "option ratio does not fit"),
+        ({"macs": 0.0}, "option macs does not fit"),
+        ({"macs": 0.5, "params": 0.5}, "only one budget"),
+        ({"steps": 0}, "option steps does not fit"),
+        ({"criterion": "nonsense"}, "there is no criterion nonsense"),
+        ({"ratio_by": {"a": 1.5}}, "option ratio_by of a does not fit"),
+    ],
+)
+def test_options_are_checked(options, said):
+    with pytest.raises(BadOption, match=said):
+        make("prune", options)
+
+
+def test_groups_can_be_edited_by_hand():
+    model = chain(width=8)
+    found = groups(model, criterion="l2")
+    assert [g.name for g in found] == ["first"] and found["first"].size == 8
+    assert "second.w2[1] contracts" in str(found["first"])
+    found["first"].mask[[1, 5]] = False
+    small = found.apply()
+    before = next(n for n in model.nodes if n.name == "first").inputs[1].values
+    after = next(n for n in small.nodes if n.name == "first").inputs[1].values
+    np.testing.assert_array_equal(after, np.delete(before, [1, 5], 0))
+    close(small, found.zeroed())
+    with pytest.raises(BadOption, match="there is no such group"):
+        found["second"]
+
+
+def test_do_not_apply_masks_that_do_not_fit():
+    found = groups(chain())
+    found["first"].mask[:] = False
+    with pytest.raises(BadOption, match="a mask does not fit"):
+        found.apply()
+    grouped = groups(TOYS["shuffled groups"]())
+    blocks = [g for g in grouped if any(m.node.name == "grouped" for m in g.members)]
+    blocks[0].mask[0] = False
+    with pytest.raises(VerificationError, match="equally many channels"):
+        grouped.apply()
+
+
+def test_analysis_and_pruning_grow_linearly():
+    """Chains of residual blocks: twice the nodes take about twice the time."""
+    import time
+
+    def seconds(blocks: int) -> float:
+        model = _residual_chain(blocks)
+        start = time.process_time()
+        small, _ = apply(make("prune"), model)
+        took = time.process_time() - start
+        assert small.nodes[0].inputs[1].values.shape[0] in (2, 4)
+        return took
+
+    seconds(50)
+    assert seconds(2000) <= 3.2 * max(seconds(1000), 0.3)
+
+
+def _residual_chain(blocks: int):
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes, weights, x = [], [], "x"
+    rng = np.random.default_rng(0)
+
+    def weight(name, *shape):
+        weights.append(numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name))
+        return name
+
+    nodes.append(helper.make_node("Conv", ["x", weight("w", 4, 3, 1, 1)], ["t0"], name="stem"))
+    x = "t0"
+    for i in range(blocks):
+        nodes += [
+            helper.make_node("Conv", [x, weight(f"a{i}", 4, 4, 1, 1)], [f"p{i}"], name=f"p{i}"),
+            helper.make_node("Relu", [f"p{i}"], [f"q{i}"], name=f"q{i}"),
+            helper.make_node("Conv", [f"q{i}", weight(f"b{i}", 4, 4, 1, 1)], [f"r{i}"], name=f"r{i}"),
+            helper.make_node("Add", [x, f"r{i}"], [f"t{i + 1}"], name=f"s{i}"),
+            helper.make_node("Relu", [f"t{i + 1}"], [f"u{i}"], name=f"u{i}"),
+        ]
+        x = f"u{i}"
+    nodes.append(helper.make_node("Conv", [x, weight("h", 3, 4, 1, 1)], ["y"], name="head"))
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes, "chain", [value("x", TensorProto.FLOAT, ["N", 3, 4, 4])], [value("y", TensorProto.FLOAT, ["N", 3, 4, 4])], weights
+    )
+    return load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+
+
+def test_nothing_is_said_of_what_is_not_there():
+    """A model without a prunable group is left as it is, and the report says why."""
+    from tests.passes.prune_models import network
+
+    model = network("g (float[N, 4] x) => (float[N, 3] y) { [only] y = Gemm(x, w, b) }", w=(4, 3), b=(3,))
+    small, report = apply(make("prune"), model)
+    assert not report.edits and [r.node for r in report.refusals] == ["only"]
+    assert analyse(small).shape("y") == ("N", 3)
