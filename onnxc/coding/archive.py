@@ -63,6 +63,7 @@ class Archive:
 
     def array(self, tensor: layout.Tensor | str) -> np.ndarray:
         """One tensor, or the first of that name, decoded alone. Raises BadModel if it is damaged or not there."""
+        from google.protobuf.message import Error
         from onnx import TensorProto, numpy_helper
 
         if isinstance(tensor, str):
@@ -76,8 +77,8 @@ class Archive:
             size = _varint(len(data))
             proto.MergeFromString(_varint(tensor.field << 3 | 2) + size + data)
             return numpy_helper.to_array(proto)
-        except (ValueError, TypeError, KeyError, OverflowError, RuntimeError) as e:
-            raise BadModel(f"{self._where} is damaged: {e}", tensor=tensor.name) from None
+        except (Error, ValueError, TypeError, KeyError, OverflowError) as e:
+            raise self._damaged(f"type, shape and data of {tensor.name} do not agree ({e})") from None
 
     def read(self, name: str = "") -> bytes:
         """The bytes of one file; the model's by default. Raises BadModel."""

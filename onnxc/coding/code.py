@@ -15,14 +15,14 @@ import numpy as np
 
 from onnxc.ir.errors import BadData
 
-WINDOW = 12
-"""Bits of a decoder's look-up: no code is longer."""
-SHORT_WINDOW = 11
-"""Bits of a look-up where no code is longer and all phrases are single symbols: such planes decode fastest."""
+LONGEST = 13
+"""No code has more bits."""
 MAX_PHRASES = 4096
+_LIMITS = (11, 12, 13)
+"""Bits of a decoder's look-up: the fewer, the faster."""
 _FOR_SPEED = 1 / 1000
-"""What codes that fit the shorter look-up may cost more."""
-_TRIED_PAIRS = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 64)
+"""What a code for a shorter look-up may cost more."""
+_TRIED_PAIRS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 23, 32, 64)
 
 
 def code_lengths(counts: np.ndarray, limit: int) -> np.ndarray:
@@ -96,18 +96,18 @@ class Code:
 
     @cached_property
     def words(self) -> np.ndarray:
-        """uint32 [phrases]: the code of each phrase, left-aligned in twelve bits."""
+        """uint32 [phrases]: the code of each phrase, left-aligned in thirteen bits."""
         order = self._canonical()
-        spans = (1 << WINDOW) >> self.lengths[order].astype(np.int64)
+        spans = (1 << LONGEST) >> self.lengths[order].astype(np.int64)
         words = np.zeros(len(self.lengths), np.uint32)
         words[order] = np.cumsum(spans) - spans
         return words
 
     @cached_property
     def table(self) -> np.ndarray:
-        """int32 [4096]: the phrase whose code the index begins with, highest bit first."""
+        """int32 [8192]: the phrase whose code the index begins with, highest bit first."""
         order = self._canonical()
-        spans = (1 << WINDOW) >> self.lengths[order].astype(np.int64)
+        spans = (1 << LONGEST) >> self.lengths[order].astype(np.int64)
         return np.repeat(order, spans).astype(np.int32)
 
     def _canonical(self) -> np.ndarray:
@@ -150,21 +150,29 @@ def read_code(data: memoryview) -> tuple[Code, int]:
         raise BadData("a code table pairs a symbol twice, or one that it does not hold")
     packed = np.frombuffer(data[33 + pairs : end], np.uint8)
     lengths = np.stack([packed & 15, packed >> 4], axis=1).ravel()[:phrases]
-    spans = np.where(lengths, (1 << WINDOW) >> lengths.astype(np.int64), 0).sum()
-    if lengths.max(initial=0) > WINDOW or spans != 1 << WINDOW:
+    spans = np.where(lengths, (1 << LONGEST) >> lengths.astype(np.int64), 0).sum()
+    if lengths.max(initial=0) > LONGEST or spans != 1 << LONGEST:
         raise BadData("code lengths are no complete prefix code")
     return Code(symbols, paired, lengths), end
+
+
+def fast_lengths(counts: np.ndarray) -> np.ndarray:
+    """`code_lengths` under the smallest limit that costs hardly more than the largest."""
+    best = code_lengths(counts, LONGEST)
+    for limit in _LIMITS[:-1]:
+        if best.max() <= limit:
+            break
+        if np.count_nonzero(counts) <= 1 << limit:
+            lengths = code_lengths(counts, limit)
+            if counts @ lengths <= counts @ best * (1 + _FOR_SPEED):
+                return lengths
+    return best
 
 
 def plain_code(counts: np.ndarray) -> Code:
     """The code of single symbols for counts, int64 [256], of which at least two are above zero."""
     symbols = np.flatnonzero(counts).astype(np.uint8)
-    present = counts[symbols]
-    lengths = code_lengths(present, WINDOW)
-    short = code_lengths(present, SHORT_WINDOW)
-    if present @ short <= present @ lengths * (1 + _FOR_SPEED):
-        lengths = short
-    return Code(symbols, np.empty(0, np.uint8), lengths.astype(np.uint8))
+    return Code(symbols, np.empty(0, np.uint8), fast_lengths(counts[symbols]).astype(np.uint8))
 
 
 def candidate_pairs(counts: np.ndarray) -> np.ndarray:
@@ -177,18 +185,19 @@ def candidate_pairs(counts: np.ndarray) -> np.ndarray:
     total = counts.sum()
     p = counts[symbols] / total
     order = np.argsort(-p, kind="stable")
-    lengths = code_lengths(counts[symbols], WINDOW)
+    lengths = code_lengths(counts[symbols], LONGEST)
     best, cost = 0, float(lengths @ p) * total + 4 * len(symbols)
+    least = -float(p @ np.log2(p)) * total
     for k in sorted({min(k, len(symbols)) for k in _TRIED_PAIRS}):
         phrases = k * len(symbols) + len(symbols) - k
-        if phrases > MAX_PHRASES // 2 or 4 * phrases > cost:
+        if phrases > MAX_PHRASES // 2 or least + 4 * phrases > cost:
             break
         q = np.concatenate([np.outer(p[order[:k]], p).ravel(), p[order[k:]]])
         # what is expected less than once most likely does not occur
         expected = np.rint(q * (total / (1 + p[order[:k]].sum()))).astype(np.int64)
         if np.count_nonzero(expected) < 2:
             continue
-        bits = float(code_lengths(expected, WINDOW) @ expected) + 4 * phrases + 8 * k
+        bits = float(code_lengths(expected, LONGEST) @ expected) + 4 * phrases + 8 * k
         if bits < cost:
             best, cost = k, bits
     return np.sort(symbols[order[:best]]).astype(np.uint8)

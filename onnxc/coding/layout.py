@@ -20,6 +20,8 @@ HEADER_SIZE = HEADER.size + 4
 DEFLATED, CODED = 0, 1
 FRAME = 0xFFFFFFFF
 """A piece that comes from the file's frame, not from a chunk."""
+FIELDS = (4, 5, 7, 9, 10, 11)
+"""Of a TensorProto, those that hold numbers: float, int32, int64, raw, double and uint64 data."""
 _MOST_DEFLATE = 1032
 """Deflate shrinks nothing further than this many times."""
 _CHUNK = struct.Struct("<QQQIB")
@@ -193,3 +195,5 @@ def _check(directory: Directory, end: int) -> None:
     for t in directory.tensors:
         if t.chunk >= len(chunks) or chunks[t.chunk].kind != CODED:
             raise BadModel("the archive is damaged: a tensor has no data", tensor=t.name)
+        if t.field not in FIELDS or any(d < 0 for d in t.dims):
+            raise BadModel("the archive is damaged: a tensor has an unknown form", tensor=t.name)

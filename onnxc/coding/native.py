@@ -14,7 +14,7 @@ from onnxc.ir.errors import BadData
 
 from .array import read_slab
 
-SCRATCH = 2 * 2 * 4096 * 4 + 2 * 66048
+SCRATCH = 2 * 2 * 8192 * 4 + 2 * 66048
 """ONNXC_DECODE_SCRATCH of decode.h, in bytes."""
 _WRONG = {
     1: "a slab is truncated",

@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxc.ir.errors import BadData
 
-from .code import WINDOW, Code, candidate_pairs, code_lengths, plain_code, read_code
+from .code import LONGEST, Code, candidate_pairs, fast_lengths, plain_code, read_code
 
 RAW, FILL, HUFFMAN = 0, 1, 2
 BLOCK = 8 * 8256
@@ -75,7 +75,7 @@ def _huffman(symbols: np.ndarray, counts: np.ndarray) -> bytes:
         phrases = shape.phrase_of(symbols[begins], follower[begins])
         seen = np.bincount(phrases, minlength=int(len(paired) * (len(plain.symbols) - 1) + len(plain.symbols)))
         if np.count_nonzero(seen) >= 2:
-            lengths = code_lengths(seen, WINDOW)
+            lengths = fast_lengths(seen)
             code = Code(plain.symbols, paired, lengths.astype(np.uint8))
             bits = 8 * len(code.to_bytes()) + int(seen @ lengths)
             if bits < cost:
@@ -113,8 +113,8 @@ def _write(code: Code, phrases: np.ndarray, first: np.ndarray, count: int) -> by
     offsets = np.cumsum(sizes) - sizes + headers
     at = before + np.repeat(8 * offsets - before[first], np.diff(np.append(first, len(phrases))))
     total = int(sizes.sum() + 2 * len(first))
-    # a code of 12 bits that starts anywhere in a word of 16 reaches into the next one at most: no two share a bit
-    shifted = code.words[phrases].astype(np.int64) << (32 - WINDOW - (at & 15))
+    # a code of 13 bits that starts anywhere in a word of 16 reaches into the next one at most: no two share a bit
+    shifted = code.words[phrases].astype(np.int64) << (32 - LONGEST - (at & 15))
     words = np.bincount(at >> 4, shifted >> 16, total // 2 + 2)
     words[1:] += np.bincount(at >> 4, shifted & 0xFFFF, total // 2 + 2)[:-1]
     data = words.astype(">u2").view(np.uint8)[:total]
@@ -171,8 +171,8 @@ def _read_block(code: Code, data: np.ndarray, sizes: np.ndarray, out: np.ndarray
     bits = 8 * len(data)
     padded = np.concatenate([data, np.zeros(3, np.uint8)]).astype(np.int32)
     three = padded[:-2] << 16 | padded[1:-1] << 8 | padded[2:]
-    shifts = np.arange(24 - WINDOW, 16 - WINDOW, -1, dtype=np.int32)
-    window = (three[:, None] >> shifts).ravel()[: bits + 1] & ((1 << WINDOW) - 1)
+    shifts = np.arange(24 - LONGEST, 16 - LONGEST, -1, dtype=np.int32)
+    window = (three[:, None] >> shifts).ravel()[: bits + 1] & ((1 << LONGEST) - 1)
     lengths = code.lengths.astype(np.int32)[code.table]
     following = np.minimum(np.arange(bits + 1, dtype=np.int32) + lengths[window], bits)
     each = -(-len(out) // len(sizes))

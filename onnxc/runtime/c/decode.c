@@ -10,9 +10,8 @@
 
 #include <string.h>
 
-#define WINDOW 12 /* bits of a look-up: no code is longer */
-#define ENTRIES (1u << WINDOW)
-#define SHORT_WINDOW 11 /* bits of a look-up where each yields one symbol and no code is longer */
+#define LONGEST 13 /* bits: no code is longer */
+#define SHORTEST 11 /* bits of a look-up, at least */
 #define STREAMS 8
 #define BLOCK 66048u        /* symbols of a block: its streams start 129 cache lines apart, in different sets */
 #define SLAB (1u << 20)     /* elements of a slab */
@@ -22,12 +21,13 @@
 enum { RAW = 0, FILL = 1, HUFFMAN = 2 };
 enum { SPARSE = 1, ROTATED = 2, PALETTE = 4 };
 
-/* An entry of `base` and `many`: bits 0-5 code bits, 6-29 the symbols, first one lowest, 30-31 their number. */
+/* An entry of `base` and `many`: bits 0-5 code bits, 6-29 the symbols, first one lowest, 30-31 their number. The first
+ * 2^window entries are in use, the next `window` bits of a stream, first bit highest, being the index. */
 struct table {
-  uint32_t base[ENTRIES]; /* one phrase */
+  uint32_t base[1u << LONGEST]; /* one phrase */
   union {
-    uint32_t many[ENTRIES];           /* as many phrases as the window holds, at most three symbols */
-    uint16_t one[ENTRIES];  /* one symbol: code bits in the low byte, the symbol in the high one */
+    uint32_t many[1u << LONGEST]; /* as many phrases as the window holds, at most three symbols */
+    uint16_t one[1u << LONGEST];  /* one symbol: code bits in the low byte, the symbol in the high one */
   } fast;
 };
 
@@ -46,7 +46,8 @@ struct plane {
   struct reader in;
   struct table *table;
   uint32_t left; /* symbols not yet decoded */
-  uint8_t mode, fill, window; /* window: of `one`, or 0 where `many` is faster */
+  uint8_t mode, fill, single; /* single: `one` is faster than `many` */
+  unsigned window;            /* bits of a look-up */
 };
 
 struct stream {
@@ -147,44 +148,45 @@ static uint32_t code_length(const struct code *code, uint32_t phrase)
   return code->lengths[phrase >> 1] >> (4 * (phrase & 1)) & 15;
 }
 
-/* Fill `base`. Canonical: by length, then in the order of the phrases. */
-static int fill_base(const struct code *code, uint32_t *base, uint32_t *longest)
+/* Fill `base` and choose the window. Canonical: by length, then in the order of the phrases. */
+static int fill_base(const struct code *code, uint32_t *base, unsigned *window)
 {
-  uint32_t next[WINDOW + 1] = {0}, i, j, length, phrase = 0, at = 0;
+  uint32_t next[LONGEST + 1] = {0}, i, j, length, phrase = 0, at = 0;
   for (i = 0; i < code->phrases; i++) {
     length = code_length(code, i);
-    if (length > WINDOW) return ONNXC_DECODE_TABLE;
-    next[length] += ENTRIES >> length;
+    if (length > LONGEST) return ONNXC_DECODE_TABLE;
+    next[length]++;
   }
-  for (length = 1, *longest = 0; length <= WINDOW; length++) {
-    j = next[length];
-    if (j) *longest = length;
+  for (*window = LONGEST; *window > SHORTEST && !next[*window];) --*window;
+  for (length = 1; length <= *window; length++) {
+    j = next[length] << (*window - length);
     next[length] = at;
     at += j;
   }
-  if (at != ENTRIES) return ONNXC_DECODE_TABLE;
+  if (at != 1u << *window) return ONNXC_DECODE_TABLE;
   for (i = 0; i < code->count; i++) {
     uint32_t first = code->symbols[i], others = code->paired[first] ? code->count : 1;
     for (j = 0; j < others; j++, phrase++) {
-      uint32_t entry, k;
+      uint32_t entry, k, span;
       length = code_length(code, phrase);
       if (!length) continue;
       entry = length | first << 6 | 1u << 30;
       if (code->paired[first]) entry = length | first << 6 | (uint32_t)code->symbols[j] << 14 | 2u << 30;
-      for (k = 0; k < ENTRIES >> length; k++) base[next[length] + k] = entry;
-      next[length] += ENTRIES >> length;
+      span = 1u << (*window - length);
+      for (k = 0; k < span; k++) base[next[length] + k] = entry;
+      next[length] += span;
     }
   }
-  /* a phrase that begins with a paired symbol outside the alphabet was never counted */
+  /* a paired symbol outside the alphabet has phrases that no symbol begins */
   return phrase == code->phrases ? ONNXC_DECODE_OK : ONNXC_DECODE_TABLE;
 }
 
-static uint32_t joined(const uint32_t *base, uint32_t window)
+static uint32_t joined(const uint32_t *base, uint32_t index, unsigned window)
 {
-  uint32_t entry = base[window], length = entry & 63, count = entry >> 30, text = entry << 2 >> 8;
+  uint32_t entry = base[index], length = entry & 63, count = entry >> 30, text = entry << 2 >> 8;
   while (count < 3) {
-    uint32_t more = base[window << length & (ENTRIES - 1)];
-    if (length + (more & 63) > WINDOW || count + (more >> 30) > 3) break;
+    uint32_t more = base[index << length & ((1u << window) - 1)];
+    if (length + (more & 63) > window || count + (more >> 30) > 3) break;
     text |= more << 2 >> 8 << (8 * count);
     length += more & 63;
     count += more >> 30;
@@ -195,30 +197,26 @@ static uint32_t joined(const uint32_t *base, uint32_t window)
 static int build(struct plane *plane)
 {
   struct code code;
-  uint32_t longest, i, total = 0;
   struct table *table = plane->table;
+  uint32_t i, entries, total = 0;
   int status = read_code(&plane->in, &code);
-  if (!status) status = fill_base(&code, table->base, &longest);
+  if (!status) status = fill_base(&code, table->base, &plane->window);
   if (status) return status;
-  for (i = 0; i < ENTRIES; i++) {
-    table->fast.many[i] = joined(table->base, i);
+  entries = 1u << plane->window;
+  for (i = 0; i < entries; i++) {
+    table->fast.many[i] = joined(table->base, i, plane->window);
     total += table->fast.many[i] >> 30;
   }
-  /* total / ENTRIES is the mean number of symbols of a look-up if the symbols come as the code expects them */
-  plane->window = 0;
-  if (code.pairs || total >= ENTRIES / 10 * 13) return ONNXC_DECODE_OK;
-  plane->window = longest <= SHORT_WINDOW ? SHORT_WINDOW : WINDOW;
-  for (i = 0; i < 1u << plane->window; i++) {
-    uint32_t entry = table->base[i << (WINDOW - plane->window)];
-    table->fast.one[i] = (uint16_t)((entry & 63) | (entry >> 6 & 255) << 8);
-  }
+  /* total / entries is the mean number of symbols of a look-up if the symbols come as the code expects them */
+  plane->single = code.pairs == 0 && total < entries / 10 * 13;
+  for (i = 0; plane->single && i < entries; i++)
+    table->fast.one[i] = (uint16_t)((table->base[i] & 63) | (table->base[i] >> 6 & 255) << 8);
   return ONNXC_DECODE_OK;
 }
 
 /* Streams */
 
 #define EIGHT(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#define ALONE(X) X(0)
 
 /* Rounds that no stream can leave its input or its output in, if one reads at most 8 bytes and writes at most `written`. */
 static size_t safe_rounds(const struct stream *s, int streams, size_t written)
@@ -238,7 +236,7 @@ static size_t safe_rounds(const struct stream *s, int streams, size_t written)
 #define REFILL(i) { unsigned used = trailing_zeros(bits##i); at##i += used >> 3; bits##i = (big64(at##i) | 1) << (used & 7); }
 #define CLOSE(i) { unsigned used = trailing_zeros(bits##i); s[i].at = at##i + (used >> 3); s[i].used = used & 7; s[i].out = out##i; }
 
-/* Five symbols of eleven bits, or four of twelve, leave the marker where it can be found: 7 + 55 < 63. */
+/* Five look-ups of eleven bits, or four of up to thirteen, leave the marker where it can be found: 7 + 55 < 63. */
 #define ONE(i, k) { uint32_t e = table[bits##i >> (64 - window)]; bits##i <<= e & 63; out##i[k] = (uint8_t)(e >> 8); }
 #define ONE0(i) ONE(i, 0)
 #define ONE1(i) ONE(i, 1)
@@ -247,54 +245,59 @@ static size_t safe_rounds(const struct stream *s, int streams, size_t written)
 #define ONE4(i) ONE(i, 4)
 #define NEXT4(i) out##i += 4;
 #define NEXT5(i) out##i += 5;
+/* Each writes four bytes, of which up to three stay. */
+#define MANY(i) { uint32_t e = table[bits##i >> (64 - window)]; bits##i <<= e & 63; put32(out##i, e >> 6); out##i += e >> 30; }
 
-static void run_short(const uint16_t *table, struct stream *s, size_t rounds)
-{
-  enum { window = SHORT_WINDOW };
-  EIGHT(OPEN)
-  for (; rounds; rounds--) {
-    EIGHT(ONE0) EIGHT(ONE1) EIGHT(ONE2) EIGHT(ONE3) EIGHT(ONE4)
-    EIGHT(REFILL) EIGHT(NEXT5)
+#define FIVE_ONES(E) E(ONE0) E(ONE1) E(ONE2) E(ONE3) E(ONE4) E(NEXT5)
+#define FOUR_ONES(E) E(ONE0) E(ONE1) E(ONE2) E(ONE3) E(NEXT4)
+#define FIVE_MANY(E) E(MANY) E(MANY) E(MANY) E(MANY) E(MANY)
+#define FOUR_MANY(E) E(MANY) E(MANY) E(MANY) E(MANY)
+
+#define RUN(name, entry, bits_of_window, streams, step) \
+  static void name(const entry *table, struct stream *s, size_t rounds) \
+  { \
+    enum { window = bits_of_window }; \
+    streams(OPEN) \
+    for (; rounds; rounds--) { step(streams) streams(REFILL) } \
+    streams(CLOSE) \
   }
-  EIGHT(CLOSE)
+
+RUN(one_11, uint16_t, 11, EIGHT, FIVE_ONES)
+RUN(one_12, uint16_t, 12, EIGHT, FOUR_ONES)
+RUN(one_13, uint16_t, 13, EIGHT, FOUR_ONES)
+RUN(many_11, uint32_t, 11, EIGHT, FIVE_MANY)
+RUN(many_12, uint32_t, 12, EIGHT, FOUR_MANY)
+RUN(many_13, uint32_t, 13, EIGHT, FOUR_MANY)
+
+#define ALONE(X) X(0)
+
+/* One stream, while it is not near its end. */
+static void run_alone(const uint32_t *table, unsigned window, struct stream *s)
+{
+  size_t rounds;
+  while ((rounds = safe_rounds(s, 1, 16))) {
+    ALONE(OPEN)
+    for (; rounds; rounds--) { FOUR_MANY(ALONE) ALONE(REFILL) }
+    ALONE(CLOSE)
+  }
 }
 
-static void run_one(const uint16_t *table, struct stream *s, size_t rounds)
+/* All streams in step until one of them comes near its end; where look-ups yield unequal numbers of symbols, some lag. */
+static void run(const struct plane *plane, struct stream *s)
 {
-  enum { window = WINDOW };
-  EIGHT(OPEN)
-  for (; rounds; rounds--) {
-    EIGHT(ONE0) EIGHT(ONE1) EIGHT(ONE2) EIGHT(ONE3)
-    EIGHT(REFILL) EIGHT(NEXT4)
+  static void (*const ones[])(const uint16_t *, struct stream *, size_t) = {one_11, one_12, one_13};
+  static void (*const manys[])(const uint32_t *, struct stream *, size_t) = {many_11, many_12, many_13};
+  size_t rounds;
+  int i;
+  while ((rounds = safe_rounds(s, STREAMS, plane->single ? 5 : 16))) {
+    if (plane->single) ones[plane->window - SHORTEST](plane->table->fast.one, s, rounds);
+    else manys[plane->window - SHORTEST](plane->table->fast.many, s, rounds);
   }
-  EIGHT(CLOSE)
-}
-
-/* Four look-ups of twelve bits: 7 + 48 < 63. Each writes four bytes, of which up to three stay. */
-#define MANY(i) { uint32_t e = table[bits##i >> (64 - WINDOW)]; bits##i <<= e & 63; put32(out##i, e >> 6); out##i += e >> 30; }
-
-static void run_many(const uint32_t *table, struct stream *s, size_t rounds)
-{
-  EIGHT(OPEN)
-  for (; rounds; rounds--) {
-    EIGHT(MANY) EIGHT(MANY) EIGHT(MANY) EIGHT(MANY)
-    EIGHT(REFILL)
-  }
-  EIGHT(CLOSE)
-}
-
-static void run_alone(const uint32_t *table, struct stream *s, size_t rounds)
-{
-  ALONE(OPEN)
-  for (; rounds; rounds--) {
-    ALONE(MANY) ALONE(MANY) ALONE(MANY) ALONE(MANY)
-    ALONE(REFILL)
-  }
-  ALONE(CLOSE)
+  for (i = 0; i < STREAMS && !plane->single; i++) run_alone(plane->table->fast.many, plane->window, &s[i]);
 }
 
 /* The rest of one stream, each access checked; bits beyond the end read as zeros and are an error afterwards. */
-static int finish(const uint32_t *base, struct stream *s)
+static int finish(const uint32_t *base, unsigned bits, struct stream *s)
 {
   uint64_t at = s->used, limit = 8 * (uint64_t)(s->end - s->at);
   while (s->out < s->out_end) {
@@ -303,7 +306,7 @@ static int finish(const uint32_t *base, struct stream *s)
     if (byte < size) window = (uint32_t)s->at[byte] << 16;
     if (byte + 1 < size) window |= (uint32_t)s->at[byte + 1] << 8;
     if (byte + 2 < size) window |= s->at[byte + 2];
-    entry = base[window >> (24 - WINDOW - (at & 7)) & (ENTRIES - 1)];
+    entry = base[window >> (24 - bits - (at & 7)) & ((1u << bits) - 1)];
     at += entry & 63;
     *s->out++ = (uint8_t)(entry >> 6);
     if (entry >> 30 == 2 && s->out < s->out_end) *s->out++ = (uint8_t)(entry >> 14);
@@ -314,11 +317,9 @@ static int finish(const uint32_t *base, struct stream *s)
 static int decode_block(struct plane *plane, uint8_t *out, uint32_t count)
 {
   struct stream s[STREAMS];
-  const struct table *table = plane->table;
   int streams = count < FEW ? 1 : STREAMS, i, status;
   uint32_t each = (count + (uint32_t)streams - 1) / (uint32_t)streams, done = 0;
   const uint8_t *at = plane->in.at + 2 * streams;
-  size_t rounds;
   if (left(&plane->in) < 2 * (size_t)streams) return ONNXC_DECODE_TRUNCATED;
   for (i = 0; i < streams; i++) {
     size_t size = get16(plane->in.at + 2 * i);
@@ -330,14 +331,8 @@ static int decode_block(struct plane *plane, uint8_t *out, uint32_t count)
     done += symbols;
   }
   plane->in.at = at;
-  while (streams == STREAMS && (rounds = safe_rounds(s, STREAMS, plane->window ? 5 : 16))) {
-    if (!plane->window) run_many(table->fast.many, s, rounds);
-    else if (plane->window == WINDOW) run_one(table->fast.one, s, rounds);
-    else run_short(table->fast.one, s, rounds);
-  }
-  for (i = 0; i < streams && !plane->window; i++)
-    while ((rounds = safe_rounds(&s[i], 1, 16))) run_alone(table->fast.many, &s[i], rounds);
-  for (i = 0, status = ONNXC_DECODE_OK; i < streams && !status; i++) status = finish(table->base, &s[i]);
+  if (streams == STREAMS) run(plane, s);
+  for (i = 0, status = ONNXC_DECODE_OK; i < streams && !status; i++) status = finish(plane->table->base, plane->window, &s[i]);
   return status;
 }
 

@@ -24,7 +24,7 @@ enum {
 };
 
 /* Bytes of scratch memory, aligned to 4, that every call needs; its contents need no preparation. */
-#define ONNXC_DECODE_SCRATCH (2 * 2 * 4096 * 4 + 2 * 66048)
+#define ONNXC_DECODE_SCRATCH (2 * 2 * 8192 * 4 + 2 * 66048)
 
 /* Decode a whole coded array. `out_size` is its exact size in bytes: elements times width. Returns a status; after
  * an error the output holds anything. */
