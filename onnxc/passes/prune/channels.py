@@ -37,7 +37,8 @@ class PruneChannels(Pass):
     by score ("global"). macs: budget of multiply-accumulates, a share of the model's, or a number above 1; met within
     1 % where the groups allow. params: budget of parameters, likewise. bytes: budget of stored bytes, likewise.
     criterion: how channels are rated; l1, l2, fpgm, lamp, bn_scale, redundancy and random read weights alone;
-    activation, apoz, hessian, obs and reconstruction look at data. reduce: how what a group cuts in several weights
+    activation, apoz, hessian, obs and reconstruction look at data (auto: reconstruction where the user gave data, l1
+    for groups that it cannot rate and without data). reduce: how what a group cuts in several weights
     becomes one score (mean, sum, max, min). normalise: what each weight's scores are divided by (mean, max, none; auto:
     what suits the criterion). recover: what repairs the layers behind a cut, without labels (none, bias, bn, lstsq, all;
     auto: all where the user gave data, else none). steps: cut in so many steps, rated (and recovered) anew at each.
@@ -57,7 +58,7 @@ class PruneChannels(Pass):
     macs: float | None = None
     params: float | None = None
     bytes: float | None = None
-    criterion: str = "l1"
+    criterion: str = "auto"
     reduce: Literal["mean", "sum", "max", "min"] = "mean"
     normalise: Literal["auto", "mean", "max", "none"] = "auto"
     recover: Literal["auto", "none", "bias", "bn", "lstsq", "all"] = "auto"
@@ -86,16 +87,17 @@ class PruneChannels(Pass):
         if len(given) > 1:
             raise BadOption("only one budget can be met", pass_name=self.name, found=", ".join(given))
         self.budget = next(iter(given.items()), None)
-        self.needs_data = lookup(self.criterion).needs_data or self.recover in ("bias", "bn", "lstsq", "all")
+        rates = self.criterion != "auto" and lookup(self.criterion).needs_data
+        self.needs_data = rates or self.recover in ("bias", "bn", "lstsq", "all")
 
     def _bad(self, option: str, expected: object, found: object) -> BadOption:
         return BadOption(f"option {option} does not fit", pass_name=self.name, expected=expected, found=found)
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
-        how = self.recover
-        if how == "auto":
-            how = "all" if ctx.runner is not None and ctx.data is not None and not ctx.synthetic else "none"
+        given = ctx.runner is not None and ctx.data is not None and not ctx.synthetic
+        how = self.recover if self.recover != "auto" else "all" if given else "none"
+        self._criterion = self.criterion if self.criterion != "auto" else "reconstruction" if given else "l1"
         analysis = analyse(model)
         original = model.copy() if how != "none" else None
         past = Past(original, analyse(original), ctx, self.samples) if original is not None else None
@@ -142,9 +144,12 @@ class PruneChannels(Pass):
             for g in matching(found, pattern, "keep", self.name):
                 report.refuse(g.name, f"keep names it: {pattern}")
                 found = [x for x in found if x is not g]
-        rated = scores(Scene(model, analysis, found, ctx, self.samples, ctx.seed), self.criterion, self.reduce, self.normalise)
+        scene = Scene(model, analysis, found, ctx, self.samples, ctx.seed)
+        rated = scores(scene, self._criterion, self.reduce, self.normalise)
+        if self.criterion == "auto" and self.scope == "layer" and len(rated) < len(found):
+            rated = scores(scene, "l1", self.reduce, self.normalise) | rated
         for name in dict.fromkeys(g.name for g in found if g.atom not in rated):
-            report.refuse(name, f"criterion {self.criterion}: {lookup(self.criterion).lacks}")
+            report.refuse(name, f"criterion {self._criterion}: {lookup(self._criterion).lacks}")
         return [g for g in found if g.atom in rated], rated
 
     def _choose(self, model, analysis, found, rated, sizes, budget, share: float) -> dict[Atom, np.ndarray]:
@@ -167,7 +172,7 @@ class PruneChannels(Pass):
 
     def _cut(self, model, analysis, found: list[Group], keep: Mapping, ctx, past: Past | None, how: str, report: Report) -> None:
         shifts = []
-        if lookup(self.criterion).merges:
+        if lookup(self._criterion).merges:
             merge(model, analysis, found, keep)
         elif past is not None and how in ("bias", "all"):
             shifts = bias_shifts(model, analysis, keep, ctx, self.samples, report)

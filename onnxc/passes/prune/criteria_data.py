@@ -14,6 +14,7 @@ from .linear import Linear, linear
 from .covariance import MAX_COLUMNS, covariances
 from .score import Scene, Witnesses, criterion
 
+WIDE = "no product with stored weights, of at most 4608 columns, reads its channels"
 DAMP = 1e-4
 """Added to the diagonal of a moment matrix ahead of inversion, in parts of its mean diagonal."""
 
@@ -136,7 +137,7 @@ def inverse(h: np.ndarray) -> np.ndarray:
     return np.linalg.inv(h)
 
 
-@criterion("hessian", normalise="none", needs_data=True)
+@criterion("hessian", normalise="none", needs_data=True, lacks=WIDE)
 def hessian(scene: Scene) -> Witnesses:
     """E ||W_c x_c||² / Var ||W x||²: the second-order error of removal in each layer that reads channel c.
 
@@ -146,7 +147,7 @@ def hessian(scene: Scene) -> Witnesses:
     return _layerwise(scene, "hessian", _Removal())
 
 
-@criterion("obs", normalise="none", needs_data=True)
+@criterion("obs", normalise="none", needs_data=True, lacks=WIDE)
 def obs(scene: Scene) -> Witnesses:
     """tr(W_c [(H^-1)_cc]^-1 W_c') / Var ||W x||²: as `hessian`, where the other weights are solved anew.
 
@@ -156,7 +157,7 @@ def obs(scene: Scene) -> Witnesses:
     return _layerwise(scene, "obs", _Compensated())
 
 
-@criterion("reconstruction", normalise="none", needs_data=True)
+@criterion("reconstruction", normalise="none", needs_data=True, lacks=WIDE)
 def reconstruction(scene: Scene) -> Witnesses:
     """The error of all readers at the moment when greedy removal reaches a channel (Luo et al., ThiNet, 2017).
 

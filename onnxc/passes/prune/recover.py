@@ -4,7 +4,7 @@
     bias    the mean of what a removed channel gave its readers goes into their biases          (`recover_bias`)
     bn      batch normalisations are estimated anew; without them, outputs get back their mean and variance (`recover_bn`)
     lstsq   the readers' weights are solved by least squares on calibration activations         (`recover_lstsq`)
-    all     bias, then lstsq, then bn where a layer could not be solved
+    all     one after the other: bias, lstsq, bn
 
 All of it reads activations of the original and of the pruned model on the same samples. Labels are never read.
 """
@@ -16,7 +16,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ...ir.analysis import Analysis
+from ...ir.analysis import Analysis, analyse
 from ...ir.axes import Atom, extent, mask, touched
 from ...ir.model import Model
 from ..base import Context, Report
@@ -48,8 +48,21 @@ class Past:
         """The indices along axis `d` of the original's `tensor` that are left."""
         return self._left.get((tensor, d % len(self.analysis.axes[tensor])), slice(None))
 
+    def altered(self, model: Model) -> set[str]:
+        """The tensors of `model` whose remaining channels differ from the original's: behind a shorter sum."""
+        now = analyse(model)
+        found: set[str] = set()
+        for node in model.nodes:
+            shorter = any(
+                (axes := now.of(node, i)) is not None and extent(axes[d]) != extent(self.analysis.of(self._nodes[node.name], i)[d])
+                for i, d in now.facts[node.name].contracted
+            ) and not _by_channel(now, node)
+            if shorter or any(t.name in found for t in node.inputs):
+                found.update(t.name for t in node.outputs)
+        return found
+
     def changed(self, model: Model) -> set[str]:
-        """The tensors of `model` that differ from the original's."""
+        """The tensors of `model` that differ from the original's, if only in having fewer channels."""
         found: set[str] = set()
         for node in model.nodes:
             old = self._nodes[node.name].inputs
@@ -59,6 +72,12 @@ class Past:
             if cut or any(t.name in found for t in node.inputs):
                 found.update(t.name for t in node.outputs)
         return found
+
+
+def _by_channel(analysis: Analysis, node: gs.Node) -> bool:
+    """A depthwise convolution makes each channel from itself: it sums over none."""
+    weight = analysis.of(node, 1)
+    return node.op == "Conv" and node.attrs.get("group", 1) > 1 and weight is not None and extent(weight[1]) == 1
 
 
 def recover(model: Model, past: Past, how: str, report: Report) -> None:

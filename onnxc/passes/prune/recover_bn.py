@@ -26,10 +26,11 @@ MAX_GAIN = 10.0
 
 def renormalise(model: Model, past: Past, report: Report) -> None:
     """Re-estimate every batch normalisation of `model` whose input has changed, and level the other layers' outputs."""
-    before = _layers_statistics(model, past)
+    altered = past.altered(model)
+    before = _layers_statistics(model, past, altered)
     for node in list(model.nodes):
         x = node.inputs[0] if node.inputs else None
-        if model.is_standard(node, "BatchNormalization") and x.name in past.changed(model):
+        if model.is_standard(node, "BatchNormalization") and x.name in altered:
             if all(isinstance(t, gs.Constant) for t in node.inputs[1:5]):
                 mean, var = _statistics(model, past, x.name, 1)
                 model.set_weight(node, 3, mean.astype(node.inputs[3].values.dtype))
@@ -39,12 +40,11 @@ def renormalise(model: Model, past: Past, report: Report) -> None:
             _level(model, layer, *before[node.name], *_statistics(model, past, node.outputs[0].name, layer.channel_axis))
 
 
-def _layers_statistics(model: Model, past: Past) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _layers_statistics(model: Model, past: Past, altered: set[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Mean and variance in the original, by channel that is left, of each layer's output that no normalisation reads."""
-    changed = past.changed(model)
     layers: dict[str, Linear] = {}
     for node in model.nodes:
-        layer = linear(model, node) if node.inputs and node.inputs[0].name in changed else None
+        layer = linear(model, node) if node.outputs[0].name in altered else None
         normal = any(model.is_standard(r, "BatchNormalization") for r in node.outputs[0].outputs)
         if layer is not None and not normal and bias_home(model, node) is not None:
             layers[node.outputs[0].name] = layer

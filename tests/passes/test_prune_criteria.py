@@ -1,0 +1,208 @@
+"""Criteria of prune.channels: what each of them must remove first, whatever else it does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxc import run_passes
+from onnxc.ir.analysis import analyse
+from onnxc.ir.errors import BadOption, Unsupported
+from onnxc.ir.model import load
+from onnxc.ir.verify import verify
+from onnxc.passes.base import Context, apply, make
+from onnxc.passes.prune import groups
+from onnxc.passes.prune.coupling import places
+from onnxc.passes.prune.score import Scene, lookup, scores
+from onnxc.runtime.data import open_data
+from onnxc.runtime.reference import Runner, Session
+from onnxc.runtime.specs import input_specs
+from tests.passes.prune_models import TOYS, chain, network
+
+ALL = sorted(
+    ["l1", "l2", "fpgm", "lamp", "bn_scale", "activation", "apoz", "hessian", "obs", "reconstruction", "redundancy", "random"]
+)
+
+
+def context(model, samples=32, seed=0, data=None):
+    specs = input_specs(model.to_proto())
+    rng = np.random.default_rng(7)
+    arrays = {n: rng.normal(size=(samples, *s.shape[1:])).astype(np.float32) for n, s in specs.items()}
+    return {"runner": Runner(optimise=False), "data": open_data(data or arrays, specs), "seed": seed, "synthetic": False}
+
+
+def rate(model, name, **given):
+    analysis = analyse(model)
+    from onnxc.passes.prune import coupling
+
+    found = coupling.groups(model, analysis)
+    scene = Scene(model, analysis, found, Context(verify(model), **context(model)), seed=given.pop("seed", 0))
+    return found, scores(scene, name, **given)
+
+
+def dead(width=8, gone=(1, 4)):
+    """Channels `gone` are made by zeros, are zero and are read by zeros."""
+    model = chain(width=width)
+    nodes = {n.name: n for n in model.nodes}
+    for node, i, d in (("first", 1, 0), ("norm", 1, 0), ("norm", 2, 0), ("second", 1, 1)):
+        w = nodes[node].inputs[i].values.copy()
+        np.moveaxis(w, d, 0)[list(gone)] = 0
+        model.set_weight(nodes[node], i, w)
+    return model
+
+
+def test_every_criterion_is_here():
+    lookup("l1")
+    from onnxc.passes.prune.score import CRITERIA
+
+    assert sorted(CRITERIA) == ALL
+    assert all(c.rate.__doc__ for c in CRITERIA.values())
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n not in ("fpgm", "redundancy", "random")])
+def test_what_is_zero_goes_first(name):
+    found, rated = rate(dead(), name)
+    score = rated[found[0].atom]
+    assert set(np.argsort(score, kind="stable")[:2]) == {1, 4}
+    assert score.shape == (8,) and np.isfinite(score).all() and (score >= 0).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+@settings(max_examples=8)
+@given(st.integers(0, 100))
+def test_scores_do_not_depend_on_the_order_of_channels(name, seed):
+    if name == "random":
+        return
+    model = chain(seed)
+    order = np.random.default_rng(seed).permutation(8)
+    shuffled = model.copy()
+    for node, i, d in (("first", 1, 0), *(("norm", i, 0) for i in (1, 2, 3, 4)), ("second", 1, 1)):
+        at = next(n for n in shuffled.nodes if n.name == node)
+        shuffled.set_weight(at, i, np.take(at.inputs[i].values, order, d))
+    (g,), a = rate(model, name)
+    (h,), b = rate(shuffled, name)
+    np.testing.assert_allclose(a[g.atom][order], b[h.atom], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_criterion_cuts_a_trained_network(resnet20_path, calib_data_path, name):
+    model = load(resnet20_path)
+    given_ = context(model, data=calib_data_path)
+    options = {"macs": 0.8, "criterion": name, "samples": 64, "recover": "none"}
+    small, report = apply(make("prune", options), model, **given_)
+    again, _ = apply(make("prune", options), model, **given_)
+    assert report.edits
+    for a, b in zip(small.constants().values(), again.constants().values(), strict=True):
+        np.testing.assert_array_equal(a.values, b.values)
+
+
+def test_bn_scale_reads_gamma_alone():
+    gamma = np.array([3, 0.1, 2, -0.2, 5, -4, 1, 0.5])
+    (group,), rated = rate(chain(scales=gamma), "bn_scale")
+    np.testing.assert_allclose(rated[group.atom], np.abs(gamma), rtol=1e-6)
+
+
+def test_do_not_take_bn_scale_after_fuse(resnet20_path):
+    fused = run_passes(resnet20_path, "fuse", check="shapes").model
+    with pytest.raises(Unsupported, match="prune before fuse"):
+        apply(make("prune", {"criterion": "bn_scale"}), fused)
+
+
+def test_a_group_that_a_criterion_cannot_rate_stays_and_is_named():
+    model = network(
+        """g (float[N, 3, 4, 4] x) => (float[N, 5, 4, 4] y) {
+            [a] a = Conv(x, wa)
+            [norm] b = BatchNormalization(a, s, s, s, s)
+            [b] c = Conv(b, wb)
+            [c] y = Conv(c, wc)
+        }""",
+        wa=(6, 3, 1, 1), wb=(4, 6, 1, 1), wc=(5, 4, 1, 1), s=np.ones(6),
+    )  # fmt: skip
+    small, report = apply(make("prune", {"criterion": "bn_scale"}), model)
+    assert {n.name: n.inputs[1].values.shape[0] for n in small.nodes if n.op == "Conv"} == {"a": 3, "b": 4, "c": 5}
+    assert any(r.node == "b" and "no BatchNormalization scales" in r.reason for r in report.refusals)
+
+
+def test_criteria_on_data_need_data():
+    with pytest.raises(BadOption, match="criterion hessian looks at activations"):
+        apply(make("prune", {"criterion": "hessian"}), chain())
+
+
+def duplicated(pairs=((0, 1), (2, 5))):
+    """Channels that are made alike in pairs, and read by different weights."""
+    model = chain(width=8)
+    nodes = {n.name: n for n in model.nodes}
+    for node, i in (("first", 1), *(("norm", i) for i in (1, 2, 3, 4))):
+        w = nodes[node].inputs[i].values.copy()
+        for a, b in pairs:
+            w[b] = w[a]
+        model.set_weight(nodes[node], i, w)
+    return model
+
+
+def test_redundancy_merges_duplicates_exactly():
+    model = duplicated()
+    small, _ = apply(make("prune", {"criterion": "redundancy", "ratio": 0.25}), model)
+    assert small.nodes[0].inputs[1].values.shape[0] == 6
+    x = {"x": np.random.default_rng(0).normal(size=(4, 3, 6, 6)).astype(np.float32)}
+    before = Session(model.to_proto()).run(x)["y"]
+    np.testing.assert_allclose(Session(small.to_proto()).run(x)["y"], before, atol=1e-5)
+    plain, _ = apply(make("prune", {"criterion": "l1", "ratio": 0.25}), model)
+    assert np.abs(Session(plain.to_proto()).run(x)["y"] - before).max() > 1e-2
+
+
+def test_do_not_merge_what_activations_are_contracted_with():
+    model = network(
+        """g (float[N, 4, 8] x) => (float[N, 4, 4] y) {
+            [q] q = MatMul(x, wq)
+            [k] k = MatMul(x, wk)
+            [t] t = Transpose<perm=[0, 2, 1]>(k)
+            [y] y = MatMul(q, t)
+        }""",
+        wq=(8, 6), wk=(8, 6),
+    )  # fmt: skip
+    assert len(groups(model)) == 1
+    _, report = apply(make("prune", {"criterion": "redundancy"}), model)
+    assert not report.edits and any("a merge needs" in r.reason for r in report.refusals)
+
+
+def test_obs_is_the_error_that_least_squares_leaves():
+    """The OBS score of a channel is the smallest mean squared error of the reader without that channel."""
+    from onnxc.passes.prune.covariance import covariances
+    from onnxc.passes.prune.criteria_data import centred, consumers
+
+    model = chain(width=4)
+    found, rated = rate(model, "obs")
+    scene = Scene(model, analyse(model), found, Context(verify(model), **context(model)))
+    from onnxc.passes.prune import coupling
+
+    scene.groups = coupling.groups(model, scene.analysis)
+    (layer, second), *_ = covariances(model, scene.analysis, consumers(scene), scene.ctx, 512)
+    cov, w = centred(second[0]), layer.matrix()[0]
+    energy = np.einsum("oi,ij,oj->", w, cov, w)
+    for c in range(4):
+        kept = np.delete(np.arange(36), np.arange(9 * c, 9 * c + 9))
+        best = np.linalg.solve(cov[np.ix_(kept, kept)], cov[kept] @ w.T)
+        left = np.trace(w @ cov @ w.T) - np.trace(w @ cov[:, kept] @ best)
+        assert rated[found[0].atom][c] == pytest.approx(left / energy, rel=5e-2)
+
+
+@pytest.mark.parametrize("reduce", ["mean", "sum", "max", "min"])
+@pytest.mark.parametrize("normalise", ["mean", "max", "none"])
+def test_reductions_and_normalisations(reduce, normalise):
+    (group,), rated = rate(chain(), "l1", reduce=reduce, normalise=normalise)
+    w1, w2 = (np.abs(n.inputs[1].values.astype(float)) for n in chain().nodes if n.op == "Conv")
+    both = np.stack([w1.sum((1, 2, 3)), w2.sum((0, 2, 3))])
+    if normalise != "none":
+        both = both / getattr(both, normalise)(axis=1, keepdims=True)
+    np.testing.assert_allclose(rated[group.atom], getattr(both, reduce)(axis=0), rtol=1e-5)
+
+
+def test_places_name_every_index_of_an_axis():
+    model = TOYS["reshape"]()
+    analysis = analyse(model)
+    axis = analysis.uses["head", 1][0]
+    (at,) = [p for a, p in places(axis).items() if a.frozen is None]
+    np.testing.assert_array_equal(at, np.arange(128).reshape(8, 16))

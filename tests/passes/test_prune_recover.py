@@ -1,0 +1,157 @@
+"""Recovery without labels: exact where it must be, better than nothing everywhere, and the accuracies that are promised."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxc import run_passes
+from onnxc.ir.model import load
+from onnxc.passes.base import apply, make
+from onnxc.passes.prune.linear import linear
+from onnxc.runtime.data import open_data
+from onnxc.runtime.reference import Runner, Session
+from onnxc.runtime.specs import input_specs
+from tests.conftest import ROOT, TRAINED
+from tests.passes.prune_models import chain, network
+
+
+def context(model, data=None, samples=64, seed=0):
+    specs = input_specs(model.to_proto())
+    rng = np.random.default_rng(3)
+    arrays = data or {n: rng.normal(size=(samples, *s.shape[1:])).astype(np.float32) for n, s in specs.items()}
+    return {"runner": Runner(optimise=False), "data": open_data(arrays, specs), "seed": seed, "synthetic": False}
+
+
+def outputs(model, seed=11):
+    specs = input_specs(model.to_proto())
+    rng = np.random.default_rng(seed)
+    x = {n: rng.normal(size=(8, *s.shape[1:])).astype(np.float32) for n, s in specs.items()}
+    return next(iter(Session(model.to_proto()).run(x).values()))
+
+
+def accuracy(model, path) -> float:
+    with np.load(path) as data:
+        logits = Session(model.to_proto()).run({"image": data["image"]})["logits"]
+        return float((logits.argmax(1) == data["labels"]).mean())
+
+
+def constants():
+    """Half of the channels are constants: their batch normalisation has scale 0 and a shift of its own."""
+    return chain(scales=np.array([1, 0, 1, 0, 0, 1, 0, 1.0]))
+
+
+@pytest.mark.parametrize("how", ["bias", "lstsq", "all"])
+def test_constant_channels_go_without_a_trace(how):
+    model = constants()
+    small, _ = apply(make("prune", {"criterion": "bn_scale", "recover": how}), model, **context(model))
+    assert small.nodes[0].inputs[1].values.shape[0] == 4
+    np.testing.assert_allclose(outputs(small), outputs(model), atol=2e-3 if how != "bias" else 1e-5)
+    plain, _ = apply(make("prune", {"criterion": "bn_scale", "recover": "none"}), model)
+    assert np.abs(outputs(plain) - outputs(model)).max() > 0.1
+
+
+def test_bias_hand_over_is_exact_inside_and_not_at_a_padded_rim():
+    model = chain(scales=np.array([1, 0, 1, 0, 0, 1, 0, 1.0]), pad=1)
+    small, _ = apply(make("prune", {"criterion": "bn_scale", "recover": "bias"}), model, **context(model))
+    gap = np.abs(outputs(small) - outputs(model))
+    assert gap[:, :, 1:-1, 1:-1].max() < 1e-5 < 1e-2 < gap.max()
+
+
+@pytest.mark.parametrize("how", ["bias", "bn", "lstsq", "all"])
+@pytest.mark.parametrize("fused", [False, True], ids=["batch norms", "fused"])
+def test_every_recovery_brings_the_outputs_nearer(how, fused):
+    model = network(
+        """g (float[N, 3, 8, 8] x) => (float[N, 6] y) {
+            [a] a = Conv<pads=[1,1,1,1]>(x, wa)
+            [na] na = BatchNormalization(a, s, t, m, v)
+            [ra] ra = Relu(na)
+            [b] b = Conv<pads=[1,1,1,1]>(ra, wb)
+            [nb] nb = BatchNormalization(b, s, t, m, v)
+            [rb] rb = Relu(nb)
+            [c] c = Conv<pads=[1,1,1,1]>(rb, wc)
+            [sum] d = Add(ra, c)
+            [pool] e = GlobalAveragePool(d)
+            [flat] f = Flatten(e)
+            [head] y = Gemm<transB=1>(f, wh, bh)
+        }""",
+        wa=(12, 3, 3, 3), wb=(12, 12, 3, 3), wc=(12, 12, 3, 3), wh=(6, 12), bh=(6,),
+        s=np.ones(12), t=np.full(12, 0.5), m=np.zeros(12), v=np.ones(12),
+    )  # fmt: skip
+    if fused:
+        model = run_passes(model, "fuse", check="shapes").model
+    plain, _ = apply(make("prune", {"ratio": 0.4, "recover": "none"}), model)
+    better, _ = apply(make("prune", {"ratio": 0.4, "recover": how}), model, **context(model))
+    want = outputs(model)
+    assert np.square(outputs(better) - want).sum() < np.square(outputs(plain) - want).sum()
+
+
+def test_least_squares_finds_weights_that_reproduce_the_output():
+    """A channel that is a linear function of others costs nothing once the reader is solved anew."""
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(8, 5))
+    w[:, 3] = w[:, 0] - 2 * w[:, 1]
+    model = network(
+        "g (float[N, 8] x) => (float[N, 4] y) { [in] a = Gemm(x, w, b) [out] y = Gemm(a, v, c) }",
+        w=w, b=(5,), v=rng.normal(size=(5, 4)) * np.array([3, 3, 3, 1, 3])[:, None], c=(4,),
+    )  # fmt: skip
+    options = {"ratio": 0.2, "criterion": "obs", "recover": "lstsq"}
+    small, _ = apply(make("prune", options), model, **context(model, samples=256))
+    np.testing.assert_allclose(outputs(small), outputs(model), atol=2e-2)
+
+
+@pytest.mark.parametrize(
+    "attrs",
+    ["pads=[1,2,0,1]", "strides=[2,1], pads=[1,1,1,1]", "dilations=[2,1]", 'auto_pad="SAME_UPPER", strides=[2,2]',
+     'auto_pad="SAME_LOWER", strides=[2,3]', 'auto_pad="VALID"', "group=2, pads=[0,1,0,1]", "group=4"],
+)  # fmt: skip
+def test_rows_times_matrix_is_the_convolution(attrs):
+    group = 2 if "group=2" in attrs else 4 if "group=4" in attrs else 1
+    model = network(
+        f"g (float[N, 4, 9, 8] x) => (float[N, 8, H, W] y) {{ [conv] y = Conv<{attrs}>(x, w, b) }}",
+        w=(8, 4 // group, 3, 2), b=(8,),
+    )  # fmt: skip
+    layer = linear(model, model.nodes[0])
+    x = np.random.default_rng(1).normal(size=(2, 4, 9, 8)).astype(np.float32)
+    y = Session(model.to_proto()).run({"x": x})["y"]
+    picked = np.array([0, 3, int(np.prod(y.shape[2:])) - 1])
+    rows = layer.rows(x, y.shape[2:], picked)
+    ours = np.einsum("grk,gok->rgo", rows, layer.matrix()).reshape(-1, 8) + layer.bias
+    np.testing.assert_allclose(ours, layer.pick(y, picked), atol=1e-4)
+    np.testing.assert_array_equal(layer.as_weight(layer.matrix()), layer.weight)
+
+
+def test_labels_are_not_read(resnet20_path, calib_data_path):
+    with np.load(calib_data_path) as stored:
+        image, labels = stored["image"][:64], stored["labels"][:64]
+    model = load(resnet20_path)
+    made = []
+    for y in (labels, labels[::-1].copy()):
+        given = context(model, {"image": image, "labels": y})
+        made.append(apply(make("prune", {"macs": 0.7, "criterion": "hessian", "recover": "all"}), model, **given)[0])
+    for a, b in zip(made[0].constants().values(), made[1].constants().values(), strict=True):
+        np.testing.assert_array_equal(a.values, b.values)
+
+
+def test_without_data_nothing_is_recovered(resnet20_path):
+    report = run_passes(resnet20_path, "prune(macs=0.9)", check="data").report.rows[-1]
+    again = run_passes(resnet20_path, "prune(macs=0.9, recover=none)", check="data").report.rows[-1]
+    assert report.error == again.error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, passes, least",
+    [
+        ("resnet20", "prune(macs=0.5)", 0.91),
+        ("resnet20", "fuse, prune(macs=0.5)", 0.91),
+        ("resnet20", "prune(macs=0.5, criterion=l1)", 0.90),
+        ("vggslim", "prune(macs=0.4, criterion=bn_scale)", 0.90),
+    ],
+)
+def test_accuracy_stays_without_labels(name, passes, least):
+    """Measured with the bundled 256 calibration and 1,000 test images."""
+    result = run_passes(TRAINED[name], passes, data=str(ROOT / "onnxc/data/fashion_calib.npz"), check="shapes")
+    rows = result.report.rows
+    assert rows[-1].after.macs <= (0.4 if name == "vggslim" else 0.5) * rows[0].before.macs
+    assert accuracy(result.model, ROOT / "onnxc/data/fashion_test.npz") >= least
