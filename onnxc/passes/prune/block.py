@@ -13,6 +13,7 @@ import numpy as np
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
+from .moments import adapted
 from .weights import check_share, layers, select, total
 
 
@@ -23,7 +24,8 @@ class PruneBlock(Pass):
     sparsity: share of blocks that become zero. rows: outputs in a block. columns: input channels in a block. kernel:
     whether a block spans all positions of the kernel (with rows=1, columns=1 whole kernels go) or one. scope: of each
     layer, or of all layers together (global), where mean squares count relative to the layer's. skip: patterns of layer
-    names to leave alone. At the edges, and in depthwise layers, blocks are cut to what is there.
+    names to leave alone. update: whether the others are adapted on calibration data, to keep the layer's outputs.
+    At the edges, and in depthwise layers, blocks are cut to what is there.
     """
 
     claim = Claim.LOSSY
@@ -35,6 +37,7 @@ class PruneBlock(Pass):
     kernel: bool = False
     scope: Literal["layer", "global"] = "layer"
     skip: list[str] = field(default_factory=list)
+    update: bool = False
 
     def __post_init__(self) -> None:
         check_share(self.name, "sparsity", self.sparsity)
@@ -43,12 +46,24 @@ class PruneBlock(Pass):
             if size < 1:
                 raise BadOption(f"option {option} does not fit", pass_name=self.name, expected="at least 1", found=size)
 
+        self.needs_data = self.update
+
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
         found = layers(model, ctx.verified.analysis, self.skip, report)
         scores = [self.scores(layer.view()) for layer in found]
-        for layer, dropped in zip(found, select(scores, self.sparsity, self.scope == "global"), strict=True):
-            layer.drop(spread(dropped, layer.view().shape, self.rows, self.columns), report)
+        gone = select(scores, self.sparsity, self.scope == "global")
+        chosen = [
+            (layer, spread(blocks, layer.view().shape, self.rows, self.columns))
+            for layer, blocks in zip(found, gone, strict=True)
+        ]
+        if self.update:
+            views = adapted(model, ctx, chosen, report)
+            for layer, view in zip(found, views, strict=True):
+                layer.replace(view, report, ", the others adapted")
+        else:
+            for layer, dropped in chosen:
+                layer.drop(dropped, report)
         total(found, report)
         return report
 

@@ -30,7 +30,8 @@ from ...ir.cost import node_macs
 from ...ir.errors import BadOption
 from ...ir.model import Model, read_only
 from ..base import Claim, Context, Pass, Report, register
-from .weights import Layer, check_share, layers
+from .moments import adapted
+from .weights import Layer, check_share, explicit_pads, layers
 
 Steps = tuple[range, ...]
 """Which positions of a kernel stay, along each spatial axis."""
@@ -43,6 +44,7 @@ class PruneKernelShape(Pass):
     ratio: share of multiplications removed. scope: of each layer ("layer"), or of all convolutions with kernels
     above 1x1 together ("global"). shapes: the kernels that may come out, such as 3x2 or 1x3; none given: any. dilated:
     whether rows may go from the middle, which leaves a dilated kernel. skip: patterns of layer names to leave alone.
+    update: whether what stays is adapted on calibration data, to keep the layer's outputs.
     """
 
     claim = Claim.LOSSY
@@ -53,6 +55,7 @@ class PruneKernelShape(Pass):
     shapes: list[str] = field(default_factory=list)
     dilated: bool = True
     skip: list[str] = field(default_factory=list)
+    update: bool = False
 
     def __post_init__(self) -> None:
         check_share(self.name, "ratio", self.ratio)
@@ -61,10 +64,16 @@ class PruneKernelShape(Pass):
                 raise BadOption(
                     "option shapes does not fit", pass_name=self.name, expected="3x2, 1x3, ...", found=shape
                 )
+        self.needs_data = self.update
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
-        for kernel, steps in self.plan(model, ctx.verified.analysis, report):
+        chosen = self.plan(model, ctx.verified.analysis, report)
+        if self.update:
+            views = adapted(model, ctx, [(kernel.layer, kernel.dropped(steps)) for kernel, steps in chosen], report)
+            for (kernel, _), view in zip(chosen, views, strict=True):
+                kernel.layer.store(view)
+        for kernel, steps in chosen:
             kernel.cut(steps, report)
         return report
 
@@ -241,23 +250,3 @@ def _ends(
             return None
         e = 0
     return b, e
-
-
-def explicit_pads(node: gs.Node, xs, size, strides, dilations) -> list[int] | None:
-    """pads as the attribute or auto_pad gives them; None where auto_pad follows an unknown extent."""
-    auto = node.attrs.get("auto_pad", "NOTSET")
-    if auto not in ("SAME_UPPER", "SAME_LOWER"):
-        return list((node.attrs.get("pads") if auto == "NOTSET" else None) or [0] * (2 * len(size)))
-    begins, ends = [], []
-    for x, k, stride, dilation in zip(xs, size, strides, dilations, strict=True):
-        reach = dilation * (k - 1) + 1
-        if stride == 1:
-            lost = reach - 1
-        elif isinstance(x, int):
-            lost = max((-(-x // stride) - 1) * stride + reach - x, 0)
-        else:
-            return None
-        half, more = lost // 2, lost - lost // 2
-        begins.append(half if auto == "SAME_UPPER" else more)
-        ends.append(more if auto == "SAME_UPPER" else half)
-    return begins + ends

@@ -14,11 +14,12 @@ import onnx_graphsurgeon as gs
 
 from ...ir.model import Model
 from ..base import Context, Report
-from .kernel_shape import explicit_pads
-from .weights import Layer
+from .weights import Layer, explicit_pads
 
 ROWS, ROWS_PER_COLUMN = 16384, 12
 """How many columns x of a convolution are wanted, at least and for each unknown; samples give equally many."""
+DAMP = 0.01
+"""What is added to the diagonal of a moment, as a share of its mean."""
 PART_BYTES = 256 * 2**20
 UNKNOWN_SAMPLES = 64
 """How many samples are expected of data that do not say."""
@@ -172,6 +173,24 @@ def refit(w: np.ndarray, keep: np.ndarray, h: np.ndarray, start: np.ndarray, rou
         d = z + np.divide(new, power, out=np.zeros_like(new), where=power > 0) * d
         power = new
     return v
+
+
+def adapted(model: Model, ctx: Context, chosen: list[tuple[Layer, np.ndarray]], report: Report) -> list[np.ndarray]:
+    """For each (layer, mask of what goes) its weights in the common view, those that stay adapted to what goes.
+
+    The masks broadcast to the common view. Layers whose inputs are not read keep their numbers, and a note says so.
+    """
+    refused = Report()
+    able = {id(layer) for layer in readable([layer for layer, _ in chosen], refused)}
+    for r in refused.refusals:
+        report.note(f"{r.node} is not adapted: {r.reason}")
+    views = {id(layer): np.where(gone, 0, layer.view()) for layer, gone in chosen}
+    masks = {id(layer): np.broadcast_to(~gone, layer.view().shape) for layer, gone in chosen}
+    for part in parts([layer for layer, _ in chosen if id(layer) in able]):
+        for layer, moment in zip(part, moments(model, part, ctx), strict=True):
+            w, keep = columns(layer.view()), columns(masks[id(layer)]).astype(bool)
+            views[id(layer)] = from_columns(refit(w, keep, damped(moment.h, DAMP), w), layer.view())
+    return [views[id(layer)] for layer, _ in chosen]
 
 
 def error(w: np.ndarray, v: np.ndarray, h: np.ndarray) -> float:

@@ -30,9 +30,11 @@ SOLVER_ROUNDS = 30
 class PruneObs(Pass):
     """Zero weights and adapt the remaining ones of the layer to keep its outputs, from calibration activations.
 
-    sparsity: share of zeros, unless n is given. scope: of each layer, or of all layers together (global). n: keep n of
-    every m input channels instead. m: see n. rounds: in how many steps the zeros are chosen. damp: what is added to the
-    diagonal of the second moment, as a share of its mean. skip: patterns of layer names to leave alone.
+    sparsity: share of zeros, unless n is given. scope: of all layers together ("global": weights count by their share
+    of the layer's output; all second moments are in memory at once), or of each layer ("layer"), unless n is given. n:
+    how many of every m input channels stay at each output and position. m: of how many, where n is given. rounds: in
+    how many steps the zeros are chosen. damp: what is added to the diagonal of the second moment, as a share of its
+    mean. skip: patterns of layer names to leave alone.
     """
 
     claim = Claim.LOSSY
@@ -40,7 +42,7 @@ class PruneObs(Pass):
     needs_data = True
 
     sparsity: float = 0.5
-    scope: Literal["layer", "global"] = "layer"
+    scope: Literal["layer", "global"] = "global"
     n: int | None = None
     m: int = 4
     rounds: int = 8
@@ -51,10 +53,6 @@ class PruneObs(Pass):
         check_share(self.name, "sparsity", self.sparsity)
         if self.n is not None:
             check_pattern(self.name, self.n, self.m)
-            if self.scope == "global":
-                raise BadOption(
-                    "n of m is the same in each layer", pass_name=self.name, expected="scope=layer", found="global"
-                )
         if self.rounds < 1:
             raise BadOption("option rounds does not fit", pass_name=self.name, expected="at least 1", found=self.rounds)
         if not self.damp > 0:
@@ -67,9 +65,10 @@ class PruneObs(Pass):
             found = regular(found, self.m, report)
         found = readable(found, report)
         original = model.copy()
-        for part in [found] if self.scope == "global" else parts(found):
+        together = self.scope == "global" and self.n is None
+        for part in [found] if together else parts(found):
             seen = moments(original, part, ctx)
-            if self.scope == "global":
+            if together:
                 self._solve(part, seen, report)
             else:
                 for layer, moment in zip(part, seen, strict=True):
