@@ -20,8 +20,8 @@ LONGEST = 13
 MAX_PHRASES = 4096
 _LIMITS = (11, 12, 13)
 """Bits of a decoder's look-up: the fewer, the faster."""
-_FOR_SPEED = 1 / 1000
-"""What a code for a shorter look-up may cost more."""
+_NEAR = 1.007
+"""A code that takes at most this times the entropy is good enough: of such, the one that decodes fastest is taken."""
 _TRIED_PAIRS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 23, 32, 64)
 
 
@@ -156,23 +156,27 @@ def read_code(data: memoryview) -> tuple[Code, int]:
     return Code(symbols, paired, lengths), end
 
 
-def fast_lengths(counts: np.ndarray) -> np.ndarray:
-    """`code_lengths` under the smallest limit that costs hardly more than the largest."""
-    best = code_lengths(counts, LONGEST)
-    for limit in _LIMITS[:-1]:
-        if best.max() <= limit:
-            break
+def least_bits(counts: np.ndarray) -> float:
+    """The entropy of symbols with these counts, in bits, times their number."""
+    present = counts[counts > 0]
+    return float(present @ np.log2(present.sum() / present))
+
+
+def fast_lengths(counts: np.ndarray, least: float) -> np.ndarray:
+    """`code_lengths` under the smallest limit that brings the symbols near to `least` bits, else under the largest."""
+    for limit in _LIMITS:
         if np.count_nonzero(counts) <= 1 << limit:
             lengths = code_lengths(counts, limit)
-            if counts @ lengths <= counts @ best * (1 + _FOR_SPEED):
-                return lengths
-    return best
+            if counts @ lengths <= _NEAR * least:
+                break
+    return lengths
 
 
 def plain_code(counts: np.ndarray) -> Code:
     """The code of single symbols for counts, int64 [256], of which at least two are above zero."""
     symbols = np.flatnonzero(counts).astype(np.uint8)
-    return Code(symbols, np.empty(0, np.uint8), fast_lengths(counts[symbols]).astype(np.uint8))
+    lengths = fast_lengths(counts[symbols], least_bits(counts))
+    return Code(symbols, np.empty(0, np.uint8), lengths.astype(np.uint8))
 
 
 def candidate_pairs(counts: np.ndarray) -> np.ndarray:
@@ -187,10 +191,10 @@ def candidate_pairs(counts: np.ndarray) -> np.ndarray:
     order = np.argsort(-p, kind="stable")
     lengths = code_lengths(counts[symbols], LONGEST)
     best, cost = 0, float(lengths @ p) * total + 4 * len(symbols)
-    least = -float(p @ np.log2(p)) * total
+    least = least_bits(counts)
     for k in sorted({min(k, len(symbols)) for k in _TRIED_PAIRS}):
         phrases = k * len(symbols) + len(symbols) - k
-        if phrases > MAX_PHRASES // 2 or least + 4 * phrases > cost:
+        if cost <= _NEAR * least or phrases > MAX_PHRASES // 2 or least + 4 * phrases > cost:
             break
         q = np.concatenate([np.outer(p[order[:k]], p).ravel(), p[order[k:]]])
         # what is expected less than once most likely does not occur

@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxc.ir.errors import BadData
 
-from .code import LONGEST, Code, candidate_pairs, fast_lengths, plain_code, read_code
+from .code import LONGEST, Code, candidate_pairs, fast_lengths, least_bits, plain_code, read_code
 
 RAW, FILL, HUFFMAN = 0, 1, 2
 BLOCK = 8 * 8256
@@ -75,7 +75,7 @@ def _huffman(symbols: np.ndarray, counts: np.ndarray) -> bytes:
         phrases = shape.phrase_of(symbols[begins], follower[begins])
         seen = np.bincount(phrases, minlength=int(len(paired) * (len(plain.symbols) - 1) + len(plain.symbols)))
         if np.count_nonzero(seen) >= 2:
-            lengths = fast_lengths(seen)
+            lengths = fast_lengths(seen, least_bits(counts))
             code = Code(plain.symbols, paired, lengths.astype(np.uint8))
             bits = 8 * len(code.to_bytes()) + int(seen @ lengths)
             if bits < cost:
