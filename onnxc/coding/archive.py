@@ -201,5 +201,7 @@ def _varint(value: int) -> bytes:
 
 def unpack(source: str | os.PathLike | bytes, path: str | os.PathLike) -> list[Path]:
     """Write what `pack` packed: the model to `path`, files of external data beside it. Returns the paths written."""
+    if isinstance(source, (str, os.PathLike)) and Path(source).resolve() == Path(path).resolve():
+        raise BadOption(f"{path} is the archive itself", remedy="give the model another name")
     with Archive(source) as archive:
         return archive.unpack(path)

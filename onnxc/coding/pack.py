@@ -60,8 +60,12 @@ def pack(source: object, path: str | os.PathLike) -> Packed:
         found = regions(model)
         files = {"": model}
         for region in found:
-            if region.location is not None and region.location not in files:
-                files[region.location] = stack.enter_context(mapped(_beside(folder, region)))
+            if region.location is None or (region.location and region.location in files):
+                continue
+            beside = _beside(folder, region)
+            if beside.resolve() == Path(path).resolve():
+                raise BadOption(f"{path} holds the model's external data", remedy="give the archive another name")
+            files[region.location] = stack.enter_context(mapped(beside))
         out = stack.enter_context(Replacement(Path(path)))
         return _write(out.file, files, found)
 

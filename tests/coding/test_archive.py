@@ -1,0 +1,290 @@
+"""Archives give back every file byte for byte, one tensor at a time too, and refuse what is damaged or unsafe."""
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxc.cli import main
+from onnxc.coding import Archive, layout, pack, unpack
+from onnxc.coding.wire import regions
+from onnxc.ir.errors import BadModel, BadOption
+
+RNG = np.random.default_rng(5)
+
+
+def tensor(name, kind=TensorProto.FLOAT, count=400):
+    values = RNG.normal(size=count) * 10
+    return helper.make_tensor(name, kind, [count], values.astype(helper.tensor_dtype_to_np_dtype(kind)).tolist())
+
+
+def everywhere():
+    """A model with tensors wherever the format allows them."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["inside"], ["b"])],
+        "body",
+        [],
+        [helper.make_tensor_value_info("b", TensorProto.FLOAT, [400])],
+        [numpy_helper.from_array(RNG.normal(size=400).astype(np.float32), "inside")],
+    )
+    sparse = helper.make_sparse_tensor(tensor("values"), tensor("indices", TensorProto.INT64), [100_000])
+    shared = numpy_helper.from_array(np.arange(1000, dtype=np.float32), "shared")
+    nodes = [
+        helper.make_node("Constant", [], ["constant"], value=numpy_helper.from_array(np.arange(300), "")),
+        helper.make_node("Constant", [], ["twin"], value=shared),
+        helper.make_node("If", ["c"], ["y"], then_branch=body, else_branch=body),
+        helper.make_node("Custom", ["y"], ["z"], domain="d", list=[tensor("listed"), tensor("listed2")], sparse=sparse),
+        helper.make_node("Constant", [], ["floats"], value_floats=[1.0] * 500),
+    ]
+    typed = [TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64, TensorProto.DOUBLE, TensorProto.UINT64]
+    typed += [TensorProto.FLOAT16, TensorProto.INT8, TensorProto.BFLOAT16]
+    initializers = [shared, *(tensor(f"typed{kind}", kind) for kind in typed)]
+    initializers.append(helper.make_tensor("strings", TensorProto.STRING, [2], [b"a" * 200, b"b"]))
+    initializers.append(numpy_helper.from_array(np.zeros((0, 3), np.float32), "empty"))
+    initializers.append(helper.make_tensor("nibbles", TensorProto.INT4, [999], RNG.integers(-8, 8, 999)))
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("c", TensorProto.BOOL, [])],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
+        initializers,
+        sparse_initializer=[sparse],
+    )
+    function = helper.make_function(
+        "d", "F", [], ["o"], [helper.make_node("Constant", [], ["o"], value=tensor("f"))], [helper.make_opsetid("", 20)]
+    )
+    model = helper.make_model(graph, functions=[function])
+    training = model.training_info.add()
+    training.algorithm.initializer.append(numpy_helper.from_array(RNG.normal(size=300), "trained"))
+    return model
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """The archive of `everywhere`, and its bytes before."""
+    model = everywhere()
+    pack(model, tmp_path / "a.onnxz")
+    return tmp_path / "a.onnxz", model
+
+
+def same_after(path, folder):
+    done = pack(path, folder / "a.onnxz")
+    assert done.after == (folder / "a.onnxz").stat().st_size
+    assert unpack(folder / "a.onnxz", folder / "out.onnx") == [folder / "out.onnx"]
+    return (folder / "out.onnx").read_bytes() == Path(path).read_bytes()
+
+
+def test_trained_models_come_back(trained_path, tmp_path):
+    assert same_after(trained_path, tmp_path)
+    assert (tmp_path / "a.onnxz").stat().st_size < 0.85 * trained_path.stat().st_size
+
+
+def test_light_models_come_back(light_path, tmp_path):
+    assert same_after(light_path, tmp_path)
+
+
+def test_tensors_are_found_wherever_they_stand(packed, decoder):
+    path, model = packed
+    with Archive(path, decoder=decoder) as archive:
+        names = {t.name for t in archive.tensors}
+        assert {"constant", "shared", "inside", "values", "indices", "listed", "listed2", "f", "trained"} <= names
+        assert {t.name for t in model.graph.initializer} - {"strings", "empty"} <= names
+        assert archive.read() == model.SerializeToString()
+        for initializer in model.graph.initializer:
+            if initializer.name in names:
+                found = archive.array(initializer.name)
+                expected = numpy_helper.to_array(initializer)
+                assert found.dtype == expected.dtype and found.shape == expected.shape
+                assert found.tobytes() == expected.tobytes()
+
+
+def test_equal_tensors_are_stored_once(packed):
+    path, _ = packed
+    with Archive(path) as archive:
+        chunks = {t.name: t.chunk for t in archive.tensors}
+        same = [t.chunk for t in archive.tensors if t.name in ("shared", "inside")]
+        assert len(same) == 4 and len(set(same)) == 2
+        assert chunks["listed"] != chunks["listed2"]
+
+
+def test_one_tensor_is_read_without_the_others(packed):
+    path, model = packed
+    data = bytearray(path.read_bytes())
+    directory = layout.read_directory(memoryview(bytes(data)))
+    bad = next(t for t in directory.tensors if t.name == "trained")
+    data[directory.chunks[bad.chunk].offset + 30] ^= 1
+    archive = Archive(bytes(data))
+    assert (archive.array("shared") == numpy_helper.to_array(model.graph.initializer[0])).all()
+    with pytest.raises(BadModel, match="a chunk has a wrong checksum"):
+        archive.array("trained")
+    with pytest.raises(BadModel, match="a chunk has a wrong checksum"):
+        archive.read()
+    with pytest.raises(BadModel, match="no such tensor"):
+        archive.array("nonsense")
+
+
+def external(folder, count=3000):
+    """A model whose two tensors stand in a file beside it, and the file's bytes."""
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Add", ["a", "b"], ["y"])],
+            "g",
+            [],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [count])],
+            [numpy_helper.from_array(RNG.normal(size=count).astype(np.float32), name) for name in "ab"],
+        )
+    )
+    folder.mkdir(exist_ok=True)
+    onnx.save(model, folder / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    return folder / "m.onnx", folder / "m.data"
+
+
+def test_external_data_come_back_beside_the_model(tmp_path):
+    model, data = external(tmp_path / "in")
+    done = pack(model, tmp_path / "a.onnxz")
+    assert done.before == model.stat().st_size + data.stat().st_size
+    out = tmp_path / "out"
+    out.mkdir()
+    written = unpack(tmp_path / "a.onnxz", out / "n.onnx")
+    assert written == [out / "n.onnx", out / "m.data"]
+    assert (out / "n.onnx").read_bytes() == model.read_bytes()
+    assert (out / "m.data").read_bytes() == data.read_bytes()
+    assert len(numpy_helper.to_array(onnx.load(out / "n.onnx").graph.initializer[1])) == 3000
+    assert Archive(tmp_path / "a.onnxz").array("b").shape == (3000,)
+
+
+def test_external_data_are_never_overwritten_by_others(tmp_path):
+    model, data = external(tmp_path)
+    pack(model, tmp_path / "a.onnxz")
+    assert unpack(tmp_path / "a.onnxz", tmp_path / "n.onnx") == [tmp_path / "n.onnx"]  # the same file stands there
+    data.write_bytes(b"mine")
+    (tmp_path / "n.onnx").unlink()
+    with pytest.raises(BadOption, match="is there and is another file"):
+        unpack(tmp_path / "a.onnxz", tmp_path / "n.onnx")
+    assert data.read_bytes() == b"mine" and not (tmp_path / "n.onnx").exists()
+    with pytest.raises(BadOption, match="the name of the model's external data"):
+        unpack(tmp_path / "a.onnxz", tmp_path / "m.data")
+
+
+@pytest.mark.parametrize("location", ["../m.data", "/etc/hostname", "a/../../m.data", "", "c:m.data", "a\\m.data"])
+def test_locations_outside_the_folder_are_refused(tmp_path, location):
+    path, _ = external(tmp_path / "in")
+    model = onnx.load(path, load_external_data=False)
+    model.graph.initializer[0].external_data[0].value = location
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(BadModel, match="outside the model's folder"):
+        pack(path, tmp_path / "a.onnxz")
+    assert not (tmp_path / "a.onnxz").exists()
+
+
+def test_an_archive_that_would_write_elsewhere_is_refused(tmp_path):
+    path, _ = external(tmp_path / "in")
+    pack(path, tmp_path / "a.onnxz")
+    data = (tmp_path / "a.onnxz").read_bytes()
+    directory = layout.read_directory(memoryview(data))
+    directory.files[1].name = "../../evil"
+    raw = directory.to_bytes()
+    deflated = zlib.compress(raw)
+    at = data.index(zlib.compress(layout.read_directory(memoryview(data)).to_bytes(), 9))
+    evil = layout.header(deflated, len(raw), at) + data[layout.HEADER_SIZE : at] + deflated
+    with pytest.raises(BadModel, match="outside the folder"):
+        unpack(evil, tmp_path / "n.onnx")
+    assert not (tmp_path / "n.onnx").exists()
+
+
+def test_external_data_that_end_too_early_are_refused(tmp_path):
+    path, data = external(tmp_path)
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(BadModel, match="end before the tensor does"):
+        pack(path, tmp_path / "a.onnxz")
+    with pytest.raises(BadModel, match="pack the model by its path"):
+        pack(path.read_bytes(), tmp_path / "a.onnxz")
+
+
+@pytest.mark.parametrize(
+    "data, said",
+    [
+        (b"", "not an ONNX model"),
+        (b"hello world", "not an ONNX model"),
+        (b"\x0a\x05ab", "truncated"),
+        (b"\x08\x07", "a graph"),
+    ],
+)
+def test_what_is_no_model_is_refused(tmp_path, data, said):
+    with pytest.raises(BadModel, match=said):
+        pack(data, tmp_path / "a.onnxz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_deep_nesting_is_refused():
+    inner = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [], [])
+    for _ in range(30):
+        inner = helper.make_graph([helper.make_node("If", ["c"], ["y"], then_branch=inner)], "g", [], [])
+    model = onnx.ModelProto(graph=inner).SerializeToString()
+    with pytest.raises(BadModel, match="nested too deeply"):
+        regions(memoryview(model))
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda d: d[:20], "no archive"),
+        (lambda d: b"PK" + d[2:], "no archive"),
+        (lambda d: d[:-1], "truncated"),
+        (lambda d: d + b"\0", "truncated"),
+        (lambda d: d[:20] + b"\x01" + d[21:], "header has a wrong checksum"),
+        (lambda d: d[:-5] + b"\x01" + d[-4:], "directory has a wrong checksum"),
+    ],
+)
+def test_a_damaged_archive_is_refused_in_one_line(packed, change, said, tmp_path):
+    path, _ = packed
+    with pytest.raises(BadModel, match=said) as caught:
+        unpack(change(path.read_bytes()), tmp_path / "n.onnx")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "n.onnx").exists()
+
+
+def test_another_version_is_refused(packed):
+    data = bytearray(packed[0].read_bytes())
+    data[8] = 2
+    data[layout.HEADER.size : layout.HEADER_SIZE] = zlib.crc32(data[: layout.HEADER.size]).to_bytes(4, "little")
+    with pytest.raises(BadModel, match="another version, expected 1, found 2"):
+        Archive(bytes(data))
+
+
+def test_the_same_model_gives_the_same_archive(packed, tmp_path):
+    path, model = packed
+    pack(model, tmp_path / "b.onnxz")
+    assert (tmp_path / "b.onnxz").read_bytes() == path.read_bytes()
+
+
+def test_the_commands_pack_and_unpack(resnet20_path, tmp_path, capsys):
+    archive, out = tmp_path / "r.onnxz", tmp_path / "r.onnx"
+    assert main(["pack", str(resnet20_path), "-o", str(archive)]) == 0
+    assert "1.11 MB in, 919 kB out" in capsys.readouterr().out
+    assert main(["unpack", str(archive), "-o", str(out)]) == 0
+    assert out.read_bytes() == resnet20_path.read_bytes()
+    assert main(["unpack", str(resnet20_path), "-o", str(tmp_path / "n.onnx")]) == 2
+    assert capsys.readouterr().err == "onnxc: error: this is no archive, expected a file that onnxc pack wrote\n"
+    assert main(["pack", str(archive), "-o", str(tmp_path / "n.onnxz")]) == 2
+    assert main(["pack", str(archive), "-o", str(tmp_path / "none/n.onnxz")]) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["r.onnx", "r.onnxz"]
+
+
+def test_an_old_archive_stays_when_packing_fails(tmp_path):
+    (tmp_path / "a.onnxz").write_bytes(b"old")
+    path, data = external(tmp_path / "in")
+    data.unlink()
+    with pytest.raises(BadModel, match="cannot read"):
+        pack(path, tmp_path / "a.onnxz")
+    assert (tmp_path / "a.onnxz").read_bytes() == b"old"
+    with pytest.raises(BadOption, match="the model itself"):
+        pack(path, path)
+    data.write_bytes(bytes(24000))
+    with pytest.raises(BadOption, match="holds the model's external data"):
+        pack(path, data)
+    with pytest.raises(BadOption, match="the archive itself"):
+        unpack(tmp_path / "a.onnxz", tmp_path / "a.onnxz")
