@@ -4,7 +4,7 @@
 
 Symbols: normal and Laplace distributed integers, quantised to one byte at several entropies, a million each. zstd gets
 what makes it code literals by Huffman and nothing else: the fast strategy, matches of at least 7 bytes, the smallest
-hash table. Both decoders run in turn, one call each in every round; the speed is that of the fastest call, and the ratio
+hash table. Both decoders run in turn, one call each in every round; speeds are those of the fastest call, and the ratio
 the median over rounds of zstd's time to ours. Needs the package zstandard, and a C compiler or an installed onnxc.
 Models: those given, else those of this repository and of the onnx package.
 """
