@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fuzz the decoder under the address and undefined-behaviour sanitisers. Usage: run.sh [SECONDS [CASES]]
 # First libFuzzer on decode.c for SECONDS (60), then CASES (10000) mutated archives through the Python front end.
-# Needs clang with its runtime (Debian: clang and libclang-rt-dev of one version); PYTHON names a Python that has onnxc's
+# Needs clang with its runtime (Debian: clang and libclang-rt-dev of one version), else status 2; PYTHON names a Python that has onnxc's
 # requirements.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -10,6 +10,8 @@ cases=${2:-10000}
 python=${PYTHON:-python3}
 clang=$(compgen -c clang | grep -E '^clang(-[0-9]+)?$' | sort -u | head -n 1 || true)
 [ -n "$clang" ] || { echo "run.sh: clang is not installed" >&2; exit 2; }
+runtime=$("$clang" -print-file-name="libclang_rt.asan-$(uname -m).so")
+[ -e "$runtime" ] || { echo "run.sh: the sanitisers of $clang are not installed" >&2; exit 2; }
 work=$(mktemp -d "${TMPDIR:-/tmp}/onnxc-fuzz.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 flags=(-g -O1 -fno-sanitize-recover=all -I onnxc/runtime/c)
@@ -29,5 +31,4 @@ grep -E '^(Done|stat::)' "$work/log"
 grep -E 'cov:' "$work/log" | tail -n 1
 
 "$clang" "${flags[@]}" -fsanitize=address,undefined -shared-libasan -shared -fPIC onnxc/runtime/c/decode.c -o "$work/decode.so"
-runtime=$("$clang" -print-file-name="libclang_rt.asan-$(uname -m).so")
 LD_PRELOAD=$runtime ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. "$python" tests/fuzz/mutate.py "$cases" "$work/decode.so"
