@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 
 from .analysis import Analysis
 from .axes import Aligned, Atom, Axis, Prod, find
+from .functions import packed_sizes
 from .model import Model
 from .qtype import number_bits, stored_bytes
 from .verify import Verified
@@ -50,9 +51,14 @@ def cost(model: Model, verified: Verified, sizes: Sizes | None = None) -> Cost:
         if n:
             bops += n * _factor_bits(node, verified)
     operands = shape_operands(verified.analysis)
+    packed = packed_sizes(model)
     return Cost(
         nodes=len(model.nodes),
-        params=sum(t.values.size for t in constants if t.values.dtype.kind not in "OUSb" and t.name not in operands),
+        params=sum(
+            packed.get(t.name, t.values.size)
+            for t in constants
+            if t.values.dtype.kind not in "OUSb" and t.name not in operands
+        ),
         bytes=sum(stored_bytes(t.values) for t in constants),
         macs=macs,
         bops=bops,

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .analysis import STANDARD
+from .functions import is_lookup, weight_bits
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,15 @@ def stored_bytes(values: np.ndarray) -> int:
 def number_bits(t: gs.Variable | gs.Constant, types: dict[str, int] | None = None) -> int:
     """Bits of the numbers that `t` carries, seen through DequantizeLinear and the operators that only move them.
 
-    An initialiser has those of its dtype; a float tensor that DequantizeLinear makes has those of the stored integers.
+    An initialiser has those of its dtype; a float tensor that DequantizeLinear makes has those of the stored integers,
+    one that a Lookup makes those of the packed indices.
     """
     for _ in range(64):
         if isinstance(t, gs.Constant):
             return dtype_bits(t.values.dtype)
         maker = t.inputs[0] if t.inputs else None
+        if maker is not None and is_lookup(maker):
+            return weight_bits(maker)
         if maker is None or maker.domain not in STANDARD:
             break
         if maker.op == "QuantizeLinear":

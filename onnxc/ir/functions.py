@@ -1,0 +1,245 @@
+"""Functions of domain ai.onnxc: what ONNX has no operator for, with a body of standard operators for a given opset.
+
+Each stands in the model beside its graph; a runtime inlines it, folds it over constants and is left with a plain
+weight, while the file and our own tools keep the short form.
+
+    UnpackBits(packed, shape)          -> int32, the numbers
+    Lookup(packed, codebook, shape)    -> codebook[row, number]: shared weights
+    HashedLookup(codebook, shape)      -> codebook at hashed places: HashedNets (Chen 2015)
+
+packed: uint8 [groups, bits]. Eight numbers of `bits` bits, 1 to 8, make one row: a stream of bits, lowest first, so
+number j of a row begins at bit 8·(j·bits // 8) + j·bits % 8. The width stands in the extent, so one body serves all.
+codebook: [rows, values]; the weight is cut into as many equal runs (leading axis first), each with a row of its own.
+HashedLookup takes [values]. shape: int64, of the result; numbers beyond it are padding.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from .errors import Unsupported
+from .model import DOMAIN, Model
+
+OPSET = 11
+"""The first standard opset that has BitShift and GatherElements."""
+VERSION = 1
+CHUNK = 1 << 20
+HASH = (1_181_783_497, 276_091_943, 1_610_612_741, 805_306_457)
+PRIME = (1 << 31) - 1
+
+# A window of two bytes holds any number: bits + 7 <= 15. The byte after a row's last is its first, and is shifted out.
+_UNPACK = """
+  zero = Constant<value = int64[1] {0}>()
+  one = Constant<value = int64[1] {1}>()
+  eight = Constant<value = int64[1] {8}>()
+  word = Constant<value = int64[1] {32}>()
+  flat = Constant<value = int64[1] {-1}>()
+  numbers = Constant<value = int64[8] {0, 1, 2, 3, 4, 5, 6, 7}>()
+  after = Constant<value = int64[8] {1, 2, 3, 4, 5, 6, 7, 8}>()
+  high = Constant<value = int32[1] {256}>()
+  extents = Shape(packed)
+  bits = Gather(extents, one)
+  places = Mul(numbers, bits)
+  bytes = Div(places, eight)
+  whole = Mul(bytes, eight)
+  shifts = Sub(places, whole)
+  following = Slice(after, zero, bits)
+  next = Mod(following, bits)
+  here = Cast<to = 6>(packed)
+  there = Gather<axis = 1>(here, next)
+  upper = Mul(there, high)
+  pairs = Add(here, upper)
+  windows = Cast<to = 12>(pairs)
+  spread = Gather<axis = 1>(windows, bytes)
+  unused = Sub(word, bits)
+  above = Sub(unused, shifts)
+  left = Cast<to = 12>(above)
+  right = Cast<to = 12>(unused)
+  raised = BitShift<direction = "LEFT">(spread, left)
+  lowered = BitShift<direction = "RIGHT">(raised, right)
+  wide = Cast<to = 6>(lowered)
+  stream = Reshape(wide, flat)
+  count = ReduceProd<keepdims = 1>(shape)
+  used = Slice(stream, zero, count)
+"""
+_BODIES = {
+    "UnpackBits": f"UnpackBits (packed, shape) => (y) {{ {_UNPACK} y = Reshape(used, shape) }}",
+    "Lookup": f"""Lookup (packed, codebook, shape) => (y) {{ {_UNPACK}
+  table = Shape(codebook)
+  rows = Slice(table, zero, one)
+  runs = Concat<axis = 0>(rows, flat)
+  byrow = Reshape(used, runs)
+  values = GatherElements<axis = 1>(codebook, byrow)
+  y = Reshape(values, shape) }}""",
+    # A polynomial of degree 3 over a prime field: any four places are independent (Wegman and Carter 1981).
+    "HashedLookup": f"""HashedLookup (codebook, shape) => (y) {{
+  nought = Constant<value = int64 {{0}}>()
+  step = Constant<value = int64 {{1}}>()
+  two = Constant<value = int64[1] {{2}}>()
+  prime = Constant<value = int64[1] {{{PRIME}}}>()
+  a = Constant<value = int64[1] {{{HASH[0]}}}>()
+  b = Constant<value = int64[1] {{{HASH[1]}}}>()
+  c = Constant<value = int64[1] {{{HASH[2]}}}>()
+  d = Constant<value = int64[1] {{{HASH[3]}}}>()
+  count = ReduceProd<keepdims = 0>(shape)
+  x = Range(nought, count, step)
+  ax = Mul(x, a)
+  axb = Add(ax, b)
+  p = Mod(axb, prime)
+  px = Mul(p, x)
+  pxc = Add(px, c)
+  q = Mod(pxc, prime)
+  qx = Mul(q, x)
+  qxd = Add(qx, d)
+  h = Mod(qxd, prime)
+  values = Shape(codebook)
+  both = Mul(values, two)
+  place = Mod(h, both)
+  minus = Neg(codebook)
+  signed = Concat<axis = 0>(codebook, minus)
+  picked = Gather(signed, place)
+  y = Reshape(picked, shape) }}""",
+}
+NAMES = tuple(_BODIES)
+
+
+@functools.cache
+def _parsed(name: str, opset: int) -> bytes:
+    head = f'<opset_import: ["" : {opset}], domain: "{DOMAIN}">'
+    return onnx.parser.parse_function(f"{head} {_BODIES[name]}").SerializeToString()
+
+
+def function(name: str, opset: int) -> onnx.FunctionProto:
+    """The function `name` with a body of standard opset `opset`: that of the model, as runtimes refuse a mix.
+
+    Raises Unsupported below opset 11.
+    """
+    if opset < OPSET:
+        raise Unsupported(
+            f"{DOMAIN}.{name} has no body there", expected=f"opset {OPSET} or newer", found=f"opset {opset}",
+            remedy="raise the model's opset first",
+        )  # fmt: skip
+    return onnx.FunctionProto.FromString(_parsed(name, opset))
+
+
+def declare(model: Model, name: str) -> None:
+    """See to it that `model` has the function. Raises Unsupported below opset 11, or where another has its name."""
+    ours = function(name, model.opset)
+    theirs = model.functions.get((DOMAIN, name))
+    if theirs is not None and list(theirs.node) != list(ours.node):
+        raise Unsupported(f"the model has another function {DOMAIN}.{name}", remedy="rename that function")
+    model.functions[DOMAIN, name] = ours
+    model.opsets[DOMAIN] = VERSION
+
+
+def lookup(model: Model, stem: str, indices: np.ndarray, codebook: np.ndarray | gs.Constant, bits: int) -> gs.Variable:
+    """A weight that stands as indices into a codebook; returns the tensor that holds it.
+
+    indices: unsigned integers, of the weight's shape, each below 2^bits and the codebook's values; codebook: float
+    [rows, values], or an initialiser that holds such, to share it.
+    """
+    declare(model, "Lookup")
+    if not isinstance(codebook, gs.Constant):
+        codebook = model.constant(f"{stem}_codebook", codebook)
+    packed = model.constant(f"{stem}_packed", pack_bits(indices, bits))
+    shape = model.constant(f"{stem}_shape", np.array(indices.shape, np.int64))
+    first = model.nodes[0] if model.nodes else None
+    return model.node(
+        "Lookup", [packed, codebook, shape], [model.variable(f"{stem}_shared")], name=f"{stem}_lookup", domain=DOMAIN,
+        before=first,
+    ).outputs[0]  # fmt: skip
+
+
+def hashed(model: Model, stem: str, codebook: np.ndarray, shape: tuple[int, ...]) -> gs.Variable:
+    """A weight of `shape` whose elements stand at hashed places of `codebook`, float [values]; returns its tensor."""
+    declare(model, "HashedLookup")
+    inputs = [model.constant(f"{stem}_codebook", codebook), model.constant(f"{stem}_shape", np.array(shape, np.int64))]
+    first = model.nodes[0] if model.nodes else None
+    made = [model.variable(f"{stem}_shared")]
+    return model.node("HashedLookup", inputs, made, name=f"{stem}_lookup", domain=DOMAIN, before=first).outputs[0]
+
+
+# the same in NumPy
+
+
+def pack_bits(numbers: np.ndarray, bits: int) -> np.ndarray:
+    """Unsigned integers below 2^bits, of any shape, as uint8 [ceil(size / 8), bits]."""
+    flat = np.ravel(numbers)
+    rows = -(-flat.size // 8)
+    packed = np.zeros((rows, bits), np.uint8)
+    step = CHUNK // 8
+    for row in range(0, rows, step):
+        part = flat[8 * row : 8 * (row + step)].astype(np.uint8, copy=False)
+        got = np.packbits(np.unpackbits(part[:, None], axis=1, count=bits, bitorder="little"), bitorder="little")
+        packed.reshape(-1)[row * bits : row * bits + got.size] = got
+    return packed
+
+
+def unpack_bits(packed: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` numbers of uint8 [rows, bits], as uint8 [count]."""
+    rows, bits = packed.shape
+    out = np.empty((rows, 8), np.uint8)
+    for row in range(0, rows, CHUNK // 8):
+        part = packed[row : row + CHUNK // 8]
+        spread = np.unpackbits(part, axis=1, bitorder="little").reshape(-1, bits)
+        out[row : row + len(part)] = np.packbits(spread, axis=1, bitorder="little").reshape(-1, 8)
+    return out.reshape(-1)[:count]
+
+
+def hash_places(count: int, values: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where HashedLookup finds elements 0 to count - 1: places in the codebook, int64, and signs, +1 or -1, float32."""
+    x = np.arange(count, dtype=np.int64)
+    h = np.zeros(count, np.int64)
+    for a in HASH:
+        h = (h * x + a) % PRIME
+    place = h % (2 * values)
+    return place % values, np.where(place < values, np.float32(1), np.float32(-1))
+
+
+def is_lookup(node: gs.Node) -> bool:
+    """Whether `node` makes a weight out of stored initialisers by Lookup or HashedLookup."""
+    return (
+        node.domain == DOMAIN
+        and node.op in ("Lookup", "HashedLookup")
+        and all(isinstance(t, gs.Constant) for t in node.inputs)
+    )
+
+
+def packed_sizes(model: Model) -> dict[str, int]:
+    """How many weights each packed initialiser of a Lookup holds, by its name."""
+    return {
+        n.inputs[0].name: int(np.prod(weight_shape(n))) for n in model.nodes if n.op == "Lookup" and is_lookup(n)
+    }
+
+
+def weight_shape(node: gs.Node) -> tuple[int, ...]:
+    """The shape of the weight that a Lookup or HashedLookup makes."""
+    return tuple(int(n) for n in node.inputs[-1].values)
+
+
+def indices(node: gs.Node) -> np.ndarray:
+    """The codebook index of each weight of a Lookup, uint8, of the weight's shape."""
+    shape = weight_shape(node)
+    return unpack_bits(node.inputs[0].values, int(np.prod(shape))).reshape(shape)
+
+
+def weight(node: gs.Node) -> np.ndarray:
+    """The weight that a Lookup or HashedLookup makes, in the codebook's dtype."""
+    shape = weight_shape(node)
+    if node.op == "HashedLookup":
+        codebook = node.inputs[0].values
+        place, sign = hash_places(int(np.prod(shape)), len(codebook))
+        return (codebook[place] * sign.astype(codebook.dtype)).reshape(shape)
+    codebook = node.inputs[1].values
+    return np.take_along_axis(codebook, indices(node).reshape(len(codebook), -1), 1).reshape(shape)
+
+
+def weight_bits(node: gs.Node) -> int:
+    """Bits of one stored number of a Lookup; of the codebook's own numbers for HashedLookup, which stores no others."""
+    if node.op == "HashedLookup":
+        return node.inputs[0].values.dtype.itemsize * 8
+    return node.inputs[0].values.shape[1]
