@@ -21,7 +21,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import onnx  # noqa: E402
+import onnx
 
 ROOT = Path(__file__).resolve().parent.parent
 LIGHT = {p.stem: p for p in sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("light_*.onnx"))}

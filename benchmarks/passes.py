@@ -21,7 +21,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import onnx  # noqa: E402
+import onnx
 
 
 def light(name: str) -> Path:

@@ -99,7 +99,11 @@ class Pipeline:
         current = load(model)
         verified = sound(current)
         report = PipelineReport(check=self.check, seed=self.seed)
-        bench = _Bench(current, self) if self.check == "data" or self.data is not None or any(p.needs_data for p in self.passes) else None
+        bench = (
+            _Bench(current, self)
+            if self.check == "data" or self.data is not None or any(p.needs_data for p in self.passes)
+            else None
+        )
         if bench is not None:
             report.data = bench.data.name
             if self.check == "data":

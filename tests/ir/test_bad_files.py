@@ -1,4 +1,3 @@
-# ruff: noqa: E501  graphs and tables read better on one line
 """Damaged and malicious files: one line of BadModel, or a model that verifies or is refused in one line. Nothing else."""
 
 import os

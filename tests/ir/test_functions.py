@@ -20,8 +20,8 @@ OPSETS = (11, 12, 13, 17, 18, 21, 23)
 
 
 def conv(opset: int = 13, shape=(6, 4, 3, 3)) -> Model:
-    text = f'''<ir_version: 8, opset_import: ["" : {opset}]>
-        g (float[N,4,8,8] x) => (float[N,M,P,Q] y) {{ y = Conv(x, w) }}'''
+    text = f"""<ir_version: 8, opset_import: ["" : {opset}]>
+        g (float[N,4,8,8] x) => (float[N,M,P,Q] y) {{ y = Conv(x, w) }}"""
     proto = onnx.parser.parse_model(text)
     weight = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))

@@ -1,4 +1,4 @@
-# ruff: noqa: E501  graphs and tables read better on one line
+
 """Corrupt a row of the table on purpose: the checks of tests/ops must notice.
 
 Each corruption replaces one row by a wrong one. At least one of that operator's cases must then fail its shape check, its
