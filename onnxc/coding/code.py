@@ -120,6 +120,8 @@ class Code:
         rank[self.symbols] = np.arange(len(self.symbols))
         start = np.zeros(256, np.int64)
         start[self.symbols] = self._starts[:-1]
+        if not len(self.paired):
+            return start[first]
         return start[first] + np.where(self.is_paired[first], rank[second], 0)
 
     def to_bytes(self) -> bytes:

@@ -28,8 +28,9 @@ def encode_plane(symbols: np.ndarray) -> bytes:
     counts = np.bincount(symbols, minlength=256)
     if np.count_nonzero(counts) == 1:
         return _framed(FILL, symbols[:1].tobytes())
-    body = _huffman(symbols, counts)
-    if len(body) > len(symbols) * (1 - _WORTH):
+    most = len(symbols) * (1 - _WORTH)
+    body = _huffman(symbols, counts) if least_bits(counts) / 8 <= most else None
+    if body is None or len(body) > most:
         return _framed(RAW, symbols.tobytes())
     return _framed(HUFFMAN, body)
 
