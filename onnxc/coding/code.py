@@ -21,7 +21,9 @@ MAX_PHRASES = 4096
 _LIMITS = (11, 12, 13)
 """Bits of a decoder's look-up: the fewer, the faster."""
 _NEAR = 1.007
-"""A code that takes at most this times the entropy is good enough: of such, the one that decodes fastest is taken."""
+"""A limit under which a code takes at most this times the entropy is wide enough: the smallest such decodes fastest."""
+_ENOUGH = 1.009
+"""Where single symbols take at most this times the entropy, no pairs are tried."""
 _TRIED_PAIRS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 23, 32, 64)
 
 
@@ -196,7 +198,7 @@ def candidate_pairs(counts: np.ndarray) -> np.ndarray:
     least = least_bits(counts)
     for k in sorted({min(k, len(symbols)) for k in _TRIED_PAIRS}):
         phrases = k * len(symbols) + len(symbols) - k
-        if cost <= _NEAR * least or phrases > MAX_PHRASES // 2 or least + 4 * phrases > cost:
+        if cost <= _ENOUGH * least or phrases > MAX_PHRASES // 2 or least + 4 * phrases > cost:
             break
         q = np.concatenate([np.outer(p[order[:k]], p).ravel(), p[order[k:]]])
         # what is expected less than once most likely does not occur
