@@ -267,6 +267,37 @@ def demo() -> None:
     _show(render(found, colour=_colour()))
 
 
+@app.command()
+def sensitivity(
+    model: ModelArgument,
+    data: DataOption = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", metavar="F.json", help="Where results are kept; goes on from there.")
+    ] = None,
+    plot: Annotated[str | None, typer.Option(metavar="F.png", help="Draw the curves too.")] = None,
+    criterion: Annotated[str, typer.Option(metavar="C", help="Which channels go first.")] = "l1",
+    recover: Annotated[str, typer.Option(metavar="R", help="none, bias, bn, lstsq or all.")] = "none",
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of all random choices.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Show how much each group of channels matters."""
+    _check_file(out, "-o")
+    _check_file(plot, "--plot")
+    from onnxc.passes.prune.recover import RECOVER
+    from onnxc.sensitivity import plot as draw_curves
+    from onnxc.sensitivity import render
+    from onnxc.sensitivity import sensitivity as measure
+
+    if recover not in RECOVER:
+        raise BadOption("--recover does not fit", expected=", ".join(RECOVER), found=recover)
+    kept = Path(out) if out else None
+    with _bar(1) as step:
+        found = measure(model, data, criterion=criterion, recover=recover, seed=seed, out=kept, progress=step)
+    if plot:
+        draw_curves(found, Path(plot))
+    _show(_json(found.to_dict()) if json else render(found, colour=_colour()))
+
+
 def _wanted(value: str | None, name: str) -> str:
     if value is None:
         raise BadOption(f"{name} is missing", remedy="see onnxc passes --help")

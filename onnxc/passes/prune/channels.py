@@ -9,6 +9,7 @@ unless recovery or merging then changes weights on purpose.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -27,13 +28,16 @@ from .recover_bias import bias_shifts
 from .redundancy import merge
 from .score import Scene, lookup, scores
 from .select import masks
+from .sensitivity import SAMPLES, Allocation, Curve, measure, units
 
 
 @register("prune.channels", alias="prune")
 class PruneChannels(Pass):
     """Remove the least important channels of every group of coupled channels.
 
-    ratio: share of channels removed, unless a budget says how much. scope: of each group ("layer"), or of all together
+    ratio: share of channels removed, unless a budget says how much; "auto": by group, so that the budget is met at the
+    least error, by its sensitivity. sensitivity: the file that holds the sensitivities for ratio=auto, as `onnxc
+    sensitivity` writes it; measured, and written there, where it does not exist. scope: of each group ("layer"), or of all together
     by score ("global"). macs: budget of multiply-accumulates, a share of the model's, or a number above 1; met within
     1 % where the groups allow. params: budget of parameters, likewise. bytes: budget of stored bytes, likewise.
     criterion: how channels are rated; l1, l2, fpgm, lamp, bn_scale, redundancy and random read weights alone;
@@ -53,7 +57,7 @@ class PruneChannels(Pass):
     claim = Claim.LOSSY
     requires = ("clean",)
 
-    ratio: float = 0.5
+    ratio: float | Literal["auto"] = 0.5
     scope: Literal["layer", "global"] = "layer"
     macs: float | None = None
     params: float | None = None
@@ -70,11 +74,12 @@ class PruneChannels(Pass):
     keep: list[str] | None = None
     couple: Literal["all", "inner"] = "all"
     statistics: Literal["none", "window", "all"] = "window"
+    sensitivity: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("ratio", *(f"ratio_by of {k}" for k in self.ratio_by or ())):
             value = self.ratio if name == "ratio" else self.ratio_by[name.removeprefix("ratio_by of ")]
-            if not 0 <= value < 1:
+            if value != "auto" and not 0 <= value < 1:
                 raise self._bad(name, "0 <= ratio < 1", value)
         for name in ("steps", "samples", "min_channels", "round_to"):
             value = getattr(self, name)
@@ -87,8 +92,12 @@ class PruneChannels(Pass):
         if len(given) > 1:
             raise BadOption("only one budget can be met", pass_name=self.name, found=", ".join(given))
         self.budget = next(iter(given.items()), None)
+        if self.ratio == "auto" and self.budget is None:
+            raise BadOption("ratio=auto needs a budget", pass_name=self.name, remedy="add macs=, params= or bytes=")
+        if self.sensitivity and self.ratio != "auto":
+            raise BadOption("option sensitivity goes with ratio=auto", pass_name=self.name)
         rates = self.criterion != "auto" and lookup(self.criterion).needs_data
-        self.needs_data = rates or self.recover in ("bias", "bn", "lstsq", "all")
+        self.needs_data = rates or self.ratio == "auto" or self.recover in ("bias", "bn", "lstsq", "all")
 
     def _bad(self, option: str, expected: object, found: object) -> BadOption:
         return BadOption(f"option {option} does not fit", pass_name=self.name, expected=expected, found=found)
@@ -111,7 +120,7 @@ class PruneChannels(Pass):
             found, rated = self._rate(model, analysis, ctx, report if step == 1 else Report())
             keys = {g.atom: key for key, g in _named(groups(model, analysis, self.statistics))}
             known = {g.atom: sizes.get(keys[g.atom], g.size) for g in found}
-            keep = self._choose(model, analysis, found, rated, known, costing, step / self.steps)
+            keep = self._choose(model, analysis, found, rated, known, costing, step / self.steps, ctx)
             for g in found:
                 if g.atom in keep:
                     sides = edits.setdefault(g.name, {}).setdefault(keys[g.atom], [known[g.atom], 0, len(g.members)])
@@ -152,7 +161,7 @@ class PruneChannels(Pass):
             report.refuse(name, f"criterion {self._criterion}: {lookup(self._criterion).lacks}")
         return [g for g in found if g.atom in rated], rated
 
-    def _choose(self, model, analysis, found, rated, sizes, budget, share: float) -> dict[Atom, np.ndarray]:
+    def _choose(self, model, analysis, found, rated, sizes, budget, share: float, ctx: Context) -> dict[Atom, np.ndarray]:
         """The masks of this step, which is to have done `share` of the whole way."""
         fixed = {}
         for pattern, ratio in (self.ratio_by or {}).items():
@@ -164,8 +173,21 @@ class PruneChannels(Pass):
         unit, wanted = budget
         cost = Costing(model, analysis, unit, {g.atom for g in found})
         target = wanted if share == 1 else cost.whole * (wanted / cost.whole) ** (1 / (1 + self._steps_left(share)))
-        counts, milder = search(cost, plan.at, target)
+        at = plan.at
+        if self.ratio == "auto":
+            at = Allocation(plan, cost, self._curves(model, ctx, plan)).at
+        counts, milder = search(cost, at, target)
         return masks(found, rated, plan.refine(counts, milder, cost, target))
+
+    def _curves(self, model: Model, ctx: Context, plan: Plan) -> list[Curve]:
+        """The sensitivity of each unit of the plan, measured on this model."""
+        file = Path(self.sensitivity) if self.sensitivity and self.steps == 1 else None
+        criterion = "l1" if self._criterion == "reconstruction" else self._criterion
+        curves = measure(
+            model, ctx, criterion=criterion, statistics=self.statistics, samples=min(self.samples, SAMPLES), file=file
+        )
+        by_name = {c.name: c for c in curves}
+        return [by_name[u[0].name] for u in units(plan.groups, plan.analysis)]
 
     def _steps_left(self, share: float) -> int:
         return round((1 - share) * self.steps)

@@ -1,0 +1,222 @@
+"""How much the outputs change when one group alone loses a share of its channels; and ratios that meet a budget by it.
+
+A unit is a group, together with what must keep equally many channels (the blocks of grouped convolutions). Its error is
+sqrt(sum (y' - y)² / sum y²) over all floating outputs and samples, without recovery unless asked for.
+
+Ratios for a budget: errors of different units add up roughly as squares, so each unit takes the ratio r that minimises
+
+    error_u(r)² - price · (what cutting u alone by r saves, as a share of the whole)
+
+at one price for all, and the price is searched until the budget is met.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...ir.analysis import Analysis, analyse, apply_masks
+from ...ir.axes import Atom, atoms
+from ...ir.errors import BadData
+from ...ir.files import write_atomically
+from ...ir.model import Model
+from ..base import Context, Report
+from .budget import Costing
+from .coupling import Group, groups
+from .plan import Plan
+from .recover import Past, recover
+from .score import Scene, scores
+from .select import masks
+
+RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9)
+GRID = np.linspace(0, max(RATIOS), 91)
+SAMPLES = 256
+FORM = "onnxc sensitivity 1"
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one cut does. ratio: the share of channels asked for; error: see above; accuracy: None without labels."""
+
+    ratio: float
+    error: float
+    accuracy: float | None = None
+
+
+@dataclass
+class Curve:
+    """The points of one unit, by rising ratio. name: of its first group; channels: of all its groups."""
+
+    name: str
+    channels: int
+    points: list[Point]
+
+    def error(self, ratios: np.ndarray) -> np.ndarray:
+        """The error at each ratio: linear between points, 0 at 0."""
+        return np.interp(ratios, [0.0, *(p.ratio for p in self.points)], [0.0, *(p.error for p in self.points)])
+
+
+def units(found: list[Group], analysis: Analysis) -> list[list[Group]]:
+    """The groups, those that must stay balanced together, in graph order."""
+    home = {g.atom: [g] for g in found}
+    for parts in analysis.balanced:
+        tied = list({id(home[a]): home[a] for p in parts for a in atoms(p) if a in home}.values())
+        for other in tied[1:]:
+            tied[0].extend(other)
+            for g in other:
+                home[g.atom] = tied[0]
+    return list({id(u): u for u in (home[g.atom] for g in found)}.values())
+
+
+def measure(
+    model: Model, ctx: Context, *, criterion: str = "l1", how: str = "none", statistics: str = "window", samples: int = SAMPLES,
+    ratios: tuple[float, ...] = RATIOS, file: Path | None = None, progress: Callable[[str, float], None] | None = None,
+) -> list[Curve]:  # fmt: skip
+    """The curve of every unit of `model`. Each finished unit is written to `file` at once, and read from it next time.
+
+    Raises BadData where `file` holds results of another model, other data or other settings.
+    """
+    analysis = analyse(model)
+    found = groups(model, analysis, statistics)
+    rated = scores(Scene(model, analysis, found, ctx, samples, ctx.seed), criterion)
+    found = [g for g in found if g.atom in rated]
+    head = {
+        "form": FORM, "model": digest(model), "data": getattr(ctx.data, "name", ""), "criterion": criterion, "recover": how,
+        "statistics": statistics, "samples": samples, "seed": ctx.seed, "ratios": list(ratios),
+    }  # fmt: skip
+    done = read(file, head) if file is not None and file.exists() else {}
+    work = units(found, analysis)
+    plan = Plan(found, analysis, rated)
+    bench = None
+    for k, unit in enumerate(work):
+        if progress is not None:
+            progress(unit[0].name, k / len(work))
+        key = _key(unit, k)
+        if key in done:
+            continue
+        bench = bench or _Bench(model, ctx, samples)
+        points = []
+        for ratio in ratios:
+            keep = masks(found, rated, plan.by_ratio({g.atom: ratio for g in unit}))
+            points.append(Point(ratio, *bench.compare(_cut(model, analysis, keep, ctx, how, samples, statistics))))
+        done[key] = Curve(unit[0].name, sum(g.size for g in unit), points)
+        if file is not None:
+            write(file, head, done)
+    return [done[_key(unit, k)] for k, unit in enumerate(work)]
+
+
+def _key(unit: list[Group], k: int) -> str:
+    return f"{k}:{unit[0].name}"
+
+
+def _cut(model: Model, analysis: Analysis, keep, ctx: Context, how: str, samples: int, statistics: str) -> Model:
+    work = model.copy()
+    now = analyse(work)
+    pairs = zip(groups(model, analysis, statistics), groups(work, now, statistics), strict=True)
+    twin = {a.atom: b.atom for a, b in pairs}
+    apply_masks(work, now, {twin[a]: m for a, m in keep.items()})
+    if how != "none":
+        past = Past(model, analysis, ctx, samples)
+        past.advance(analysis, keep)
+        recover(work, past, how, Report())
+    return work
+
+
+class _Bench:
+    """The outputs of the whole model on the samples, and how far those of another are from them."""
+
+    def __init__(self, model: Model, ctx: Context, samples: int):
+        self.ctx, self.samples = ctx, samples
+        self.feeds = []
+        left = samples
+        for batch in ctx.batches(32):
+            self.feeds.append(batch)
+            left -= max((len(a) for a in batch.values() if a.ndim), default=1)
+            if left <= 0:
+                break
+        self.outputs = self._run(model)
+        self.labels = [f["labels"] for f in self.feeds if "labels" in f]
+
+    def _run(self, model: Model) -> list[dict[str, np.ndarray]]:
+        proto = model.to_proto()
+        return [self.ctx.runner(proto, f) for f in self.feeds]
+
+    def compare(self, model: Model) -> tuple[float, float | None]:
+        """(error, accuracy) of `model`."""
+        ours = self._run(model)
+        gap = level = 0.0
+        for a, b in zip(self.outputs, ours, strict=True):
+            for name, y in a.items():
+                if y.dtype.kind == "f":
+                    gap += float(np.square(b[name].astype(np.float64) - y).sum())
+                    level += float(np.square(y.astype(np.float64)).sum())
+        return float(np.sqrt(gap / level)) if level else float(np.sqrt(gap)), self._accuracy(ours)
+
+    def _accuracy(self, outputs: list[dict[str, np.ndarray]]) -> float | None:
+        name = next((n for n, y in outputs[0].items() if y.dtype.kind == "f" and y.ndim == 2), None)
+        if name is None or len(self.labels) != len(outputs):
+            return None
+        right = sum(int((y[name].argmax(1) == labels).sum()) for y, labels in zip(outputs, self.labels))
+        return right / sum(map(len, self.labels))
+
+
+def digest(model: Model) -> str:
+    """What a model computes, as 16 hexadecimal digits: nodes, attributes and the contents of its weights."""
+    found = hashlib.blake2b(digest_size=8)
+    for node in model.nodes:
+        inputs, outputs = [t.name for t in node.inputs], [t.name for t in node.outputs]
+        found.update(repr((node.op, node.domain, inputs, outputs, sorted(node.attrs.items(), key=str))).encode())
+    for name, t in sorted(model.constants().items()):
+        found.update(repr((name, t.values.dtype.str, t.values.shape)).encode())
+        found.update(np.ascontiguousarray(t.values).tobytes() if t.values.dtype != object else repr(t.values.tolist()).encode())
+    return found.hexdigest()
+
+
+def write(file: Path, head: Mapping, curves: Mapping[str, Curve]) -> None:
+    """Write the curves, whole or not at all."""
+    rows = {
+        key: {"name": c.name, "channels": c.channels, "points": [vars(p) for p in c.points]} for key, c in curves.items()
+    }
+    write_atomically(file, [(json.dumps({**head, "curves": rows}, indent=1, ensure_ascii=False) + "\n").encode()])
+
+
+def read(file: Path, head: Mapping | None = None) -> dict[str, Curve]:
+    """The curves in `file`. Raises BadData where it holds none, or, with `head`, those of something else."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        curves = {
+            key: Curve(c["name"], c["channels"], [Point(**p) for p in c["points"]]) for key, c in found["curves"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise BadData(f"{file} holds no sensitivities: {e}", remedy="give another file, or remove it") from None
+    for key, value in (head or {}).items():
+        if found.get(key) != value:
+            raise BadData(
+                f"{file} was measured otherwise: {key}", expected=value, found=found.get(key), remedy="give another file, or remove it"
+            )
+    return curves
+
+
+class Allocation:
+    """Counts that meet a budget at the least error: one price for all units; see the module's text."""
+
+    def __init__(self, plan: Plan, cost: Costing, curves: list[Curve]):
+        self.plan = plan
+        self.offers: list[tuple[list[Group], np.ndarray, np.ndarray]] = []
+        for unit, curve in zip(units(plan.groups, plan.analysis), curves, strict=True):
+            saved = [cost.whole - cost(plan.by_ratio({g.atom: r for g in unit})) for r in GRID]
+            self.offers.append((unit, np.square(curve.error(GRID)), np.array(saved) / max(cost.whole, 1e-30)))
+
+    def at(self, level: float) -> dict[Atom, int]:
+        """The counts at a price from nothing (level 0) to any (level 1)."""
+        price = 10.0 ** (16 * level - 10) if level > 0 else 0.0
+        ratios = {}
+        for unit, errors, saved in self.offers:
+            best = float(GRID[int(np.argmin(errors - price * saved))])
+            ratios.update({g.atom: best for g in unit})
+        return self.plan.by_ratio(ratios)
