@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "onnxc/__init__.py").read_text(encoding="utf-8"), re.M).group(1)
 
 EXTRAS = {
-    "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.12"],
+    "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.12", "onnxslim>=0.1.80"],
     "bench": ["onnxslim>=0.1.80", "onnxsim>=0.4.36"],
     "train": ["torch>=2.4"],
     "plot": ["matplotlib>=3.8"],
