@@ -2,10 +2,11 @@
 
 A slab is a palette and one plane of indices where at most 256 different elements occur (weights that were clustered or
 quantised), else one plane for each byte of an element. Floats are first turned by one bit, sign below mantissa, so that
-the exponents have a plane of their own: trained weights have exponents of less than three bits of entropy. Where most
-elements are zero, only the others are stored, each with the number of zeros before it (the relative indices of Han, Mao
-and Dally, Deep Compression, 2016); where a gap is too wide for its index a stored zero fills it. Of the
-forms that could pay all are made, and the smallest is kept.
+the exponents have a plane of their own: trained weights have exponents of less than three bits of entropy. Bytes that
+hold packed numbers, of five bits say, are first cut into these. Where most elements are zero, only the others are
+stored, each with the number of zeros before it (the relative indices of Han, Mao and Dally, Deep Compression, 2016);
+where a gap is too wide for its index a stored zero fills it. Of the forms that could pay all are made, and the smallest
+is kept.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from .plane import encode_plane, estimate, read_plane
 
 FORMAT = 1
 HEADER = 12
-SLAB = 1 << 20
-"""Elements of a slab."""
-SPARSE, ROTATED, PALETTE = 1, 2, 4
+SLAB = 1_048_320
+"""Elements of a slab; as bytes, whole numbers of 1 to 8 bits."""
+SPARSE, ROTATED, PALETTE, FIELDS = 1, 2, 4, 8
+_FIELD_BITS = (2, 3, 4, 5, 6, 7)
+_FIELDS_PAY = 0.98
+"""Fields are taken where they shrink bytes to this share at least: they decode more slowly."""
 _SPARSE_SHARE = 0.3
 """Zeros below this share are never worth indices."""
 _GAP_BITS = (2, 3, 4, 5, 6, 7, 8)
@@ -52,7 +56,17 @@ def encode(values: np.ndarray) -> bytes:
 
 
 def encode_slab(flat: np.ndarray, floats: bool) -> bytes:
-    """Code at most 2^20 words, u1 to u8. `floats`: they are IEEE floats, or bfloat16."""
+    """Code at most SLAB words, u1 to u8. `floats`: they are IEEE floats, or bfloat16."""
+    best = _dense_or_sparse(flat, floats)
+    bits = _field_bits(flat) if flat.itemsize == 1 else 0
+    if not bits:
+        return best
+    fields = _dense_or_sparse(to_fields(flat, bits), False)
+    fields = bytes([fields[0] | FIELDS, bits]) + fields[1:]
+    return fields if len(fields) < _FIELDS_PAY * len(best) else best
+
+
+def _dense_or_sparse(flat: np.ndarray, floats: bool) -> bytes:
     zeros = len(flat) - np.count_nonzero(flat)
     best = _dense(flat, floats)
     if len(flat) > zeros > _SPARSE_SHARE * len(flat):
@@ -64,6 +78,40 @@ def encode_slab(flat: np.ndarray, floats: bool) -> bytes:
 def _dense(flat: np.ndarray, floats: bool) -> bytes:
     flags, body = _values(flat, floats)
     return bytes([flags]) + body
+
+
+def to_fields(flat: np.ndarray, bits: int) -> np.ndarray:
+    """Bytes as a stream of bits, lowest first, cut into numbers of `bits` bits, the last one filled up with zeros."""
+    stream = np.unpackbits(flat, bitorder="little")
+    stream = np.concatenate([stream, np.zeros(-len(stream) % bits, np.uint8)])
+    return np.packbits(stream.reshape(-1, bits), axis=1, bitorder="little").ravel()
+
+
+def from_fields(fields: np.ndarray, bits: int, count: int) -> np.ndarray:
+    """The `count` bytes of `to_fields`. Raises BadData if a number has more bits, or bits behind the last byte are set."""
+    stream = np.unpackbits(fields[:, None], axis=1, bitorder="little")
+    tail = stream[:, :bits].ravel()
+    if stream[:, bits:].any() or tail[8 * count :].any():
+        raise BadData("a field holds bits that it has no room for")
+    return np.packbits(tail[: 8 * count], bitorder="little")
+
+
+def _field_bits(flat: np.ndarray) -> int:
+    """The width of packed numbers that promises the smallest code, or 0 for plain bytes."""
+    sample = flat[: 210 * 1000]
+    costs = {0: _share(sample) * len(sample)}
+    for bits in _FIELD_BITS:
+        fields = to_fields(sample, bits)
+        costs[bits] = _share(fields) * len(fields)
+    best = min(costs, key=costs.get)
+    return best if costs[best] < _FIELDS_PAY * costs[0] else 0
+
+
+def _share(symbols: np.ndarray) -> float:
+    """Entropy, in bits per symbol."""
+    chances = np.bincount(symbols) / len(symbols)
+    chances = chances[chances > 0]
+    return float(-(chances @ np.log2(chances)))
 
 
 def _sparse(flat: np.ndarray, floats: bool) -> bytes:
@@ -151,16 +199,26 @@ def read_slab(data: memoryview, width: int, count: int) -> np.ndarray:
     """The `count` words, u1 to u8, of one slab, decoded with NumPy. Raises BadData."""
     if not data:
         raise BadData("a slab is truncated")
-    flags, at = data[0], 1
-    if flags > 7 or (flags & PALETTE and flags & ROTATED):
+    flags = data[0]
+    if flags > 15 or (flags & PALETTE and flags & ROTATED):
         raise BadData("a slab has an unknown form", found=flags)
-    stored, where = count, None
+    if flags & FIELDS:
+        bits = data[1] if len(data) > 1 else 0
+        if width != 1 or flags & (PALETTE | ROTATED) or not 1 <= bits <= 7:
+            raise BadData("a slab has an unknown form", found=flags)
+        fields = _read_elements(data[2:], flags & SPARSE, 1, -(-8 * count // bits))
+        return from_fields(fields, bits, count)
+    return _read_elements(data[1:], flags, width, count)
+
+
+def _read_elements(data: memoryview, flags: int, width: int, count: int) -> np.ndarray:
+    at, stored, where = 0, count, None
     if flags & SPARSE:
-        stored = int.from_bytes(data[1:5], "little")
-        if len(data) < 5 or not 0 < stored <= count:
+        stored = int.from_bytes(data[:4], "little")
+        if len(data) < 4 or not 0 < stored <= count:
             raise BadData("a slab stores a wrong number of elements", expected=f"1 to {count}", found=stored)
-        gaps, used = read_plane(data[5:], stored)
-        at = 5 + used
+        gaps, used = read_plane(data[4:], stored)
+        at = 4 + used
         where = np.cumsum(gaps.astype(np.int64) + 1) - 1
         if where[-1] >= count:
             raise BadData("an index leads beyond the end of a slab")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from onnxc.coding import decode, encode
-from onnxc.coding.array import PALETTE, ROTATED, SLAB, SPARSE, encode_slab, read_slab, words
+from onnxc.coding.array import FIELDS, PALETTE, ROTATED, SLAB, SPARSE, encode_slab, read_slab, words
 from onnxc.coding.native import numpy_decoder
 from onnxc.coding.plane import BLOCK, FEW, FILL, HUFFMAN, RAW, encode_plane
 from onnxc.ir.errors import BadData
@@ -32,6 +32,12 @@ def entropy(symbols):
     return float(-(p @ np.log2(p)))
 
 
+def packed(numbers, bits):
+    """Numbers of `bits` bits in a stream of bits, lowest first."""
+    numbers = numbers.clip(0, 2**bits - 1).astype(np.uint8)
+    return np.packbits(np.unpackbits(numbers[:, None], axis=1, count=bits, bitorder="little"), bitorder="little")
+
+
 CASES = {
     "int8": np.round(NORMAL * 30).clip(-128, 127).astype(np.int8),
     "pairs": np.round(NORMAL * 1.5).astype(np.int8),
@@ -47,6 +53,9 @@ CASES = {
     "sparse": np.where(RNG.random(len(NORMAL)) < 0.93, 0, NORMAL).astype(np.float32),
     "sparse_bytes": np.where(RNG.random(len(NORMAL)) < 0.97, 0, NORMAL * 30).astype(np.int8),
     "sparse_palette": np.where(RNG.random(len(NORMAL)) < 0.9, 0, np.round(NORMAL * 5)).astype(np.float32),
+    "packed5": packed(np.round(NORMAL * 3) + 16, 5),
+    "packed3_odd": packed(np.round(NORMAL[:100_001] * 0.6) + 4, 3),
+    "packed6_sparse": packed(np.where(RNG.random(len(NORMAL)) < 0.92, 0, np.round(NORMAL * 6) + 32), 6),
     "lonely": np.eye(1, 200_000, 190_001, dtype=np.float32)[0],
     "zeros": np.zeros(70_000, np.float64),
     "nans": np.array([np.nan, -0.0, 0.0, np.inf, -np.nan, 5e-324] * 300),
@@ -92,6 +101,10 @@ def test_any_array_comes_back(c_decoder, values, repeats, thin):
         ("float32", ROTATED),
         ("palette", PALETTE),
         ("sparse", SPARSE | ROTATED),
+        ("packed5", FIELDS),
+        ("packed3_odd", FIELDS),
+        ("packed6_sparse", FIELDS | SPARSE),
+        ("bools", 0),
         ("sparse_palette", SPARSE | PALETTE),
     ],
 )
@@ -128,6 +141,14 @@ def test_deep_compression_is_small():
     assert entropy(pruned) * 1.05 > len(encode(pruned)) * 8 / len(pruned)
 
 
+def test_packed_numbers_take_their_entropy():
+    numbers = np.round(NORMAL * 3).clip(-16, 15) + 16
+    assert len(encode(packed(numbers, 5))) * 8 <= 1.015 * entropy(numbers) * len(numbers)
+    many = packed(np.tile(numbers, 10), 5)
+    assert len(many) > SLAB
+    assert len(encode(many)) * 8 <= 1.015 * entropy(numbers) * 10 * len(numbers)
+
+
 def test_slabs_follow_one_another():
     values = np.tile(CASES["int8"], 6)[: SLAB + 5]
     assert (decode(encode(values), np.int8, values.shape) == values).all()
@@ -154,7 +175,10 @@ def test_wrong_type_or_shape_is_refused():
         decode(coded, np.float32, (30, 40))
 
 
-@pytest.mark.parametrize("name", ["int8", "pairs", "float32", "sparse", "palette", "sparse_palette", "raw"])
+@pytest.mark.parametrize(
+    "name",
+    ["int8", "pairs", "float32", "sparse", "palette", "sparse_palette", "packed5", "packed6_sparse", "raw"],
+)
 def test_damaged_slabs_are_refused_or_read_alike(name, c_decoder):
     """Every damage gives an error or the same elements in both decoders; most give an error."""
     values = CASES.get(name, RNG.integers(0, 256, 3000).astype(np.uint8))[:12_000]

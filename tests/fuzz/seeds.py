@@ -10,6 +10,12 @@ import numpy as np
 from onnxc.coding.array import encode, encode_slab, words
 
 
+def five_bits(numbers: np.ndarray) -> np.ndarray:
+    """Numbers below 32 in a stream of bits."""
+    bits = np.unpackbits(numbers.clip(0, 31).astype(np.uint8)[:, None], axis=1, count=5, bitorder="little")
+    return np.packbits(bits, bitorder="little")
+
+
 def arrays() -> dict[str, np.ndarray]:
     """Small arrays that between them need every form, mode and loop of the decoder."""
     rng = np.random.default_rng(0)
@@ -28,6 +34,8 @@ def arrays() -> dict[str, np.ndarray]:
         "palette": np.round(normal * 3).astype(np.float32),
         "sparse": sparse,
         "sparse_palette": np.round(sparse * 4),
+        "packed": five_bits(np.round(normal * 2) + 16),
+        "packed_sparse": five_bits(np.where(rng.random(9000) < 0.92, 0, np.round(normal * 2) + 16)),
         "int64": np.arange(600, dtype=np.int64) // 7,
     }
 

@@ -14,12 +14,12 @@
 #define SHORTEST 11 /* bits of a look-up, at least */
 #define STREAMS 8
 #define BLOCK 66048u        /* symbols of a block: its streams start 129 cache lines apart, in different sets */
-#define SLAB (1u << 20)     /* elements of a slab */
+#define SLAB 1048320u       /* elements of a slab: as bytes, whole numbers of 1 to 8 bits */
 #define FEW 8192u           /* a block of fewer symbols is one stream */
 #define MAX_PHRASES 4096u
 
 enum { RAW = 0, FILL = 1, HUFFMAN = 2 };
-enum { SPARSE = 1, ROTATED = 2, PALETTE = 4 };
+enum { SPARSE = 1, ROTATED = 2, PALETTE = 4, FIELDS = 8 };
 
 /* An entry of `base` and `many`: bits 0-5 code bits, 6-29 the symbols, first one lowest, 30-31 their number. The first
  * 2^window entries are in use, the next `window` bits of a stream, first bit highest, being the index. */
@@ -383,9 +383,20 @@ static int closed(const struct plane *plane)
 struct slab {
   struct reader gaps;         /* at a plane, if the slab is sparse */
   const uint8_t *palette;
-  uint32_t count, stored;     /* elements, and those that are coded */
-  unsigned width, flags, colours;
+  uint32_t count, bytes, stored; /* elements or fields, bytes of them, and how many are coded */
+  unsigned width, flags, colours, bits;
 };
+
+/* Field number `position` of a stream of bits, lowest first; the stream holds zeros. Whether it fits. */
+static int put_field(uint8_t *out, const struct slab *slab, uint64_t position, unsigned symbol)
+{
+  uint64_t at = position * slab->bits;
+  uint32_t byte = (uint32_t)(at >> 3);
+  unsigned value = symbol << (at & 7);
+  out[byte] = (uint8_t)(out[byte] | value);
+  if (value >> 8 && byte + 1 < slab->bytes) out[byte + 1] = (uint8_t)(out[byte + 1] | value >> 8);
+  return symbol >> slab->bits == 0 && (value >> 8 == 0 || byte + 1 < slab->bytes);
+}
 
 /* Byte `byte` of every coded element, or, with a palette, its index: decoded, and written where it belongs. */
 static int scatter(struct reader *in, const struct slab *slab, unsigned byte, uint8_t *out, struct scratch *scratch)
@@ -400,7 +411,7 @@ static int scatter(struct reader *in, const struct slab *slab, unsigned byte, ui
   while (!status && values.left) {
     const uint8_t *symbol = scratch->symbols[0], *gap = scratch->symbols[1];
     n = values.left < BLOCK ? values.left : BLOCK;
-    if (!sparse && width == 1 && !slab->palette) {
+    if (!sparse && width == 1 && !slab->palette && !slab->bits) {
       status = next_symbols(&values, out + position, n);
       position += n;
       continue;
@@ -410,6 +421,10 @@ static int scatter(struct reader *in, const struct slab *slab, unsigned byte, ui
     for (i = 0; !status && i < n; i++, position++) {
       if (sparse) position += gap[i];
       if (position >= slab->count) return ONNXC_DECODE_STREAM;
+      if (slab->bits) {
+        if (!put_field(out, slab, position, symbol[i])) return ONNXC_DECODE_STREAM;
+        continue;
+      }
       if (!slab->palette) {
         out[position * width + byte] = symbol[i];
         continue;
@@ -437,23 +452,32 @@ static void rotate_back(uint8_t *out, uint32_t count, unsigned width)
 int onnxc_decode_slab(const uint8_t *data, size_t size, unsigned width, uint32_t count, uint8_t *out, void *memory)
 {
   struct reader in = {data, data + size};
-  struct slab slab = {{0, 0}, 0, count, count, width, 0, 0};
+  struct slab slab = {{0, 0}, 0, count, 0, 0, width, 0, 0, 0};
   struct scratch *scratch = memory;
   unsigned byte, planes = width;
   int status = ONNXC_DECODE_OK;
   if ((width != 1 && width != 2 && width != 4 && width != 8) || !count || count > SLAB) return ONNXC_DECODE_SIZE;
   if (size < 1) return ONNXC_DECODE_TRUNCATED;
   slab.flags = *in.at++;
-  if (slab.flags > 7 || ((slab.flags & PALETTE) && (slab.flags & ROTATED))) return ONNXC_DECODE_FORMAT;
+  if (slab.flags > 15 || ((slab.flags & PALETTE) && (slab.flags & ROTATED))) return ONNXC_DECODE_FORMAT;
+  slab.bytes = count * width;
+  if (slab.flags & FIELDS) {
+    if (width != 1 || (slab.flags & (PALETTE | ROTATED))) return ONNXC_DECODE_FORMAT;
+    if (left(&in) < 1) return ONNXC_DECODE_TRUNCATED;
+    slab.bits = *in.at++;
+    if (slab.bits < 1 || slab.bits > 7) return ONNXC_DECODE_FORMAT;
+    slab.count = (8 * count + slab.bits - 1) / slab.bits;
+  }
+  if (slab.flags & (SPARSE | FIELDS)) memset(out, 0, slab.bytes);
+  slab.stored = slab.count;
   if (slab.flags & SPARSE) {
     if (left(&in) < 4 + 5) return ONNXC_DECODE_TRUNCATED;
     slab.stored = get32(in.at);
     in.at += 4;
     slab.gaps = in;
-    if (slab.stored > count) return ONNXC_DECODE_SIZE;
+    if (slab.stored > slab.count) return ONNXC_DECODE_SIZE;
     if (left(&in) - 5 < get32(in.at + 1)) return ONNXC_DECODE_TRUNCATED;
     in.at += 5 + get32(in.at + 1);
-    memset(out, 0, (size_t)count * width);
   }
   if (slab.flags & PALETTE) {
     if (left(&in) < 1) return ONNXC_DECODE_TRUNCATED;

@@ -30,7 +30,7 @@ enum {
  * an error the output holds anything. */
 int onnxc_decode(const uint8_t *coded, size_t coded_size, uint8_t *out, size_t out_size, void *scratch);
 
-/* Decode one slab: `count` elements (at most 2^20) of `width` bytes (1, 2, 4 or 8), into count * width bytes at `out`. */
+/* Decode one slab: `count` elements (1 to 1,048,320) of `width` bytes (1, 2, 4 or 8), into count * width bytes at `out`. */
 int onnxc_decode_slab(const uint8_t *slab, size_t slab_size, unsigned width, uint32_t count, uint8_t *out, void *scratch);
 
 #ifdef __cplusplus
