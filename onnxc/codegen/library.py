@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-import subprocess
 import tempfile
 import time
 from collections import Counter
@@ -15,14 +15,18 @@ from pathlib import Path
 
 import onnx
 
+from onnxc import __version__
 from onnxc.codegen import csource
+from onnxc.codegen.build import check_static, lay_out_arena, link, write_sources
 from onnxc.codegen.kernels import generic
 from onnxc.codegen.lower import lower
 from onnxc.codegen.plan import Plan, make_plan
 from onnxc.codegen.static import StaticModel, make_static
 from onnxc.codegen.target import Target, resolve
 from onnxc.codegen.tvm_api import compile_functions, finish, name_of, tvm_modules
-from onnxc.ir.errors import BadOption, MissingTool, Unsupported
+from onnxc.codegen.weights import lay_out
+from onnxc.coding.array import encode
+from onnxc.ir.errors import BadOption, Unsupported
 from onnxc.ir.model import Model, load
 from onnxc.runtime.library import Library
 
@@ -33,7 +37,8 @@ class CompileReport:
 
     `kernels`: a row per convolution or matrix product (node, spec, macs, kernel, schedule, function,
     refused). `fallbacks`: a row
-    per function that TVM's own legalisation made (function, calls). Bytes are bytes; `seconds` wall time.
+    per function that TVM's own legalisation made (function, calls). `live_bytes` is what tensors and workspaces take at the
+    busiest call, which no arena can undercut; `weights_bytes` what the library holds. Bytes are bytes; `seconds` wall time.
     """
 
     name: str
@@ -44,6 +49,7 @@ class CompileReport:
     kernels: tuple[dict, ...]
     fallbacks: tuple[dict, ...]
     arena_bytes: int
+    live_bytes: int
     weights_bytes: int
     library_bytes: int
     seconds: float
@@ -61,22 +67,25 @@ def compile_model(
     target: str = "native",
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     threads: int = 1,
+    weights: str = "raw",
+    program: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> CompileReport:
-    """Compiles a model into `out_dir`: `lib<name>.so`, `<name>.h`, `manifest.json`.
+    """Compiles a model into `out_dir`: `lib<name>.so`, `lib<name>.a`, `<name>.h`, `manifest.json`, `example/`.
 
     `model_proto` is an onnx.ModelProto, or anything whose `to_proto()` returns one. `shapes` gives static shapes of
-    inputs with symbolic dimensions; a symbolic first dimension is 1 unless given. `progress(stage, share)` is told of
-    each stage. Files are written beside their places and renamed, the manifest last.
+    inputs with symbolic dimensions; a symbolic first dimension is 1 unless given. `weights` "coded" entropy-codes them;
+    init decodes. `program` makes a static command-line program too. `progress(stage, share)` is told of each stage.
+    Files are written beside their places and renamed, the manifest last.
 
     Raises BadOption (name, shapes, target), Unsupported (an operator, more than one thread), MissingTool (TVM or the C
     compiler). Two runs give the same bytes.
     """
     started = time.perf_counter()
     tell = progress or (lambda stage, share: None)
-    _check_options(name, threads)
+    _check_options(name, threads, weights)
     goal = resolve(target)
-    compiler = goal.compiler()
+    linker = goal.toolchain.linker()
     tell("shapes", 0.0)
     proto = model_proto.to_proto() if hasattr(model_proto, "to_proto") else model_proto
     if not isinstance(proto, onnx.ModelProto):
@@ -88,6 +97,7 @@ def compile_model(
     module = finish(lowered.module, goal)
     plan = make_plan(module["main"], lowered.inputs, lowered.arrays)
     functions = _functions(module, plan, name, goal)
+    stored = lay_out(plan.weights, encode if weights == "coded" else None)
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=out) as folder:
@@ -95,18 +105,19 @@ def compile_model(
         work = Path(folder)
         workspaces = compile_functions(functions, goal, work / "kernels.o")
         tell("link", 0.8)
-        face = _write_sources(work, name, static, plan, workspaces)
-        _link(work, name, compiler)
-        manifest = _manifest(face, target, goal)
+        layout = lay_out_arena(plan, workspaces, stored)
+        face = write_sources(work, name, static, plan, stored, layout, goal)
+        libraries = link(work, name, goal, linker, bool(stored.segments))
+        programs = check_static(work, name, goal, program)
+        manifest = _manifest(face, goal, libraries, lowered.kernels, digest(proto), weights)
         (work / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        files = [f"lib{name}.so", f"{name}.h", "manifest.json"]
-        for file in files:
-            os.replace(work / file, out / file)
+        _move(work, out, [*libraries, *programs, f"{name}.h"])
     tell("done", 1.0)
+    files = [libraries[0], f"{name}.h", "manifest.json"]
     library, header, manifest_path = (out / file for file in files)
     return CompileReport(
         name, target, str(library), str(header), str(manifest_path), tuple(lowered.kernels),
-        tuple(_fallbacks(plan, name)), face.arena_bytes, plan.weight_bytes, library.stat().st_size,
+        tuple(_fallbacks(plan, name)), face.arena_bytes, plan.live, stored.flash_bytes, library.stat().st_size,
         time.perf_counter() - started,
     )  # fmt: skip
 
@@ -138,9 +149,30 @@ def compile(
         return Library(folder)
 
 
-def _check_options(name: str, threads: int) -> None:
+def _move(work: Path, out: Path, files: list[str]) -> None:
+    """Puts the files in their places, the manifest last."""
+    (out / "example").mkdir(exist_ok=True)
+    for path in sorted((work / "example").iterdir()):
+        os.replace(path, out / "example" / path.name)
+    for file in [*files, "manifest.json"]:
+        os.replace(work / file, out / file)
+
+
+def digest(proto: onnx.ModelProto) -> str:
+    """SHA-256 in hexadecimal of what a model computes, part by part: a whole model may be too large to serialise."""
+    found = hashlib.sha256()
+    graph = proto.graph
+    for parts in (proto.opset_import, proto.functions, graph.input, graph.output, graph.node, graph.initializer):
+        for part in parts:
+            found.update(hashlib.sha256(part.SerializeToString(deterministic=True)).digest())
+    return found.hexdigest()
+
+
+def _check_options(name: str, threads: int, weights: str) -> None:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise BadOption(f"{name!r} cannot name a C library", remedy="use letters, digits and underscores")
+    if weights not in ("raw", "coded"):
+        raise BadOption("there are no such weights", expected="raw or coded", found=weights)
     if threads != 1:
         raise Unsupported(
             f"a library that runs one call on {threads} threads",
@@ -179,49 +211,30 @@ def _fallbacks(plan: Plan, name: str) -> list[dict]:
     return [{"function": f, "calls": n} for f, n in sorted(count.items()) if not re.fullmatch(r"kernel\d+", f)]
 
 
-def _write_sources(work: Path, name: str, static: StaticModel, plan: Plan, workspaces: dict) -> csource.Interface:
-    start, total = csource.total_arena(plan, workspaces)
-    face = csource.Interface(name, tuple(static.inputs), tuple(static.outputs), total)
-    (work / f"{name}.h").write_text(csource.header(face), encoding="ascii")
-    (work / f"{name}.c").write_text(csource.source(face, plan, workspaces, start), encoding="ascii")
-    (work / "weights.S").write_text(csource.weights_source(name, "weights.bin"), encoding="ascii")
-    (work / "exports.map").write_text(csource.exports(name), encoding="ascii")
-    with open(work / "weights.bin", "wb") as file:
-        for chunk in plan.chunks():
-            file.write(chunk)
-    return face
+def _manifest(
+    face: csource.Interface, goal: Target, libraries: list[str], kernels: list[dict], source: str, weights: str
+) -> dict:
+    """What a program has to know of a library; docs/libraries.md explains the fields."""
 
-
-def _link(work: Path, name: str, compiler: str) -> None:
-    """Compiles and links inside `work`, with relative names, so that no path enters the library."""
-    command = [compiler, "-std=c99", "-O2", "-fPIC", "-shared", "-s", "-Wl,--build-id=none", "-Wl,-z,defs"]
-    command += ["-Wl,--version-script=exports.map", "-Wl,-z,noexecstack", f"{name}.c", "weights.S", "kernels.o"]
-    command += ["-lm", "-o", f"lib{name}.so"]
-    done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return
-    missing = re.findall(r"undefined reference to [`'](\w+)'", done.stderr)
-    if missing:
-        raise Unsupported(
-            f"the kernels need {', '.join(sorted(set(missing)))}, which libc and libm lack",
-            remedy="compile the part of the model without the operator that calls it",
-        )
-    lines = done.stderr.strip().splitlines() or ["no message"]
-    raise MissingTool(f"{Path(compiler).name} failed: {lines[-1][:300]}", remedy="check compiler and disk space")
-
-
-def _manifest(face: csource.Interface, target: str, goal: Target) -> dict:
     def rows(tensors: tuple) -> list[dict]:
-        return [{"name": n, "shape": list(shape), "dtype": dtype} for n, shape, dtype in tensors]
+        return [{"name": n, "shape": list(shape), "dtype": dtype, "bytes": csource.tensor_bytes((n, shape, dtype))}
+                for n, shape, dtype in tensors]  # fmt: skip
 
     return {
         "format": 1,
+        "onnxc": __version__,
         "name": face.name,
-        "library": f"lib{face.name}.so",
+        "library": libraries[0],
+        "libraries": libraries,
         "header": f"{face.name}.h",
-        "target": target,
+        "target": goal.name,
+        "toolchain": goal.chain,
+        "needs": list(goal.needs),
         "cpu": dict(goal.tvm).get("mcpu"),
+        "weights": weights,
         "arena_bytes": face.arena_bytes,
+        "model_sha256": source,
         "inputs": rows(face.inputs),
         "outputs": rows(face.outputs),
+        "kernels": [{key: row[key] for key in ("node", "spec", "macs", "schedule")} for row in kernels],
     }

@@ -1,21 +1,27 @@
-"""The static plan: TVM's flat, memory-planned main as a list of C calls over inputs, outputs, arena and weights."""
+"""The static plan: TVM's flat main as a list of C calls over inputs, outputs, arena and weights.
+
+    t = alloc; kernel0(x, w, t); u = alloc; mean(t, u)   ->   kernel0(input 0, weight 0, arena 64), mean(...)
+
+Buffers get their places in the arena by lifetime, and so do the workspaces of kernels, which live for one call.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxc.codegen.arena import Tenant, assign, largest_live_set
 from onnxc.codegen.tvm_api import name_of, tvm_modules
 from onnxc.ir.errors import Unsupported
-
-ALIGN = 64
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor lives: `space` is input, output, arena or weight; `offset` a number of it, or bytes into it."""
+    """Where a tensor lives: `space` is input, output, buffer, arena or weight; `offset` a number of it, or bytes into it.
+
+    A buffer is a tensor that `Plan.settle` has not yet given its bytes of the arena.
+    """
 
     space: str
     offset: int
@@ -23,35 +29,46 @@ class Place:
 
 @dataclass
 class Plan:
-    """`calls`: (function, places) in order. `copies`: (output, place, bytes) that no kernel writes itself."""
+    """`calls`: (function, places) in order. `copies`: (output, place, bytes) that no kernel writes itself.
+
+    `buffers` are the bytes of the tensors between kernels. `arena` is their place with the workspaces, in bytes, and
+    `live` the least that any assignment could take.
+    """
 
     calls: list[tuple[str, list[Place]]] = field(default_factory=list)
     copies: list[tuple[int, Place, int]] = field(default_factory=list)
+    buffers: list[int] = field(default_factory=list)
     arena: int = 0
+    live: int = 0
     weights: list[np.ndarray] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
-    weight_bytes: int = 0
 
     def add_weight(self, array: np.ndarray) -> Place:
-        """Places an array, 64-byte aligned."""
-        offset = aligned(self.weight_bytes)
+        """The place of a constant array: its number among `weights`."""
         self.weights.append(array)
-        self.offsets.append(offset)
-        self.weight_bytes = offset + array.nbytes
-        return Place("weight", offset)
+        return Place("weight", len(self.weights) - 1)
 
-    def chunks(self) -> Iterator[bytes | memoryview]:
-        """The bytes of the weights, in order, with the padding between them."""
-        end = 0
-        for array, offset in zip(self.weights, self.offsets, strict=True):
-            yield b"\0" * (offset - end)
-            yield memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-            end = offset + array.nbytes
-
-
-def aligned(count: int) -> int:
-    """`count` bytes rounded up to the alignment."""
-    return -(-count // ALIGN) * ALIGN
+    def settle(self, workspaces: dict[str, int], start: int) -> None:
+        """Gives every buffer, and every call its workspace of `workspaces[function]` bytes, a place from `start` on."""
+        uses: dict[int, list[int]] = {}
+        for i, (_, places) in enumerate(self.calls):
+            for place in places:
+                if place.space == "buffer":
+                    uses.setdefault(place.offset, []).append(i)
+        for _, place, _ in self.copies:
+            if place.space == "buffer":
+                uses.setdefault(place.offset, []).append(len(self.calls))
+        numbers = sorted(uses)
+        tenants = [Tenant(self.buffers[n], min(uses[n]), max(uses[n])) for n in numbers]
+        needy = [i for i, (function, _) in enumerate(self.calls) if workspaces[function]]
+        tenants += [Tenant(workspaces[self.calls[i][0]], i, i) for i in needy]
+        offsets, self.arena = assign(tenants)
+        self.live = largest_live_set(tenants)
+        where = {n: Place("arena", start + offset) for n, offset in zip(numbers, offsets)}
+        for i, (function, places) in enumerate(self.calls):
+            self.calls[i] = (function, [where[p.offset] if p.space == "buffer" else p for p in places])
+        for i, offset in zip(needy, offsets[len(numbers) :], strict=True):
+            self.calls[i][1].append(Place("arena", start + offset))
+        self.copies = [(n, where[p.offset] if p.space == "buffer" else p, size) for n, p, size in self.copies]
 
 
 def make_plan(main, inputs: int, arrays: list[np.ndarray]) -> Plan:
@@ -67,7 +84,6 @@ class _Planner:
         self.main, self.inputs, self.arrays = main, inputs, arrays
         self.plan = Plan()
         self.places: dict = {}
-        self.storages: dict = {}
         self.tuples: dict = {}
         self.aliases: dict = {}
 
@@ -134,27 +150,17 @@ class _Planner:
         if var in self.aliases or var in self.tuples or var in self.places:
             return
         ir = tvm_modules().ir
-        if self._is(value, "relax.memory.alloc_storage"):
-            self.storages[var] = self.plan.arena
-            self.plan.arena += aligned(int(value.args[0].values[0]))
-        elif self._is(value, "relax.memory.alloc_tensor"):
-            self.places[var] = Place("arena", self.storages[value.args[0]] + _number(value.args[1]))
-        elif self._is(value, "relax.builtin.alloc_tensor"):
-            self.places[var] = Place("arena", self.plan.arena)
-            self.plan.arena += aligned(_bytes(var.ty))
+        if self._is(value, "relax.builtin.alloc_tensor"):
+            self.places[var] = Place("buffer", len(self.plan.buffers))
+            self.plan.buffers.append(_bytes(var.ty))
         elif isinstance(getattr(value, "op", None), ir.GlobalVar):
             self.plan.calls.append((name_of(value.op), [self._place(arg) for arg in value.args]))
-        elif not self._is(value, "relax.memory.kill_tensor") and not self._is(value, "relax.memory.kill_storage"):
+        else:
             name = getattr(getattr(value, "op", None), "name", None) or str(value)[:80]
             raise Unsupported(
                 f"{name} needs TVM's runtime",
                 remedy="replace the operator, or compile the part of the model without it",
             )
-
-
-def _number(expr) -> int:
-    value = expr.value if hasattr(expr, "value") else expr
-    return int(value.value if hasattr(value, "value") else value)
 
 
 def _bytes(ty) -> int:

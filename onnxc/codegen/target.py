@@ -5,12 +5,12 @@ To add a target, add a row to TARGETS; docs/codegen.md says what each field mean
 
 from __future__ import annotations
 
-import os
 import platform
-import shutil
+import re
 from dataclasses import dataclass, replace
 
-from onnxc.ir.errors import BadOption, MissingTool, Unsupported
+from onnxc.ir.errors import BadOption, Unsupported
+from onnxc.runtime.toolchain import TOOLCHAINS, Toolchain, host_features
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Target:
 
     `lanes` and `registers` count float32 lanes of a vector register and vector registers. `wide_cost` is the cycles
     one full-width fused multiply-add occupies, in units of half a cycle. `tvm` is TVM's target as (key, value) pairs;
-    `cc` is the C compiler that assembles and links, `package` the Debian package that has it.
+    `chain` names the row of runtime.toolchain that links and runs, `needs` the features of /proc/cpuinfo without which
+    a host cannot run it.
     """
 
     name: str
@@ -27,90 +28,171 @@ class Target:
     registers: int
     wide_cost: int
     tvm: tuple[tuple[str, object], ...]
-    cc: str
-    package: str
+    chain: str
+    about: str = ""
+    needs: tuple[str, ...] = ()
 
     def tvm_dict(self) -> dict[str, object]:
         """TVM's target as the dictionary that `tvm.target.Target` takes."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in self.tvm}
 
-    def compiler(self) -> str:
-        """Path of the C compiler; for the native target the environment variable CC overrides it.
-
-        Raises MissingTool, which names the Debian package to install.
-        """
-        wanted = os.environ.get("CC", self.cc) if self.cc == "gcc" else self.cc
-        found = shutil.which(wanted)
-        if found is None:
-            raise MissingTool(
-                f"target {self.name} needs the C compiler {wanted}, which is not installed",
-                remedy=f"install it: apt-get install {self.package}",
-            )
-        return found
+    @property
+    def toolchain(self) -> Toolchain:
+        """Who links and runs it."""
+        return TOOLCHAINS[self.chain]
 
 
-def _llvm(triple: str, cpu: str, *features: str) -> tuple[tuple[str, object], ...]:
+def _llvm(triple: str, cpu: str, *features: str, **more: object) -> tuple[tuple[str, object], ...]:
     row: tuple[tuple[str, object], ...] = (("kind", "llvm"), ("mtriple", triple), ("mcpu", cpu))
-    return (*row, ("mattr", features)) if features else row
+    row += (("mattr", features),) if features else ()
+    return row + tuple((key.replace("_", "-"), value) for key, value in more.items())
 
 
-_X86 = "x86_64-linux-gnu"
-_ARM64 = "aarch64-linux-gnu"
+_X86, _ARM64, _ARM, _RISCV = "x86_64-linux-gnu", "aarch64-linux-gnu", "armv7-linux-gnueabihf", "riscv64-linux-gnu"
+_RV64GC = ("+m", "+a", "+f", "+d", "+c")
+_V2 = ("sse4_1", "sse4_2", "ssse3", "popcnt")
+_V3 = ("avx2", "fma", "bmi1", "bmi2", "f16c", "movbe")
+_V4 = (*_V3, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd")
+_ICELAKE = (*_V4, "avx512_vpopcntdq", "avx512_vnni", "avx512vbmi", "avx512_vbmi2", "avx512_bitalg", "gfni", "vaes")
+_ZNVER4 = (*_ICELAKE, "avx512_bf16", "sha_ni", "sse4a", "fsrm")
+
+
+def _cortex_m(name: str, about: str) -> Target:
+    return Target(
+        name, 1, 32, 2, _llvm("thumbv7em-none-eabihf", name, mfloat_abi="hard", vector_width=128), name, about
+    )
+
 
 TARGETS: dict[str, Target] = {
     t.name: t
     for t in (
-        Target("x86-64-v2", 4, 16, 1, _llvm(_X86, "x86-64-v2"), "gcc", "gcc"),
-        Target("x86-64-v3", 8, 16, 1, _llvm(_X86, "x86-64-v3"), "gcc", "gcc"),
-        Target("x86-64-v4", 16, 32, 2, _llvm(_X86, "x86-64-v4", "-prefer-256-bit"), "gcc", "gcc"),
-        Target("znver4", 16, 32, 2, _llvm(_X86, "znver4"), "gcc", "gcc"),
-        Target("cortex-a72", 4, 32, 1, _llvm(_ARM64, "cortex-a72"), "aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+        Target("x86-64-v2", 4, 16, 1, _llvm(_X86, "x86-64-v2"), "x86_64", "SSE 4.2", _V2),
+        Target("x86-64-v3", 8, 16, 1, _llvm(_X86, "x86-64-v3"), "x86_64", "AVX2", _V3),
+        Target("x86-64-v4", 16, 32, 2, _llvm(_X86, "x86-64-v4", "-prefer-256-bit"), "x86_64", "AVX-512", _V4),
+        Target("icelake", 16, 32, 2, _llvm(_X86, "icelake-server", "-prefer-256-bit"), "x86_64",
+               "AVX-512 with VNNI and VPOPCNTDQ", _ICELAKE),
+        Target("znver4", 16, 32, 2, _llvm(_X86, "znver4"), "x86_64", "AMD Zen 4", _ZNVER4),
+        Target("aarch64", 4, 32, 1, _llvm(_ARM64, "generic"), "aarch64", "any 64-bit Arm"),
+        Target("cortex-a53", 4, 32, 2, _llvm(_ARM64, "cortex-a53"), "aarch64", "Raspberry Pi 3"),
+        Target("cortex-a72", 4, 32, 1, _llvm(_ARM64, "cortex-a72"), "aarch64", "Raspberry Pi 4"),
+        Target("cortex-a76", 4, 32, 1, _llvm(_ARM64, "cortex-a76"), "aarch64", "Raspberry Pi 5", ("asimddp",)),
+        Target("armv7", 4, 16, 2, _llvm(_ARM, "generic", "+v7", "+neon", mfloat_abi="hard"), "armv7",
+               "32-bit Arm with NEON"),
+        Target("cortex-a7", 4, 16, 2, _llvm(_ARM, "cortex-a7", "+neon", mfloat_abi="hard"), "armv7",
+               "Raspberry Pi 2"),
+        Target("cortex-a9", 4, 16, 2, _llvm(_ARM, "cortex-a9", "+neon", mfloat_abi="hard"), "armv7", "Zynq-7000"),
+        Target("riscv64", 1, 32, 2, _llvm(_RISCV, "generic-rv64", *_RV64GC, mabi="lp64d"), "riscv64", "RV64GC"),
+        Target("riscv64-v", 4, 32, 2, _llvm(_RISCV, "generic-rv64", *_RV64GC, "+v", mabi="lp64d"), "riscv64",
+               "RV64GCV, vectors of 128 bits or more"),
+        Target("wasm32", 4, 16, 2, _llvm("wasm32-wasi", "generic", "+simd128", vector_width=128), "wasm32", "WebAssembly with SIMD"),
+        _cortex_m("cortex-m4", "bare metal, single-precision FPU"),
+        _cortex_m("cortex-m7", "bare metal, double-precision FPU"),
     )
-}
+}  # fmt: skip
+_KEYS = ("mcpu", "mattr", "lanes", "registers")
 
 
 def resolve(name: str) -> Target:
     """The target called `name`; "native" is this machine, by the features its kernel reports.
 
-    Raises BadOption for an unknown name, Unsupported for a host that has no row.
+    `name` may go on with `,key=value` parts, or consist of them with `base=`: mcpu and mattr (`+dotprod:+fp16`) are LLVM's,
+    lanes and registers replace the row's. `cortex-a72,mcpu=neoverse-n1,mattr=+dotprod`.
+
+    Raises BadOption for an unknown name or key, Unsupported for a host that has no row.
     """
-    if name == "native":
-        return _native()
-    if name not in TARGETS:
-        raise BadOption(f"no target {name!r}", expected="one of native, " + ", ".join(TARGETS))
-    target = TARGETS[name]
-    if target.cc != "gcc" and platform.machine() == "aarch64":
-        return replace(target, cc="gcc", package="gcc")
-    return target
+    first, *parts = name.split(",")
+    if "=" in first:
+        first, parts = "", name.split(",")
+    changes = dict(_pair(part) for part in parts)
+    row = changes.pop("base", first)
+    if (first and row != first) or not row:
+        raise BadOption(f"the target {name!r} needs one base", expected="a name first, or base=NAME once")
+    if row == "native":
+        target = _native()
+    elif row in TARGETS:
+        target = TARGETS[row]
+    else:
+        raise BadOption(f"no target {row!r}", expected="one of native, " + ", ".join(TARGETS))
+    return replace(_changed(target, changes), name=name) if changes else target
+
+
+def _pair(part: str) -> tuple[str, str]:
+    key, mark, value = part.partition("=")
+    if not (mark and value) or key not in (*_KEYS, "base"):
+        raise BadOption("a part of --target does not fit", expected=f"{'|'.join(_KEYS)}=value", found=part)
+    return key, value
+
+
+def _changed(target: Target, changes: dict[str, str]) -> Target:
+    tvm = dict(target.tvm)
+    if "mcpu" in changes:
+        if not re.fullmatch(r"[A-Za-z0-9_.+-]+", changes["mcpu"]):
+            raise BadOption("mcpu is no name", found=changes["mcpu"])
+        tvm["mcpu"] = changes["mcpu"]
+    if "mattr" in changes:
+        features = changes["mattr"].split(":")
+        if not all(re.fullmatch(r"[+-][A-Za-z0-9_.-]+", feature) for feature in features):
+            raise BadOption("mattr does not fit", expected="+feature or -feature, joined by :", found=changes["mattr"])
+        tvm["mattr"] = (*tvm.get("mattr", ()), *features)
+    for key in ("lanes", "registers"):
+        if key in changes:
+            value = changes[key]
+            if not value.isdigit() or not 1 <= int(value) <= 64 or int(value) & (int(value) - 1):
+                raise BadOption(f"{key} does not fit", expected="a power of two up to 64", found=value)
+            target = replace(target, **{key: int(value)})
+    return replace(target, tvm=tuple(tvm.items()), needs=() if {"mcpu", "mattr"} & changes.keys() else target.needs)
 
 
 def _native() -> Target:
     machine = platform.machine()
     if machine in ("x86_64", "AMD64"):
-        return replace(TARGETS[_x86_level(_cpu_flags())], name="native")
+        return replace(TARGETS[_x86_level(host_features())], name="native")
     if machine == "aarch64":
-        return replace(TARGETS["cortex-a72"], name="native", cc="gcc", package="gcc")
+        row = "cortex-a76" if "asimddp" in host_features() else "aarch64"
+        return replace(TARGETS[row], name="native")
+    if machine == "armv7l":
+        return replace(TARGETS["armv7"], name="native")
+    if machine == "riscv64":
+        return replace(TARGETS["riscv64"], name="native")
     raise Unsupported(f"no native target for a {machine} host", remedy="name one of " + ", ".join(TARGETS))
 
 
 def _x86_level(flags: frozenset[str]) -> str:
     """The best row for x86 feature flags; a hypervisor may hide what the model name promises, so flags decide."""
-    zen4 = {"avx512_vpopcntdq", "avx512_vnni", "avx512_bf16", "avx512vbmi", "sha_ni", "gfni", "sse4a", "vaes", "fsrm"}
-    if zen4 <= flags:
-        return "znver4"
-    if {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"} <= flags:
-        return "x86-64-v4"
-    if {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"} <= flags:
-        return "x86-64-v3"
+    for name in ("znver4", "icelake", "x86-64-v4", "x86-64-v3"):
+        if set(TARGETS[name].needs) <= flags:
+            return name
     return "x86-64-v2"
 
 
-def _cpu_flags() -> frozenset[str]:
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            for line in file:
-                if line.startswith("flags"):
-                    return frozenset(line.split(":", 1)[1].split())
-    except OSError:
-        return frozenset()
-    return frozenset()
+def runs_here(target: Target) -> bool:
+    """Whether this machine runs its libraries without an emulator."""
+    return target.toolchain.native and set(target.needs) <= host_features()
+
+
+def missing_tools(target: Target) -> list[str]:
+    """Commands that install what this machine lacks to link for `target` and to run what it made; [] if nothing."""
+    wanted = []
+    chain = target.toolchain
+    if not any(linker.found() for linker in chain.choices()):
+        wanted.append(chain.choices()[0].install)
+    if chain.runner() is None:
+        wanted.append(f"apt-get install {chain.emulator_package}")
+    return wanted
+
+
+def list_targets() -> list[dict[str, object]]:
+    """A row a target: name, about, lanes, tvm, linker, how it runs here, and what to install.
+
+    `links` is the linker that would be used or None; `runs` is "here", the emulator's name, or None.
+    """
+    rows = []
+    for target in [resolve("native"), *TARGETS.values()]:
+        chain = target.toolchain
+        linker = next((linker.compiler for linker in chain.choices() if linker.found()), None)
+        emulator = chain.emulator[0] if not chain.native and chain.runner() is not None else None
+        rows.append({
+            "name": target.name, "about": target.about, "lanes": target.lanes, "tvm": target.tvm_dict(),
+            "links": linker, "runs": "here" if runs_here(target) else emulator, "install": missing_tools(target),
+        })  # fmt: skip
+    return rows

@@ -42,12 +42,12 @@ def onnx_frontend():
 
 
 def finish(module, target):
-    """Legalises and fuses what has no kernel of ours, then plans memory: -> module of PrimFuncs and a flat main."""
+    """Legalises and fuses what has no kernel of ours: -> module of PrimFuncs and a flat main. `plan` places its tensors."""
     m = tvm_modules()
     t = m.relax.transform
     steps = [t.LegalizeOps(), t.AnnotateTIROpPattern(), t.FoldConstant(), t.FuseOps(), t.FuseTIR()]
     steps += [t.DeadCodeElimination(), t.RewriteDataflowReshape(), t.ToNonDataflow(), t.RemovePurityChecking()]
-    steps += [t.CallTIRRewrite(), t.StaticPlanBlockMemory()]
+    steps += [t.CallTIRRewrite()]
     with tvm_target(target):
         return m.tvm.transform.Sequential(steps)(module)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxc.ir.errors import BadData, BadModel
+from onnxc.runtime.toolchain import TOOLCHAINS, host_features
 
 ALIGN = 64
 
@@ -31,12 +32,11 @@ class Library:
         Raises BadModel when the manifest or the library is missing, damaged, or not of this machine.
         """
         path = Path(path)
-        manifest_path = (path if path.is_dir() else path.parent) / "manifest.json"
-        manifest = _read_manifest(manifest_path)
+        manifest = read_manifest(path)
         self.name: str = manifest["name"]
-        self.inputs = {t["name"]: (tuple(t["shape"]), np.dtype(t["dtype"])) for t in manifest["inputs"]}
-        self.outputs = {t["name"]: (tuple(t["shape"]), np.dtype(t["dtype"])) for t in manifest["outputs"]}
-        file = path if path.is_file() else manifest_path.parent / manifest["library"]
+        self.inputs, self.outputs = tensors_of(manifest)
+        file = path if path.is_file() else path / manifest["library"]
+        _check_machine(file, manifest)
         try:
             self._library = ctypes.CDLL(str(file.resolve()))
         except OSError as error:
@@ -75,29 +75,11 @@ class Library:
 
         Raises BadData for a missing or unknown input, a wrong shape or a wrong dtype.
         """
-        unknown = sorted(set(inputs) - set(self.inputs))
-        if unknown:
-            raise BadData(f"no input {unknown[0]!r}", expected=", ".join(self.inputs))
-        arrays = [self._take(name, inputs) for name in self.inputs]
+        arrays = check_inputs(self.inputs, inputs)
         results = {name: empty_aligned(shape, dtype) for name, (shape, dtype) in self.outputs.items()}
         status = self._run(self._handle(), _pointers(arrays), _pointers(list(results.values())))
         self._check(status)
         return results
-
-    def _take(self, name: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        shape, dtype = self.inputs[name]
-        if name not in inputs:
-            raise BadData("an input is missing", tensor=name, expected=f"{dtype} {_text(shape)}")
-        array = np.asarray(inputs[name])
-        if array.dtype != dtype:
-            raise BadData("wrong dtype", tensor=name, expected=dtype, found=array.dtype, remedy="use astype")
-        if array.shape != shape:
-            raise BadData("wrong shape", tensor=name, expected=_text(shape), found=_text(array.shape))
-        if array.flags.c_contiguous and array.flags.aligned and array.ctypes.data % dtype.itemsize == 0:
-            return array
-        dense = empty_aligned(shape, dtype)
-        dense[...] = array
-        return dense
 
     def _handle(self) -> int:
         """This thread's arena, made at its first call."""
@@ -129,7 +111,56 @@ def _text(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
-def _read_manifest(path: Path) -> dict:
+def check_inputs(specs: dict[str, tuple], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The inputs in the order of `specs` (name -> (shape, dtype)), dense and aligned; copied only where they are not.
+
+    Raises BadData for a missing or unknown input, a wrong shape or a wrong dtype.
+    """
+    unknown = sorted(set(inputs) - set(specs))
+    if unknown:
+        raise BadData(f"no input {unknown[0]!r}", expected=", ".join(specs))
+    return [_take(name, inputs, *specs[name]) for name in specs]
+
+
+def _take(name: str, inputs: dict[str, np.ndarray], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    if name not in inputs:
+        raise BadData("an input is missing", tensor=name, expected=f"{dtype} {_text(shape)}")
+    array = np.asarray(inputs[name])
+    if array.dtype != dtype:
+        raise BadData("wrong dtype", tensor=name, expected=dtype, found=array.dtype, remedy="use astype")
+    if array.shape != shape:
+        raise BadData("wrong shape", tensor=name, expected=_text(shape), found=_text(array.shape))
+    if array.flags.c_contiguous and array.flags.aligned and array.ctypes.data % dtype.itemsize == 0:
+        return array
+    dense = empty_aligned(shape, dtype)
+    dense[...] = array
+    return dense
+
+
+def tensors_of(manifest: dict) -> tuple[dict[str, tuple], dict[str, tuple]]:
+    """Inputs and outputs of a manifest, name -> (shape, dtype)."""
+    rows = (manifest["inputs"], manifest["outputs"])
+    inputs, outputs = ({t["name"]: (tuple(t["shape"]), np.dtype(t["dtype"])) for t in tensors} for tensors in rows)
+    return inputs, outputs
+
+
+def _check_machine(file: Path, manifest: dict) -> None:
+    """Refuses a library whose instructions this machine lacks: running it would end the process."""
+    chain = TOOLCHAINS.get(manifest.get("toolchain", ""))
+    if chain is None:
+        return
+    remedy = "run it in an emulator (onnxc run), or compile the model again for this machine"
+    if not chain.native or file.suffix != ".so":
+        raise BadModel(f"cannot load {file.name}: it is for {manifest.get('target')}", remedy=remedy)
+    lacking = set(manifest.get("needs", ())) - host_features()
+    if lacking:
+        raise BadModel(f"cannot load {file.name}: this machine lacks {', '.join(sorted(lacking))}", remedy=remedy)
+
+
+def read_manifest(path: str | os.PathLike) -> dict:
+    """The manifest of a folder that `onnxc compile` wrote, or of a library in it. Raises BadModel."""
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
