@@ -1,0 +1,145 @@
+"""k-means of numbers on a line: starts, and Lloyd's rounds on prefix sums, each in time linear in the codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .cluster_exact import optimal, optimal_with_zero
+from .cluster_points import Points, grid
+
+ROUNDS = 1000
+SETTLED = 1e-7
+"""Lloyd stops when a round lowers the error by less than this share."""
+CELLS_PLUS = 8192
+"""k-means++ draws among this many intervals, each at its mean: no more can be told apart than codes are far."""
+
+
+def linear(p: Points, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Codes evenly between the smallest and the largest number: large weights keep codes near them (Han 2016)."""
+    return np.linspace(float(p.x[0]), float(p.x[-1]), k)
+
+
+def density(p: Points, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Codes at evenly spaced quantiles."""
+    if p.s0 is None:
+        return p.x[((np.arange(k) + 0.5) * p.size / k).astype(np.int64)].astype(np.float64)
+    goal = p.s0[0] + (np.arange(k) + 0.5) * (p.s0[-1] - p.s0[0]) / k
+    return p.x[np.clip(np.searchsorted(p.s0, goal) - 1, 0, p.size - 1)].astype(np.float64)
+
+
+def random(p: Points, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Codes at numbers drawn at random (Forgy)."""
+    return np.sort(p.x[rng.integers(0, p.size, k)]).astype(np.float64)
+
+
+def plus_plus(p: Points, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Codes drawn one by one, with a chance that grows with the squared distance to the nearest (Arthur 2007)."""
+    edges = grid(p, CELLS_PLUS)
+    mass = p.masses(edges)
+    at = p.means(edges, p.x[np.minimum(edges[:-1], p.size - 1)])[mass > 0]
+    mass = mass[mass > 0]
+    codes = np.empty(k)
+    distance = np.full(len(at), np.inf)
+    chance = mass
+    for i in range(k):
+        total = np.cumsum(chance)
+        spot = np.searchsorted(total, rng.random() * total[-1], side="right")
+        codes[i] = at[min(int(spot), len(at) - 1)]
+        distance = np.minimum(distance, (at - codes[i]) ** 2)
+        chance = mass * distance
+    return np.sort(codes)
+
+
+STARTS: dict[str, Callable[[Points, int, np.random.Generator], np.ndarray]] = {
+    "linear": linear,
+    "density": density,
+    "random": random,
+    "kmeans++": plus_plus,
+}
+
+
+def kmeans(
+    p: Points, k: int, *, start: str, cells: int, rng: np.random.Generator, zero: bool = False, rounds: int = ROUNDS
+) -> np.ndarray:
+    """At most k ascending codes, float64, that a round of Lloyd's method does not move any more.
+
+    start: a name in STARTS, or "optimal": the best clusters that a grid of so many cells allows. zero: one code is 0.
+    """
+    k = min(k, _distinct(p, k) + zero)
+    if k <= zero:
+        return np.zeros(1)
+    if start == "optimal":
+        if zero:
+            codes = optimal_with_zero(p, k, cells)[1]
+        else:
+            edges = optimal(p, k, cells)
+            codes = p.means(edges, p.x[np.minimum(edges[:-1], p.size - 1)])
+        codes = np.unique(codes)
+    else:
+        codes = STARTS[start](p, k, rng)
+        if zero:
+            codes[np.argmin(np.abs(codes))] = 0
+    return lloyd(p, codes, zero=zero, rounds=rounds)
+
+
+def _distinct(p: Points, most: int) -> int:
+    """How many distinct numbers there are, counted up to `most`."""
+    found, at = 0, 0
+    while at < p.size and found < most:
+        found, at = found + 1, int(np.searchsorted(p.x, p.x[at], side="right"))
+    return found
+
+
+def lloyd(p: Points, codes: np.ndarray, *, zero: bool = False, rounds: int = ROUNDS) -> np.ndarray:
+    """Move codes to the means of their cells until that changes nothing to speak of; with `zero`, the code 0 stays."""
+    before = np.inf
+    for _ in range(rounds):
+        edges = p.cut(codes)
+        moved = _spread(p, edges, p.means(edges, codes), zero)
+        if zero:
+            moved[np.argmin(np.abs(codes))] = 0
+        now = p.error(edges, codes)
+        codes = np.sort(moved)
+        if before - now <= SETTLED * now:
+            break
+        before = now
+    return codes
+
+
+def _spread(p: Points, edges: np.ndarray, codes: np.ndarray, zero: bool) -> np.ndarray:
+    """Codes without a number of their own go where the error is largest: halfway to the far end of those cells."""
+    empty = np.flatnonzero(edges[1:] == edges[:-1])
+    if zero:
+        empty = empty[codes[empty] != 0]
+    if len(empty) == 0:
+        return codes
+    mass = p.masses(edges)
+    errors = np.diff(p.s2[edges]) - 2 * codes * np.diff(p.s1[edges]) + codes**2 * mass
+    worst = np.argsort(-errors, kind="stable")[: len(empty)]
+    worst = worst[errors[worst] > 0]
+    low, high = p.x[edges[worst]].astype(np.float64), p.x[edges[worst + 1] - 1].astype(np.float64)
+    far = np.where(np.abs(high - codes[worst]) > np.abs(low - codes[worst]), high, low)
+    codes = codes.copy()
+    codes[empty[: len(worst)]] = (codes[worst] + far) / 2
+    return codes
+
+
+def nearest(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """The index of the nearest of ascending codes, of the same dtype as `values`, for each value: uint8 or uint16."""
+    wide = codes.astype(np.float64)
+    return assign(values, ((wide[1:] + wide[:-1]) / 2).astype(codes.dtype))
+
+
+STRIP = 1 << 16
+"""Values compared at once: they and their indices stay in the cache."""
+
+
+def assign(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """How many ascending thresholds are at or below each value: uint8 (uint16 for more than 255), of the same shape."""
+    flat = np.ravel(values)
+    out = np.empty(flat.size, np.uint8 if len(thresholds) < 256 else np.uint16)
+    for i in range(0, flat.size, STRIP):
+        out[i : i + STRIP] = np.searchsorted(thresholds, flat[i : i + STRIP], side="right")
+    return out.reshape(np.shape(values))
