@@ -2,9 +2,12 @@
 
     y = BatchNormalization(x, s, b, m, v)        ->   f = s / sqrt(v + e): y = Add(Mul(x, f), b - m f)
     y = ConvTranspose(x, w), stride = kernel     ->   y = pixels of Conv1x1(x, w') put side by side
+    y = DequantizeLinear(QuantizeLinear(x, s, z)) ->   y = Mul(Clip(Round(Div(x, s)), low - z, high - z), s)
 
 The second: output pixel (h s + i, w s + j) reads input pixel (h, w) and w[:, :, i, j] alone, so all of them together
-are a 1x1 convolution with kh kw output channels for each of the old ones.
+are a 1x1 convolution with kh kw output channels for each of the old ones. The third: saturate(round(x / s) + z) - z is
+clip(round(x / s), low - z, high - z), and in float32 all of these are exact integers, so no number need become an
+integer and back.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from onnxc.codegen.fold import attribute_of, copy_of, infer
 def rewrite(work: onnx.ModelProto, constants: dict[str, np.ndarray]) -> None:
     """Applies the rewrites to a static graph in place; new constants join `constants`."""
     wanted = {"BatchNormalization": _batch_norm, "ConvTranspose": _conv_transpose}
+    _quantised_pairs(work, constants)
     if not any(node.op_type in wanted for node in work.graph.node):
         return
     found = infer(work, constants)
@@ -30,6 +34,48 @@ def rewrite(work: onnx.ModelProto, constants: dict[str, np.ndarray]) -> None:
         nodes.extend([copy_of(node)] if made is None else made)
     del work.graph.node[:]
     work.graph.node.extend(nodes)
+
+
+def _quantised_pairs(work: onnx.ModelProto, constants: dict[str, np.ndarray]) -> None:
+    """Pairs with one scale for all: each DequantizeLinear reads float arithmetic; what nothing reads is dead."""
+    opset = max((entry.version for entry in work.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    makers = {node.output[0]: node for node in work.graph.node if node.op_type == "QuantizeLinear"}
+    if opset < 11 or not makers:
+        return
+    nodes, done = [], set()
+    for node in work.graph.node:
+        maker = makers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        limits = _limits(maker, node, constants) if maker is not None else None
+        if limits is None:
+            nodes.append(copy_of(node))
+            continue
+        stem = maker.output[0]
+        if stem not in done:
+            done.add(stem)
+            for label, value in zip(("low", "high"), limits):
+                constants[f"{stem}/{label}"] = np.float32(value).reshape(())
+            steps = (("Div", [maker.input[0], maker.input[1]]), ("Round", []), ("Clip", [f"{stem}/low", f"{stem}/high"]))
+            source: list[str] = []
+            for op, operands in steps:
+                nodes.append(helper.make_node(op, [*source, *operands], [f"{stem}/{op}"], name=f"{maker.name}/{op}"))
+                source = [f"{stem}/{op}"]
+        nodes.append(helper.make_node("Mul", [f"{stem}/Clip", node.input[1]], list(node.output), name=node.name))
+    del work.graph.node[:]
+    work.graph.node.extend(nodes)
+
+
+def _limits(maker: onnx.NodeProto, reader: onnx.NodeProto, constants: dict) -> tuple[float, float] | None:
+    """The range of round(x / s), or None where the pair differs, is not of one scale, or is wider than float32 is exact."""
+    scales = [constants.get(node.input[1]) for node in (maker, reader)]
+    if any(scale is None or scale.size != 1 or scale.dtype != np.float32 or scale.ndim for scale in scales):
+        return None
+    zeros = [constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None for node in (maker, reader)]
+    if any(zero is None or zero.size != 1 or zero.dtype.name not in ("int8", "uint8") for zero in zeros):
+        return None
+    if scales[0] != scales[1] or zeros[0] != zeros[1] or zeros[0].dtype != zeros[1].dtype:
+        return None
+    limits, zero = np.iinfo(zeros[0].dtype), int(zeros[0].reshape(()))
+    return limits.min - zero, limits.max - zero
 
 
 def _batch_norm(node: onnx.NodeProto, shape: tuple[int, ...], constants: dict) -> list[onnx.NodeProto] | None:

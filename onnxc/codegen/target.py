@@ -84,7 +84,8 @@ TARGETS: dict[str, Target] = {
         Target("riscv64", 1, 32, 2, _llvm(_RISCV, "generic-rv64", *_RV64GC, mabi="lp64d"), "riscv64", "RV64GC"),
         Target("riscv64-v", 4, 32, 2, _llvm(_RISCV, "generic-rv64", *_RV64GC, "+v", mabi="lp64d"), "riscv64",
                "RV64GCV, vectors of 128 bits or more"),
-        Target("wasm32", 4, 16, 2, _llvm("wasm32-wasi", "generic", "+simd128", vector_width=128), "wasm32", "WebAssembly with SIMD"),
+        Target("wasm32", 4, 16, 2, _llvm("wasm32-wasi", "generic", "+simd128", vector_width=128), "wasm32",
+               "WebAssembly with SIMD"),
         _cortex_m("cortex-m4", "bare metal, single-precision FPU"),
         _cortex_m("cortex-m7", "bare metal, double-precision FPU"),
     )

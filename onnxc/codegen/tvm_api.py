@@ -13,6 +13,7 @@ from onnxc.ir.errors import MissingTool
 
 STACK_BYTES = 1024  # smaller buffers stay on the stack (registers, after LLVM); larger ones go to the workspace
 ALIGN = 64
+SCALABLE = ("+v", "+sve", "+sve2", "+sme")
 
 
 @cache
@@ -52,9 +53,16 @@ def finish(module, target):
         return m.tvm.transform.Sequential(steps)(module)
 
 
-def tvm_target(target):
-    """TVM's target object of a row of codegen.target."""
-    return tvm_modules().tvm.target.Target(target.tvm_dict())
+def tvm_target(target, scalable: bool = True):
+    """TVM's target object of a row of codegen.target.
+
+    Where TVM sees vectors of unknown length (RISC-V V, SVE), its vectoriser makes loops over them of code written for known
+    lengths: slow, and it fails on some. Without `scalable` it does not see them; LLVM later does.
+    """
+    row = target.tvm_dict()
+    if not scalable and "mattr" in row:
+        row["mattr"] = [feature for feature in row["mattr"] if feature not in SCALABLE]
+    return tvm_modules().tvm.target.Target(row)
 
 
 def compile_functions(functions: dict[str, object], target, path) -> dict[str, int]:
@@ -64,15 +72,17 @@ def compile_functions(functions: dict[str, object], target, path) -> dict[str, i
     without MakePackedAPI; buffers become pointers, and allocations become views of the workspace.
     """
     m = tvm_modules()
-    goal = tvm_target(target)
+    goal, plain = tvm_target(target), tvm_target(target, scalable=False)
     module = m.tvm.IRModule({m.ir.GlobalVar(name): f.with_attr("global_symbol", name) for name, f in functions.items()})
-    module = m.tirx.transform.BindTarget(goal.with_host(goal))(module)
-    with goal:
+    module = m.tirx.transform.BindTarget(plain.with_host(plain))(module)
+    with plain:
         module = m.tvm.ir.transform.Sequential(_lowering_passes())(module)
         module = m.tvm.IRModule({var: _to_c(f, name_of(var)) for var, f in module.functions_items()})
         t = m.tirx.transform
         last = [t.FP8StorageLegalize(), t.BF16StorageLegalize(), t.LowerTVMBuiltin(), t.LowerIntrin()]
         module = m.tvm.ir.transform.Sequential(last)(module)
+    module = m.tvm.IRModule({var: f.with_attr("target", goal) for var, f in module.functions_items()})
+    with goal:
         built = m.tvm.get_global_func("target.build." + goal.kind.name)(module, goal)
     built.write_to_file(str(path), "o")
     return {name_of(var): int(f.attrs["workspace_bytes"]) for var, f in module.functions_items()}
