@@ -224,6 +224,6 @@ def test_options_that_do_not_fit_are_refused(options):
 def test_it_composes_with_pruning_and_quantisation(resnet20_path, calib_data_path):
     result = Pipeline("lowrank,prune(ratio=0.1),quant", data=str(calib_data_path)).run(resnet20_path)
     rows = {r.name.split("(")[0]: r for r in result.report.rows}
-    assert all(rows[name].edits for name in ("lowrank.svd", "prune.channels", "quant.int8"))
+    assert all(rows[name].edits for name in ("lowrank.auto", "prune.channels", "quant.int8"))
     assert result.report.rows[-1].after.bytes < 0.3 * result.report.rows[0].before.bytes
     Session(result.model.to_proto())

@@ -1,0 +1,258 @@
+"""What the passes of this family share: options, the plan of forms and ranks, and the layers' replacement in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from dataclasses import replace as but
+from fnmatch import fnmatchcase
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from ...ir.errors import BadOption
+from ...ir.model import Model
+from ..base import Context, Pass, Report
+from ..prune.covariance import PART_BYTES
+from ..prune.linear import Linear, add_to_bias
+from .fit import Whitened, error
+from .forms import FORMS, Form
+from .moments import Moments, moments, readable
+from .rank import Choice, spend, vbmf_rank
+from .target import CONVOLUTIONS, PRODUCTS, Target, refusal, replace, target
+
+ENERGY = 0.97
+PROBES = 3
+"""At how many ranks of each form the error is measured under the whole second moment; between them it is scaled."""
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class Factorise(Pass):
+    """Base of the passes. A subclass states `forms` and `operators`.
+
+    energy, rank, vbmf, macs and params: see the passes; one of them sets the ranks.
+    """
+
+    energy: float = ENERGY
+    rank: int | None = None
+    vbmf: bool = False
+    macs: float | None = None
+    params: float | None = None
+    round_to: int = 1
+    fit: Literal["auto", "weights", "outputs"] = "auto"
+    samples: int = 256
+    skip: list | str | None = None
+
+    requires = ("clean",)
+    forms: ClassVar[tuple[str, ...]] = ()
+    operators: ClassVar[tuple[str, ...]] = (*CONVOLUTIONS, *PRODUCTS)
+
+    def __post_init__(self):
+        if not 0 < self.energy <= 1:
+            raise BadOption("option energy does not fit", pass_name=self.name, expected="above 0, to 1", found=self.energy)
+        for key in ("rank", "round_to", "samples"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise BadOption(f"option {key} does not fit", pass_name=self.name, expected="1 or more", found=value)
+        for key in ("macs", "params"):
+            value = getattr(self, key)
+            if value is not None and value <= 0:
+                raise BadOption(f"option {key} does not fit", pass_name=self.name, expected="above 0", found=value)
+        given = [k for k in ("rank", "vbmf", "macs", "params") if getattr(self, k)] + ["energy"] * (self.energy != ENERGY)
+        if len(given) > 1:
+            raise BadOption(f"give {' or '.join(given)}, not both", pass_name=self.name)
+        if self.vbmf and not {"channel", "spatial"} & set(self.forms):
+            raise BadOption("vbmf estimates ranks of matrices", pass_name=self.name, expected="lowrank.svd, .channel, .spatial")
+
+    def run(self, model: Model, ctx: Context) -> Report:
+        report = Report()
+        found = self._targets(model, ctx, report)
+        aware = self.fit == "outputs" or (self.fit == "auto" and not ctx.synthetic)
+        if aware and (ctx.runner is None or ctx.data is None):
+            raise BadOption("fit=outputs looks at activations", pass_name=self.name, remedy="give --data")
+        layers: dict[int, Linear] = {}
+        for n, (at, _) in enumerate(found if aware else ()):
+            layer = readable(model, at)
+            if isinstance(layer, str):
+                report.note(f"{at.node.name} is fitted to its weight: {layer}")
+            else:
+                layers[n] = layer
+        choices = self._choices(model, found, layers, ctx, report)
+        picked = self._pick(model, ctx, found, choices, report)
+        self._replace(model, found, picked, layers, ctx, report)
+        return report
+
+    def _targets(self, model: Model, ctx: Context, report: Report) -> list[tuple[Target, list[Form]]]:
+        groups: dict[int, list] = {}
+        for node in model.nodes:
+            if model.is_standard(node, *self.operators) and len(node.inputs) > 1:
+                groups.setdefault(id(node.inputs[1]), []).append(node)
+        skip = [self.skip] if isinstance(self.skip, str) else self.skip or ()
+        found = []
+        for users in groups.values():
+            skipped = any(fnmatchcase(u.name, glob) for u in users for glob in skip)
+            why = "left out by skip" if skipped else refusal(model, users) or self.unfit(users)
+            forms: list[Form] = []
+            if why is None:
+                at = target(ctx.verified.analysis, users)
+                forms, why = at.forms([FORMS[f] for f in self.forms])
+            if forms:
+                found.append((at, forms))
+                continue
+            for user in users:
+                report.refuse(user.name, f"{user.op} stays whole: {why}")
+        return found
+
+    def unfit(self, users: list) -> str | None:
+        """Why this pass leaves such nodes to others, or None."""
+        return None
+
+    def _choices(self, model, found, layers: dict[int, Linear], ctx, report) -> list[list[Choice]]:
+        """For each layer what it may become: all ranks that lower both MACs and parameters."""
+        result: list[list[Choice]] = [[] for _ in found]
+        for n, moment in self._all_moments(model, found, layers, ctx):
+            at, forms = found[n]
+            h = None if moment is None else moment.h
+            for form in forms:
+                result[n] += self._ranks(at, form, h)
+        for n, (at, _) in enumerate(found):
+            if not result[n]:
+                for user in at.nodes:
+                    report.refuse(user.name, f"{user.op} stays whole: {self._dear(at)}")
+        return result
+
+    def _all_moments(self, model, found, layers: dict[int, Linear], ctx):
+        yield from ((n, None) for n in range(len(found)) if n not in layers)
+        left = list(layers)
+        while left:
+            part, held = [], 0
+            while left and (not part or held < PART_BYTES):
+                part.append(left.pop(0))
+                held += 8 * layers[part[-1]].groups * layers[part[-1]].columns ** 2
+            yield from zip(part, moments(model, model, ctx.verified.analysis, [layers[n] for n in part], ctx, self.samples))
+
+    def _ranks(self, at: Target, form: Form, h: np.ndarray | None) -> list[Choice]:
+        start = Whitened(form, at.w, h)
+        if self.rank is not None:
+            ranks = [tuple(min(self.rank, f) for f in form.full(at.w.shape)) if form.name == "tucker" else (self.rank,)]
+            ranks = [r for r in ranks if all(a <= b for a, b in zip(r, form.full(at.w.shape)))]
+            errors = [start.errors[start.ranks.index(r)] if r in start.ranks else 0.5 for r in ranks]
+        else:
+            ranks, errors = start.ranks, start.errors
+        if self.vbmf:
+            if form.name not in ("channel", "spatial"):
+                return []
+            g, o, c, i, j = at.w.shape
+            m, n = (o, c * i * j) if form.name == "channel" else (o * j, c * i)
+            energies = np.square(np.linalg.svd(_unfolded(form, at.w), compute_uv=False))
+            wanted = max(vbmf_rank(e, m, n) for e in energies)
+            ranks, errors = [(wanted,)], [start.errors[min(wanted, len(start.errors)) - 1]]
+        made = []
+        for r, e in zip(ranks, errors, strict=True):
+            if any(v % self.round_to for v in r) and form.name != "separable":
+                continue
+            macs, params = at.cost(form, r)
+            if macs < at.macs and params < at.params:
+                made.append(Choice(form, r, macs, params, float(e)))
+        return made if h is None or form.name == "channel" or not made else _measured(at, form, start, h, made)
+
+    def _dear(self, at: Target) -> str:
+        g, o, c, i, j = at.w.shape
+        if self.rank is not None and not self.vbmf:
+            m, n = o, c * i * j
+            return f"rank {self.rank} of {m}x{n} would take {self.rank * (m + n)} parameters and MACs a position, not {m * n}"
+        return "no rank lowers both its MACs and its parameters"
+
+    def _pick(self, model, ctx, found, choices, report) -> list[Choice | None]:
+        budget = self.macs or self.params
+        if budget is None:
+            return [self._each(c, report, at) for c, (at, _) in zip(choices, found)]
+        from ...ir.cost import cost
+
+        unit = "macs" if self.macs else "params"
+        whole = getattr(cost(model, ctx.verified), unit)
+        goal = budget * whole if budget <= 1 else budget
+        wholes = [getattr(at, unit) for at, _ in found]
+        picked = spend(choices, wholes, [1.0] * len(found), goal - (whole - sum(wholes)), unit)
+        got = whole - sum(w - getattr(c, unit) for w, c in zip(wholes, picked) if c)
+        if got > goal * 1.01:
+            raise BadOption("the budget cannot be met", pass_name=self.name, expected=f"at least {got:.0f} {unit}",
+                            found=f"{goal:.0f}", remedy="allow more forms, or skip less")  # fmt: skip
+        for (at, _), c, options in zip(found, picked, choices):
+            if c is None and options:
+                for user in at.nodes:
+                    report.refuse(user.name, f"{user.op} stays whole: others save at less error")
+        return picked
+
+    def _each(self, choices: list[Choice], report: Report, at: Target) -> Choice | None:
+        """The cheapest that keeps the energy; with a rank or vbmf, the one of least error."""
+        if not choices:
+            return None
+        if self.rank is not None or self.vbmf:
+            return min(choices, key=lambda c: (c.error, c.macs))
+        kept = [c for c in choices if c.error <= 1 - self.energy + 1e-12]
+        if kept:
+            return min(kept, key=lambda c: (c.macs, c.error))
+        for user in at.nodes:
+            report.refuse(user.name, f"{user.op} stays whole: energy {self.energy:g} takes a rank that saves nothing")
+        return None
+
+    def _replace(self, model, found, picked, layers, ctx, report) -> None:
+        original = model.copy() if layers else model
+        order = {id(n): i for i, n in enumerate(model.nodes)}
+        for n in sorted(range(len(found)), key=lambda n: order[id(found[n][0].node)]):
+            choice, (at, _) = picked[n], found[n]
+            if choice is None:
+                continue
+            moment = None
+            if n in layers:
+                (moment,) = moments(original, model, ctx.verified.analysis, [layers[n]], ctx, self.samples)
+            self._one(model, at, choice, moment, layers.get(n), report)
+
+    def _one(self, model, at: Target, choice: Choice, moment: Moments | None, layer: Linear | None, report) -> None:
+        form, w = choice.form, at.w
+        h = None
+        if moment is not None:
+            h, w = moment.h, moment.w.reshape(at.w.shape)
+        factors = Whitened(form, w, h).factors(choice.rank)
+        v = form.compose(factors)
+        lost = error(w, v, h)
+        if moment is not None and moment.centred:
+            made = np.einsum("gok,gk->go", v.reshape(*v.shape[:2], -1), moment.x).ravel()
+            bias = layer.bias if layer.bias is not None else 0.0
+            add_to_bias(model, at.node, moment.y.ravel() - made - bias)
+        g, o, c, i, j = at.w.shape
+        replace(model, at, form, factors)
+        rank = choice.rank[0] if len(choice.rank) == 1 else choice.rank
+        label = form.name if at.is_conv else "svd"
+        for user in at.nodes:
+            old, new = at.macs // len(at.nodes), choice.macs // len(at.nodes)
+            size = f"{g * o}x{c * i * j}"
+            report.edit(
+                user.name,
+                f"{user.op} {size} to rank {rank}: {label}, energy {1 - lost:.4f} kept, "
+                f"relative error {np.sqrt(lost):.3g}, {old} MACs to {new}",
+            )
+
+
+def _unfolded(form: Form, w: np.ndarray) -> np.ndarray:
+    g, o, c, i, j = w.shape
+    return w.reshape(g, o, -1) if form.name == "channel" else w.transpose(0, 1, 4, 2, 3).reshape(g, o * j, c * i)
+
+
+def _measured(at: Target, form: Form, start: Whitened, h: np.ndarray, made: list[Choice]) -> list[Choice]:
+    """The choices with errors as the whole second moment sees them: measured at a few, the ratio carried in between."""
+    order = sorted(range(len(made)), key=lambda n: (made[n].macs, made[n].error))
+    front, low = [], np.inf
+    for n in order:
+        if made[n].error < low:
+            front.append(n)
+            low = made[n].error
+    picks = sorted({front[int(round(q * (len(front) - 1)))] for q in np.linspace(0.15, 1.0, PROBES)}, key=lambda n: made[n].macs)
+    xs, ys = [], []
+    for n in picks:
+        c = made[n]
+        true = error(at.w, form.compose(start.factors(c.rank, sweeps=0)), h)
+        xs.append(c.macs)
+        ys.append(np.log(max(true, 1e-12) / max(c.error, 1e-12)))
+    ratios = np.exp(np.interp([c.macs for c in made], xs, ys))
+    return [but(c, error=float(min(1.0, c.error * r))) for c, r in zip(made, ratios)]

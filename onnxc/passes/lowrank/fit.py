@@ -1,0 +1,146 @@
+"""Factors that change a layer's outputs least: alternating least squares in the metric of what the layer reads.
+
+With H = E[x x'] of the layer's input columns the mean squared change of the outputs is the sum over outputs of
+(w - v) H (w - v)'. Asymmetric (Zhang 2015): x comes from the model factored so far, y from the original one, and the
+target is the regression of y on x; around it the error is the same quadratic form.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .forms import Channel, Form, Rank, Start, basis
+
+SWEEPS, STEPS = 4, 8
+LARGE = 1500
+"""Columns beyond which half the sweeps and steps are made."""
+
+
+def refine(form: Form, w: np.ndarray, h: np.ndarray | None, factors: list[np.ndarray], sweeps: int = SWEEPS):
+    """Better factors for w [g, o, c, i, j]; h: [g, cij, cij], None for the identity. Never a larger error."""
+    size = int(np.prod(w.shape[2:]))
+    steps = STEPS
+    if size > LARGE:
+        sweeps, steps = (sweeps + 1) // 2, STEPS // 2
+    factors = [np.array(f, np.float64) for f in factors]
+    for _ in range(sweeps):
+        factors[-1] = last(form, w, h, factors)
+        for k in range(len(factors) - 1):
+            factors[k] = _descend(form, w, h, factors, k, steps)
+    factors[-1] = last(form, w, h, factors)
+    return factors
+
+
+def last(form: Form, w: np.ndarray, h: np.ndarray | None, factors: list[np.ndarray]) -> np.ndarray:
+    """The best last factor for the others: linear least squares, exactly."""
+    t = form.features(factors[:-1], w.shape)
+    th = t if h is None else t @ h
+    gram = th @ t.transpose(0, 2, 1)
+    level = np.einsum("gii->gi", gram).mean(1)[:, None, None]
+    gram = gram + np.eye(gram.shape[1]) * np.where(level > 0, 1e-9 * level, 1.0)
+    target = th @ w.reshape(*w.shape[:2], -1).transpose(0, 2, 1)
+    return np.linalg.solve(gram, target).transpose(0, 2, 1).reshape(factors[-1].shape)
+
+
+def _descend(form: Form, w, h, factors, k: int, steps: int) -> np.ndarray:
+    """Conjugate gradients on factor k with the others fixed."""
+    others = [f for n, f in enumerate(factors) if n != k]
+    names = [s for n, s in enumerate(form.factors) if n != k]
+
+    def apply(x):
+        return form.compose([*factors[:k], x, *factors[k + 1 :]])
+
+    def back(v):
+        v = weigh(v, h)
+        return np.einsum(f"gocij,{','.join(names)}->{form.factors[k]}", v, *others, optimize=True)
+
+    x = factors[k]
+    r = back(w - apply(x))
+    d, power = r, float((r * r).sum())
+    goal = 1e-14 * power
+    for _ in range(steps):
+        if power <= goal or power == 0:
+            break
+        q = back(apply(d))
+        curve = float((d * q).sum())
+        if curve <= 0:
+            break
+        x = x + (power / curve) * d
+        r = r - (power / curve) * q
+        new = float((r * r).sum())
+        d, power = r + (new / power) * d, new
+    return x
+
+
+def weigh(v: np.ndarray, h: np.ndarray | None) -> np.ndarray:
+    """v H, in the shape of v."""
+    return v if h is None else (v.reshape(*v.shape[:2], -1) @ h).reshape(v.shape)
+
+
+def error(w: np.ndarray, v: np.ndarray, h: np.ndarray | None) -> float:
+    """Mean squared change of the outputs over their mean square, 0 for v = w, 1 for v = 0."""
+    whole = float((weigh(w, h) * w).sum())
+    return max(0.0, float((weigh(w - v, h) * (w - v)).sum())) / whole if whole > 0 else 0.0
+
+
+class Whitened:
+    """A form's start on w whitened over its input channels, and its factors taken back.
+
+    The second moment of the channels alone, averaged over taps, stands for H in the start; `channel` needs no such
+    help: projecting on the main axes of the outputs W H W' is the best there is.
+    """
+
+    def __init__(self, form: Form, w: np.ndarray, h: np.ndarray | None):
+        self.form, self.w, self.h = form, w, h
+        self.inverse = None
+        if h is None:
+            self.start = form.start(w)
+        elif isinstance(form, Channel):
+            self.start = _by_outputs(w, h)
+        else:
+            root, self.inverse = roots(channel_moment(h, w.shape))
+            self.start = form.start(np.einsum("gocij,gcd->godij", w, root, optimize=True))
+            if form.name == "separable":  # each input channel is on its own: nothing to mix
+                self.start, self.inverse = form.start(w), None
+
+    @property
+    def ranks(self) -> list[Rank]:
+        return self.start.ranks
+
+    @property
+    def errors(self) -> np.ndarray:
+        return self.start.errors
+
+    def factors(self, rank: Rank, sweeps: int = SWEEPS) -> list[np.ndarray]:
+        factors = self.form.at(self.start, rank)
+        if self.inverse is not None:
+            s = self.form.factors[0]
+            factors[0] = np.einsum(f"{s},gcd->{s.replace('c', 'd')}", factors[0], self.inverse, optimize=True)
+        if isinstance(self.form, Channel) or (self.h is None and self.form.name != "cp"):
+            return factors  # closed forms; Tucker has had its HOOI
+        if rank == self.form.full(self.w.shape) and self.h is None:
+            return factors
+        return refine(self.form, self.w, self.h, factors, sweeps)
+
+
+def _by_outputs(w: np.ndarray, h: np.ndarray) -> Start:
+    m = w.reshape(*w.shape[:2], -1)
+    values, vectors = np.linalg.eigh(m @ h @ m.transpose(0, 2, 1))
+    values, vectors = np.maximum(values[:, ::-1], 0).sum(0), vectors[:, :, ::-1]
+    total = values.sum()
+    errors = np.maximum(0, 1 - np.cumsum(values) / total) if total > 0 else np.zeros(len(values))
+    return Start([(r + 1,) for r in range(len(values))], errors, (m, vectors, False), w.shape)
+
+
+def channel_moment(h: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """[g, c, c]: the diagonal blocks of H over taps, averaged."""
+    g, _, c, i, j = shape
+    return np.einsum("gctdt->gcd", h.reshape(g, c, i * j, c, i * j)) / (i * j)
+
+
+def roots(h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The symmetric square root of each h [g, n, n] and its inverse; directions without energy get a little."""
+    vectors, values = basis(np.linalg.cholesky(h + np.eye(h.shape[1]) * (1e-6 * np.einsum("gii->g", h)[:, None, None] / h.shape[1] + 1e-30)))
+    s = np.sqrt(np.maximum(values, 1e-30))
+    back = vectors.transpose(0, 2, 1)
+    return (vectors * s[:, None]) @ back, (vectors / s[:, None]) @ back

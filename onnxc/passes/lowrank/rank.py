@@ -1,0 +1,105 @@
+"""How ranks are chosen: the estimate of variational Bayes, and a budget spent where error per saved cost is least."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .forms import Form, Rank
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A form and rank for a layer. macs, params: of the factored layer; error: share of the output's energy lost."""
+
+    form: Form
+    rank: Rank
+    macs: int
+    params: int
+    error: float
+
+
+def vbmf_rank(values: np.ndarray, m: int, n: int) -> int:
+    """How many of the squared singular values [k] of an m x n matrix rise above its noise; at least 1.
+
+    The global analytic solution of empirical variational Bayes matrix factorisation (Nakajima, Sugiyama, Babacan and
+    Tomioka 2013, JMLR 14), the noise's variance found by a search in one dimension: a singular value counts if it
+    exceeds sqrt(M s2 (1 + tau)(1 + alpha / tau)), L <= M the sides, alpha = L / M, tau = 2.5129 sqrt(alpha).
+    """
+    from scipy.optimize import minimize_scalar
+
+    length, m = min(m, n), max(m, n)
+    s2 = np.sort(np.maximum(values, 0))[::-1][:length]
+    total = s2.sum()
+    if total <= 0:
+        return 1
+    alpha = length / m
+    tau_bar = 2.5129 * np.sqrt(alpha)
+    x_bar = (1 + tau_bar) * (1 + alpha / tau_bar)
+    most = int(min(np.ceil(length / (1 + alpha)) - 1, length))
+    upper = total / (length * m)
+    tail = s2[most + 1 :].mean() / m if most + 1 < length else 0.0
+    at = s2[most] / (m * x_bar) if most < length else 0.0
+    lower = max(at, tail, upper * 1e-12)
+
+    def objective(sigma2: float) -> float:
+        x = np.maximum(s2 / (m * sigma2), 1e-300)
+        above = x > x_bar
+        z = x[above]
+        root = z - (1 + alpha)
+        tau = 0.5 * (root + np.sqrt(np.maximum(root**2 - 4 * alpha, 0)))
+        term = np.sum(x[~above] - np.log(x[~above])) + np.sum(z - tau)
+        term += np.sum(np.log((tau + 1) / z)) + alpha * np.sum(np.log(tau / alpha + 1))
+        return float(term + (len(s2) - len(x)) * np.log(sigma2))
+
+    sigma2 = minimize_scalar(objective, bounds=(lower, max(upper, lower * 1.0001)), method="bounded").x
+    return max(1, int((s2 > m * sigma2 * x_bar).sum()))
+
+
+def hull(choices: list[Choice], whole: Choice | tuple[int, float], unit: str) -> list[Choice]:
+    """The choices on the lower convex hull of (cost, error), from the dearest on; `whole`: (cost, 0) of the layer."""
+    points = sorted(choices, key=lambda c: (getattr(c, unit), c.error, c.form.name, c.rank))
+    best, low = [], np.inf
+    for c in points:  # by rising cost: each must have a smaller error than all cheaper ones
+        if c.error < low:
+            best.append(c)
+            low = c.error
+    chain: list[tuple[float, float, Choice | None]] = [(float(whole[0]), 0.0, None)]
+    for c in reversed(best):
+        x, y = float(getattr(c, unit)), c.error
+        while len(chain) > 1 and _slope(chain[-2], chain[-1]) >= _slope(chain[-1], (x, y, c)):
+            chain.pop()
+        chain.append((x, y, c))
+    return [c for _, _, c in chain[1:]]
+
+
+def _slope(a, b) -> float:
+    return (b[1] - a[1]) / max(a[0] - b[0], 1e-9)
+
+
+def spend(layers: list[list[Choice]], wholes: list[int], weights: list[float], goal: float, unit: str) -> list[Choice | None]:
+    """One choice (or None: whole) for each layer such that the costs sum to at most `goal` with the least error.
+
+    Greedy on the hulls: always the step with the least weighted error per cost saved, which is optimal but for the last
+    step; that one is then made no larger than needed. Returns the cheapest there is where the goal is out of reach.
+    """
+    steps = []
+    for n, choices in enumerate(layers):
+        cost, error = float(wholes[n]), 0.0
+        for c in hull(choices, (wholes[n], 0.0), unit):
+            steps.append(((c.error - error) * weights[n] / max(cost - getattr(c, unit), 1e-9), n, c))
+            cost, error = float(getattr(c, unit)), c.error
+    picked: list[Choice | None] = [None] * len(layers)
+    now = float(sum(wholes))
+    for _, n, c in sorted(steps, key=lambda s: s[0]):
+        if now <= goal:
+            break
+        old = wholes[n] if picked[n] is None else getattr(picked[n], unit)
+        rest = goal - (now - old)
+        fits = [o for o in layers[n] if o.error <= c.error and getattr(o, unit) <= rest]
+        if fits:
+            c = min(fits, key=lambda o: (o.error, getattr(o, unit)))
+        now += getattr(c, unit) - old
+        picked[n] = c
+    return picked

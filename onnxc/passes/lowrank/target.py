@@ -1,0 +1,183 @@
+"""A layer that may be factored: its weight as w [g, o, c, i, j], where its MACs go, and how its stages enter the graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ...ir.analysis import Analysis
+from ...ir.cost import node_macs, number
+from ...ir.model import Model
+from .forms import Form, Rank, Stage
+from .layers import Factors, matrix, split
+
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+PRODUCTS = ("Gemm", "MatMul")
+_SPATIAL = ("strides", "dilations", "pads", "output_padding")
+
+
+@dataclass
+class Target:
+    """nodes: those that read one weight. spots: output positions of each kind of stage, summed over the nodes."""
+
+    nodes: list[gs.Node]
+    w: np.ndarray
+    spots: dict[str, int]
+    macs: int
+
+    @property
+    def node(self) -> gs.Node:
+        return self.nodes[0]
+
+    @property
+    def is_conv(self) -> bool:
+        return self.node.op in CONVOLUTIONS
+
+    @property
+    def params(self) -> int:
+        return self.w.size
+
+    def cost(self, form: Form, rank: Rank) -> tuple[int, int]:
+        """(MACs, parameters) in this form at this rank."""
+        sizes = form.sizes(self.w.shape, rank)
+        return sum(n * self.spots[place] for n, place in sizes), sum(n for n, _ in sizes)
+
+    def forms(self, wanted: list[Form]) -> tuple[list[Form], str]:
+        """Those of the forms that apply here, and why the others do not. Matrices know one: SVD, which `channel` is."""
+        pointwise = prod(self.w.shape[3:]) == 1
+        spatial_axes = self.node.inputs[1].values.ndim - 2 if self.is_conv else 0
+        kept, why = [], []
+        for form in wanted:
+            if pointwise and form.name != "channel":
+                why.append(f"{form.name} needs a kernel larger than 1x1")
+            elif form.planar and spatial_axes != 2:
+                why.append(f"{form.name} needs a kernel of two axes, not {spatial_axes}")
+            else:
+                kept.append(form)
+        return kept, ", ".join(why)
+
+
+def refusal(model: Model, users: list[gs.Node]) -> str | None:
+    """Why the nodes that share a weight cannot be factored, or None."""
+    for node in users:
+        if len(node.inputs) < 2 or not isinstance(node.inputs[1], gs.Constant):
+            return "its weight is no constant"
+        w = node.inputs[1].values
+        if isinstance(node.inputs[0], gs.Constant):
+            return "both sides are constants"
+        if w.dtype.kind != "f":
+            return f"its weight is {w.dtype.name}, not of floating point"
+        if node.op in PRODUCTS and w.ndim != 2:
+            return f"its weight has rank {w.ndim}"
+        if w.size == 0 or not np.isfinite(w).all():
+            return "its weight is empty, or not finite"
+        if node.op == "ConvTranspose" and node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
+            return "it pads by auto_pad, which does not split over the stages of a transposed convolution"
+        if node.op == "ConvTranspose" and "output_shape" in node.attrs:
+            return "it gives its output's shape, which does not split over stages"
+    t, first = users[0].inputs[1], users[0]
+    if len(t.outputs) > len(users) or model.is_output(t):
+        other = next((n.name for n in t.outputs if all(n is not u for u in users)), "a graph output")
+        return f"its weight must stay for {other}"
+    keys = ("group", "transB")
+    if any(u.op != first.op or any(u.attrs.get(k) != first.attrs.get(k) for k in keys) for u in users):
+        return "its weight is shared with another kind of layer"
+    return None
+
+
+def target(analysis: Analysis, users: list[gs.Node]) -> Target:
+    """From nodes without refusal."""
+    spots = dict.fromkeys(("pre", "k0", "k1", "k", "post"), 0)
+    w = weight(users[0])
+    for node in users:
+        if node.op in PRODUCTS:
+            for place in spots:
+                spots[place] += node_macs(analysis, node) // w.size
+            continue
+        before, after = ([number(a, {}) for a in analysis.axes[t.name][2:]] for t in (node.inputs[0], node.outputs[0]))
+        batch = number(analysis.axes[node.outputs[0].name][0], {})
+        grids = {"pre": before, "post": after, "k": after, "k0": [after[0], *before[1:]], "k1": after}
+        if node.op == "ConvTranspose":
+            grids |= {"k": before, "k0": before, "k1": [after[0], *before[1:]]}
+        for place, grid in grids.items():
+            spots[place] += batch * prod(grid)
+    return Target(users, w, spots, sum(node_macs(analysis, n) for n in users))
+
+
+def weight(node: gs.Node) -> np.ndarray:
+    """The weight as float64 [g, o, c, i, j]; i holds all kernel axes but the last."""
+    if node.op in PRODUCTS:
+        return matrix(node)[None, :, :, None, None].astype(np.float64)
+    w, g = node.inputs[1].values.astype(np.float64), node.attrs.get("group", 1)
+    j = w.shape[-1] if w.ndim > 2 else 1
+    if node.op == "Conv":
+        return w.reshape(g, w.shape[0] // g, w.shape[1], -1, j)
+    return w.reshape(g, w.shape[0] // g, w.shape[1], -1, j).transpose(0, 2, 1, 3, 4)
+
+
+def replace(model: Model, at: Target, form: Form, factors: list[np.ndarray]) -> None:
+    """Put the stages into the graph; each node stays as the last of its stages, with its bias, output and name."""
+    node = at.node
+    dtype = node.inputs[1].values.dtype
+    if not at.is_conv:
+        first, second = (f.reshape(f.shape[1:3]).astype(dtype) for f in factors)
+        stored = Factors.of(model, node, first, second)
+        for user in at.nodes:
+            split(model, user, stored)
+        return
+    stages = form.stages(factors)
+    kernel = node.inputs[1].values.shape[2:]
+    stem = node.inputs[1].name
+    weights = [model.constant(f"{stem}_{n + 1}", _stored(s, node, kernel, dtype)) for n, s in enumerate(stages)]
+    for user in at.nodes:
+        _chain(model, user, stages, weights)
+
+
+def _chain(model: Model, node: gs.Node, stages: list[Stage], weights: list[gs.Constant]) -> None:
+    attrs = dict(node.attrs)
+    source = node.inputs[0]
+    for n, (stage, w) in enumerate(zip(stages, weights, strict=True)):
+        op = "Conv" if stage.place in ("pre", "post") else node.op
+        mine = _attributes(attrs, stage, w.values.shape[2:])
+        if n < len(stages) - 1:
+            new = model.node(op, [source, w], name=f"{node.name}_{n + 1}", attrs=mine, before=node)
+            source = new.outputs[0]
+        else:
+            node.op = op
+            node.attrs.clear()
+            node.attrs.update(mine)
+            node.inputs[0], node.inputs[1] = source, w
+
+
+def _attributes(attrs: dict, stage: Stage, kernel: tuple[int, ...]) -> dict:
+    """Strides, dilations, pads and output padding of the axes that the stage's kernel covers; 1 and 0 on the others."""
+    mine: dict = {"kernel_shape": list(kernel)}
+    if stage.groups != 1:
+        mine["group"] = stage.groups
+    if stage.place in ("pre", "post"):
+        return mine
+    d = len(kernel)
+    covered = {"k": range(d), "k0": (0,), "k1": (1,)}[stage.place]
+    for key in _SPATIAL:
+        if key in attrs:
+            rest = 1 if key in ("strides", "dilations") else 0
+            mine[key] = [v if n % d in covered else rest for n, v in enumerate(attrs[key])]
+    if attrs.get("auto_pad", "NOTSET") != "NOTSET":
+        mine["auto_pad"] = attrs["auto_pad"]
+        mine.pop("pads", None)
+    return mine
+
+
+def _stored(stage: Stage, node: gs.Node, kernel: tuple[int, ...], dtype) -> np.ndarray:
+    """The stage's weight as its node stores it."""
+    w = stage.weight
+    shape = {"k": kernel, "k0": (*kernel[:1], 1), "k1": (1, *kernel[1:])}.get(stage.place, (1,) * len(kernel))
+    outputs, inputs = w.shape[:2]
+    if node.op == "ConvTranspose" and stage.place not in ("pre", "post"):
+        g = stage.groups
+        w = w.reshape(g, outputs // g, inputs, -1).transpose(0, 2, 1, 3)
+        return np.ascontiguousarray(w.reshape(g * inputs, outputs // g, *shape), dtype)
+    return np.ascontiguousarray(w.reshape(outputs, inputs, *shape), dtype)

@@ -1,0 +1,176 @@
+"""The forms of convolutions: exact at full rank on every attribute, cheaper where they edit, refused with reasons."""
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxc.ir.cost import cost
+from onnxc.ir.errors import BadOption
+from onnxc.ir.model import Model, load
+from onnxc.ir.verify import verify
+from onnxc.passes.base import apply, make
+from onnxc.passes.lowrank.fit import Whitened, error, refine
+from onnxc.passes.lowrank.forms import FORMS
+from onnxc.passes.lowrank.rank import Choice, spend, vbmf_rank
+from onnxc.passes.lowrank.target import replace, target
+from onnxc.pipeline import Pipeline
+from onnxc.runtime.data import open_data
+from onnxc.runtime.reference import Session
+from onnxc.runtime.specs import input_specs
+
+
+def model_of(text: str, **weights: np.ndarray) -> Model:
+    proto = onnx.parser.parse_model('<ir_version: 8, opset_import: ["" : 17]> ' + text)
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(w), k) for k, w in weights.items())
+    return load(proto)
+
+
+def run(model: Model, seed: int = 1) -> np.ndarray:
+    feeds = next(open_data(None, input_specs(model.to_proto()), seed=seed, samples=2).batches(2))
+    (y,) = Session(model.to_proto(), optimise=False).run(feeds).values()
+    return y
+
+
+@st.composite
+def convolutions(draw):
+    """One Conv or ConvTranspose with groups, strides, pads, dilations, of one to three kernel axes."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
+    d = draw(st.sampled_from([2, 2, 2, 1, 3]))
+    groups, o, c = draw(st.integers(1, 3)), draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    kernel = [draw(st.integers(1, 4)) for _ in range(d)]
+    strides, dilations = ([draw(st.integers(1, 2)) for _ in range(d)] for _ in range(2))
+    attrs = {"group": groups, "strides": strides, "dilations": dilations}
+    transposed = draw(st.booleans())
+    if transposed:
+        attrs["output_padding"] = [draw(st.integers(0, s - 1)) for s in strides]  # ORT takes no more
+        attrs["pads"] = [draw(st.integers(0, min(1, k - 1))) for k in kernel * 2]
+    elif draw(st.booleans()):
+        attrs["auto_pad"] = '"SAME_UPPER"'
+        attrs["dilations"] = [1] * d
+    else:
+        attrs["pads"] = [draw(st.integers(0, 2)) for _ in range(2 * d)]
+    shape = (groups * c, o, *kernel) if transposed else (groups * o, c, *kernel)
+    weights = {"w": rng.normal(size=shape).astype(np.float32)}
+    if draw(st.booleans()):
+        weights["b"] = rng.normal(size=groups * o).astype(np.float32)
+    said = ", ".join(f"{k}={str(v).replace(' ', '')}" for k, v in attrs.items())
+    sizes, outs = ",".join(map(str, [11, 10, 9][:d])), ",".join(["P", "Q", "R"][:d])
+    op = "ConvTranspose" if transposed else "Conv"
+    call = f"{op}<{said}>(x, {', '.join(weights)})"
+    return model_of(f"g (float[N,{groups * c},{sizes}] x) => (float[N,{groups * o},{outs}] y) {{ y = {call} }}", **weights)
+
+
+@pytest.mark.parametrize("name", FORMS)
+@settings(max_examples=40, deadline=None)
+@given(model=convolutions())
+def test_full_rank_reproduces_every_convolution(name, model):
+    form, work = FORMS[name], model.copy()
+    at = target(verify(work).analysis, [work.nodes[0]])
+    if form.planar and work.nodes[0].inputs[1].values.ndim != 4:
+        assert form not in at.forms([form])[0]
+        return
+    rank = form.full(at.w.shape)
+    macs, params = at.cost(form, rank)
+    replace(work, at, form, Whitened(form, at.w, None).factors(rank))
+    checked = verify(work, like=model)
+    found = cost(work, checked)
+    assert found.macs == macs and found.params == params + (len(model.nodes[0].inputs) > 2) * at.w.shape[0] * at.w.shape[1]
+    a, b = run(model), run(work)
+    assert np.abs(a - b).max() <= 1e-5 * np.abs(a).max()
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_start_leaves_out_what_it_says_and_fitting_never_harms(name):
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(2, 7, 6, 3, 3))
+    x = rng.normal(size=(2, 54, 200)) * np.linspace(0.1, 2, 54)[:, None]
+    h = x @ x.transpose(0, 2, 1) / 200
+    form = FORMS[name]
+    start = form.start(w)
+    n = len(start.ranks) // 2
+    factors = form.at(start, start.ranks[n])
+    plain = error(w, form.compose(factors), None)
+    assert plain <= start.errors[n] + 1e-9 and (name == "tucker" or plain >= start.errors[n] - 1e-9)
+    aware = error(w, form.compose(Whitened(form, w, h).factors(start.ranks[n])), h)
+    assert aware < error(w, form.compose(factors), h)
+    assert error(w, form.compose(refine(form, w, None, factors)), None) <= plain + 1e-9
+
+
+def layer(channels: int = 16, **more: np.ndarray) -> Model:
+    rng = np.random.default_rng(3)
+    w = rng.normal(size=(channels, channels, 3, 3)).astype(np.float32)
+    text = f"g (float[N,{channels},9,9] x) => (float[N,{channels},9,9] y) {{ y = Conv<pads=[1,1,1,1]>(x, w) }}"
+    return model_of(text, w=w, **more)
+
+
+@pytest.mark.parametrize("name", ["spatial", "channel", "tucker", "cp", "separable", "auto"])
+def test_a_budget_is_kept_and_both_costs_fall(name):
+    model = layer()
+    before = cost(model, verify(model))
+    done, report = apply(make(f"lowrank.{name}", {"macs": 0.5}), model)
+    after = cost(done, verify(done, like=model))
+    assert len(report.edits) == 1 and after.macs <= 0.505 * before.macs and after.params < before.params
+
+
+@pytest.mark.parametrize("name", ["spatial", "channel", "tucker", "cp"])
+def test_ranks_are_rounded(name):
+    _, report = apply(make(f"lowrank.{name}", {"macs": 0.6, "round_to": 4}), layer())
+    said = report.edits[0].what.split("rank ")[1].split(":")[0].strip("()").split(",")
+    assert all(int(v) % 4 == 0 for v in said)
+
+
+@pytest.mark.parametrize(
+    "body, reason",
+    [
+        ('y = ConvTranspose<auto_pad="SAME_UPPER">(x, w)', "pads by auto_pad"),
+        ("v = Abs(w) y = Conv(x, v)", "its weight is no constant"),
+        ("a = Conv(x, w) s = ReduceSum(w) y = Add(a, s)", "its weight must stay for"),
+    ],
+)
+def test_do_not_factor(body, reason):
+    w = np.ones((8, 8, 3, 3), np.float32)
+    model = model_of(f"g (float[N,8,9,9] x) => (float[N,8,P,Q] y) {{ {body} }}", w=w)
+    done, report = apply(make("lowrank.auto", {"energy": 0.5}), model)
+    assert not report.edits and reason in report.refusals[0].reason and len(done.nodes) == len(model.nodes)
+
+
+def test_do_not_split_1x1_into_forms_of_larger_kernels():
+    model = model_of("g (float[N,8,9,9] x) => (float[N,8,9,9] y) { y = Conv(x, w) }", w=np.ones((8, 8, 1, 1), np.float32))
+    _, report = apply(make("lowrank.spatial"), model)
+    assert "larger than 1x1" in report.refusals[0].reason
+
+
+@pytest.mark.parametrize("options", [{"macs": 0.5, "params": 0.5}, {"macs": -1.0}, {"rank": 2, "vbmf": True}])
+def test_options_that_do_not_fit_are_refused(options):
+    with pytest.raises(BadOption):
+        make("lowrank.auto", options)
+
+
+def test_a_budget_out_of_reach_is_an_error():
+    with pytest.raises(BadOption, match="budget cannot be met"):
+        apply(make("lowrank.channel", {"macs": 0.001}), layer())
+
+
+def test_vbmf_finds_the_rank_under_noise():
+    rng = np.random.default_rng(0)
+    for rank in (1, 4, 9):
+        m = rng.normal(size=(60, rank)) @ rng.normal(size=(rank, 200)) + 0.5 * rng.normal(size=(60, 200))
+        assert vbmf_rank(np.square(np.linalg.svd(m, compute_uv=False)), 60, 200) == rank
+
+
+def test_a_budget_is_spent_where_it_costs_least():
+    form = FORMS["channel"]
+    cheap = [Choice(form, (1,), 50, 50, 0.01), Choice(form, (2,), 80, 80, 0.001)]
+    dear = [Choice(form, (1,), 50, 50, 0.5), Choice(form, (2,), 80, 80, 0.3)]
+    picked = spend([dear, cheap], [100, 100], [1.0, 1.0], 150, "macs")
+    assert picked[0] is None and picked[1] is cheap[0]
+
+
+def test_data_make_the_outputs_closer(resnet20_path, calib_data_path):
+    snr = {}
+    for fit in ("weights", "outputs"):
+        result = Pipeline(f"lowrank.channel(macs=0.7, fit={fit}, samples=64)", data=str(calib_data_path)).run(resnet20_path)
+        snr[fit] = result.report.rows[-1].error["snr_db"]
+    assert snr["outputs"] > snr["weights"] + 2
