@@ -39,7 +39,9 @@ def accuracy(model, path: Path) -> float:
 def measure(name: str, criterion: str, recover: str, calib: Path, test: Path) -> dict:
     path, share = MODELS[name]
     start = time.process_time()
-    result = run_passes(path, f"prune(macs={share}, criterion={criterion}, recover={recover})", data=str(calib), check="shapes")
+    result = run_passes(
+        path, f"prune(macs={share}, criterion={criterion}, recover={recover})", data=str(calib), check="shapes"
+    )
     seconds = time.process_time() - start
     macs = result.report.rows[-1].after.macs / result.report.rows[0].before.macs
     return {"macs": round(macs, 4), "accuracy": accuracy(result.model, test), "seconds": round(seconds, 1)}

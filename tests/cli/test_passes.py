@@ -204,7 +204,7 @@ def test_one_pass_is_listed_with_kinds_defaults_and_meanings(command):
     by_name, by_alias = command("passes", "--list", "prune.channels").out, command("passes", "--list", "prune").out
     assert by_name == by_alias
     text = " ".join(by_alias.split())
-    for part in ("claim: lossy", "runs after: clean", "ratio float 0.5 share of channels", "layer or global"):
+    for part in ("claim: lossy", "runs after: clean", "ratio float or auto 0.5 share of channels", "layer or global"):
         assert part in text
 
 

@@ -13,7 +13,9 @@ def network(text: str, seed: int = 0, **weights: tuple[int, ...] | np.ndarray) -
     graph = parser.parse_graph(text)
     rng = np.random.default_rng(seed)
     for name, given in weights.items():
-        values = given if isinstance(given, np.ndarray) else rng.normal(size=given) / np.sqrt(max(np.prod(given[1:]), 1))
+        values = (
+            given if isinstance(given, np.ndarray) else rng.normal(size=given) / np.sqrt(max(np.prod(given[1:]), 1))
+        )
         graph.initializer.append(numpy_helper.from_array(np.asarray(values, np.float32), name))
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return load(proto)

@@ -6,7 +6,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 from hypothesis import given, settings
-from tests.strategies import feeds, models
 
 from onnxc import run_passes
 from onnxc.ir.analysis import analyse
@@ -19,6 +18,7 @@ from onnxc.passes.prune import groups
 from onnxc.runtime.reference import Session
 from onnxc.runtime.specs import random_feeds
 from tests.passes.prune_models import TOYS, chain
+from tests.strategies import feeds, models
 
 HALF = {
     "light_resnet50": 0.257, "light_densenet121": 0.261, "light_inception_v1": 0.271, "light_inception_v2": 0.265,
@@ -264,7 +264,11 @@ def _residual_chain(blocks: int):
     nodes.append(helper.make_node("Conv", [x, weight("h", 3, 4, 1, 1)], ["y"], name="head"))
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
-        nodes, "chain", [value("x", TensorProto.FLOAT, ["N", 3, 4, 4])], [value("y", TensorProto.FLOAT, ["N", 3, 4, 4])], weights
+        nodes,
+        "chain",
+        [value("x", TensorProto.FLOAT, ["N", 3, 4, 4])],
+        [value("y", TensorProto.FLOAT, ["N", 3, 4, 4])],
+        weights,
     )
     return load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
 

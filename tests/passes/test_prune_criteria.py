@@ -22,7 +22,20 @@ from onnxc.runtime.specs import input_specs
 from tests.passes.prune_models import TOYS, chain, network
 
 ALL = sorted(
-    ["l1", "l2", "fpgm", "lamp", "bn_scale", "activation", "apoz", "hessian", "obs", "reconstruction", "redundancy", "random"]
+    [
+        "l1",
+        "l2",
+        "fpgm",
+        "lamp",
+        "bn_scale",
+        "activation",
+        "apoz",
+        "hessian",
+        "obs",
+        "reconstruction",
+        "redundancy",
+        "random",
+    ]
 )
 
 
@@ -30,7 +43,12 @@ def context(model, samples=32, seed=0, data=None):
     specs = input_specs(model.to_proto())
     rng = np.random.default_rng(7)
     arrays = {n: rng.normal(size=(samples, *s.shape[1:])).astype(np.float32) for n, s in specs.items()}
-    return {"runner": Runner(optimise=False), "data": open_data(data or arrays, specs), "seed": seed, "synthetic": False}
+    return {
+        "runner": Runner(optimise=False),
+        "data": open_data(data or arrays, specs),
+        "seed": seed,
+        "synthetic": False,
+    }
 
 
 def rate(model, name, **given):

@@ -93,7 +93,9 @@ def limit(whole: float, wanted: float) -> float:
     return wanted * whole if wanted <= 1 else wanted
 
 
-def search(cost: Callable[[Counts], float], counts_at: Callable[[float], dict[Atom, int]], target: float, top: float = 1.0):
+def search(
+    cost: Callable[[Counts], float], counts_at: Callable[[float], dict[Atom, int]], target: float, top: float = 1.0
+):
     """The counts of the smallest level in [0, top] whose cost is within `target`, and the next milder counts.
 
     `counts_at(level)` must cost less at higher levels. Returns (counts, milder counts); raises BadOption where even

@@ -161,7 +161,9 @@ class PruneChannels(Pass):
             report.refuse(name, f"criterion {self._criterion}: {lookup(self._criterion).lacks}")
         return [g for g in found if g.atom in rated], rated
 
-    def _choose(self, model, analysis, found, rated, sizes, budget, share: float, ctx: Context) -> dict[Atom, np.ndarray]:
+    def _choose(
+        self, model, analysis, found, rated, sizes, budget, share: float, ctx: Context
+    ) -> dict[Atom, np.ndarray]:
         """The masks of this step, which is to have done `share` of the whole way."""
         fixed = {}
         for pattern, ratio in (self.ratio_by or {}).items():
@@ -192,7 +194,9 @@ class PruneChannels(Pass):
     def _steps_left(self, share: float) -> int:
         return round((1 - share) * self.steps)
 
-    def _cut(self, model, analysis, found: list[Group], keep: Mapping, ctx, past: Past | None, how: str, report: Report) -> None:
+    def _cut(
+        self, model, analysis, found: list[Group], keep: Mapping, ctx, past: Past | None, how: str, report: Report
+    ) -> None:
         shifts = []
         if lookup(self._criterion).merges:
             merge(model, analysis, found, keep)

@@ -62,7 +62,13 @@ def groups(model: Model, analysis: Analysis, statistics: str = "window") -> list
                 for a in atoms(axis):
                     allowed = a.soft is None or a.soft[0] in STATISTICS[statistics]
                     if a.frozen is None and allowed and isinstance(a.size, int) and a.size > 1:
-                        role = "follows" if not facts.iteration or t.values.ndim < 2 else "contracts" if a in contracted else "makes"
+                        role = (
+                            "follows"
+                            if not facts.iteration or t.values.ndim < 2
+                            else "contracts"
+                            if a in contracted
+                            else "makes"
+                        )
                         group = found.setdefault(a, Group(a))
                         last = group.members[-1] if group.members else None  # an axis may hold an atom twice
                         if last is None or last.node is not node or (last.i, last.d) != (i, d):

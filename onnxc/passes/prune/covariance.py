@@ -39,7 +39,9 @@ def with_ones(rows: np.ndarray) -> np.ndarray:
     return x
 
 
-def covariances(model: Model, analysis: Analysis, layers: list[Linear], ctx: Context, samples: int) -> Iterator[tuple[Linear, np.ndarray]]:
+def covariances(
+    model: Model, analysis: Analysis, layers: list[Linear], ctx: Context, samples: int
+) -> Iterator[tuple[Linear, np.ndarray]]:
     """(layer, X'X / R), float64 [g, K + 1, K + 1], layer by layer; as many at a time as PART_BYTES holds."""
     layers = list(layers)
     while layers:

@@ -10,8 +10,8 @@ import onnx_graphsurgeon as gs
 from ...ir.axes import Atom, atoms
 from .capture import Probe, Stream
 from .coupling import blocks, places, project
-from .linear import Linear, linear
 from .covariance import MAX_COLUMNS, covariances
+from .linear import Linear, linear
 from .score import Scene, Witnesses, criterion
 
 WIDE = "no product with stored weights, of at most 4608 columns, reads its channels"

@@ -1,9 +1,9 @@
 """Groups in a person's hands: look at what is coupled, at its scores, set masks, apply them.
 
-    groups = onnxc.passes.prune.groups(model, criterion="l2")
-    for group in groups:
-        group.mask[group.scores < 0.2] = False
-    small = groups.apply()
+groups = onnxc.passes.prune.groups(model, criterion="l2")
+for group in groups:
+    group.mask[group.scores < 0.2] = False
+small = groups.apply()
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ class Groups:
         """The masks of the groups that lose channels. Raises BadOption, VerificationError where they do not fit."""
         for g in self:
             if g.mask.shape != (g.size,) or g.mask.dtype != bool or not g.mask.any():
-                raise BadOption("a mask does not fit", node=g.name, expected=f"bool [{g.size}] with a True", found=g.mask)
+                raise BadOption(
+                    "a mask does not fit", node=g.name, expected=f"bool [{g.size}] with a True", found=g.mask
+                )
         counts = {g.group.atom: int(g.mask.sum()) for g in self}
         for parts in self.analysis.balanced:
             sizes = [count(p, counts) for p in parts]

@@ -127,7 +127,9 @@ def linear(model: Model, node: gs.Node) -> Linear | None:
     if not isinstance(w, gs.Constant) or w.values.dtype not in (np.float32, np.float64):
         return None
     outputs = w.values.shape[0 if node.op == "Conv" or node.attrs.get("transB", 0) else -1] if w.values.ndim else 0
-    if has_input(node, 2) and not (isinstance(node.inputs[2], gs.Constant) and node.inputs[2].values.size in (1, outputs)):
+    if has_input(node, 2) and not (
+        isinstance(node.inputs[2], gs.Constant) and node.inputs[2].values.size in (1, outputs)
+    ):
         return None
     if node.op == "Conv":
         return Linear(node, node.attrs.get("group", 1)) if w.values.ndim >= 3 else None
@@ -170,4 +172,3 @@ def has_input(node: gs.Node, i: int) -> bool:
 
 def _transposed(node: gs.Node) -> bool:
     return node.op == "Gemm" and bool(node.attrs.get("transB", 0))
-

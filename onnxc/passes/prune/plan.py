@@ -89,14 +89,18 @@ class Plan:
         """What the group keeps at least."""
         return min(max(self.minimum, self.multiple if self.size(g) > self.multiple else 1), g.size)
 
-    def refine(self, counts: dict[Atom, int], milder: Mapping[Atom, int], cost: Costing, target: float) -> dict[Atom, int]:
+    def refine(
+        self, counts: dict[Atom, int], milder: Mapping[Atom, int], cost: Costing, target: float
+    ) -> dict[Atom, int]:
         """Give channels back as long as `cost` stays within `target`: towards `milder` first, then to any group."""
         counts = self._give(counts, milder, cost, target)
         if cost(counts) < target * (1 - TOLERANCE):
             counts = self._give(counts, {g.atom: g.size for g in self.groups}, cost, target)
         return counts
 
-    def _give(self, counts: Mapping[Atom, int], most: Mapping[Atom, int], cost: Costing, target: float) -> dict[Atom, int]:
+    def _give(
+        self, counts: Mapping[Atom, int], most: Mapping[Atom, int], cost: Costing, target: float
+    ) -> dict[Atom, int]:
         """Round after round, the groups with the best score per cost get a channel back first, where it fits."""
         tied = {a for axes in self.analysis.balanced for axis in axes for a in atoms(axis)}
         counts = dict(counts)
@@ -145,7 +149,11 @@ def matching(found: list[Group], pattern: str, option: str, pass_name: str) -> l
     chosen = chosen or [g for g in found if any(fnmatchcase(m.node.name, pattern) for m in g.members)]
     if not chosen:
         names = ", ".join(dict.fromkeys(g.name for g in found[:4]))
-        raise BadOption(f"option {option}: no prunable layer is called {pattern}", pass_name=pass_name, expected=f"names like {names}")
+        raise BadOption(
+            f"option {option}: no prunable layer is called {pattern}",
+            pass_name=pass_name,
+            expected=f"names like {names}",
+        )
     return chosen
 
 

@@ -54,7 +54,8 @@ class Past:
         found: set[str] = set()
         for node in model.nodes:
             shorter = any(
-                (axes := now.of(node, i)) is not None and extent(axes[d]) != extent(self.analysis.of(self._nodes[node.name], i)[d])
+                (axes := now.of(node, i)) is not None
+                and extent(axes[d]) != extent(self.analysis.of(self._nodes[node.name], i)[d])
                 for i, d in now.facts[node.name].contracted
             ) and not _by_channel(now, node)
             if shorter or any(t.name in found for t in node.inputs):

@@ -24,7 +24,9 @@ from .linear import Linear, bias_home, linear
 Shifts = list[tuple[str, np.ndarray]]
 
 
-def bias_shifts(model: Model, analysis: Analysis, keep: Mapping[Atom, np.ndarray], ctx: Context, samples: int, report: Report) -> Shifts:
+def bias_shifts(
+    model: Model, analysis: Analysis, keep: Mapping[Atom, np.ndarray], ctx: Context, samples: int, report: Report
+) -> Shifts:
     """(node, shift [its kept outputs]) for each layer that is about to lose inputs. `model` is as it was before the cut."""
     readers: list[tuple[Linear, np.ndarray]] = []
     for node in model.nodes:
@@ -34,13 +36,17 @@ def bias_shifts(model: Model, analysis: Analysis, keep: Mapping[Atom, np.ndarray
                 continue
             layer = linear(model, node)
             if layer is None or bias_home(model, node) is None:
-                report.note(f"{node.name} takes over no means: it is no {'biased ' if layer else ''}product with stored weights")
+                report.note(
+                    f"{node.name} takes over no means: it is no {'biased ' if layer else ''}product with stored weights"
+                )
             else:
                 readers.append((layer, _gone(layer, analysis, keep)))
     if not readers:
         return []
     names = [layer.node.inputs[0].name for layer, _ in readers]
-    means = channel_means(model, analysis, ctx, samples, {layer.node.inputs[0].name: layer.channel_axis for layer, _ in readers})
+    means = channel_means(
+        model, analysis, ctx, samples, {layer.node.inputs[0].name: layer.channel_axis for layer, _ in readers}
+    )
     shifts = []
     for (layer, gone), name in zip(readers, names):
         taps = layer.columns * layer.groups // len(means[name])
@@ -65,7 +71,9 @@ def _gone(layer: Linear, analysis: Analysis, keep: Mapping[Atom, np.ndarray]) ->
     return np.repeat(gone, layer.columns // gone.shape[1], axis=1)
 
 
-def channel_means(model: Model, analysis: Analysis, ctx: Context, samples: int, tensors: Mapping[str, int]) -> dict[str, np.ndarray]:
+def channel_means(
+    model: Model, analysis: Analysis, ctx: Context, samples: int, tensors: Mapping[str, int]
+) -> dict[str, np.ndarray]:
     """The mean of each channel of each tensor (name -> channel axis), float64, over samples and positions."""
     probe = Probe(ctx, model, list(tensors))
     sums = dict.fromkeys(tensors, 0.0)

@@ -37,7 +37,9 @@ def renormalise(model: Model, past: Past, report: Report) -> None:
                 model.set_weight(node, 4, var.astype(node.inputs[4].values.dtype))
         elif node.name in before:
             layer = linear(model, node)
-            _level(model, layer, *before[node.name], *_statistics(model, past, node.outputs[0].name, layer.channel_axis))
+            _level(
+                model, layer, *before[node.name], *_statistics(model, past, node.outputs[0].name, layer.channel_axis)
+            )
 
 
 def _layers_statistics(model: Model, past: Past, altered: set[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -62,7 +64,9 @@ def _level(model: Model, layer: Linear, mean0: np.ndarray, var0: np.ndarray, mea
     gain = np.sqrt(var0 / np.maximum(var, 1e-12 * np.maximum(var0, 1e-30)))
     gain = np.where((gain < MAX_GAIN) & (gain > 1 / MAX_GAIN), gain, 1.0)
     home, i = bias_home(model, layer.node)
-    stored = home.inputs[i].values.astype(np.float64).reshape(-1) if i < len(home.inputs) and home.inputs[i].name else 0.0
+    stored = (
+        home.inputs[i].values.astype(np.float64).reshape(-1) if i < len(home.inputs) and home.inputs[i].name else 0.0
+    )
     inside = stored if home is layer.node else 0.0  # the share of the bias that stands in the output that was measured
     new = layer.matrix() * gain.reshape(layer.groups, -1, 1)
     model.set_weight(layer.node, 1, layer.as_weight(new))
@@ -77,7 +81,9 @@ def _many(model: Model, past: Past, tensors: dict[str, int]) -> dict[str, tuple[
     """Mean and variance by channel of each tensor (name -> channel axis), float64."""
     probe = Probe(past.ctx, model, list(tensors))
     sums = {t: [0.0, 0.0, 0] for t in tensors}
-    for feeds in Stream(past.ctx, analyse(model) if model is not past.original else past.analysis, list(tensors), past.samples):
+    for feeds in Stream(
+        past.ctx, analyse(model) if model is not past.original else past.analysis, list(tensors), past.samples
+    ):
         for t, x in probe(feeds).items():
             d = tensors[t] % x.ndim
             rest = tuple(k for k in range(x.ndim) if k != d)

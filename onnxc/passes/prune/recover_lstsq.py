@@ -28,8 +28,8 @@ from ...ir.analysis import Analysis, analyse
 from ...ir.model import Model
 from ..base import Report
 from .capture import Probe, Stream, pick
-from .linear import Linear, add_to_bias, bias_home, linear
 from .covariance import MAX_COLUMNS, per_sample, rows_wanted, with_ones
+from .linear import Linear, add_to_bias, bias_home, linear
 from .recover import Past
 
 TARGET_BYTES = 128 * 2**20

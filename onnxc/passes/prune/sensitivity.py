@@ -173,14 +173,17 @@ def digest(model: Model) -> str:
         found.update(repr((node.op, node.domain, inputs, outputs, sorted(node.attrs.items(), key=str))).encode())
     for name, t in sorted(model.constants().items()):
         found.update(repr((name, t.values.dtype.str, t.values.shape)).encode())
-        found.update(np.ascontiguousarray(t.values).tobytes() if t.values.dtype != object else repr(t.values.tolist()).encode())
+        found.update(
+            np.ascontiguousarray(t.values).tobytes() if t.values.dtype != object else repr(t.values.tolist()).encode()
+        )
     return found.hexdigest()
 
 
 def write(file: Path, head: Mapping, curves: Mapping[str, Curve]) -> None:
     """Write the curves, whole or not at all."""
     rows = {
-        key: {"name": c.name, "channels": c.channels, "points": [vars(p) for p in c.points]} for key, c in curves.items()
+        key: {"name": c.name, "channels": c.channels, "points": [vars(p) for p in c.points]}
+        for key, c in curves.items()
     }
     write_atomically(file, [(json.dumps({**head, "curves": rows}, indent=1, ensure_ascii=False) + "\n").encode()])
 
@@ -190,14 +193,18 @@ def read(file: Path, head: Mapping | None = None) -> dict[str, Curve]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         curves = {
-            key: Curve(c["name"], c["channels"], [Point(**p) for p in c["points"]]) for key, c in found["curves"].items()
+            key: Curve(c["name"], c["channels"], [Point(**p) for p in c["points"]])
+            for key, c in found["curves"].items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise BadData(f"{file} holds no sensitivities: {e}", remedy="give another file, or remove it") from None
     for key, value in (head or {}).items():
         if found.get(key) != value:
             raise BadData(
-                f"{file} was measured otherwise: {key}", expected=value, found=found.get(key), remedy="give another file, or remove it"
+                f"{file} was measured otherwise: {key}",
+                expected=value,
+                found=found.get(key),
+                remedy="give another file, or remove it",
             )
     return curves
 
