@@ -21,6 +21,8 @@ from .rank import Choice, spend, vbmf_rank
 from .target import CONVOLUTIONS, PRODUCTS, Target, refusal, replace, target
 
 ENERGY = 0.97
+FINE = 128
+"""How many ranks of one form of one layer are weighed at most."""
 PROBES = 3
 """At how many ranks of each form the error is measured under the whole second moment; between them it is scaled."""
 
@@ -138,6 +140,11 @@ class Factorise(Pass):
             errors = [start.errors[start.ranks.index(r)] if r in start.ranks else 0.5 for r in ranks]
         else:
             ranks, errors = start.ranks, start.errors
+            if len(ranks) > FINE and form.name != "tucker":  # every n-th rank of those that save
+                most = sum(at.cost(form, r)[0] < at.macs for r in ranks)
+                step = max(1, most // FINE)
+                step = -(-step // self.round_to) * self.round_to
+                ranks, errors = ranks[step - 1 :: step], errors[step - 1 :: step]
         if self.vbmf:
             if form.name not in ("channel", "spatial"):
                 return []

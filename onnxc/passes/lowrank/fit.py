@@ -21,7 +21,7 @@ def refine(form: Form, w: np.ndarray, h: np.ndarray | None, factors: list[np.nda
     size = int(np.prod(w.shape[2:]))
     steps = STEPS
     if size > LARGE:
-        sweeps, steps = (sweeps + 1) // 2, STEPS // 2
+        sweeps, steps = (1, 2) if h is None else ((sweeps + 1) // 2, STEPS // 2)
     factors = [np.array(f, np.float64) for f in factors]
     for _ in range(sweeps):
         factors[-1] = last(form, w, h, factors)
