@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from onnxc import __version__
-from onnxc.ir.errors import BadOption, OnnxcError, Unsupported
+from onnxc.ir.errors import BadOption, OnnxcError
 
 app = typer.Typer(
     name="onnxc",
@@ -149,18 +149,30 @@ def compare(
 
 @app.command("compile")
 def compile_(
-    model: ModelArgument,
-    out: Annotated[str, typer.Option("--out", "-o", metavar="DIR", help="Where library, header and manifest go.")],
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="An ONNX file.")] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", metavar="DIR", help="Where library, header and manifest go.")
+    ] = None,
     target: Annotated[str, typer.Option(metavar="T", help="The machine to compile for.")] = "native",
     shape: ShapeOption = None,
-    weights: Annotated[str, typer.Option(metavar="raw|coded", help="How the library holds its weights.")] = "raw",
+    weights: Annotated[
+        str, typer.Option(metavar="raw|coded", help="How the library holds its weights; coded is decoded at init.")
+    ] = "raw",
     threads: ThreadsOption = 1,
+    program: Annotated[bool, typer.Option("--program", help="Make a static command-line program too.")] = False,
+    list_targets: Annotated[
+        bool, typer.Option("--list-targets", help="List the machines, and what this one can link and run.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="With --list-targets: as JSON.")] = False,
 ) -> None:
     """Compile a model to a standalone C library."""
-    if weights == "coded":
-        raise Unsupported("coded weights are not there yet", remedy="use --weights raw")
-    if weights != "raw":
-        raise BadOption("there are no such weights", expected="raw or coded", found=weights)
+    if list_targets:
+        from onnxc.codegen.target import list_targets as rows
+        from onnxc.compilation import render_targets
+
+        _show(_json({"targets": rows()}) if json else render_targets(rows(), colour=_colour()))
+        return
+    model, out = _wanted(model, "MODEL", "compile"), _wanted(out, "-o DIR", "compile")
     shapes = _shapes(shape)
     if Path(out).exists() and not Path(out).is_dir():
         raise BadOption(f"-o {out} is a file", expected="a folder")
@@ -178,6 +190,8 @@ def compile_(
             target=target,
             shapes=shapes,
             threads=threads,
+            weights=weights,
+            program=program,
             progress=lambda stage, share: step(stage, share),
         )
     _show(render(done, colour=_colour()))
@@ -298,9 +312,9 @@ def sensitivity(
     _show(_json(found.to_dict()) if json else render(found, colour=_colour()))
 
 
-def _wanted(value: str | None, name: str) -> str:
+def _wanted(value: str | None, name: str, command: str = "passes") -> str:
     if value is None:
-        raise BadOption(f"{name} is missing", remedy="see onnxc passes --help")
+        raise BadOption(f"{name} is missing", remedy=f"see onnxc {command} --help")
     return value
 
 

@@ -11,6 +11,7 @@ from .tables import Column, count, draw, plural, screen_width, seconds, size, wr
 if TYPE_CHECKING:
     from .codegen import CompileReport
 
+TARGETS = tuple(Column(name, number=False) for name in ("target", "machine", "lanes", "links by", "runs by", "to install"))
 COLUMNS = (Column("layer", number=False), Column("MACs"), Column("schedule", number=False))
 
 
@@ -36,3 +37,13 @@ def render(report: CompileReport, *, width: int | None = None, colour: bool = Fa
     parts.append(f"{plural(len(report.kernels), 'kernel')} for {report.target} in {seconds(report.seconds)}; {sizes}")
     parts.append("\n".join(f"written: {path}" for path in (report.library, report.header, report.manifest)))
     return "\n\n".join(parts)
+
+
+def render_targets(rows: list[dict], *, width: int | None = None, colour: bool = False) -> str:
+    """A row a target: what it is, float32 lanes, by what it links and runs here, and what to install."""
+    cells = [
+        [r["name"], r["about"], str(r["lanes"]), r["links"] or "-", r["runs"] or "-", "; ".join(r["install"]) or "-"]
+        for r in rows
+    ]
+    note = "More of a row: NAME,mcpu=CPU,mattr=+FEATURE:-FEATURE,lanes=N,registers=N"
+    return f"{draw(TARGETS, cells, width or screen_width(), colour)}\n\n{note}"

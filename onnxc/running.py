@@ -27,19 +27,38 @@ class Subject:
     inputs: Mapping[str, tuple]
     run: Callable[[Arrays], Arrays]
     compiled: bool
+    timed: Callable[[Arrays, int], tuple[Arrays, float]] | None = None
+
+
+@dataclass(frozen=True)
+class _Call:
+    subject: Subject
+    feeds: Arrays
+
+    def __call__(self) -> Arrays:
+        return self.subject.run(self.feeds)
+
+
+class _TimedCall(_Call):
+    """One in an emulator, which times itself: starting it is no part of a call."""
+
+    def seconds_per_call(self, calls: int) -> float:
+        return self.subject.timed(self.feeds, calls)[1]
 
 
 def open_subject(path: str, threads: int = 1) -> Subject:
-    """A folder or .so that `onnxc compile` wrote, or a model. Raises BadModel, Unsupported (threads of a library)."""
+    """A folder or library that `onnxc compile` wrote (of another machine: in its emulator), or a model. Raises BadModel, Unsupported (threads of a library)."""
     place = Path(path)
-    if place.is_dir() or place.suffix == ".so":
+    if place.is_dir() or place.suffix in (".so", ".a"):
         if threads != 1:
             raise Unsupported(
                 f"{path}: a library runs one call on one thread", found=f"{threads} threads", remedy="use --threads 1"
             )
-        from .runtime.library import Library
+        from .runtime.emulate import Emulated, open_library
 
-        library = Library(place)
+        library = open_library(place)
+        if isinstance(library, Emulated):
+            return Subject(f"{path} in {library.emulator}", library.inputs, library.run, True, library.timed)
         return Subject(path, library.inputs, library.run, True)
     from .ir.model import load
     from .pipeline import sound
@@ -128,7 +147,7 @@ def bench(paths: Sequence[str], *, threads: int = 1, shapes: Mapping[str, tuple[
     for s in subjects:
         specs = {name: (_settle(s.name, name, spec[0], fixed.get(name)), spec[1]) for name, spec in s.inputs.items()}
         feeds = random_feeds(specs, seed=0)
-        calls[_free(s.name, calls)] = lambda s=s, feeds=feeds: s.run(feeds)
+        calls[_free(s.name, calls)] = _Call(s, feeds) if s.timed is None else _TimedCall(s, feeds)
     return measure(calls, threads=threads)
 
 

@@ -75,7 +75,7 @@ def link(work: Path, name: str, goal: Target, linker: Linker, coded: bool) -> li
     Raises Unsupported where the kernels need a function that libc and libm lack, MissingTool for any other failure.
     """
     chain, cc = goal.toolchain, linker.command()
-    flags = ["-std=c99", "-O2", *(["-fPIC"] if "so" in chain.libraries else [])]
+    flags = ["-std=c99", "-O2", "-g0", *(["-fPIC"] if "so" in chain.libraries else [])]
     objects = ["kernels.o", f"{name}.o", "weights.o"]
     run_tool([*cc, *flags, *WARNINGS, "-c", f"{name}.c", "-o", f"{name}.o"], work)
     run_tool([*cc, "-c", "weights.S", "-o", "weights.o"], work)

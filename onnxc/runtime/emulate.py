@@ -105,6 +105,7 @@ class Emulated:
             )  # fmt: skip
         self.name: str = manifest["name"]
         self.target: str = manifest["target"]
+        self.emulator: str = runner[0]
         self.arena_bytes: int = manifest["arena_bytes"]
         self.inputs, self.outputs = tensors_of(manifest)
         self._chain, self._runner = chain, runner

@@ -100,7 +100,9 @@ class Toolchain:
 
 
 def _linux(name: str, machine: str, gcc: str, package: str, zig: str, qemu: str, *cpu: str) -> Toolchain:
-    linkers = (Linker(gcc, package=package), Linker(ZIG, ("-target", zig)))
+    # GCC would call libgcc for atomics on aarch64, to take newer instructions where there are some
+    inline = ("-mno-outline-atomics",) if name == "aarch64" else ()
+    linkers = (Linker(gcc, inline, package), Linker(ZIG, ("-target", zig)))
     return Toolchain(name, machine, linkers, (f"qemu-{qemu}-static", *cpu), "qemu-user-static")
 
 
