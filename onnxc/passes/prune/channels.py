@@ -45,7 +45,7 @@ class PruneChannels(Pass):
     for groups that it cannot rate and without data). reduce: how what a group cuts in several weights
     becomes one score (mean, sum, max, min). normalise: what each weight's scores are divided by (mean, max, none; auto:
     what suits the criterion). recover: what repairs the layers behind a cut, without labels (none, bias, bn, lstsq, all;
-    auto: all where the user gave data, else none). steps: cut in so many steps, rated (and recovered) anew at each.
+    auto: lstsq where the user gave data, else none). steps: cut in so many steps, rated (and recovered) anew at each.
     samples: how many calibration samples are looked at, at most. round_to: what remains is a multiple of this where a
     group has more (auto: float32 values in a vector register of this machine). min_channels: what every group keeps at
     least. ratio_by: ratios of their own for layers by glob on node names. keep: globs of layers whose channels all stay.
@@ -105,7 +105,7 @@ class PruneChannels(Pass):
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
         given = ctx.runner is not None and ctx.data is not None and not ctx.synthetic
-        how = self.recover if self.recover != "auto" else "all" if given else "none"
+        how = self.recover if self.recover != "auto" else "lstsq" if given else "none"
         self._criterion = self.criterion if self.criterion != "auto" else "reconstruction" if given else "l1"
         analysis = analyse(model)
         original = model.copy() if how != "none" else None

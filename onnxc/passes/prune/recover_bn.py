@@ -20,6 +20,8 @@ from .capture import Probe, Stream
 from .linear import Linear, add_to_bias, bias_home, linear
 from .recover import Past
 
+MIN_VALUES = 256
+"""A channel's statistics are taken anew from at least so many values; a layer behind a global pool has one a sample."""
 MAX_GAIN = 10.0
 """No channel is scaled by more, up or down: what hardly varies says nothing of scale."""
 
@@ -32,14 +34,19 @@ def renormalise(model: Model, past: Past, report: Report) -> None:
         x = node.inputs[0] if node.inputs else None
         if model.is_standard(node, "BatchNormalization") and x.name in altered:
             if all(isinstance(t, gs.Constant) for t in node.inputs[1:5]):
-                mean, var = _statistics(model, past, x.name, 1)
+                mean, var, n = _statistics(model, past, x.name, 1)
+                if n < MIN_VALUES:
+                    report.note(f"{node.name} keeps its statistics: {n} values a channel are too few")
+                    continue
                 model.set_weight(node, 3, mean.astype(node.inputs[3].values.dtype))
                 model.set_weight(node, 4, var.astype(node.inputs[4].values.dtype))
         elif node.name in before:
             layer = linear(model, node)
-            _level(
-                model, layer, *before[node.name], *_statistics(model, past, node.outputs[0].name, layer.channel_axis)
-            )
+            mean, var, n = _statistics(model, past, node.outputs[0].name, layer.channel_axis)
+            if n < MIN_VALUES:
+                report.note(f"{node.name} is not levelled: {n} values a channel are too few")
+                continue
+            _level(model, layer, *before[node.name], mean, var)
 
 
 def _layers_statistics(model: Model, past: Past, altered: set[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -56,7 +63,8 @@ def _layers_statistics(model: Model, past: Past, altered: set[str]) -> dict[str,
     statistics = _many(past.original, past, {t: layer.channel_axis for t, layer in layers.items()})
     for t, layer in layers.items():
         kept = past.kept(t, layer.channel_axis)
-        found[layer.node.name] = tuple(s[kept] for s in statistics[t])
+        mean, var, _ = statistics[t]
+        found[layer.node.name] = mean[kept], var[kept]
     return found
 
 
@@ -73,12 +81,12 @@ def _level(model: Model, layer: Linear, mean0: np.ndarray, var0: np.ndarray, mea
     add_to_bias(model, layer.node, mean0 - mean * gain + inside * (gain - 1))
 
 
-def _statistics(model: Model, past: Past, tensor: str, channel: int) -> tuple[np.ndarray, np.ndarray]:
+def _statistics(model: Model, past: Past, tensor: str, channel: int) -> tuple[np.ndarray, np.ndarray, int]:
     return _many(model, past, {tensor: channel})[tensor]
 
 
-def _many(model: Model, past: Past, tensors: dict[str, int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Mean and variance by channel of each tensor (name -> channel axis), float64."""
+def _many(model: Model, past: Past, tensors: dict[str, int]) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
+    """Mean, variance, float64 by channel of each tensor (name -> channel axis), and how many values they are taken over."""
     probe = Probe(past.ctx, model, list(tensors))
     sums = {t: [0.0, 0.0, 0] for t in tensors}
     for feeds in Stream(
@@ -94,5 +102,5 @@ def _many(model: Model, past: Past, tensors: dict[str, int]) -> dict[str, tuple[
     found = {}
     for t, (first, second, n) in sums.items():
         mean = np.asarray(first) / n
-        found[t] = mean, np.maximum(np.asarray(second) / n - mean**2, 0.0)
+        found[t] = mean, np.maximum(np.asarray(second) / n - mean**2, 0.0), n
     return found

@@ -28,7 +28,7 @@ from ...ir.analysis import Analysis, analyse
 from ...ir.model import Model
 from ..base import Report
 from .capture import Probe, Stream, pick
-from .covariance import MAX_COLUMNS, per_sample, rows_wanted, with_ones
+from .covariance import MAX_COLUMNS, ROWS_PER_COLUMN, per_sample, rows_wanted, with_ones
 from .linear import Linear, add_to_bias, bias_home, linear
 from .recover import Past
 
@@ -188,6 +188,12 @@ class Equations:
         self.gram += x.transpose(0, 2, 1) @ x
         self.right += x.transpose(0, 2, 1) @ t
 
+    def _ridge(self, ridge: float) -> float:
+        """More where rows are few for so many columns (a layer behind a global pool sees one a sample), so that chance is
+        not fitted: 144 times as much at a row a column."""
+        rows = float(self.gram[0, -1, -1])
+        return ridge * max(1.0, ROWS_PER_COLUMN * self.layer.columns / max(rows, 1.0)) ** 2
+
     def solve(self, ridge: float, biased: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """The new matrix [g, O, K] and what must be added to the bias [g·O] (nothing, unless `biased`)."""
         layer = self.layer
@@ -198,7 +204,7 @@ class Equations:
         start = old.transpose(0, 2, 1)
         gram = self.gram.copy()
         level = np.trace(gram[:, :k, :k], axis1=1, axis2=2) / k
-        damp = ridge * level + 1e-12 * np.maximum(self.gram[:, k, k], 1)
+        damp = self._ridge(ridge) * level + 1e-12 * np.maximum(self.gram[:, k, k], 1)
         gram[:, np.arange(k), np.arange(k)] += damp[:, None]
         right = self.right - self.gram @ start
         if not biased:
