@@ -14,7 +14,7 @@ from ...ir.model import Model
 from ..base import Context, Pass, Report
 from ..prune.covariance import PART_BYTES
 from ..prune.linear import Linear, add_to_bias
-from .fit import Whitened, error
+from .fit import LARGE, Whitened, error
 from .forms import FORMS, Form
 from .moments import Moments, moments, readable
 from .rank import Choice, spend, vbmf_rank
@@ -160,7 +160,9 @@ class Factorise(Pass):
             macs, params = at.cost(form, r)
             if macs < at.macs and params < at.params:
                 made.append(Choice(form, r, macs, params, float(e)))
-        return made if h is None or form.name == "channel" or not made else _measured(at, form, start, h, made)
+        if form.name == "channel" or not made or (h is None and (form.name != "cp" or at.w[0, 0].size > LARGE)):
+            return made  # the errors are those of the factors themselves, or near enough for what measuring would take
+        return _measured(at, form, start, h, made)
 
     def _dear(self, at: Target) -> str:
         g, o, c, i, j = at.w.shape
@@ -246,7 +248,7 @@ def _unfolded(form: Form, w: np.ndarray) -> np.ndarray:
     return w.reshape(g, o, -1) if form.name == "channel" else w.transpose(0, 1, 4, 2, 3).reshape(g, o * j, c * i)
 
 
-def _measured(at: Target, form: Form, start: Whitened, h: np.ndarray, made: list[Choice]) -> list[Choice]:
+def _measured(at: Target, form: Form, start: Whitened, h: np.ndarray | None, made: list[Choice]) -> list[Choice]:
     """The choices with errors as the whole second moment sees them: measured at a few, the ratio carried in between."""
     order = sorted(range(len(made)), key=lambda n: (made[n].macs, made[n].error))
     front, low = [], np.inf
@@ -258,7 +260,7 @@ def _measured(at: Target, form: Form, start: Whitened, h: np.ndarray, made: list
     xs, ys = [], []
     for n in picks:
         c = made[n]
-        true = error(at.w, form.compose(start.factors(c.rank, sweeps=0)), h)
+        true = error(at.w, form.compose(start.factors(c.rank, sweeps=0 if h is not None else 2)), h)
         xs.append(c.macs)
         ys.append(np.log(max(true, 1e-12) / max(c.error, 1e-12)))
     ratios = np.exp(np.interp([c.macs for c in made], xs, ys))

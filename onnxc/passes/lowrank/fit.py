@@ -13,22 +13,52 @@ from .forms import Channel, Form, Rank, Start, basis
 
 SWEEPS, STEPS = 4, 8
 LARGE = 1500
-"""Columns beyond which half the sweeps and steps are made."""
+"""Columns beyond which only the last factor is fitted, in closed form: a step costs outputs times columns squared."""
 
 
 def refine(form: Form, w: np.ndarray, h: np.ndarray | None, factors: list[np.ndarray], sweeps: int = SWEEPS):
     """Better factors for w [g, o, c, i, j]; h: [g, cij, cij], None for the identity. Never a larger error."""
-    size = int(np.prod(w.shape[2:]))
-    steps = STEPS
-    if size > LARGE:
-        sweeps, steps = (1, 2) if h is None else ((sweeps + 1) // 2, STEPS // 2)
+    if h is None and form.name == "cp":
+        return _alternate(w, factors, sweeps)
+    if int(np.prod(w.shape[2:])) > LARGE:
+        sweeps = 0
     factors = [np.array(f, np.float64) for f in factors]
     for _ in range(sweeps):
         factors[-1] = last(form, w, h, factors)
         for k in range(len(factors) - 1):
-            factors[k] = _descend(form, w, h, factors, k, steps)
+            factors[k] = _descend(form, w, h, factors, k)
     factors[-1] = last(form, w, h, factors)
     return factors
+
+
+def _alternate(w: np.ndarray, factors: list[np.ndarray], sweeps: int) -> list[np.ndarray]:
+    """Alternating least squares of the CP form on the weight alone: each factor's normal equations have the Hadamard
+    product of the other three's Gram matrices (Kolda and Bader 2009), and one product with w serves three of them."""
+    a, u, v, b = (np.array(f, np.float64) for f in factors)
+    b = b.transpose(0, 2, 1)
+    g, o, *rest = w.shape
+    flat = w.reshape(g, o, -1)
+
+    def gram(*parts):
+        made = np.ones((g, a.shape[1], a.shape[1]))
+        for part in parts:
+            made = made * (part @ part.transpose(0, 2, 1))
+        return made
+
+    def prox(old, side, made):  # the ridge holds on to what stands there, so that no step makes the error larger
+        level = np.einsum("gii->gi", made).mean(1)[:, None, None]
+        ridge = np.where(level > 0, 1e-6 * level, 1.0)
+        return np.linalg.solve(made + ridge * np.eye(made.shape[1]), side + ridge * old)
+
+    for _ in range(sweeps):
+        p = (b @ flat).reshape(g, -1, *rest)
+        a = prox(a, np.einsum("grcij,gri,grj->grc", p, u, v, optimize=True), gram(u, v, b))
+        q = np.einsum("grcij,grc->grij", p, a, optimize=True)
+        u = prox(u, np.einsum("grij,grj->gri", q, v), gram(a, v, b))
+        v = prox(v, np.einsum("grij,gri->grj", q, u), gram(a, u, b))
+        t = np.einsum("grc,gri,grj->grcij", a, u, v, optimize=True).reshape(g, a.shape[1], -1)
+        b = prox(b, t @ flat.transpose(0, 2, 1), gram(a, u, v))
+    return [a, u, v, b.transpose(0, 2, 1)]
 
 
 def last(form: Form, w: np.ndarray, h: np.ndarray | None, factors: list[np.ndarray]) -> np.ndarray:
@@ -42,7 +72,7 @@ def last(form: Form, w: np.ndarray, h: np.ndarray | None, factors: list[np.ndarr
     return np.linalg.solve(gram, target).transpose(0, 2, 1).reshape(factors[-1].shape)
 
 
-def _descend(form: Form, w, h, factors, k: int, steps: int) -> np.ndarray:
+def _descend(form: Form, w, h, factors, k: int) -> np.ndarray:
     """Conjugate gradients on factor k with the others fixed."""
     others = [f for n, f in enumerate(factors) if n != k]
     names = [s for n, s in enumerate(form.factors) if n != k]
@@ -58,7 +88,7 @@ def _descend(form: Form, w, h, factors, k: int, steps: int) -> np.ndarray:
     r = back(w - apply(x))
     d, power = r, float((r * r).sum())
     goal = 1e-14 * power
-    for _ in range(steps):
+    for _ in range(STEPS):
         if power <= goal or power == 0:
             break
         q = back(apply(d))
