@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from . import tables
 from .ir.analysis import ROWS, Facts, key_of
 from .ir.axes import Extent
 from .ir.cost import Cost, cost, node_macs
+from .ir.functions import indices, is_lookup
 from .ir.model import Model, load
 from .ir.qtype import number_bits, stored_bytes
 from .ir.verify import Verified
@@ -23,7 +25,9 @@ class Layer:
     """One node. shape: of its first output, None where the rank is unknown; bits: of its weights, None without any.
 
     params and bytes count the initialisers that it reads (one read by two nodes counts in both; one that a
-    DequantizeLinear unpacks for it alone counts here, not there), macs one sample.
+    DequantizeLinear or Lookup unpacks for it alone counts here, not there), macs one sample. entropy: bits of entropy
+    of a weight, and coded: about the bytes that all of them take in an archive, codebook included; both for stored
+    numbers of at most 8 bits, else None.
     """
 
     name: str
@@ -33,6 +37,8 @@ class Layer:
     macs: int
     bytes: int
     bits: int | None
+    entropy: float | None = None
+    coded: int | None = None
 
 
 @dataclass(frozen=True)
@@ -100,10 +106,15 @@ def _declared(t: gs.Variable | gs.Constant, verified: Verified) -> str:
 def _layer(node: gs.Node, verified: Verified) -> Layer:
     facts = verified.analysis.facts[node.name]
     weights = [] if _feeds_one(node) else _weights(node, verified)
+    packed: dict[str, int] = {}
+    numbers = None
     for t in node.inputs:
-        maker = t.inputs[0] if isinstance(t, gs.Variable) and t.inputs else None
+        maker = _unpacker(t)
         if maker is not None and _feeds_one(maker):
             weights += _weights(maker, verified)
+            numbers = _numbers(maker)
+            if maker.op == "Lookup":
+                packed[maker.inputs[0].name] = numbers.size
     second = 3 if node.op.startswith("QLinear") else 1
     factor = node.inputs[second] if facts.iteration and len(node.inputs) > second else None
     if factor is not None:
@@ -114,11 +125,40 @@ def _layer(node: gs.Node, verified: Verified) -> Layer:
         name=node.name,
         op=key_of(node),
         shape=verified.analysis.shape(node.outputs[0].name) if node.outputs else None,
-        params=sum(t.values.size for t in weights),
+        params=sum(packed.get(t.name, t.values.size) for t in weights),
         macs=node_macs(verified.analysis, node),
         bytes=sum(stored_bytes(t.values) for t in weights),
         bits=bits,
+        **_coded(numbers, weights),
     )
+
+
+def _unpacker(t: gs.Variable | gs.Constant) -> gs.Node | None:
+    """The node that makes `t`, or what a Transpose between them turns."""
+    maker = t.inputs[0] if isinstance(t, gs.Variable) and t.inputs else None
+    if maker is not None and maker.op == "Transpose" and maker.inputs[0].inputs and is_lookup(maker.inputs[0].inputs[0]):
+        return maker.inputs[0].inputs[0]
+    return maker
+
+
+def _numbers(maker: gs.Node) -> np.ndarray | None:
+    """The stored numbers of 8 bits at most that `maker` unpacks, as uint8; None where it stores others, or none."""
+    if maker.op == "Lookup":
+        return indices(maker)
+    stored = maker.inputs[0].values
+    return stored.view(np.uint8) if stored.dtype in (np.int8, np.uint8) and maker.op == "DequantizeLinear" else None
+
+
+def _coded(numbers: np.ndarray | None, weights: list[gs.Constant]) -> dict[str, float | int]:
+    if numbers is None or numbers.size == 0:
+        return {}
+    from .coding.plane import estimate
+
+    counts = np.bincount(numbers.ravel(), minlength=256)
+    share = counts[counts > 0] / numbers.size
+    tables = sum(t.values.nbytes for t in weights if t.values.dtype.kind == "f" and t.values.ndim == 2)
+    entropy = abs(float(share @ np.log2(share)))
+    return {"entropy": round(entropy, 3), "coded": round(estimate(counts)) + tables}
 
 
 def _weights(node: gs.Node, verified: Verified) -> list[gs.Constant]:
@@ -134,7 +174,7 @@ def _weights(node: gs.Node, verified: Verified) -> list[gs.Constant]:
 def _feeds_one(node: gs.Node) -> bool:
     """Whether `node` only unpacks a stored weight for one reader, which then counts as having it."""
     return (
-        key_of(node) == "DequantizeLinear"
+        (key_of(node) == "DequantizeLinear" or is_lookup(node))
         and isinstance(node.inputs[0], gs.Constant)
         and len(node.outputs[0].outputs) == 1
     )
@@ -164,11 +204,13 @@ LAYER_COLUMNS = (
     ),
     *(tables.Column("params"), tables.Column("MACs"), tables.Column("bytes"), tables.Column("bits")),
 )
+CODED_COLUMNS = (tables.Column("entropy"), tables.Column("coded"))
+"""Shown where a layer has stored numbers of 8 bits at most."""
 GROUP_COLUMNS = (
     *(tables.Column("coupled channels", number=False), tables.Column("size"), tables.Column("made by", number=False)),
     tables.Column("summed over by", number=False),
 )
-QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
+QUANTISERS = ("QuantizeLinear", "DequantizeLinear", "ai.onnxc.Lookup", "ai.onnxc.HashedLookup")
 FEW = 24
 """Lines of a list that are shown without `verbose`."""
 
@@ -178,9 +220,11 @@ def render(found: Inspection, *, verbose: bool = False, width: int | None = None
     width = width or tables.screen_width()
     parts = [_head(found, width)]
     layers = [x for x in found.layers if verbose or ((x.macs or x.params) and x.op not in QUANTISERS)]
-    rows = [_layer_row(x) for x in layers]
+    some_coded = any(x.coded is not None for x in layers)
+    rows = [_layer_row(x) + (_coded_row(x) if some_coded else []) for x in layers]
     if rows:
-        parts.append(tables.draw(LAYER_COLUMNS, rows, width, colour))
+        columns = LAYER_COLUMNS + (CODED_COLUMNS if some_coded else ())
+        parts.append(tables.draw(columns, rows, width, colour))
     listed = {x.name for x in layers}
     others = Counter(x.op for x in found.layers if x.name not in listed)
     if others:
@@ -202,6 +246,10 @@ def _layer_row(x: Layer) -> list[str]:
     figures = [tables.count(x.params) if x.params else "", tables.count(x.macs) if x.macs else ""]
     figures.append(tables.size(x.bytes) if x.bytes else "")
     return [x.name, x.op, tables.shape(x.shape), *figures, str(x.bits) if x.bits and x.params else ""]
+
+
+def _coded_row(x: Layer) -> list[str]:
+    return ["", ""] if x.coded is None else [f"{x.entropy:.2f}", tables.size(x.coded)]
 
 
 def _head(found: Inspection, width: int) -> str:

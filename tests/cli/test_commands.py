@@ -26,7 +26,7 @@ def test_inspect_counts_what_there_is(command, model_path):
     first = layers["node_a"]
     assert first == {
         "name": "node_a", "op": "Conv", "shape": ["N", 16, 8, 8], "params": 16 * 27 + 16, "macs": 64 * 16 * 27,
-        "bytes": 4 * (16 * 27 + 16), "bits": 32,
+        "bytes": 4 * (16 * 27 + 16), "bits": 32, "entropy": None, "coded": None,
     }  # fmt: skip
     assert layers["node_r"]["params"] == layers["node_r"]["macs"] == 0 and layers["node_r"]["bits"] is None
     assert found["cost"]["params"] == sum(layer["params"] for layer in found["layers"])
@@ -162,6 +162,7 @@ def test_a_library_has_one_thread(command, library_path):
 
 def test_a_missing_compiler_is_named_with_its_package(command, model_path, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("onnxc.runtime.toolchain.find_spec", lambda name: None)
     ended = command("compile", model_path, "-o", tmp_path / "lib")
     assert ended.status == 2 and "apt-get install gcc" in ended.error()
     assert not (tmp_path / "lib").exists()

@@ -42,9 +42,9 @@ class QuantCluster(Pass):
     the dynamic programme may cut at; where a layer has no more distinct weights the result is the optimum.
     importance: none (every weight counts alike), or hessian (by the variance of what it is multiplied by, from
     calibration data; the mean of the error goes into the bias). refit: move the values to where the outputs of the
-    layer change least, given the indices, and correct the bias, from calibration data. entropy: at most so many bits for an index after Huffman coding. zeros: weights that are zero
-    stay zero. store: indices packed to bits, in bytes (the archive of `onnxc pack` then codes best), or floats without
-    an index. skip: patterns of layer names to leave alone.
+    layer change least, given the indices, and correct the bias, from calibration data. entropy: at most so many bits
+    for an index after Huffman coding. zeros: weights that are zero stay zero. store: indices packed to bits, in bytes,
+    or floats without an index (`onnxc pack` codes that smallest). skip: patterns of layer names to leave alone.
     """
 
     claim = Claim.LOSSY

@@ -19,10 +19,10 @@ import numpy as np
 
 from .cluster_points import Points, points
 
-CLASSES = 12
-ROUNDS = 60
+CLASSES = 6
+ROUNDS = 40
 SETTLED = 1e-5
-STEPS = 18
+STEPS = 16
 """Halvings of the slope's logarithm."""
 
 
@@ -60,9 +60,11 @@ def classes(values: np.ndarray, h: np.ndarray | None) -> tuple[list[Weighed], np
     """The numbers by importance, and the bounds between the classes (None for a single one). Sorted once each."""
     if h is None or h.min() == h.max():
         return [Weighed(points(values), 1.0 if h is None else float(h.flat[0]))], None
-    bounds = np.unique(np.quantile(h, np.linspace(0, 1, CLASSES + 1)[1:-1]))
+    # bounds are importances that occur, above the least: no class is empty
+    bounds = np.unique(np.quantile(h, np.linspace(0, 1, CLASSES + 1)[1:-1], method="higher"))
+    bounds = bounds[bounds > h.min()]
     number = np.searchsorted(bounds, h, side="right")
-    found = [Weighed(points(values[number == i]), float(h[number == i].mean())) for i in np.unique(number)]
+    found = [Weighed(points(values[number == i]), float(h[number == i].mean())) for i in range(len(bounds) + 1)]
     return found, bounds
 
 

@@ -127,19 +127,45 @@ def _spread(p: Points, edges: np.ndarray, codes: np.ndarray, zero: bool) -> np.n
 
 
 def nearest(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """The index of the nearest of ascending codes, of the same dtype as `values`, for each value: uint8 or uint16."""
+    """The index of the nearest of ascending codes, of the same dtype as `values`, for each value, uint8; at most 256 codes."""
     wide = codes.astype(np.float64)
     return assign(values, ((wide[1:] + wide[:-1]) / 2).astype(codes.dtype))
 
 
 STRIP = 1 << 16
-"""Values compared at once: they and their indices stay in the cache."""
+"""Values looked up at once: they and their indices stay in the cache."""
+STEPS = 1 << 14
+CLOSE = 4
+"""Most thresholds in one step of the table; where more crowd, values are searched for one by one."""
 
 
 def assign(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """How many ascending thresholds are at or below each value: uint8 (uint16 for more than 255), of the same shape."""
+    """How many ascending thresholds are at or below each value, uint8, of the same shape; at most 255 thresholds.
+
+    A table over equal steps tells how many lie in lower steps; those in the value's own step are compared. The step is
+    a monotone function of the value, however it rounds, so the result is exact.
+    """
     flat = np.ravel(values)
-    out = np.empty(flat.size, np.uint8 if len(thresholds) < 256 else np.uint16)
+    out = np.empty(flat.size, np.uint8)
+    if flat.size < STEPS or len(thresholds) < 2:
+        return np.searchsorted(thresholds, flat, side="right").astype(np.uint8).reshape(np.shape(values))
+    low = thresholds[0]
+    scale = (STEPS - 1) / np.maximum(thresholds[-1] - low, np.finfo(np.float32).tiny)
+
+    def step(x: np.ndarray) -> np.ndarray:
+        return np.clip((x - low) * scale, 0, STEPS - 1).astype(np.int32)
+
+    own = step(thresholds)
+    below = np.searchsorted(own, np.arange(STEPS)).astype(np.uint8)
+    crowd = int(np.bincount(own).max())
+    bounds = np.append(thresholds, np.array(np.inf, thresholds.dtype))
     for i in range(0, flat.size, STRIP):
-        out[i : i + STRIP] = np.searchsorted(thresholds, flat[i : i + STRIP], side="right")
+        x = flat[i : i + STRIP]
+        if crowd > CLOSE:
+            out[i : i + STRIP] = np.searchsorted(thresholds, x, side="right")
+            continue
+        found = below.take(step(x))
+        for _ in range(crowd):
+            found += x >= bounds.take(found)
+        out[i : i + STRIP] = found
     return out.reshape(np.shape(values))

@@ -1,0 +1,116 @@
+"""Deep Compression without retraining: archive size against accuracy for pruning rate x bits, on both trained networks.
+
+    python benchmarks/deep_compression.py [--calibration FILE.npz] [--test FILE.npz] [--only NAME] [--write docs/weight-sharing.md]
+
+Two recipes, each `fuse, <prune>, <cluster>` and then `onnxc.coding.pack`:
+
+    plain       prune.magnitude(rate)   quant.cluster(bits)               Han, Mao, Dally 2016 but for retraining
+    adapted     prune.obs(rate)         quant.cluster(bits, refit=true)   calibration images, no labels
+
+Accuracy is that of the unpacked archive in ONNX Runtime. Without files the bundled ones are used: 256 calibration
+images, 1,000 test images. --write replaces the tables in the document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+
+import onnxc
+from onnxc.coding import pack, unpack
+from onnxc.runtime.metrics import accuracy
+from onnxc.runtime.reference import Session
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = {"ResNet-20": "onnxc/data/resnet20_fashion.onnx", "slim VGG": "tests/data/vggslim_fashion.onnx"}
+MARKS = "<!-- table: benchmarks/deep_compression.py -->\n", "<!-- end of table -->\n"
+RATES = (0.0, 0.5, 0.6, 0.7, 0.8)
+BITS = (2, 3, 4, 5)
+RECIPES = {
+    "plain": ("prune.magnitude({rate})", "quant.cluster(bits={bits})"),
+    "adapted": ("prune.obs({rate}, scope=global)", "quant.cluster(bits={bits}, refit=true)"),
+}
+LOSS = 0.01
+
+
+def measure(model: onnxc.Model, test: dict[str, np.ndarray]) -> tuple[int, float]:
+    """(bytes of the archive, accuracy of what comes out of it again)."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, archive, back = (Path(folder) / name for name in ("m.onnx", "m.onnxz", "back.onnx"))
+        model.save(path)
+        size = pack(path, archive).after
+        unpack(archive, back)
+        logits = Session(onnxc.load(back).to_proto()).run({"image": test["image"]})["logits"]
+    return size, accuracy(logits, test["labels"])
+
+
+def table(path: Path, recipe: str, data: str, test: dict[str, np.ndarray], base: float) -> tuple[str, list[tuple]]:
+    """The rows of one model and recipe, and every (bytes, accuracy, rate, bits)."""
+    first, second = RECIPES[recipe]
+    points, lines = [], []
+    for rate in RATES:
+        passes = "fuse" if rate == 0 else f"fuse, {first.format(rate=rate)}"
+        pruned = onnxc.run_passes(path, passes, data=data, check="shapes").model
+        cells = []
+        for bits in BITS:
+            done = onnxc.run_passes(pruned, second.format(bits=bits), data=data, check="shapes").model
+            size, share = measure(done, test)
+            points.append((size, share, rate, bits))
+            text = f"{size / 1000:.1f} kB {share:.1%}"
+            cells.append(f"**{text}**" if share >= base - LOSS else text)
+        lines.append(f"| {recipe} | {rate:.0%} | {' | '.join(cells)} |")
+        print(lines[-1], flush=True)
+    return "\n".join(lines) + "\n", points
+
+
+def section(name: str, data: str, test: dict[str, np.ndarray]) -> str:
+    path = ROOT / MODELS[name]
+    original = onnxc.load(path)
+    packed, base = measure(original, test)
+    whole = path.stat().st_size
+    lines = [f"### {name}\n", f"As given: {whole / 1000:.1f} kB, {packed / 1000:.1f} kB packed, {base:.1%}.\n"]
+    lines += [f"| recipe | zeros | {' | '.join(f'{b} bits' for b in BITS)} |", f"|---|---|{'---|' * len(BITS)}"]
+    print("\n".join(lines), flush=True)
+    body, best = "", []
+    for recipe in RECIPES:
+        start = time.process_time()
+        rows, points = table(path, recipe, data, test, base)
+        body += rows
+        kept = [p for p in points if p[1] >= base - LOSS]
+        if kept:
+            size, share, rate, bits = min(kept)
+            best.append(
+                f"Best {recipe} point with at most 1 point of loss: {rate:.0%} zeros, {bits} bits, {size / 1000:.1f} kB "
+                f"({whole / size:.1f} times smaller than the file), {share:.1%}."
+            )
+        print(f"{time.process_time() - start:.0f} s of CPU time", flush=True)
+    print("\n".join(best), flush=True)
+    return "\n".join(lines) + "\n" + body + "\n" + "\n".join(best) + "\n\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calibration", default=str(ROOT / "onnxc/data/fashion_calib.npz"))
+    parser.add_argument("--test", default=str(ROOT / "onnxc/data/fashion_test.npz"))
+    parser.add_argument("--only", default="", help="models whose name holds this")
+    parser.add_argument("--write", help="the document whose tables are replaced")
+    given = parser.parse_args()
+    with np.load(given.test) as arrays:
+        test = dict(arrays)
+    text = "".join(section(name, given.calibration, test) for name in MODELS if given.only in name)
+    if given.write:
+        document = Path(given.write)
+        head, rest = document.read_text(encoding="utf-8").split(MARKS[0])
+        document.write_text(head + MARKS[0] + text + MARKS[1] + rest.split(MARKS[1])[1], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
