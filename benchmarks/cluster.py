@@ -69,9 +69,15 @@ def main() -> None:
             model = KMeans(given.values, n_init=restarts, random_state=0).fit(sample.reshape(-1, 1))
             seconds = time.process_time() - begin
             codes = np.unique(model.cluster_centers_.ravel().astype(np.float32))
-            row = found[f"sklearn {restarts}"] = {"seconds": seconds, "mse": error(sample, codes), "all": error(w, codes)}
+            row = found[f"sklearn {restarts}"] = {
+                "seconds": seconds,
+                "mse": error(sample, codes),
+                "all": error(w, codes),
+            }
             name = f"KMeans, {restarts} starts, sample"
-            print(f"{name:28} {seconds:7.2f} s  mean squared error {row['mse']:.4e}, of all {row['all']:.4e}", flush=True)
+            print(
+                f"{name:28} {seconds:7.2f} s  mean squared error {row['mse']:.4e}, of all {row['all']:.4e}", flush=True
+            )
     if given.json:
         given.json.write_text(json.dumps(found, indent=2) + "\n")
 

@@ -19,14 +19,14 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np  # noqa: E402
-from models import LIGHT, NotToBeHad, path_of  # noqa: E402
-from pages import lines, pages  # noqa: E402
+import numpy as np
+from models import LIGHT, NotToBeHad, path_of
+from pages import lines, pages
 
-import onnxc  # noqa: E402
-from onnxc.ir.model import Model  # noqa: E402
-from onnxc.runtime.metrics import accuracy, metrics  # noqa: E402
-from onnxc.runtime.reference import Session  # noqa: E402
+import onnxc
+from onnxc.ir.model import Model
+from onnxc.runtime.metrics import accuracy, metrics
+from onnxc.runtime.reference import Session
 
 ROOT = Path(__file__).resolve().parent.parent
 TEST = ROOT / "onnxc/data/fashion_test.npz"
@@ -169,7 +169,9 @@ def show(found: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--test", type=Path, default=TEST, help="an .npz of labelled test images for the trained networks")
+    parser.add_argument(
+        "--test", type=Path, default=TEST, help="an .npz of labelled test images for the trained networks"
+    )
     parser.add_argument("--only", choices=["accuracy", "time"])
     parser.add_argument("--recipe", action="append", help="this recipe alone, without peers")
     parser.add_argument("--json", type=Path)

@@ -11,7 +11,9 @@ from .tables import Column, count, draw, plural, screen_width, seconds, size, wr
 if TYPE_CHECKING:
     from .codegen import CompileReport
 
-TARGETS = tuple(Column(name, number=False) for name in ("target", "machine", "lanes", "links by", "runs by", "to install"))
+TARGETS = tuple(
+    Column(name, number=False) for name in ("target", "machine", "lanes", "links by", "runs by", "to install")
+)
 COLUMNS = (Column("layer", number=False), Column("MACs"), Column("schedule", number=False))
 
 

@@ -136,7 +136,12 @@ def _layer(node: gs.Node, verified: Verified) -> Layer:
 def _unpacker(t: gs.Variable | gs.Constant) -> gs.Node | None:
     """The node that makes `t`, or what a Transpose between them turns."""
     maker = t.inputs[0] if isinstance(t, gs.Variable) and t.inputs else None
-    if maker is not None and maker.op == "Transpose" and maker.inputs[0].inputs and is_lookup(maker.inputs[0].inputs[0]):
+    if (
+        maker is not None
+        and maker.op == "Transpose"
+        and maker.inputs[0].inputs
+        and is_lookup(maker.inputs[0].inputs[0])
+    ):
         return maker.inputs[0].inputs[0]
     return maker
 

@@ -47,7 +47,8 @@ class _TimedCall(_Call):
 
 
 def open_subject(path: str, threads: int = 1) -> Subject:
-    """A folder or library that `onnxc compile` wrote (of another machine: in its emulator), or a model. Raises BadModel, Unsupported (threads of a library)."""
+    """A folder or library that `onnxc compile` wrote (of another machine: in its emulator),
+    or a model. Raises BadModel, Unsupported (threads of a library)."""
     place = Path(path)
     if place.is_dir() or place.suffix in (".so", ".a"):
         if threads != 1:

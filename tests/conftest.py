@@ -27,7 +27,9 @@ settings.load_profile("onnxc")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--update-golden", action="store_true", help="write the golden files that tests/golden/ compares with")
+    parser.addoption(
+        "--update-golden", action="store_true", help="write the golden files that tests/golden/ compares with"
+    )
 
 
 @pytest.fixture

@@ -54,7 +54,11 @@ def _quantised_pairs(work: onnx.ModelProto, constants: dict[str, np.ndarray]) ->
             done.add(stem)
             for label, value in zip(("low", "high"), limits):
                 constants[f"{stem}/{label}"] = np.float32(value).reshape(())
-            steps = (("Div", [maker.input[0], maker.input[1]]), ("Round", []), ("Clip", [f"{stem}/low", f"{stem}/high"]))
+            steps = (
+                ("Div", [maker.input[0], maker.input[1]]),
+                ("Round", []),
+                ("Clip", [f"{stem}/low", f"{stem}/high"]),
+            )
             source: list[str] = []
             for op, operands in steps:
                 nodes.append(helper.make_node(op, [*source, *operands], [f"{stem}/{op}"], name=f"{maker.name}/{op}"))
@@ -69,7 +73,9 @@ def _limits(maker: onnx.NodeProto, reader: onnx.NodeProto, constants: dict) -> t
     scales = [constants.get(node.input[1]) for node in (maker, reader)]
     if any(scale is None or scale.size != 1 or scale.dtype != np.float32 or scale.ndim for scale in scales):
         return None
-    zeros = [constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None for node in (maker, reader)]
+    zeros = [
+        constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None for node in (maker, reader)
+    ]
     if any(zero is None or zero.size != 1 or zero.dtype.name not in ("int8", "uint8") for zero in zeros):
         return None
     if scales[0] != scales[1] or zeros[0] != zeros[1] or zeros[0].dtype != zeros[1].dtype:

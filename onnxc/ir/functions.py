@@ -211,9 +211,7 @@ def is_lookup(node: gs.Node) -> bool:
 
 def packed_sizes(model: Model) -> dict[str, int]:
     """How many weights each packed initialiser of a Lookup holds, by its name."""
-    return {
-        n.inputs[0].name: int(np.prod(weight_shape(n))) for n in model.nodes if n.op == "Lookup" and is_lookup(n)
-    }
+    return {n.inputs[0].name: int(np.prod(weight_shape(n))) for n in model.nodes if n.op == "Lookup" and is_lookup(n)}
 
 
 def weight_shape(node: gs.Node) -> tuple[int, ...]:

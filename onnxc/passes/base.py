@@ -202,7 +202,12 @@ def interface(p: Pass, before: Model, after: Model) -> Model:
         return before
     like = before.copy()
     for old, new in zip(like.inputs, after.inputs):
-        if old.name == new.name and old.shape is not None and new.shape is not None and len(old.shape) == len(new.shape):
+        if (
+            old.name == new.name
+            and old.shape is not None
+            and new.shape is not None
+            and len(old.shape) == len(new.shape)
+        ):
             old.shape = new.shape
     return like
 

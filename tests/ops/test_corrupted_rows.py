@@ -1,4 +1,3 @@
-
 """Corrupt a row of the table on purpose: the checks of tests/ops must notice.
 
 Each corruption replaces one row by a wrong one. At least one of that operator's cases must then fail its shape check, its

@@ -1,4 +1,3 @@
-# ruff: noqa: E501  graphs and tables read better on one line
 """Every row of the operator table against strict ONNX inference, a real run, and the zeroed twin of what it lets prune."""
 
 import pytest

@@ -59,7 +59,9 @@ def convolutions(draw):
     sizes, outs = ",".join(map(str, [11, 10, 9][:d])), ",".join(["P", "Q", "R"][:d])
     op = "ConvTranspose" if transposed else "Conv"
     call = f"{op}<{said}>(x, {', '.join(weights)})"
-    return model_of(f"g (float[N,{groups * c},{sizes}] x) => (float[N,{groups * o},{outs}] y) {{ y = {call} }}", **weights)
+    return model_of(
+        f"g (float[N,{groups * c},{sizes}] x) => (float[N,{groups * o},{outs}] y) {{ y = {call} }}", **weights
+    )
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -76,7 +78,9 @@ def test_full_rank_reproduces_every_convolution(name, model):
     replace(work, at, form, Whitened(form, at.w, None).factors(rank))
     checked = verify(work, like=model)
     found = cost(work, checked)
-    assert found.macs == macs and found.params == params + (len(model.nodes[0].inputs) > 2) * at.w.shape[0] * at.w.shape[1]
+    assert (
+        found.macs == macs and found.params == params + (len(model.nodes[0].inputs) > 2) * at.w.shape[0] * at.w.shape[1]
+    )
     a, b = run(model), run(work)
     assert np.abs(a - b).max() <= 1e-5 * np.abs(a).max()
 
@@ -137,7 +141,9 @@ def test_do_not_factor(body, reason):
 
 
 def test_do_not_split_1x1_into_forms_of_larger_kernels():
-    model = model_of("g (float[N,8,9,9] x) => (float[N,8,9,9] y) { y = Conv(x, w) }", w=np.ones((8, 8, 1, 1), np.float32))
+    model = model_of(
+        "g (float[N,8,9,9] x) => (float[N,8,9,9] y) { y = Conv(x, w) }", w=np.ones((8, 8, 1, 1), np.float32)
+    )
     _, report = apply(make("lowrank.spatial"), model)
     assert "larger than 1x1" in report.refusals[0].reason
 
@@ -171,6 +177,8 @@ def test_a_budget_is_spent_where_it_costs_least():
 def test_data_make_the_outputs_closer(resnet20_path, calib_data_path):
     snr = {}
     for fit in ("weights", "outputs"):
-        result = Pipeline(f"lowrank.channel(macs=0.7, fit={fit}, samples=64)", data=str(calib_data_path)).run(resnet20_path)
+        result = Pipeline(f"lowrank.channel(macs=0.7, fit={fit}, samples=64)", data=str(calib_data_path)).run(
+            resnet20_path
+        )
         snr[fit] = result.report.rows[-1].error["snr_db"]
     assert snr["outputs"] > snr["weights"] + 2

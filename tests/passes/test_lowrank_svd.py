@@ -221,6 +221,7 @@ def test_options_that_do_not_fit_are_refused(options):
         make("lowrank.svd", options)
 
 
+@pytest.mark.slow
 def test_it_composes_with_pruning_and_quantisation(resnet20_path, calib_data_path):
     result = Pipeline("lowrank,prune(ratio=0.1),quant", data=str(calib_data_path)).run(resnet20_path)
     rows = {r.name.split("(")[0]: r for r in result.report.rows}

@@ -50,7 +50,9 @@ class Factorise(Pass):
 
     def __post_init__(self):
         if not 0 < self.energy <= 1:
-            raise BadOption("option energy does not fit", pass_name=self.name, expected="above 0, to 1", found=self.energy)
+            raise BadOption(
+                "option energy does not fit", pass_name=self.name, expected="above 0, to 1", found=self.energy
+            )
         for key in ("rank", "round_to", "samples"):
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -59,11 +61,15 @@ class Factorise(Pass):
             value = getattr(self, key)
             if value is not None and value <= 0:
                 raise BadOption(f"option {key} does not fit", pass_name=self.name, expected="above 0", found=value)
-        given = [k for k in ("rank", "vbmf", "macs", "params") if getattr(self, k)] + ["energy"] * (self.energy != ENERGY)
+        given = [k for k in ("rank", "vbmf", "macs", "params") if getattr(self, k)] + ["energy"] * (
+            self.energy != ENERGY
+        )
         if len(given) > 1:
             raise BadOption(f"give {' or '.join(given)}, not both", pass_name=self.name)
         if self.vbmf and not {"channel", "spatial"} & set(self.forms):
-            raise BadOption("vbmf estimates ranks of matrices", pass_name=self.name, expected="lowrank.svd, .channel, .spatial")
+            raise BadOption(
+                "vbmf estimates ranks of matrices", pass_name=self.name, expected="lowrank.svd, .channel, .spatial"
+            )
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
@@ -130,7 +136,9 @@ class Factorise(Pass):
             while left and (not part or held < PART_BYTES):
                 part.append(left.pop(0))
                 held += 8 * layers[part[-1]].groups * layers[part[-1]].columns ** 2
-            yield from zip(part, moments(model, model, ctx.verified.analysis, [layers[n] for n in part], ctx, self.samples))
+            yield from zip(
+                part, moments(model, model, ctx.verified.analysis, [layers[n] for n in part], ctx, self.samples)
+            )
 
     def _ranks(self, at: Target, form: Form, h: np.ndarray | None) -> list[Choice]:
         start = Whitened(form, at.w, h)
@@ -148,7 +156,7 @@ class Factorise(Pass):
         if self.vbmf:
             if form.name not in ("channel", "spatial"):
                 return []
-            g, o, c, i, j = at.w.shape
+            _g, o, c, i, j = at.w.shape
             m, n = (o, c * i * j) if form.name == "channel" else (o * j, c * i)
             energies = np.square(np.linalg.svd(_unfolded(form, at.w), compute_uv=False))
             wanted = max(vbmf_rank(e, m, n) for e in energies)
@@ -165,7 +173,7 @@ class Factorise(Pass):
         return _measured(at, form, start, h, made)
 
     def _dear(self, at: Target) -> str:
-        g, o, c, i, j = at.w.shape
+        _g, o, c, i, j = at.w.shape
         if self.rank is not None and not self.vbmf:
             m, n = o, c * i * j
             return f"rank {self.rank} of {m}x{n} would take {self.rank * (m + n)} parameters and MACs a position, not {m * n}"
@@ -256,7 +264,9 @@ def _measured(at: Target, form: Form, start: Whitened, h: np.ndarray | None, mad
         if made[n].error < low:
             front.append(n)
             low = made[n].error
-    picks = sorted({front[int(round(q * (len(front) - 1)))] for q in np.linspace(0.15, 1.0, PROBES)}, key=lambda n: made[n].macs)
+    picks = sorted(
+        {front[round(q * (len(front) - 1))] for q in np.linspace(0.15, 1.0, PROBES)}, key=lambda n: made[n].macs
+    )
     xs, ys = [], []
     for n in picks:
         c = made[n]

@@ -25,48 +25,66 @@ _OPTIONS = """
 
 @register("lowrank.spatial")
 class Spatial(Factorise):
-    __doc__ = """Split k x k convolutions into k x 1 to r channels, then 1 x k (Jaderberg 2014).
+    __doc__ = (
+        """Split k x k convolutions into k x 1 to r channels, then 1 x k (Jaderberg 2014).
 
-    Before -> after: Conv k x k(x, W, b) -> Conv 1 x k(Conv k x 1(x, first), second, b).""" + _OPTIONS
+    Before -> after: Conv k x k(x, W, b) -> Conv 1 x k(Conv k x 1(x, first), second, b)."""
+        + _OPTIONS
+    )
     forms, operators = ("spatial",), CONVOLUTIONS
 
 
 @register("lowrank.channel")
 class Channel(Factorise):
-    __doc__ = """Split convolutions into k x k to r channels, then 1 x 1 (Denton 2014, Zhang 2015).
+    __doc__ = (
+        """Split convolutions into k x k to r channels, then 1 x 1 (Denton 2014, Zhang 2015).
 
-    Before -> after: Conv k x k(x, W, b) -> Conv 1 x 1(Conv k x k(x, first), second, b).""" + _OPTIONS
+    Before -> after: Conv k x k(x, W, b) -> Conv 1 x 1(Conv k x k(x, first), second, b)."""
+        + _OPTIONS
+    )
     forms, operators = ("channel",), CONVOLUTIONS
 
 
 @register("lowrank.tucker")
 class Tucker(Factorise):
-    __doc__ = """Split k x k convolutions into 1 x 1 to p, k x k to q and 1 x 1 (Tucker-2 by HOSVD and HOOI; Kim 2016).
+    __doc__ = (
+        """Split k x k convolutions into 1 x 1 to p, k x k to q and 1 x 1 (Tucker-2 by HOSVD and HOOI; Kim 2016).
 
-    Before -> after: Conv k x k(x, W, b) -> Conv 1 x 1(Conv k x k(Conv 1 x 1(x, first), core), last, b).""" + _OPTIONS
+    Before -> after: Conv k x k(x, W, b) -> Conv 1 x 1(Conv k x k(Conv 1 x 1(x, first), core), last, b)."""
+        + _OPTIONS
+    )
     forms, operators = ("tucker",), CONVOLUTIONS
 
 
 @register("lowrank.cp")
 class CP(Factorise):
-    __doc__ = """Split k x k convolutions into 1 x 1, depthwise k x 1, depthwise 1 x k, 1 x 1 (CP; Lebedev 2015).
+    __doc__ = (
+        """Split k x k convolutions into 1 x 1, depthwise k x 1, depthwise 1 x k, 1 x 1 (CP; Lebedev 2015).
 
-    Before -> after: Conv k x k(x, W, b) -> four Convs, all of r channels between.""" + _OPTIONS
+    Before -> after: Conv k x k(x, W, b) -> four Convs, all of r channels between."""
+        + _OPTIONS
+    )
     forms, operators = ("cp",), CONVOLUTIONS
 
 
 @register("lowrank.separable")
 class Separable(Factorise):
-    __doc__ = """Split k x k convolutions into depthwise, m maps of each channel, then 1 x 1 (Howard 2017).
+    __doc__ = (
+        """Split k x k convolutions into depthwise, m maps of each channel, then 1 x 1 (Howard 2017).
 
     Before -> after: Conv k x k(x, W, b) -> Conv 1 x 1(Conv k x k, a group to each channel(x, first), second, b). The
-    rank is m.""" + _OPTIONS
+    rank is m."""
+        + _OPTIONS
+    )
     forms, operators = ("separable",), CONVOLUTIONS
 
 
 @register("lowrank.auto", alias="lowrank")
 class Auto(Factorise):
-    __doc__ = """Factor each layer in the form that loses least for what it saves: svd, spatial, channel, tucker, cp, separable.
+    __doc__ = (
+        """Factor each layer in the form that loses least for what it saves: svd, spatial, channel, tucker, cp, separable.
 
-    Before -> after: as in the passes named so. Fully connected layers, 1 x 1 convolutions and MatMul take svd.""" + _OPTIONS
+    Before -> after: as in the passes named so. Fully connected layers, 1 x 1 convolutions and MatMul take svd."""
+        + _OPTIONS
+    )
     forms = ("channel", "spatial", "tucker", "cp", "separable")

@@ -78,7 +78,9 @@ def _slope(a, b) -> float:
     return (b[1] - a[1]) / max(a[0] - b[0], 1e-9)
 
 
-def spend(layers: list[list[Choice]], wholes: list[int], weights: list[float], goal: float, unit: str) -> list[Choice | None]:
+def spend(
+    layers: list[list[Choice]], wholes: list[int], weights: list[float], goal: float, unit: str
+) -> list[Choice | None]:
     """One choice (or None: whole) for each layer such that the costs sum to at most `goal` with the least error.
 
     Greedy on the hulls: always the step with the least weighted error per cost saved, which is optimal but for the last
