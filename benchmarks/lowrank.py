@@ -16,15 +16,15 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np  # noqa: E402
-from models import path_of  # noqa: E402
+import numpy as np
+from models import path_of
 
-from onnxc import load, run_passes  # noqa: E402
-from onnxc.ir.errors import BadOption  # noqa: E402
-from onnxc.runtime.data import open_data  # noqa: E402
-from onnxc.runtime.metrics import Difference  # noqa: E402
-from onnxc.runtime.reference import Session  # noqa: E402
-from onnxc.runtime.specs import input_specs  # noqa: E402
+from onnxc import load, run_passes
+from onnxc.ir.errors import BadOption
+from onnxc.runtime.data import open_data
+from onnxc.runtime.metrics import Difference
+from onnxc.runtime.reference import Session
+from onnxc.runtime.specs import input_specs
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results/lowrank.json"

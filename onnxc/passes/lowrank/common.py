@@ -148,7 +148,7 @@ class Factorise(Pass):
         if self.vbmf:
             if form.name not in ("channel", "spatial"):
                 return []
-            g, o, c, i, j = at.w.shape
+            _g, o, c, i, j = at.w.shape
             m, n = (o, c * i * j) if form.name == "channel" else (o * j, c * i)
             energies = np.square(np.linalg.svd(_unfolded(form, at.w), compute_uv=False))
             wanted = max(vbmf_rank(e, m, n) for e in energies)
@@ -165,7 +165,7 @@ class Factorise(Pass):
         return _measured(at, form, start, h, made)
 
     def _dear(self, at: Target) -> str:
-        g, o, c, i, j = at.w.shape
+        _g, o, c, i, j = at.w.shape
         if self.rank is not None and not self.vbmf:
             m, n = o, c * i * j
             return f"rank {self.rank} of {m}x{n} would take {self.rank * (m + n)} parameters and MACs a position, not {m * n}"
@@ -256,7 +256,7 @@ def _measured(at: Target, form: Form, start: Whitened, h: np.ndarray | None, mad
         if made[n].error < low:
             front.append(n)
             low = made[n].error
-    picks = sorted({front[int(round(q * (len(front) - 1)))] for q in np.linspace(0.15, 1.0, PROBES)}, key=lambda n: made[n].macs)
+    picks = sorted({front[round(q * (len(front) - 1))] for q in np.linspace(0.15, 1.0, PROBES)}, key=lambda n: made[n].macs)
     xs, ys = [], []
     for n in picks:
         c = made[n]

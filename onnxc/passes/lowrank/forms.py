@@ -141,7 +141,7 @@ class Spatial(Form):
     name, factors, planar = "spatial", ("grci", "gorj"), True
 
     def full(self, shape):
-        g, o, c, i, j = shape
+        _g, o, c, i, j = shape
         return (min(o * j, c * i),)
 
     def start(self, w):
@@ -163,7 +163,7 @@ class Spatial(Form):
         return [Stage(flat(first, 1), len(first), "k0"), Stage(flat(second)[:, :, None], len(first), "k1")]
 
     def features(self, factors, shape):
-        g, o, c, i, j = shape
+        g, _o, c, i, j = shape
         return np.einsum("grci,jk->grjcik", factors[0], np.eye(j)).reshape(g, -1, c * i * j)
 
 
@@ -176,7 +176,7 @@ class Tucker(Form):
         return (shape[2], shape[1])
 
     def start(self, w):
-        g, o, c, i, j = w.shape
+        g, o, c, _i, _j = w.shape
         left, _ = basis(w.reshape(g, o, -1))
         right, _ = basis(w.transpose(0, 2, 1, 3, 4).reshape(g, c, -1))
         core = np.einsum("gocij,goq,gcp->gqpij", w, left, right, optimize=True)
@@ -189,7 +189,7 @@ class Tucker(Form):
 
     def at(self, start, rank):
         w, left, right = start.parts
-        g, o, c, i, j = start.shape
+        g, o, c, _i, _j = start.shape
         p, q = rank
         left, right = left[:, :, :q], right[:, :, :p]
         for _ in range(3 if p < c and q < o else 0):  # HOOI: each side anew from the other's projection
@@ -225,7 +225,7 @@ class CP(Form):
     name, factors, planar = "cp", ("grc", "gri", "grj", "gor"), True
 
     def full(self, shape):
-        g, o, c, i, j = shape
+        _g, o, c, i, j = shape
         return (i * j * min(o, c),)
 
     def start(self, w):
@@ -274,13 +274,13 @@ class Separable(Form):
     name, factors = "separable", ("gcmij", "gocm")
 
     def full(self, shape):
-        g, o, c, i, j = shape
+        _g, o, _c, i, j = shape
         return (min(o, i * j),)
 
     def start(self, w):
         g, o, c, i, j = w.shape
         parts, _ = pair(w.transpose(0, 2, 1, 3, 4).reshape(g * c, o, i * j))
-        m, vectors, _ = parts
+        _m, vectors, _ = parts
         first, second = halves(parts, vectors.shape[2])
         energies = (np.square(first).sum(2) * np.square(second).sum(1)).sum(0)
         return Start([(r + 1,) for r in range(len(energies))], left_out(energies), parts, w.shape)
@@ -303,7 +303,7 @@ class Separable(Form):
         ]
 
     def features(self, factors, shape):
-        g, o, c, i, j = shape
+        g, _o, c, i, j = shape
         t = np.einsum("gcmij,cd->gcmdij", factors[0], np.eye(c), optimize=True)
         return t.reshape(g, -1, c * i * j)
 
