@@ -12,7 +12,7 @@ EXTRAS = {
     "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.12", "onnxslim>=0.1.80", "ziglang>=0.13"],
     # Links for every target but bare metal where no cross compiler is installed; for WebAssembly always.
     "cross": ["ziglang>=0.13"],
-    "bench": ["onnxslim>=0.1.80", "onnxsim>=0.4.36"],
+    "bench": ["onnxslim>=0.1.80", "onnxsim>=0.4.36", "scikit-learn>=1.5"],
     "train": ["torch>=2.4"],
     "plot": ["matplotlib>=3.8"],
 }

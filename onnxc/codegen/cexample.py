@@ -151,7 +151,7 @@ target_include_directories(run_@name@ PRIVATE ..)
 target_link_libraries(run_@name@ PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/../lib@name@.a m)
 @end@"""
 
-_BARE_CMAKE = """target_link_options(run_@name@ PRIVATE --specs=rdimon.specs -T ${CMAKE_CURRENT_SOURCE_DIR}/board.ld)
+_BARE_CMAKE = """target_link_options(run_@name@ PRIVATE --specs=rdimon.specs -Wl,-z,noexecstack -T ${CMAKE_CURRENT_SOURCE_DIR}/board.ld)
 """
 
 STARTUP = """/* startup.c: vector table and reset of a Cortex-M, for the boards mps2-an386 and mps2-an500. Made by onnxc. */

@@ -46,17 +46,12 @@ def build_program(folder: Path, name: str, chain: Toolchain, out: Path) -> None:
     Raises MissingTool where no linker is installed or it fails, Unsupported where the C library lacks a function.
     """
     sources = ["example/main.c", *(["example/startup.c"] if chain.bare else []), f"lib{name}.a"]
-    flags = ["-std=c11", "-O2", "-I.", "-s", "-Wl,--build-id=none"]
+    flags = ["-std=c11", "-O2", "-I.", "-s"]
     if chain.bare:
-        flags += ["--specs=rdimon.specs", "-T", "example/board.ld"]
-        sources += ["-lm"]
-    elif chain.name == "wasm32":
-        flags = flags[:-1]
-        sources += ["-lm"]
-    else:
-        flags += ["-static"]
-        sources += ["-lm"]
-    run_tool([*chain.linker().command(), *flags, *sources, "-o", str(out.resolve())], folder)
+        flags += ["--specs=rdimon.specs", "-Wl,-z,noexecstack", "-T", "example/board.ld"]
+    elif chain.machine:
+        flags += ["-static", "-Wl,--build-id=none"]
+    run_tool([*chain.linker().static_command(), *flags, *sources, "-lm", "-o", str(out.resolve())], folder)
 
 
 def run_tool(command: list[str], folder: Path) -> None:

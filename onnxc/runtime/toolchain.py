@@ -42,6 +42,11 @@ class Linker:
         start = [sys.executable, "-m", "ziglang", "cc"] if self.compiler == ZIG else [self.compiler]
         return [*start, *self.flags]
 
+    def static_command(self) -> list[str]:
+        """The same for static programs: zig links glibc dynamically only, so there it takes musl."""
+        command = self.command()
+        return [word.replace("-linux-gnu", "-linux-musl") for word in command] if self.compiler == ZIG else command
+
     def archiver(self) -> list[str]:
         """The start of a command line that makes a static library: `ar` of the same tools."""
         if self.compiler == ZIG:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper, parser
 
 pytest.importorskip("tvm")
 
@@ -42,6 +43,18 @@ def random_feeds(library, seed: int = 0) -> dict[str, np.ndarray]:
 def error(found: np.ndarray, wanted: np.ndarray) -> float:
     """Largest difference, relative to the largest magnitude."""
     return float(np.abs(found - wanted).max() / max(float(np.abs(wanted).max()), 1e-30))
+
+
+@pytest.fixture(scope="session")
+def small_model() -> onnx.ModelProto:
+    """Convolution, sigmoid, pooling; names that C would not take."""
+    made = parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+      g (float[N,3,8,8] x) => (float[N,6,8,8] y, float[N,6,1,1] z) {
+        c = Conv<pads=[1,1,1,1]>(x, w) y = Sigmoid(c) z = GlobalAveragePool(y) }""")
+    made.graph.input[0].name = made.graph.node[0].input[0] = 'in"put:0/*'
+    weights = np.random.default_rng(1).standard_normal((6, 3, 3, 3)).astype("f")
+    made.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+    return made
 
 
 @pytest.fixture

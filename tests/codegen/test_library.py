@@ -11,27 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper, parser
 
 import onnxc
 from onnxc.codegen import compile_model
 from onnxc.codegen.target import TARGETS, runs_here
 from onnxc.ir.errors import BadData, BadModel, BadOption, MissingTool, Unsupported
 from onnxc.runtime.library import Library, empty_aligned
-
-
-@pytest.fixture(scope="module")
-def small_model() -> onnx.ModelProto:
-    """Convolution, sigmoid, pooling; names that C would not take."""
-    made = parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
-      g (float[N,3,8,8] x) => (float[N,6,8,8] y, float[N,6,1,1] z) {
-        c = Conv<pads=[1,1,1,1]>(x, w) y = Sigmoid(c) z = GlobalAveragePool(y) }""")
-    made.graph.input[0].name = made.graph.node[0].input[0] = 'in"put:0/*'
-    weights = np.random.default_rng(1).standard_normal((6, 3, 3, 3)).astype("f")
-    made.graph.initializer.append(numpy_helper.from_array(weights, "w"))
-    return made
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
+from onnxc.inspection import inspect
 from onnxc.ir import functions
 from onnxc.ir.cost import cost
 from onnxc.ir.errors import BadOption
@@ -165,6 +166,27 @@ def test_a_weight_that_two_nodes_read_is_packed_once():
     done, report = clustered(model, bits=2, refit=True)
     assert len(lookups(done)) == 1 and len(lookups(done)[0].outputs[0].outputs) == 2
     assert any("read by 2 nodes" in n for n in report.notes)
+
+
+def test_other_passes_keep_packed_weights():
+    done, _ = clustered(network(), bits=3)
+    after = Pipeline("clean,fuse", check="data").run(done).model
+    assert len(lookups(after)) == 5
+    feeds = feeds_of(done)
+    assert np.allclose(run(after, feeds)["y"], run(done, feeds)["y"], atol=1e-5)
+    pruned, _report = apply(make("prune.channels", {"ratio": 0.5}), done)
+    assert [functions.weight(n).shape for n in lookups(pruned)] == [functions.weight(n).shape for n in lookups(done)]
+
+
+def test_inspect_shows_bits_entropy_and_coded_size():
+    done, _ = clustered(network(), bits=3, scope="channels", channels=16)
+    found = {x.name: x for x in inspect(done).layers}
+    plain = {x.name: x for x in inspect(network()).layers}
+    for name in [n.name for n in done.nodes if n.op in ("Conv", "ConvTranspose", "MatMul", "Gemm")]:
+        x = found[name]
+        assert x.bits == 3 and 2 < x.entropy <= 3 and x.bytes < plain[name].bytes / 3
+        assert plain[name].coded is None and plain[name].params < x.params < plain[name].params + 40
+        assert 0 < x.coded < x.bytes + 60
 
 
 # what it leaves alone

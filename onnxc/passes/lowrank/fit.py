@@ -170,9 +170,8 @@ def channel_moment(h: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def roots(h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The symmetric square root of each h [g, n, n] and its inverse; directions without energy get a little."""
-    vectors, values = basis(
-        np.linalg.cholesky(h + np.eye(h.shape[1]) * (1e-6 * np.einsum("gii->g", h)[:, None, None] / h.shape[1] + 1e-30))
-    )
+    level = np.einsum("gii->g", h)[:, None, None] / h.shape[1]
+    vectors, values = basis(np.linalg.cholesky(h + np.eye(h.shape[1]) * (1e-6 * level + 1e-30)))
     s = np.sqrt(np.maximum(values, 1e-30))
     back = vectors.transpose(0, 2, 1)
     return (vectors * s[:, None]) @ back, (vectors / s[:, None]) @ back

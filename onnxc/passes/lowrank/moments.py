@@ -15,8 +15,9 @@ from .target import Target
 
 MIN_ROWS, ROWS_PER_COLUMN = 8192, 6
 MAX_COLUMNS = 5000
-DAMP = 1e-3
-"""Ridge, as a share of the mean of the moment's diagonal: the target leans on the original weight by so much."""
+DAMP, FEW = 1e-3, 0.02
+"""Ridge, as a share of the mean of the moment's diagonal: the target leans on the original weight by so much; FEW where rows
+are no more than columns, less in proportion where they are."""
 
 
 @dataclass
@@ -97,7 +98,8 @@ class _Sum:
         if centred:
             h = h - x[:, :, None] * x[:, None, :]
         level = np.einsum("gii->gi", h).mean(1)
-        ridge = np.where(level > 0, DAMP * level, 1.0)[:, None, None] * np.eye(h.shape[1])
+        damp = max(DAMP, FEW * min(1.0, layer.columns / n))
+        ridge = np.where(level > 0, damp * level, 1.0)[:, None, None] * np.eye(h.shape[1])
         h = h + ridge
         if not self.crossed:
             return Moments(h, w, x, np.einsum("gok,gk->go", w, x), centred)

@@ -1,0 +1,190 @@
+"""Libraries for other machines: the trained networks and a quantised one equal ONNX Runtime, in emulators."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxc
+from onnxc.codegen import compile_model
+from onnxc.codegen.target import TARGETS, list_targets, missing_tools, resolve, runs_here
+from onnxc.ir.errors import BadData, BadModel, BadOption, MissingTool
+from onnxc.runtime.emulate import Emulated, open_library
+from onnxc.runtime.library import Library
+from onnxc.runtime.toolchain import TOOLCHAINS, ZIG, Linker
+
+from .conftest import error, random_feeds, run_ort
+from .objects import needed
+
+ROOT = Path(onnxc.__file__).parent
+MACHINES = ("x86-64-v3", "aarch64", "armv7", "riscv64", "riscv64-v", "wasm32", "cortex-m7")
+# What may stay undefined in a static library: memory functions, libm, and the compiler's own arithmetic.
+ALLOWED = {"memcpy", "memset", "expf", "nearbyintf", "roundevenf", "rintf", "_GLOBAL_OFFSET_TABLE_"}
+ALLOWED |= {"__aeabi_idiv", "__aeabi_uidiv", "__aeabi_uidivmod", "__ctzdi2", "__bswapdi2"}
+
+
+def ready(name: str) -> None:
+    """Skips where this machine lacks a tool, and says which."""
+    missing = missing_tools(TARGETS[name])
+    if missing:
+        pytest.skip(f"{name} needs: {'; '.join(missing)}")
+    if TARGETS[name].toolchain.native and not runs_here(TARGETS[name]):
+        pytest.skip(f"this machine cannot run {name}")
+
+
+@cache
+def quantised() -> onnx.ModelProto:
+    """ResNet-20 in int8, as QuantizeLinear and DequantizeLinear."""
+    model = ROOT / "data/resnet20_fashion.onnx"
+    return onnxc.run_passes(model, "fuse, quant", data=ROOT / "data/fashion_calib.npz").model.to_proto()
+
+
+def images() -> np.ndarray:
+    """One real image of the test set, so that quantised networks work in their range."""
+    with np.load(ROOT / "data/fashion_test.npz") as data:
+        return np.asarray(data["image"][:1], np.float32)
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_trained(name, trained_path, tmp_path):
+    ready(name)
+    model = onnx.load(trained_path)
+    report = compile_model(model, tmp_path, name="net", target=name)
+    library = open_library(tmp_path)
+    feeds = {key: images() for key in library.inputs}
+    found, wanted = library.run(feeds), run_ort(model, feeds)
+    assert all(error(found[key], wanted[key]) <= 1e-5 for key in wanted)
+    assert report.arena_bytes <= 1.15 * report.live_bytes
+    if name != "wasm32":
+        assert needed(tmp_path / "libnet.a") <= ALLOWED
+    if name == "aarch64" and "resnet20" in trained_path.name:
+        assert (tmp_path / "libnet.so").stat().st_size - report.weights_bytes <= 150_000
+
+
+CODED = ("aarch64", "wasm32", "cortex-m7")
+
+
+@pytest.mark.parametrize("name, weights", [*((name, "raw") for name in MACHINES), *((name, "coded") for name in CODED)])
+def test_quantised(name, weights, tmp_path):
+    ready(name)
+    compile_model(quantised(), tmp_path, name="net", target=name, weights=weights)
+    library = open_library(tmp_path)
+    feeds = {key: images() for key in library.inputs}
+    found, wanted = library.run(feeds), run_ort(quantised(), feeds)
+    # ORT runs QDQ in integers: where a sum lies at the edge of two levels it may round to the other
+    assert all(error(found[key], wanted[key]) <= 0.05 for key in wanted)
+    if name != "wasm32":
+        assert needed(tmp_path / "libnet.a") <= ALLOWED
+
+
+@pytest.mark.parametrize("name", ["cortex-a53", "cortex-a76", "cortex-a7", "cortex-a9", "cortex-m4"])
+def test_other_cores(name, small_model, tmp_path):
+    ready(name)
+    compile_model(small_model, tmp_path, name="net", target=name)
+    library = open_library(tmp_path)
+    feeds = random_feeds(library)
+    found, wanted = library.run(feeds), run_ort(small_model, feeds)
+    assert all(error(found[key], wanted[key]) <= 1e-5 for key in wanted)
+
+
+@pytest.mark.slow  # zig builds the C library of a machine at its first use: one stands for all
+def test_zig_links_where_no_cross_compiler_is(small_model, tmp_path, monkeypatch):
+    name = "aarch64"
+    if not Linker(ZIG).found():
+        pytest.skip("needs: pip install ziglang")
+    ready(name)
+    monkeypatch.setattr(Linker, "found", lambda self: self.compiler == ZIG)
+    compile_model(small_model, tmp_path, name="net", target=name)
+    library = open_library(tmp_path)
+    feeds = random_feeds(library)
+    found, wanted = library.run(feeds), run_ort(small_model, feeds)
+    assert all(error(found[key], wanted[key]) <= 1e-5 for key in wanted)
+
+
+def test_vectors_longer_than_the_shortest(small_model, tmp_path, monkeypatch):
+    ready("riscv64-v")
+    compile_model(small_model, tmp_path, name="net", target="riscv64-v", program=True)
+    feeds = None
+    for bits in (128, 256, 512):
+        cpu = f"rv64,v=true,vlen={bits},vext_spec=v1.0"
+        monkeypatch.setattr(type(TOOLCHAINS["riscv64"]), "runner", lambda self, c=cpu: [self.emulator[0], "-cpu", c])
+        library = Emulated(tmp_path)
+        feeds = feeds or random_feeds(library)
+        found, wanted = library.run(feeds), run_ort(small_model, feeds)
+        assert all(error(found[key], wanted[key]) <= 1e-5 for key in wanted), bits
+
+
+def test_emulated_inputs_are_checked(small_model, tmp_path):
+    ready("aarch64")
+    compile_model(small_model, tmp_path, name="net", target="aarch64")
+    library = Emulated(tmp_path)
+    feeds = random_feeds(library)
+    with pytest.raises(BadData, match="missing"):
+        library.run({})
+    with pytest.raises(BadData, match="wrong dtype"):
+        library.run({key: value.astype("f8") for key, value in feeds.items()})
+    outputs, seconds = library.timed(feeds, 3)
+    assert 0 < seconds < 60
+    assert all(np.array_equal(outputs[key], value) for key, value in library.run(feeds).items())
+    with pytest.raises(BadModel, match="it is for aarch64"):
+        Library(tmp_path)
+
+
+def test_a_missing_emulator_is_named(small_model, tmp_path, monkeypatch):
+    ready("aarch64")
+    compile_model(small_model, tmp_path, name="net", target="aarch64")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(MissingTool, match="apt-get install qemu-user-static"):
+        open_library(tmp_path)
+
+
+def test_two_cross_builds_are_the_same_bytes(small_model, tmp_path):
+    for name in ("cortex-m7", "wasm32"):
+        ready(name)
+        for turn in "ab":
+            compile_model(small_model, tmp_path / (name + turn), name="net", target=name, weights="coded")
+        for file in ("libnet.a", "net.h", "manifest.json"):
+            assert (tmp_path / f"{name}a" / file).read_bytes() == (tmp_path / f"{name}b" / file).read_bytes()
+
+
+def test_the_list_names_what_to_install(monkeypatch):
+    rows = {row["name"]: row for row in list_targets()}
+    assert set(rows) == {"native", *TARGETS}
+    assert rows["native"]["runs"] == "here"
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setattr("onnxc.runtime.toolchain.find_spec", lambda name: None)
+    rows = {row["name"]: row for row in list_targets()}
+    assert rows["riscv64"]["links"] is None and rows["riscv64"]["runs"] is None
+    assert rows["riscv64"]["install"] == ["apt-get install gcc-riscv64-linux-gnu", "apt-get install qemu-user-static"]
+    assert rows["wasm32"]["install"] == ["pip install ziglang", "apt-get install nodejs"]
+
+
+def test_free_targets():
+    made = resolve("cortex-a72,mcpu=neoverse-n1,mattr=+dotprod:-sve,lanes=2")
+    tvm = made.tvm_dict()
+    assert (tvm["mcpu"], tvm["mattr"], made.lanes, made.registers) == ("neoverse-n1", ["+dotprod", "-sve"], 2, 32)
+    assert resolve("base=aarch64,mcpu=cortex-a78").tvm_dict()["mcpu"] == "cortex-a78"
+    assert resolve("riscv64,mattr=+v").tvm_dict()["mattr"][-1] == "+v"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["cortex-a72,mcpu", "cortex-a72,speed=9", "mcpu=cortex-a72", "aarch64,lanes=3", "aarch64,mattr=dotprod", "x,"],
+)
+def test_free_targets_that_do_not_fit(name):
+    with pytest.raises(BadOption):
+        resolve(name)
+
+
+def test_wasm_imports_wasi_alone(small_model, tmp_path):
+    ready("wasm32")
+    compile_model(small_model, tmp_path, name="net", target="wasm32", program=True)
+    script = """const m = new WebAssembly.Module(require('fs').readFileSync('run_net.wasm'));
+      console.log([...new Set(WebAssembly.Module.imports(m).map(i => i.module))].join());"""
+    made = subprocess.run(["node", "-e", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert made.stdout.strip() == "wasi_snapshot_preview1"
