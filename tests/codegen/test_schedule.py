@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxc.codegen import kernels, pack
-from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
+from onnxc.codegen.kernels.spec import BINARY, Encoding, KernelSpec, Refusal, Schedule
 from onnxc.codegen.kernels.tile import ACCUMULATOR_BYTES, choose_tile
 from onnxc.codegen.target import TARGETS, resolve
 
@@ -44,7 +44,7 @@ def test_first_rule_that_takes_a_spec_wins():
 
 
 @pytest.mark.parametrize(
-    "changes, reason", [({"dtype": "float16"}, "float32 only"), ({"weight_bits": 1}, "1-bit"), ({"n": 0}, "zero")]
+    "changes, reason", [({"dtype": "float16"}, "float32 only"), ({"weight": BINARY}, "1-bit"), ({"n": 0}, "zero")]
 )
 def test_refusals_have_a_reason(changes, reason):
     family, plan, refusals = kernels.choose(spec(**changes), TARGETS["x86-64-v3"])
@@ -80,6 +80,15 @@ def test_extents_of_the_output():
     assert (strided.oh, strided.ow) == (13, 9)
     assert spec().macs == 28 * 28 * 16 * 16 * 9
     assert not spec().pointwise and spec(kh=1, kw=1, pads=(0, 0, 0, 0)).pointwise
+
+
+@pytest.mark.parametrize(
+    "encoding, ends",
+    [(BINARY, (-1, 1)), (Encoding("bits", 2, "bipolar"), (-3, 3)), (Encoding("bits", 3, "signed"), (-4, 3)),
+     (Encoding("bits", 8, "unsigned"), (0, 255))],
+)  # fmt: skip
+def test_range_of_an_encoding(encoding, ends):
+    assert (encoding.low, encoding.high) == ends
 
 
 def test_native_is_a_row_of_the_table():

@@ -12,6 +12,39 @@ CHANNEL_STEPS = ("bias", "mul", "add", "prelu")  # steps that read one value per
 
 
 @dataclass(frozen=True)
+class Encoding:
+    """How a tensor's numbers are held. `kind` is float32, int8, uint8 or bits; bits are planes of packed words.
+
+    With planes b_0 ... b_(n-1) the integer at an element is, by `levels`: "unsigned" sum 2^i b_i; "signed" the same with
+    the highest plane negative (two's complement); "bipolar" sum 2^i (2 b_i - 1), the odd numbers: n = 1 is -1 and +1.
+    """
+
+    kind: str = "float32"
+    bits: int = 32
+    levels: str = ""
+
+    @property
+    def low(self) -> int:
+        """The least integer of a `bits` encoding."""
+        return {"unsigned": 0, "signed": -(1 << (self.bits - 1)), "bipolar": 1 - (1 << self.bits)}[self.levels]
+
+    @property
+    def high(self) -> int:
+        """The greatest integer of a `bits` encoding."""
+        return (1 << (self.bits - 1)) - 1 if self.levels == "signed" else (1 << self.bits) - 1
+
+    def text(self) -> str:
+        """A word for reports."""
+        return f"{self.bits}-bit {self.levels}" if self.kind == "bits" else self.kind
+
+
+FLOAT32 = Encoding()
+INT8 = Encoding("int8", 8, "signed")
+UINT8 = Encoding("uint8", 8, "unsigned")
+BINARY = Encoding("bits", 1, "bipolar")
+
+
+@dataclass(frozen=True)
 class KernelSpec:
     """Loop extents and roles of one convolution or matrix product: the cache key of its kernel.
 
@@ -19,7 +52,9 @@ class KernelSpec:
     product (m, k) x (k, n) is the 1x1 convolution with w = m, c = k, oc = n. With a
     `w_shape` the right-hand side is a run-time operand (n, c, oc), row-major, declared as `w_shape`. `x_shape` and
     `y_shape` are the declared shapes of the other operands; of all of them only the row-major order of elements
-    matters. `pads` is (top, left, bottom, right).
+    matters. `pads` is (top, left, bottom, right), filled with `pad_value`, an integer of the activations' encoding.
+    `activation`, `weight` and `output` say how x, the weights and y are held; `dtype` is the type of what is not
+    encoded. With `threads` above 1 the outermost loop may run in parallel.
     """
 
     n: int
@@ -37,9 +72,12 @@ class KernelSpec:
     y_shape: tuple[int, ...]
     epilogue: tuple[Step, ...] = ()
     dtype: str = "float32"
-    activation_bits: int = 32
-    weight_bits: int = 32
+    activation: Encoding = FLOAT32
+    weight: Encoding = FLOAT32
+    output: Encoding = FLOAT32
+    pad_value: int = 0
     w_shape: tuple[int, ...] | None = None
+    threads: int = 1
 
     @property
     def weight_constant(self) -> bool:
@@ -78,8 +116,14 @@ class KernelSpec:
         steps = "+".join(step[0] for step in self.epilogue) or "none"
         return (
             f"{kind} {self.n}x{self.h}x{self.w}x{self.c} -> {self.oh}x{self.ow}x{self.oc} kernel {self.kh}x{self.kw}"
-            f" stride {self.stride[0]}x{self.stride[1]} groups {self.groups} {self.dtype} epilogue {steps}"
+            f" stride {self.stride[0]}x{self.stride[1]} groups {self.groups} {self._held()} epilogue {steps}"
         )
+
+    def _held(self) -> str:
+        """The encodings, or the element type where nothing is encoded."""
+        if self.activation == self.weight == self.output == FLOAT32:
+            return self.dtype
+        return f"{self.activation.text()} x {self.weight.text()} -> {self.output.text()}"
 
 
 @dataclass(frozen=True)

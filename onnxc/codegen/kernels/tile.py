@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from onnxc.codegen.kernels.spec import CHANNEL_STEPS, KernelSpec, Refusal, Schedule
+from onnxc.codegen.kernels.spec import CHANNEL_STEPS, FLOAT32, KernelSpec, Refusal, Schedule
 from onnxc.codegen.target import Target
 
 ACCUMULATOR_BYTES = 960  # TVM keeps a buffer of less than 1024 bytes on the stack, where LLVM turns it into registers
@@ -151,6 +151,12 @@ def _steps(spec: KernelSpec, steps: tuple, value, left: Iterator, channel, offse
 
 def check_float(rule: str, spec: KernelSpec) -> Refusal | None:
     """The refusal that all float32 families share."""
-    if (spec.dtype, spec.activation_bits, spec.weight_bits) != ("float32", 32, 32):
-        return Refusal(rule, f"takes float32 only, not {spec.dtype} with {spec.weight_bits}-bit weights")
+    if spec.dtype != "float32":
+        return Refusal(rule, f"takes float32 only, not {spec.dtype}")
+    held = {"activations": spec.activation, "weights": spec.weight, "outputs": spec.output}
+    for what, encoding in held.items():
+        if encoding != FLOAT32:
+            return Refusal(rule, f"takes float32 only, not {encoding.text()} {what}")
+    if spec.pad_value:
+        return Refusal(rule, f"pads with 0 only, not {spec.pad_value}")
     return None
