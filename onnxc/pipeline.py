@@ -140,7 +140,7 @@ class Pipeline:
                 bench.fit(work)
             if bench is not None and self.check == "data":
                 outputs = bench.outputs(work)
-                bench.hold(p.claim, outputs, work)
+                bench.hold(p.claim.at(_rounding(verified)), outputs, work)
                 row.error = bench.errors(outputs)
                 bench.last = outputs
         except Exception as e:
@@ -157,6 +157,14 @@ def sound(model: Model) -> Verified:
     except OnnxcError as e:
         _as_input(e, "the model as given is not sound: export it again")
         raise
+
+
+def _rounding(verified: Verified) -> float:
+    """The unit roundoff of the shortest float type that the model computes in."""
+    import onnx
+
+    units = {onnx.TensorProto.FLOAT16: 2.0**-11, onnx.TensorProto.BFLOAT16: 2.0**-8}
+    return max((units.get(kind, 0.0) for kind in set(verified.types.values())), default=0.0)
 
 
 def _as_input(e: OnnxcError, remedy: str) -> None:

@@ -348,7 +348,7 @@ def _name_nodes(model: Model) -> None:
     taken = set(model.tensors()) | model.reserved
     seen: set[str] = set()
     for node in model.nodes:
-        stem = node.name or (node.outputs[0].name if node.outputs else node.op)
+        stem = node.name or next((t.name for t in node.outputs if t.name), node.op)
         name, i = stem, 0
         while name in seen or (not node.name and name in taken and name != stem):
             i += 1

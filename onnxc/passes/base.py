@@ -41,6 +41,10 @@ class Claim:
     def TOLERANCE(atol: float, rtol: float) -> Claim:
         return Claim("tolerance", atol, rtol)
 
+    def at(self, unit: float) -> Claim:
+        """The claim for a model that computes with this unit roundoff: four of them may add up in any case."""
+        return self if self.kind == "lossy" or 4 * unit <= self.rtol else dataclasses.replace(self, rtol=4 * unit)
+
     def __str__(self) -> str:
         return f"±{self.rtol:g}" if self.kind == "tolerance" else self.kind
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxc.ir.errors import VerificationError
+from onnxc.ir.errors import Unsupported, VerificationError
 from onnxc.runtime.data import Data
 from onnxc.runtime.specs import check_feeds, input_specs
 
@@ -55,6 +55,13 @@ class Session:
         proto = _as_proto(model, load_external=bool(outputs))
         self.inputs = input_specs(proto)
         self.outputs = tuple(value.name for value in proto.graph.output)
+        for value in proto.graph.output:
+            if value.type.WhichOneof("value") not in (None, "tensor_type"):
+                found = value.type.WhichOneof("value").removesuffix("_type")
+                raise Unsupported(
+                    "this output is not compared", tensor=value.name, expected="a tensor", found=found,
+                    remedy="use --check shapes",
+                )  # fmt: skip
         extra, self._fixed = _split_requests(proto, outputs)
         self._given = {name for name in outputs if name in self.inputs}
         self._computed = {*self.outputs, *extra}
@@ -93,6 +100,11 @@ class Session:
             values = dict(zip(computed, self._session.run(computed, feeds))) if computed else {}
         except _ort_errors() as error:
             raise _verification_error("the model fails in ONNX Runtime", error) from error
+        except RuntimeError as error:  # types that ONNX Runtime and NumPy do not share: float8, bfloat16, 4 bits
+            text = str(error).strip().splitlines()[0]
+            raise Unsupported(
+                f"ONNX Runtime cannot exchange this type with NumPy: {text}", remedy="use --check shapes"
+            ) from error
         return {name: values[name] if name in values else self._fixed.get(name, feeds.get(name)) for name in names}
 
 

@@ -44,7 +44,10 @@ def input_specs(model: onnx.ModelProto) -> dict[str, TensorSpec]:
         tensor = value.type.tensor_type
         if kind != "tensor_type" or tensor.elem_type in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
             found = "a tensor of strings or of no type" if kind == "tensor_type" else str(kind)
-            raise Unsupported("this input cannot be fed", tensor=value.name, expected="a numeric tensor", found=found)
+            raise Unsupported(
+                "this input cannot be fed", tensor=value.name, expected="a numeric tensor", found=found,
+                remedy="use --check shapes",
+            )  # fmt: skip
         shape = tuple(_dim(dim) for dim in tensor.shape.dim) if tensor.HasField("shape") else None
         specs[value.name] = TensorSpec(shape, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     return specs
@@ -53,8 +56,8 @@ def input_specs(model: onnx.ModelProto) -> dict[str, TensorSpec]:
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
     kind = dim.WhichOneof("value")
     if kind == "dim_value":
-        # Some exporters write an unknown extent as 0 or -1.
-        return dim.dim_value if dim.dim_value > 0 else None
+        # Some exporters write an unknown extent as -1; 0 is what ONNX Runtime takes it for, no elements.
+        return dim.dim_value if dim.dim_value >= 0 else None
     return dim.dim_param or None if kind == "dim_param" else None
 
 
@@ -114,7 +117,7 @@ def random_feeds(
 
     A symbolic or unknown first axis takes `batch`; another symbol takes `sizes[symbol]`, an unknown axis
     `sizes["name[axis]"]`, else 64 in inputs of rank 4 and more (images) and 16 in others. Floats are standard normal,
-    32- and 64-bit integers lie in 0..3 (they are mostly indices), shorter ones in 0..127, booleans are even odds.
+    32- and 64-bit integers are 0 or 1 (they are mostly indices, masks and token types), shorter ones in 0..127, booleans are even odds.
 
     Sample i of an input depends on nothing but `seed`, its name, i and its shape, so it is the same in batches of any
     size and beside any other inputs. `first` is the number of the first sample.
@@ -146,9 +149,11 @@ def _draw(seed: tuple[int, ...], shape: tuple[int, ...], dtype: np.dtype, name: 
     if dtype.kind == "b":
         return np.asarray(rng.integers(0, 2, shape)).astype(dtype)
     if dtype.kind in "iu":
-        return np.asarray(rng.integers(0, 4 if dtype.itemsize >= 4 else 128, shape)).astype(dtype)
+        return np.asarray(rng.integers(0, 2 if dtype.itemsize >= 4 else 128, shape)).astype(dtype)
     if dtype.kind == "c":
         return np.asarray(rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype)
-    if dtype.kind == "f":
+    if dtype.kind == "f" or dtype.name.startswith(("bfloat", "float")):
         return np.asarray(rng.standard_normal(shape)).astype(dtype)
+    if dtype.name in ("int2", "uint2", "int4", "uint4"):
+        return np.asarray(rng.integers(0, 2, shape)).astype(dtype)
     raise BadData("no random data for this type", tensor=name, found=dtype, remedy="give --data")

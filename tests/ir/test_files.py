@@ -428,3 +428,22 @@ def test_two_tensors_of_one_name_fail_verification():
     model.constants()[names[0]].name = names[1]
     with pytest.raises(VerificationError, match="share a name"):
         verify(model)
+
+
+def test_nodes_without_name_and_first_output_are_named_apart():
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[3,1,2] x, float[1,12,2] w, float[1,12,4] r) => (float[1,1,4] h, float[1,1,4] k) {
+          , h = GRU <hidden_size = 4> (x, w, r)
+          , k = GRU <hidden_size = 4> (x, w, r)
+        }""")
+    names = [node.name for node in load(model).nodes]
+    assert len(set(names)) == 2 and all(names)
+
+
+@pytest.mark.parametrize("text", ["GroupNormalization <num_groups = 2> (x, s, s)", "MeanVarianceNormalization (x)"])
+def test_what_only_the_checks_of_onnx_refuse_is_sound(text):
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["" : 18]>
+        g (float[1,4,3,3] x, float[2] s) => (float[1,4,3,3] y) {{ y = {text} }}""")
+    assert verify(load(model)).analysis.shape("y") == (1, 4, 3, 3)

@@ -43,7 +43,7 @@ def evaluate(model: Model, node: gs.Node, inputs: Arrays) -> list[np.ndarray]:
     try:
         with np.errstate(all="ignore"):
             if f is not None and len(node.outputs) == 1:
-                return [f(node, inputs, model.opset)]
+                return [np.asarray(f(node, inputs, model.opset))]
             return _reference(model, node, inputs)
     except (ValueError, TypeError, IndexError, KeyError, ZeroDivisionError, OverflowError, AttributeError) as e:
         raise CannotFold(f"it does not evaluate: {str(e).splitlines()[0] if str(e) else type(e).__name__}") from None

@@ -65,9 +65,9 @@ class Composites:
             if maker.op == "HardSigmoid" and maker.inputs[0] is x and close(k, 1) and is_hard_swish(maker.attrs):
                 return e.model.opset >= 14 and _become(e, node, "HardSwish", [x], {})
             if maker.op == "Sigmoid" and close(k, 1) and (alpha := _scaled(e, maker.inputs[0], x)) is not None:
-                return self.has(e, "Swish", 24, node) and _become(
-                    e, node, "Swish", [x], {} if alpha == 1 else {"alpha": alpha}
-                )
+                # ONNX Runtime 1.32 has the operator at opset 24 and none for newer ones
+                attrs = {} if alpha == 1 else {"alpha": alpha}
+                return self.has(e, "Swish", 24, node) and e.model.opset == 24 and _become(e, node, "Swish", [x], attrs)
             if maker.op == "Add" and close(k, 0.5) and (kind := _gelu(e, maker, x)):
                 attrs = {"approximate": "tanh"} if kind == "tanh" else {}
                 return self.has(e, "Gelu", 20, node) and _become(e, node, "Gelu", [x], attrs)
