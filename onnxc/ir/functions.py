@@ -11,6 +11,8 @@ packed: uint8 [groups, bits]. Eight numbers of `bits` bits, 1 to 8, make one row
 number j of a row begins at bit 8·(j·bits // 8) + j·bits % 8. The width stands in the extent, so one body serves all.
 codebook: [rows, values]; the weight is cut into as many equal runs (leading axis first), each with a row of its own.
 HashedLookup takes [values]. shape: int64, of the result; numbers beyond it are padding.
+
+Functions that quantise activations stand in `quantisers`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from . import quantisers
 from .errors import Unsupported
 from .model import DOMAIN, Model
 
@@ -104,13 +107,14 @@ _BODIES = {
   picked = Gather(signed, place)
   y = Reshape(picked, shape) }}""",
 }
-NAMES = tuple(_BODIES)
+NAMES = (*_BODIES, *quantisers.INPUTS)
 
 
 @functools.cache
 def _parsed(name: str, opset: int) -> bytes:
     head = f'<opset_import: ["" : {opset}], domain: "{DOMAIN}">'
-    return onnx.parser.parse_function(f"{head} {_BODIES[name]}").SerializeToString()
+    text = _BODIES[name] if name in _BODIES else quantisers.body(name, opset)
+    return onnx.parser.parse_function(f"{head} {text}").SerializeToString()
 
 
 def function(name: str, opset: int) -> onnx.FunctionProto:
@@ -134,6 +138,23 @@ def declare(model: Model, name: str) -> None:
         raise Unsupported(f"the model has another function {DOMAIN}.{name}", remedy="rename that function")
     model.functions[DOMAIN, name] = ours
     model.opsets[DOMAIN] = VERSION
+
+
+def call(
+    model: Model, name: str, inputs: list, outputs: list | None = None, *, stem: str = "", before: gs.Node | None = None
+) -> gs.Node:
+    """A node that calls the function `name`, declared where the model has it not yet; arrays become initialisers."""
+    declare(model, name)
+    given = [
+        t if isinstance(t, gs.Tensor) else model.constant(f"{stem or name}_in{i}", np.asarray(t))
+        for i, t in enumerate(inputs)
+    ]
+    return model.node(name, given, outputs, name=stem or name, domain=DOMAIN, before=before)
+
+
+def calls(node: gs.Node, *names: str) -> bool:
+    """Whether `node` calls one of these functions (any of ours, where none is named)."""
+    return node.domain == DOMAIN and node.op in (names or NAMES)
 
 
 def lookup(model: Model, stem: str, indices: np.ndarray, codebook: np.ndarray | gs.Constant, bits: int) -> gs.Variable:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .analysis import STANDARD
-from .functions import is_lookup, weight_bits
+from .functions import calls, is_lookup, weight_bits
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def number_bits(t: gs.Variable | gs.Constant, types: dict[str, int] | None = Non
     """Bits of the numbers that `t` carries, seen through DequantizeLinear and the operators that only move them.
 
     An initialiser has those of its dtype; a float tensor that DequantizeLinear makes has those of the stored integers,
-    one that a Lookup makes those of the packed indices.
+    one that a Lookup makes those of the packed indices, one that a quantiser makes those that its levels need.
     """
     for _ in range(64):
         if isinstance(t, gs.Constant):
@@ -65,6 +65,8 @@ def number_bits(t: gs.Variable | gs.Constant, types: dict[str, int] | None = Non
         maker = t.inputs[0] if t.inputs else None
         if maker is not None and is_lookup(maker):
             return weight_bits(maker)
+        if maker is not None and (bits := activation_bits(maker)):
+            return bits
         if maker is None or maker.domain not in STANDARD:
             break
         if maker.op == "QuantizeLinear":
@@ -77,4 +79,18 @@ def number_bits(t: gs.Variable | gs.Constant, types: dict[str, int] | None = Non
     return {2: 8, 3: 8, 4: 16, 5: 16, 9: 8, 10: 16, 16: 16, 21: 4, 22: 4}.get(kind, 32) if kind else 32
 
 
-_MOVES = {"DequantizeLinear", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "MaxPool", "Slice"}
+def activation_bits(node: gs.Node) -> int | None:
+    """Bits that the result of a quantiser of domain ai.onnxc needs, one for each plane of +-1; None for other nodes."""
+    if calls(node, "Binarize"):
+        return 1
+    if calls(node, "ResidualBinarize", "DynamicResidualBinarize") and isinstance(node.inputs[1], gs.Constant):
+        return int(np.count_nonzero(node.inputs[1].values)) or 1
+    if calls(node, "Quantize") and all(isinstance(t, gs.Constant) for t in node.inputs[2:4]):
+        low, high = (float(t.values.item()) for t in node.inputs[2:4])
+        return max(1, int(high - low).bit_length())
+    return None
+
+
+_MOVES = {
+    "DequantizeLinear", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "MaxPool", "Slice", "Pad",
+}  # fmt: skip
