@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
+from . import qonnx
 from .errors import BadModel
 from .model import CAPTURED, Model, read_only, stable_topological_order
 
@@ -143,6 +144,7 @@ def _from_proto(proto: onnx.ModelProto, folder: Path | None) -> Model:
         reserved=_inner_names(graph),
     )
     _name_nodes(model)
+    qonnx.attach(model)
     return model
 
 
