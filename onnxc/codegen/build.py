@@ -1,4 +1,4 @@
-"""From kernels, plan and weights to files: C sources, one object each, shared and static library, header, example.
+"""From programs and weights to files: C sources, one object each, shared and static library, header, example.
 
 Everything is made with relative names inside one folder, so that no path enters a library.
 """
@@ -6,52 +6,56 @@ Everything is made with relative names inside one folder, so that no path enters
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from onnxc.codegen import cexample, csource
 from onnxc.codegen.arena import aligned
-from onnxc.codegen.plan import Plan
-from onnxc.codegen.static import StaticModel
+from onnxc.codegen.cheader import Interface, header
+from onnxc.codegen.csource import Layout, head_bytes
+from onnxc.codegen.program import Program
 from onnxc.codegen.target import Target
-from onnxc.codegen.weights import SCRATCH_BYTES, Weights
+from onnxc.codegen.weights import Weights
+from onnxc.coding.native import SCRATCH
 from onnxc.ir.errors import MissingTool
 from onnxc.runtime.emulate import build_program, run_tool
-from onnxc.runtime.toolchain import Linker
+from onnxc.runtime.toolchain import Linker, Toolchain
 
 C_DIR = Path(__file__).parent.parent / "runtime" / "c"
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
+# Names of the parts, which a library bears under its own name: two libraries in one program share nothing.
+_SYMBOLS = {
+    "decode": ("onnxc_decode", "onnxc_decode_slab"),
+    "pool": ("onnxc_pool_start", "onnxc_pool_run", "onnxc_pool_barrier", "onnxc_pool_stop"),
+}
 
 
-@dataclass(frozen=True)
-class Layout:
-    """The arena, in bytes from its start: handle, decoded weights, then buffers, over the decoder's scratch memory."""
-
-    decoded: int
-    buffers: int
-    total: int
-
-
-def lay_out_arena(plan: Plan, workspaces: dict[str, int], weights: Weights) -> Layout:
-    """Settles `plan` in an arena. Scratch memory is needed before the first run only, so buffers may lie over it."""
-    decoded = csource.HEAD
+def lay_out_arena(programs: Sequence[Program], weights: Weights, threads: int) -> Layout:
+    """Settles the plans in one arena. Scratch memory is needed before the first run only, so buffers may lie over it."""
+    decoded = head_bytes(threads)
     buffers = decoded + weights.decoded_bytes
-    plan.settle(workspaces, buffers)
-    scratch = aligned(SCRATCH_BYTES) if weights.segments else 0
-    return Layout(decoded, buffers, buffers + max(plan.arena, scratch))
+    for program in programs:
+        workspaces = {name: function.workspace for name, function in program.compiled.items()}
+        program.plan.settle(workspaces, buffers)
+    scratch = aligned(SCRATCH) if weights.segments else 0
+    return Layout(decoded, buffers, buffers + max(scratch, *(program.plan.arena for program in programs)))
 
 
 def write_sources(
-    work: Path, name: str, static: StaticModel, plan: Plan, weights: Weights, layout: Layout, goal: Target
-):
-    """Writes C sources, weights, header and example into `work`. Returns the Interface."""
-    face = csource.Interface(name, tuple(static.inputs), tuple(static.outputs), layout.total)
-    chain = goal.toolchain
+    work: Path,
+    face: Interface,
+    programs: Sequence[Program],
+    weights: Weights,
+    layout: Layout,
+    targets: Sequence[Target],
+) -> None:
+    """Writes C sources, weights, header and example into `work`."""
+    name, chain = face.name, targets[0].toolchain
     texts = {
-        f"{name}.h": csource.header(face),
-        f"{name}.c": csource.source(face, plan, weights, layout.decoded, layout.buffers),
+        f"{name}.h": header(face),
+        f"{name}.c": csource.source(face, programs, weights, layout, targets),
         "weights.S": csource.weights_source(name, "weights.bin", chain.name),
-        "exports.map": csource.exports(name),
+        "exports.map": csource.exports(face),
         "example/main.c": cexample.main_source(face),
         "example/CMakeLists.txt": cexample.cmake(face, chain),
     }
@@ -60,32 +64,38 @@ def write_sources(
     (work / "example").mkdir()
     for file, text in texts.items():
         (work / file).write_text(text, encoding="ascii")
-    if weights.segments:
-        for file in ("decode.c", "decode.h"):
-            shutil.copy(C_DIR / file, work / file)
+    for part in own_parts(face, weights):
+        for suffix in ("c", "h"):
+            shutil.copy(C_DIR / f"{part}.{suffix}", work)
     with open(work / "weights.bin", "wb") as file:
         for chunk in weights.chunks():
             file.write(chunk)
-    return face
 
 
-def link(work: Path, name: str, goal: Target, linker: Linker, coded: bool) -> list[str]:
-    """Makes the libraries in `work` from its sources and kernels.o. Returns their names, the one to load first.
+def own_parts(face: Interface, weights: Weights) -> tuple[str, ...]:
+    """The files of runtime/c that a library takes in."""
+    return (*(["decode"] if weights.segments else []), *(["pool"] if face.threads > 1 else []))
+
+
+def link(
+    work: Path, name: str, chain: Toolchain, linker: Linker, kernels: list[str], parts: Sequence[str]
+) -> list[str]:
+    """Makes the libraries in `work` from its sources and the objects `kernels`. Returns their names, the one to load first.
 
     Raises Unsupported where the kernels need a function that libc and libm lack, MissingTool for any other failure.
     """
-    chain, cc = goal.toolchain, linker.command()
+    cc = linker.command()
     flags = ["-std=c99", "-O2", "-g0", *(["-fPIC"] if "so" in chain.libraries else [])]
-    objects = ["kernels.o", f"{name}.o", "weights.o"]
-    run_tool([*cc, *flags, *WARNINGS, "-c", f"{name}.c", "-o", f"{name}.o"], work)
+    threads = ["-pthread"] if "pool" in parts else []
+    own = [f"-D{symbol}={symbol.replace('onnxc', name, 1)}" for part in parts for symbol in _SYMBOLS[part]]
+    run_tool([*cc, *flags, *WARNINGS, *threads, *own, "-c", f"{name}.c", "-o", f"{name}.o"], work)
     run_tool([*cc, "-c", "weights.S", "-o", "weights.o"], work)
-    if coded:
-        own = [f"-Donnxc_decode={name}_decode", f"-Donnxc_decode_slab={name}_decode_slab"]
-        run_tool([*cc, *flags, *own, "-c", "decode.c", "-o", "decode.o"], work)
-        objects.append("decode.o")
+    for part in parts:
+        run_tool([*cc, *flags, *threads, *own, "-c", f"{part}.c", "-o", f"{part}.o"], work)
+    objects = [*kernels, f"{name}.o", "weights.o", *(f"{part}.o" for part in parts)]
     made = []
     if "so" in chain.libraries:
-        options = ["-shared", "-s", "-Wl,--build-id=none", "-Wl,-z,defs", "-Wl,-z,noexecstack"]
+        options = ["-shared", "-s", "-Wl,--build-id=none", "-Wl,-z,defs", "-Wl,-z,noexecstack", *threads]
         options += ["-Wl,--version-script=exports.map"]
         run_tool([*cc, *options, *objects, "-lm", "-o", f"lib{name}.so"], work)
         made.append(f"lib{name}.so")
@@ -94,12 +104,11 @@ def link(work: Path, name: str, goal: Target, linker: Linker, coded: bool) -> li
     return made
 
 
-def check_static(work: Path, name: str, goal: Target, program: bool) -> list[str]:
+def check_static(work: Path, name: str, chain: Toolchain, program: bool) -> list[str]:
     """Links the example program; its name if it is wanted. Where there is no shared library this shows missing functions.
 
     A program that does not fit the example's board is no reason to refuse a library: then only `program` raises.
     """
-    chain = goal.toolchain
     file = f"run_{name}{chain.suffix}"
     if not program and "so" in chain.libraries:
         return []

@@ -5,32 +5,42 @@ main.c is portable C and C++: static memory, files by stdio, on bare metal throu
 
 from __future__ import annotations
 
-from onnxc.codegen.csource import Interface
+from onnxc.codegen.cheader import Interface
 from onnxc.runtime.toolchain import ZIG, Toolchain
 
 
 def main_source(face: Interface) -> str:
     """`main.c`."""
-    n = face.name
-    buffers, reads, writes, ins, outs = [], [], [], [], []
-    for i in range(len(face.inputs)):
-        buffers.append(f"static char input{i}[NET_INPUT{i}_BYTES + !NET_INPUT{i}_BYTES] ALIGNED;")
-        reads.append(f"fread(input{i}, 1, NET_INPUT{i}_BYTES, file) == NET_INPUT{i}_BYTES && ")
-        ins.append(f"input{i}")
-    for i in range(len(face.outputs)):
-        buffers.append(f"static char output{i}[NET_OUTPUT{i}_BYTES + !NET_OUTPUT{i}_BYTES] ALIGNED;")
-        writes.append(f"fwrite(output{i}, 1, NET_OUTPUT{i}_BYTES, file) == NET_OUTPUT{i}_BYTES && ")
-        outs.append(f"output{i}")
+    n, several = face.name, len(face.shapes) > 1
+    buffers = []
+    for kind, tensors in (("INPUT", face.inputs), ("OUTPUT", face.outputs)):
+        low = kind.lower()
+        for i in range(len(tensors)):
+            buffers.append(f"static char {low}{i}[NET_{kind}{i}_BYTES + !NET_{kind}{i}_BYTES] ALIGNED;")
+        names = ", ".join(f"{low}{i}" for i in range(len(tensors))) or "0"
+        buffers.append(f"static char *const {low}s[] = {{{names}}};")
     text = _MAIN.replace("@buffers@", "\n".join(buffers))
-    text = text.replace("@reads@", "".join(reads)).replace("@writes@", "".join(writes))
-    text = text.replace("@inputs@", ", ".join(ins) or "0").replace("@outputs@", ", ".join(outs))
+    for mark, part in _SHAPES.items():
+        text = text.replace(mark, part[several])
     return text.replace("NET_", f"{n.upper()}_").replace("net_", f"{n}_").replace("@name@", n)
 
 
-_MAIN = """/* main.c: runs the model @name@. Made by onnxc; copy it before you change it.
+# what differs with one shape and with several
+_SHAPES = {
+    "@shape@": ("", " [SHAPE]"),
+    "@variable@": ("", "static int shape;\n"),
+    "@input@": ("net_input(i)", "net_input_of(shape, i)"),
+    "@output@": ("net_output(i)", "net_output_of(shape, i)"),
+    "@number@": ("", "  shape = argc > 5 ? atoi(argv[5]) : 0;\n"
+                     "  if (shape < 0 || shape >= NET_SHAPES) return fail(\"there is no such shape\");\n"),
+    "@select@": ("", "  if (status == NET_OK) status = net_select(arena, shape);\n"),
+}  # fmt: skip
+
+_MAIN = r"""/* main.c: runs the model @name@. Made by onnxc; copy it before you change it.
  *
  *   run_@name@                  zeros in; the first bytes of each output
- *   run_@name@ IN OUT [RUNS]    IN holds the bytes of all inputs, one after the other; OUT gets those of the outputs
+ *   run_@name@ IN OUT [RUNS [THREADS@shape@]]
+ *       IN holds the bytes of all inputs, one after the other; OUT gets those of the outputs
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,7 +52,7 @@ _MAIN = """/* main.c: runs the model @name@. Made by onnxc; copy it before you c
 
 static char arena[NET_ARENA_BYTES] ALIGNED;
 @buffers@
-
+@variable@
 static double seconds(void) {
 #ifdef TIME_UTC
   struct timespec now;
@@ -54,52 +64,56 @@ static double seconds(void) {
 }
 
 static int fail(const char *what) {
-  fprintf(stderr, "run_@name@: %s\\n", what);
+  fprintf(stderr, "run_@name@: %s\n", what);
   return 1;
 }
 
 static int read_inputs(const char *path) {
   FILE *file = fopen(path, "rb");
-  int good = file && @reads@1;
+  int good = file != NULL, i;
+  for (i = 0; i < NET_INPUTS && good; i++) good = fread(inputs[i], 1, @input@->bytes, file) == @input@->bytes;
   if (file) fclose(file);
   return good;
 }
 
 static int write_outputs(const char *path) {
   FILE *file = fopen(path, "wb");
-  int good = file && @writes@1;
+  int good = file != NULL, i;
+  for (i = 0; i < NET_OUTPUTS && good; i++) good = fwrite(outputs[i], 1, @output@->bytes, file) == @output@->bytes;
   return file && fclose(file) == 0 && good;
 }
 
-static void show(void *const *outputs) {
+static void show(void) {
   int i, j;
   for (i = 0; i < NET_OUTPUTS; i++) {
-    const net_tensor *tensor = net_output(i);
+    const net_tensor *tensor = @output@;
     printf("%s %s:", tensor->name, tensor->type);
     for (j = 0; j < 16 && (size_t)j < tensor->bytes; j++) printf(" %02x", ((const unsigned char *)outputs[i])[j]);
-    printf("\\n");
+    printf("\n");
   }
 }
 
 int main(int argc, char **argv) {
-  const void *inputs[] = {@inputs@};
-  void *outputs[] = {@outputs@};
-  long runs = argc > 3 ? strtol(argv[3], NULL, 10) : 1, i;
+  const void *in[NET_INPUTS + 1];
+  void *out[NET_OUTPUTS + 1];
+  long runs = argc > 3 ? strtol(argv[3], NULL, 10) : 1, n;
   double start;
-  int status;
-  if (argc == 2 || runs < 1) return fail("usage: run_@name@ [IN OUT [RUNS]]");
+  int status, i;
+  if (argc == 2 || runs < 1) return fail("usage: run_@name@ [IN OUT [RUNS [THREADS@shape@]]]");
+@number@  for (i = 0; i < NET_INPUTS; i++) in[i] = inputs[i];
+  for (i = 0; i < NET_OUTPUTS; i++) out[i] = outputs[i];
   if (argc > 2 && !read_inputs(argv[1])) return fail("cannot read the inputs");
-  status = net_init_checked(arena, sizeof arena, 1);
-  if (status != NET_OK) return fail(net_status_text(status));
+  status = net_init_checked(arena, sizeof arena, argc > 4 ? atoi(argv[4]) : NET_THREADS);
+@select@  if (status != NET_OK) return fail(net_status_text(status));
   start = seconds();
-  for (i = 0; i < runs; i++) {
-    status = net_run(arena, inputs, outputs);
+  for (n = 0; n < runs; n++) {
+    status = net_run(arena, in, out);
     if (status != NET_OK) return fail(net_status_text(status));
   }
-  printf("seconds per run: %.9f\\n", (seconds() - start) / (double)runs);
+  printf("seconds per run: %.9f\n", (seconds() - start) / (double)runs);
   net_free(arena);
   if (argc > 2 && !write_outputs(argv[2])) return fail("cannot write the outputs");
-  if (argc <= 2) show(outputs);
+  if (argc <= 2) show();
   return 0;
 }
 """
@@ -107,8 +121,11 @@ int main(int argc, char **argv) {
 
 def cmake(face: Interface, chain: Toolchain) -> str:
     """`CMakeLists.txt`: builds main.c with the static library beside it, for the library's own machine."""
+    threads = ("find_package(Threads REQUIRED)\n", " Threads::Threads") if face.threads > 1 else ("", "")
     return (
         _CMAKE.replace("@cross@", _cross(chain))
+        .replace("@find@", threads[0])
+        .replace("@threads@", threads[1])
         .replace("@more@", " startup.c" if chain.bare else "")
         .replace("@end@", _BARE_CMAKE if chain.bare else "")
         .replace("@suffix@", chain.suffix)
@@ -143,12 +160,12 @@ def _cross(chain: Toolchain) -> str:
 _CMAKE = """# Builds run_@name@. Made by onnxc.
 cmake_minimum_required(VERSION 3.13)
 @cross@project(@name@ C)
-
+@find@
 add_executable(run_@name@ main.c@more@)
 set_target_properties(run_@name@ PROPERTIES SUFFIX "@suffix@" C_STANDARD 11)
 target_compile_options(run_@name@ PRIVATE -O2 -Wall -Wextra)
 target_include_directories(run_@name@ PRIVATE ..)
-target_link_libraries(run_@name@ PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/../lib@name@.a m)
+target_link_libraries(run_@name@ PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/../lib@name@.a m@threads@)
 @end@"""
 
 _BARE_CMAKE = """target_link_options(run_@name@ PRIVATE --specs=rdimon.specs -Wl,-z,noexecstack -T ${CMAKE_CURRENT_SOURCE_DIR}/board.ld)

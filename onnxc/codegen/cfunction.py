@@ -158,9 +158,7 @@ class _Body:
             body, top = self._hoist(stmt.body, offset)
             kind = tirx.ForKind.SERIAL if self._parallel(stmt) else stmt.kind
             if not body.same_as(stmt.body) or kind != stmt.kind:
-                stmt = tirx.For(
-                    stmt.loop_var, stmt.min, stmt.extent, kind, body, stmt.thread_binding, stmt.annotations
-                )
+                stmt = tirx.For(stmt.loop_var, stmt.min, stmt.extent, kind, body, stmt.thread_binding, stmt.annotations)
             return stmt, top
         if isinstance(stmt, tirx.AttrStmt):
             body, top = self._hoist(stmt.body, offset)

@@ -8,37 +8,37 @@ import os
 import re
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
 from onnxc import __version__
-from onnxc.codegen import csource
-from onnxc.codegen.build import check_static, lay_out_arena, link, write_sources
-from onnxc.codegen.kernels import generic
-from onnxc.codegen.lower import lower
-from onnxc.codegen.plan import Plan, make_plan
+from onnxc.codegen.build import check_static, lay_out_arena, link, own_parts, write_sources
+from onnxc.codegen.cheader import C_TYPES, Interface, tensor_bytes
+from onnxc.codegen.cpick import by_demand
+from onnxc.codegen.program import Program, compile_program, lower_program
 from onnxc.codegen.static import StaticModel, make_static
 from onnxc.codegen.target import Target, resolve
-from onnxc.codegen.tvm_api import compile_functions, finish, name_of, tvm_modules
-from onnxc.codegen.weights import lay_out
+from onnxc.codegen.weights import gather, lay_out
 from onnxc.coding.array import encode
 from onnxc.ir.errors import BadOption, Unsupported
 from onnxc.ir.model import Model, load
 from onnxc.runtime.library import Library
+
+MOST_THREADS = 64  # ONNXC_POOL_MOST of runtime/c/pool.h
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class CompileReport:
     """What a compilation did.
 
-    `kernels`: a row per convolution or matrix product (node, spec, macs, kernel, schedule, function,
-    refused). `fallbacks`: a row
-    per function that TVM's own legalisation made (function, calls). `live_bytes` is what tensors and workspaces take at the
-    busiest call, which no arena can undercut; `weights_bytes` what the library holds. Bytes are bytes; `seconds` wall time.
+    `kernels`: a row per convolution or matrix product (node, spec, macs, kernel, schedule, function, refused), and with
+    several shapes or instruction sets their `program`. `fallbacks`: a row per function that TVM's own legalisation made
+    (function, calls). `live_bytes` is what tensors and workspaces take at the busiest call, which no arena can undercut;
+    `weights_bytes` what the library holds. Bytes are bytes; `seconds` wall time.
     """
 
     name: str
@@ -65,7 +65,7 @@ def compile_model(
     *,
     name: str,
     target: str = "native",
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    shapes: Shapes | Sequence[Shapes] | None = None,
     threads: int = 1,
     weights: str = "raw",
     program: bool = False,
@@ -74,52 +74,87 @@ def compile_model(
     """Compiles a model into `out_dir`: `lib<name>.so`, `lib<name>.a`, `<name>.h`, `manifest.json`, `example/`.
 
     `model_proto` is an onnx.ModelProto, or anything whose `to_proto()` returns one. `shapes` gives static shapes of
-    inputs with symbolic dimensions; a symbolic first dimension is 1 unless given. `weights` "coded" entropy-codes them;
-    init decodes. `program` makes a static command-line program too. `progress(stage, share)` is told of each stage.
-    Files are written beside their places and renamed, the manifest last.
+    inputs with symbolic dimensions; a symbolic first dimension is 1 unless given. A list of such makes a library for all
+    of them, and targets joined by "/" one that picks its instruction set at init. `threads` is the most that a handle may
+    have. `weights` "coded" entropy-codes them; init decodes. `program` makes a static command-line program too.
+    `progress(stage, share)` is told of each stage. Files are written beside their places and renamed, the manifest last.
 
-    Raises BadOption (name, shapes, target), Unsupported (an operator, more than one thread), MissingTool (TVM or the C
-    compiler). Two runs give the same bytes.
+    Raises BadOption (name, shapes, target, threads), Unsupported (an operator, threads without an operating system),
+    MissingTool (TVM or the C compiler). Two runs give the same bytes.
     """
     started = time.perf_counter()
     tell = progress or (lambda stage, share: None)
-    _check_options(name, threads, weights)
-    goal = resolve(target)
-    linker = goal.toolchain.linker()
+    targets = by_demand([resolve(part) for part in target.split("/")])
+    chain = targets[0].toolchain
+    _check_options(name, threads, weights, targets[0])
+    linker = chain.linker()
     tell("shapes", 0.0)
     proto = model_proto.to_proto() if hasattr(model_proto, "to_proto") else model_proto
     if not isinstance(proto, onnx.ModelProto):
         raise BadOption("compile_model takes a ModelProto or a Model", found=type(model_proto).__name__)
-    static = make_static(proto, shapes)
-    _check_types(static)
+    statics = _statics(proto, shapes)
     tell("lower", 0.1)
-    lowered = lower(static, goal)
-    module = finish(lowered.module, goal)
-    plan = make_plan(module["main"], lowered.inputs, lowered.arrays)
-    functions = _functions(module, plan, name, goal)
-    stored = lay_out(plan.weights, encode if weights == "coded" else None)
+    pairs = [(goal, static) for goal in targets for static in statics]
+    prefixes = [f"{name}_{i}" for i in range(len(pairs))] if len(pairs) > 1 else [name]
+    programs = [lower_program(static, goal, threads, prefix) for (goal, static), prefix in zip(pairs, prefixes)]
+    arrays, numbers = gather([made.arrays for made in programs])
+    for made, own in zip(programs, numbers):
+        made.renumber(own)
+    stored = lay_out(arrays, encode if weights == "coded" else None)
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=out) as folder:
         tell("kernels", 0.3)
         work = Path(folder)
-        workspaces = compile_functions(functions, goal, work / "kernels.o")
+        objects = [f"kernels{i}.o" for i in range(len(programs))]
+        for made, file in zip(programs, objects):
+            compile_program(made, threads, work / file)
         tell("link", 0.8)
-        layout = lay_out_arena(plan, workspaces, stored)
-        face = write_sources(work, name, static, plan, stored, layout, goal)
-        libraries = link(work, name, goal, linker, bool(stored.segments))
-        programs = check_static(work, name, goal, program)
-        manifest = _manifest(face, goal, libraries, lowered.kernels, digest(proto), weights)
+        layout = lay_out_arena(programs, stored, threads)
+        both = tuple((tuple(static.inputs), tuple(static.outputs)) for static in statics)
+        face = Interface(name, both, layout.total, threads, tuple(goal.name for goal in targets))
+        write_sources(work, face, programs, stored, layout, targets)
+        libraries = link(work, name, chain, linker, objects, own_parts(face, stored))
+        binaries = check_static(work, name, chain, program)
+        kernels = _kernels(programs)
+        manifest = _manifest(face, targets, libraries, kernels, digest(proto), weights)
         (work / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        _move(work, out, [*libraries, *programs, f"{name}.h"])
+        _move(work, out, [*libraries, *binaries, f"{name}.h"])
     tell("done", 1.0)
     files = [libraries[0], f"{name}.h", "manifest.json"]
     library, header, manifest_path = (out / file for file in files)
+    fallbacks = tuple(row for made in programs for row in made.fallbacks)
+    live = max(made.plan.live for made in programs)
     return CompileReport(
-        name, target, str(library), str(header), str(manifest_path), tuple(lowered.kernels),
-        tuple(_fallbacks(plan, name)), face.arena_bytes, plan.live, stored.flash_bytes, library.stat().st_size,
-        time.perf_counter() - started,
+        name, target, str(library), str(header), str(manifest_path), kernels, fallbacks, face.arena_bytes, live,
+        stored.flash_bytes, library.stat().st_size, time.perf_counter() - started,
     )  # fmt: skip
+
+
+def _statics(proto: onnx.ModelProto, shapes: Shapes | Sequence[Shapes] | None) -> list[StaticModel]:
+    """A static model for each of the shapes. Raises BadOption where two of them are the same."""
+    wanted = [shapes] if shapes is None or isinstance(shapes, Mapping) else list(shapes)
+    if not wanted:
+        raise BadOption("there is no shape to compile for", remedy="give one, or leave shapes out")
+    statics = [make_static(proto, one) for one in wanted]
+    for static in statics:
+        _check_types(static)
+    for i, static in enumerate(statics):
+        if any(static.inputs == other.inputs for other in statics[:i]):
+            text = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape, _ in static.inputs)
+            raise BadOption("two shapes of the library are the same", found=text)
+    return statics
+
+
+def _kernels(programs: list[Program]) -> tuple[dict, ...]:
+    """The kernels of all programs; with several, each row says of which."""
+    if len(programs) == 1:
+        return programs[0].kernels
+    rows = []
+    for made in programs:
+        text = ", ".join("x".join(map(str, shape)) for _, shape, _ in made.static.inputs)
+        rows += [row | {"program": f"{made.target.name} {text}"} for row in made.kernels]
+    return tuple(rows)
 
 
 def compile(
@@ -128,8 +163,9 @@ def compile(
     *,
     name: str = "model",
     target: str = "native",
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    shapes: Shapes | Sequence[Shapes] | None = None,
     threads: int = 1,
+    weights: str = "raw",
 ) -> Library:
     """Compiles a model for this machine and loads it: NumPy in, NumPy out.
 
@@ -141,11 +177,12 @@ def compile(
     that this machine cannot load.
     """
     source = model if isinstance(model, Model) else load(model)
+    options = {"name": name, "target": target, "shapes": shapes, "threads": threads, "weights": weights}
     if out is not None:
-        compile_model(source, out, name=name, target=target, shapes=shapes, threads=threads)
+        compile_model(source, out, **options)
         return Library(out)
     with tempfile.TemporaryDirectory(prefix="onnxc-") as folder:  # a loaded library needs its file no longer
-        compile_model(source, folder, name=name, target=target, shapes=shapes, threads=threads)
+        compile_model(source, folder, **options)
         return Library(folder)
 
 
@@ -168,58 +205,34 @@ def digest(proto: onnx.ModelProto) -> str:
     return found.hexdigest()
 
 
-def _check_options(name: str, threads: int, weights: str) -> None:
+def _check_options(name: str, threads: int, weights: str, goal: Target) -> None:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise BadOption(f"{name!r} cannot name a C library", remedy="use letters, digits and underscores")
     if weights not in ("raw", "coded"):
         raise BadOption("there are no such weights", expected="raw or coded", found=weights)
-    if threads != 1:
-        raise Unsupported(
-            f"a library that runs one call on {threads} threads",
-            remedy="use threads=1 and run several handles at once, one a thread",
-        )
+    if not 1 <= threads <= MOST_THREADS:
+        raise BadOption("threads do not fit", expected=f"1 to {MOST_THREADS}", found=threads)
+    if threads > 1 and not goal.toolchain.machine:
+        raise Unsupported(f"{threads} threads on {goal.name}, which has none", remedy="use threads=1")
 
 
 def _check_types(static: StaticModel) -> None:
     for name, _, dtype in [*static.inputs, *static.outputs]:
-        if dtype not in csource.C_TYPES:
+        if dtype not in C_TYPES:
             raise Unsupported(f"element type {dtype} in a C interface", tensor=name, remedy="cast it to float32")
 
 
-def _functions(module, plan: Plan, name: str, goal: Target) -> dict[str, object]:
-    """The functions that the plan calls, under names that two libraries do not share; renames them in the plan."""
-    prim = {name_of(var): f for var, f in module.functions_items() if isinstance(f, tvm_modules().tirx.PrimFunc)}
-    wanted = {}
-    for i, (function, places) in enumerate(plan.calls):
-        wanted[f"{name}_{function}"] = prim[function]
-        plan.calls[i] = (f"{name}_{function}", places)
-    for function, body in wanted.items():
-        if function.startswith(f"{name}_kernel"):
-            continue
-        text = body.script()
-        if "call_packed" in text or "call_cpacked" in text:
-            raise Unsupported(
-                f"{function.removeprefix(name + '_')} needs TVM's runtime",
-                remedy="compile the part of the model without this operator",
-            )
-        wanted[function] = generic.schedule(body, goal)
-    return dict(sorted(wanted.items()))
-
-
-def _fallbacks(plan: Plan, name: str) -> list[dict]:
-    count = Counter(function.removeprefix(f"{name}_") for function, _ in plan.calls)
-    return [{"function": f, "calls": n} for f, n in sorted(count.items()) if not re.fullmatch(r"kernel\d+", f)]
-
-
 def _manifest(
-    face: csource.Interface, goal: Target, libraries: list[str], kernels: list[dict], source: str, weights: str
+    face: Interface, targets: list[Target], libraries: list[str], kernels: tuple[dict, ...], source: str, weights: str
 ) -> dict:
     """What a program has to know of a library; docs/libraries.md explains the fields."""
 
     def rows(tensors: tuple) -> list[dict]:
-        return [{"name": n, "shape": list(shape), "dtype": dtype, "bytes": csource.tensor_bytes((n, shape, dtype))}
+        return [{"name": n, "shape": list(shape), "dtype": dtype, "bytes": tensor_bytes((n, shape, dtype))}
                 for n, shape, dtype in tensors]  # fmt: skip
 
+    goal = targets[0]
+    keys = ("node", "spec", "macs", "schedule", "program")
     return {
         "format": 1,
         "onnxc": __version__,
@@ -227,14 +240,16 @@ def _manifest(
         "library": libraries[0],
         "libraries": libraries,
         "header": f"{face.name}.h",
-        "target": goal.name,
+        "target": "/".join(face.machines),
         "toolchain": goal.chain,
         "needs": list(goal.needs),
         "cpu": dict(goal.tvm).get("mcpu"),
         "weights": weights,
+        "threads": face.threads,
         "arena_bytes": face.arena_bytes,
         "model_sha256": source,
         "inputs": rows(face.inputs),
         "outputs": rows(face.outputs),
-        "kernels": [{key: row[key] for key in ("node", "spec", "macs", "schedule")} for row in kernels],
+        "shapes": [{"inputs": rows(inputs), "outputs": rows(outputs)} for inputs, outputs in face.shapes],
+        "kernels": [{key: row[key] for key in keys if key in row} for row in kernels],
     }

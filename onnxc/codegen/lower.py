@@ -8,7 +8,7 @@ the other. Convolutions make (n, h, w, c); operators with a rule in `layout` fol
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from onnxc.codegen.tvm_api import name_of, tvm_modules
 from onnxc.ir.errors import Unsupported
 
 FIRST, LAST = "nchw", "nhwc"
+WORTH_SHARING = 50_000  # multiply-adds: some microseconds, what a barrier between threads takes
 
 
 @dataclass
@@ -34,16 +35,16 @@ class Lowered:
     kernels: list[dict] = field(default_factory=list)
 
 
-def lower(model: StaticModel, target: Target) -> Lowered:
-    """Imports `model` and rewrites it. Raises Unsupported for what TVM cannot import."""
-    return _Lowering(model, target).run()
+def lower(model: StaticModel, target: Target, threads: int = 1) -> Lowered:
+    """Imports `model` and rewrites it for at most `threads` threads. Raises Unsupported for what TVM cannot import."""
+    return _Lowering(model, target, threads).run()
 
 
 class _Lowering:
     """State of one walk. `values`: original variable -> {layout: new expression}."""
 
-    def __init__(self, model: StaticModel, target: Target):
-        self.model, self.target = model, target
+    def __init__(self, model: StaticModel, target: Target, threads: int):
+        self.model, self.target, self.threads = model, target, threads
         self.imported = import_onnx(model.proto)
         self.function = self.imported["main"]
         self.relax = tvm_modules().relax
@@ -206,7 +207,7 @@ class _Lowering:
     def _kernel(self, var, found: match.Found) -> None:
         """Emits a kernel call at the place of the last operator it has taken in."""
         source = self.get(found.source, LAST if found.spatial else FIRST)
-        spec = found.spec
+        spec = replace(found.spec, threads=self.threads if found.spec.macs >= WORTH_SHARING else 1)
         family, plan, refusals = choose(spec, self.target)
         entry = {
             "node": self.names.get(found.weight_var, ""),

@@ -7,6 +7,7 @@ Buffers get their places in the arena by lifetime, and so do the workspaces of k
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,7 +48,7 @@ class Plan:
         self.weights.append(array)
         return Place("weight", len(self.weights) - 1)
 
-    def settle(self, workspaces: dict[str, int], start: int) -> None:
+    def settle(self, workspaces: Mapping[str, int], start: int) -> None:
         """Gives every buffer, and every call its workspace of `workspaces[function]` bytes, a place from `start` on."""
         uses: dict[int, list[int]] = {}
         for i, (_, places) in enumerate(self.calls):

@@ -9,6 +9,7 @@ that of docs/archive.md, the decoder runtime/c/decode.c.
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,9 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxc.codegen.arena import aligned
+from onnxc.coding.native import SCRATCH
 
-SCRATCH_BYTES = 2 * 2 * 4096 * 4 + 2 * 66048
-"""ONNXC_DECODE_SCRATCH of runtime/c/decode.h."""
 FEW = 1024  # bytes below which a code's own tables outweigh what it saves
 WORTH = 0.95
 
@@ -31,6 +31,24 @@ class Segment:
     coded: int
     to: int
     size: int
+
+
+def gather(lists: list[list[np.ndarray]]) -> tuple[list[np.ndarray], list[list[int]]]:
+    """One list of the arrays of several programs, equal bytes once; and for each program where its arrays stand in it."""
+    if len(lists) == 1:
+        return lists[0], [list(range(len(lists[0])))]
+    arrays: list[np.ndarray] = []
+    known: dict[tuple[int, bytes], int] = {}
+    numbers = []
+    for program in lists:
+        numbers.append([])
+        for array in program:
+            key = (array.nbytes, hashlib.sha256(_bytes(array)).digest())
+            if key not in known:
+                known[key] = len(arrays)
+                arrays.append(array)
+            numbers[-1].append(known[key])
+    return arrays, numbers
 
 
 @dataclass(frozen=True)
@@ -107,12 +125,13 @@ def decode_source(weights: Weights) -> str:
     return (
         _DECODE.replace("@rows@", rows)
         .replace("@count@", str(len(weights.segments)))
+        .replace("@scratch_bytes@", str(SCRATCH))
         .replace("@checked@", str(weights.checked))
         .replace("@checksum@", f"0x{weights.checksum:08x}u")
     )
 
 
-_DECODE = """int net_decode(const uint8_t *coded, size_t coded_size, uint8_t *out, size_t out_size, void *scratch);
+_DECODE = """typedef char scratch_fits[ONNXC_DECODE_SCRATCH <= @scratch_bytes@ ? 1 : -1];
 
 /* at and bytes in net_weights, offset and bytes in the arena */
 static const uint32_t coded[@count@][4] = {
@@ -138,7 +157,7 @@ static int decode(char *arena) {
   if (crc32(from, @checked@) != @checksum@) return 0;
   for (i = 0; i < @count@; i++) {
     uint8_t *to = (uint8_t *)arena + @decoded@ + coded[i][2];
-    if (net_decode(from + coded[i][0], coded[i][1], to, coded[i][3], arena + @scratch@)) return 0;
+    if (onnxc_decode(from + coded[i][0], coded[i][1], to, coded[i][3], arena + @scratch@)) return 0;
   }
   return 1;
 }

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxc.ir.errors import BadData, BadModel, MissingTool, Unsupported
-from onnxc.runtime.library import Library, check_inputs, read_manifest, tensors_of
+from onnxc.runtime.library import Library, Tensors, check_inputs, read_manifest, shape_number, shapes_of, threads_of
 from onnxc.runtime.toolchain import TOOLCHAINS, Toolchain, host_features
 
 TIMEOUT = 600  # seconds that one run in an emulator may take
@@ -32,12 +32,12 @@ process.exitCode = wasi.start(instance);
 """
 
 
-def open_library(path: str | os.PathLike) -> Library | Emulated:
+def open_library(path: str | os.PathLike, threads: int | None = None) -> Library | Emulated:
     """A library of this machine loaded, one of another machine in its emulator. Raises as the two do."""
     manifest = read_manifest(path)
     chain = TOOLCHAINS.get(manifest.get("toolchain", ""))
     here = chain is None or (chain.native and set(manifest.get("needs", ())) <= host_features())
-    return Library(path) if here else Emulated(path)
+    return Library(path, threads) if here else Emulated(path, threads)
 
 
 def build_program(folder: Path, name: str, chain: Toolchain, out: Path) -> None:
@@ -50,7 +50,7 @@ def build_program(folder: Path, name: str, chain: Toolchain, out: Path) -> None:
     if chain.bare:
         flags += ["--specs=rdimon.specs", "-Wl,-z,noexecstack", "-T", "example/board.ld"]
     elif chain.machine:
-        flags += ["-static", "-Wl,--build-id=none"]
+        flags += ["-static", "-pthread", "-Wl,--build-id=none"]
     run_tool([*chain.linker().static_command(), *flags, *sources, "-lm", "-o", str(out.resolve())], folder)
 
 
@@ -77,10 +77,11 @@ def run_tool(command: list[str], folder: Path) -> None:
 class Emulated:
     """A compiled library of another machine, with the face of `Library`; each call starts the emulator anew."""
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, threads: int | None = None):
         """Links the program of a folder that `onnxc compile` wrote.
 
-        Raises BadModel for a damaged folder, MissingTool where linker or emulator is not installed.
+        Raises BadModel for a damaged folder, MissingTool where linker or emulator is not installed, BadOption for more
+        threads than the library was compiled for.
         """
         manifest = read_manifest(path)
         folder = Path(path) if Path(path).is_dir() else Path(path).parent
@@ -102,7 +103,9 @@ class Emulated:
         self.target: str = manifest["target"]
         self.emulator: str = runner[0]
         self.arena_bytes: int = manifest["arena_bytes"]
-        self.inputs, self.outputs = tensors_of(manifest)
+        self.shapes = shapes_of(manifest)
+        self.inputs, self.outputs = self.shapes[0]
+        self.threads = threads_of(manifest, threads)
         self._chain, self._runner = chain, runner
         self._work = tempfile.TemporaryDirectory(prefix="onnxc-run-")
         self._program = f"run_{self.name}{chain.suffix}"
@@ -124,12 +127,13 @@ class Emulated:
 
     def timed(self, inputs: dict[str, np.ndarray], runs: int) -> tuple[dict[str, np.ndarray], float]:
         """The outputs, and the seconds that each of `runs` runs took by the clock of the emulated machine."""
-        arrays = check_inputs(self.inputs, inputs)
+        number = shape_number(self.shapes, inputs)
+        arrays = check_inputs(self.shapes[number][0], inputs)
         work = Path(self._work.name)
         with tempfile.TemporaryDirectory(dir=work) as name:
             folder = Path(name)
             (folder / "in.bin").write_bytes(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays))
-            command = self._command(folder.name, runs)
+            command = self._command(folder.name, runs, number)
             try:
                 done = subprocess.run(
                     command, cwd=work, capture_output=True, text=True, errors="replace", check=False, timeout=TIMEOUT,
@@ -141,10 +145,11 @@ class Emulated:
             if done.returncode or not seconds:
                 text = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1][:300]
                 raise BadData(f"{self._program} failed in {command[0]}: {text}")
-            return self._outputs((folder / "out.bin").read_bytes()), float(seconds.group(1))
+            data = (folder / "out.bin").read_bytes()
+            return split_outputs(data, self.shapes[number][1], self._program), float(seconds.group(1))
 
-    def _command(self, folder: str, runs: int) -> list[str]:
-        args = [f"{folder}/in.bin", f"{folder}/out.bin", str(runs)]
+    def _command(self, folder: str, runs: int, shape: int) -> list[str]:
+        args = [f"{folder}/in.bin", f"{folder}/out.bin", str(runs), str(self.threads), str(shape)]
         if self._chain.bare:
             words = ",".join(f"arg={word}" for word in [self._program, *args])
             return [*self._runner, "-semihosting-config", f"enable=on,target=native,{words}", "-kernel", self._program]
@@ -152,12 +157,14 @@ class Emulated:
             return [*self._runner, "--no-warnings", "wasi.mjs", self._program, *args]
         return [*self._runner, f"./{self._program}", *args]
 
-    def _outputs(self, data: bytes) -> dict[str, np.ndarray]:
-        found, at = {}, 0
-        for name, (shape, dtype) in self.outputs.items():
-            count = int(np.prod(shape, dtype=np.int64))
-            if len(data) - at < count * dtype.itemsize:
-                raise BadData(f"{self._program} wrote too few bytes", tensor=name)
-            found[name] = np.frombuffer(data, dtype, count, at).reshape(shape).copy()
-            at += count * dtype.itemsize
-        return found
+
+def split_outputs(data: bytes, outputs: Tensors, program: str) -> dict[str, np.ndarray]:
+    """The outputs whose bytes `program` wrote one after the other. Raises BadData where some are missing."""
+    found, at = {}, 0
+    for name, (shape, dtype) in outputs.items():
+        count = int(np.prod(shape, dtype=np.int64))
+        if len(data) - at < count * dtype.itemsize:
+            raise BadData(f"{program} wrote too few bytes", tensor=name)
+        found[name] = np.frombuffer(data, dtype, count, at).reshape(shape).copy()
+        at += count * dtype.itemsize
+    return found

@@ -6,11 +6,12 @@ import ctypes
 import json
 import os
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
 
-from onnxc.ir.errors import BadData, BadModel
+from onnxc.ir.errors import BadData, BadModel, BadOption
 from onnxc.runtime.toolchain import TOOLCHAINS, host_features
 
 ALIGN = 64
@@ -22,19 +23,23 @@ class Library:
         library = Library("build/resnet20")
         logits = library(image=batch)["logits"]
 
-    `inputs` and `outputs` map names to (shape, dtype). Calls from several threads run at the same time, each on an
-    arena of its own.
+    `inputs` and `outputs` map names to (shape, dtype), in the first shape where the library takes several: `shapes` has them
+    all, and a call picks by what it is given. Calls from several threads run at the same time, each on an arena of its
+    own and with `threads` threads.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        """Loads a folder that `onnxc compile` wrote, or the .so in it.
+    def __init__(self, path: str | os.PathLike, threads: int | None = None):
+        """Loads a folder that `onnxc compile` wrote, or the .so in it; by default with all threads it was compiled for.
 
-        Raises BadModel when the manifest or the library is missing, damaged, or not of this machine.
+        Raises BadModel when the manifest or the library is missing, damaged, or not of this machine, BadOption for more
+        threads than it was compiled for.
         """
         path = Path(path)
         manifest = read_manifest(path)
         self.name: str = manifest["name"]
-        self.inputs, self.outputs = tensors_of(manifest)
+        self.shapes = shapes_of(manifest)
+        self.inputs, self.outputs = self.shapes[0]
+        self.threads = threads_of(manifest, threads)
         file = path if path.is_file() else path / manifest["library"]
         _check_machine(file, manifest)
         try:
@@ -63,6 +68,9 @@ class Library:
         pointers = ctypes.POINTER(ctypes.c_void_p)
         self._init = function("init", ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
         self._run = function("run", ctypes.c_int, ctypes.c_void_p, pointers, pointers)
+        self._free = function("free", ctypes.c_int, ctypes.c_void_p)
+        if len(self.shapes) > 1:
+            self._select = function("select", ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
         self._status = function("status_text", ctypes.c_char_p, ctypes.c_int)
         self.arena_bytes: int = function("arena_bytes", ctypes.c_size_t)()
 
@@ -75,24 +83,42 @@ class Library:
 
         Raises BadData for a missing or unknown input, a wrong shape or a wrong dtype.
         """
-        arrays = check_inputs(self.inputs, inputs)
-        results = {name: empty_aligned(shape, dtype) for name, (shape, dtype) in self.outputs.items()}
-        status = self._run(self._handle(), _pointers(arrays), _pointers(list(results.values())))
-        self._check(status)
+        number = shape_number(self.shapes, inputs)
+        specs, outputs = self.shapes[number]
+        arrays = check_inputs(specs, inputs)
+        results = {name: empty_aligned(shape, dtype) for name, (shape, dtype) in outputs.items()}
+        handle = self._handle()
+        if len(self.shapes) > 1:
+            self._check(self._select(handle, number))
+        self._check(self._run(handle, _pointers(arrays), _pointers(list(results.values()))))
         return results
 
     def _handle(self) -> int:
-        """This thread's arena, made at its first call."""
-        arena = getattr(self._local, "arena", None)
-        if arena is None:
+        """The handle of this thread, made at its first call, and anew in a forked process, which has no threads of it."""
+        made = getattr(self._local, "handle", None)
+        if made is None or made.process != os.getpid():
             arena = empty_aligned((self.arena_bytes,), np.dtype(np.uint8))
-            self._check(self._init(arena.ctypes.data, 1))
-            self._local.arena = arena
-        return arena.ctypes.data
+            self._check(self._init(arena.ctypes.data, self.threads))
+            made = self._local.handle = _Handle(arena, self._free)
+        return made.address
 
     def _check(self, status: int) -> None:
         if status:
             raise BadData(f"library {self.name}: {self._status(status).decode()}")
+
+
+class _Handle:
+    """An arena in use. It is freed when its thread ends or nothing refers to its library any more."""
+
+    def __init__(self, arena: np.ndarray, free):
+        self.address: int = arena.ctypes.data
+        self.process = os.getpid()
+        weakref.finalize(self, _end, arena, free, self.process)
+
+
+def _end(arena: np.ndarray, free, process: int) -> None:
+    if os.getpid() == process:
+        free(arena.ctypes.data)
 
 
 def empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -137,11 +163,40 @@ def _take(name: str, inputs: dict[str, np.ndarray], shape: tuple[int, ...], dtyp
     return dense
 
 
-def tensors_of(manifest: dict) -> tuple[dict[str, tuple], dict[str, tuple]]:
-    """Inputs and outputs of a manifest, name -> (shape, dtype)."""
-    rows = (manifest["inputs"], manifest["outputs"])
-    inputs, outputs = ({t["name"]: (tuple(t["shape"]), np.dtype(t["dtype"])) for t in tensors} for tensors in rows)
-    return inputs, outputs
+Tensors = dict[str, tuple[tuple[int, ...], np.dtype]]
+
+
+def shapes_of(manifest: dict) -> list[tuple[Tensors, Tensors]]:
+    """(inputs, outputs), each name -> (shape, dtype), for each shape that a library takes."""
+
+    def tensors(rows: list[dict]) -> Tensors:
+        return {t["name"]: (tuple(t["shape"]), np.dtype(t["dtype"])) for t in rows}
+
+    return [(tensors(row["inputs"]), tensors(row["outputs"])) for row in manifest.get("shapes") or [manifest]]
+
+
+def threads_of(manifest: dict, wanted: int | None) -> int:
+    """How many threads a handle gets: as many as `wanted`, by default all. Raises BadOption where the library has fewer."""
+    most = manifest.get("threads", 1)
+    if wanted is not None and not 1 <= wanted <= most:
+        remedy = f"compile the model with --threads {wanted}" if wanted > most else None
+        raise BadOption(
+            f"library {manifest['name']} does not run on so many threads", expected=f"1 to {most}", found=wanted,
+            remedy=remedy,
+        )  # fmt: skip
+    return most if wanted is None else wanted
+
+
+def shape_number(shapes: list[tuple[Tensors, Tensors]], inputs: dict[str, np.ndarray]) -> int:
+    """The number of the shape that `inputs` have; 0 where they lack something else. Raises BadData if there is none."""
+    if len(shapes) == 1 or set(inputs) != set(shapes[0][0]):
+        return 0
+    for number, (specs, _) in enumerate(shapes):
+        if all(np.shape(inputs[name]) == shape for name, (shape, _) in specs.items()):
+            return number
+    name = next(n for n, (shape, _) in shapes[0][0].items() if np.shape(inputs[n]) != shape)
+    expected = " or ".join(dict.fromkeys(_text(specs[name][0]) for specs, _ in shapes))
+    raise BadData("wrong shape", tensor=name, expected=expected, found=_text(np.shape(inputs[name])))
 
 
 def _check_machine(file: Path, manifest: dict) -> None:

@@ -226,8 +226,11 @@ def test_names_that_c_does_not_take(small_model, tmp_path, name):
 def test_other_bad_options(small_model, tmp_path):
     with pytest.raises(BadOption, match="no target 'pdp11', expected one of native"):
         compile_model(small_model, tmp_path, name="net", target="pdp11")
-    with pytest.raises(Unsupported, match="4 threads"):
-        compile_model(small_model, tmp_path, name="net", threads=4)
+    for threads in (0, -1, 65):
+        with pytest.raises(BadOption, match="expected 1 to 64"):
+            compile_model(small_model, tmp_path, name="net", threads=threads)
+    with pytest.raises(Unsupported, match="2 threads on cortex-m7, which has none"):
+        compile_model(small_model, tmp_path, name="net", threads=2, target="cortex-m7")
 
 
 @pytest.mark.parametrize("name", [name for name in TARGETS if name.startswith("x86")])

@@ -6,7 +6,7 @@ import numpy as np
 
 from onnxc.codegen import pack as layouts
 from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
-from onnxc.codegen.kernels.tile import at, check_float, choose_tile, each, epilogue, operands, pad_rows
+from onnxc.codegen.kernels.tile import at, check_float, choose_tile, each, epilogue, operands, pad_rows, shared_grid
 from onnxc.codegen.target import Target
 
 NAME = "float32.depthwise"
@@ -57,7 +57,7 @@ def _loops(spec: KernelSpec, plan: Schedule, source: tuple, w, extra: list, y) -
     x, rows, columns = source
     c = spec.oc
     blocks, tiles = -(-c // plan.block), -(-spec.ow // plan.pixels)
-    with T.grid(spec.n, spec.oh, tiles, blocks) as (n, row, tile, block):
+    with shared_grid(spec.threads, spec.n, spec.oh, tiles, blocks) as (n, row, tile, block):
         acc = T.alloc_buffer((plan.pixels * plan.block,), spec.dtype)
         first = tirx.min(tile * plan.pixels, spec.ow - plan.pixels)
         channel0 = tirx.min(block * plan.block, c - plan.block)

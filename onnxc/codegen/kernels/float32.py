@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxc.codegen import pack as layouts
 from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
-from onnxc.codegen.kernels.tile import at, check_float, choose_tile, each, epilogue, operands, pad_rows
+from onnxc.codegen.kernels.tile import at, check_float, choose_tile, each, epilogue, operands, pad_rows, shared_grid
 from onnxc.codegen.target import Target
 
 NAME = "float32.direct"
@@ -69,7 +69,7 @@ def _loops(spec: KernelSpec, plan: Schedule, x, extent: tuple[int, int], w, extr
     rows, columns = (1, ow) if flat else extent
     oc = spec.oc // spec.groups
     blocks, tiles = -(-oc // plan.block), -(-ow // plan.pixels)
-    with T.grid(spec.groups, blocks, images, oh, tiles) as (g, block, n, row, tile):
+    with shared_grid(spec.threads, spec.groups, blocks, images, oh, tiles) as (g, block, n, row, tile):
         acc = T.alloc_buffer((plan.pixels * plan.block,), spec.dtype)
         first = tirx.min(tile * plan.pixels, ow - plan.pixels)
         channel0 = tirx.min(block * plan.block, oc - plan.block)

@@ -6,11 +6,18 @@ for h, w, c: for r: y = max(y, x)            ->   for h, w: for r: for c (vector
 
 from __future__ import annotations
 
+from itertools import takewhile
+from math import prod
+
+from onnxc.codegen.kernels.tile import TURNS
 from onnxc.codegen.target import Target
 
+WORTH_SHARING = 16_384  # turns of all loops: some microseconds, what a barrier between threads takes
 
-def schedule(function, target: Target):
-    """`function` (PrimFunc of s_tir) inlined and vectorised; unchanged where a step does not apply."""
+
+def schedule(function, target: Target, threads: int = 1):
+    """`function` (PrimFunc of s_tir) inlined and vectorised, its outer loops parallel for several threads; unchanged where
+    a step does not apply."""
     from tvm import s_tir
 
     work = s_tir.Schedule(function, debug_mask="none")
@@ -18,7 +25,9 @@ def schedule(function, target: Target):
     for block in blocks[:-1]:
         _inline(work, block)
     for block in work.get_child_blocks(work.get_sblock("root")):
-        _loops(work, block, target)
+        outer = _loops(work, block, target)
+        if threads > 1:
+            _share(work, block, outer, threads)
     return work.mod["main"]
 
 
@@ -32,30 +41,49 @@ def _inline(work, block) -> None:
         return  # a reduction or an output: it keeps its loops
 
 
-def _loops(work, block, target: Target) -> None:
-    """Reductions outside the last spatial loop, that loop in vectors."""
+def _loops(work, block, target: Target) -> list:
+    """Reductions outside the last spatial loop, that loop in vectors. Returns the loops over elements that stand outermost."""
     from tvm import tirx
 
     loops = work.get_loops(block)
     kinds = [var.iter_type for var in work.get(block).iter_vars]
     if len(loops) != len(kinds) or not loops:
-        return
+        return []
     spatial = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == tirx.IterVar.DataPar]
     reductions = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == tirx.IterVar.CommReduce]
     if not spatial or len(spatial) + len(reductions) != len(loops):
-        return
+        return []
+    leading = [loop for loop, _ in takewhile(lambda pair: pair[1] == tirx.IterVar.DataPar, zip(loops, kinds))]
     last = spatial[-1]
     extent = work.get(last).extent
     if not isinstance(extent, tirx.IntImm) or int(extent) < 2:
-        return
+        return leading
     lanes = target.lanes
     while int(extent) % lanes:
         lanes //= 2
     if lanes < 2:
-        return
+        return leading
     outer, inner = work.split(last, [None, lanes])
     if reductions:
         work.reorder(*spatial[:-1], outer, *reductions, inner)
     work.vectorize(inner)
     if reductions:
         work.decompose_reduction(block, reductions[0])
+    return [*spatial[:-1], outer]
+
+
+def _share(work, block, outer: list, threads: int) -> None:
+    """As many of the loops `outer` as give each thread some turns become one parallel loop, where there is enough to do."""
+    from tvm import s_tir, tirx
+
+    extents = [work.get(loop).extent for loop in work.get_loops(block)]
+    if not outer or not all(isinstance(extent, tirx.IntImm) for extent in extents):
+        return
+    if prod(map(int, extents)) < WORTH_SHARING:
+        return
+    sizes = [int(work.get(loop).extent) for loop in outer]
+    count = next((i for i in range(1, len(outer)) if prod(sizes[:i]) >= TURNS * threads), len(outer))
+    try:
+        work.parallel(work.fuse(*outer[:count]) if count > 1 else outer[0])
+    except s_tir.ScheduleError:
+        return  # what one turn writes another reads: it keeps its order

@@ -9,11 +9,14 @@ values, so no kernel has a masked or scalar remainder.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import prod
 
 from onnxc.codegen.kernels.spec import CHANNEL_STEPS, FLOAT32, KernelSpec, Refusal, Schedule
 from onnxc.codegen.target import Target
 
 ACCUMULATOR_BYTES = 960  # TVM keeps a buffer of less than 1024 bytes on the stack, where LLVM turns it into registers
+TURNS = 8  # of a parallel loop a thread, so that what does not divide makes little difference
 LATENCY = 8  # half cycles until the result of a multiply-add can be used again
 
 
@@ -66,6 +69,27 @@ def each(schedule: Schedule, body: Callable) -> None:
                 body(pixel, channel, pixel * schedule.block + channel)
 
 
+@contextmanager
+def shared_grid(threads: int, *extents: int):
+    """Loops over `extents`, outermost first, as `T.grid`. For several threads as many of the first as give each thread some
+    turns are one parallel loop: (g, b, row, tile) -> parallel gbr: tile, with g = gbr / (blocks rows) and so on.
+    """
+    from tvm.script.ir_builder import tirx as T
+
+    if threads == 1:
+        with T.grid(*extents) as variables:
+            yield variables
+        return
+    joined = next((i for i in range(1, len(extents)) if prod(extents[:i]) >= TURNS * threads), len(extents))
+    with T.parallel(0, prod(extents[:joined])) as index:
+        outer = []
+        for extent in reversed(extents[1:joined]):
+            outer.insert(0, index % extent)
+            index = index // extent
+        with T.grid(1, *extents[joined:], 1) as (_, *inner, _):
+            yield (index, *outer, *inner)
+
+
 def pad_rows(x, spec: KernelSpec):
     """x (n, h, w, c) -> workspace (n, h + pads, w + pads, c) with zeros around; x itself when there is no padding.
 
@@ -86,15 +110,27 @@ def pad_rows(x, spec: KernelSpec):
             with T.serial(0, count) as i:
                 T.buffer_store(padded, zero, [start + i])
 
+    def copy(n, row) -> None:
+        start = (n * rows + top + row) * (columns * c)
+        clear(start, left * c)
+        with T.serial(0, spec.w * c) as i:
+            T.buffer_store(padded, x[at(x, (n * spec.h + row) * (spec.w * c) + i)], [start + left * c + i])
+        clear(start + (left + spec.w) * c, right * c)
+
+    if spec.threads > 1:  # any row by any thread
+        with T.parallel(0, spec.n * rows) as index:
+            row = index % rows - top
+            with T.If(tirx.all(row >= 0, row < spec.h)):
+                with T.Then():
+                    copy(index // rows, row)
+                with T.Else():
+                    clear(index * (columns * c), columns * c)
+        return padded, rows, columns
     with T.serial(0, spec.n) as n:
         base = n * (rows * columns * c)
         clear(base, top * columns * c)
         with T.serial(0, spec.h) as row:
-            start = base + (row + top) * (columns * c)
-            clear(start, left * c)
-            with T.serial(0, spec.w * c) as i:
-                T.buffer_store(padded, x[at(x, (n * spec.h + row) * (spec.w * c) + i)], [start + left * c + i])
-            clear(start + (left + spec.w) * c, right * c)
+            copy(n, row)
         clear(base + (top + spec.h) * columns * c, bottom * columns * c)
     return padded, rows, columns
 

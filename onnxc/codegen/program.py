@@ -1,0 +1,93 @@
+"""One model, one shape, one instruction set: lowered, planned, and its kernels compiled to an object file."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from onnxc.codegen.cfunction import CFunction, compile_functions
+from onnxc.codegen.kernels import generic
+from onnxc.codegen.lower import lower
+from onnxc.codegen.plan import Plan, make_plan
+from onnxc.codegen.static import StaticModel
+from onnxc.codegen.target import Target
+from onnxc.codegen.tvm_api import finish, name_of, tvm_modules
+from onnxc.ir.errors import Unsupported
+
+
+@dataclass
+class Program:
+    """What `lower_program` has made of a model: its plan, TIR functions by C name, and rows of the report.
+
+    `compiled` says how C calls each function, once `compile_program` has been.
+    """
+
+    static: StaticModel
+    target: Target
+    plan: Plan
+    bodies: dict[str, object]
+    kernels: tuple[dict, ...]
+    fallbacks: tuple[dict, ...]
+    compiled: dict[str, CFunction]
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        """The weights of the plan."""
+        return self.plan.weights
+
+    def renumber(self, numbers: list[int]) -> None:
+        """Weight i of the plan becomes weight numbers[i]."""
+        for i, (function, places) in enumerate(self.plan.calls):
+            moved = [replace(p, offset=numbers[p.offset]) if p.space == "weight" else p for p in places]
+            self.plan.calls[i] = (function, moved)
+        self.plan.copies = [
+            (n, replace(p, offset=numbers[p.offset]) if p.space == "weight" else p, size)
+            for n, p, size in self.plan.copies
+        ]
+
+
+def lower_program(static: StaticModel, target: Target, threads: int, prefix: str) -> Program:
+    """Lowers a static model; its functions are named `prefix`_something, so that no two objects of a program clash.
+
+    Raises Unsupported for what cannot be lowered.
+    """
+    lowered = lower(static, target, threads)
+    module = finish(lowered.module, target)
+    plan = make_plan(module["main"], lowered.inputs, lowered.arrays)
+    count = Counter(function for function, _ in plan.calls)
+    fallbacks = [{"function": f, "calls": n} for f, n in sorted(count.items()) if not _ours(f)]
+    bodies = _functions(module, plan, prefix, target, threads)
+    return Program(static, target, plan, bodies, tuple(lowered.kernels), tuple(fallbacks), {})
+
+
+def compile_program(program: Program, threads: int, path: Path) -> None:
+    """Compiles the functions into the object file `path`."""
+    program.compiled = compile_functions(program.bodies, program.target, threads, path)
+
+
+def _ours(function: str) -> bool:
+    return re.fullmatch(r"kernel\d+", function) is not None
+
+
+def _functions(module, plan: Plan, prefix: str, target: Target, threads: int) -> dict[str, object]:
+    """The functions that the plan calls, under names with the prefix, which the plan takes over."""
+    prim = {name_of(var): f for var, f in module.functions_items() if isinstance(f, tvm_modules().tirx.PrimFunc)}
+    wanted = {}
+    for i, (function, places) in enumerate(plan.calls):
+        plan.calls[i] = (f"{prefix}_{function}", places)
+        if f"{prefix}_{function}" in wanted:
+            continue
+        body = prim[function]
+        if not _ours(function):
+            text = body.script()
+            if "call_packed" in text or "call_cpacked" in text:
+                raise Unsupported(
+                    f"{function} needs TVM's runtime", remedy="compile the part of the model without this operator"
+                )
+            body = generic.schedule(body, target, threads)
+        wanted[f"{prefix}_{function}"] = body
+    return dict(sorted(wanted.items()))
