@@ -153,12 +153,21 @@ def compile_(
     out: Annotated[
         str | None, typer.Option("--out", "-o", metavar="DIR", help="Where library, header and manifest go.")
     ] = None,
-    target: Annotated[str, typer.Option(metavar="T", help="The machine to compile for.")] = "native",
-    shape: ShapeOption = None,
+    target: Annotated[
+        str, typer.Option(metavar="T[/T...]", help="The machine; of several the library picks at init.")
+    ] = "native",
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=1x3x224x224",
+            help="Extents of an input; several times: a library for all of them.",
+            show_default=False,
+        ),
+    ] = None,
     weights: Annotated[
         str, typer.Option(metavar="raw|coded", help="How the library holds its weights; coded is decoded at init.")
     ] = "raw",
-    threads: ThreadsOption = 1,
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="The most threads of a handle.")] = 1,
     program: Annotated[bool, typer.Option("--program", help="Make a static command-line program too.")] = False,
     list_targets: Annotated[
         bool, typer.Option("--list-targets", help="List the machines, and what this one can link and run.")
@@ -173,7 +182,7 @@ def compile_(
         _show(_json({"targets": rows()}) if json else render_targets(rows(), colour=_colour()))
         return
     model, out = _wanted(model, "MODEL", "compile"), _wanted(out, "-o DIR", "compile")
-    shapes = _shapes(shape)
+    shapes = _shape_sets(shape)
     if Path(out).exists() and not Path(out).is_dir():
         raise BadOption(f"-o {out} is a file", expected="a folder")
     from onnxc.codegen import compile_model
@@ -324,6 +333,22 @@ def _pair(text: str, option: str, form: str) -> tuple[str, str]:
     if not (name and mark and value):
         raise BadOption(f"{option} does not fit", expected=form, found=text)
     return name, value
+
+
+def _shape_sets(texts: Iterable[str] | None) -> list[dict[str, tuple[int, ...]]]:
+    """One set of shapes, or as many as an input is named times; inputs that are named once have that shape in all."""
+    named: dict[str, list[tuple[int, ...]]] = {}
+    for text in texts or ():
+        for name, extents in _shapes([text]).items():
+            named.setdefault(name, []).append(extents)
+    count = max(map(len, named.values()), default=1)
+    short = [name for name, shapes in named.items() if len(shapes) not in (1, count)]
+    if short:
+        raise BadOption(
+            "--shape names inputs unequally often", expected=f"{short[0]} once or {count} times",
+            found=len(named[short[0]]),
+        )  # fmt: skip
+    return [{name: shapes[i % len(shapes)] for name, shapes in named.items()} for i in range(count)]
 
 
 def _shapes(texts: Iterable[str] | None) -> dict[str, tuple[int, ...]]:

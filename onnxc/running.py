@@ -21,13 +21,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """Something that runs. inputs: name -> (shape, dtype), as `runtime.specs.random_feeds` takes them."""
+    """Something that runs. inputs: name -> (shape, dtype), as `runtime.specs.random_feeds` takes them; `choices` the same for
+    each shape that a library takes."""
 
     name: str
     inputs: Mapping[str, tuple]
     run: Callable[[Arrays], Arrays]
     compiled: bool
     timed: Callable[[Arrays, int], tuple[Arrays, float]] | None = None
+    choices: tuple[Mapping[str, tuple], ...] = ()
+
+    def inputs_for(self, wanted: Mapping[str, tuple[int, ...]]) -> Mapping[str, tuple]:
+        """The inputs in the first shape that has the extents `wanted`, by name; else in the first."""
+        for choice in self.choices:
+            if all(choice[name][0] == extents for name, extents in wanted.items() if name in choice):
+                return choice
+        return self.inputs
 
 
 @dataclass(frozen=True)
@@ -47,20 +56,17 @@ class _TimedCall(_Call):
 
 
 def open_subject(path: str, threads: int = 1) -> Subject:
-    """A folder or library that `onnxc compile` wrote (of another machine: in its emulator),
-    or a model. Raises BadModel, Unsupported (threads of a library)."""
+    """A folder or library that `onnxc compile` wrote (of another machine: in its emulator), or a model. Raises BadModel,
+    BadOption (more threads than the library has)."""
     place = Path(path)
     if place.is_dir() or place.suffix in (".so", ".a"):
-        if threads != 1:
-            raise Unsupported(
-                f"{path}: a library runs one call on one thread", found=f"{threads} threads", remedy="use --threads 1"
-            )
         from .runtime.emulate import Emulated, open_library
 
-        library = open_library(place)
+        library = open_library(place, threads)
+        choices = tuple(inputs for inputs, _ in library.shapes)
         if isinstance(library, Emulated):
-            return Subject(f"{path} in {library.emulator}", library.inputs, library.run, True, library.timed)
-        return Subject(path, library.inputs, library.run, True)
+            return Subject(f"{path} in {library.emulator}", library.inputs, library.run, True, library.timed, choices)
+        return Subject(path, library.inputs, library.run, True, None, choices)
     from .ir.model import load
     from .pipeline import sound
     from .runtime.reference import Session
@@ -141,12 +147,14 @@ def bench(paths: Sequence[str], *, threads: int = 1, shapes: Mapping[str, tuple[
     strange = sorted(set(shapes or ()) - known)
     if strange:
         raise BadOption("--shape names no input", found=strange[0], expected=", ".join(sorted(known)))
-    fixed = {name: extents for s in subjects if s.compiled for name, (extents, _) in s.inputs.items()} | dict(
-        shapes or {}
-    )
+    wanted = dict(shapes or {})
+    offered = {s.name: s.inputs_for(wanted) for s in subjects}
+    fixed = {name: extents for s in subjects if s.compiled for name, (extents, _) in offered[s.name].items()} | wanted
     calls: dict[str, Callable[[], object]] = {}
     for s in subjects:
-        specs = {name: (_settle(s.name, name, spec[0], fixed.get(name)), spec[1]) for name, spec in s.inputs.items()}
+        specs = {
+            name: (_settle(s.name, name, spec[0], fixed.get(name)), spec[1]) for name, spec in offered[s.name].items()
+        }
         feeds = random_feeds(specs, seed=0)
         calls[_free(s.name, calls)] = _Call(s, feeds) if s.timed is None else _TimedCall(s, feeds)
     return measure(calls, threads=threads)

@@ -155,9 +155,12 @@ def test_models_and_libraries_are_timed_together(command, model_path, library_pa
     assert ended.status == 0 and "2 threads" in ended.out and "1.000x" in ended.out
 
 
-def test_a_library_has_one_thread(command, library_path):
+def test_a_library_has_the_threads_it_was_compiled_for(command, model_path, library_path, tmp_path):
     ended = command("bench", library_path, "--threads", 2)
-    assert ended.status == 1 and "one call on one thread" in ended.error()
+    assert ended.status == 2 and "compile the model with --threads 2" in ended.error()
+    command("compile", model_path, "-o", tmp_path / "two", "--threads", 2)
+    ended = command("bench", tmp_path / "two", "--threads", 2)
+    assert ended.status == 0 and "2 threads" in ended.out
 
 
 def test_a_missing_compiler_is_named_with_its_package(command, model_path, tmp_path, monkeypatch):

@@ -57,6 +57,22 @@ def small_model() -> onnx.ModelProto:
     return made
 
 
+@pytest.fixture(scope="session")
+def shared_model() -> onnx.ModelProto:
+    """Each family of kernels, with enough to do that threads share it; weights of few values, which are worth coding."""
+    made = parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+      g (float[N,3,32,32] x) => (float[N,24,30,30] y, float[N,10] z) {
+        a = Conv<pads=[1,1,1,1]>(x, w0) b = Relu(a) c = Conv<pads=[1,1,1,1], group=24>(b, w1) d = Conv(c, w2)
+        e = Add(d, b) f = Conv<group=2>(e, w3) y = Softmax<axis=1>(f) h = Transpose<perm=[0,2,3,1]>(f) i = Exp(h)
+        j = ReduceMax<axes=[1,2],keepdims=0>(i) z = MatMul(j, w4) }""")
+    rng = np.random.default_rng(3)
+    shapes = [(24, 3, 3, 3), (24, 1, 3, 3), (24, 24, 1, 1), (24, 12, 3, 3), (24, 10)]
+    for i, shape in enumerate(shapes):
+        weights = rng.choice(np.array([-0.2, -0.05, 0, 0.1, 0.25], "f"), shape)
+        made.graph.initializer.append(numpy_helper.from_array(weights, f"w{i}"))
+    return made
+
+
 @pytest.fixture
 def same_as_ort(tmp_path) -> Callable:
     """A function (model, tolerance=1e-5, **options) that compiles, compares with ORT and returns (report, library)."""

@@ -47,11 +47,11 @@ int main(void) {
   EXPECT(MISALIGNED, net_init(arena + 32, 1));
   EXPECT(BAD_THREADS, net_init(arena, 0));
   EXPECT(BAD_THREADS, net_init(arena, -1));
-  EXPECT(BAD_THREADS, net_init(arena, 2));
+  EXPECT(BAD_THREADS, net_init(arena, NET_THREADS + 1));
   EXPECT(ARENA_TOO_SMALL, net_init_checked(arena, NET_ARENA_BYTES - 1, 1));
   EXPECT(ARENA_TOO_SMALL, net_init_checked(arena, 0, 1));
   EXPECT(NOT_INITIALISED, run(x, y, z));
-  EXPECT(OK, net_init_checked(arena, NET_ARENA_BYTES, 1));
+  EXPECT(OK, net_init_checked(arena, NET_ARENA_BYTES, NET_THREADS));
   EXPECT(OK, run(x, y, z));
   EXPECT(NULL_POINTER, net_run(NULL, inputs, outputs));
   EXPECT(NULL_POINTER, net_run(arena, NULL, outputs));

@@ -1,4 +1,5 @@
-/* Eight threads with a handle each run a library many times; every output must be the same bytes. argv: runs a thread */
+/* Eight threads with a handle each run a library many times; every output must be the same bytes, whatever the number
+ * of threads of a handle. argv: runs a thread */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,7 +31,7 @@ static void *work(void *unused) {
   int j;
   (void)unused;
   for (j = 0; j < NET_OUTPUTS; j++) outputs[j] = memory(net_output(j)->bytes);
-  if (net_init_checked(arena, NET_ARENA_BYTES, 1)) fail("init");
+  if (net_init_checked(arena, NET_ARENA_BYTES, NET_THREADS)) fail("init");
   for (i = 0; i < runs; i++) {
     for (j = 0; j < NET_OUTPUTS; j++) memset(outputs[j], 0xA5, net_output(j)->bytes);
     if (net_run(arena, inputs, outputs)) fail("run");

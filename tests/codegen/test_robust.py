@@ -28,7 +28,7 @@ def build(
     """Compiles and links C sources with the static libraries of `folder`."""
     libraries = sorted(folder.glob("lib*.a"))
     command = [compiler, f"-std={language}", "-D_GNU_SOURCE", "-O1", "-g", *flags, "-I", folder, *sources, *libraries]
-    done = subprocess.run([*command, "-lm", "-lpthread", "-o", out], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, "-lm", "-pthread", "-o", out], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -49,7 +49,7 @@ def test_every_wrong_call_has_its_status(small_model, tmp_path, language):
     if shutil.which(compiler) is None:
         pytest.skip(f"needs: apt-get install {compiler}")
     for name in ("net", "other"):
-        compile_model(small_model, tmp_path, name=name)
+        compile_model(small_model, tmp_path, name=name, threads=1 if language == "c99" else 3)
     source = tmp_path / ("misuse.c" if language == "c99" else "misuse.cpp")
     shutil.copy(HERE / "misuse.c", source)
     build(tmp_path, tmp_path / "misuse", [source], *STRICT, compiler=compiler, language=language)
@@ -110,24 +110,28 @@ def test_eight_threads_make_the_same_bytes(resnet20, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
-def test_sanitizers_find_nothing(small_model, tmp_path, sanitizer, monkeypatch):
+@pytest.mark.parametrize("threads, runs", [(1, 1250), (2, 100)])
+def test_sanitizers_find_nothing(shared_model, tmp_path, sanitizer, threads, runs, monkeypatch):
     """The C of the library is compiled with the sanitizer; kernels come from LLVM as they are."""
     compiler = tmp_path / "cc"
     compiler.write_text(f'#!/bin/sh\nexec gcc -fsanitize={sanitizer} "$@"\n')
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
-    compile_model(small_model, tmp_path, name="net", weights="coded")
+    compile_model(shared_model, tmp_path, name="net", weights="coded", threads=threads)
     build(tmp_path, tmp_path / "stress", [HERE / "stress.c"], compiler=str(compiler))
     environment = os.environ | {"TSAN_OPTIONS": "halt_on_error=1", "ASAN_OPTIONS": "detect_leaks=1"}
-    done = subprocess.run([tmp_path / "stress", "1250"], capture_output=True, text=True, check=False, env=environment)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "same bytes in 10000 runs\n", "")
+    done = subprocess.run(
+        [tmp_path / "stress", str(runs)], capture_output=True, text=True, check=False, env=environment
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"same bytes in {8 * runs} runs\n", "")
 
 
 @pytest.mark.slow
-def test_valgrind_finds_nothing(small_model, tmp_path):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_valgrind_finds_nothing(shared_model, tmp_path, threads):
     if shutil.which("valgrind") is None:
         pytest.skip("needs: apt-get install valgrind")
-    compile_model(small_model, tmp_path, name="net", target="x86-64-v2")
+    compile_model(shared_model, tmp_path, name="net", target="x86-64-v2", weights="coded", threads=threads)
     build(tmp_path, tmp_path / "stress", [HERE / "stress.c"])
     command = ["valgrind", "--error-exitcode=9", "--leak-check=full", "-q", tmp_path / "stress", "3"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
