@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from onnxc.codegen import fewbit
 from onnxc.codegen.constants import Constants
 from onnxc.codegen.kernels.spec import KernelSpec
 from onnxc.codegen.tvm_api import tvm_modules
@@ -25,7 +26,8 @@ class Found:
     """One kernel: its operands in the imported graph and what its epilogue computes.
 
     `weight` is an array (oc, c/groups, kh, kw), or an expression when it is computed at run time. `operands` follow
-    the epilogue's steps: arrays (oc,) or expressions. `spatial` kernels read and write (n, h, w, c) tensors.
+    the epilogue's steps: arrays (oc,) or expressions. `spatial` kernels read and write (n, h, w, c) tensors. `coded` is
+    the same kernel on few-bit integers, where its operands are such.
     """
 
     spec: KernelSpec
@@ -35,6 +37,7 @@ class Found:
     spatial: bool
     operands: list = field(default_factory=list)
     scale: np.ndarray | None = None
+    coded: fewbit.Coded | None = None
 
     @property
     def scale_key(self) -> bytes | None:
@@ -71,8 +74,11 @@ def find(bindings: list, body, constants: Constants) -> Plan:
             readers.setdefault(arg, []).append(binding)
     for part in body.fields if isinstance(body, relax.Tuple) else [body]:
         uses[part] += 2  # an output is never taken in
+    quantisers = fewbit.Quantisers(constants)
+    for binding in bindings:
+        quantisers.note(binding)
     plan = Plan()
-    done: set = set()
+    done: set = set(quantisers.inner)  # no epilogue takes in a part of a quantiser
     for binding in bindings:
         if binding.var in constants or not isinstance(binding.value, relax.Call):
             continue
@@ -82,7 +88,7 @@ def find(bindings: list, body, constants: Constants) -> Plan:
             while taken := _extend(chain, readers, uses, done):
                 plan.absorbed.update(taken)
                 done.add(chain.var)
-            plan.kernels[chain.var] = chain.finish()
+            plan.kernels[chain.var] = chain.finish(quantisers)
     return plan
 
 
@@ -313,14 +319,18 @@ class _Chain:
         self.steps.append(("mul",) if name == "relax.multiply" else ("add",))
         self.found.operands.append(vector.astype(np.float32))
 
-    def finish(self) -> Found:
-        """The kernel with its whole epilogue."""
+    def finish(self, quantisers: fewbit.Quantisers) -> Found:
+        """The kernel with its whole epilogue, and its few-bit form if it has one."""
         if self.shift is not None:
             self.steps.insert(0, ("bias",))
             self.found.operands.insert(0, self.shift.astype(np.float32))
         self.found.scale = None if self.scale is None else self.scale.astype(np.float32)
-        self.found.spec = replace(self.found.spec, epilogue=tuple(self.steps))
-        return self.found
+        found = self.found
+        found.spec = replace(found.spec, epilogue=tuple(self.steps))
+        held = quantisers.known.get(found.source)
+        if held is not None and found.spec.weight_constant:
+            found.coded = fewbit.coded(found.spec, held, found.weight, found.scale, found.operands)
+        return found
 
 
 def _is_call(value, name: str) -> bool:

@@ -1,0 +1,247 @@
+"""Finds few-bit layers in the imported graph: activations that a quantiser made, weights that are scaled small integers.
+
+    where(x >= 0, 1, -1), sign(x)                     ->   Quantised(x, 1-bit bipolar)
+    clip(round(x / s), low, high) * s                 ->   Quantised(x, n bits, scale s)
+    max_pool, reshape, pad of one of these            ->   still its integers times its scale
+    W[oc] = scale[oc] * integers                      ->   (encoding, integers, scale)
+
+Sign gives 0 for 0 and is taken as +1 there; nothing else differs from what the model says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxc.codegen.constants import Constants
+from onnxc.codegen.kernels.quantise import PackSpec
+from onnxc.codegen.kernels.spec import BINARY, Encoding, KernelSpec
+from onnxc.codegen.tvm_api import tvm_modules
+
+MOST_WEIGHT_BITS = 4
+MOST_ACTIVATION_BITS = 8
+CLOSE = 3e-7  # twice the rounding of scale * integer in float32
+KEEPERS = ("relax.nn.max_pool2d", "relax.reshape", "relax.flatten", "relax.permute_dims")
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What a variable holds: `scale` times integers of `encoding` in [low, high], made from `source` by rounding.
+
+    `scale` is None when binarised, else an array of one value or one a channel. Packing rounds `source` again: either
+    what the quantiser reads, or the variable itself, whose numbers the quantiser does not change.
+    """
+
+    source: object
+    encoding: Encoding
+    scale: np.ndarray | None = None
+    low: int = -1
+    high: int = 1
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    pad_value: int = 0
+
+
+@dataclass(frozen=True)
+class Coded:
+    """The few-bit form of a kernel: integer weights (oc, c/groups, kh, kw), and operands as in match.Found."""
+
+    spec: KernelSpec
+    quantised: Quantised
+    weight: np.ndarray
+    operands: tuple
+
+    def packing(self) -> PackSpec:
+        """The kernel that packs what this one reads."""
+        s, q = self.spec, self.quantised
+        scales = 0 if q.scale is None else q.scale.size
+        return PackSpec(
+            s.n, s.h, s.w, s.c, s.groups, s.pads, s.activation, s.x_shape, s.pad_value, scales, q.low, q.high, s.threads
+        )
+
+
+class Quantisers:
+    """Variables that hold few-bit integers; `note` is told every binding in order. `inner` are the steps of quantisers."""
+
+    def __init__(self, constants: Constants):
+        self.constants = constants
+        self.known: dict = {}
+        self.inner: set = set()
+        self._calls: dict = {}
+
+    def note(self, binding) -> None:
+        """Looks whether the binding ends a quantiser or keeps the numbers of one."""
+        relax = tvm_modules().relax
+        var, value = binding.var, binding.value
+        if isinstance(value, relax.Var) and value in self.known:
+            self.known[var] = self.known[value]
+        if not isinstance(value, relax.Call):
+            return
+        self._calls[var] = value
+        name = getattr(value.op, "name", "")
+        found = None
+        if name == "relax.sign" and str(var.ty.dtype) == "float32":
+            found = Quantised(value.args[0], BINARY)
+        elif name == "relax.where":
+            found = self._where(value)
+        elif name == "relax.multiply":
+            found = self._scaled(value)
+        elif name == "relax.nn.pad":
+            found = self._padded(value)
+        elif name in KEEPERS and value.args[0] in self.known:
+            found = self._kept(var, name, self.known[value.args[0]])
+        if found is not None:
+            self.known[var] = found
+            self.inner.add(var)
+
+    def _call(self, var, name: str):
+        call = self._calls.get(var) if isinstance(var, tvm_modules().relax.Var) else None
+        return call if call is not None and getattr(call.op, "name", "") == name else None
+
+    def _scalar(self, expr) -> float | None:
+        value = self.constants.value(expr) if expr in self.constants else None
+        return float(value.reshape(())) if value is not None and value.size == 1 else None
+
+    def _where(self, call) -> Quantised | None:
+        test = self._call(call.args[0], "relax.greater_equal")
+        if test is None or self._scalar(test.args[1]) != 0:
+            return None
+        if (self._scalar(call.args[1]), self._scalar(call.args[2])) != (1, -1):
+            return None
+        self.inner.add(call.args[0])
+        return Quantised(test.args[0], BINARY)
+
+    def _scaled(self, call) -> Quantised | None:
+        clip = self._call(call.args[0], "relax.clip")
+        rounded = self._call(clip.args[0], "relax.round") if clip is not None else None
+        divided = self._call(rounded.args[0], "relax.divide") if rounded is not None else None
+        if divided is None or call.args[1] not in self.constants or divided.args[1] not in self.constants:
+            return None
+        scale = self.constants.value(call.args[1])
+        if not np.array_equal(scale, self.constants.value(divided.args[1])) or not (scale > 0).all():
+            return None
+        low, high = (_number(arg) for arg in clip.args[1:3])
+        if not (low <= 0 <= high and low == int(low) and high == int(high)):
+            return None
+        bits = max(int(high).bit_length(), int(-low - 1).bit_length() if low else 0) + (low < 0)
+        if not 1 <= bits <= MOST_ACTIVATION_BITS or not _per_channel(scale, len(call.args[0].ty.shape.values)):
+            return None
+        self.inner.update((call.args[0], clip.args[0], rounded.args[0]))
+        encoding = Encoding("bits", bits, "signed" if low < 0 else "unsigned")
+        return Quantised(divided.args[0], encoding, scale.reshape(-1).astype(np.float32), int(low), int(high))
+
+    def _padded(self, call) -> Quantised | None:
+        """An explicit Pad of rows and columns of a quantiser, with an integer of its scale."""
+        below, a = self.known.get(call.args[0]), call.attrs
+        if below is None or str(a.pad_mode) != "constant" or len(a.pad_width) != 8 or any(below.pads):
+            return None
+        widths = [int(width) for width in a.pad_width]
+        scale = 1.0 if below.scale is None else float(below.scale[0])
+        value = float(a.pad_value) / scale
+        several = below.scale is not None and below.scale.size > 1
+        if any(widths[:4]) or min(widths) < 0 or value != round(value) or (several and value):
+            return None
+        pads = (widths[4], widths[6], widths[5], widths[7])
+        return replace(below, pads=pads, pad_value=round(value))
+
+    def _kept(self, var, name: str, below: Quantised) -> Quantised | None:
+        if any(below.pads) or (below.scale is not None and below.scale.size > 1 and name != "relax.nn.max_pool2d"):
+            return None
+        return replace(below, source=var)
+
+
+def _number(arg) -> float:
+    value = arg.value if hasattr(arg, "value") else arg
+    return float(value.value if hasattr(value, "value") else value)
+
+
+def _per_channel(scale: np.ndarray, dims: int) -> bool:
+    """One value, or (c, 1, 1) values of a tensor of four axes."""
+    if scale.size == 1:
+        return True
+    shape = (1,) * (4 - scale.ndim) + scale.shape
+    return dims == 4 and scale.ndim <= 4 and shape[0] == shape[2] == shape[3] == 1
+
+
+def few_bit(weights: np.ndarray) -> tuple[Encoding, np.ndarray, np.ndarray] | None:
+    """Weights (oc, ...) as scale[oc] * integers: (encoding, integers, scale), or None.
+
+    The integers of a channel have no common divisor, so the scale is the greatest possible. A channel of zeros has
+    scale 0 and integers 1.
+    """
+    rows = weights.reshape(len(weights), -1)
+    if not rows.size or _distinct(rows[0]) > 1 << MOST_WEIGHT_BITS or _distinct(rows[-1]) > 1 << MOST_WEIGHT_BITS:
+        return None
+    magnitude = np.abs(rows.astype(np.float64))
+    greatest = magnitude.max(axis=1, keepdims=True)
+    dead = greatest == 0
+    greatest[dead] = 1
+    integers = np.zeros(rows.shape, np.int8)
+    scale = np.zeros(len(rows))
+    left = ~dead[:, 0]
+    for top in range(1, 1 << MOST_WEIGHT_BITS):  # the greatest integer of a channel
+        if not left.any():
+            break
+        ratio = rows[left] * (top / greatest[left])
+        whole = np.round(ratio)
+        fits = (np.abs(ratio - whole) <= CLOSE * np.abs(whole)).all(axis=1)
+        taken = np.flatnonzero(left)[fits]
+        integers[taken] = whole[fits]
+        scale[taken] = greatest[taken, 0] / top
+        left[taken] = False
+    if left.any():
+        return None
+    integers[dead[:, 0]] = 1
+    encoding = _encoding(integers)
+    return None if encoding is None else (encoding, integers.reshape(weights.shape), scale)
+
+
+def _distinct(row: np.ndarray) -> int:
+    return np.unique(row[: 1 << 14]).size
+
+
+def _encoding(integers: np.ndarray) -> Encoding | None:
+    """The fewest planes that hold the integers."""
+    low, high = int(integers.min()), int(integers.max())
+    if (integers % 2 != 0).all():
+        bits = max(abs(low), high).bit_length()
+        return Encoding("bits", bits, "bipolar") if bits <= MOST_WEIGHT_BITS else None
+    bits = max(high.bit_length(), (-low - 1).bit_length() if low < 0 else 0) + (low < 0)
+    levels = "signed" if low < 0 else "unsigned"
+    return Encoding("bits", bits, levels) if bits <= MOST_WEIGHT_BITS else None
+
+
+def coded(spec: KernelSpec, quantised: Quantised, weights: np.ndarray, scale, operands: list) -> Coded | None:
+    """The few-bit form of a float kernel whose input is `quantised`, or None where its weights are no few integers.
+
+    `scale` (oc,) or None is what the float kernel would multiply into the weights: here it is a step of the epilogue.
+    """
+    top, left, bottom, right = quantised.pads
+    if any(quantised.pads):
+        if any(spec.pads) and quantised.pad_value:
+            return None
+        pads = tuple(a + b for a, b in zip(spec.pads, quantised.pads, strict=True))
+        h, w = spec.h - top - bottom, spec.w - left - right
+        spec = replace(spec, h=h, w=w, pads=pads, x_shape=(spec.n, h, w, spec.c))
+    if quantised.scale is not None:
+        weights = weights * _input_scales(spec, quantised.scale)
+    found = few_bit(weights)
+    if found is None:
+        return None
+    encoding, integers, factor = found
+    factor = (factor if scale is None else factor * scale).astype(np.float32)
+    steps, first = spec.epilogue, ()
+    if (factor != 1).any():
+        steps, first = (("mul",), *steps), (factor,)
+    value = quantised.pad_value
+    form = replace(spec, activation=quantised.encoding, weight=encoding, epilogue=steps, pad_value=value)
+    return Coded(form, quantised, integers, (*first, *operands))
+
+
+def _input_scales(spec: KernelSpec, scale: np.ndarray) -> np.ndarray:
+    """Scales of the input channels, shaped to multiply weights (oc, c/groups, kh, kw)."""
+    if scale.size == 1:
+        return scale.reshape(1, 1, 1, 1)
+    per_group = scale.reshape(spec.groups, 1, -1, 1, 1)
+    wide = np.broadcast_to(per_group, (spec.groups, spec.oc // spec.groups, spec.c // spec.groups, 1, 1))
+    return wide.reshape(spec.oc, -1, 1, 1)

@@ -1,0 +1,196 @@
+"""The kernel that quantises float activations and packs their bits: (n, h, w, c) -> padded planes of words.
+
+    binarise: bit = x >= 0          quantise: code = clip(round_half_even(x / scale), low, high), bit i = code >> i & 1
+
+16 channels are compared at a time; the mask of the comparison is the 16 bits to be stored. The layout is
+`planes.packed_shape`; its borders hold the code of the padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from onnxc.codegen.kernels import planes
+from onnxc.codegen.kernels.spec import Encoding
+from onnxc.codegen.kernels.tile import at
+
+CHUNK = 16
+
+
+@dataclass(frozen=True)
+class PackSpec:
+    """x (n, h, w, c) float32, row-major as `x_shape` -> packed activations of `encoding`; the cache key of the kernel.
+
+    `scales` counts the quantiser's scales: 0 to binarise, 1, or c. `low` and `high` clip the integers.
+    """
+
+    n: int
+    h: int
+    w: int
+    c: int
+    groups: int
+    pads: tuple[int, int, int, int]
+    encoding: Encoding
+    x_shape: tuple[int, ...]
+    pad_value: int = 0
+    scales: int = 0
+    low: int = 0
+    high: int = 0
+    threads: int = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the packed activations, 64-bit words."""
+        top, left, bottom, right = self.pads
+        line = self.groups * planes.words(self.c // self.groups)
+        return (self.encoding.bits, self.n, self.h + top + bottom, self.w + left + right, line)
+
+
+def emit(spec: PackSpec, name: str):
+    """The kernel as TIR: operands x, the scales if any, the packed activations."""
+    from tvm.script.ir_builder import IRBuilder
+    from tvm.script.ir_builder import tirx as T
+
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            T.func_name(name)
+            x = T.arg("x", T.buffer(spec.x_shape, "float32"))
+            scale = T.arg("scale", T.buffer((spec.scales,), "float32")) if spec.scales else None
+            shape = (*spec.shape[:-1], spec.shape[-1] * (planes.WORD // CHUNK))
+            y = T.arg("y", T.buffer(shape, f"uint{CHUNK}"))
+            T.func_attr({"tirx.noalias": True, "op_pattern": 8})
+            _rows(spec, x, scale, y)
+    return builder.get()
+
+
+def _rows(spec: PackSpec, x, scale, y) -> None:
+    """All padded rows: above, inside, below."""
+    from tvm.script.ir_builder import tirx as T
+
+    top, left, bottom, right = spec.pads
+    _, _, rows, columns, _ = spec.shape
+    loop = T.parallel if spec.threads > 1 else T.serial
+    with T.serial(0, spec.n) as n:
+        if top:
+            _fill(spec, y, n * rows * columns, top * columns)
+        with loop(0, spec.h) as row:
+            line = (n * rows + row + top) * columns
+            if left:
+                _fill(spec, y, line, left)
+            with T.serial(0, spec.w) as column:
+                _pixel(spec, x, scale, y, ((n * spec.h + row) * spec.w + column, line + left + column))
+            if right:
+                _fill(spec, y, line + left + spec.w, right)
+        if bottom:
+            _fill(spec, y, (n * rows + top + spec.h) * columns, bottom * columns)
+
+
+def _chunks(spec: PackSpec) -> tuple[int, int, int]:
+    """Chunks of a pixel in one group, those that are whole, and the channels of the one after them."""
+    channels = spec.c // spec.groups
+    return planes.words(channels) * (planes.WORD // CHUNK), channels // CHUNK, channels % CHUNK
+
+
+def _fill(spec: PackSpec, y, pixel, count: int) -> None:
+    """`count` padded pixels from `pixel` on: the bits of the pad code in every channel that exists."""
+    from tvm import tirx
+    from tvm.script.ir_builder import tirx as T
+
+    chunks, whole, rest = _chunks(spec)
+    code = planes.pad_code(spec.encoding, spec.pad_value)
+    size = _plane_size(spec)
+    for plane in range(spec.encoding.bits):
+        ones = (code >> plane) & 1
+        with T.serial(0, count * spec.groups) as i:
+            for chunk in range(chunks):
+                value = ones * (0xFFFF if chunk < whole else (1 << rest) - 1 if chunk == whole else 0)
+                place = plane * size + (pixel * spec.groups + i) * chunks + chunk
+                T.buffer_store(y, tirx.const(value, "uint16"), at(y, place))
+
+
+def _plane_size(spec: PackSpec) -> int:
+    _, n, rows, columns, line = spec.shape
+    return n * rows * columns * line * (planes.WORD // CHUNK)
+
+
+def _pixel(spec: PackSpec, x, scale, y, where: tuple) -> None:
+    """The bits of one pixel."""
+    from tvm import tirx
+    from tvm.script.ir_builder import tirx as T
+
+    source, place = where
+    chunks, whole, rest = _chunks(spec)
+    channels, bits, size = spec.c // spec.groups, spec.encoding.bits, _plane_size(spec)
+
+    def read(channel, lanes: int) -> list:
+        index = tirx.Ramp(source * spec.c + channel, 1, lanes) if lanes > 1 else source * spec.c + channel
+        value = x[at(x, index)]
+        factor = None
+        if spec.scales:
+            ramp = tirx.Ramp(channel, 1, lanes) if lanes > 1 else channel
+            factor = scale[ramp] if spec.scales > 1 else _wide(scale[0], lanes)
+        return bit_tests(value, factor, spec.encoding, (spec.low, spec.high), lanes)
+
+    def store(group, chunk, values: list) -> None:
+        for plane in range(bits):
+            offset = plane * size + (place * spec.groups + group) * chunks + chunk
+            T.buffer_store(y, values[plane], at(y, offset))
+
+    with T.serial(0, spec.groups) as group:
+        if whole:
+            with T.serial(0, whole) as chunk:
+                store(group, chunk, [as_mask(test, CHUNK) for test in read(group * channels + chunk * CHUNK, CHUNK)])
+        if rest:
+            store(group, whole, _tail(read, group * channels, channels, rest, bits))
+        for chunk in range(whole + bool(rest), chunks):
+            store(group, chunk, [tirx.const(0, "uint16")] * bits)
+
+
+def _tail(read: Callable, base, channels: int, rest: int, bits: int) -> list:
+    """The last `rest` channels as masks of 16 bits; where they can, vectors start earlier and are shifted."""
+    from tvm import tirx
+
+    def const(value: int):
+        return tirx.const(value, "uint16")
+
+    if channels >= CHUNK:
+        return [as_mask(test, CHUNK) >> const(CHUNK - rest) for test in read(base + channels - CHUNK, CHUNK)]
+    half = CHUNK // 2
+    if rest >= half:
+        low, high = read(base, half), read(base + rest - half, half)
+        parts = [(tirx.Cast("uint16", as_mask(test, half)) for test in tests) for tests in (low, high)]
+        return [a | (b << const(rest - half)) for a, b in zip(*parts, strict=True)]
+    masks = [const(0)] * bits
+    for channel in range(rest):
+        for plane, test in enumerate(read(base + channel, 1)):
+            masks[plane] = masks[plane] | tirx.Select(test, const(1 << channel), const(0))
+    return masks
+
+
+def _wide(value, lanes: int):
+    from tvm import tirx
+
+    return tirx.Broadcast(value, lanes) if lanes > 1 else value
+
+
+def bit_tests(value, scale, encoding: Encoding, limits: tuple[int, int], lanes: int) -> list:
+    """For each plane the comparison that is true where its bit is set; `value` and `scale` are vectors of `lanes`."""
+    from tvm import tirx
+
+    def const(number, dtype: str):
+        return _wide(tirx.const(number, dtype), lanes)
+
+    if scale is None:
+        return [value >= const(0.0, "float32")]
+    low, high = (const(float(limit), "float32") for limit in limits)
+    rounded = tirx.min(tirx.max(tirx.round(value / scale), low), high)
+    code = tirx.Cast(f"int32x{lanes}" if lanes > 1 else "int32", rounded)
+    return [tirx.NE(code & const(1 << plane, "int32"), const(0, "int32")) for plane in range(encoding.bits)]
+
+
+def as_mask(test, lanes: int):
+    """A vector of 8 or 16 comparisons as an unsigned integer of as many bits, the first lane lowest."""
+    from tvm import ir
+
+    return ir.Call(ir.Op.get("tirx.reinterpret"), [test], ret_ty=f"uint{lanes}")
