@@ -21,6 +21,7 @@ from onnxc.codegen.tvm_api import tvm_modules
 
 MOST_WEIGHT_BITS = 4
 MOST_ACTIVATION_BITS = 8
+WORTH_SHARING = 100_000  # numbers to pack: some microseconds, what a barrier between threads takes
 CLOSE = 3e-7  # twice the rounding of scale * integer in float32
 KEEPERS = ("relax.nn.max_pool2d", "relax.reshape", "relax.flatten", "relax.permute_dims")
 
@@ -55,8 +56,9 @@ class Coded:
         """The kernel that packs what this one reads."""
         s, q = self.spec, self.quantised
         scales = 0 if q.scale is None else q.scale.size
+        threads = s.threads if s.n * s.h * s.w * s.c >= WORTH_SHARING else 1
         return PackSpec(
-            s.n, s.h, s.w, s.c, s.groups, s.pads, s.activation, s.x_shape, s.pad_value, scales, q.low, q.high, s.threads
+            s.n, s.h, s.w, s.c, s.groups, s.pads, s.activation, s.x_shape, s.pad_value, scales, q.low, q.high, threads
         )
 
 

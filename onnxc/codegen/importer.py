@@ -1,6 +1,7 @@
 """TVM's ONNX importer with the converters that we do otherwise. Errors name the node.
 
 Clip(x, lo, hi) with constant bounds   ->   relax.clip, which kernels take in (TVM: four opaque calls)
+Pad(x, constant widths and value)      ->   relax.nn.pad, which keeps channels-last (TVM: an opaque call)
 Sum(a, b, c)                           ->   (a + b) + c (TVM: stack and reduce)
 """
 
@@ -84,7 +85,23 @@ def _convert(frontend, builder, op_name: str, inputs: list, attrs: dict):
         high = _bound(inputs, 2, attrs.get("max"), np.inf)
         if low is not None and high is not None:
             return builder.normalize(relax.op.clip(inputs[0], low, high))
+    if op_name == "Pad" and attrs.get("mode", b"constant") == b"constant":
+        return _pad(builder, inputs)
     return None
+
+
+def _pad(builder, inputs: list):
+    """Pad of four axes by constants as relax.nn.pad; None for others."""
+    m = tvm_modules()
+    known = [isinstance(operand, m.ir.GenericConst) for operand in inputs[1:3] if operand is not None]
+    if len(inputs) < 2 or not all(known) or (len(inputs) > 3 and inputs[3] is not None):
+        return None
+    pads = inputs[1].value.numpy()
+    value = inputs[2].value.numpy().item() if len(inputs) > 2 and inputs[2] is not None else 0.0
+    if pads.size != 8 or (pads < 0).any() or str(inputs[0].ty.dtype) != "float32":
+        return None
+    widths = [int(width) for axis in range(4) for width in (pads[axis], pads[axis + 4])]
+    return builder.normalize(m.relax.op.nn.pad(inputs[0], widths, "constant", float(value)))
 
 
 def _bound(inputs: list, index: int, attribute: float | None, default: float) -> float | None:

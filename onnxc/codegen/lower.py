@@ -8,14 +8,17 @@ the other. Convolutions make (n, h, w, c); operators with a rule in `layout` fol
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from onnxc.codegen import layout, match
 from onnxc.codegen.constants import Constants
+from onnxc.codegen.fewbit import Coded
 from onnxc.codegen.importer import import_onnx
-from onnxc.codegen.kernels import choose
+from onnxc.codegen.kernels import choose, quantise
+from onnxc.codegen.kernels.spec import Refusal
 from onnxc.codegen.static import StaticModel
 from onnxc.codegen.target import Target
 from onnxc.codegen.tvm_api import name_of, tvm_modules
@@ -23,6 +26,7 @@ from onnxc.ir.errors import Unsupported
 
 FIRST, LAST = "nchw", "nhwc"
 WORTH_SHARING = 50_000  # multiply-adds: some microseconds, what a barrier between threads takes
+BITS_PER_FLOAT = 16  # products of bits in the time of one multiply-add of floats
 
 
 @dataclass
@@ -206,9 +210,9 @@ class _Lowering:
 
     def _kernel(self, var, found: match.Found) -> None:
         """Emits a kernel call at the place of the last operator it has taken in."""
-        source = self.get(found.source, LAST if found.spatial else FIRST)
-        spec = replace(found.spec, threads=self.threads if found.spec.macs >= WORTH_SHARING else 1)
-        family, plan, refusals = choose(spec, self.target)
+        form, family, plan, refusals = self._choice(found)
+        spec = form.spec
+        order = LAST if found.spatial else FIRST
         entry = {
             "node": self.names.get(found.weight_var, ""),
             "spec": spec.text(),
@@ -223,31 +227,68 @@ class _Lowering:
             raise Unsupported(
                 "no kernel takes it: " + "; ".join(f"{r.rule} {r.reason}" for r in refusals), node=entry["node"]
             )
-        args = [source]
-        if spec.weight_constant:
-            args.append(self._packed(found, family, plan))
-        else:
-            args.append(self.get(found.weight, FIRST))
-        for operand in found.operands:
-            is_array = isinstance(operand, np.ndarray)
-            args.append(self.constant(operand) if is_array else self.get(operand, LAST if found.spatial else FIRST))
+        args = [self._packed_source(form, order) if isinstance(form, Coded) else self.get(found.source, order)]
+        args += self._weights(found, form, family, plan) if spec.weight_constant else [self.get(found.weight, FIRST)]
+        for operand in form.operands:
+            args.append(self.constant(operand) if isinstance(operand, np.ndarray) else self.get(operand, order))
         result = self.relax.TensorType(spec.y_shape, spec.dtype)
-        function = self._function(spec, family, plan)
+        function = self._function(spec, "kernel", lambda name: family.emit(spec, plan, name))
         entry["function"] = name_of(function)
         call = self.relax.call_tir(function, args, result)
-        self.values[var] = {LAST if found.spatial else FIRST: self.builder.emit(call)}
+        self.values[var] = {order: self.builder.emit(call)}
 
-    def _packed(self, found: match.Found, family, plan):
-        key = ("packed", id(found.weight), found.scale_key, plan.block, family.NAME, found.spec.groups)
+    def _choice(self, found: match.Found):
+        """The form of a kernel that a family takes, few-bit before float: (form, family, schedule, refusals)."""
+        refusals: list[Refusal] = []
+        for form in (found.coded, found):
+            if form is not None:
+                form = replace(form, spec=self._on_threads(form))
+                family, plan, declined = choose(form.spec, self.target)
+                refusals += declined
+                if plan is not None:
+                    return form, family, plan, refusals
+        return found, None, None, refusals
+
+    def _on_threads(self, form):
+        """The spec for as many threads as are worth their barrier."""
+        spec = form.spec
+        cycles = (
+            spec.macs * spec.activation.bits * spec.weight.bits / BITS_PER_FLOAT
+            if isinstance(form, Coded)
+            else spec.macs
+        )
+        return replace(spec, threads=self.threads if cycles >= WORTH_SHARING else 1)
+
+    def _packed_source(self, form: Coded, order: str):
+        """What a few-bit kernel reads: the source quantised and packed, once for all its readers."""
+        spec, quantised = form.packing(), form.quantised
+        key = (spec, quantised.source, None if quantised.scale is None else quantised.scale.tobytes())
         if key not in self.cache:
-            weights = found.weight
-            if found.scale is not None:
-                weights = weights * found.scale.reshape(-1, 1, 1, 1).astype(weights.dtype)
-            self.cache[key] = self.constant(family.pack(found.spec, plan, weights))
+            function = self._function(spec, "pack", lambda name: quantise.emit(spec, name))
+            args = [self.get(quantised.source, order)]
+            args += [] if quantised.scale is None else [self.constant(quantised.scale)]
+            call = self.relax.call_tir(function, args, self.relax.TensorType(spec.shape, "uint64"))
+            self.cache[key] = self.builder.emit(call)
         return self.cache[key]
 
-    def _function(self, spec, family, plan):
+    def _weights(self, found: match.Found, form, family, plan) -> list:
+        """The packed weights, and what else the family makes of them."""
+        key = ("packed", id(found.weight), found.scale_key, plan.block, family.NAME, form.spec.groups)
+        if isinstance(form, Coded):
+            key = ("packed", form.spec, family.NAME, id(found.weight))
+        if key not in self.cache:
+            weights = form.weight
+            if found.scale is not None and not isinstance(form, Coded):
+                weights = weights * found.scale.reshape(-1, 1, 1, 1).astype(weights.dtype)
+            arrays = [family.pack(form.spec, plan, weights)]
+            if hasattr(family, "tables"):
+                arrays += family.tables(form.spec, plan, weights)
+            self.cache[key] = [self.constant(array) for array in arrays]
+        return self.cache[key]
+
+    def _function(self, spec, stem: str, emit: Callable):
+        """The function for a spec, emitted once."""
         if spec not in self.functions:
-            name = f"kernel{len(self.functions)}"
-            self.functions[spec] = self.builder.add_func(family.emit(spec, plan, name), name)
+            name = f"{stem}{len(self.functions)}"
+            self.functions[spec] = self.builder.add_func(emit(name), name)
         return self.functions[spec]

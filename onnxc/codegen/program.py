@@ -70,7 +70,7 @@ def compile_program(program: Program, threads: int, path: Path) -> None:
 
 
 def _ours(function: str) -> bool:
-    return re.fullmatch(r"kernel\d+", function) is not None
+    return re.fullmatch(r"(kernel|pack)\d+", function) is not None
 
 
 def _functions(module, plan: Plan, prefix: str, target: Target, threads: int) -> dict[str, object]:

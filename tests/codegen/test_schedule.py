@@ -50,7 +50,7 @@ def test_refusals_have_a_reason(changes, reason):
     family, plan, refusals = kernels.choose(spec(**changes), TARGETS["x86-64-v3"])
     assert family is None and plan is None
     assert all(isinstance(r, Refusal) and r.reason for r in refusals)
-    assert reason in refusals[-1].reason
+    assert any(reason in r.reason for r in refusals)
 
 
 @pytest.mark.parametrize("oc, groups, block", [(32, 1, 16), (23, 1, 16), (10, 1, 8), (30, 3, 8), (1, 1, 1)])

@@ -1,18 +1,19 @@
 """Kernel families. `RULES` is the list of schedule rules: the first that returns a Schedule wins.
 
 A family is a module with `schedule(spec, target) -> Schedule | Refusal`, `emit(spec, schedule, name) -> PrimFunc`
-and `pack(spec, schedule, weights) -> ndarray`. docs/codegen.md shows how to add one.
+and `pack(spec, schedule, weights) -> ndarray`; one that reads more than packed weights has
+`tables(spec, schedule, weights) -> list of ndarray`, operands after them. docs/codegen.md shows how to add one.
 """
 
 from __future__ import annotations
 
 from types import ModuleType
 
-from onnxc.codegen.kernels import depthwise, float32
+from onnxc.codegen.kernels import bits, depthwise, float32
 from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
 from onnxc.codegen.target import Target
 
-RULES: tuple[ModuleType, ...] = (depthwise, float32)
+RULES: tuple[ModuleType, ...] = (depthwise, float32, bits)
 
 
 def choose(spec: KernelSpec, target: Target) -> tuple[ModuleType | None, Schedule | None, list[Refusal]]:

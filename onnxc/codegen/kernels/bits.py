@@ -13,12 +13,13 @@ import numpy as np
 
 from onnxc.codegen.kernels import planes
 from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
-from onnxc.codegen.kernels.tile import at, each, epilogue, operands
+from onnxc.codegen.kernels.tile import at, each, epilogue, operands, shared_grid
 from onnxc.codegen.target import Target
 
 NAME = "bits.direct"
 UNROLL = 12  # steps of (kh, kw, word) up to which a tile is straight-line code
 ACCUMULATORS = 14
+FEW_PAIRS = 4  # pairs of planes up to which each has its own loop
 
 
 def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
@@ -98,7 +99,7 @@ def _loops(spec: KernelSpec, plan: Schedule, x, w, read: tuple, y) -> None:
     images, oh, ow = (1, 1, spec.n * spec.h * spec.w) if flat else (spec.n, spec.oh, spec.ow)
     oc = spec.oc // spec.groups
     blocks, tiles = -(-oc // plan.block), -(-ow // plan.pixels)
-    with T.grid(spec.groups, blocks, images, oh, tiles) as (g, block, n, row, tile):
+    with shared_grid(spec.threads, spec.groups, blocks, images, oh, tiles) as (g, block, n, row, tile):
         acc = T.alloc_buffer((plan.pixels * plan.block,), "int64")
         first = tirx.min(tile * plan.pixels, ow - plan.pixels)
         channel0 = tirx.min(block * plan.block, oc - plan.block)
@@ -109,8 +110,11 @@ def _loops(spec: KernelSpec, plan: Schedule, x, w, read: tuple, y) -> None:
         def store(pixel, lane, i):
             channel = g * oc + channel0 + lane
             offset = ((n * oh + row) * ow + first + pixel) * spec.oc + channel
-            T.buffer_store(y, epilogue(spec, _sum(spec, acc[i], constants, where(pixel), channel), extra, channel, offset),
-                           at(y, offset))
+            T.buffer_store(
+                y,
+                epilogue(spec, _sum(spec, acc[i], constants, where(pixel), channel), extra, channel, offset),
+                at(y, offset),
+            )
 
         each(plan, store)
 
@@ -142,13 +146,57 @@ def _class_of(spec: KernelSpec, row, first):
 
 def _counts(spec: KernelSpec, plan: Schedule, acc, x, w, where: tuple) -> None:
     """acc = S: for the pairs of planes, for kh, kw, word."""
+    from tvm import tirx
     from tvm.script.ir_builder import tirx as T
 
-    for number, level in enumerate(planes.schedule_pairs(spec)):
-        if number:
-            each(plan, lambda p, c, i: T.buffer_store(acc, acc[i] + acc[i], [i]))
-        for i, j, negative in level:
-            _pair(spec, plan, acc, x, w, (*where, i, j), negative)
+    def double() -> None:
+        each(plan, lambda p, c, i: T.buffer_store(acc, acc[i] + acc[i], [i]))
+
+    if _pairs(spec) <= FEW_PAIRS:
+        for number, level in enumerate(planes.schedule_pairs(spec)):
+            if number:
+                double()
+            for i, j, negative in level:
+                _pair(spec, plan, acc, x, w, (*where, i, j), negative)
+        return
+    a, b = spec.activation.bits, spec.weight.bits
+    with T.serial(0, a + b - 1) as turn:
+        double()
+        level = a + b - 2 - turn
+        first = tirx.max(level - (b - 1), 0)
+        with T.serial(0, tirx.min(level, a - 1) + 1 - first) as number:
+            i = first + number
+            flip = _sign_mask(spec, i, level - i)
+            _negate(plan, acc, flip)
+            _pair(spec, plan, acc, x, w, (*where, i, level - i), False)
+            _negate(plan, acc, flip)
+
+
+def _pairs(spec: KernelSpec) -> int:
+    return spec.activation.bits * spec.weight.bits
+
+
+def _sign_mask(spec: KernelSpec, i, j):
+    """-1 where a pair of planes counts negatively, else 0; None where none does."""
+    from tvm import tirx
+
+    flags = [
+        tirx.Cast("int64", tirx.EQ(plane, e.bits - 1))
+        for e, plane in ((spec.activation, i), (spec.weight, j))
+        if e.levels == "signed"
+    ]
+    if not flags:
+        return None
+    zero = tirx.const(0, "int64")
+    return zero - (flags[0] ^ flags[1] if len(flags) == 2 else flags[0])
+
+
+def _negate(plan: Schedule, acc, mask) -> None:
+    """acc = -acc where `mask` is -1: (a ^ -1) - -1 = -a."""
+    from tvm.script.ir_builder import tirx as T
+
+    if mask is not None:
+        each(plan, lambda p, c, i: T.buffer_store(acc, (acc[i] ^ mask) - mask, [i]))
 
 
 def _pair(spec: KernelSpec, plan: Schedule, acc, x, w, where: tuple, negative: bool) -> None:
@@ -178,7 +226,7 @@ def _pair(spec: KernelSpec, plan: Schedule, acc, x, w, where: tuple, negative: b
 
         each(plan, product)
 
-    if spec.kh * taps * inner <= UNROLL:
+    if spec.kh * taps * inner * _pairs(spec) <= UNROLL:
         for kh in range(spec.kh):
             for kw in range(taps):
                 for k in range(inner):

@@ -175,9 +175,10 @@ def table(spec: KernelSpec, weights: np.ndarray) -> np.ndarray:
         constant = -((1 << a.bits) - 1) * total if a.levels == "bipolar" else np.zeros_like(total)
     else:
         signs = sum(-(1 << i) if negative(a, i) else 1 << i for i in range(a.bits))
-        twice = depth * signs * ((1 << spec.weight.bits) - 1) + {"unsigned": signs, "signed": -1, "bipolar": 0}[
-            a.levels
-        ] * total
+        twice = (
+            depth * signs * ((1 << spec.weight.bits) - 1)
+            + {"unsigned": signs, "signed": -1, "bipolar": 0}[a.levels] * total
+        )
         constant = twice if a.levels == "bipolar" else twice // 2
     rows, columns = borders(spec)
     outside = 1 - np.einsum("ri,cj->rcij", rows.inside.astype(np.int64), columns.inside.astype(np.int64))

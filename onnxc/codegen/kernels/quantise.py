@@ -16,6 +16,7 @@ from onnxc.codegen.kernels.spec import Encoding
 from onnxc.codegen.kernels.tile import at
 
 CHUNK = 16
+NEVER = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -58,32 +59,42 @@ def emit(spec: PackSpec, name: str):
             x = T.arg("x", T.buffer(spec.x_shape, "float32"))
             scale = T.arg("scale", T.buffer((spec.scales,), "float32")) if spec.scales else None
             shape = (*spec.shape[:-1], spec.shape[-1] * (planes.WORD // CHUNK))
-            y = T.arg("y", T.buffer(shape, f"uint{CHUNK}"))
+            packed = T.arg("y", T.buffer(spec.shape, "uint64"))
             T.func_attr({"tirx.noalias": True, "op_pattern": 8})
-            _rows(spec, x, scale, y)
+            with T.sblock("root"):  # Relax looks into it
+                T.reads([])
+                T.writes([])
+                y = T.decl_buffer(shape, f"uint{CHUNK}", data=packed.data)
+                _rows(spec, x, scale, y)
     return builder.get()
 
 
 def _rows(spec: PackSpec, x, scale, y) -> None:
-    """All padded rows: above, inside, below."""
+    """All padded rows, any of them by any thread."""
+    from tvm import tirx
     from tvm.script.ir_builder import tirx as T
 
     top, left, bottom, right = spec.pads
     _, _, rows, columns, _ = spec.shape
-    loop = T.parallel if spec.threads > 1 else T.serial
-    with T.serial(0, spec.n) as n:
-        if top:
-            _fill(spec, y, n * rows * columns, top * columns)
-        with loop(0, spec.h) as row:
-            line = (n * rows + row + top) * columns
-            if left:
-                _fill(spec, y, line, left)
-            with T.serial(0, spec.w) as column:
-                _pixel(spec, x, scale, y, ((n * spec.h + row) * spec.w + column, line + left + column))
-            if right:
-                _fill(spec, y, line + left + spec.w, right)
-        if bottom:
-            _fill(spec, y, (n * rows + top + spec.h) * columns, bottom * columns)
+
+    def inside(n, row, line) -> None:
+        if left:
+            _fill(spec, y, line, left)
+        with T.serial(0, spec.w) as column:
+            _pixel(spec, x, scale, y, ((n * spec.h + row) * spec.w + column, line + left + column))
+        if right:
+            _fill(spec, y, line + left + spec.w, right)
+
+    with (T.parallel if spec.threads > 1 else T.serial)(0, spec.n * rows) as index:
+        row = index % rows - top
+        if not top and not bottom:
+            inside(index // rows, row, index * columns)
+            return
+        with T.If(tirx.all(row >= 0, row < spec.h)):
+            with T.Then():
+                inside(index // rows, row, index * columns)
+            with T.Else():
+                _fill(spec, y, index * columns, columns)
 
 
 def _chunks(spec: PackSpec) -> tuple[int, int, int]:
@@ -184,9 +195,12 @@ def bit_tests(value, scale, encoding: Encoding, limits: tuple[int, int], lanes: 
     if scale is None:
         return [value >= const(0.0, "float32")]
     low, high = (const(float(limit), "float32") for limit in limits)
-    rounded = tirx.min(tirx.max(tirx.round(value / scale), low), high)
-    code = tirx.Cast(f"int32x{lanes}" if lanes > 1 else "int32", rounded)
-    return [tirx.NE(code & const(1 << plane, "int32"), const(0, "int32")) for plane in range(encoding.bits)]
+    above = const(float(1 << encoding.bits), "float32")  # keeps the low bits and makes the number positive
+    number = tirx.min(tirx.max(tirx.round(value / scale), low), high) + above
+    code = tirx.Cast(f"int32x{lanes}" if lanes > 1 else "int32", number)
+    # With bit 16, which is never set, no test is one of a sign: LLVM 22 makes movmskps of that and under AVX-512 gives
+    # it registers that this instruction cannot name.
+    return [tirx.NE(code & const(NEVER | 1 << i, "int32"), const(0, "int32")) for i in range(encoding.bits)]
 
 
 def as_mask(test, lanes: int):

@@ -1,0 +1,228 @@
+"""Few-bit kernels against NumPy, every integer; few-bit layers of models against ONNX Runtime."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from onnx import numpy_helper, parser
+
+from onnxc.codegen import compile_model, fewbit
+from onnxc.codegen.kernels import planes, quantise
+from onnxc.codegen.kernels.spec import BINARY, Encoding
+from onnxc.codegen.target import resolve
+from onnxc.ir.functions import function
+from onnxc.runtime.library import Library
+
+from . import bulk
+from .conftest import run_ort
+
+MODELS = Path(__file__).parents[1] / "data"
+CALM = settings(
+    max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
+)
+
+
+@CALM
+@given(chosen=st.lists(bulk.specs(), min_size=6, max_size=6, unique=True), seed=st.integers(0, 99))
+def test_integers_of_any_layer(tmp_path_factory, chosen, seed):
+    bulk.check_integers(chosen, resolve("native"), tmp_path_factory.mktemp("bits"), seed)
+
+
+def test_integers_of_every_pair_of_bits(tmp_path):
+    chosen = []
+    for i, (a, w) in enumerate(itertools.product(range(1, 9), range(1, 5))):
+        activation = Encoding("bits", a, bulk.LEVELS[i % 3])
+        weight = Encoding("bits", w, bulk.LEVELS[(i // 3 + a) % 3])
+        chosen.append(bulk.make(h=2, w=3, c=70, oc=9, k=(1, 2), activation=activation, weight=weight))
+    assert set(bulk.check_integers(chosen, resolve("native"), tmp_path)) == {"bits.direct"}
+
+
+@CALM
+@given(chosen=st.lists(bulk.specs(), min_size=6, max_size=6, unique=True), data=st.data())
+def test_packing_is_its_twin(tmp_path_factory, chosen, data):
+    """Quantises and packs, channels with tails, borders with values; NaN binarises to -1, halves round to even."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    packs, inputs, wanted = [], [], []
+    for spec in chosen:
+        if spec.activation.levels == "bipolar":
+            spec = bulk.make(spec.n, spec.h, spec.w, spec.c // spec.groups, 1, (1, 1), pads=spec.pads,
+                             groups=spec.groups, activation=BINARY, pad_value=np.sign(spec.pad_value))  # fmt: skip
+        x = rng.integers(-9, 9, spec.x_shape).astype("f") / 2
+        if spec.activation == BINARY:
+            packs.append(bulk.packing(spec, 0))
+            x[rng.random(x.shape) < 0.1] = np.nan
+            values, scale = np.where(x >= 0, 1, -1), None
+        else:
+            packs.append(bulk.packing(spec, data.draw(st.sampled_from([1, spec.c]))))
+            scale = rng.choice(np.float32([0.25, 0.5, 0.7, 1]), packs[-1].scales)
+            values = np.clip(np.rint(x / scale), spec.activation.low, spec.activation.high)
+        inputs.append([x] if scale is None else [x, scale])
+        wanted.append(planes.pack_activations(spec, values))
+    functions = {f"p{i}": quantise.emit(pack, f"p{i}") for i, pack in enumerate(packs)}
+    library = bulk.Bulk(functions, resolve("native"), tmp_path_factory.mktemp("pack"))
+    for i, (arrays, result) in enumerate(zip(inputs, wanted, strict=True)):
+        y = np.full(packs[i].shape, 0x5555555555555555, np.uint64)
+        library.call(f"p{i}", *arrays, y)
+        assert np.array_equal(y, result), packs[i]
+
+
+@pytest.mark.parametrize(
+    "numbers, encoding, integers",
+    [
+        ([0.3, -0.3, 0.3], BINARY, [1, -1, 1]),
+        ([0.3, -0.3, 0.0], Encoding("bits", 2, "signed"), [1, -1, 0]),
+        ([0.3, -0.9, 0.9], Encoding("bits", 2, "bipolar"), [1, -3, 3]),
+        ([0.6, -0.9, 0.9], Encoding("bits", 3, "signed"), [2, -3, 3]),
+        ([-0.8, 0.7, 0.1], Encoding("bits", 4, "signed"), [-8, 7, 1]),
+        ([0.5, 0.0, 1.5], Encoding("bits", 2, "unsigned"), [1, 0, 3]),
+        ([0.0, 0.0, 0.0], BINARY, [1, 1, 1]),
+    ],
+)
+def test_weights_that_are_few_integers(numbers, encoding, integers):
+    numbers = np.float32(numbers)
+    weights = np.stack([numbers, numbers * np.float32(0.1234)])
+    found = fewbit.few_bit(weights)
+    assert found[0] == encoding
+    assert np.array_equal(found[1], [integers, integers])
+    assert np.allclose(found[1] * found[2][:, None], weights, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("numbers", [[0.3, 0.301, -0.3], [1.0, 16.0, 3.0], [8.0, -8.0, 1.0], [1.0, np.nan, 1.0]])
+def test_weights_that_are_none(numbers):
+    assert fewbit.few_bit(np.float32([numbers])) is None
+
+
+def layers(text: str, functions: tuple[str, ...] = (), **weights: np.ndarray) -> onnx.ModelProto:
+    """A model of opset 17 from ONNX text, with quantisers of domain ai.onnxc."""
+    made = parser.parse_model(f'<ir_version: 8, opset_import: ["": 17, "ai.onnxc": 1]>\n{text}')
+    made.functions.extend(function(name, 17) for name in functions)
+    made.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in weights.items())
+    return made
+
+
+def signs(*shape: int) -> np.ndarray:
+    return np.where(np.random.default_rng(5).random(shape) < 0.5, -1, 1).astype("f")
+
+
+def kernels(report) -> list[str]:
+    return [row["kernel"] for row in report.kernels]
+
+
+BINARISED = [
+    "Conv<pads=[1,1,1,1]>(q, w)",
+    "Conv<pads=[0,2,1,0], strides=[2,1], dilations=[1,2]>(q, w)",
+]
+
+
+@pytest.mark.parametrize("conv", BINARISED)
+def test_binarised_convolution_gives_the_very_integers(same_as_ort, conv):
+    text = f"g (float[1,70,9,8] x) => (float[a,b,c,d] y) {{ q = ai.onnxc.Binarize(x) y = {conv} }}"
+    report, _ = same_as_ort(layers(text, ("Binarize",), w=signs(24, 70, 3, 3)), tolerance=0)
+    assert kernels(report) == ["bits.direct"]
+
+
+def test_epilogue_of_a_binary_layer(same_as_ort):
+    text = """g (float[1,64,7,7] x) => (float[a,b,c,d] y) {
+      q = ai.onnxc.Binarize(x) t = Conv<pads=[1,1,1,1]>(q, w, b) u = Add(t, x) v = PRelu(u, s) y = Clip(v, l, h) }"""
+    rng = np.random.default_rng(1)
+    w = signs(64, 64, 3, 3) * rng.random((64, 1, 1, 1), np.float32)
+    more = {
+        "b": rng.random(64, np.float32),
+        "s": rng.random((64, 1, 1), np.float32),
+        "l": np.float32(-3),
+        "h": np.float32(9),
+    }
+    report, _ = same_as_ort(layers(text, ("Binarize",), w=w, **more))
+    assert kernels(report) == ["bits.direct"]
+    assert "epilogue mul+bias+residual+prelu+clip" in report.kernels[0]["spec"]
+    assert [row["rule"] for row in report.kernels[0]["refused"]]
+
+
+@pytest.mark.parametrize(
+    "low, high, bits", [(0, 3, "2-bit unsigned"), (-2, 1, "2-bit signed"), (0, 1, "1-bit unsigned")]
+)
+def test_quantised_convolution(same_as_ort, low, high, bits):
+    text = """g (float[1,20,9,8] x) => (float[a,b,c,d] y) {
+      q = ai.onnxc.Quantize(x, scale, low, high) y = Conv<pads=[1,1,1,1]>(q, w) }"""
+    weights = np.random.default_rng(2).integers(-2, 2, (24, 20, 3, 3)).astype("f")
+    model = layers(text, ("Quantize",), w=weights, scale=np.float32(0.5), low=np.float32(low), high=np.float32(high))
+    report, _ = same_as_ort(model, tolerance=0)
+    assert kernels(report) == ["bits.direct"] and bits in report.kernels[0]["spec"]
+
+
+def test_a_scale_per_channel_goes_into_the_weights(same_as_ort):
+    """x = s[c] times integers: the weights have to be few integers once the scales stand in them."""
+    text = """g (float[1,20,5,6] x) => (float[a,b,c,d] y) {
+      q = ai.onnxc.Quantize(x, scale, low, high) y = Conv(q, w) }"""
+    scale = np.float32([0.25, 0.5] * 10).reshape(20, 1, 1)
+    limits = {"scale": scale, "low": np.float32(0), "high": np.float32(3)}
+    report, _ = same_as_ort(layers(text, ("Quantize",), w=signs(8, 20, 3, 3) / scale, **limits), tolerance=0)
+    assert kernels(report) == ["bits.direct"] and "1-bit bipolar ->" in report.kernels[0]["spec"]
+
+
+def test_do_not_take_scales_that_leave_no_integers(same_as_ort):
+    text = """g (float[1,20,5,6] x) => (float[a,b,c,d] y) {
+      q = ai.onnxc.Quantize(x, scale, low, high) y = Conv(q, w) }"""
+    scale = np.linspace(0.1, 0.9, 20, dtype="f").reshape(20, 1, 1)
+    limits = {"scale": scale, "low": np.float32(0), "high": np.float32(3)}
+    report, _ = same_as_ort(layers(text, ("Quantize",), w=signs(8, 20, 3, 3), **limits))
+    assert kernels(report) == ["float32.direct"]
+
+
+@pytest.mark.parametrize("value", [-1, 0, 1])
+def test_explicit_padding(same_as_ort, value):
+    text = """g (float[1,20,5,6] x) => (float[a,b,c,d] y) {
+      q = ai.onnxc.Binarize(x) p = Pad(q, widths, value) y = Conv(p, w) }"""
+    widths = np.int64([0, 0, 1, 0, 0, 0, 2, 1])
+    model = layers(text, ("Binarize",), w=signs(8, 20, 3, 3), widths=widths, value=np.float32(value))
+    report, _ = same_as_ort(model, tolerance=0)
+    assert kernels(report) == ["bits.direct"] and "1x5x6x20" in report.kernels[0]["spec"]
+
+
+def test_pooled_flattened_and_shared_activations(same_as_ort):
+    """Pooling and reshaping keep the integers; two readers share one packing."""
+    text = """g (float[1,16,6,6] x) => (float[a,b] y, float[c,d,e,f] z) {
+      q = ai.onnxc.Binarize(x) p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(q)
+      f = Flatten(p) y = Gemm<transB=1>(f, g) z0 = Conv(q, w) z1 = Conv(q, v) z = Add(z0, z1) }"""
+    weights = {"g": signs(10, 144), "w": signs(8, 16, 3, 3), "v": signs(8, 16, 3, 3)[::-1].copy()}
+    report, _ = same_as_ort(layers(text, ("Binarize",), **weights), tolerance=0)
+    assert kernels(report) == ["bits.direct"] * 3
+
+
+def test_do_not_take_other_activations(same_as_ort):
+    """+1 and -2 are no signs; a tensor of floats is not binary because its weights are."""
+    text = """g (float[1,16,6,6] x) => (float[a,b,c,d] y, float[e,f,g,h] z) {
+      t = GreaterOrEqual(x, zero) q = Where(t, one, two) y = Conv(q, w) z = Conv(x, w) }"""
+    numbers = {"zero": np.float32(0), "one": np.float32(1), "two": np.float32(-2)}
+    report, _ = same_as_ort(layers(text, w=signs(8, 16, 3, 3), **numbers))
+    assert kernels(report) == ["float32.direct"] * 2
+
+
+def test_binary_network_gives_the_classes_of_ort(tmp_path):
+    model = onnx.load(MODELS / "binary_fashion.onnx")
+    report = compile_model(model, tmp_path, name="net")
+    assert kernels(report).count("bits.direct") == 5
+    images = np.random.default_rng(0).random((40, 1, 28, 28), np.float32)
+    library = Library(tmp_path)
+    found = np.concatenate([library(image=images[i : i + 1])["logits"] for i in range(40)])
+    assert np.array_equal(found.argmax(1), run_ort(model, {"image": images})["logits"].argmax(1))
+
+
+def test_two_threads_give_the_same_bytes(tmp_path):
+    text = "g (float[1,64,40,40] x) => (float[a,b,c,d] y) { q = ai.onnxc.Binarize(x) y = Conv<pads=[1,1,1,1]>(q, w) }"
+    model, x = (
+        layers(text, ("Binarize",), w=signs(64, 64, 3, 3)),
+        np.random.default_rng(3).standard_normal((1, 64, 40, 40)),
+    )
+    found = []
+    for threads in (1, 2):
+        compile_model(model, tmp_path / str(threads), name=f"net{threads}", threads=threads)
+        found.append(Library(tmp_path / str(threads))(x=x.astype("f"))["y"])
+    assert np.array_equal(*found)
+    assert np.array_equal(found[0], run_ort(model, {"x": x.astype("f")})["y"])
