@@ -54,6 +54,7 @@ _V2 = ("sse4_1", "sse4_2", "ssse3", "popcnt")
 _V3 = ("avx2", "fma", "bmi1", "bmi2", "f16c", "movbe")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd")
 _ICELAKE = (*_V4, "avx512_vpopcntdq", "avx512_vnni", "avx512vbmi", "avx512_vbmi2", "avx512_bitalg", "gfni", "vaes")
+_A76 = ("atomics", "fphp", "asimdhp", "asimdrdm", "lrcpc", "asimddp")
 _ZNVER4 = (*_ICELAKE, "avx512_bf16", "sha_ni", "sse4a", "fsrm")
 
 
@@ -75,7 +76,7 @@ TARGETS: dict[str, Target] = {
         Target("aarch64", 4, 32, 1, _llvm(_ARM64, "generic"), "aarch64", "any 64-bit Arm"),
         Target("cortex-a53", 4, 32, 2, _llvm(_ARM64, "cortex-a53"), "aarch64", "Raspberry Pi 3"),
         Target("cortex-a72", 4, 32, 1, _llvm(_ARM64, "cortex-a72"), "aarch64", "Raspberry Pi 4"),
-        Target("cortex-a76", 4, 32, 1, _llvm(_ARM64, "cortex-a76"), "aarch64", "Raspberry Pi 5", ("asimddp",)),
+        Target("cortex-a76", 4, 32, 1, _llvm(_ARM64, "cortex-a76"), "aarch64", "Raspberry Pi 5", _A76),
         Target("armv7", 4, 16, 2, _llvm(_ARM, "generic", "+v7", "+neon", mfloat_abi="hard"), "armv7",
                "32-bit Arm with NEON"),
         Target("cortex-a7", 4, 16, 2, _llvm(_ARM, "cortex-a7", "+neon", mfloat_abi="hard"), "armv7",
@@ -90,6 +91,12 @@ TARGETS: dict[str, Target] = {
         _cortex_m("cortex-m7", "bare metal, double-precision FPU"),
     )
 }  # fmt: skip
+LINUX_NAMES: dict[str, tuple[str, ...]] = {
+    "dotprod": ("asimddp",), "fullfp16": ("asimdhp", "fphp"), "lse": ("atomics",), "rdm": ("asimdrdm",), "sve": ("sve",),
+    "avxvnni": ("avx_vnni",), "avx512vnni": ("avx512_vnni",), "avx512vpopcntdq": ("avx512_vpopcntdq",),
+    "avx512bitalg": ("avx512_bitalg",), "avx512vbmi": ("avx512vbmi",), "gfni": ("gfni",), "fma": ("fma",),
+}  # fmt: skip
+"""LLVM's features that Linux reports, by their names in /proc/cpuinfo."""
 _KEYS = ("mcpu", "mattr", "lanes", "registers")
 
 
@@ -141,7 +148,16 @@ def _changed(target: Target, changes: dict[str, str]) -> Target:
             if not value.isdigit() or not 1 <= int(value) <= 64 or int(value) & (int(value) - 1):
                 raise BadOption(f"{key} does not fit", expected="a power of two up to 64", found=value)
             target = replace(target, **{key: int(value)})
-    return replace(target, tvm=tuple(tvm.items()), needs=() if {"mcpu", "mattr"} & changes.keys() else target.needs)
+    return replace(target, tvm=tuple(tvm.items()), needs=_needs(target, changes))
+
+
+def _needs(target: Target, changes: dict[str, str]) -> tuple[str, ...]:
+    """What a host needs for the changed target; nothing is known of another CPU or of features without an entry."""
+    added = [word[1:] for word in changes.get("mattr", "").split(":") if word.startswith("+")]
+    if "mcpu" in changes or not all(feature in LINUX_NAMES for feature in added):
+        return ()
+    more = [name for feature in added for name in LINUX_NAMES[feature]]
+    return tuple(dict.fromkeys([*target.needs, *more]))
 
 
 def _native() -> Target:
@@ -149,7 +165,7 @@ def _native() -> Target:
     if machine in ("x86_64", "AMD64"):
         return replace(TARGETS[_x86_level(host_features())], name="native")
     if machine == "aarch64":
-        row = "cortex-a76" if "asimddp" in host_features() else "aarch64"
+        row = "cortex-a76" if set(_A76) <= host_features() else "aarch64"
         return replace(TARGETS[row], name="native")
     if machine == "armv7l":
         return replace(TARGETS["armv7"], name="native")
