@@ -169,6 +169,7 @@ def compile_(
     ] = "raw",
     threads: Annotated[int, typer.Option(min=1, metavar="N", help="The most threads of a handle.")] = 1,
     program: Annotated[bool, typer.Option("--program", help="Make a static command-line program too.")] = False,
+    wheel: Annotated[bool, typer.Option("--wheel", help="Make a pip package too, which needs NumPy alone.")] = False,
     list_targets: Annotated[
         bool, typer.Option("--list-targets", help="List the machines, and what this one can link and run.")
     ] = False,
@@ -201,6 +202,7 @@ def compile_(
             threads=threads,
             weights=weights,
             program=program,
+            wheel=wheel,
             progress=lambda stage, share: step(stage, share),
         )
     _show(render(done, colour=_colour()))

@@ -37,7 +37,11 @@ def render(report: CompileReport, *, width: int | None = None, colour: bool = Fa
         f"library {size(report.library_bytes)}, weights {size(report.weights_bytes)}, arena {size(report.arena_bytes)}"
     )
     parts.append(f"{plural(len(report.kernels), 'kernel')} for {report.target} in {seconds(report.seconds)}; {sizes}")
-    parts.append("\n".join(f"written: {path}" for path in (report.library, report.header, report.manifest)))
+    parts.append(
+        "\n".join(
+            f"written: {path}" for path in filter(None, (report.library, report.header, report.manifest, report.wheel))
+        )
+    )
     return "\n\n".join(parts)
 
 

@@ -21,7 +21,8 @@ from onnxc.codegen.cpick import by_demand
 from onnxc.codegen.program import Program, compile_program, lower_program
 from onnxc.codegen.static import StaticModel, make_static
 from onnxc.codegen.target import Target, resolve
-from onnxc.codegen.weights import gather, lay_out
+from onnxc.codegen.weights import Weights, gather, lay_out
+from onnxc.codegen.wheel import check_wheel, write_wheel
 from onnxc.coding.array import encode
 from onnxc.ir.errors import BadOption, Unsupported
 from onnxc.ir.model import Model, load
@@ -38,7 +39,8 @@ class CompileReport:
     `kernels`: a row per convolution or matrix product (node, spec, macs, kernel, schedule, function, refused), and with
     several shapes or instruction sets their `program`. `fallbacks`: a row per function that TVM's own legalisation made
     (function, calls). `live_bytes` is what tensors and workspaces take at the busiest call, which no arena can undercut;
-    `weights_bytes` what the library holds. Bytes are bytes; `seconds` wall time.
+    `weights_bytes` what the library holds. Bytes are bytes; `seconds` wall time. `wheel` is the path of the pip package, if
+    there is one.
     """
 
     name: str
@@ -53,6 +55,7 @@ class CompileReport:
     weights_bytes: int
     library_bytes: int
     seconds: float
+    wheel: str = ""
 
     def to_dict(self) -> dict:
         """The report as JSON types."""
@@ -69,6 +72,7 @@ def compile_model(
     threads: int = 1,
     weights: str = "raw",
     program: bool = False,
+    wheel: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> CompileReport:
     """Compiles a model into `out_dir`: `lib<name>.so`, `lib<name>.a`, `<name>.h`, `manifest.json`, `example/`.
@@ -76,8 +80,9 @@ def compile_model(
     `model_proto` is an onnx.ModelProto, or anything whose `to_proto()` returns one. `shapes` gives static shapes of
     inputs with symbolic dimensions; a symbolic first dimension is 1 unless given. A list of such makes a library for all
     of them, and targets joined by "/" one that picks its instruction set at init. `threads` is the most that a handle may
-    have. `weights` "coded" entropy-codes them; init decodes. `program` makes a static command-line program too.
-    `progress(stage, share)` is told of each stage. Files are written beside their places and renamed, the manifest last.
+    have. `weights` "coded" entropy-codes them; init decodes. `program` makes a static command-line program too, `wheel` a
+    pip package. `progress(stage, share)` is told of each stage. Files are written beside their places and renamed, the
+    manifest last.
 
     Raises BadOption (name, shapes, target, threads), Unsupported (an operator, threads without an operating system),
     MissingTool (TVM or the C compiler). Two runs give the same bytes.
@@ -87,6 +92,8 @@ def compile_model(
     targets = by_demand([resolve(part) for part in target.split("/")])
     chain = targets[0].toolchain
     _check_options(name, threads, weights, targets[0])
+    if wheel:
+        check_wheel(chain)
     linker = chain.linker()
     tell("shapes", 0.0)
     proto = model_proto.to_proto() if hasattr(model_proto, "to_proto") else model_proto
@@ -94,14 +101,8 @@ def compile_model(
         raise BadOption("compile_model takes a ModelProto or a Model", found=type(model_proto).__name__)
     statics = _statics(proto, shapes)
     tell("lower", 0.1)
-    pairs = [(goal, static) for goal in targets for static in statics]
-    prefixes = [f"{name}_{i}" for i in range(len(pairs))] if len(pairs) > 1 else [name]
-    programs = [lower_program(static, goal, threads, prefix) for (goal, static), prefix in zip(pairs, prefixes)]
-    arrays, numbers = gather([made.arrays for made in programs])
-    for made, own in zip(programs, numbers):
-        made.renumber(own)
-    stored = lay_out(arrays, encode if weights == "coded" else None)
-    out = Path(out_dir)
+    programs, stored = _lower(statics, targets, threads, name, weights == "coded")
+    kernels, source, out = _kernels(programs), digest(proto), Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=out) as folder:
         tell("kernels", 0.3)
@@ -115,20 +116,31 @@ def compile_model(
         face = Interface(name, both, layout.total, threads, tuple(goal.name for goal in targets))
         write_sources(work, face, programs, stored, layout, targets)
         libraries = link(work, name, chain, linker, objects, own_parts(face, stored))
-        binaries = check_static(work, name, chain, program)
-        kernels = _kernels(programs)
-        manifest = _manifest(face, targets, libraries, kernels, digest(proto), weights)
+        extras = check_static(work, name, chain, program)
+        manifest = _manifest(face, targets, libraries, kernels, source, weights)
         (work / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        _move(work, out, [*libraries, *binaries, f"{name}.h"])
+        extras += [write_wheel(work, face, chain, source)] if wheel else []
+        _move(work, out, [*libraries, *extras, f"{name}.h"])
     tell("done", 1.0)
-    files = [libraries[0], f"{name}.h", "manifest.json"]
-    library, header, manifest_path = (out / file for file in files)
-    fallbacks = tuple(row for made in programs for row in made.fallbacks)
-    live = max(made.plan.live for made in programs)
     return CompileReport(
-        name, target, str(library), str(header), str(manifest_path), kernels, fallbacks, face.arena_bytes, live,
-        stored.flash_bytes, library.stat().st_size, time.perf_counter() - started,
+        name, target, str(out / libraries[0]), str(out / f"{name}.h"), str(out / "manifest.json"), kernels,
+        tuple(row for made in programs for row in made.fallbacks), face.arena_bytes,
+        max(made.plan.live for made in programs), stored.flash_bytes, (out / libraries[0]).stat().st_size,
+        time.perf_counter() - started, str(out / extras[-1]) if wheel else "",
     )  # fmt: skip
+
+
+def _lower(
+    statics: list[StaticModel], targets: list[Target], threads: int, name: str, coded: bool
+) -> tuple[list[Program], Weights]:
+    """A program for each shape within each target, and the weights that they share."""
+    pairs = [(goal, static) for goal in targets for static in statics]
+    prefixes = [f"{name}_{i}" for i in range(len(pairs))] if len(pairs) > 1 else [name]
+    programs = [lower_program(static, goal, threads, prefix) for (goal, static), prefix in zip(pairs, prefixes)]
+    arrays, numbers = gather([made.arrays for made in programs])
+    for made, own in zip(programs, numbers):
+        made.renumber(own)
+    return programs, lay_out(arrays, encode if coded else None)
 
 
 def _statics(proto: onnx.ModelProto, shapes: Shapes | Sequence[Shapes] | None) -> list[StaticModel]:

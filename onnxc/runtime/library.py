@@ -1,4 +1,7 @@
-"""Loads a compiled library by ctypes: NumPy in, NumPy out. Needs NumPy alone, no TVM and no onnx."""
+"""Loads a compiled library by ctypes: NumPy in, NumPy out. Needs NumPy alone, no TVM and no onnx.
+
+This file, toolchain.py and ir/errors.py go into the wheels of libraries as they stand: they import each other relatively.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxc.ir.errors import BadData, BadModel, BadOption
-from onnxc.runtime.toolchain import TOOLCHAINS, host_features
+from ..ir.errors import BadData, BadModel, BadOption
+from .toolchain import TOOLCHAINS, host_features
 
 ALIGN = 64
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from onnxc.ir.errors import MissingTool
+from ..ir.errors import MissingTool
 
 ZIG = "zig"
 ZIG_INSTALL = "pip install ziglang"
