@@ -3,7 +3,7 @@
     python benchmarks/lowrank.py [--only MODEL ...] [--forms FORM ...] [--fresh]
 
 Writes benchmarks/results/lowrank.json after every run and goes on from there; prints the table of docs/lowrank.md.
-SNR and accuracy are of held-out inputs; latency is ONNX Runtime's on one thread, the median of interleaved rounds.
+SNR and accuracy are of held-out inputs; latency is ONNX Runtime's on one thread, the least of interleaved rounds.
 """
 
 from __future__ import annotations
@@ -60,17 +60,19 @@ def outputs(model, test: dict[str, np.ndarray], size: int = 16) -> np.ndarray:
     return np.concatenate([next(iter(session.run(b).values())) for b in batches])
 
 
-def latency(models: list, test: dict[str, np.ndarray], rounds: int = 5) -> list[float]:
-    """Seconds for one sample on one thread, interleaved."""
+def latency(models: list, test: dict[str, np.ndarray], seconds: float = 2.0) -> list[float]:
+    """Seconds for one sample on one thread: the least of interleaved rounds, which other work on the machine disturbs least."""
     sessions = [Session(m.to_proto()) for m in models]
     one = {k: v[:1] for k, v in test.items() if k != "labels"}
-    took = np.zeros((rounds + 1, len(models)))
-    for r in range(rounds + 1):
-        for k, session in enumerate(sessions):
+    took: list[list[float]] = []
+    end = time.perf_counter() + seconds
+    while len(took) < 6 or (time.perf_counter() < end and len(took) < 200):
+        took.append([])
+        for session in sessions:
             start = time.perf_counter()
             session.run(one)
-            took[r, k] = time.perf_counter() - start
-    return np.median(took[1:], 0).tolist()
+            took[-1].append(time.perf_counter() - start)
+    return np.min(took, 0).tolist()
 
 
 def measure(name: str, form: str, fit: str, share: float, calib: str, test: dict) -> dict:

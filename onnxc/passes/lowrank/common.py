@@ -14,10 +14,10 @@ from ...ir.model import Model
 from ..base import Context, Pass, Report
 from ..prune.covariance import PART_BYTES
 from ..prune.linear import Linear, add_to_bias
-from .fit import LARGE, Whitened, error
+from .fit import LARGE, Whitened, error, likely
 from .forms import FORMS, Form
 from .moments import Moments, moments, readable
-from .rank import Choice, spend, vbmf_rank
+from .rank import Choice, led, spend, vbmf_rank
 from .target import CONVOLUTIONS, PRODUCTS, Target, refusal, replace, target
 
 ENERGY = 0.97
@@ -85,7 +85,7 @@ class Factorise(Pass):
             else:
                 layers[n] = layer
         choices = self._choices(model, found, layers, ctx, report)
-        picked = self._pick(model, ctx, found, choices, report)
+        picked = self._pick(model, ctx, found, choices, bool(layers), report)
         self._replace(model, found, picked, layers, ctx, report)
         return report
 
@@ -168,9 +168,14 @@ class Factorise(Pass):
             macs, params = at.cost(form, r)
             if macs < at.macs and params < at.params:
                 made.append(Choice(form, r, macs, params, float(e)))
-        if form.name == "channel" or not made or (h is None and (form.name != "cp" or at.w[0, 0].size > LARGE)):
-            return made  # the errors are those of the factors themselves, or near enough for what measuring would take
-        return _measured(at, form, start, h, made)
+        if not made:
+            return made
+        budget = self.macs is not None or self.params is not None
+        if h is not None:
+            known = form.name == "channel"
+        else:  # where nothing is refined, the errors are the factors' own
+            known = at.is_pointwise or (not budget and (form.name != "cp" or at.w[0, 0].size > LARGE))
+        return made if known else _measured(at, form, start, h, made, budget)
 
     def _dear(self, at: Target) -> str:
         _g, o, c, i, j = at.w.shape
@@ -179,7 +184,7 @@ class Factorise(Pass):
             return f"rank {self.rank} of {m}x{n} would take {self.rank * (m + n)} parameters and MACs a position, not {m * n}"
         return "no rank lowers both its MACs and its parameters"
 
-    def _pick(self, model, ctx, found, choices, report) -> list[Choice | None]:
+    def _pick(self, model, ctx, found, choices, aware: bool, report) -> list[Choice | None]:
         budget = self.macs or self.params
         if budget is None:
             return [self._each(c, report, at) for c, (at, _) in zip(choices, found)]
@@ -189,7 +194,10 @@ class Factorise(Pass):
         whole = getattr(cost(model, ctx.verified), unit)
         goal = budget * whole if budget <= 1 else budget
         wholes = [getattr(at, unit) for at, _ in found]
-        picked = spend(choices, wholes, [1.0] * len(found), goal - (whole - sum(wholes)), unit)
+        rest = goal - (whole - sum(wholes))
+        if not aware:
+            choices = led(choices, wholes, rest, unit)
+        picked = spend(choices, wholes, rest, unit)
         got = whole - sum(w - getattr(c, unit) for w, c in zip(wholes, picked) if c)
         if got > goal * 1.01:
             raise BadOption("the budget cannot be met", pass_name=self.name, expected=f"at least {got:.0f} {unit}",
@@ -256,8 +264,11 @@ def _unfolded(form: Form, w: np.ndarray) -> np.ndarray:
     return w.reshape(g, o, -1) if form.name == "channel" else w.transpose(0, 1, 4, 2, 3).reshape(g, o * j, c * i)
 
 
-def _measured(at: Target, form: Form, start: Whitened, h: np.ndarray | None, made: list[Choice]) -> list[Choice]:
-    """The choices with errors as the whole second moment sees them: measured at a few, the ratio carried in between."""
+def _measured(at: Target, form: Form, start: Whitened, h, made: list[Choice], budget: bool) -> list[Choice]:
+    """The choices with the errors of the factors themselves: measured at a few, the ratio carried in between.
+
+    The error is that under the second moment; without one, where a budget is shared out between layers, the likely one.
+    """
     order = sorted(range(len(made)), key=lambda n: (made[n].macs, made[n].error))
     front, low = [], np.inf
     for n in order:
@@ -268,9 +279,11 @@ def _measured(at: Target, form: Form, start: Whitened, h: np.ndarray | None, mad
         {front[round(q * (len(front) - 1))] for q in np.linspace(0.15, 1.0, PROBES)}, key=lambda n: made[n].macs
     )
     xs, ys = [], []
+    sweeps = 0 if h is not None or at.w[0, 0].size > LARGE else 2
     for n in picks:
         c = made[n]
-        true = error(at.w, form.compose(start.factors(c.rank, sweeps=0 if h is not None else 2)), h)
+        v = form.compose(start.factors(c.rank, sweeps))
+        true = likely(at.w, v) if h is None and budget else error(at.w, v, h)
         xs.append(c.macs)
         ys.append(np.log(max(true, 1e-12) / max(c.error, 1e-12)))
     ratios = np.exp(np.interp([c.macs for c in made], xs, ys))

@@ -12,6 +12,7 @@ import numpy as np
 from .forms import Channel, Form, Rank, Start, basis
 
 SWEEPS, STEPS = 4, 8
+NEAR = 0.5
 LARGE = 1500
 """Columns beyond which only the last factor is fitted, in closed form: a step costs outputs times columns squared."""
 
@@ -111,6 +112,26 @@ def error(w: np.ndarray, v: np.ndarray, h: np.ndarray | None) -> float:
     """Mean squared change of the outputs over their mean square, 0 for v = w, 1 for v = 0."""
     whole = float((weigh(w, h) * w).sum())
     return max(0.0, float((weigh(w - v, h) * (w - v)).sum())) / whole if whole > 0 else 0.0
+
+
+def likely(w: np.ndarray, v: np.ndarray) -> float:
+    """The error as it is to be expected without data: mean squared change of the outputs over their mean square.
+
+    What stands side by side in an activation is alike, so that smooth kernels matter more than rough ones. Inputs of one
+    channel d taps apart are taken to correlate by NEAR ** d along each axis, those of different channels not at all.
+    """
+    whole = np.square(_blurred(w)).sum()
+    return float(np.square(_blurred(w - v)).sum() / whole) if whole > 0 else 0.0
+
+
+def _blurred(w: np.ndarray) -> np.ndarray:
+    """w [g, o, c, i, j] times the Cholesky factors of the correlations along i and j."""
+    for axis in (3, 4):
+        n = w.shape[axis]
+        taps = np.arange(n)
+        factor = np.linalg.cholesky(NEAR ** np.abs(taps[:, None] - taps))
+        w = np.moveaxis(np.moveaxis(w, axis, -1) @ factor, -1, axis)
+    return w
 
 
 class Whitened:

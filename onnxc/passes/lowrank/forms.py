@@ -265,6 +265,11 @@ class CP(Form):
             Stage(flat(b, 1, 1), g, "post"),
         ]
 
+    def compose(self, factors):
+        t = np.einsum("grc,gri,grj->grcij", *factors[:3], optimize=True)  # then one product: einsum alone finds none
+        made = factors[3] @ t.reshape(*t.shape[:2], -1)
+        return made.reshape(*made.shape[:2], *t.shape[2:])
+
     def features(self, factors, shape):
         t = np.einsum("grc,gri,grj->grcij", *factors[:3], optimize=True)
         return t.reshape(*t.shape[:2], -1)

@@ -9,33 +9,11 @@ import onnx_graphsurgeon as gs
 
 from ...ir.model import Model
 
-OPERATORS = ("Gemm", "MatMul", "Conv")
 _PLACES = ("strides", "pads", "auto_pad", "dilations")
 
 
-def refusal(node: gs.Node) -> str | None:
-    """Why the weight of this node is no matrix that can be factored, or None."""
-    if len(node.inputs) < 2 or not isinstance(node.inputs[1], gs.Constant):
-        return "its weight is no constant"
-    w = node.inputs[1].values
-    if isinstance(node.inputs[0], gs.Constant):
-        return "both sides are constants"
-    if w.dtype.kind != "f":
-        return f"its weight is {w.dtype.name}, not of floating point"
-    if node.op == "Conv":
-        if any(k != 1 for k in w.shape[2:]):
-            return f"its kernel is {'x'.join(map(str, w.shape[2:]))}, not 1x1"
-        if node.attrs.get("group", 1) != 1:
-            return "it has groups"
-    elif w.ndim != 2:
-        return f"its weight has rank {w.ndim}"
-    if w.size == 0 or not np.isfinite(w).all():
-        return "its weight is empty, or not finite"
-    return None
-
-
 def matrix(node: gs.Node) -> np.ndarray:
-    """The weight of a node without refusal as W [out, in]: y = W x, whatever order the node stores it in."""
+    """The weight of a Gemm, MatMul or 1x1 Conv as W [out, in]: y = W x, whatever order the node stores it in."""
     w = node.inputs[1].values
     if node.op == "Conv":
         return w.reshape(w.shape[:2])

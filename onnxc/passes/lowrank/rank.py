@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .forms import Form, Rank
+
+MARGIN = 3.0
 
 
 @dataclass(frozen=True)
@@ -78,19 +80,46 @@ def _slope(a, b) -> float:
     return (b[1] - a[1]) / max(a[0] - b[0], 1e-9)
 
 
-def spend(
-    layers: list[list[Choice]], wholes: list[int], weights: list[float], goal: float, unit: str
-) -> list[Choice | None]:
+def led(layers: list[list[Choice]], wholes: list[int], goal: float, unit: str) -> list[list[Choice]]:
+    """The choices with the errors of all forms but one made MARGIN times as large, where that one is open to a layer.
+
+    It is the form that would meet the goal with the least error by itself. Errors that are estimates flatter whichever
+    form comes out best of several; a form must be ahead by more than that to take a layer from the leading one.
+    """
+    totals: dict[str, float] = {}
+    for name in sorted({c.form.name for choices in layers for c in choices}):
+        alone = [_open(choices, name) for choices in layers]
+        picked = spend(alone, wholes, goal, unit)
+        if sum(getattr(c, unit) if c else whole for c, whole in zip(picked, wholes)) <= goal:
+            totals[name] = sum(c.error for c in picked if c)
+    if not totals:
+        return layers
+    first = min(totals, key=totals.__getitem__)
+    return [_penalised(choices, first) for choices in layers]
+
+
+def _penalised(choices: list[Choice], first: str) -> list[Choice]:
+    if all(c.form.name != first for c in choices):
+        return choices
+    return [c if c.form.name == first else replace(c, error=c.error * MARGIN) for c in choices]
+
+
+def _open(choices: list[Choice], name: str) -> list[Choice]:
+    """Those of the form `name`; all where it is not open to the layer."""
+    return [c for c in choices if c.form.name == name] or choices
+
+
+def spend(layers: list[list[Choice]], wholes: list[int], goal: float, unit: str) -> list[Choice | None]:
     """One choice (or None: whole) for each layer such that the costs sum to at most `goal` with the least error.
 
-    Greedy on the hulls: always the step with the least weighted error per cost saved, which is optimal but for the last
+    Greedy on the hulls: always the step with the least error per cost saved, which is optimal but for the last
     step; that one is then made no larger than needed. Returns the cheapest there is where the goal is out of reach.
     """
     steps = []
     for n, choices in enumerate(layers):
         cost, error = float(wholes[n]), 0.0
         for c in hull(choices, (wholes[n], 0.0), unit):
-            steps.append(((c.error - error) * weights[n] / max(cost - getattr(c, unit), 1e-9), n, c))
+            steps.append(((c.error - error) / max(cost - getattr(c, unit), 1e-9), n, c))
             cost, error = float(getattr(c, unit)), c.error
     picked: list[Choice | None] = [None] * len(layers)
     now = float(sum(wholes))

@@ -37,6 +37,10 @@ class Target:
         return self.node.op in CONVOLUTIONS
 
     @property
+    def is_pointwise(self) -> bool:
+        return prod(self.w.shape[3:]) == 1
+
+    @property
     def params(self) -> int:
         return self.w.size
 
@@ -47,11 +51,10 @@ class Target:
 
     def forms(self, wanted: list[Form]) -> tuple[list[Form], str]:
         """Those of the forms that apply here, and why the others do not. Matrices know one: SVD, which `channel` is."""
-        pointwise = prod(self.w.shape[3:]) == 1
         spatial_axes = self.node.inputs[1].values.ndim - 2 if self.is_conv else 0
         kept, why = [], []
         for form in wanted:
-            if pointwise and form.name != "channel":
+            if self.is_pointwise and form.name != "channel":
                 why.append(f"{form.name} needs a kernel larger than 1x1")
             elif form.planar and spatial_axes != 2:
                 why.append(f"{form.name} needs a kernel of two axes, not {spatial_axes}")
