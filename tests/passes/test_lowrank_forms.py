@@ -13,7 +13,7 @@ from onnxc.ir.verify import verify
 from onnxc.passes.base import apply, make
 from onnxc.passes.lowrank.fit import Whitened, error, likely, refine
 from onnxc.passes.lowrank.forms import FORMS
-from onnxc.passes.lowrank.rank import MARGIN, Choice, led, spend, vbmf_rank
+from onnxc.passes.lowrank.rank import Choice, led, spend, vbmf_rank
 from onnxc.passes.lowrank.target import replace, target
 from onnxc.pipeline import Pipeline
 from onnxc.runtime.data import open_data
@@ -174,26 +174,20 @@ def test_a_budget_is_spent_where_it_costs_least():
     assert picked[0] is None and picked[1] is cheap[0]
 
 
-def test_without_data_one_form_leads_and_others_must_be_well_ahead():
+def test_without_data_one_form_takes_every_layer_that_it_is_open_to():
     a, b = FORMS["cp"], FORMS["spatial"]
-    leading = [Choice(a, (1,), 50, 50, 0.1)]
-    near, ahead = Choice(b, (1,), 50, 50, 0.08), Choice(b, (1,), 50, 50, 0.1 / MARGIN / 2)
-    layers = [
-        [*leading, near],
-        [*leading, ahead],
-        [Choice(a, (1,), 50, 50, 0.01), Choice(b, (1,), 50, 50, 0.5)],
-        [near],
-    ]
-    picked = spend(led(layers, [100] * 4, 200, "macs"), [100] * 4, 200, "macs")
-    assert [c.form.name for c in picked] == ["cp", "spatial", "cp", "spatial"]
-    assert led([[near]], [100], 10, "macs") == [[near]]  # none meets the goal: nothing leads
+    at = [[Choice(a, (1,), 50, 50, e) for e in es[:1]] + [Choice(b, (1,), 50, 50, e) for e in es[1:]]
+          for es in ((0.1, 0.08), (0.01, 0.5))] + [[Choice(b, (1,), 50, 50, 0.3)]]  # fmt: skip
+    picked = spend(led(at, [100] * 3, 150, "macs"), [100] * 3, 150, "macs")
+    assert [c.form.name for c in picked] == ["cp", "cp", "spatial"]
+    assert led(at, [100] * 3, 10, "macs") == at  # none meets the goal: nothing leads
 
 
 def test_without_data_smooth_kernels_count_more():
     smooth, rough = np.zeros((2, 1, 1, 1, 3, 3))
     smooth[...], rough[...] = 1.0, [[1, -1, 1], [-1, 1, -1], [1, -1, 1]]
     w = smooth + rough
-    assert likely(w, smooth) < 0.1 < 0.8 < likely(w, rough)
+    assert likely(w, smooth) < 0.15 < 0.7 < likely(w, rough)
     assert likely(w, w) == 0 and likely(w, 0 * w) == pytest.approx(1)
     x = np.random.default_rng(0).normal(size=(1, 4, 3, 1, 1))
     assert likely(x, x / 2) == pytest.approx(0.25)  # without taps it is the error of the weight

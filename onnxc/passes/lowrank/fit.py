@@ -12,7 +12,7 @@ import numpy as np
 from .forms import Channel, Form, Rank, Start, basis
 
 SWEEPS, STEPS = 4, 8
-NEAR = 0.5
+NEAR = 0.4
 LARGE = 1500
 """Columns beyond which only the last factor is fitted, in closed form: a step costs outputs times columns squared."""
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from .forms import Form, Rank
-
-MARGIN = 3.0
 
 
 @dataclass(frozen=True)
@@ -81,32 +79,22 @@ def _slope(a, b) -> float:
 
 
 def led(layers: list[list[Choice]], wholes: list[int], goal: float, unit: str) -> list[list[Choice]]:
-    """The choices with the errors of all forms but one made MARGIN times as large, where that one is open to a layer.
+    """The choices of one form, for all layers that it is open to: that which would meet the goal with the least error.
 
-    It is the form that would meet the goal with the least error by itself. Errors that are estimates flatter whichever
-    form comes out best of several; a form must be ahead by more than that to take a layer from the leading one.
+    Errors that are guesses flatter whichever form comes out best of several, layer by layer; over a whole network the
+    guess of a single form's error is steadier.
     """
     totals: dict[str, float] = {}
     for name in sorted({c.form.name for choices in layers for c in choices}):
-        alone = [_open(choices, name) for choices in layers]
-        picked = spend(alone, wholes, goal, unit)
+        picked = spend(_only(layers, name), wholes, goal, unit)
         if sum(getattr(c, unit) if c else whole for c, whole in zip(picked, wholes)) <= goal:
             totals[name] = sum(c.error for c in picked if c)
-    if not totals:
-        return layers
-    first = min(totals, key=totals.__getitem__)
-    return [_penalised(choices, first) for choices in layers]
+    return _only(layers, min(totals, key=totals.__getitem__)) if totals else layers
 
 
-def _penalised(choices: list[Choice], first: str) -> list[Choice]:
-    if all(c.form.name != first for c in choices):
-        return choices
-    return [c if c.form.name == first else replace(c, error=c.error * MARGIN) for c in choices]
-
-
-def _open(choices: list[Choice], name: str) -> list[Choice]:
-    """Those of the form `name`; all where it is not open to the layer."""
-    return [c for c in choices if c.form.name == name] or choices
+def _only(layers: list[list[Choice]], name: str) -> list[list[Choice]]:
+    """The choices of this form; all of a layer that it is not open to."""
+    return [[c for c in choices if c.form.name == name] or choices for choices in layers]
 
 
 def spend(layers: list[list[Choice]], wholes: list[int], goal: float, unit: str) -> list[Choice | None]:
