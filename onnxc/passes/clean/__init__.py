@@ -18,7 +18,7 @@ from .editor import Editor, opaque
 from .fold import fold
 from .identities import identity
 from .merge import merge
-from .shapes import computed_target, known_values
+from .shapes import computed_target, known_values, named_axes
 
 SWEEPS = 32
 SPARE_OUTPUTS = {
@@ -38,7 +38,7 @@ class Clean(Pass):
 
     1. Unsqueeze(w)                       ->  a constant          (bounded growth: see `fold`)
     2. Identity, Dropout, Reshape to the same shape, x*1, x+0, ... ->  x
-    3. Shape, Gather, Concat, Reshape     ->  Reshape with a constant target
+    3. Shape, Gather, Concat, Reshape     ->  Reshape with a constant target; Squeeze names its axes
     4. Transpose(Transpose(x))            ->  Transpose(x) or x; likewise Reshape, Cast, Pad, Slice, Concat
     5. two nodes or constants that agree  ->  one
     6. outputs and nodes that nobody reads are dropped
@@ -85,6 +85,7 @@ def sweep(e: Editor) -> None:
         if fold(e, node) or known_values(e, node):
             continue
         computed_target(e, node)
+        named_axes(e, node)
         if identity(e, node):
             continue
         if merge(e, node) and id(node) in e.gone:

@@ -1,6 +1,7 @@
 """Shape chains: what is computed from extents that are known becomes a constant.
 
     Shape -> Gather -> Concat -> Reshape      ->  Reshape(x, [0, 64, -1])
+    Squeeze(x), x of 1 x 64 x 1               ->  Squeeze(x, [0, 2])
 
 Elements that are numbers stand as numbers. An extent that is not known when the model is written stands as 0 where it
 is the very axis of the input at that place, and as -1 once. (-1 needs the other extents to be positive: with an empty
@@ -65,6 +66,24 @@ def computed_target(e: Editor, node: gs.Node) -> bool:
     shape = e.constant(f"{node.name}_shape", np.array(target, np.int64))
     e.rewrite(node, node.op, [node.inputs[0], shape], attrs)
     e.edited(node, f"its target becomes the constant {target}".replace(" ", ""))
+    return True
+
+
+def named_axes(e: Editor, node: gs.Node) -> bool:
+    """Write down which axes a Squeeze removes that names none: one that shrinks to 1 later, as pruning may make it, stays."""
+    if node.op != "Squeeze" or "axes" in node.attrs or (len(node.inputs) > 1 and node.inputs[1].name):
+        return False
+    shape = e.axes(node.inputs[0])
+    if shape is None or not all(isinstance(size(a), int) for a in shape):
+        return False
+    axes = [k for k, a in enumerate(shape) if size(a) == 1]
+    if not axes:
+        return False  # it passes its input on: see `identities`
+    if e.model.opset < 13:
+        e.rewrite(node, "Squeeze", [node.inputs[0]], {"axes": axes})
+    else:
+        e.rewrite(node, "Squeeze", [node.inputs[0], e.constant(f"{node.name}_axes", np.array(axes, np.int64))])
+    e.edited(node, f"it names the axes that it removes: {axes}")
     return True
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -51,6 +51,11 @@ def groups(model: Model, analysis: Analysis, statistics: str = "window") -> list
     Of several free atoms in one product (groups times channels of a grouped convolution, heads times width) only the
     largest forms a group: cutting one already cuts the product in proportion.
     """
+
+    def free(a: Atom) -> bool:
+        allowed = a.soft is None or a.soft[0] in STATISTICS[statistics]
+        return a.frozen is None and allowed and isinstance(a.size, int) and a.size > 1
+
     found: dict[Atom, Group] = {}
     for node in model.nodes:
         facts = analysis.facts[node.name]
@@ -60,8 +65,7 @@ def groups(model: Model, analysis: Analysis, statistics: str = "window") -> list
                 continue
             for d, axis in enumerate(analysis.uses[node.name, i]):
                 for a in atoms(axis):
-                    allowed = a.soft is None or a.soft[0] in STATISTICS[statistics]
-                    if a.frozen is None and allowed and isinstance(a.size, int) and a.size > 1:
+                    if free(a):
                         role = (
                             "follows"
                             if not facts.iteration or t.values.ndim < 2
@@ -73,7 +77,7 @@ def groups(model: Model, analysis: Analysis, statistics: str = "window") -> list
                         last = group.members[-1] if group.members else None  # an axis may hold an atom twice
                         if last is None or last.node is not node or (last.i, last.d) != (i, d):
                             group.members.append(Member(node, i, d, role))
-    minor = {a for axis in analysis.all_axes() for a in _minor_factors(axis)}
+    minor = {a for axis in analysis.all_axes() for a in _minor_factors(axis, free)}
     return [g for a, g in found.items() if a not in minor and any(m.role != "follows" for m in g.members)]
 
 
@@ -82,14 +86,14 @@ def _axis(analysis: Analysis, node: gs.Node, i: int, d: int) -> Axis:
     return axes[d]
 
 
-def _minor_factors(axis: Axis) -> Iterator[Atom]:
+def _minor_factors(axis: Axis, is_free: Callable[[Atom], bool]) -> Iterator[Atom]:
     """The free atoms of every product in `axis` but its largest (the innermost of equal ones)."""
     axis = find(axis)
     if isinstance(axis, (Sum, Aligned)):
         for part in axis.parts:
-            yield from _minor_factors(part)
+            yield from _minor_factors(part, is_free)
     elif isinstance(axis, Prod):
-        free = [[a for a in atoms(p) if a.frozen is None and extent(a) not in (1, None)] for p in axis.parts]
+        free = [[a for a in atoms(p) if is_free(a)] for p in axis.parts]
         sizes = [extent(p) if f else 0 for p, f in zip(axis.parts, free, strict=True)]
         if sum(1 for f in free if f) > 1:
             best = max(range(len(sizes)), key=lambda k: (sizes[k], k))
@@ -97,7 +101,7 @@ def _minor_factors(axis: Axis) -> Iterator[Atom]:
                 if k != best:
                     yield from f
         for part in axis.parts:
-            yield from _minor_factors(part)
+            yield from _minor_factors(part, is_free)
 
 
 def project(axis: Axis, values: np.ndarray, into: dict[Atom, np.ndarray]) -> None:

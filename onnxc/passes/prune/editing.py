@@ -60,6 +60,7 @@ class Groups:
 
     def __init__(self, model: Model, criterion: str, statistics: str, context: Context | None):
         self.model = model
+        self._statistics = statistics
         self.analysis = analyse(model)
         found = coupling.groups(model, self.analysis, statistics)
         seed = context.seed if context is not None else 0
@@ -108,7 +109,8 @@ class Groups:
         """A verified copy of the model without the channels whose mask is False."""
         work = self.model.copy()
         nodes = analyse(work)
-        twin = dict(zip(_atoms(self.model, self.analysis), _atoms(work, nodes), strict=True))
+        theirs = coupling.groups(work, nodes, self._statistics)
+        twin = {g.group.atom: other.atom for g, other in zip(self, theirs, strict=True)}
         apply_masks(work, nodes, {twin[a]: m for a, m in self.masks().items()})
         verify(work, like=self.model)
         return work
@@ -116,10 +118,6 @@ class Groups:
     def zeroed(self) -> Model:
         """The exact twin: the whole model, with zeros where `apply` removes."""
         return zeroed(self.model, self.analysis, self.masks())
-
-
-def _atoms(model: Model, analysis) -> list[Atom]:
-    return [g.atom for g in coupling.groups(model, analysis, "all")]
 
 
 def groups(model, criterion: str = "l1", statistics: str = "window", context: Context | None = None) -> Groups:
