@@ -15,6 +15,9 @@ Shapes: w, u [g, o, k]; h, c [g, k, k]; scale [g, o, 1]; stored integers as floa
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
 DAMP = 1e-3
@@ -66,9 +69,20 @@ def gptq(u: np.ndarray, h: np.ndarray, scale: np.ndarray, top: int) -> np.ndarra
 
 
 def descend(
-    stored: np.ndarray, u: np.ndarray, h: np.ndarray, scale: np.ndarray, top: int, sweeps: int = SWEEPS
+    stored: np.ndarray,
+    u: np.ndarray,
+    h: np.ndarray,
+    scale: np.ndarray,
+    top: int,
+    sweeps: int = SWEEPS,
+    snap: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Coordinate descent on tr (V - U) H (V - U)^T over integers, column by column, until no column moves."""
+    """Coordinate descent on tr (V - U) H (V - U)^T over integers, column by column, until no column moves.
+
+    snap: real numbers to the levels allowed; the integers up to `top` by default.
+    """
+    if snap is None:
+        snap = partial(_integers, top=top)
     stored = stored.copy()
     slope = (u - stored * scale) @ h  # what the error's derivative is made of, kept up to date
     diagonal = np.einsum("gii->gi", h)
@@ -80,7 +94,7 @@ def descend(
             change = np.zeros_like(near)
             for i in range(start, stop):
                 at = near[:, :, i - start]
-                new = np.clip(np.rint(stored[:, :, i] + at / (diagonal[:, i, None] * scale[:, :, 0])), -top, top)
+                new = snap(stored[:, :, i] + at / (diagonal[:, i, None] * scale[:, :, 0]))
                 step = new - stored[:, :, i]
                 if step.any():
                     stored[:, :, i] = new
@@ -93,6 +107,10 @@ def descend(
         if not moved:
             break
     return stored
+
+
+def _integers(values: np.ndarray, top: int) -> np.ndarray:
+    return np.clip(np.rint(values), -top, top)
 
 
 def error(real: np.ndarray, u: np.ndarray, h: np.ndarray) -> np.ndarray:

@@ -1,0 +1,120 @@
+"""One layer after the other: what it reads in both models, its new weights, its new bias.
+
+The float model gives what a layer should put out, the model as binarised so far what it reads. For the methods that look
+at outputs the moments are those of x (float) and x' (quantised): U = W C H^-1 takes back what it can of the errors of the
+layers ahead; the others see W alone. The mean error of each output, E[W x] - E[V x'], goes into the bias.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ...ir.analysis import Analysis
+from ...ir.model import Model
+from ..base import Context, Feeds
+from ..prune.capture import Probe, Stream, pick
+from ..prune.linear import Linear, add_to_bias
+from . import binary_weights, rounding
+from .refine import Moments
+
+SAMPLES = 256
+VALUES = 1 << 15
+"""Values of a tensor that its quantiser is calibrated on, about."""
+MIN_ROWS = 4096
+ROWS_PER_COLUMN = 8
+HELD = 512 * 2**20
+"""Bytes of the float model's tensors that are kept; beyond, they are made again for each layer."""
+
+
+class Twins:
+    """The float model and the one in work, run on the same samples."""
+
+    def __init__(self, real: Model, work: Model, analysis: Analysis, layers: list[Linear], ctx: Context):
+        self.real, self.work, self.analysis, self.ctx = real, work, analysis, ctx
+        names = [t.name for x in layers for t in (x.node.inputs[0], x.node.outputs[0])]
+        self.names = list(dict.fromkeys(names))
+        self.held: list[dict[str, np.ndarray]] | None = None
+        self.feeds: list[Feeds] = list(Stream(ctx, analysis, self.names, SAMPLES))
+
+    def hold(self) -> None:
+        """Keep the float model's tensors, if they are few enough."""
+        probe, held, size = Probe(self.ctx, self.real, self.names), [], 0
+        for feeds in self.feeds:
+            held.append(probe(feeds))
+            size += sum(a.nbytes for a in held[-1].values())
+            if size > HELD:
+                return
+        self.held = held
+
+    def floats(self, names: list[str]) -> list[dict[str, np.ndarray]]:
+        """Tensors of the float model, batch by batch."""
+        if self.held is not None:
+            return self.held
+        probe = Probe(self.ctx, self.real, names)
+        return [probe(feeds) for feeds in self.feeds]
+
+    def values(self, name: str) -> np.ndarray:
+        """Values seen of a tensor of the model in work, evenly spread, with its least and largest."""
+        probe, found = Probe(self.ctx, self.work, [name]), []
+        for feeds in self.feeds:
+            flat = probe(feeds)[name].ravel()
+            found.append(flat[:: max(1, flat.size * len(self.feeds) // VALUES)])
+            found.append(np.array([flat.min(), flat.max()], flat.dtype))
+        return np.concatenate(found)
+
+    def moments(self, layer: Linear, done: Linear) -> Moments:
+        """Second moments of what the layer reads in the model in work (x'), with the float model's x."""
+        found = Moments.empty(layer.groups, layer.columns)
+        names, source = [layer.node.inputs[0].name, layer.node.outputs[0].name], done.node.inputs[0].name
+        probe = Probe(self.ctx, self.work, [source])
+        total = sum(len(next(iter(f.values()))) for f in self.feeds)
+        wanted = -(-max(MIN_ROWS, ROWS_PER_COLUMN * layer.columns) // max(total, 1))
+        for j, (feeds, got) in enumerate(zip(self.feeds, self.floats(names), strict=True)):
+            out = layer.positions(got[names[1]])
+            picked = pick(np.random.default_rng((self.ctx.seed, j)), int(np.prod(out, dtype=int)), wanted)
+            x_hat = done.rows(probe(feeds)[source], out, picked)
+            found.add(layer.rows(got[names[0]], out, picked), x_hat)
+        return found
+
+    def shift(self, node: gs.Node, name: str) -> np.ndarray:
+        """The mean error of tensor `name` by channel, for `node`, whose output axis is meant."""
+        made, total, count = Probe(self.ctx, self.work, [name]), 0.0, 0
+        axis = 1 if node.op == "Conv" else -1
+        for feeds, got in zip(self.feeds, self.floats([name]), strict=True):
+            error = np.moveaxis(got[name] - made(feeds)[name], axis, -1)
+            total = total + error.reshape(-1, error.shape[-1]).sum(0, dtype=np.float64)
+            count += error.size // error.shape[-1]
+        return total / max(count, 1)
+
+
+def weights(w: np.ndarray, method: str, bits: int, gain: float, found: Moments | None, free: bool) -> np.ndarray:
+    """New weights [g, o, k] for w. found: moments, None where there are none to look at; free: a bias takes means."""
+    if found is None or method in ("bwn", "ternary"):
+        made = {"none": np.array, "bwn": binary_weights.bwn, "ternary": binary_weights.ternary}[method](w)
+        return made * gain
+    h, c, _, _ = found.centred() if free else found.plain()
+    if method == "proximal":
+        return binary_weights.proximal(w * gain, h)
+    u = rounding.target(w, h, c)
+    if method == "none":
+        return u
+    if method == "hashing":
+        return binary_weights.hashing(u, h)
+    return binary_weights.sketched(u, h, bits) if method == "residual" else binary_weights.admm(u, h, bits)
+
+
+def add_shift(work: Model, node: gs.Node, home: tuple[gs.Node, int], shift: np.ndarray) -> None:
+    """Add `shift`, [outputs], to the bias at `home`."""
+    at, i = home
+    if at is node or at.op == "MatMul":
+        add_to_bias(work, node, shift)
+        return
+    old = at.inputs[i].values
+    work.set_weight(at, i, (old.astype(np.float64) + shift.reshape(old.shape)).astype(old.dtype))
+
+
+def mean_error(w: np.ndarray, made: np.ndarray, found: Moments) -> np.ndarray:
+    """E[W x] - E[V x'], [outputs], of the rows seen."""
+    n = max(found.count, 1)
+    return (np.einsum("gok,gk->go", w, found.mean / n) - np.einsum("gok,gk->go", made, found.mean_hat / n)).reshape(-1)
