@@ -41,6 +41,7 @@ class Constants:
         """`weights`: Relax parameter -> array."""
         self._known = dict(weights)
         self.calls: dict = {}
+        self.integers: dict = {}  # Relax parameter -> the Integers that its values are made of
 
     def note(self, var, value) -> bool:
         """Takes a binding; True when it is constant, and so need not be emitted."""

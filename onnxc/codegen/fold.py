@@ -6,6 +6,7 @@ Reshape(x, Concat(Slice(Shape(x)), -1))   ->   Reshape(x, [1, -1])
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -19,6 +20,14 @@ UNFOLDABLE = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUnifor
 UNFOLDABLE |= {"If", "Loop", "Scan"}
 # what onnx.reference raises for operators or attributes it lacks; such a node is left for the importer to judge
 EVALUATION_ERRORS = (NotImplementedError, RuntimeError, TypeError, ValueError, LookupError, AttributeError)
+
+
+@dataclass(frozen=True)
+class Integers:
+    """A constant as `values` (int8) times `scale` (float32), which broadcasts to the shape of the values."""
+
+    values: np.ndarray
+    scale: np.ndarray
 
 
 def copy_of(node: onnx.NodeProto) -> onnx.NodeProto:
@@ -69,10 +78,14 @@ def infer(
     return found
 
 
-def fold(work: onnx.ModelProto, constants: dict[str, np.ndarray]) -> None:
-    """Folds Shape of static tensors and every node whose inputs are all constant, until nothing changes."""
+def fold(work: onnx.ModelProto, constants: dict[str, np.ndarray], integers: dict[str, Integers] | None = None) -> None:
+    """Folds Shape of static tensors and every node whose inputs are all constant, until nothing changes.
+
+    `integers` takes the integers of dequantised constants, by the names of the constants.
+    """
+    integers = {} if integers is None else integers
     for _ in range(ROUNDS):
-        changed = _fold_constants(work, constants)
+        changed = _fold_constants(work, constants, integers)
         found = infer(work, constants)
         for node in work.graph.node:
             shape = found.get(node.input[0], (None, 0))[0] if node.input else None
@@ -95,7 +108,7 @@ def _drop_folded(work: onnx.ModelProto, constants: Mapping) -> bool:
     return True
 
 
-def _fold_constants(work: onnx.ModelProto, constants: dict[str, np.ndarray]) -> bool:
+def _fold_constants(work: onnx.ModelProto, constants: dict[str, np.ndarray], integers: dict[str, Integers]) -> bool:
     """Evaluates the nodes that depend on constants alone with ONNX's reference implementation."""
     ready = []
     known = set(constants)
@@ -117,7 +130,9 @@ def _fold_constants(work: onnx.ModelProto, constants: dict[str, np.ndarray]) -> 
             known.update(node.output)
             continue
         if node.op_type == "DequantizeLinear" and all(name in constants for name in inputs):
-            constants[node.output[0]] = _dequantized(node, [constants[name] for name in inputs])
+            constants[node.output[0]], found = _dequantized(node, [constants[name] for name in inputs])
+            if found is not None:
+                integers[node.output[0]] = found
             known.update(node.output)
             continue
         ready.append(node)
@@ -141,8 +156,8 @@ def _view(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> bool:
     return True
 
 
-def _dequantized(node: onnx.NodeProto, operands: list[np.ndarray]) -> np.ndarray:
-    """(values - zero point) * scale, per tensor, per axis or per block, as ONNX defines it."""
+def _dequantized(node: onnx.NodeProto, operands: list[np.ndarray]) -> tuple[np.ndarray, Integers | None]:
+    """(values - zero point) * scale, per tensor, per axis or per block, as ONNX defines it; its integers if int8 holds them."""
     values, scale = operands[0], operands[1]
     zero = operands[2] if len(operands) > 2 else np.zeros_like(scale, values.dtype)
     axis = attribute_of(node, "axis", 1)
@@ -155,7 +170,10 @@ def _dequantized(node: onnx.NodeProto, operands: list[np.ndarray]) -> np.ndarray
         scale, zero = scale.reshape(view), zero.reshape(view)
     else:
         scale, zero = scale.reshape(()), zero.reshape(())
-    return ((values.astype(np.int64) - zero.astype(np.int64)).astype(scale.dtype) * scale).astype(scale.dtype)
+    levels = values.astype(np.int64) - zero.astype(np.int64)
+    fits = not block and values.dtype.itemsize == 1 and levels.min(initial=0) >= -128 and levels.max(initial=0) <= 127
+    found = Integers(levels.astype(np.int8), scale) if fits and scale.dtype == np.float32 else None
+    return (levels.astype(scale.dtype) * scale).astype(scale.dtype), found
 
 
 def _evaluate(work: onnx.ModelProto, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> None:

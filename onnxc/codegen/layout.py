@@ -94,7 +94,8 @@ def _quantize(call, x, scale, zero):
     return op(x, scale, zero, axis=3, out_dtype=str(call.attrs.out_dtype))
 
 
-RAW = frozenset(("relax.nn.prelu", "relax.quantize", "relax.dequantize"))  # operands after the first keep their form
+QUANTISERS = ("relax.quantize", "relax.dequantize")
+RAW = frozenset(("relax.nn.prelu", *QUANTISERS))  # operands after the first keep their form
 
 RULES: dict[str, Callable] = {
     **dict.fromkeys(POOLS, _pool),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from onnxc.codegen import layout, match
+from onnxc.codegen import layout, match, quantised
 from onnxc.codegen.constants import Constants
 from onnxc.codegen.fewbit import Coded
 from onnxc.codegen.importer import import_onnx
@@ -68,6 +68,9 @@ class _Lowering:
         named = {param: name for param, name in zip(function.params, names, strict=True) if name in self.model.weights}
         self.names = {param: self.model.users[name] for param, name in named.items()}
         self.constants = Constants({param: self.model.weights[name] for param, name in named.items()})
+        self.constants.integers = {
+            param: self.model.integers[name] for param, name in named.items() if name in self.model.integers
+        }
         inputs = list(function.params[:count])
         self.values.update({param: {FIRST: param} for param in inputs})
         bindings = [b for block in function.body.blocks for b in block.bindings]
@@ -75,7 +78,7 @@ class _Lowering:
             if not isinstance(binding, relax.VarBinding):
                 raise Unsupported("the model has data-dependent shapes", remedy="compile the part before them")
             self.constants.note(binding.var, binding.value)
-        plan = match.find(bindings, function.body.body, self.constants)
+        plan = match.find(bindings, function.body.body, self.constants, quantised.begin)
         with self.builder.function("main", inputs):
             with self.builder.dataflow():
                 for binding in bindings:
@@ -154,7 +157,18 @@ class _Lowering:
             forms = self.values[value.tuple_value].items()
             self.values[var] = {o: self.builder.emit(relax.TupleGetItem(t, value.index)) for o, t in forms}
         elif not self._channels_last(var, value):
-            self.values[var] = {FIRST: self.builder.emit(self._call(value, [self.get(a, FIRST) for a in value.args]))}
+            self.values[var] = {FIRST: self.builder.emit(self._call(value, self._arguments(value, FIRST)))}
+
+    def _arguments(self, call, order: str) -> list:
+        """Operands in the wanted layout. Scale and zero point of a quantiser are numbers in the graph where they can be."""
+        name = getattr(call.op, "name", "")
+        args = []
+        for i, arg in enumerate(call.args):
+            if i and name in layout.QUANTISERS and arg in self.constants and self.constants.value(arg).size == 1:
+                args.append(self.constant(self.constants.value(arg).reshape(())))
+            else:
+                args.append(self.get(arg, FIRST if i and name in layout.RAW else order))
+        return args
 
     def _call(self, call, args: list):
         """The same call on new operands; functions that the importer made move over with it."""
@@ -179,9 +193,7 @@ class _Lowering:
         if name in layout.ELEMENTWISE:
             made = self._call(call, [self.get(a, LAST) for a in call.args])
         elif name in layout.RULES:
-            raw = name in layout.RAW
-            args = [self.get(a, FIRST if raw and i else LAST) for i, a in enumerate(call.args)]
-            made = layout.RULES[name](call, *args)
+            made = layout.RULES[name](call, *self._arguments(call, LAST))
         else:
             return self._reduce_away(var, call, name)
         if made is None:
@@ -229,9 +241,12 @@ class _Lowering:
             )
         args = [self._packed_source(form, order) if isinstance(form, Coded) else self.get(found.source, order)]
         args += self._weights(found, form, family, plan) if spec.weight_constant else [self.get(found.weight, FIRST)]
-        for operand in form.operands:
+        given = form.operands
+        if hasattr(family, "operands_of"):
+            given = family.operands_of(spec, plan, form.weight, given)
+        for operand in given:
             args.append(self.constant(operand) if isinstance(operand, np.ndarray) else self.get(operand, order))
-        result = self.relax.TensorType(spec.y_shape, spec.dtype)
+        result = self.relax.TensorType(spec.y_shape, spec.output.kind)
         function = self._function(spec, "kernel", lambda name: family.emit(spec, plan, name))
         entry["function"] = name_of(function)
         call = self.relax.call_tir(function, args, result)

@@ -11,6 +11,7 @@ or an activation a scale stays a step of its own.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -63,8 +64,11 @@ def shape_of(expr) -> tuple[int, ...]:
     return tuple(int(extent) for extent in expr.ty.shape.values)
 
 
-def find(bindings: list, body, constants: Constants) -> Plan:
-    """All kernels of a straight-line graph, each with as long an epilogue as it can take."""
+def find(bindings: list, body, constants: Constants, begin: Callable | None = None) -> Plan:
+    """All kernels of a straight-line graph, each with as long an epilogue as it can take.
+
+    `begin(found, var, made, constants)` may answer another Chain for a product at `var`; `made` holds the bindings' values.
+    """
     relax = tvm_modules().relax
     readers: dict = {}
     uses: Counter = Counter()
@@ -79,20 +83,24 @@ def find(bindings: list, body, constants: Constants) -> Plan:
         quantisers.note(binding)
     plan = Plan()
     done: set = set(quantisers.inner)  # no epilogue takes in a part of a quantiser
+    made = {binding.var: binding.value for binding in bindings}
     for binding in bindings:
         if binding.var in constants or not isinstance(binding.value, relax.Call):
             continue
         found = _start(binding, constants)
         if found is not None:
-            chain = _Chain(found, binding.var, constants)
+            other = begin(found, binding.var, made, constants) if begin else None
+            chain = Chain(found, binding.var, constants) if other is None else other
             while taken := _extend(chain, readers, uses, done):
                 plan.absorbed.update(taken)
                 done.add(chain.var)
-            plan.kernels[chain.var] = chain.finish(quantisers)
+            finished = chain.finish(quantisers)  # may give back the last operator
+            plan.kernels[chain.var] = finished
+            plan.absorbed.discard(chain.var)
     return plan
 
 
-def _extend(chain: _Chain, readers: dict, uses: Counter, done: set) -> list:
+def _extend(chain: Chain, readers: dict, uses: Counter, done: set) -> list:
     """Takes one more operator, or one gate, into the chain; the variables that vanish by it."""
     end, next_ones = chain.var, readers.get(chain.var, [])
     if any(binding.var in done for binding in next_ones):
@@ -180,7 +188,7 @@ def _product_spec(n: int, rows: int, k: int, columns: int, xs: tuple, ys: tuple,
     )  # fmt: skip
 
 
-class _Chain:
+class Chain:
     """A kernel that takes in the operators after it, one at a time."""
 
     def __init__(self, found: Found, var, constants: Constants):

@@ -18,11 +18,20 @@ from onnx import helper
 
 from onnxc.codegen.fold import attribute_of, copy_of, infer
 
+PRODUCTS = ("Conv", "Gemm", "MatMul")
+MOVERS = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Identity")
 
-def rewrite(work: onnx.ModelProto, constants: dict[str, np.ndarray]) -> None:
-    """Applies the rewrites to a static graph in place; new constants join `constants`."""
+
+def rewrite(work: onnx.ModelProto, constants: dict[str, np.ndarray], integers: dict | None = None) -> None:
+    """Applies the rewrites to a static graph in place; new constants join `constants`.
+
+    Models with products of integers (`integers` names dequantised constants) keep their pairs: kernels take them in.
+    """
     wanted = {"BatchNormalization": _batch_norm, "ConvTranspose": _conv_transpose}
-    _quantised_pairs(work, constants)
+    if any(node.op_type in PRODUCTS and node.input[1] in (integers or {}) for node in work.graph.node):
+        _moved_integers(work, constants)
+    else:
+        _quantised_pairs(work, constants)
     if not any(node.op_type in wanted for node in work.graph.node):
         return
     found = infer(work, constants)
@@ -32,6 +41,32 @@ def rewrite(work: onnx.ModelProto, constants: dict[str, np.ndarray]) -> None:
         shape = found.get(node.input[0], (None, 0))[0] if rule else None
         made = rule(node, shape, constants) if rule and shape is not None else None
         nodes.extend([copy_of(node)] if made is None else made)
+    del work.graph.node[:]
+    work.graph.node.extend(nodes)
+
+
+def _moved_integers(work: onnx.ModelProto, constants: dict[str, np.ndarray]) -> None:
+    """Q(Mover(D(x))) with one scale and zero point -> Mover(x)."""
+    makers = {name: node for node in work.graph.node for name in node.output}
+    nodes = []
+    for node in work.graph.node:
+        mover = makers.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
+        before = makers.get(mover.input[0]) if mover is not None and mover.op_type in MOVERS else None
+        if (
+            before is None
+            or before.op_type != "DequantizeLinear"
+            or len(mover.output) > 1
+            or _limits(node, before, constants) is None
+        ):
+            nodes.append(copy_of(node))
+        else:
+            moved = copy_of(mover)
+            moved.name, moved.input[0], moved.output[0] = (
+                f"{node.name}/{mover.op_type}",
+                before.input[0],
+                node.output[0],
+            )
+            nodes.append(moved)
     del work.graph.node[:]
     work.graph.node.extend(nodes)
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxc.codegen.fold import SMALL, copy_of, fold, infer
+from onnxc.codegen.fold import SMALL, Integers, copy_of, fold, infer
 from onnxc.codegen.rewrite import rewrite
 from onnxc.ir.errors import BadOption, Unsupported
 
@@ -38,7 +38,8 @@ class StaticModel:
     """A graph with static shapes whose weights are graph inputs.
 
     `inputs` and `outputs` are the user's (name, shape, dtype); in `proto` they are called x0, x1, ... and y0, y1, ...
-    `weights` maps the other inputs of `proto` to arrays, `users` to the name of the first node that reads them.
+    `weights` maps the other inputs of `proto` to arrays, `users` to the name of the first node that reads them,
+    `integers` to the 8-bit integers that they are made of, where they are.
     """
 
     proto: onnx.ModelProto
@@ -46,6 +47,7 @@ class StaticModel:
     outputs: list[tuple[str, tuple[int, ...], str]]
     weights: dict[str, np.ndarray]
     users: dict[str, str]
+    integers: dict[str, Integers]
 
 
 def make_static(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None) -> StaticModel:
@@ -56,10 +58,11 @@ def make_static(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | 
     """
     work, constants = _strip(_inline(model))
     fixed = _fix_inputs(work, constants, dict(shapes or {}))
-    fold(work, constants)
-    rewrite(work, constants)
+    integers: dict[str, Integers] = {}
+    fold(work, constants, integers)
+    rewrite(work, constants, integers)
     _prune_dead(work)
-    return _separate(work, constants, fixed)
+    return _separate(work, constants, integers, fixed)
 
 
 def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -186,7 +189,7 @@ def _prune_dead(work: onnx.ModelProto) -> None:
     work.graph.node.extend(keep)
 
 
-def _separate(work: onnx.ModelProto, constants: dict[str, np.ndarray], fixed: list) -> StaticModel:
+def _separate(work: onnx.ModelProto, constants: dict[str, np.ndarray], integers: dict, fixed: list) -> StaticModel:
     """Weights become inputs w0, w1, ...; the user's inputs x0, x1, ... and outputs y0, y1, ..."""
     found = infer(work, constants)
     outputs = []
@@ -237,7 +240,8 @@ def _separate(work: onnx.ModelProto, constants: dict[str, np.ndarray], fixed: li
         graph.output.append(helper.make_tensor_value_info(f"y{i}", _elem(dtype), shape))
     proto = helper.make_model(graph, opset_imports=work.opset_import, ir_version=work.ir_version)
     _check_static(proto, found, inner)
-    return StaticModel(proto, fixed, outputs, weights, users)
+    known = {names[name]: found for name, found in integers.items() if name in names}
+    return StaticModel(proto, fixed, outputs, weights, users, known)
 
 
 def _elem(dtype) -> int:

@@ -41,9 +41,17 @@ def onnx_frontend():
 
 def finish(module, target):
     """Legalises and fuses what has no kernel of ours: -> module of PrimFuncs and a flat main. `plan` places its tensors."""
+    from onnxc.codegen.kernels import quantize
+
     m = tvm_modules()
     t = m.relax.transform
-    steps = [t.LegalizeOps(), t.AnnotateTIROpPattern(), t.FoldConstant(), t.FuseOps(), t.FuseTIR()]
+    steps = [
+        t.LegalizeOps({"relax.quantize": quantize.legalise}),
+        t.AnnotateTIROpPattern(),
+        t.FoldConstant(),
+        t.FuseOps(),
+        t.FuseTIR(),
+    ]
     steps += [t.DeadCodeElimination(), t.RewriteDataflowReshape(), t.ToNonDataflow(), t.RemovePurityChecking()]
     steps += [t.CallTIRRewrite()]
     with tvm_target(target):
@@ -60,6 +68,13 @@ def tvm_target(target, scalable: bool = True):
     if not scalable and "mattr" in row:
         row["mattr"] = [feature for feature in row["mattr"] if feature not in SCALABLE]
     return tvm_modules().tvm.target.Target(row)
+
+
+@cache
+def features(target) -> frozenset[str]:
+    """LLVM's names of the features of a row of codegen.target: those of its CPU and those switched on by name."""
+    found = tvm_modules().tvm.get_global_func("target.llvm_get_cpu_features")(tvm_target(target))
+    return frozenset(str(name) for name in found)
 
 
 def lowering_passes() -> list:

@@ -20,15 +20,18 @@ TURNS = 8  # of a parallel loop a thread, so that what does not divide makes lit
 LATENCY = 8  # half cycles until the result of a multiply-add can be used again
 
 
-def choose_tile(rule: str, pixels: int, channels: int, depth: int, target: Target, most: int = 16) -> Schedule:
+def choose_tile(
+    rule: str, pixels: int, channels: int, depth: int, target: Target, most: int = 16, least: int = 1
+) -> Schedule:
     """The cheapest tile for `pixels` x `channels` outputs of `depth` products each.
 
     Model, in half cycles a step: the multiply-adds (`wide_cost` at full width), the loads (one a vector of weights,
     one a broadcast pixel), and not less than the latency of one accumulator. To that comes the tile's epilogue.
+    `most` bounds the pixels of a tile, `least` its lanes from below.
     """
     best: tuple[float, int, int] | None = None
     choice = None
-    for lanes, vectors, height in _tiles(pixels, channels, target, most):
+    for lanes, vectors, height in _tiles(pixels, channels, target, most, least):
         step_cost = target.wide_cost if lanes == target.lanes else 1
         step = max(height * vectors * step_cost, height + vectors * step_cost, LATENCY)
         tiles = -(-channels // (lanes * vectors)) * -(-pixels // height)
@@ -40,11 +43,11 @@ def choose_tile(rule: str, pixels: int, channels: int, depth: int, target: Targe
     return choice
 
 
-def _tiles(pixels: int, channels: int, target: Target, most: int) -> Iterator[tuple[int, int, int]]:
+def _tiles(pixels: int, channels: int, target: Target, most: int, least: int) -> Iterator[tuple[int, int, int]]:
     lanes = target.lanes
     while lanes > channels:
         lanes //= 2
-    while lanes >= 1:
+    while lanes >= least:
         for vectors in range(1, min(8, channels // lanes) + 1):
             for height in range(1, min(most, pixels) + 1):
                 fits = height * vectors + vectors + 1 <= target.registers
@@ -95,26 +98,35 @@ def pad_rows(x, spec: KernelSpec):
 
     Returns (buffer, rows, columns).
     """
+    if not any(spec.pads):
+        return x, spec.h, spec.w
+    return copy_rows(x, spec, spec.dtype, 0)
+
+
+def copy_rows(x, spec: KernelSpec, kind: str, fill: int, copy: Callable | None = None, slack: int = 0):
+    """x with padding of `fill` around, as elements of `kind`, and room for `slack` more behind it.
+
+    `copy(target, to, source, start, count)` moves a row, element by element where it is not given.
+    Returns (buffer, rows, columns).
+    """
     from tvm import tirx
     from tvm.script.ir_builder import tirx as T
 
+    copy = copy or _copy_elements
     top, left, bottom, right = spec.pads
-    if not any(spec.pads):
-        return x, spec.h, spec.w
     rows, columns, c = spec.h + top + bottom, spec.w + left + right, spec.c
-    padded = T.alloc_buffer((spec.n * rows * columns * c,), spec.dtype)
-    zero = tirx.const(0, spec.dtype)
+    padded = T.alloc_buffer((spec.n * rows * columns * c + slack,), kind)
+    value = tirx.const(fill, kind)
 
     def clear(start, count: int) -> None:
         if count:
             with T.serial(0, count) as i:
-                T.buffer_store(padded, zero, [start + i])
+                T.buffer_store(padded, value, [start + i])
 
-    def copy(n, row) -> None:
+    def one(n, row) -> None:
         start = (n * rows + top + row) * (columns * c)
         clear(start, left * c)
-        with T.serial(0, spec.w * c) as i:
-            T.buffer_store(padded, x[at(x, (n * spec.h + row) * (spec.w * c) + i)], [start + left * c + i])
+        copy(padded, start + left * c, x, (n * spec.h + row) * (spec.w * c), spec.w * c)
         clear(start + (left + spec.w) * c, right * c)
 
     if spec.threads > 1:  # any row by any thread
@@ -122,7 +134,7 @@ def pad_rows(x, spec: KernelSpec):
             row = index % rows - top
             with T.If(tirx.all(row >= 0, row < spec.h)):
                 with T.Then():
-                    copy(index // rows, row)
+                    one(index // rows, row)
                 with T.Else():
                     clear(index * (columns * c), columns * c)
         return padded, rows, columns
@@ -130,9 +142,16 @@ def pad_rows(x, spec: KernelSpec):
         base = n * (rows * columns * c)
         clear(base, top * columns * c)
         with T.serial(0, spec.h) as row:
-            copy(n, row)
+            one(n, row)
         clear(base + (top + spec.h) * columns * c, bottom * columns * c)
     return padded, rows, columns
+
+
+def _copy_elements(target, to, source, start, count: int) -> None:
+    from tvm.script.ir_builder import tirx as T
+
+    with T.serial(0, count) as i:
+        T.buffer_store(target, source[at(source, start + i)], [to + i])
 
 
 def operands(spec: KernelSpec) -> list[tuple[str, tuple[int, ...]]]:
@@ -148,10 +167,11 @@ def operands(spec: KernelSpec) -> list[tuple[str, tuple[int, ...]]]:
 
 def epilogue(spec: KernelSpec, value, buffers: list, channel, offset):
     """The epilogue's steps applied to an accumulator: `channel` indexes channel vectors, `offset` the residual."""
-    return _steps(spec, spec.epilogue, value, iter(buffers), channel, offset)
+    return float_steps(spec, spec.epilogue, value, iter(buffers), channel, offset)
 
 
-def _steps(spec: KernelSpec, steps: tuple, value, left: Iterator, channel, offset):
+def float_steps(spec: KernelSpec, steps: tuple, value, left: Iterator, channel, offset):
+    """`value` after `steps`; `left` iterates over the buffers that they read."""
     from tvm import tirx
 
     zero = tirx.const(0, spec.dtype)
@@ -179,7 +199,7 @@ def _steps(spec: KernelSpec, steps: tuple, value, left: Iterator, channel, offse
             case "mul_scalar":
                 value = value * tirx.const(step[1], spec.dtype)
             case "gate":
-                value = value * _steps(spec, step[1], value, left, channel, offset)
+                value = value * float_steps(spec, step[1], value, left, channel, offset)
             case unknown:
                 raise ValueError(f"no epilogue step {unknown}")
     return value
