@@ -41,12 +41,12 @@ def onnx_frontend():
 
 def finish(module, target):
     """Legalises and fuses what has no kernel of ours: -> module of PrimFuncs and a flat main. `plan` places its tensors."""
-    from onnxc.codegen.kernels import quantize
+    from onnxc.codegen.kernels import rounding
 
     m = tvm_modules()
     t = m.relax.transform
     steps = [
-        t.LegalizeOps({"relax.quantize": quantize.legalise}),
+        t.LegalizeOps({"relax.quantize": rounding.legalise}),
         t.AnnotateTIROpPattern(),
         t.FoldConstant(),
         t.FuseOps(),
