@@ -40,10 +40,10 @@ class QuantBinary(Pass):
     or 3 for admm. inputs: sign, xnor (sign with the K map), horq (residual planes), hwgq, uniform, two_step (uniform;
     all inputs first, then the weights), or none. bits: of the inputs; planes of horq. dynamic: scales of horq measured
     on each sample. centre: subtract the mean ahead of signs: where inputs are never negative (auto), always, or never.
-    first: whether the first product takes part. last: whether the last does. depthwise, pointwise: whether such
-    convolutions do. bear: the SNR in dB that the outputs must keep when one layer alone is binarised, else it stays in
-    float. correct: move biases by the mean error, and fit layers that stay in float to what reaches them. store:
-    weights as packed bits, or as floats. skip: globs of nodes to leave alone.
+    first: whether the first product takes part. last: whether the last does. depthwise: whether depthwise convolutions
+    do. pointwise: whether 1x1 convolutions do. bear: the SNR in dB that the outputs must keep when one layer alone is
+    binarised, else it stays in float. correct: move biases by the mean error, and fit layers that stay in float to what
+    reaches them. store: weights as packed bits, or as floats. skip: globs of nodes to leave alone.
     """
 
     weights: Literal["bwn", "residual", "ternary", "proximal", "hashing", "admm", "none"] = "bwn"
