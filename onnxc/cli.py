@@ -39,6 +39,10 @@ VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Show everything, not the beginning of long lists.")
 ]
 ThreadsOption = Annotated[int, typer.Option(min=1, metavar="N", help="Threads of one run.")]
+RemoteOption = Annotated[
+    str | None,
+    typer.Option(metavar="ssh://[USER@]HOST", help="The board on which compiled libraries run.", show_default=False),
+]
 ShapeOption = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=1x3x224x224", help="Extents of an input; once per input.", show_default=False),
@@ -225,6 +229,7 @@ def run(
     out: Annotated[
         str | None, typer.Option("--out", "-o", metavar="DIR", help="Where the outputs go, as .npy.")
     ] = None,
+    remote: RemoteOption = None,
 ) -> None:
     """Run a model or a compiled library once."""
     files = dict(_pair(text, "--input", "NAME=F.npy") for text in inputs or ())
@@ -232,7 +237,7 @@ def run(
         raise BadOption(f"-o {out} is a file", expected="a folder")
     from onnxc.running import render_outputs, run_once, save_outputs
 
-    outputs, fed = run_once(subject, files)
+    outputs, fed = run_once(subject, files, remote)
     if out:
         save_outputs(outputs, Path(out))
     _show(render_outputs(outputs, fed, colour=_colour()))
@@ -245,6 +250,7 @@ def bench(
     subjects: Annotated[list[str], typer.Argument(metavar="A [B ...]", help="ONNX files and compiled libraries.")],
     threads: ThreadsOption = 1,
     shape: ShapeOption = None,
+    remote: RemoteOption = None,
     json: JsonOption = False,
 ) -> None:
     """Time models and compiled libraries in turns."""
@@ -252,7 +258,7 @@ def bench(
 
     with _bar(1) as step:
         step("timing", 0.0)
-        rows = bench(subjects, threads=threads, shapes=_shapes(shape))
+        rows = bench(subjects, threads=threads, shapes=_shapes(shape), remote=remote)
     _show(_json({"rows": [row.to_dict() for row in rows]}) if json else render_times(rows, colour=_colour()))
 
 

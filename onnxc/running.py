@@ -55,18 +55,26 @@ class _TimedCall(_Call):
         return self.subject.timed(self.feeds, calls)[1]
 
 
-def open_subject(path: str, threads: int = 1) -> Subject:
-    """A folder or library that `onnxc compile` wrote (of another machine: in its emulator), or a model. Raises BadModel,
-    BadOption (more threads than the library has)."""
+def open_subject(path: str, threads: int = 1, remote: str | None = None) -> Subject:
+    """A folder or library that `onnxc compile` wrote (of another machine: in its emulator, or on the board `remote`), or a
+    model. Raises BadModel, BadOption (more threads than the library has, a model on a board)."""
     place = Path(path)
     if place.is_dir() or place.suffix in (".so", ".a"):
-        from .runtime.emulate import Emulated, open_library
+        from .runtime.emulate import open_library
+        from .runtime.library import Library
 
-        library = open_library(place, threads)
+        if remote is None:
+            library = open_library(place, threads)
+        else:
+            from .runtime.remote import Remote
+
+            library = Remote(place, remote, threads)
         choices = tuple(inputs for inputs, _ in library.shapes)
-        if isinstance(library, Emulated):
-            return Subject(f"{path} in {library.emulator}", library.inputs, library.run, True, library.timed, choices)
-        return Subject(path, library.inputs, library.run, True, None, choices)
+        if isinstance(library, Library):
+            return Subject(path, library.inputs, library.run, True, None, choices)
+        return Subject(f"{path} in {library.where}", library.inputs, library.run, True, library.timed, choices)
+    if remote is not None:
+        raise BadOption(f"{path} is a model: --remote runs libraries", remedy="compile it for the board first")
     from .ir.model import load
     from .pipeline import sound
     from .runtime.reference import Session
@@ -77,13 +85,13 @@ def open_subject(path: str, threads: int = 1) -> Subject:
     return Subject(path, session.inputs, session.run, False)
 
 
-def run_once(path: str, files: Mapping[str, str]) -> tuple[Arrays, str]:
+def run_once(path: str, files: Mapping[str, str], remote: str | None = None) -> tuple[Arrays, str]:
     """The outputs for inputs read from .npy `files` (by input name), or for seeded random ones where none are given;
     and a word on what was fed."""
     from .runtime.data import read_npy
     from .runtime.specs import random_feeds
 
-    subject = open_subject(path)
+    subject = open_subject(path, remote=remote)
     unknown = sorted(set(files) - set(subject.inputs))
     if unknown:
         raise BadOption("there is no such input", tensor=unknown[0], expected=", ".join(subject.inputs) or "none")
@@ -133,7 +141,13 @@ def render_outputs(outputs: Arrays, fed: str, *, width: int | None = None, colou
     return f"{draw([*columns, Column('min'), Column('mean'), Column('max')], rows, width, colour)}\n\nfed: {fed}"
 
 
-def bench(paths: Sequence[str], *, threads: int = 1, shapes: Mapping[str, tuple[int, ...]] | None = None) -> list[Row]:
+def bench(
+    paths: Sequence[str],
+    *,
+    threads: int = 1,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    remote: str | None = None,
+) -> list[Row]:
     """Time them in turns on seeded random inputs of one sample; the first is the base.
 
     Extents that a model leaves open are those of `shapes`, else those of a library among `paths`, else the defaults of
@@ -142,7 +156,7 @@ def bench(paths: Sequence[str], *, threads: int = 1, shapes: Mapping[str, tuple[
     from .runtime.bench import measure
     from .runtime.specs import random_feeds
 
-    subjects = [open_subject(path, threads) for path in paths]
+    subjects = [open_subject(path, threads, remote) for path in paths]
     known = {name for s in subjects for name in s.inputs}
     strange = sorted(set(shapes or ()) - known)
     if strange:

@@ -18,7 +18,7 @@ from onnxc.codegen.target import Target
 from onnxc.codegen.weights import Weights
 from onnxc.coding.native import SCRATCH
 from onnxc.ir.errors import MissingTool
-from onnxc.runtime.emulate import build_program, run_tool
+from onnxc.runtime.program import build_program, run_tool
 from onnxc.runtime.toolchain import Linker, Toolchain
 
 C_DIR = Path(__file__).parent.parent / "runtime" / "c"

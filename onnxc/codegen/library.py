@@ -118,6 +118,7 @@ def compile_model(
         libraries = link(work, name, chain, linker, objects, own_parts(face, stored))
         extras = check_static(work, name, chain, program)
         manifest = _manifest(face, targets, libraries, kernels, source, weights)
+        manifest["program"] = extras[0] if program else None
         (work / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         extras += [write_wheel(work, face, chain, source)] if wheel else []
         _move(work, out, [*libraries, *extras, f"{name}.h"])
