@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxc.codegen.constants import Constants
-from onnxc.codegen.kernels.quantise import PackSpec
-from onnxc.codegen.kernels.spec import BINARY, Encoding, KernelSpec
+from onnxc.codegen.kernels.spec import BINARY, Encoding, KernelSpec, PackSpec
 from onnxc.codegen.tvm_api import tvm_modules
 
 MOST_WEIGHT_BITS = 4
@@ -45,12 +44,16 @@ class Quantised:
 
 @dataclass(frozen=True)
 class Coded:
-    """The few-bit form of a kernel: integer weights (oc, c/groups, kh, kw), and operands as in match.Found."""
+    """The few-bit form of a kernel: integer weights (oc, c/groups, kh, kw), and operands as in match.Found.
+
+    `tables` are what the kernel reads besides packed weights where that is not what its family makes of the weights.
+    """
 
     spec: KernelSpec
     quantised: Quantised
     weight: np.ndarray
     operands: tuple
+    tables: tuple = ()
 
     def packing(self) -> PackSpec:
         """The kernel that packs what this one reads."""

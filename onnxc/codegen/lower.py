@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from onnxc.codegen import layout, match, quantised
+from onnxc.codegen import layout, match, packing, quantised
 from onnxc.codegen.constants import Constants
 from onnxc.codegen.fewbit import Coded
 from onnxc.codegen.importer import import_onnx
 from onnxc.codegen.kernels import choose, quantise
-from onnxc.codegen.kernels.spec import Refusal
+from onnxc.codegen.kernels.spec import Refusal, Schedule
+from onnxc.codegen.packing import Choice
 from onnxc.codegen.static import StaticModel
 from onnxc.codegen.target import Target
 from onnxc.codegen.tvm_api import name_of, tvm_modules
@@ -58,6 +59,7 @@ class _Lowering:
         self.cache: dict = {}
         self.values: dict = {}
         self.functions: dict = {}
+        self.packed_only: set = set()  # variables without floats, which only few-bit kernels read
         self.report: list[dict] = []
 
     def run(self) -> Lowered:
@@ -79,6 +81,8 @@ class _Lowering:
                 raise Unsupported("the model has data-dependent shapes", remedy="compile the part before them")
             self.constants.note(binding.var, binding.value)
         plan = match.find(bindings, function.body.body, self.constants, quantised.begin)
+        self.chosen = {var: self._choice(found) for var, found in plan.kernels.items()}
+        self.wanted = packing.wanted(plan, self.chosen)
         with self.builder.function("main", inputs):
             with self.builder.dataflow():
                 for binding in bindings:
@@ -147,8 +151,11 @@ class _Lowering:
         relax = self.relax
         if var in self.constants or var in plan.absorbed:
             return
+        if var in plan.quantising and any(arg in self.packed_only for arg in value.args):
+            self.packed_only.add(var)
+            return
         if var in plan.kernels:
-            self._kernel(var, plan.kernels[var])
+            self._kernel(var, plan.kernels[var], self._fused(var, plan))
         elif isinstance(value, relax.Var):
             self.values[var] = self.values[value]
         elif isinstance(value, relax.Tuple):
@@ -220,9 +227,9 @@ class _Lowering:
         self.values[var] = {FIRST: self.builder.emit(op(self.get(call.args[0], LAST), [1, 2], False))}
         return True
 
-    def _kernel(self, var, found: match.Found) -> None:
+    def _kernel(self, var, found: match.Found, choice: Choice) -> None:
         """Emits a kernel call at the place of the last operator it has taken in."""
-        form, family, plan, refusals = self._choice(found)
+        form, family, plan = choice.form, choice.family, choice.schedule
         spec = form.spec
         order = LAST if found.spatial else FIRST
         entry = {
@@ -232,12 +239,12 @@ class _Lowering:
             "kernel": plan.rule if plan else None,
             "schedule": plan.text() if plan else None,
             "function": None,
-            "refused": [{"rule": r.rule, "reason": r.reason} for r in refusals],
+            "refused": [{"rule": r.rule, "reason": r.reason} for r in choice.refusals],
         }
         self.report.append(entry)
         if plan is None:
             raise Unsupported(
-                "no kernel takes it: " + "; ".join(f"{r.rule} {r.reason}" for r in refusals), node=entry["node"]
+                "no kernel takes it: " + "; ".join(f"{r.rule} {r.reason}" for r in choice.refusals), node=entry["node"]
             )
         args = [self._packed_source(form, order) if isinstance(form, Coded) else self.get(found.source, order)]
         args += self._weights(found, form, family, plan) if spec.weight_constant else [self.get(found.weight, FIRST)]
@@ -246,14 +253,33 @@ class _Lowering:
             given = family.operands_of(spec, plan, form.weight, given)
         for operand in given:
             args.append(self.constant(operand) if isinstance(operand, np.ndarray) else self.get(operand, order))
-        result = self.relax.TensorType(spec.y_shape, spec.output.kind)
         function = self._function(spec, "kernel", lambda name: family.emit(spec, plan, name))
         entry["function"] = name_of(function)
-        call = self.relax.call_tir(function, args, result)
-        self.values[var] = {order: self.builder.emit(call)}
+        results = [self.relax.TensorType(spec.y_shape, spec.output.kind)] if spec.output.kind != "bits" else []
+        if spec.packed is not None:
+            results.append(self.relax.TensorType(spec.packed.shape, "uint64"))
+        made = self.builder.emit(self.relax.call_tir(function, args, results if len(results) > 1 else results[0]))
+        if len(results) > 1:
+            made, bits = (self.builder.emit(self.relax.TupleGetItem(made, i)) for i in range(2))
+            self.cache[choice.packing] = bits
+        elif spec.packed is not None:
+            self.cache[choice.packing] = made
+            self.packed_only.add(var)
+            return
+        self.values[var] = {order: made}
 
-    def _choice(self, found: match.Found):
-        """The form of a kernel that a family takes, few-bit before float: (form, family, schedule, refusals)."""
+    def _fused(self, var, plan: match.Plan) -> Choice:
+        """The kernel that ends in `var`, packing its own result where its reader wants that and the family can."""
+        choice = self.chosen[var]
+        for form, key in packing.fused(var, plan, self.chosen, self.wanted):
+            answer = choice.family.schedule(form.spec, self.target)
+            if isinstance(answer, Schedule):
+                return replace(choice, form=form, schedule=answer, packing=key)
+            choice.refusals.append(answer)
+        return choice
+
+    def _choice(self, found: match.Found) -> Choice:
+        """The form of a kernel that a family takes, few-bit before float."""
         refusals: list[Refusal] = []
         for form in (found.coded, found):
             if form is not None:
@@ -261,8 +287,8 @@ class _Lowering:
                 family, plan, declined = choose(form.spec, self.target)
                 refusals += declined
                 if plan is not None:
-                    return form, family, plan, refusals
-        return found, None, None, refusals
+                    return Choice(form, family, plan, refusals)
+        return Choice(found, None, None, refusals)
 
     def _on_threads(self, form):
         """The spec for as many threads as are worth their barrier."""
@@ -277,7 +303,7 @@ class _Lowering:
     def _packed_source(self, form: Coded, order: str):
         """What a few-bit kernel reads: the source quantised and packed, once for all its readers."""
         spec, quantised = form.packing(), form.quantised
-        key = (spec, quantised.source, None if quantised.scale is None else quantised.scale.tobytes())
+        key = packing.key(form)
         if key not in self.cache:
             function = self._function(spec, "pack", lambda name: quantise.emit(spec, name))
             args = [self.get(quantised.source, order)]
@@ -296,7 +322,9 @@ class _Lowering:
             if found.scale is not None and not isinstance(form, Coded):
                 weights = weights * found.scale.reshape(-1, 1, 1, 1).astype(weights.dtype)
             arrays = [family.pack(form.spec, plan, weights)]
-            if hasattr(family, "tables"):
+            if isinstance(form, Coded) and form.tables:
+                arrays += form.tables
+            elif hasattr(family, "tables"):
                 arrays += family.tables(form.spec, plan, weights)
             self.cache[key] = [self.constant(array) for array in arrays]
         return self.cache[key]

@@ -48,10 +48,16 @@ class Found:
 
 @dataclass
 class Plan:
-    """`kernels`: last variable of a chain -> Found. `absorbed`: the variables before it, which nobody else reads."""
+    """`kernels`: last variable of a chain -> Found. `absorbed`: the variables before it, which nobody else reads.
+    `starts`: first variable of a chain -> last. `quantising`: variables of quantisers. `readers`: variable -> bindings.
+    """
 
     kernels: dict = field(default_factory=dict)
     absorbed: set = field(default_factory=set)
+    starts: dict = field(default_factory=dict)
+    quantising: set = field(default_factory=set)
+    readers: dict = field(default_factory=dict)
+    outputs: set = field(default_factory=set)
 
 
 def rank(expr) -> int:
@@ -72,16 +78,18 @@ def find(bindings: list, body, constants: Constants, begin: Callable | None = No
     relax = tvm_modules().relax
     readers: dict = {}
     uses: Counter = Counter()
+    outputs: set = set()
     for binding in bindings:
         for arg in _operands(binding.value):
             uses[arg] += 1
             readers.setdefault(arg, []).append(binding)
     for part in body.fields if isinstance(body, relax.Tuple) else [body]:
         uses[part] += 2  # an output is never taken in
+        outputs.add(part)
     quantisers = fewbit.Quantisers(constants)
     for binding in bindings:
         quantisers.note(binding)
-    plan = Plan()
+    plan = Plan(quantising=quantisers.inner, readers=readers, outputs=outputs)
     done: set = set(quantisers.inner)  # no epilogue takes in a part of a quantiser
     made = {binding.var: binding.value for binding in bindings}
     for binding in bindings:
@@ -95,6 +103,7 @@ def find(bindings: list, body, constants: Constants, begin: Callable | None = No
                 plan.absorbed.update(taken)
                 done.add(chain.var)
             finished = chain.finish(quantisers)  # may give back the last operator
+            plan.starts[binding.var] = chain.var
             plan.kernels[chain.var] = finished
             plan.absorbed.discard(chain.var)
     return plan

@@ -10,8 +10,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from onnxc.codegen.cfunction import compile_functions
-from onnxc.codegen.kernels import choose, planes, quantise
-from onnxc.codegen.kernels.spec import Encoding, KernelSpec
+from onnxc.codegen.kernels import choose, planes
+from onnxc.codegen.kernels.spec import Encoding, KernelSpec, PackSpec
 from onnxc.codegen.target import Target
 
 LEVELS = ("bipolar", "unsigned", "signed")
@@ -110,9 +110,9 @@ def check_integers(chosen: list[KernelSpec], target: Target, folder: Path, seed:
     return [plan.rule for _, plan, _ in plans]
 
 
-def packing(spec: KernelSpec, scales: int) -> quantise.PackSpec:
+def packing(spec: KernelSpec, scales: int) -> PackSpec:
     """The kernel that packs what a spec reads."""
     a = spec.activation
-    return quantise.PackSpec(
+    return PackSpec(
         spec.n, spec.h, spec.w, spec.c, spec.groups, spec.pads, a, spec.x_shape, spec.pad_value, scales, a.low, a.high
     )

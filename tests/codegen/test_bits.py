@@ -226,3 +226,68 @@ def test_two_threads_give_the_same_bytes(tmp_path):
         found.append(Library(tmp_path / str(threads))(x=x.astype("f"))["y"])
     assert np.array_equal(*found)
     assert np.array_equal(found[0], run_ort(model, {"x": x.astype("f")})["y"])
+
+
+NORM = {"s": np.linspace(-1.5, 2, 64, dtype="f"), "b": np.linspace(3, -3, 64, dtype="f")}
+NORM |= {"m": np.linspace(-9, 9, 64, dtype="f"), "v": np.linspace(0.5, 9, 64, dtype="f")}
+
+
+def chain(middle: str, quantiser: str = "ai.onnxc.Binarize(t1)", output: str = "") -> onnx.ModelProto:
+    """Two few-bit convolutions with something between them."""
+    text = f"""g (float[1,64,7,9] x) => (float[a,b,c,d] y{output}) {{
+      q0 = ai.onnxc.Binarize(x) t0 = Conv<pads=[1,1,1,1]>(q0, w0) {middle}
+      q1 = {quantiser} y = Conv<pads=[1,0,2,1]>(q1, w1) }}"""
+    numbers = {"slope": np.linspace(-0.5, 1, 64, dtype="f").reshape(64, 1, 1), "half": np.float32(0.5)}
+    limits = {"scale": np.float32(7.5), "low": np.float32(0), "high": np.float32(3)}
+    return layers(
+        text, ("Binarize", "Quantize"), w0=signs(64, 64, 3, 3), w1=signs(24, 64, 3, 3), **NORM, **numbers, **limits
+    )
+
+
+CHAINED = {
+    # what stands between -> what the first kernel writes, its epilogue
+    "t1 = BatchNormalization(t0, s, b, m, v)": "-> 1-bit bipolar epilogue threshold",
+    "t1 = Add(t0, half)": "-> 1-bit bipolar epilogue threshold",
+    "u = BatchNormalization(t0, s, b, m, v) t1 = Relu(u)": "-> 1-bit bipolar epilogue threshold",
+    "u = Add(t0, half) t1 = PRelu(u, slope)": "-> 1-bit bipolar epilogue threshold",
+    "u = PRelu(t0, slope) t1 = BatchNormalization(u, s, b, m, v)": "-> 1-bit bipolar epilogue prelu+mul+add",  # a V
+    "u = Add(t0, x) t1 = PRelu(u, slope)": "-> 1-bit bipolar epilogue residual+prelu",
+    "t1 = Sigmoid(t0)": "-> 1-bit bipolar epilogue sigmoid",
+}
+
+
+@pytest.mark.parametrize("middle", CHAINED)
+def test_activations_stay_packed_between_layers(same_as_ort, middle):
+    report, _ = same_as_ort(chain(middle), tolerance=0)
+    assert CHAINED[middle] in report.kernels[0]["spec"]
+    assert kernels(report) == ["bits.direct"] * 2
+
+
+def test_a_result_is_requantised_to_planes(same_as_ort):
+    report, _ = same_as_ort(chain("t1 = Add(t0, half)", "ai.onnxc.Quantize(t1, scale, low, high)"), tolerance=0)
+    assert "-> 2-bit unsigned" in report.kernels[0]["spec"]
+
+
+def test_floats_are_kept_where_something_else_reads_them(same_as_ort):
+    model = chain("t1 = Add(t0, half) z = Tanh(t1)", output=", float[e,f,g,h] z")
+    report, _ = same_as_ort(model)
+    assert "-> float32 and 1-bit bipolar" in report.kernels[0]["spec"]
+
+
+def test_a_float_layer_packs_its_result(same_as_ort):
+    text = """g (float[1,3,9,9] x) => (float[a,b,c,d] y) {
+      t = Conv<strides=[2,2]>(x, w0) u = Relu(t) v = Sub(u, half) q = ai.onnxc.Binarize(v) y = Conv<pads=[1,1,1,1]>(q, w1) }"""
+    rng = np.random.default_rng(0)
+    first = rng.integers(-8, 8, (96, 3, 3, 3)).astype("f") / 8
+    model = layers(text, ("Binarize",), w0=first, w1=signs(10, 96, 3, 3), half=np.float32(0.5))
+    report, _ = same_as_ort(model)
+    assert "-> 1-bit bipolar" in report.kernels[0]["spec"]
+    assert kernels(report) == ["float32.direct", "bits.direct"]
+
+
+def test_a_layer_whose_channels_fill_no_vector_leaves_packing_to_a_kernel(same_as_ort):
+    text = """g (float[1,64,5,6] x) => (float[a,b,c,d] y) {
+      q = ai.onnxc.Binarize(x) t = Conv(q, w0) p = ai.onnxc.Binarize(t) y = Conv(p, w1) }"""
+    report, _ = same_as_ort(layers(text, ("Binarize",), w0=signs(20, 64, 1, 1), w1=signs(8, 20, 3, 3)), tolerance=0)
+    assert "-> float32" in report.kernels[0]["spec"]
+    assert any("multiples of 8 channels" in row["reason"] for row in report.kernels[0]["refused"])

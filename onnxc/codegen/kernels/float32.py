@@ -7,14 +7,18 @@ are vectors over output channels, read once in order from the packed layout of `
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from onnxc.codegen import pack as layouts
+from onnxc.codegen.kernels.result import Results, packable, vector_of
 from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
 from onnxc.codegen.kernels.tile import at, check_float, choose_tile, each, epilogue, operands, pad_rows, shared_grid
 from onnxc.codegen.target import Target
 
 NAME = "float32.direct"
+PACKS = True  # its own result, where the spec says so
 
 
 def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
@@ -26,7 +30,7 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
         return Refusal(NAME, "has an extent of zero")
     pixels = spec.n * spec.h * spec.w if spec.pointwise else spec.ow
     depth = spec.kh * spec.kw * spec.c // spec.groups
-    return choose_tile(NAME, pixels, spec.oc // spec.groups, depth, target)
+    return packable(spec, choose_tile(NAME, pixels, spec.oc // spec.groups, depth, target))
 
 
 def pack(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
@@ -53,18 +57,19 @@ def emit(spec: KernelSpec, plan: Schedule, name: str):
             x = T.arg("x", T.buffer(spec.x_shape, spec.dtype))
             w = T.arg("w", T.buffer(packed_shape(spec, plan), spec.dtype))
             extra = [T.arg(label, T.buffer(shape, spec.dtype)) for label, shape in operands(spec)]
-            y = T.arg("y", T.buffer(spec.y_shape, spec.dtype))
+            out = Results(spec, plan.lanes)
             T.func_attr({"tirx.noalias": True, "op_pattern": 8})
+            out.start()
             padded, rows, columns = pad_rows(x, spec)
-            _loops(spec, plan, padded, (rows, columns), w, extra, y)
+            _loops(spec, plan, padded, (rows, columns), w, extra, out)
     return builder.get()
 
 
-def _loops(spec: KernelSpec, plan: Schedule, x, extent: tuple[int, int], w, extra: list, y) -> None:
+def _loops(spec: KernelSpec, plan: Schedule, x, extent: tuple[int, int], w, extra: list, out: Results) -> None:
     from tvm import tirx
     from tvm.script.ir_builder import tirx as T
 
-    flat = spec.pointwise
+    flat = spec.pointwise and not out.padded
     images, oh, ow = (1, 1, spec.n * spec.h * spec.w) if flat else (spec.n, spec.oh, spec.ow)
     rows, columns = (1, ow) if flat else extent
     oc = spec.oc // spec.groups
@@ -76,12 +81,13 @@ def _loops(spec: KernelSpec, plan: Schedule, x, extent: tuple[int, int], w, extr
         each(plan, lambda p, c, i: T.buffer_store(acc, tirx.const(0, spec.dtype), [i]))
         _products(spec, plan, acc, (x, rows, columns), w, (g, block, blocks, channel0, n, row, first))
 
-        def store(pixel, lane, i):
-            channel = g * oc + channel0 + lane
+        for pixel, vector in itertools.product(range(plan.pixels), range(plan.vectors)):
+            lowest = g * oc + channel0 + vector * plan.lanes
+            channel = vector_of(lowest, plan.lanes)
             offset = ((n * oh + row) * ow + first + pixel) * spec.oc + channel
-            T.buffer_store(y, epilogue(spec, acc[i], extra, channel, offset), at(y, offset))
-
-        each(plan, store)
+            value = acc[vector_of((pixel * plan.vectors + vector) * plan.lanes, plan.lanes)]
+            value = epilogue(spec, value, extra, channel, offset)
+            out.store(value, offset, (n, row, first + pixel), lowest)
 
 
 def _products(spec: KernelSpec, plan: Schedule, acc, source: tuple, w, where: tuple) -> None:

@@ -21,14 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxc.codegen.kernels.spec import Encoding, KernelSpec
-
-WORD = 64
-
-
-def words(channels: int) -> int:
-    """64-bit words for one plane of `channels` bits."""
-    return -(-channels // WORD)
+from onnxc.codegen.kernels.spec import WORD, Encoding, KernelSpec, words
 
 
 def packed_shape(spec: KernelSpec) -> tuple[int, ...]:

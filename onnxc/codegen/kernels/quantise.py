@@ -9,43 +9,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from onnxc.codegen.kernels import planes
-from onnxc.codegen.kernels.spec import Encoding
+from onnxc.codegen.kernels.spec import WORD, Encoding, PackSpec, words
 from onnxc.codegen.kernels.tile import at
 
 CHUNK = 16
 NEVER = 1 << 16
-
-
-@dataclass(frozen=True)
-class PackSpec:
-    """x (n, h, w, c) float32, row-major as `x_shape` -> packed activations of `encoding`; the cache key of the kernel.
-
-    `scales` counts the quantiser's scales: 0 to binarise, 1, or c. `low` and `high` clip the integers.
-    """
-
-    n: int
-    h: int
-    w: int
-    c: int
-    groups: int
-    pads: tuple[int, int, int, int]
-    encoding: Encoding
-    x_shape: tuple[int, ...]
-    pad_value: int = 0
-    scales: int = 0
-    low: int = 0
-    high: int = 0
-    threads: int = 1
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the packed activations, 64-bit words."""
-        top, left, bottom, right = self.pads
-        line = self.groups * planes.words(self.c // self.groups)
-        return (self.encoding.bits, self.n, self.h + top + bottom, self.w + left + right, line)
 
 
 def emit(spec: PackSpec, name: str):
@@ -58,7 +28,7 @@ def emit(spec: PackSpec, name: str):
             T.func_name(name)
             x = T.arg("x", T.buffer(spec.x_shape, "float32"))
             scale = T.arg("scale", T.buffer((spec.scales,), "float32")) if spec.scales else None
-            shape = (*spec.shape[:-1], spec.shape[-1] * (planes.WORD // CHUNK))
+            shape = (*spec.shape[:-1], spec.shape[-1] * (WORD // CHUNK))
             packed = T.arg("y", T.buffer(spec.shape, "uint64"))
             T.func_attr({"tirx.noalias": True, "op_pattern": 8})
             with T.sblock("root"):  # Relax looks into it
@@ -79,11 +49,11 @@ def _rows(spec: PackSpec, x, scale, y) -> None:
 
     def inside(n, row, line) -> None:
         if left:
-            _fill(spec, y, line, left)
+            fill(spec, y, line, left)
         with T.serial(0, spec.w) as column:
             _pixel(spec, x, scale, y, ((n * spec.h + row) * spec.w + column, line + left + column))
         if right:
-            _fill(spec, y, line + left + spec.w, right)
+            fill(spec, y, line + left + spec.w, right)
 
     with (T.parallel if spec.threads > 1 else T.serial)(0, spec.n * rows) as index:
         row = index % rows - top
@@ -94,23 +64,43 @@ def _rows(spec: PackSpec, x, scale, y) -> None:
             with T.Then():
                 inside(index // rows, row, index * columns)
             with T.Else():
-                _fill(spec, y, index * columns, columns)
+                fill(spec, y, index * columns, columns)
+
+
+def borders(spec: PackSpec, y) -> None:
+    """The padding alone: rows above and below, columns left and right; y in chunks of 16 bits."""
+    from tvm.script.ir_builder import tirx as T
+
+    top, left, bottom, right = spec.pads
+    _, _, rows, columns, _ = spec.shape
+    with T.serial(0, spec.n) as n:
+        if top:
+            fill(spec, y, n * rows * columns, top * columns)
+        if left or right:
+            with T.serial(0, spec.h) as row:
+                line = (n * rows + top + row) * columns
+                if left:
+                    fill(spec, y, line, left)
+                if right:
+                    fill(spec, y, line + left + spec.w, right)
+        if bottom:
+            fill(spec, y, (n * rows + top + spec.h) * columns, bottom * columns)
 
 
 def _chunks(spec: PackSpec) -> tuple[int, int, int]:
     """Chunks of a pixel in one group, those that are whole, and the channels of the one after them."""
     channels = spec.c // spec.groups
-    return planes.words(channels) * (planes.WORD // CHUNK), channels // CHUNK, channels % CHUNK
+    return words(channels) * (WORD // CHUNK), channels // CHUNK, channels % CHUNK
 
 
-def _fill(spec: PackSpec, y, pixel, count: int) -> None:
+def fill(spec: PackSpec, y, pixel, count: int) -> None:
     """`count` padded pixels from `pixel` on: the bits of the pad code in every channel that exists."""
     from tvm import tirx
     from tvm.script.ir_builder import tirx as T
 
     chunks, whole, rest = _chunks(spec)
     code = planes.pad_code(spec.encoding, spec.pad_value)
-    size = _plane_size(spec)
+    size = plane_size(spec)
     for plane in range(spec.encoding.bits):
         ones = (code >> plane) & 1
         with T.serial(0, count * spec.groups) as i:
@@ -120,9 +110,9 @@ def _fill(spec: PackSpec, y, pixel, count: int) -> None:
                 T.buffer_store(y, tirx.const(value, "uint16"), at(y, place))
 
 
-def _plane_size(spec: PackSpec) -> int:
+def plane_size(spec: PackSpec) -> int:
     _, n, rows, columns, line = spec.shape
-    return n * rows * columns * line * (planes.WORD // CHUNK)
+    return n * rows * columns * line * (WORD // CHUNK)
 
 
 def _pixel(spec: PackSpec, x, scale, y, where: tuple) -> None:
@@ -132,7 +122,7 @@ def _pixel(spec: PackSpec, x, scale, y, where: tuple) -> None:
 
     source, place = where
     chunks, whole, rest = _chunks(spec)
-    channels, bits, size = spec.c // spec.groups, spec.encoding.bits, _plane_size(spec)
+    channels, bits, size = spec.c // spec.groups, spec.encoding.bits, plane_size(spec)
 
     def read(channel, lanes: int) -> list:
         index = tirx.Ramp(source * spec.c + channel, 1, lanes) if lanes > 1 else source * spec.c + channel

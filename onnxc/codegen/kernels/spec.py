@@ -43,6 +43,43 @@ INT8 = Encoding("int8", 8, "signed")
 UINT8 = Encoding("uint8", 8, "unsigned")
 BINARY = Encoding("bits", 1, "bipolar")
 
+WORD = 64  # bits of a word of packed channels
+
+
+def words(channels: int) -> int:
+    """Words for one plane of `channels` bits."""
+    return -(-channels // WORD)
+
+
+@dataclass(frozen=True)
+class PackSpec:
+    """x (n, h, w, c) float32, row-major as `x_shape` -> packed activations of `encoding`; the cache key of the kernel.
+
+    `scales` counts the quantiser's scales: 0 to binarise, 1, or c. `low` and `high` clip the integers. As a part of a
+    KernelSpec it says what the kernel packs of its own result.
+    """
+
+    n: int
+    h: int
+    w: int
+    c: int
+    groups: int
+    pads: tuple[int, int, int, int]
+    encoding: Encoding
+    x_shape: tuple[int, ...]
+    pad_value: int = 0
+    scales: int = 0
+    low: int = 0
+    high: int = 0
+    threads: int = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the packed activations, 64-bit words."""
+        top, left, bottom, right = self.pads
+        line = self.groups * words(self.c // self.groups)
+        return (self.encoding.bits, self.n, self.h + top + bottom, self.w + left + right, line)
+
 
 @dataclass(frozen=True)
 class KernelSpec:
@@ -54,7 +91,8 @@ class KernelSpec:
     `y_shape` are the declared shapes of the other operands; of all of them only the row-major order of elements
     matters. `pads` is (top, left, bottom, right), filled with `pad_value`, an integer of the activations' encoding.
     `activation`, `weight` and `output` say how x, the weights and y are held; `dtype` is the type of what is not
-    encoded. With `threads` above 1 the outermost loop may run in parallel.
+    encoded. With `packed` the kernel also writes its result quantised and packed, last of its operands; if `output` is bits,
+    that alone. With `threads` above 1 the outermost loop may run in parallel.
     """
 
     n: int
@@ -76,6 +114,7 @@ class KernelSpec:
     weight: Encoding = FLOAT32
     output: Encoding = FLOAT32
     pad_value: int = 0
+    packed: PackSpec | None = None
     w_shape: tuple[int, ...] | None = None
     threads: int = 1
 
@@ -121,9 +160,10 @@ class KernelSpec:
 
     def _held(self) -> str:
         """The encodings, or the element type where nothing is encoded."""
-        if self.activation == self.weight == self.output == FLOAT32:
+        both = "" if self.packed is None or self.output != FLOAT32 else f" and {self.packed.encoding.text()}"
+        if self.activation == self.weight == self.output == FLOAT32 and not both:
             return self.dtype
-        return f"{self.activation.text()} x {self.weight.text()} -> {self.output.text()}"
+        return f"{self.activation.text()} x {self.weight.text()} -> {self.output.text()}{both}"
 
 
 @dataclass(frozen=True)

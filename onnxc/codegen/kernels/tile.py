@@ -209,7 +209,9 @@ def check_float(rule: str, spec: KernelSpec) -> Refusal | None:
     """The refusal that all float32 families share."""
     if spec.dtype != "float32":
         return Refusal(rule, f"takes float32 only, not {spec.dtype}")
-    held = {"activations": spec.activation, "weights": spec.weight, "outputs": spec.output}
+    held = {"activations": spec.activation, "weights": spec.weight}
+    if spec.packed is None:
+        held["outputs"] = spec.output
     for what, encoding in held.items():
         if encoding != FLOAT32:
             return Refusal(rule, f"takes float32 only, not {encoding.text()} {what}")

@@ -1,0 +1,105 @@
+"""The inner loops of bit-counting kernels: S of `planes`, for a tile of accumulators of 64 bits.
+
+for pairs of planes from high to low, doubling between: for kh, (kw, word): acc += popcount(x ^ w)
+"""
+
+from __future__ import annotations
+
+from onnxc.codegen.kernels import planes
+from onnxc.codegen.kernels.spec import KernelSpec, Schedule, words
+from onnxc.codegen.kernels.tile import at, each
+
+UNROLL = 12  # steps of (kh, kw, word) up to which a tile is straight-line code
+FEW_PAIRS = 4  # pairs of planes up to which each has its own loop
+
+
+def count(spec: KernelSpec, plan: Schedule, acc, x, w, where: tuple, flat: bool) -> None:
+    """acc = S: for the pairs of planes, for kh, kw, word."""
+    from tvm import tirx
+    from tvm.script.ir_builder import tirx as T
+
+    def double() -> None:
+        each(plan, lambda p, c, i: T.buffer_store(acc, acc[i] + acc[i], [i]))
+
+    if pairs(spec) <= FEW_PAIRS:
+        for number, level in enumerate(planes.schedule_pairs(spec)):
+            if number:
+                double()
+            for i, j, negative in level:
+                _pair(spec, plan, acc, x, w, (*where, i, j), flat, negative)
+        return
+    a, b = spec.activation.bits, spec.weight.bits
+    with T.serial(0, a + b - 1) as turn:
+        double()
+        level = a + b - 2 - turn
+        first = tirx.max(level - (b - 1), 0)
+        with T.serial(0, tirx.min(level, a - 1) + 1 - first) as number:
+            i = first + number
+            flip = _sign_mask(spec, i, level - i)
+            _negate(plan, acc, flip)
+            _pair(spec, plan, acc, x, w, (*where, i, level - i), flat)
+            _negate(plan, acc, flip)
+
+
+def pairs(spec: KernelSpec) -> int:
+    return spec.activation.bits * spec.weight.bits
+
+
+def _sign_mask(spec: KernelSpec, i, j):
+    """-1 where a pair of planes counts negatively, else 0; None where none does."""
+    from tvm import tirx
+
+    flags = [
+        tirx.Cast("int64", tirx.EQ(plane, e.bits - 1))
+        for e, plane in ((spec.activation, i), (spec.weight, j))
+        if e.levels == "signed"
+    ]
+    if not flags:
+        return None
+    zero = tirx.const(0, "int64")
+    return zero - (flags[0] ^ flags[1] if len(flags) == 2 else flags[0])
+
+
+def _negate(plan: Schedule, acc, mask) -> None:
+    """acc = -acc where `mask` is -1: (a ^ -1) - -1 = -a."""
+    from tvm.script.ir_builder import tirx as T
+
+    if mask is not None:
+        each(plan, lambda p, c, i: T.buffer_store(acc, (acc[i] ^ mask) - mask, [i]))
+
+
+def _pair(spec: KernelSpec, plan: Schedule, acc, x, w, where: tuple, flat: bool, negative=False) -> None:
+    """acc +- counts of one plane of x with one of w."""
+    from tvm import tirx
+    from tvm.script.ir_builder import tirx as T
+
+    g, block, n, row, first, i, j = where
+    _, images, rows, columns, line = planes.packed_shape(spec)
+    depth = words(spec.c // spec.groups)
+    joined = spec.groups == 1 and spec.dilation[1] == 1
+    taps, inner = (1, spec.kw * depth) if joined else (spec.kw, depth)
+    if flat:
+        rows, columns = 1, images * rows * columns
+        images = 1
+    xor = planes.counts_xor(spec)
+
+    def step(kh, kw, k):
+        top = ((i * images + n) * rows + row * spec.stride[0] + kh * spec.dilation[0]) * columns
+        base = ((((block * spec.weight.bits + j) * spec.kh + kh) * taps + kw) * inner + k) * plan.block
+
+        def product(pixel, lane, index):
+            column = (first + pixel) * spec.stride[1] + kw * spec.dilation[1]
+            word, other = x[at(x, (top + column) * line + g * depth + k)], w[at(w, base + lane)]
+            found = tirx.Cast("int64", tirx.popcount(word ^ other if xor else word & other))
+            T.buffer_store(acc, acc[index] - found if negative else acc[index] + found, [index])
+
+        each(plan, product)
+
+    if spec.kh * taps * inner * pairs(spec) <= UNROLL:
+        for kh in range(spec.kh):
+            for kw in range(taps):
+                for k in range(inner):
+                    step(kh, kw, k)
+    else:
+        with T.grid(spec.kh, taps, inner) as (kh, kw, k):
+            step(kh, kw, k)
