@@ -253,6 +253,24 @@ def test_thresholds_of_matrix_products(op):
     assert np.array_equal(run(done, {"x": x})["y"], run(model, {"x": x})["y"])
 
 
+@pytest.mark.parametrize("step, fused", [("0.5", True), ("0.7", False)])
+def test_ties_that_rounding_decides_stay(step, fused):
+    """Sums of multiples of 0.7 * 0.3 may come to zero but for rounding; of 0.5 and 0.25 they are exact."""
+    rng = np.random.default_rng(0)
+    text = (
+        HEAD.format(opset=13)
+        + """ g (float[N,30] x) => (float[N,9] y) { d = Div(x, s) r = Round(d)
+        l = Clip(r, low, high) a = Mul(l, s) v = MatMul(a, w) c = GreaterOrEqual(v, zero) y = Where(c, one, m) }"""
+    )
+    w = np.where(rng.normal(size=(30, 9)) >= 0, 1, -1) * (0.25 if fused else 0.3)
+    numbers = {"s": float(step), "low": -2, "high": 1, "zero": 0, "one": 1, "m": -1}
+    model = model_of(text, w=w.astype(np.float32), **{k: np.float32(v) for k, v in numbers.items()})
+    done, report = recognised(model)
+    assert any("float rounding decides" in r.reason for r in report.refusals) == (not fused)
+    x = rng.normal(size=(300, 30)).astype(np.float32)
+    assert np.array_equal(run(done, {"x": x})["y"], run(model, {"x": x})["y"])
+
+
 def test_what_others_read_keeps_its_numbers():
     text = (
         HEAD.format(opset=13)

@@ -67,13 +67,17 @@ def stored_weight(t: Tensor) -> np.ndarray | None:
 def integers(rows: np.ndarray, most: int = 128) -> tuple[np.ndarray, np.ndarray] | None:
     """(scale [n, 1], integers [n, k]) with rows = scale * integers up to float32 rounding; None where there are none.
 
-    The scale is the smallest magnitude in a row: right for levels that hold +-1.
+    The scale of a row is the largest that fits among its smallest magnitude divided by 1, 2, 3 and 4.
     """
     real = rows.astype(np.float64)
     magnitude = np.abs(real)
-    scale = np.min(np.where(magnitude > 0, magnitude, np.inf), axis=1, keepdims=True)
-    scale = np.where(np.isfinite(scale), scale, 1.0)
-    whole = np.rint(real / scale)
-    if np.abs(whole).max(initial=0) > most or not np.allclose(whole * scale, real, rtol=1e-6, atol=0):
-        return None
-    return scale, whole
+    least = np.min(np.where(magnitude > 0, magnitude, np.inf), axis=1, keepdims=True, initial=np.inf)
+    least = np.where(np.isfinite(least), least, 1.0)
+    scale, whole, left = least, np.zeros_like(real), np.ones(len(real), bool)
+    for divisor in (1, 2, 3, 4):
+        tried = np.rint(real / (least / divisor))
+        near = np.isclose(tried * (least / divisor), real, rtol=1e-6, atol=0).all(1)
+        fits = left & near & (np.abs(tried).max(1, initial=0) <= most)
+        scale, whole = np.where(fits[:, None], least / divisor, scale), np.where(fits[:, None], tried, whole)
+        left &= ~fits
+    return None if left.any() else (scale, whole)

@@ -3,9 +3,10 @@
     BipolarQuant(x, s)                     ->  Mul(Binarize(x), s)
     Quant(x, s, 0, bits), halves to even   ->  Quantize(x, s, low, high)
     Quant(x, s, z, bits), halves to even   ->  Mul(Sub(Quantize(Add(Div(x, s), z), 1, low, high), z), s)
+    Quant that rounds otherwise            ->  Div, Add, Clip, Ceil, Floor, ..., Sub, Mul
     Quant, Trunc of constants              ->  their numbers
 
-A Quant that rounds otherwise and a Trunc of activations keep their bodies.
+A Trunc of activations keeps its body.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from ...ir import functions, qonnx
 from ...ir.model import Model
 from ...ir.verify import Verified
 from ..base import Report
+
+HALF_EVEN = ("ROUND", "HALF_EVEN")
 
 
 def read(model: Model, verified: Verified, report: Report) -> int:
@@ -73,15 +76,15 @@ def _activation(model: Model, node: gs.Node, verified: Verified) -> str:
     zero, bits = rest[1].values, rest[2].values
     if bits.size != 1 or not 1 <= float(bits.item()) <= 16 or not float(bits.item()).is_integer():
         return "!Quant with a fractional width keeps its body"
-    if mode not in ("ROUND", "HALF_EVEN"):
-        return f"!Quant that rounds by {mode} keeps its body"
+    if mode not in qonnx.ROUND:
+        return f"!Quant that rounds by {mode} is not known"
     if bits.item() == 1 and signed:
         if np.any(zero):
             return "!Quant of one bit with a zero point keeps its body"
         return _bipolar(model, node, x, scale)
     low, high = qonnx.levels(int(bits.item()), signed, narrow)
     bounds = [np.float32(low), np.float32(high)]
-    if not np.any(zero):
+    if not np.any(zero) and mode in HALF_EVEN:
         made = functions.call(model, "Quantize", [x, scale, *bounds], stem=f"{node.name}_quantize", before=node)
         model.bypass(node, made.outputs[0])
     else:
@@ -89,12 +92,31 @@ def _activation(model: Model, node: gs.Node, verified: Verified) -> str:
         c = [model.constant(f"{node.name}_{k}", v) for k, v in (("scale", scale), ("zero", zero))]
         steps = model.node("Div", [x, c[0]], before=node).outputs[0]
         moved = model.node("Add", [steps, c[1]], before=node).outputs[0]
-        whole = functions.call(
-            model, "Quantize", [moved, np.float32(1), *bounds], stem=f"{node.name}_quantize", before=node
-        ).outputs[0]
+        if mode in HALF_EVEN:
+            whole = functions.call(
+                model, "Quantize", [moved, np.float32(1), *bounds], stem=f"{node.name}_quantize", before=node
+            ).outputs[0]
+        else:
+            limits = [model.constant(f"{node.name}_{k}", v) for k, v in zip(("low", "high"), bounds, strict=True)]
+            inside = model.node("Clip", [moved, *limits], before=node).outputs[0]
+            whole = _rounded(model, inside, mode, node)
         back = model.node("Sub", [whole, c[1]], before=node).outputs[0]
         model.bypass(node, model.node("Mul", [back, c[0]], before=node).outputs[0])
-    return f"Quant becomes Quantize to {low:g} .. {high:g}, {int(bits.item())} bits"
+    what = "Quantize" if mode in HALF_EVEN else f"standard operators, by {mode},"
+    return f"Quant becomes {what} to {low:g} .. {high:g}, {int(bits.item())} bits"
+
+
+def _rounded(model: Model, x, mode: str, before: gs.Node):
+    """Whole numbers by `mode`: of x itself, or of its magnitude and then with its sign."""
+    if mode in ("CEIL", "FLOOR"):
+        return model.node(mode.capitalize(), [x], before=before).outputs[0]
+    size = model.node("Abs", [x], before=before).outputs[0]
+    if mode.startswith("HALF"):
+        half = model.constant(f"{before.name}_half", np.float32(0.5 if mode == "HALF_UP" else -0.5))
+        size = model.node("Add", [size, half], before=before).outputs[0]
+    whole = model.node("Floor" if mode in ("DOWN", "HALF_UP") else "Ceil", [size], before=before).outputs[0]
+    sign = model.node("Sign", [x], before=before).outputs[0]
+    return model.node("Mul", [whole, sign], before=before).outputs[0]
 
 
 def _bipolar(model: Model, node: gs.Node, x, scale: np.ndarray) -> str:

@@ -10,7 +10,8 @@ What follows it is v = A p + B for each output, and v >= 0 holds
     A < 0:   where p <= -B / A,  so where -p + t >= 0,  t = floor(-B / A): the signs of the weights turn
     A = 0:   everywhere or nowhere, as B is
 
-so that the new weights are n or -n and the bias is -t or t. |p| is at most P = sum |n| max |m|, which bounds t. With a = 1
+(where a sum can fall on -B / A itself float arithmetic decides by its rounding, and the chain is left as it is), so that
+the new weights are n or -n and the bias is -t or t. |p| is at most P = sum |n| max |m|, which bounds t. With a = 1
 all of this is exact in float32 below 2^24; else the bias lies half a unit off, a (1/2 - t) or a (1/2 + t), out of reach of
 rounding. Binarize is monotone, so MaxPool(Binarize(v)) = Binarize(MaxPool(v)): bits are pooled instead of numbers.
 """
@@ -32,6 +33,8 @@ from ..prune.linear import Linear, has_input
 from .few_bits import integers, stored_weight
 
 EXACT = 1 << 23
+TIE = 1e-5
+"""How near to a whole number, relative to it, a threshold leaves a sum there to the rounding of floats."""
 MOVES = ("Pad", "MaxPool", "Identity", "Flatten", "Reshape", "Squeeze", "Transpose")
 """What may stand between a quantiser and a product: it keeps whole numbers whole."""
 
@@ -161,6 +164,11 @@ def _fuse(model: Model, found: Chain, report: Report) -> bool:
         report.refuse(end.name, "no threshold by channel: its sums are not exact in float32")
         return False
     factor, shift = found.factor * scale * levels[0], found.factor * bias + found.shift
+    if (found.links or not _exact(scale * levels[0])) and _undecided(factor, shift, most):
+        report.refuse(
+            end.name, "no threshold by channel: a sum may fall on its threshold, where float rounding decides"
+        )
+        return False
     sign, offset = thresholds(factor, shift, most)
     new = (whole * sign[:, None]).astype(np.float32)
     new_bias = offset if levels[0] == 1 else levels[0] * (offset + 0.5)
@@ -182,6 +190,20 @@ def thresholds(factor: np.ndarray, shift: np.ndarray, most: np.ndarray) -> tuple
     t = np.clip(t, -most - 1, most + 1)
     sign = np.where(factor < 0, -1.0, 1.0)
     return sign, -sign * t + 0.0
+
+
+def _undecided(factor: np.ndarray, shift: np.ndarray, most: np.ndarray) -> bool:
+    """Whether factor p + shift comes to zero, but for rounding, for some whole |p| <= most."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        root = np.where(factor == 0, np.inf, -shift / factor)
+    near = np.abs(root) <= most + 0.5
+    gap = np.abs(root - np.rint(np.where(near, root, 0.0)))
+    return bool((near & (gap <= TIE * np.maximum(np.abs(root), 1))).any())
+
+
+def _exact(scale: np.ndarray) -> bool:
+    """Whether whole multiples of each scale add up without rounding: powers of two."""
+    return bool((np.frexp(scale)[0] == 0.5).all())
 
 
 def _bias(node: gs.Node, outputs: int) -> np.ndarray | None:
