@@ -12,7 +12,7 @@ import numpy as np
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Context, Pass, Report
-from ..prune.covariance import PART_BYTES
+from ..prune.covariance import in_parts
 from ..prune.linear import Linear, add_to_bias
 from .fit import LARGE, Whitened, error, likely
 from .forms import FORMS, Form
@@ -130,12 +130,7 @@ class Factorise(Pass):
 
     def _all_moments(self, model, found, layers: dict[int, Linear], ctx):
         yield from ((n, None) for n in range(len(found)) if n not in layers)
-        left = list(layers)
-        while left:
-            part, held = [], 0
-            while left and (not part or held < PART_BYTES):
-                part.append(left.pop(0))
-                held += 8 * layers[part[-1]].groups * layers[part[-1]].columns ** 2
+        for part in in_parts(layers, lambda n: 8 * layers[n].groups * layers[n].columns ** 2):
             yield from zip(
                 part, moments(model, model, ctx.verified.analysis, [layers[n] for n in part], ctx, self.samples)
             )

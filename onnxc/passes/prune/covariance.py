@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,15 +20,33 @@ MIN_ROWS = 16384
 ROWS_PER_COLUMN = 12
 
 
-def rows_wanted(layer: Linear) -> int:
-    """How many rows a layer's statistics are taken over: many times its unknowns."""
-    return max(MIN_ROWS, ROWS_PER_COLUMN * layer.columns)
+T = TypeVar("T")
 
 
-def per_sample(ctx: Context, layer: Linear, samples: int) -> int:
+def rows_wanted(columns: int) -> int:
+    """How many rows the statistics of a layer of so many columns are taken over: many times its unknowns."""
+    return max(MIN_ROWS, ROWS_PER_COLUMN * columns)
+
+
+def per_sample(ctx: Context, columns: int, samples: int) -> int:
     """How many positions of each sample that takes."""
     known = getattr(ctx.data, "samples", None) or samples
-    return -(-rows_wanted(layer) // min(known, samples))
+    return -(-rows_wanted(columns) // min(known, samples))
+
+
+def in_parts(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """The items in runs that PART_BYTES hold together, `size` bytes each; a larger one stands alone."""
+    part: list[T] = []
+    held = 0
+    for item in items:
+        bytes_ = size(item)
+        if part and held + bytes_ > PART_BYTES:
+            yield part
+            part, held = [], 0
+        part.append(item)
+        held += bytes_
+    if part:
+        yield part
 
 
 def with_ones(rows: np.ndarray) -> np.ndarray:
@@ -43,12 +62,7 @@ def covariances(
     model: Model, analysis: Analysis, layers: list[Linear], ctx: Context, samples: int
 ) -> Iterator[tuple[Linear, np.ndarray]]:
     """(layer, X'X / R), float64 [g, K + 1, K + 1], layer by layer; as many at a time as PART_BYTES holds."""
-    layers = list(layers)
-    while layers:
-        part, held = [], 0
-        while layers and (not part or held < PART_BYTES):
-            part.append(layers.pop(0))
-            held += 8 * part[-1].groups * (part[-1].columns + 1) ** 2
+    for part in in_parts(layers, lambda x: 8 * x.groups * (x.columns + 1) ** 2):
         yield from _part(model, analysis, part, ctx, samples)
 
 
@@ -62,7 +76,7 @@ def _part(model: Model, analysis: Analysis, layers: list[Linear], ctx: Context, 
         for k, layer in enumerate(layers):
             out = layer.positions(got[layer.node.outputs[0].name])
             rng = np.random.default_rng((ctx.seed, k, j))
-            picked = pick(rng, int(np.prod(out, dtype=int)), per_sample(ctx, layer, samples))
+            picked = pick(rng, int(np.prod(out, dtype=int)), per_sample(ctx, layer.columns, samples))
             x = with_ones(layer.rows(got[layer.node.inputs[0].name], out, picked))
             sums[k] += x.transpose(0, 2, 1) @ x
     for layer, total in zip(layers, sums):

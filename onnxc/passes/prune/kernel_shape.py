@@ -30,7 +30,7 @@ from ...ir.cost import node_macs
 from ...ir.errors import BadOption
 from ...ir.model import Model, read_only
 from ..base import Claim, Context, Pass, Report, register
-from .moments import adapted
+from .refit import adapted
 from .weights import Layer, check_share, explicit_pads, layers
 
 Steps = tuple[range, ...]

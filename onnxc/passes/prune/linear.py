@@ -14,6 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ...ir.model import Model
+from .weights import explicit_pads
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Linear:
         strides, dilations = attrs.get("strides", [1] * d), attrs.get("dilations", [1] * d)
         spans = [(k - 1) * r + 1 for k, r in zip(kernel, dilations)]
         needed = [(o - 1) * s + span - n for o, s, span, n in zip(out, strides, spans, x.shape[2:])]
-        begins = self._begins(needed, d)
+        begins = explicit_pads(self.node, x.shape[2:], kernel, strides, dilations)[:d]
         # where strides leave a remainder the windows need less than what stands there
         pads = [(b, max(n - b, 0)) for b, n in zip(begins, needed)]
         x = np.pad(x, [(0, 0), (0, 0), *pads])
@@ -98,14 +99,18 @@ class Linear:
         holes = tuple(slice(None, None, r) for r in dilations)
         return views[(slice(None), slice(None), *steps, *holes)]
 
-    def _begins(self, needed: list[int], d: int) -> list[int]:
-        auto = self.node.attrs.get("auto_pad", "NOTSET")
-        if auto in ("NOTSET", ""):
-            return list(self.node.attrs.get("pads", [0] * d))[:d]
-        total = [max(n, 0) for n in needed]
-        if auto == "VALID":
-            return [0] * d
-        return [t // 2 if auto == "SAME_UPPER" else t - t // 2 for t in total]
+    def extents(self, x: np.ndarray) -> tuple[int, ...]:
+        """The extents of the output's positions for an input `x`, as `rows` takes them."""
+        if not self.is_conv:
+            return x.shape[1:-1]
+        attrs, kernel = self.node.attrs, self.weight.shape[2:]
+        d = len(kernel)
+        strides, dilations = attrs.get("strides", [1] * d), attrs.get("dilations", [1] * d)
+        pads = explicit_pads(self.node, x.shape[2:], kernel, strides, dilations)
+        return tuple(
+            (n + pads[k] + pads[k + d] - (kernel[k] - 1) * dilations[k] - 1) // strides[k] + 1
+            for k, n in enumerate(x.shape[2:])
+        )
 
     def positions(self, y: np.ndarray) -> tuple[int, ...]:
         """The extents of the positions of an output `y`."""

@@ -5,7 +5,7 @@
 The problem of OBS (Hassibi 1993), OBC (Frantar 2022) and SparseGPT (Frantar and Alistarh 2023), for each output of a
 layer. Instead of removing weight after weight with an inverse of H for every output, the share of zeros grows over a
 few rounds: a round drops the weights of least saliency w^2 H_jj (the diagonal of H: OBD, Le Cun 1990) and solves for
-those that stay, for all outputs at once (`moments.refit`). Later rounds judge weights that have been adapted already.
+those that stay, for all outputs at once (`refit.refit`). Later rounds judge weights that have been adapted already.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import numpy as np
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
-from .moments import Moment, columns, damped, error, from_columns, moments, parts, readable, refit
+from .moments import Moment, moments, parts, readable
 from .nm import beyond, check_pattern, regular
+from .refit import columns, damped, error, from_columns, refit
 from .weights import Layer, check_share, layers, select, total
 
 SOLVER_ROUNDS = 30

@@ -65,7 +65,7 @@ def solve_layers(model: Model, past: Past, report: Report) -> None:
         part, held = [], 0
         while tasks and (not part or held < TARGET_BYTES):
             part.append(tasks.pop(0))
-            held += 4 * rows_wanted(part[-1].layer) * part[-1].layer.outputs
+            held += 4 * rows_wanted(part[-1].layer.columns) * part[-1].layer.outputs
         _solve_part(model, past, part)
 
 
@@ -166,7 +166,7 @@ def _targets(past: Past, tasks: list[Task], stream: Stream):
             y = got[task.target]
             out = task.layer.positions(y)
             rng = np.random.default_rng((past.ctx.seed, k, j))
-            picked = pick(rng, int(np.prod(out, dtype=int)), per_sample(past.ctx, task.layer, past.samples))
+            picked = pick(rng, int(np.prod(out, dtype=int)), per_sample(past.ctx, task.layer.columns, past.samples))
             picks[k].append((out, picked))
             targets[k].append(task.layer.pick(y, picked)[:, task.kept])
     return targets, picks

@@ -16,7 +16,7 @@ from ...ir.analysis import Analysis
 from ...ir.model import Model
 from ..base import Context
 from ..prune.capture import Probe, Stream, pick
-from ..prune.covariance import MAX_COLUMNS, PART_BYTES, per_sample
+from ..prune.covariance import MAX_COLUMNS, in_parts, per_sample
 from ..prune.linear import Linear
 from . import rounding
 
@@ -75,12 +75,7 @@ def local(
     model: Model, analysis: Analysis, layers: list[tuple[Linear, Quantise]], ctx: Context
 ) -> Iterator[tuple[Linear, Moments]]:
     """Moments of each layer of the float model, its quantised input made by the function beside it."""
-    todo = list(layers)
-    while todo:
-        part, held = [], 0
-        while todo and (not part or held < PART_BYTES):
-            part.append(todo.pop(0))
-            held += 16 * part[-1][0].groups * part[-1][0].columns ** 2
+    for part in in_parts(layers, lambda one: 16 * one[0].groups * one[0].columns ** 2):
         names = [name for layer, _ in part for name in (layer.node.inputs[0].name, layer.node.outputs[0].name)]
         probe = Probe(ctx, model, names)
         found = [Moments.empty(layer.groups, layer.columns) for layer, _ in part]
@@ -107,7 +102,7 @@ def paired(model: Model, done: Model, analysis: Analysis, layer: Linear, source:
 def _rows(layer: Linear, x: np.ndarray, y: np.ndarray, ctx: Context, salt: tuple[int, int]) -> np.ndarray:
     out = layer.positions(y)
     picked = pick(
-        np.random.default_rng((ctx.seed, *salt)), int(np.prod(out, dtype=int)), per_sample(ctx, layer, SAMPLES)
+        np.random.default_rng((ctx.seed, *salt)), int(np.prod(out, dtype=int)), per_sample(ctx, layer.columns, SAMPLES)
     )
     return layer.rows(x, out, picked)
 
