@@ -35,7 +35,7 @@ WEIGHTS = {
 INPUTS = {
     "float": ("none", 32),
     **{f"order {k}": (f"horq, bits={k}", k) for k in (1, 2, 3, 4)},
-    **{f"uniform {b}": (f"uniform, bits={b}", b) for b in (2, 3, 4, 6, 8)},
+    **{f"uniform {b}": (f"uniform, bits={b}", b) for b in (2, 3, 4, 8)},
 }
 Data = dict[str, np.ndarray]
 

@@ -177,6 +177,8 @@ class QuantBinary(Pass):
         rounds = ((True, False), (False, True)) if self.inputs == "two_step" else ((True, True),)
         homes: dict[str, tuple] = {}
         for quantise, make in rounds:
+            if twins is not None:
+                twins.forget()
             for name, layer in found.items():
                 done = linear(model, next(n for n in model.nodes if n.name == name))
                 if quantise and name in chosen:

@@ -28,7 +28,11 @@ HELD = 512 * 2**20
 
 
 class Twins:
-    """The float model and the one in work, run on the same samples."""
+    """The float model and the one in work, run on the same samples.
+
+    What has been seen of the model in work is kept, and later tensors are made from there: layers are done in order, so
+    what stands ahead of one does not change any more. `forget` says that it does.
+    """
 
     def __init__(self, real: Model, work: Model, analysis: Analysis, layers: list[Linear], ctx: Context):
         self.real, self.work, self.analysis, self.ctx = real, work, analysis, ctx
@@ -36,6 +40,7 @@ class Twins:
         self.names = list(dict.fromkeys(names))
         self.held: list[dict[str, np.ndarray]] | None = None
         self.feeds: list[Feeds] = list(Stream(ctx, analysis, self.names, SAMPLES))
+        self.seen: dict[str, list[np.ndarray]] = {}
 
     def hold(self) -> None:
         """Keep the float model's tensors, if they are few enough."""
@@ -54,11 +59,53 @@ class Twins:
         probe = Probe(self.ctx, self.real, names)
         return [probe(feeds) for feeds in self.feeds]
 
+    def made(self, name: str, keep: bool = False) -> list[np.ndarray]:
+        """A tensor of the model in work, batch by batch; keep: others will be made from it."""
+        if name in self.seen:
+            return self.seen[name]
+        part, given = self._part(name)
+        probe = Probe(self.ctx, part, [name])
+        feeds = [dict(f) | {n: self.seen[n][j] for n in given} for j, f in enumerate(self.feeds)]
+        got = [probe(f)[name] for f in feeds]
+        if keep and sum(a.nbytes for arrays in (*self.seen.values(), got) for a in arrays) <= HELD:
+            self.seen[name] = got
+        return got
+
+    def forget(self) -> None:
+        """What has been seen of the model in work holds no more."""
+        self.seen.clear()
+
+    def _part(self, name: str) -> tuple[Model, list[str]]:
+        """The model in work with what was seen as inputs, where `name` depends on it; and the names of these."""
+        part = self.work.copy()
+        tensors = part.tensors()
+        part.graph.outputs = [tensors[name]]
+        given: dict[str, gs.Variable] = {}
+        todo, done = [tensors[name]], set()
+        while todo:
+            t = todo.pop()
+            if id(t) in done or not t.inputs:
+                continue
+            done.add(id(t))
+            if t.name in self.seen:
+                given[t.name] = t
+            else:
+                todo += t.inputs[0].inputs
+        for t in given.values():
+            maker = t.inputs[0]
+            maker.outputs[next(i for i, out in enumerate(maker.outputs) if out is t)] = part.variable(
+                f"{t.name}_unused"
+            )
+            first = self.seen[t.name][0]
+            t.dtype, t.shape = first.dtype, [f"{t.name}_0", *first.shape[1:]]
+            part.graph.inputs.append(t)
+        return part, list(given)
+
     def values(self, name: str) -> np.ndarray:
         """Values seen of a tensor of the model in work, evenly spread, with its least and largest."""
-        probe, found = Probe(self.ctx, self.work, [name]), []
-        for feeds in self.feeds:
-            flat = probe(feeds)[name].ravel()
+        found = []
+        for a in self.made(name, keep=True):
+            flat = a.ravel()
             found.append(flat[:: max(1, flat.size * len(self.feeds) // VALUES)])
             found.append(np.array([flat.min(), flat.max()], flat.dtype))
         return np.concatenate(found)
@@ -67,22 +114,23 @@ class Twins:
         """Second moments of what the layer reads in the model in work (x'), with the float model's x."""
         found = Moments.empty(layer.groups, layer.columns)
         names, source = [layer.node.inputs[0].name, layer.node.outputs[0].name], done.node.inputs[0].name
-        probe = Probe(self.ctx, self.work, [source])
         total = sum(len(next(iter(f.values()))) for f in self.feeds)
         wanted = -(-max(MIN_ROWS, ROWS_PER_COLUMN * layer.columns) // max(total, 1))
-        for j, (feeds, got) in enumerate(zip(self.feeds, self.floats(names), strict=True)):
+        for j, (made, got) in enumerate(
+            zip(self.made(source, keep=source in self.names), self.floats(names), strict=True)
+        ):
             out = layer.positions(got[names[1]])
             picked = pick(np.random.default_rng((self.ctx.seed, j)), int(np.prod(out, dtype=int)), wanted)
-            x_hat = done.rows(probe(feeds)[source], out, picked)
+            x_hat = done.rows(made, out, picked)
             found.add(layer.rows(got[names[0]], out, picked), x_hat)
         return found
 
     def shift(self, node: gs.Node, name: str) -> np.ndarray:
         """The mean error of tensor `name` by channel, for `node`, whose output axis is meant."""
-        made, total, count = Probe(self.ctx, self.work, [name]), 0.0, 0
+        total, count = 0.0, 0
         axis = 1 if node.op == "Conv" else -1
-        for feeds, got in zip(self.feeds, self.floats([name]), strict=True):
-            error = np.moveaxis(got[name] - made(feeds)[name], axis, -1)
+        for made, got in zip(self.made(name), self.floats([name]), strict=True):
+            error = np.moveaxis(got[name] - made, axis, -1)
             total = total + error.reshape(-1, error.shape[-1]).sum(0, dtype=np.float64)
             count += error.size // error.shape[-1]
         return total / max(count, 1)
