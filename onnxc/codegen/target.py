@@ -48,7 +48,9 @@ def _llvm(triple: str, cpu: str, *features: str, **more: object) -> tuple[tuple[
     return row + tuple((key.replace("_", "-"), value) for key, value in more.items())
 
 
-_X86, _ARM64, _ARM, _RISCV = "x86_64-linux-gnu", "aarch64-linux-gnu", "armv7-linux-gnueabihf", "riscv64-linux-gnu"
+# All four parts: with three LLVM takes the last for the system, and calls 32-bit Arm's functions by the wrong convention.
+_X86, _ARM64 = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
+_ARM, _RISCV = "armv7-unknown-linux-gnueabihf", "riscv64-unknown-linux-gnu"
 _RV64GC = ("+m", "+a", "+f", "+d", "+c")
 _V2 = ("sse4_1", "sse4_2", "ssse3", "popcnt")
 _V3 = ("avx2", "fma", "bmi1", "bmi2", "f16c", "movbe")
@@ -60,7 +62,13 @@ _ZNVER4 = (*_ICELAKE, "avx512_bf16", "sha_ni", "sse4a", "fsrm")
 
 def _cortex_m(name: str, about: str) -> Target:
     return Target(
-        name, 1, 32, 2, _llvm("thumbv7em-none-eabihf", name, mfloat_abi="hard", vector_width=128), name, about
+        name,
+        1,
+        32,
+        2,
+        _llvm("thumbv7em-unknown-none-gnueabihf", name, mfloat_abi="hard", vector_width=128),
+        name,
+        about,
     )
 
 
@@ -85,7 +93,7 @@ TARGETS: dict[str, Target] = {
         Target("riscv64", 1, 32, 2, _llvm(_RISCV, "generic-rv64", *_RV64GC, mabi="lp64d"), "riscv64", "RV64GC"),
         Target("riscv64-v", 4, 32, 2, _llvm(_RISCV, "generic-rv64", *_RV64GC, "+v", mabi="lp64d"), "riscv64",
                "RV64GCV, vectors of 128 bits or more"),
-        Target("wasm32", 4, 16, 2, _llvm("wasm32-wasi", "generic", "+simd128", vector_width=128), "wasm32",
+        Target("wasm32", 4, 16, 2, _llvm("wasm32-unknown-wasi", "generic", "+simd128", vector_width=128), "wasm32",
                "WebAssembly with SIMD"),
         _cortex_m("cortex-m4", "bare metal, single-precision FPU"),
         _cortex_m("cortex-m7", "bare metal, double-precision FPU"),

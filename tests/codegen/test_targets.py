@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import numpy_helper, parser
 
 import onnxc
 from onnxc.codegen import compile_model
@@ -27,6 +27,7 @@ MACHINES = ("x86-64-v3", "aarch64", "armv7", "riscv64", "riscv64-v", "wasm32", "
 # What may stay undefined in a static library: memory functions, libm, and the compiler's own arithmetic.
 ALLOWED = {"memcpy", "memset", "expf", "nearbyintf", "roundevenf", "rintf", "_GLOBAL_OFFSET_TABLE_"}
 ALLOWED |= {"__aeabi_idiv", "__aeabi_uidiv", "__aeabi_uidivmod", "__ctzdi2", "__bswapdi2"}
+ALLOWED |= {"__aeabi_l2f", "__aeabi_ul2f", "__aeabi_f2lz", "__aeabi_l2d", "__popcountdi2"}
 
 
 def ready(name: str) -> None:
@@ -106,6 +107,22 @@ def test_clustered_and_coded(name, tmp_path):
     if name == "aarch64":
         raw = compile_model(clustered(), tmp_path / "raw", name="net", target=name)
         assert report.library_bytes <= 0.25 * raw.library_bytes
+
+
+@pytest.mark.parametrize("name", ["armv7", "cortex-m4", "cortex-m7", "riscv64"])
+def test_wide_integers(name, tmp_path):
+    """Arithmetic that a 32-bit machine does by calls, whose convention the target has to get right."""
+    ready(name)
+    made = parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+      g (int64[6] x, float[6] f) => (float[6] y, int64[6] z, int64[6] d) {
+        y = Cast<to=1>(x) z = Cast<to=7>(f) d = Div(x, z) }""")
+    compile_model(made, tmp_path, name="net", target=name)
+    feeds = {
+        "x": np.array([1, -5, 1 << 20, -(1 << 33), 77, 0]),
+        "f": np.array([1.5, -5, 1e6, -1e10, 7, -3], np.float32),
+    }
+    found, wanted = open_library(tmp_path).run(feeds), run_ort(made, feeds)
+    assert all(np.array_equal(found[key], wanted[key]) for key in wanted)
 
 
 @pytest.mark.parametrize("name", ["cortex-a53", "cortex-a76", "cortex-a7", "cortex-a9", "cortex-m4"])
