@@ -10,11 +10,12 @@ neighbouring output channels. docs/kernels.md derives the limits.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 
 from onnxc.codegen.kernels import planes
-from onnxc.codegen.kernels.count import count
+from onnxc.codegen.kernels.count import count, count_words
 from onnxc.codegen.kernels.result import Results, packable, vector_of, wide, wide_type
 from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule, words
 from onnxc.codegen.kernels.tile import at, each, epilogue, operands, shared_grid
@@ -77,9 +78,10 @@ def tables(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> list[np.nda
     return [planes.table(spec, weights).astype(table_dtype(spec))]
 
 
-def emit(spec: KernelSpec, plan: Schedule, name: str):
+def emit(spec: KernelSpec, plan: Schedule, name: str, pair: Callable = count_words):
     """The kernel as TIR: operands x, weights, constants, the epilogue's operands, y, the packed result.
 
+    `pair` writes the loops that count for one pair of planes.
     With a step ("threshold", flips) for its only one the constants are thresholds of counts and, if it flips, a mask.
     """
     from tvm.script.ir_builder import IRBuilder
@@ -98,11 +100,11 @@ def emit(spec: KernelSpec, plan: Schedule, name: str):
             out = Results(spec, plan.lanes)
             T.func_attr({"tirx.noalias": True, "op_pattern": 8})
             out.start()
-            _loops(spec, plan, x, w, (constants, extra), out)
+            _loops(spec, plan, x, w, (constants, extra), out, pair)
     return builder.get()
 
 
-def _loops(spec: KernelSpec, plan: Schedule, x, w, read: tuple, out: Results) -> None:
+def _loops(spec: KernelSpec, plan: Schedule, x, w, read: tuple, out: Results, pair: Callable) -> None:
     from tvm import tirx
     from tvm.script.ir_builder import tirx as T
 
@@ -116,7 +118,7 @@ def _loops(spec: KernelSpec, plan: Schedule, x, w, read: tuple, out: Results) ->
         first = tirx.min(tile * plan.pixels, ow - plan.pixels)
         channel0 = g * oc + tirx.min(block * plan.block, oc - plan.block)
         each(plan, lambda p, c, i: T.buffer_store(acc, tirx.const(0, "int64"), [i]))
-        count(spec, plan, acc, x, w, (g, g * blocks + block, n, row, first), flat)
+        count(spec, plan, acc, x, w, (g, g * blocks + block, n, row, first), flat, pair)
         class_ = _class_of(spec, row, first)
         for pixel, vector in itertools.product(range(plan.pixels), range(plan.vectors)):
             channel = vector_of(channel0 + vector * plan.lanes, plan.lanes)
@@ -139,6 +141,8 @@ def _sum(spec: KernelSpec, counted, constant, lanes: int):
     from tvm import tirx
 
     dtype = table_dtype(spec)
+    if lanes < 8:  # without AVX-512 no vector of int64 becomes floats
+        counted = tirx.Cast(wide_type("int32", lanes), counted)
     value = tirx.Cast(wide_type(dtype, lanes), counted) * wide(tirx.const(planes.multiplier(spec), dtype), lanes)
     return value + constant if dtype == "float32" else tirx.Cast(wide_type("float32", lanes), value + constant)
 

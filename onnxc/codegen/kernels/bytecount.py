@@ -15,12 +15,14 @@ import numpy as np
 
 from onnxc.codegen.kernels import bits, planes
 from onnxc.codegen.kernels.int8_dot import ramp
-from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
+from onnxc.codegen.kernels.result import packable
+from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule, words
 from onnxc.codegen.kernels.tile import at
 from onnxc.codegen.target import Target
 from onnxc.codegen.tvm_api import features
 
 NAME = "bits.bytes"
+PACKS = True  # its own result, where the spec says so and vectors are wide enough
 MOST = 31  # counts of a byte that a byte can hold
 PSADBW = {2: "llvm.x86.sse2.psad.bw", 4: "llvm.x86.avx2.psad.bw", 8: "llvm.x86.avx512.psad.bw.512"}
 SPARE = {"x86_64": 7, "aarch64": 6, "armv7": 6}  # registers for constants, broadcasts and what is on its way
@@ -49,12 +51,12 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
             cost = -(-channels // (lanes * vectors)) * -(-pixels // height) * _tile_cost(spec, target, height, vectors)
             if best is None or cost < best[0]:
                 best = cost, Schedule(f"{NAME}.{target.chain}", height, vectors, lanes)
-    return best[1]
+    return packable(spec, best[1])
 
 
 def _tile_cost(spec: KernelSpec, target: Target, height: int, vectors: int) -> float:
     """Half cycles of a tile: operations on two pipes (four on x86), a broadcast a pixel, a load a vector."""
-    steps = spec.kh * spec.kw * planes.words(spec.c // spec.groups)
+    steps = spec.kh * spec.kw * words(spec.c // spec.groups)
     operations = (8 / 2 if target.chain == "x86_64" else 3) * height * vectors + height + vectors / 2
     return spec.activation.bits * spec.weight.bits * steps * max(operations, 8) + 8 * height * vectors + 24
 
@@ -74,11 +76,11 @@ def emit(spec: KernelSpec, plan: Schedule, name: str):
     return bits.emit(spec, plan, name, pair)
 
 
-def pair(spec: KernelSpec, plan: Schedule, acc, x, w, where: tuple, negative: bool) -> None:
+def pair(spec: KernelSpec, plan: Schedule, acc, x, w, where: tuple, flat: bool, negative: bool) -> None:
     """acc +- counts of one plane of x with one of w."""
     from tvm.script.ir_builder import tirx as T
 
-    step, inner, taps = _step(spec, plan, x, w, where)
+    step, inner, taps = _step(spec, plan, x, w, where, flat)
     acc8 = T.alloc_buffer((plan.pixels * plan.block * 8,), "uint8")
 
     def chunk(rows: tuple, columns: tuple, depth: tuple) -> None:
@@ -102,16 +104,16 @@ def pair(spec: KernelSpec, plan: Schedule, acc, x, w, where: tuple, negative: bo
             chunk((kh, 1), (kw, 1), (whole * size, rest))
 
 
-def _step(spec: KernelSpec, plan: Schedule, x, w, where: tuple) -> tuple[Callable, int, int]:
+def _step(spec: KernelSpec, plan: Schedule, x, w, where: tuple, flat: bool) -> tuple[Callable, int, int]:
     """A function (acc8, kh, kw, k) that adds one word's counts, and the extents of k and kw."""
     from tvm import tirx
 
     g, block, n, row, first, i, j = where
     _, images, rows, columns, line = planes.packed_shape(spec)
-    depth = planes.words(spec.c // spec.groups)
+    depth = words(spec.c // spec.groups)
     joined = spec.groups == 1 and spec.dilation[1] == 1
     taps, inner = (1, spec.kw * depth) if joined else (spec.kw, depth)
-    if spec.pointwise:
+    if flat:
         rows, columns = 1, images * rows * columns
         images = 1
     lanes, kind = plan.lanes, f"uint8x{8 * plan.lanes}"

@@ -5,6 +5,8 @@ for pairs of planes from high to low, doubling between: for kh, (kw, word): acc 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from onnxc.codegen.kernels import planes
 from onnxc.codegen.kernels.spec import KernelSpec, Schedule, words
 from onnxc.codegen.kernels.tile import at, each
@@ -13,8 +15,8 @@ UNROLL = 12  # steps of (kh, kw, word) up to which a tile is straight-line code
 FEW_PAIRS = 4  # pairs of planes up to which each has its own loop
 
 
-def count(spec: KernelSpec, plan: Schedule, acc, x, w, where: tuple, flat: bool) -> None:
-    """acc = S: for the pairs of planes, for kh, kw, word."""
+def count(spec: KernelSpec, plan: Schedule, acc, x, w, where: tuple, flat: bool, pair: Callable) -> None:
+    """acc = S: for the pairs of planes what `pair` counts."""
     from tvm import tirx
     from tvm.script.ir_builder import tirx as T
 
@@ -26,7 +28,7 @@ def count(spec: KernelSpec, plan: Schedule, acc, x, w, where: tuple, flat: bool)
             if number:
                 double()
             for i, j, negative in level:
-                _pair(spec, plan, acc, x, w, (*where, i, j), flat, negative)
+                pair(spec, plan, acc, x, w, (*where, i, j), flat, negative)
         return
     a, b = spec.activation.bits, spec.weight.bits
     with T.serial(0, a + b - 1) as turn:
@@ -37,7 +39,7 @@ def count(spec: KernelSpec, plan: Schedule, acc, x, w, where: tuple, flat: bool)
             i = first + number
             flip = _sign_mask(spec, i, level - i)
             _negate(plan, acc, flip)
-            _pair(spec, plan, acc, x, w, (*where, i, level - i), flat)
+            pair(spec, plan, acc, x, w, (*where, i, level - i), flat, False)
             _negate(plan, acc, flip)
 
 
@@ -68,7 +70,7 @@ def _negate(plan: Schedule, acc, mask) -> None:
         each(plan, lambda p, c, i: T.buffer_store(acc, (acc[i] ^ mask) - mask, [i]))
 
 
-def _pair(spec: KernelSpec, plan: Schedule, acc, x, w, where: tuple, flat: bool, negative=False) -> None:
+def count_words(spec: KernelSpec, plan: Schedule, acc, x, w, where: tuple, flat: bool, negative: bool) -> None:
     """acc +- counts of one plane of x with one of w."""
     from tvm import tirx
     from tvm.script.ir_builder import tirx as T

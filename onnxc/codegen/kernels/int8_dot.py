@@ -175,7 +175,7 @@ DOTS = {
     for dot in (
         Dot("vpdpbusd", 4, "uint8", "int8", (16, 8, 4), _vpdpbusd),
         Dot("pmaddwd", 2, "int16", "int16", (16, 8, 4), _pmadd),
-        Dot("sdot", 4, "int8", "int8", (4,), _sdot),
+        Dot("sdot", 4, "int8", "int8", (4,), _sdot, spare=8),
         Dot("smlal", 4, "int8", "int8", (4,), _saddlp, pairs=True, spare=12),
         Dot("vmlal", 4, "int8", "int8", (4,), _vpadal, pairs=True, spare=6),
         Dot("dot", 2, "int16", "int16", (4,), _wasm_dot),
