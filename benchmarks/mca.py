@@ -24,7 +24,12 @@ from onnxc.codegen.quantised import NARROW
 from onnxc.codegen.target import resolve
 
 RESULTS = Path(__file__).parent / "results" / "mca.json"
-LAYERS = {"64 channels, 56 x 56": (56, 64), "128, 28 x 28": (28, 128), "256, 14 x 14": (14, 256), "512, 7 x 7": (7, 512)}
+LAYERS = {
+    "64 channels, 56 x 56": (56, 64),
+    "128, 28 x 28": (28, 128),
+    "256, 14 x 14": (14, 256),
+    "512, 7 x 7": (7, 512),
+}
 EPILOGUE = (("int_bias",), ("mul",), ("quantize", 0.0, 255.0, 0))
 # name: (activations, weights, epilogue, output, instruction, multiply-adds in one, limits by core)
 KINDS = {
@@ -58,7 +63,10 @@ def loops(listing: str) -> list[list[str]]:
         if start is not None and int(branch.group(1), 16) <= int(address, 16):
             found.append((start, i))
     inner = [(a, b) for a, b in found if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in found)]
-    return [[re.sub(r"[0-9a-f]+ <.*>", "loop", re.sub(r"\s*//.*", "", text)) for _, text in rows[a : b + 1]] for a, b in inner]
+    return [
+        [re.sub(r"[0-9a-f]+ <.*>", "loop", re.sub(r"\s*//.*", "", text)) for _, text in rows[a : b + 1]]
+        for a, b in inner
+    ]
 
 
 def measure(kind: str, spec: KernelSpec, core: str) -> dict:
@@ -70,12 +78,23 @@ def measure(kind: str, spec: KernelSpec, core: str) -> dict:
         folder = Path(name)
         compile_functions({"kernel": family.emit(spec, plan, "kernel")}, target, 1, folder / "k.o")
         listing = subprocess.run(
-            ["aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn", "k.o"], cwd=folder, capture_output=True, text=True, check=True
+            ["aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn", "k.o"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         counts = [(sum(bool(re.match(rf"(?:{wanted})\b", line)) for line in body), body) for body in loops(listing)]
         count, body = max(counts, key=lambda pair: pair[0])
         (folder / "loop.s").write_text("loop:\n" + "\n".join(body) + "\n")
-        command = ["llvm-mca", "-march=aarch64", f"-mcpu={core}", *(["-mattr=+dotprod"] if core == "cortex-a76" else []), "-iterations=200", "loop.s"]
+        command = [
+            "llvm-mca",
+            "-march=aarch64",
+            f"-mcpu={core}",
+            *(["-mattr=+dotprod"] if core == "cortex-a76" else []),
+            "-iterations=200",
+            "loop.s",
+        ]
         text = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
     cycles = int(re.search(r"Total Cycles:\s+(\d+)", text).group(1)) / 200
     each = 16 if any(line.startswith("sdot") for line in body) else macs

@@ -50,7 +50,9 @@ def run(functions: dict[str, object], arrays: dict[str, list[np.ndarray]], targe
     chain = target.toolchain
     command = [*chain.linker().static_command(), "-O1", "-static", "main.c", "kernels.o", "-lm", "-o", "main"]
     subprocess.run(command, cwd=folder, check=True)
-    (folder / "in.bin").write_bytes(b"".join(np.ascontiguousarray(a).tobytes() for held in arrays.values() for a in held))
+    (folder / "in.bin").write_bytes(
+        b"".join(np.ascontiguousarray(a).tobytes() for held in arrays.values() for a in held)
+    )
     subprocess.run([*chain.runner(), "./main"], cwd=folder, check=True, timeout=120)
     data, at, results = (folder / "out.bin").read_bytes(), 0, {}
     for name, held in arrays.items():

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+import onnx
 import pytest
-from onnxc.codegen.kernels.spec import BINARY, Encoding
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxc.codegen import compile_model, kernels
+from onnxc.codegen.kernels import planes, quantise
+from onnxc.codegen.kernels.spec import BINARY, Encoding, Refusal
 from onnxc.codegen.target import TARGETS
+from onnxc.runtime.emulate import open_library
 
 from . import bulk, cross
-from .test_targets import ready
+from .conftest import error, run_ort
+from .test_bits import CALM
+from .test_targets import images, ready
 
-MACHINES = ("x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64", "armv7", "riscv64", "riscv64-v")
+# what counts bits, by machine
+MACHINES = {
+    "x86-64-v2": "bytes", "x86-64-v3": "bytes", "x86-64-v4": "bytes", "aarch64": "bytes", "armv7": "bytes",
+    "riscv64": "direct", "riscv64-v": "direct",
+}  # fmt: skip
 
 
 def bits(count: int, levels: str) -> Encoding:
@@ -19,16 +35,66 @@ def bits(count: int, levels: str) -> Encoding:
 SPECS = [
     bulk.make(h=7, w=9, c=70, oc=33, activation=BINARY, weight=BINARY, pad_value=0),
     bulk.make(h=4, w=5, c=256, oc=24, activation=BINARY, weight=BINARY, pad_value=1),
-    bulk.make(h=5, w=8, c=33, oc=7, k=(2, 3), stride=(2, 1), dilation=(1, 2), groups=2, activation=BINARY, weight=BINARY),
-    bulk.make(h=1, w=5, c=640, oc=18, k=(1, 1), pads=(0, 0, 0, 0), activation=BINARY, weight=BINARY),
+    bulk.make(
+        h=5, w=8, c=33, oc=9, k=(2, 3), stride=(2, 1), dilation=(1, 2), groups=2, activation=BINARY, weight=BINARY
+    ),
+    bulk.make(h=1, w=5, c=2500, oc=18, k=(1, 1), pads=(0, 0, 0, 0), activation=BINARY, weight=BINARY),
     bulk.make(h=5, w=6, c=40, oc=17, activation=bits(2, "unsigned"), weight=BINARY),
     bulk.make(h=5, w=6, c=100, oc=16, activation=bits(2, "unsigned"), weight=bits(2, "signed")),
     bulk.make(h=5, w=6, c=20, oc=9, activation=bits(4, "signed"), weight=bits(2, "bipolar")),
     bulk.make(h=3, w=4, c=20, oc=9, activation=bits(8, "unsigned"), weight=bits(4, "signed")),
+    bulk.make(h=3, w=4, c=20, oc=1, activation=bits(2, "unsigned"), weight=BINARY),
 ]
 
 
 @pytest.mark.parametrize("name", MACHINES)
 def test_every_integer_of_every_machine(name, tmp_path):
     ready(name)
-    cross.check_integers(SPECS, TARGETS[name], tmp_path)
+    rules = cross.check_integers(SPECS, TARGETS[name], tmp_path)
+    assert all(rule.startswith(f"bits.{MACHINES[name]}") for rule in rules[:-1])
+
+
+@pytest.mark.parametrize("name", ["x86-64-v3", pytest.param("x86-64-v4", marks=pytest.mark.slow)])
+@CALM
+@given(chosen=st.lists(bulk.specs(), min_size=6, max_size=6, unique=True), seed=st.integers(0, 99))
+def test_integers_of_any_layer(tmp_path_factory, name, chosen, seed):
+    ready(name)
+    bulk.check_integers(chosen, TARGETS[name], tmp_path_factory.mktemp("bits"), seed)
+
+
+@pytest.mark.parametrize("name", ["aarch64", "armv7", "riscv64", "riscv64-v"])
+def test_packing_on_every_machine(name, tmp_path):
+    ready(name)
+    rng = np.random.default_rng(4)
+    functions, arrays, wanted = {}, {}, {}
+    for i, spec in enumerate(SPECS[:-2]):
+        scales = 0 if spec.activation == BINARY else 1
+        x = rng.integers(-9, 9, spec.x_shape).astype("f") / 2
+        scale = [np.float32([0.5])] if scales else []
+        low, high = spec.activation.low, spec.activation.high
+        values = np.clip(np.rint(x / 0.5), low, high) if scales else np.where(x >= 0, 1, -1)
+        pack = bulk.packing(spec, scales)
+        functions[f"p{i}"] = quantise.emit(pack, f"p{i}")
+        arrays[f"p{i}"] = [x, *scale, np.full(pack.shape, 0x5555, np.uint64)]
+        wanted[f"p{i}"] = planes.pack_activations(spec, values)
+    found = cross.run(functions, arrays, TARGETS[name], tmp_path)
+    for key, value in wanted.items():
+        assert np.array_equal(found[key], value), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*MACHINES, "wasm32", "cortex-m7"])
+def test_binary_network_on_every_machine(name, tmp_path):
+    ready(name)
+    model = onnx.load(Path(__file__).parents[1] / "data/binary_fashion.onnx")
+    report = compile_model(model, tmp_path, name="net", target=name)
+    assert sum(row["kernel"].startswith("bits.") for row in report.kernels) == 5
+    feeds = {"image": images()}
+    found, wanted = open_library(tmp_path).run(feeds), run_ort(model, feeds)
+    assert all(error(found[key], wanted[key]) <= 1e-5 for key in wanted)
+
+
+def test_machines_that_count_otherwise_say_so():
+    for name, reason in (("znver4", "64-bit lanes"), ("riscv64", "lacks"), ("cortex-m7", "lacks")):
+        answer = kernels.bytecount.schedule(SPECS[0], TARGETS[name])
+        assert isinstance(answer, Refusal) and reason in answer.reason
