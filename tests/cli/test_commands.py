@@ -163,6 +163,25 @@ def test_a_library_has_the_threads_it_was_compiled_for(command, model_path, libr
     assert ended.status == 0 and "2 threads" in ended.out
 
 
+def test_a_library_for_several_shapes_with_a_wheel(command, model_path, tmp_path):
+    options = ("--shape", "x=1x3x8x8", "--shape", "x=4x3x8x8", "--threads", 2, "--wheel")
+    ended = command("compile", model_path, "-o", tmp_path / "lib", *options)
+    assert ended.status == 0 and "-py3-none-linux_" in ended.out
+    np.save(tmp_path / "x.npy", np.zeros((4, 3, 8, 8), np.float32))
+    ended = command("run", tmp_path / "lib", "--input", f"x={tmp_path / 'x.npy'}")
+    assert ended.status == 0 and "4×4" in ended.out
+    ended = command("bench", model_path, tmp_path / "lib", "--shape", "x=4x3x8x8")
+    assert ended.status == 0
+    ended = command("bench", tmp_path / "lib", "--shape", "x=2x3x8x8")
+    assert ended.status == 2 and "does not take this shape" in ended.error()
+
+
+def test_a_board_that_is_no_board(command, library_path):
+    for name in ("run", "bench"):
+        ended = command(name, library_path, "--remote", "pi@board")
+        assert ended.status == 2 and "expected ssh://[USER@]HOST[:PORT][/FOLDER]" in ended.error()
+
+
 def test_a_missing_compiler_is_named_with_its_package(command, model_path, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("onnxc.runtime.toolchain.find_spec", lambda name: None)

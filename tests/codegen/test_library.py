@@ -17,7 +17,7 @@ import onnxc
 from onnxc.codegen import compile_model
 from onnxc.codegen.target import TARGETS, runs_here
 from onnxc.ir.errors import BadData, BadModel, BadOption, MissingTool, Unsupported
-from onnxc.runtime.library import Library, empty_aligned
+from onnxc.runtime.library import Library, check_inputs, empty_aligned
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +132,18 @@ def test_inputs_at_any_element_are_read_and_nothing_beyond_the_outputs_written(f
         found = library.run({'in"put:0/*': feed})
         assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
     assert np.array_equal(raw[1:], x.ravel())
+
+
+def test_aligned_inputs_are_read_where_they_are(folder, x):
+    specs = Library(folder).inputs
+    name = next(iter(specs))
+    raw = np.zeros(x.nbytes + 8, np.uint8)
+    at = -raw.ctypes.data % 4
+    aligned, odd = (raw[at + off : at + off + x.nbytes].view("f").reshape(x.shape) for off in (4, 1))
+    assert check_inputs(specs, {name: x})[0] is x
+    assert np.shares_memory(check_inputs(specs, {name: aligned})[0], raw)
+    for other in (odd, x[:, :, ::-1], x.transpose(0, 1, 3, 2)):
+        assert not np.shares_memory(check_inputs(specs, {name: other})[0], other)
 
 
 def test_arena_end_is_kept(folder, x):

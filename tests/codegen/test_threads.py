@@ -23,7 +23,7 @@ from onnxc.runtime.library import Library
 
 from .conftest import error, random_feeds, run_ort
 from .test_robust import HERE, build
-from .test_targets import ready
+from .test_targets import images, quantised, ready
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,26 @@ def test_a_library_for_one_thread_computes_the_same(shared_model, folder, tmp_pa
     assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
     needs = subprocess.run(["nm", "-u", tmp_path / "libnet.a"], capture_output=True, text=True, check=True).stdout
     assert "pthread" not in needs
+
+
+@pytest.mark.parametrize("kind", ["binary", "quantised"])
+def test_few_bits_and_integers_too(kind, tmp_path):
+    model = onnx.load(HERE.parent / "data/binary_fashion.onnx") if kind == "binary" else quantised()
+    report = compile_model(model, tmp_path, name="net", threads=3)
+    assert {row["kernel"].split(".")[0] for row in report.kernels} - {"float32"}
+    feeds = {name: images() for name in Library(tmp_path).inputs}
+    wanted = Library(tmp_path, 1).run(feeds)
+    for threads in (2, 3):
+        library = Library(tmp_path, threads)
+        for _ in range(20):
+            found = library.run(feeds)
+            assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_two_builds_are_the_same_bytes(shared_model, folder, tmp_path):
+    compile_model(shared_model, tmp_path, name="net", threads=4)
+    for file in ("libnet.so", "libnet.a", "net.h", "manifest.json", "example/main.c", "example/CMakeLists.txt"):
+        assert (folder / file).read_bytes() == (tmp_path / file).read_bytes(), file
 
 
 def test_every_family_shares_its_loops(shared_model, tmp_path):
