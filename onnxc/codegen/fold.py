@@ -60,7 +60,7 @@ def infer(
         if name not in used:
             continue
         if array.size <= SMALL:
-            probe.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+            probe.graph.initializer.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         else:
             kind = helper.np_dtype_to_tensor_dtype(array.dtype)
             probe.graph.input.append(helper.make_tensor_value_info(name, kind, array.shape))

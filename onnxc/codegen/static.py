@@ -228,7 +228,7 @@ def _separate(work: onnx.ModelProto, constants: dict[str, np.ndarray], integers:
                 node.input[i] = names.get(name) or rename[name]
     for name, array in constants.items():
         if name in used | inner and name not in names:
-            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+            graph.initializer.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
     for name, shape, dtype in fixed:
         graph.input.append(helper.make_tensor_value_info(rename[name], _elem(dtype), shape))
     for name, array in weights.items():

@@ -92,7 +92,7 @@ def _combine(use: Use, x, y):
             return None if n == 0 else int(abs(m) // abs(n)) * (1 if (m < 0) == (n < 0) else -1)
         return m + n if op == "Add" else m - n if op == "Sub" else m * n
     if x is None or y is None or op not in ("Mul", "Add"):
-        if op == "Equal" and -1 in (m, n):
+        if op == "Equal" and -1 in (m, n) and x is not None and y is not None:
             return 0  # no extent is -1: the test that exporters put ahead of Expand
         if (op in ("Mul", "Div") and n == 1) or (op in ("Add", "Sub") and n == 0):
             return x

@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from ..analysis import Unreadable, Use, constant_attribute, row
+from ..analysis import VALUE_LIMIT, Unreadable, Use, constant_attribute, row
 from ..axes import Atom, Axis, Prod, Sum, extent, freeze, same, split_product
 from ..errors import DimensionError
 
@@ -219,7 +219,10 @@ def unsqueeze(use: Use) -> None:
 
 
 def _pass_values(use: Use, f) -> None:
-    if use.node.inputs[0].name in use.analysis.values:
+    array = use.array(0)
+    if use.node.inputs[0].name in use.analysis.values or (
+        array is not None and array.dtype.kind == "i" and array.size <= VALUE_LIMIT
+    ):
         got = f(use.value(0))
         if got is None:
             use._read.discard(0)
