@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass
 
 from onnxc.codegen.arena import aligned
+from onnxc.codegen.kernels import elementary
 from onnxc.codegen.tvm_api import lowering_passes, name_of, tvm_modules, tvm_target
 
 STACK_BYTES = 1024  # smaller buffers stay on the stack (registers, after LLVM); larger ones go to the workspace
@@ -35,6 +36,7 @@ def compile_functions(functions: dict[str, object], target, threads: int, path) 
     pointers, and allocations become views of the workspace.
     """
     m = tvm_modules()
+    elementary.register()
     goal, plain = tvm_target(target), tvm_target(target, scalable=False)
     module = m.tvm.IRModule({m.ir.GlobalVar(name): f.with_attr("global_symbol", name) for name, f in functions.items()})
     module = m.tirx.transform.BindTarget(plain.with_host(plain))(module)
