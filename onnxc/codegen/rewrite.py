@@ -3,6 +3,7 @@
     y = BatchNormalization(x, s, b, m, v)        ->   f = s / sqrt(v + e): y = Add(Mul(x, f), b - m f)
     y = ConvTranspose(x, w), stride = kernel     ->   y = pixels of Conv1x1(x, w') put side by side
     y = DequantizeLinear(QuantizeLinear(x, s, z)) ->   y = Mul(Clip(Round(Div(x, s)), low - z, high - z), s)
+    y = Conv(x, w), outer taps read padding alone ->  y = Conv(x, w without them), fewer pads
 
 The second: output pixel (h s + i, w s + j) reads input pixel (h, w) and w[:, :, i, j] alone, so all of them together
 are a 1x1 convolution with kh kw output channels for each of the old ones. The third: saturate(round(x / s) + z) - z is
@@ -28,6 +29,8 @@ def rewrite(work: onnx.ModelProto, constants: dict[str, np.ndarray], integers: d
     Models with products of integers (`integers` names dequantised constants) keep their pairs: kernels take them in.
     """
     wanted = {"BatchNormalization": _batch_norm, "ConvTranspose": _conv_transpose}
+    if not integers:
+        wanted["Conv"] = _idle_taps
     if any(node.op_type in PRODUCTS and node.input[1] in (integers or {}) for node in work.graph.node):
         _moved_integers(work, constants)
     else:
@@ -133,6 +136,37 @@ def _batch_norm(node: onnx.NodeProto, shape: tuple[int, ...], constants: dict) -
         helper.make_node("Mul", [node.input[0], f"{y}/scale"], [f"{y}/scaled"], name=f"{node.name}/scale"),
         helper.make_node("Add", [f"{y}/scaled", f"{y}/shift"], [y], name=node.name),
     ]
+
+
+def _idle_taps(node: onnx.NodeProto, shape: tuple[int, ...], constants: dict) -> list[onnx.NodeProto] | None:
+    """A convolution without the outermost taps that read padding alone: dilated ones, and any on very small images."""
+    weights, pads = constants.get(node.input[1]), attribute_of(node, "pads", None)
+    if weights is None or not pads or not any(pads) or attribute_of(node, "auto_pad", b"NOTSET") not in (b"", b"NOTSET"):
+        return None
+    rank = len(shape) - 2
+    strides, dilations = (attribute_of(node, name, [1] * rank) for name in ("strides", "dilations"))
+    pads, kept = list(pads), [slice(None), slice(None)]
+    for d, (n, k, step, gap) in enumerate(zip(shape[2:], weights.shape[2:], strides, dilations, strict=True)):
+        before, after = pads[d], pads[rank + d]
+        reach = (n + before + after - gap * (k - 1) - 1) // step * step  # from the first output's place to the last one's
+        first = next((j for j in range(k) if j * gap - before + reach >= 0), k)
+        last = next((j for j in reversed(range(k)) if j * gap - before < n), -1)
+        first, last = min(first, before // gap), max(last, k - 1 - after // gap)
+        if first > last:
+            return None  # nothing but padding is seen
+        pads[d], pads[rank + d] = before - first * gap, after - (k - 1 - last) * gap
+        kept.append(slice(first, last + 1))
+    small = weights[tuple(kept)]
+    if small.shape == weights.shape:
+        return None
+    made = copy_of(node)
+    made.input[1] = f"{node.output[0]}/taps"
+    constants[made.input[1]] = np.ascontiguousarray(small)
+    changed = {"pads": pads, "kernel_shape": list(small.shape[2:])}
+    kept_attributes = [a for a in node.attribute if a.name not in changed]
+    del made.attribute[:]
+    made.attribute.extend([*kept_attributes, *(helper.make_attribute(name, value) for name, value in changed.items())])
+    return [made]
 
 
 def _conv_transpose(node: onnx.NodeProto, shape: tuple[int, ...], constants: dict) -> list[onnx.NodeProto] | None:

@@ -17,6 +17,8 @@ from onnxc.codegen.target import Target
 
 ACCUMULATOR_BYTES = 960  # TVM keeps a buffer of less than 1024 bytes on the stack, where LLVM turns it into registers
 TURNS = 8  # of a parallel loop a thread, so that what does not divide makes little difference
+LINE_BYTES = 64
+CACHES = ((1 << 15, 0.0), (1 << 19, 3.0), (float("inf"), 8.0))  # bytes, and half cycles a line from there; usual sizes
 LATENCY = 8  # half cycles until the result of a multiply-add can be used again
 
 
@@ -26,14 +28,17 @@ def choose_tile(
     """The cheapest tile for `pixels` x `channels` outputs of `depth` products each.
 
     Model, in half cycles a step: the multiply-adds (`wide_cost` at full width), the loads (one a vector of weights,
-    one a broadcast pixel), and not less than the latency of one accumulator. To that comes the tile's epilogue.
+    one a broadcast pixel), and not less than the latency of one accumulator, nor than it takes to bring the weights from the
+    cache that a block of them fits. To that comes the tile's epilogue.
     `most` bounds the pixels of a tile, `least` its lanes from below.
     """
     best: tuple[float, int, int] | None = None
     choice = None
     for lanes, vectors, height in _tiles(pixels, channels, target, most, least):
         step_cost = target.wide_cost if lanes == target.lanes else 1
-        step = max(height * vectors * step_cost, height + vectors * step_cost, LATENCY)
+        lines = lanes * vectors * 4 / LINE_BYTES
+        supply = lines * next(cost for size, cost in CACHES if depth * lines * LINE_BYTES <= size)
+        step = max(height * vectors * step_cost, height + vectors * step_cost, supply, LATENCY)
         tiles = -(-channels // (lanes * vectors)) * -(-pixels // height)
         cost = tiles * (depth * step + height * vectors * 3 + 12)
         key = (cost, -lanes, -vectors)
