@@ -141,14 +141,21 @@ def _batch_norm(node: onnx.NodeProto, shape: tuple[int, ...], constants: dict) -
 def _idle_taps(node: onnx.NodeProto, shape: tuple[int, ...], constants: dict) -> list[onnx.NodeProto] | None:
     """A convolution without the outermost taps that read padding alone: dilated ones, and any on very small images."""
     weights, pads = constants.get(node.input[1]), attribute_of(node, "pads", None)
-    if weights is None or not pads or not any(pads) or attribute_of(node, "auto_pad", b"NOTSET") not in (b"", b"NOTSET"):
+    if (
+        weights is None
+        or not pads
+        or not any(pads)
+        or attribute_of(node, "auto_pad", b"NOTSET") not in (b"", b"NOTSET")
+    ):
         return None
     rank = len(shape) - 2
     strides, dilations = (attribute_of(node, name, [1] * rank) for name in ("strides", "dilations"))
     pads, kept = list(pads), [slice(None), slice(None)]
     for d, (n, k, step, gap) in enumerate(zip(shape[2:], weights.shape[2:], strides, dilations, strict=True)):
         before, after = pads[d], pads[rank + d]
-        reach = (n + before + after - gap * (k - 1) - 1) // step * step  # from the first output's place to the last one's
+        reach = (
+            (n + before + after - gap * (k - 1) - 1) // step * step
+        )  # from the first output's place to the last one's
         first = next((j for j in range(k) if j * gap - before + reach >= 0), k)
         last = next((j for j in reversed(range(k)) if j * gap - before < n), -1)
         first, last = min(first, before // gap), max(last, k - 1 - after // gap)

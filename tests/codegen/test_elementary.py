@@ -25,7 +25,9 @@ def test_against_double_precision(tmp_path):
     outputs = ", ".join(f"float[{x.size}] {name}" for name in FUNCTIONS)
     nodes = " ".join(f"{name} = {name}(x)" for name in FUNCTIONS)
     head = '<ir_version: 8, opset_import: ["": 17]>'
-    compile_model(parser.parse_model(f"{head} g (float[{x.size}] x) => ({outputs}) {{ {nodes} }}"), tmp_path, name="net")
+    compile_model(
+        parser.parse_model(f"{head} g (float[{x.size}] x) => ({outputs}) {{ {nodes} }}"), tmp_path, name="net"
+    )
     found = Library(tmp_path)(x=x)
     for name, function in FUNCTIONS.items():
         with np.errstate(all="ignore"):
