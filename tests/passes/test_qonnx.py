@@ -25,7 +25,12 @@ MODES = sorted(qonnx.ROUND)
 
 def case(name: str):
     with np.load(DATA / f"{name}.npz") as found:
-        return load(DATA / f"{name}.onnx"), found["x"], found["y"]
+        model = load(DATA / f"{name}.onnx")
+        return model, {model.inputs[0].name: found["x"]}, found["y"]
+
+
+def out(model, feeds, optimise: bool = False) -> np.ndarray:
+    return Session(model.to_proto(), optimise=optimise).run(feeds)[model.outputs[0].name]
 
 
 def foreign(model) -> list[str]:
@@ -45,7 +50,7 @@ def test_there_are_files():
 def test_a_file_runs_through_our_bodies_as_in_qonnx(name, optimise):
     model, x, y = case(name)
     verify(model)
-    assert np.allclose(Session(model.to_proto(), optimise=optimise).run({"x": x})["y"], y, rtol=1e-5, atol=1e-5)
+    assert np.allclose(out(model, x, optimise), y, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -53,10 +58,10 @@ def test_a_file_is_read_and_comes_back_equal(name):
     model, x, y = case(name)
     done, report = recognised(model)
     assert set(foreign(done)) <= {"Trunc"} and report.edits
-    assert np.allclose(run(done, {"x": x})["y"], y, rtol=1e-5, atol=1e-5)
+    assert np.allclose(out(done, x), y, rtol=1e-5, atol=1e-5)
     back, report = apply(make("quant.qonnx"), done)
     assert not [n for n in back.nodes if functions.calls(n)]
-    assert np.allclose(run(back, {"x": x})["y"], y, rtol=1e-5, atol=1e-5)
+    assert np.allclose(out(back, x), y, rtol=1e-5, atol=1e-5)
     verify(back, like=model)
 
 
@@ -71,11 +76,19 @@ def test_the_network_is_recognised_whole():
     assert bits == [2, 2, 4, 4, 8]
 
 
+def test_a_brevitas_export_is_recognised_whole():
+    """Eight bits, 4-bit weights by channel, 2-bit weights, bipolar weights and activations; Brevitas 0.13 wrote the file."""
+    model, _, _ = case("qonnx_from_brevitas")
+    done, report = recognised(model)
+    assert not foreign(done) and "4 read few-bit numbers" in report.notes[-1]
+    assert any("whole thresholds of 16 channels" in e.what for e in report.edits)
+
+
 def test_the_pipeline_takes_such_files(tmp_path):
-    model, x, y = case("qonnx_brevitas")
+    model, x, y = case("qonnx_zero_points")
     model.save(tmp_path / "m.onnx")
-    result = onnxc.run_passes(tmp_path / "m.onnx", "quant.recognise", data={"x": x})
-    assert np.allclose(run(result.model, {"x": x})["y"], y, rtol=1e-5, atol=1e-5)
+    result = onnxc.run_passes(tmp_path / "m.onnx", "quant.recognise", data=x)
+    assert np.allclose(out(result.model, x), y, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -102,8 +115,8 @@ def test_modes_that_differ_have_no_one_body_but_can_be_read():
     model, x, y = case("qonnx_rounding")
     assert not model.functions
     with pytest.raises(Exception, match="Quant"):
-        run(model, {"x": x})
-    assert np.allclose(run(recognised(model)[0], {"x": x})["y"], y)
+        out(model, x)
+    assert np.allclose(out(recognised(model)[0], x), y)
 
 
 def test_a_body_of_the_models_own_is_kept():

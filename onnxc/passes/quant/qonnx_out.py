@@ -119,18 +119,24 @@ def _weight(model: Model, node: gs.Node) -> str:
     if parts is None or len(rows) not in (1, w.shape[0]):
         model.bypass(node, stored)
         return f"its {w.size} floats"
-    scale = parts[0].astype(np.float32).reshape(-1, *[1] * (w.ndim - 1)) if len(rows) > 1 else parts[0].ravel()
-    scale_t = _number(model, node, "scale", scale.reshape(()) if len(rows) == 1 else scale)
-    top = float(np.abs(parts[1]).max(initial=1))
-    if np.array_equal(np.abs(parts[1]), np.ones_like(parts[1])):
-        made, bits = _bipolar(model, stored, scale_t, node, node.name), 1
-        exact = np.array_equal(np.where(w >= 0, np.float32(1), np.float32(-1)) * scale, w)
-    else:
-        bits = max(2, int(top).bit_length() + 1)
-        exact = np.array_equal(np.rint(w / scale) * scale, w)
-        made = _quant(model, node, stored, scale_t, bits, True, True) if exact else stored
-    if not exact:
+    found = [_exact_scale(real, whole) for real, whole in zip(rows, parts[1], strict=True)]
+    if None in found:
         model.bypass(node, stored)
         return f"its {w.size} floats: no scale gives them exactly"
+    scale = _number(model, node, "scale", np.reshape(found, (-1, *[1] * (w.ndim - 1))) if len(rows) > 1 else found[0])
+    if np.abs(parts[1]).min(initial=1) == 1 == np.abs(parts[1]).max(initial=1):
+        made, bits = _bipolar(model, stored, scale, node, node.name), 1
+    else:
+        bits = max(2, int(np.abs(parts[1]).max()).bit_length() + 1)
+        made = _quant(model, node, stored, scale, bits, True, True)
     model.bypass(node, made)
     return f"{w.size} weights become {'BipolarQuant' if bits == 1 else f'Quant of {bits} bits'}"
+
+
+def _exact_scale(real: np.ndarray, whole: np.ndarray) -> np.float32 | None:
+    """The scale, among those that single weights tell, that gives every weight of a row to the last bit."""
+    tell = whole != 0
+    for scale in np.unique((real[tell] / whole[tell]).astype(np.float32)):
+        if np.array_equal(whole.astype(np.float32) * scale, real):
+            return scale
+    return None if tell.any() else np.float32(1)
