@@ -103,10 +103,10 @@ def qdq(layers: dict[str, Layer]) -> tuple[onnx.ModelProto, dict[str, dict[str, 
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), made
 
 
-def check(layers: dict[str, Layer], folder, target: str, kernel: str = "") -> None:
+def check(layers: dict[str, Layer], folder, target: str, kernel: str = "", threads: int = 1) -> None:
     """Compiled outputs equal the definition's in every integer; the kernels are int8 ones, of that name if given."""
     model, made = qdq(layers)
-    report = compile_model(model, folder, name="net", target=target)
+    report = compile_model(model, folder, name="net", target=target, threads=threads)
     assert all(row["kernel"].startswith("int8.") for row in report.kernels), report.kernels
     if kernel:
         assert f"int8.direct.{kernel}" in {row["kernel"] for row in report.kernels}
@@ -154,6 +154,14 @@ KERNELS = {
 def test_every_integer_on_every_machine(target, tmp_path):
     ready(target)
     check(LAYERS, tmp_path, target, KERNELS[target])
+
+
+def test_every_integer_on_two_threads(tmp_path):
+    large = {
+        "direct": Layer((1, 20, 24, 23), 36), "depthwise": Layer((1, 70, 40, 39), 70, groups=70, signed=True),
+        "pointwise": Layer((1, 60, 20, 19), 40, kernel=(1, 1), pads=(0, 0, 0, 0)),
+    }  # fmt: skip
+    check(large, tmp_path, "native", threads=2)
 
 
 @st.composite

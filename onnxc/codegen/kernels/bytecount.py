@@ -17,7 +17,7 @@ from onnxc.codegen.kernels import bits, planes
 from onnxc.codegen.kernels.int8_dot import ramp
 from onnxc.codegen.kernels.result import packable
 from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule, words
-from onnxc.codegen.kernels.tile import at
+from onnxc.codegen.kernels.tile import ACCUMULATOR_BYTES, at
 from onnxc.codegen.target import Target
 from onnxc.codegen.tvm_api import features
 
@@ -46,7 +46,8 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
     best = None
     for vectors in range(1, min(6, channels // lanes) + 1):
         for height in range(1, min(12, pixels) + 1):
-            if height * vectors + vectors > target.registers - SPARE[target.chain]:
+            bytes_ = 8 * lanes * height * vectors
+            if height * vectors + vectors > target.registers - SPARE[target.chain] or bytes_ > ACCUMULATOR_BYTES:
                 continue
             cost = -(-channels // (lanes * vectors)) * -(-pixels // height) * _tile_cost(spec, target, height, vectors)
             if best is None or cost < best[0]:
