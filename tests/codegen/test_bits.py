@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper, parser
 
-from onnxc.codegen import compile_model, fewbit
-from onnxc.codegen.kernels import planes, quantise
+from onnxc.codegen import compile_model, fewbit, kernels
+from onnxc.codegen.kernels import nibbles, planes, quantise
 from onnxc.codegen.kernels.spec import BINARY, Encoding
-from onnxc.codegen.target import resolve
+from onnxc.codegen.target import resolve, runs_here
 from onnxc.ir.functions import function
 from onnxc.runtime.library import Library
 
@@ -41,6 +41,29 @@ def test_integers_of_every_pair_of_bits(tmp_path):
         weight = Encoding("bits", w, bulk.LEVELS[(i // 3 + a) % 3])
         chosen.append(bulk.make(h=2, w=3, c=70, oc=9, k=(1, 2), activation=activation, weight=weight))
     assert set(bulk.check_integers(chosen, resolve("native"), tmp_path)) == {"bits.direct"}
+
+
+TWO, SIGNED = Encoding("bits", 2, "unsigned"), Encoding("bits", 2, "signed")
+AWKWARD = [
+    bulk.make(c=70, oc=37, pads=(1, 0, 2, 1), activation=BINARY, weight=BINARY),
+    bulk.make(
+        h=1, w=2, c=2200, oc=11, k=(1, 1), pads=(0, 0, 0, 0), activation=BINARY, weight=BINARY
+    ),  # a byte overflows
+    bulk.make(c=300, oc=9, k=(3, 2), activation=TWO, weight=SIGNED),
+    bulk.make(c=65, oc=3, groups=2, dilation=(2, 1), activation=SIGNED, weight=BINARY),
+    bulk.make(c=64, oc=1, activation=BINARY, weight=SIGNED),
+    bulk.make(c=130, oc=24, activation=Encoding("bits", 4, "signed"), weight=Encoding("bits", 3, "bipolar")),
+]
+
+
+@pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
+def test_integers_with_other_instructions(tmp_path, name, monkeypatch):
+    target = resolve(name)
+    if not runs_here(target):
+        pytest.skip(f"this machine cannot run {name}")
+    assert {"bits.nibbles.x86_64"} <= set(bulk.check_integers(AWKWARD, target, tmp_path))
+    monkeypatch.setattr(kernels, "RULES", [family for family in kernels.RULES if family is not nibbles])
+    assert {"bits.bytes.x86_64"} <= set(bulk.check_integers(AWKWARD, target, tmp_path))
 
 
 @CALM
@@ -110,7 +133,7 @@ def signs(*shape: int) -> np.ndarray:
     return np.where(np.random.default_rng(5).random(shape) < 0.5, -1, 1).astype("f")
 
 
-def kernels(report) -> list[str]:
+def rules(report) -> list[str]:
     return [row["kernel"] for row in report.kernels]
 
 
@@ -124,7 +147,7 @@ BINARISED = [
 def test_binarised_convolution_gives_the_very_integers(same_as_ort, conv):
     text = f"g (float[1,70,9,8] x) => (float[a,b,c,d] y) {{ q = ai.onnxc.Binarize(x) y = {conv} }}"
     report, _ = same_as_ort(layers(text, ("Binarize",), w=signs(24, 70, 3, 3)), tolerance=0)
-    assert kernels(report) == ["bits.direct"]
+    assert rules(report) == ["bits.direct"]
 
 
 def test_epilogue_of_a_binary_layer(same_as_ort):
@@ -139,7 +162,7 @@ def test_epilogue_of_a_binary_layer(same_as_ort):
         "h": np.float32(9),
     }
     report, _ = same_as_ort(layers(text, ("Binarize",), w=w, **more))
-    assert kernels(report) == ["bits.direct"]
+    assert rules(report) == ["bits.direct"]
     assert "epilogue mul+bias+residual+prelu+clip" in report.kernels[0]["spec"]
     assert [row["rule"] for row in report.kernels[0]["refused"]]
 
@@ -153,7 +176,7 @@ def test_quantised_convolution(same_as_ort, low, high, bits):
     weights = np.random.default_rng(2).integers(-2, 2, (24, 20, 3, 3)).astype("f")
     model = layers(text, ("Quantize",), w=weights, scale=np.float32(0.5), low=np.float32(low), high=np.float32(high))
     report, _ = same_as_ort(model, tolerance=0)
-    assert kernels(report) == ["bits.direct"] and bits in report.kernels[0]["spec"]
+    assert rules(report) == ["bits.direct"] and bits in report.kernels[0]["spec"]
 
 
 def test_a_scale_per_channel_goes_into_the_weights(same_as_ort):
@@ -163,7 +186,7 @@ def test_a_scale_per_channel_goes_into_the_weights(same_as_ort):
     scale = np.float32([0.25, 0.5] * 10).reshape(20, 1, 1)
     limits = {"scale": scale, "low": np.float32(0), "high": np.float32(3)}
     report, _ = same_as_ort(layers(text, ("Quantize",), w=signs(8, 20, 3, 3) / scale, **limits), tolerance=0)
-    assert kernels(report) == ["bits.direct"] and "1-bit bipolar ->" in report.kernels[0]["spec"]
+    assert rules(report) == ["bits.direct"] and "1-bit bipolar ->" in report.kernels[0]["spec"]
 
 
 def test_do_not_take_scales_that_leave_no_integers(same_as_ort):
@@ -172,7 +195,7 @@ def test_do_not_take_scales_that_leave_no_integers(same_as_ort):
     scale = np.linspace(0.1, 0.9, 20, dtype="f").reshape(20, 1, 1)
     limits = {"scale": scale, "low": np.float32(0), "high": np.float32(3)}
     report, _ = same_as_ort(layers(text, ("Quantize",), w=signs(8, 20, 3, 3), **limits))
-    assert kernels(report) == ["float32.direct"]
+    assert rules(report) == ["float32.direct"]
 
 
 @pytest.mark.parametrize("value", [-1, 0, 1])
@@ -182,7 +205,7 @@ def test_explicit_padding(same_as_ort, value):
     widths = np.int64([0, 0, 1, 0, 0, 0, 2, 1])
     model = layers(text, ("Binarize",), w=signs(8, 20, 3, 3), widths=widths, value=np.float32(value))
     report, _ = same_as_ort(model, tolerance=0)
-    assert kernels(report) == ["bits.direct"] and "1x5x6x20" in report.kernels[0]["spec"]
+    assert rules(report) == ["bits.direct"] and "1x5x6x20" in report.kernels[0]["spec"]
 
 
 def test_pooled_flattened_and_shared_activations(same_as_ort):
@@ -192,7 +215,7 @@ def test_pooled_flattened_and_shared_activations(same_as_ort):
       f = Flatten(p) y = Gemm<transB=1>(f, g) z0 = Conv(q, w) z1 = Conv(q, v) z = Add(z0, z1) }"""
     weights = {"g": signs(10, 144), "w": signs(8, 16, 3, 3), "v": signs(8, 16, 3, 3)[::-1].copy()}
     report, _ = same_as_ort(layers(text, ("Binarize",), **weights), tolerance=0)
-    assert kernels(report) == ["bits.direct"] * 3
+    assert rules(report) == ["bits.direct"] * 3
 
 
 def test_do_not_take_other_activations(same_as_ort):
@@ -201,13 +224,13 @@ def test_do_not_take_other_activations(same_as_ort):
       t = GreaterOrEqual(x, zero) q = Where(t, one, two) y = Conv(q, w) z = Conv(x, w) }"""
     numbers = {"zero": np.float32(0), "one": np.float32(1), "two": np.float32(-2)}
     report, _ = same_as_ort(layers(text, w=signs(8, 16, 3, 3), **numbers))
-    assert kernels(report) == ["float32.direct"] * 2
+    assert rules(report) == ["float32.direct"] * 2
 
 
 def test_binary_network_gives_the_classes_of_ort(tmp_path):
     model = onnx.load(MODELS / "binary_fashion.onnx")
     report = compile_model(model, tmp_path, name="net")
-    assert kernels(report).count("bits.direct") == 5
+    assert rules(report).count("bits.direct") == 5
     images = np.random.default_rng(0).random((40, 1, 28, 28), np.float32)
     library = Library(tmp_path)
     found = np.concatenate([library(image=images[i : i + 1])["logits"] for i in range(40)])
@@ -260,7 +283,7 @@ CHAINED = {
 def test_activations_stay_packed_between_layers(same_as_ort, middle):
     report, _ = same_as_ort(chain(middle), tolerance=0)
     assert CHAINED[middle] in report.kernels[0]["spec"]
-    assert kernels(report) == ["bits.direct"] * 2
+    assert rules(report) == ["bits.direct"] * 2
 
 
 def test_a_result_is_requantised_to_planes(same_as_ort):
@@ -282,7 +305,7 @@ def test_a_float_layer_packs_its_result(same_as_ort):
     model = layers(text, ("Binarize",), w0=first, w1=signs(10, 96, 3, 3), half=np.float32(0.5))
     report, _ = same_as_ort(model)
     assert "-> 1-bit bipolar" in report.kernels[0]["spec"]
-    assert kernels(report) == ["float32.direct", "bits.direct"]
+    assert rules(report) == ["float32.direct", "bits.direct"]
 
 
 def test_a_layer_whose_channels_fill_no_vector_leaves_packing_to_a_kernel(same_as_ort):

@@ -78,10 +78,10 @@ def tables(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> list[np.nda
     return [planes.table(spec, weights).astype(table_dtype(spec))]
 
 
-def emit(spec: KernelSpec, plan: Schedule, name: str, pair: Callable = count_words):
+def emit(spec: KernelSpec, plan: Schedule, name: str, pair: Callable = count_words, shape: tuple[int, ...] = ()):
     """The kernel as TIR: operands x, weights, constants, the epilogue's operands, y, the packed result.
 
-    `pair` writes the loops that count for one pair of planes.
+    `pair` writes the loops that count for one pair of planes; `shape` is that of the weights if they lie in another way.
     With a step ("threshold", flips) for its only one the constants are thresholds of counts and, if it flips, a mask.
     """
     from tvm.script.ir_builder import IRBuilder
@@ -91,7 +91,7 @@ def emit(spec: KernelSpec, plan: Schedule, name: str, pair: Callable = count_wor
         with T.prim_func(s_tir=True):
             T.func_name(name)
             x = T.arg("x", T.buffer(planes.packed_shape(spec), "uint64"))
-            w = T.arg("w", T.buffer(packed_shape(spec, plan), "uint64"))
+            w = T.arg("w", T.buffer(shape or packed_shape(spec, plan), "uint64"))
             constants = T.arg("constants", T.buffer(planes.table_shape(spec), table_dtype(spec)))
             if spec.epilogue[:1] == (("threshold", True),):
                 extra = [T.arg("flip", T.buffer((spec.oc,), "int64"))]

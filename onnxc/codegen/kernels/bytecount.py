@@ -79,13 +79,18 @@ def emit(spec: KernelSpec, plan: Schedule, name: str):
 
 def pair(spec: KernelSpec, plan: Schedule, acc, x, w, where: tuple, flat: bool, negative: bool) -> None:
     """acc +- counts of one plane of x with one of w."""
+    sum_in_bytes(spec, plan, acc, _step(spec, plan, x, w, where, flat), negative)
+
+
+def sum_in_bytes(spec: KernelSpec, plan: Schedule, acc, stepper: tuple[Callable, int, int], negative: bool) -> None:
+    """acc +- what `stepper`'s step(acc8, kh, kw, k) adds to bytes, at most 8 a step; with it the extents of k and kw."""
     from tvm.script.ir_builder import tirx as T
 
-    step, inner, taps = _step(spec, plan, x, w, where, flat)
+    step, inner, taps = stepper
     acc8 = T.alloc_buffer((plan.pixels * plan.block * 8,), "uint8")
 
     def chunk(rows: tuple, columns: tuple, depth: tuple) -> None:
-        _each_vector(plan, lambda i: _store(acc8, i, plan, _zeros(plan)))
+        _each_vector(plan, lambda i: store(acc8, i, plan, _zeros(plan)))
         with T.grid(rows[1], columns[1], depth[1]) as (kh, kw, k):
             step(acc8, rows[0] + kh, columns[0] + kw, depth[0] + k)
         _each_vector(plan, lambda i: _flush(plan, acc, acc8, i, negative))
@@ -130,7 +135,7 @@ def _step(spec: KernelSpec, plan: Schedule, x, w, where: tuple, flat: bool) -> t
                 other = w[at(w, ramp(base + vector * lanes, lanes))]
                 met = tirx.reinterpret(kind, word ^ other if xor else word & other)
                 index = pixel * plan.vectors + vector
-                _store(acc8, index, plan, _load(acc8, index, plan) + tirx.popcount(met))
+                store(acc8, index, plan, load(acc8, index, plan) + tirx.popcount(met))
 
     return step, inner, taps
 
@@ -146,11 +151,11 @@ def _zeros(plan: Schedule):
     return tirx.Broadcast(tirx.const(0, "uint8"), 8 * plan.lanes)
 
 
-def _load(acc8, index: int, plan: Schedule):
+def load(acc8, index: int, plan: Schedule):
     return acc8[ramp(index * 8 * plan.lanes, 8 * plan.lanes)]
 
 
-def _store(acc8, index: int, plan: Schedule, value) -> None:
+def store(acc8, index: int, plan: Schedule, value) -> None:
     from tvm.script.ir_builder import tirx as T
 
     T.buffer_store(acc8, value, [ramp(index * 8 * plan.lanes, 8 * plan.lanes)])
@@ -161,7 +166,7 @@ def _flush(plan: Schedule, acc, acc8, index: int, negative: bool) -> None:
     from tvm.script.ir_builder import tirx as T
 
     here = [ramp(index * plan.lanes, plan.lanes)]
-    total = _sums(plan, _load(acc8, index, plan))
+    total = _sums(plan, load(acc8, index, plan))
     T.buffer_store(acc, acc[here] - total if negative else acc[here] + total, here)
 
 

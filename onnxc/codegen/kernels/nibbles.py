@@ -1,0 +1,138 @@
+"""Bit counting by a table of half bytes, for x86 before AVX-512's own counts: pshufb counts 32 halves at a time.
+
+    acc8[b] += table[low half of byte b of x ^ w] + table[its high half]
+
+The weights lie as halves of bytes, each in a byte of its own, and those of a broadcast word of x are shared by the vectors
+of a tile: (3 + 6 v) operations for v vectors instead of the 8 v of bits.bytes, for twice the bytes of weights. Otherwise all
+is as there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from onnxc.codegen.kernels import bits, bytecount, planes
+from onnxc.codegen.kernels.int8_dot import ramp
+from onnxc.codegen.kernels.result import packable, wide
+from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule, words
+from onnxc.codegen.kernels.tile import at
+from onnxc.codegen.target import Target
+from onnxc.codegen.tvm_api import features
+
+NAME = "bits.nibbles"
+PACKS = True  # its own result, where the spec says so and vectors are wide enough
+HALVES = 0x0F0F0F0F0F0F0F0F
+COUNTS = (0x0302020102010100, 0x0403030203020201)  # of the numbers 0 to 7 and 8 to 15, lowest byte first
+PSHUFB = {2: "llvm.x86.ssse3.pshuf.b.128", 4: "llvm.x86.avx2.pshuf.b", 8: "llvm.x86.avx512.pshuf.b.512"}
+SPARE = 8  # registers for the table, a mask, halves of x and what is on its way
+
+
+def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
+    """Takes packed bits on x86 machines that have pshufb and count no words."""
+    if spec.activation.kind != "bits" or spec.weight.kind != "bits":
+        return Refusal(NAME, f"takes packed bits only, not {spec.activation.text()} x {spec.weight.text()}")
+    if not spec.macs:
+        return Refusal(NAME, "has an extent of zero")
+    if target.chain != "x86_64" or "ssse3" not in features(target):
+        return Refusal(NAME, f"needs pshufb, which {target.name} lacks")
+    if "avx512vpopcntdq" in features(target):
+        return Refusal(NAME, "counts of 64-bit lanes are faster here")
+    lanes, channels = target.lanes // 2, spec.oc // spec.groups
+    if channels < lanes:
+        return Refusal(NAME, f"needs {lanes} output channels, found {channels}")
+    pixels = spec.n * spec.h * spec.w if spec.pointwise else spec.ow
+    best = None
+    for vectors in range(1, min(6, channels // lanes) + 1):
+        for height in range(1, min(12, pixels) + 1):
+            if height * vectors > target.registers - SPARE:
+                continue
+            cost = -(-channels // (lanes * vectors)) * -(-pixels // height) * _tile_cost(spec, height, vectors)
+            if best is None or cost < best[0]:
+                best = cost, Schedule(f"{NAME}.{target.chain}", height, vectors, lanes)
+    return packable(spec, best[1])
+
+
+def _tile_cost(spec: KernelSpec, height: int, vectors: int) -> float:
+    """Cycles of a tile: four operations at a time, two loads, and what surrounds the steps."""
+    steps = spec.kh * spec.kw * words(spec.c // spec.groups)
+    step = max(height * (3 + 6 * vectors) / 4, height / 2 + vectors, 4)
+    return spec.activation.bits * spec.weight.bits * steps * step + 4 * height * vectors + 12
+
+
+def pack(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
+    """Integer weights (oc, c/groups, kh, kw) -> words of low halves of bytes and of high ones, vector by vector."""
+    packed = bits.pack(spec, plan, weights)
+    vectors = packed.reshape(*packed.shape[:-1], plan.vectors, 1, plan.lanes)
+    halves = np.concatenate([vectors, vectors >> np.uint64(4)], axis=-2) & np.uint64(HALVES)
+    return halves.reshape(packed_shape(spec, plan))
+
+
+def packed_shape(spec: KernelSpec, plan: Schedule) -> tuple[int, ...]:
+    """Shape of what `pack` returns."""
+    *outer, block = bits.packed_shape(spec, plan)
+    return (*outer, 2 * block)
+
+
+def tables(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> list[np.ndarray]:
+    """What the kernel reads besides the packed weights: that of bits.direct."""
+    return bits.tables(spec, plan, weights)
+
+
+def emit(spec: KernelSpec, plan: Schedule, name: str):
+    """The kernel as TIR: operands x, weights, constants, the epilogue's operands, y."""
+    return bits.emit(spec, plan, name, pair, packed_shape(spec, plan))
+
+
+def pair(spec: KernelSpec, plan: Schedule, acc, x, w, where: tuple, flat: bool, negative: bool) -> None:
+    """acc +- counts of one plane of x with one of w."""
+    bytecount.sum_in_bytes(spec, plan, acc, _step(spec, plan, x, w, where, flat), negative)
+
+
+def _step(spec: KernelSpec, plan: Schedule, x, w, where: tuple, flat: bool) -> tuple[Callable, int, int]:
+    """A function (acc8, kh, kw, k) that adds one word's counts, and the extents of k and kw."""
+    from tvm import tirx
+
+    g, block, n, row, first, i, j = where
+    _, images, rows, columns, line = planes.packed_shape(spec)
+    depth = words(spec.c // spec.groups)
+    joined = spec.groups == 1 and spec.dilation[1] == 1
+    taps, inner = (1, spec.kw * depth) if joined else (spec.kw, depth)
+    if flat:
+        images, rows, columns = 1, 1, images * rows * columns
+    lanes, kind = plan.lanes, f"uint8x{8 * plan.lanes}"
+    xor = planes.counts_xor(spec)
+
+    def step(acc8, kh, kw, k) -> None:
+        top = ((i * images + n) * rows + row * spec.stride[0] + kh * spec.dilation[0]) * columns
+        base = ((((block * spec.weight.bits + j) * spec.kh + kh) * taps + kw) * inner + k) * (2 * plan.block)
+        for pixel in range(plan.pixels):
+            column = (first + pixel) * spec.stride[1] + kw * spec.dilation[1]
+            word = wide(x[at(x, (top + column) * line + g * depth + k)], lanes)
+            sides = [(word >> _every(shift, lanes)) & _every(HALVES, lanes) for shift in (0, 4)]
+            for vector in range(plan.vectors):
+                index, total = pixel * plan.vectors + vector, None
+                for half, side in enumerate(sides):
+                    other = w[at(w, ramp(base + (2 * vector + half) * lanes, lanes))]
+                    met = tirx.reinterpret(kind, side ^ other if xor else side & other)
+                    found = tirx.call_llvm_pure_intrin(kind, PSHUFB[lanes], _table(lanes), met)
+                    total = found if total is None else total + found
+                bytecount.store(acc8, index, plan, bytecount.load(acc8, index, plan) + total)
+
+    return step, inner, taps
+
+
+def _every(number: int, lanes: int):
+    from tvm import tirx
+
+    return wide(tirx.const(number, "uint64"), lanes)
+
+
+def _table(lanes: int):
+    """The counts of 0 to 15 in the bytes of each pair of lanes."""
+    from tvm import tirx
+
+    odd = tirx.Cast(f"uint64x{lanes}", ramp(0, lanes)) & _every(1, lanes)
+    whole = _every(COUNTS[0], lanes) + odd * _every(COUNTS[1] - COUNTS[0], lanes)
+    return tirx.reinterpret(f"uint8x{8 * lanes}", whole)
