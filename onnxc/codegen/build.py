@@ -23,11 +23,17 @@ from onnxc.runtime.toolchain import Linker, Toolchain
 
 C_DIR = Path(__file__).parent.parent / "runtime" / "c"
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
+PARTS = "parts"  # a folder, and names with a dash: a model may be called decode, pool or weights
 # Names of the parts, which a library bears under its own name: two libraries in one program share nothing.
 _SYMBOLS = {
     "decode": ("onnxc_decode", "onnxc_decode_slab"),
     "pool": ("onnxc_pool_start", "onnxc_pool_run", "onnxc_pool_barrier", "onnxc_pool_stop"),
 }
+
+
+def object_name(part: str) -> str:
+    """The object file of a part of a library, in the folder where it is built."""
+    return f"{PARTS}/onnxc-{part}.o"
 
 
 def lay_out_arena(programs: Sequence[Program], weights: Weights, threads: int) -> Layout:
@@ -66,7 +72,7 @@ def write_sources(
         (work / file).write_text(text, encoding="ascii")
     for part in own_parts(face, weights):
         for suffix in ("c", "h"):
-            shutil.copy(C_DIR / f"{part}.{suffix}", work)
+            shutil.copy(C_DIR / f"{part}.{suffix}", work / PARTS)
     with open(work / "weights.bin", "wb") as file:
         for chunk in weights.chunks():
             file.write(chunk)
@@ -89,10 +95,11 @@ def link(
     threads = ["-pthread"] if "pool" in parts else []
     own = [f"-D{symbol}={symbol.replace('onnxc', name, 1)}" for part in parts for symbol in _SYMBOLS[part]]
     run_tool([*cc, *flags, *WARNINGS, *threads, *own, "-c", f"{name}.c", "-o", f"{name}.o"], work)
-    run_tool([*cc, "-c", "weights.S", "-o", "weights.o"], work)
+    objects = [*kernels, f"{name}.o", object_name("weights")]
+    run_tool([*cc, "-c", "weights.S", "-o", objects[-1]], work)
     for part in parts:
-        run_tool([*cc, *flags, *threads, *own, "-c", f"{part}.c", "-o", f"{part}.o"], work)
-    objects = [*kernels, f"{name}.o", "weights.o", *(f"{part}.o" for part in parts)]
+        objects.append(object_name(part))
+        run_tool([*cc, *flags, *threads, *own, "-c", f"{PARTS}/{part}.c", "-o", objects[-1]], work)
     made = []
     if "so" in chain.libraries:
         options = ["-shared", "-s", "-Wl,--build-id=none", "-Wl,-z,defs", "-Wl,-z,noexecstack", *threads]

@@ -5,7 +5,7 @@ BODY = """#include "@header@"
 #include <string.h>
 @includes@
 #if NET_THREADS > 1
-#include "pool.h"
+#include "parts/pool.h"
 #define WAIT_FOR_ALL if (tasks > 1) onnxc_pool_barrier(&h->pool)
 #endif
 

@@ -134,8 +134,8 @@ _HEADER = """/* @net@.h: a compiled model. Made by onnxc.
  *   static char arena[NET_ARENA_BYTES] aligned to 64 bytes;
  *   if (net_init(arena, 1) == NET_OK) status = net_run(arena, inputs, outputs);
  */
-#ifndef ONNXC_NET_H
-#define ONNXC_NET_H
+#ifndef ONNXC_MODEL_NET_H
+#define ONNXC_MODEL_NET_H
 
 #include <stddef.h>
 #include <stdint.h>

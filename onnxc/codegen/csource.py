@@ -44,13 +44,12 @@ def source(
 ) -> str:
     """`<name>.c`: the interface and the straight lists of kernel calls. `programs`: by shape within `targets`, all settled."""
     threaded = face.threads > 1
-    place = partial(_pointer, weights=weights, decoded=layout.decoded)
+    place = partial(_pointer, name=face.name, weights=weights, decoded=layout.decoded)
     declared: set[str] = set()
     lists = [_program(number, program, threaded, declared, place) for number, program in enumerate(programs)]
-    includes = [pick_includes(targets), '#include "decode.h"' if weights.segments else ""]
+    includes = [pick_includes(targets), '#include "parts/decode.h"' if weights.segments else ""]
     more = [SELECT if len(face.shapes) > 1 else "", _machine(face)]
     parts = {
-        "programs": "\n".join(lists),
         "dispatch": _dispatch(len(programs), len(face.shapes)),
         "includes": "\n".join(filter(None, includes)),
         "decode": decode_source(weights),
@@ -61,12 +60,12 @@ def source(
         "magic": f"0x{_magic(face, weights):08x}u",
         "head": str(head_bytes(face.threads)),
         "shapes": str(len(face.shapes)),
-        "kernels": "\n".join(sorted(declared)),
     }
     text = BODY
     for mark, part in parts.items():
         text = text.replace(f"@{mark}@", part)
     text = text.replace("NET_", f"{face.name.upper()}_").replace("net_", f"{face.name}_")
+    text = text.replace("@programs@", "\n".join(lists)).replace("@kernels@", "\n".join(sorted(declared)))
     tables = "\n".join(_tensors(face, side, kind) for side, kind in enumerate(("input", "output")))
     return text.replace("@header@", f"{face.name}.h").replace("@tensors@", tables)
 
@@ -117,7 +116,7 @@ def _machine(face: Interface) -> str:
     return MACHINE.replace("@names@", ", ".join(quoted(name) for name in face.machines))
 
 
-def _pointer(place: Place, weights: Weights, decoded: int) -> str:
+def _pointer(place: Place, name: str, weights: Weights, decoded: int) -> str:
     match place.space:
         case "input":
             return f"inputs[{place.offset}]"
@@ -126,7 +125,7 @@ def _pointer(place: Place, weights: Weights, decoded: int) -> str:
         case "arena":
             return f"a + {place.offset}"
     where, offset = weights.spots[place.offset]
-    return f"a + {decoded + offset}" if where == "arena" else f"net_weights + {offset}"
+    return f"a + {decoded + offset}" if where == "arena" else f"{name}_weights + {offset}"
 
 
 def _tensors(face: Interface, side: int, kind: str) -> str:

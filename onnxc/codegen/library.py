@@ -15,7 +15,7 @@ from pathlib import Path
 import onnx
 
 from onnxc import __version__
-from onnxc.codegen.build import check_static, lay_out_arena, link, own_parts, write_sources
+from onnxc.codegen.build import PARTS, check_static, lay_out_arena, link, object_name, own_parts, write_sources
 from onnxc.codegen.cheader import C_TYPES, Interface, tensor_bytes
 from onnxc.codegen.cpick import by_demand
 from onnxc.codegen.program import Program, compile_program, lower_program
@@ -107,7 +107,8 @@ def compile_model(
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=out) as folder:
         tell("kernels", 0.3)
         work = Path(folder)
-        objects = [f"kernels{i}.o" for i in range(len(programs))]
+        objects = [object_name(f"kernels{i}") for i in range(len(programs))]
+        (work / PARTS).mkdir()
         for made, file in zip(programs, objects):
             compile_program(made, threads, work / file)
         tell("link", 0.8)

@@ -19,6 +19,8 @@ from onnxc.codegen.target import TARGETS, runs_here
 from onnxc.ir.errors import BadData, BadModel, BadOption, MissingTool, Unsupported
 from onnxc.runtime.library import Library, check_inputs, empty_aligned
 
+from .conftest import random_feeds
+
 
 @pytest.fixture(scope="module")
 def folder(small_model, tmp_path_factory) -> Path:
@@ -233,6 +235,14 @@ def test_a_failed_build_leaves_the_old_files(small_model, folder, tmp_path, monk
 def test_names_that_c_does_not_take(small_model, tmp_path, name):
     with pytest.raises(BadOption, match="cannot name a C library"):
         compile_model(small_model, tmp_path, name=name)
+
+
+@pytest.mark.parametrize("name", ["subnet_net", "pool", "decode", "weights"])
+def test_names_that_look_like_ours(shared_model, tmp_path, name):
+    compile_model(shared_model, tmp_path, name=name, threads=2, weights="coded", program=True)
+    library = Library(tmp_path)
+    assert library.run(random_feeds(library))["z"].shape == (1, 10)
+    assert subprocess.run([tmp_path / f"run_{name}"], check=False, stdout=subprocess.DEVNULL).returncode == 0
 
 
 def test_other_bad_options(small_model, tmp_path):
