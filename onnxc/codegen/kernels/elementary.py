@@ -50,9 +50,12 @@ def _exp(x):
 
     dtype = str(x.ty.dtype)
     bounded = tirx.max(tirx.min(x, _splat(x, EXP_MOST)), _splat(x, EXP_LEAST))
-    # the shift by 127.5 makes truncation a rounding, and leaves the exponent's bias in place
-    biased = (bounded * _splat(x, LOG2E) + _splat(x, 127.5)).astype(dtype.replace("float", "int"))
-    n = biased.astype(dtype) - _splat(x, 127.0)
+    # beyond 2^23 a float32 has no fraction: the sum is rounded, and its low bits are n with the exponent's bias. A
+    # conversion to integers would do the same, but has no vectors on some machines
+    shift = _splat(x, 1.5 * 2**23 + 127)
+    shifted = bounded * _splat(x, LOG2E) + shift
+    n = shifted - shift
+    biased = tirx.reinterpret(dtype.replace("float", "int"), shifted)
     r = bounded - n * _splat(x, LN2_HIGH) - n * _splat(x, LN2_LOW)
     value = _horner(r, [_splat(x, c) for c in EXP]) * r * r + r + _splat(x, 1.0)
     # twice 2^(n - 1), for 2^128 is no float32
