@@ -173,7 +173,7 @@ def test_sensitivity_keeps_layers_that_cannot_bear_it():
     model, x = chain()
     assert not binarised(model, {"x": x}, bear=200.0)[1].edits
     every = binarised(model, {"x": x}, bear=-100.0)[1]
-    assert sum("weights bwn" in e.what for e in every.edits) == 2
+    assert sum("weights hashing" in e.what for e in every.edits) == 2
     _, report = binarised(model, {"x": x}, bear=200.0)
     assert any("alone it leaves the outputs" in r.reason for r in report.refusals)
 
@@ -191,7 +191,7 @@ def test_xnor_is_the_published_product():
     w = rng.normal(size=(4, 6, 3, 3)).astype(np.float32)
     x = rng.normal(size=(5, 6, 7, 7)).astype(np.float32)
     model = model_of(HEAD + " g (float[N,6,7,7] x) => (float[N,4,P,Q] y) { y = Conv<strides=[2,2]>(x, w) }", w=w)
-    done, _ = binarised(model, {"x": x}, inputs="xnor", correct=False, **ALL)
+    done, _ = binarised(model, {"x": x}, inputs="xnor", weights="bwn", correct=False, **ALL)
     windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (2, 3))[:, :, ::2, ::2]
     k = np.abs(windows).mean((1, 4, 5))
     alpha = np.abs(w).mean((1, 2, 3))
@@ -332,7 +332,7 @@ def test_golden(name, update_golden):
     model = onnxc.load(before)
     shape = [d if isinstance(d, int) else 4 for d in model.inputs[0].shape]
     x = ((np.arange(np.prod(shape)) * 5 % 17 - 8) / 4).reshape(shape).astype(np.float32)
-    after, report = binarised(model, {model.inputs[0].name: x}, correct=False, first=True)
+    after, report = binarised(model, {model.inputs[0].name: x}, weights="bwn", correct=False, first=True)
     golden.compare("binary", name, golden.text_of(after, report), update=update_golden)
 
 

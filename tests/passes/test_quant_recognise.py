@@ -308,6 +308,18 @@ def test_the_trained_binary_network_keeps_every_prediction(passes, tmp_path):
     assert np.array_equal(before.argmax(1), after.argmax(1))
 
 
+@pytest.mark.parametrize("opset", [7, 9, 10])
+def test_old_models_are_raised_where_something_changes(opset):
+    w = np.where(np.random.default_rng(0).normal(size=(64, 70)) >= 0, 1, -1).astype(np.float32)
+    text = HEAD.format(opset=opset) + " g (float[N,70] x) => (float[N,64] y) { y = Gemm<transB=1>(x, w, b) }"
+    done, report = recognised(model_of(text, w=w, b=np.zeros(64, np.float32)))
+    assert done.opset == 13 and any("raised from opset" in n for n in report.notes)
+    plain, _ = recognised(
+        model_of(text, w=np.random.default_rng(1).normal(size=w.shape).astype(np.float32), b=np.zeros(64, np.float32))
+    )
+    assert plain.opset == opset
+
+
 def test_options_are_checked():
     with pytest.raises(BadOption, match="0 to 8"):
         make("quant.recognise", {"bits": 9})

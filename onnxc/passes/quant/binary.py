@@ -46,7 +46,7 @@ class QuantBinary(Pass):
     reaches them. store: weights as packed bits, or as floats. skip: globs of nodes to leave alone.
     """
 
-    weights: Literal["bwn", "residual", "ternary", "proximal", "hashing", "admm", "none"] = "bwn"
+    weights: Literal["bwn", "residual", "ternary", "proximal", "hashing", "admm", "none"] = "hashing"
     weight_bits: int = 2
     inputs: Literal["sign", "xnor", "horq", "hwgq", "uniform", "two_step", "none"] = "sign"
     bits: int = 2
