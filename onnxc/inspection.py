@@ -187,7 +187,7 @@ def _feeds_one(node: gs.Node) -> bool:
 
 def _group(g) -> ChannelGroup:
     def names(role: str) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(m.node.name for m in g.members if m.role == role))
+        return tuple(dict.fromkeys(m.layer.name for m in g.members if m.role == role))
 
     return ChannelGroup(g.name, g.size, names("makes"), names("contracts"), names("follows"))
 

@@ -130,6 +130,14 @@ CASES = {
             [a] a = Conv<pads=[1,1,1,1]>(xd, w) aq = QuantizeLinear(a, sx, zx) h = DequantizeLinear(aq, sx, zx) {LAST}""",
         {"wh": (5, 12, 3, 3)} | QDQ,
     ),
+    "quantised throughout": lambda: network(
+        """xq = QuantizeLinear(x, sx, zx) xd = DequantizeLinear(xq, sx, zx) w = DequantizeLinear<axis=0>(qw, sw, zw)
+           b = DequantizeLinear<axis=0>(qb, sb, zb) [a] a = Conv<pads=[1,1,1,1]>(xd, w, b) aq = QuantizeLinear(a, sx, zx)
+           h = DequantizeLinear(aq, sx, zx) v = DequantizeLinear<axis=0>(qv, sv, zv) [head] y = Conv<pads=[1,1,1,1]>(h, v)""",
+        QDQ | {"qb": np.arange(12, dtype=np.int32) * 40, "sb": np.full(12, 5e-4, np.float32), "zb": np.zeros(12, np.int32),
+               "qv": np.random.default_rng(2).integers(-127, 127, (5, 12, 3, 3), np.int8),
+               "sv": np.full(5, 0.01, np.float32), "zv": np.zeros(5, np.int8)},
+    ),
 }  # fmt: skip
 
 
@@ -169,6 +177,24 @@ def test_heads_go_whole_or_all_heads_get_narrower():
     small, _ = apply(make("prune", {"ratio": 0.5}), model)
     shapes = {n.name: n.inputs[1].values.shape for n in small.nodes if n.name in ("q", "k", "v", "o")}
     assert shapes["q"] == shapes["k"] == (16, 16) and shapes["v"] == (16, 16) and shapes["o"] == (16, 16)
+
+
+def test_codes_are_rated_by_what_they_stand_for():
+    """Channel 3 has the largest codes and the smallest scale: it goes first."""
+    model = CASES["quantised throughout"]()
+    made = {c.name: c for c in model.constants().values()}
+    node = next(n for n in model.nodes if any(t is made["qw"] for t in n.inputs))
+    model.set_weight(
+        node, 0, np.full((12, 3, 3, 3), 20, np.int8) + 100 * (np.arange(12) == 3)[:, None, None, None].astype(np.int8)
+    )
+    model.set_weight(node, 1, np.where(np.arange(12) == 3, 1e-6, 0.01).astype(np.float32))
+    reader = next(n for n in model.nodes if any(t is made["qv"] for t in n.inputs))
+    model.set_weight(reader, 0, np.full((5, 12, 3, 3), 9, np.int8))
+    (group,) = groups(model)
+    assert group.name == "a" and group.scores.argmin() == 3
+    small, report = apply(make("prune", {"ratio": 0.08}), model)
+    assert [e.node for e in report.edits] == ["a"] and [r.node for r in report.refusals] == ["head"]
+    assert not np.isclose(small.constants()[node.inputs[1].name].values, 1e-6).any()
 
 
 def test_a_symbolic_batch_stays_symbolic():

@@ -15,12 +15,22 @@ from ...ir.model import Model
 
 @dataclass
 class Member:
-    """A weight axis that holds the group's atom: input `i` of `node`, position `d`. role: what the node does with it."""
+    """A weight axis that holds the group's atom: input `i` of `node`, position `d`. role: what its layer does with it.
+
+    layer: the node that computes with the weight; another than `node` where that is a DequantizeLinear.
+    """
 
     node: gs.Node
     i: int
     d: int
     role: str  # "makes", "contracts" or "follows"
+    layer: gs.Node
+
+    @property
+    def values(self) -> np.ndarray:
+        """The weight as its layer sees it."""
+        stored = self.node.inputs[self.i].values
+        return stored if self.layer is self.node else dequantised(self.node, stored)
 
 
 @dataclass
@@ -38,7 +48,7 @@ class Group:
     def name(self) -> str:
         """The first node that makes these channels, else the first that holds them."""
         makers = [m for m in self.members if m.role == "makes"] or self.members
-        return makers[0].node.name
+        return makers[0].layer.name
 
 
 STATISTICS = {"none": (), "window": ("window",), "all": ("window", "statistic")}
@@ -59,16 +69,19 @@ def groups(model: Model, analysis: Analysis, statistics: str = "window") -> list
     found: dict[Atom, Group] = {}
     for node in model.nodes:
         facts = analysis.facts[node.name]
-        contracted = {a for i, d in facts.contracted for a in atoms(_axis(analysis, node, i, d))}
+        layer = reader_of_codes(model, analysis, node)
+        does = facts if layer is None else analysis.facts[layer.name]
+        contracted = {a for i, d in does.contracted for a in atoms(_axis(analysis, layer or node, i, d))}
         for i, t in enumerate(node.inputs):
             if not isinstance(t, gs.Constant) or i in facts.operands:
                 continue
+            codes = layer is not None and i == 0
             for d, axis in enumerate(analysis.uses[node.name, i]):
                 for a in atoms(axis):
                     if free(a):
                         role = (
                             "follows"
-                            if not facts.iteration or t.values.ndim < 2
+                            if not (facts.iteration or codes) or t.values.ndim < 2
                             else "contracts"
                             if a in contracted
                             else "makes"
@@ -76,9 +89,35 @@ def groups(model: Model, analysis: Analysis, statistics: str = "window") -> list
                         group = found.setdefault(a, Group(a))
                         last = group.members[-1] if group.members else None  # an axis may hold an atom twice
                         if last is None or last.node is not node or (last.i, last.d) != (i, d):
-                            group.members.append(Member(node, i, d, role))
+                            group.members.append(Member(node, i, d, role, layer if codes else node))
     minor = {a for axis in analysis.all_axes() for a in _minor_factors(axis, free)}
     return [g for a, g in found.items() if a not in minor and any(m.role != "follows" for m in g.members)]
+
+
+def reader_of_codes(model: Model, analysis: Analysis, node: gs.Node) -> gs.Node | None:
+    """The layer that alone reads what the DequantizeLinear `node` makes of stored codes, or None."""
+    if not model.is_standard(node, "DequantizeLinear") or not isinstance(node.inputs[0], gs.Constant):
+        return None
+    readers = node.outputs[0].outputs
+    return readers[0] if len(readers) == 1 and analysis.facts[readers[0].name].iteration else None
+
+
+def dequantised(node: gs.Node, codes: np.ndarray) -> np.ndarray:
+    """What the DequantizeLinear `node` makes of its stored codes, float32: one scale, one for each index of an axis, or
+    one for each block along it. Scales that are no constants count as 1."""
+    operands = [t.values if isinstance(t, gs.Constant) else None for t in node.inputs[1:3]] + [None]
+    scale = np.float32(1) if operands[0] is None else operands[0].astype(np.float32)
+    zero = np.float32(0) if operands[1] is None else operands[1].astype(np.float32)
+    axis = node.attrs.get("axis", 1) % codes.ndim
+
+    def spread(x: np.ndarray) -> np.ndarray:
+        if x.size == 1:
+            return x.reshape(())
+        if x.ndim == 1:
+            return x.reshape([-1 if k == axis else 1 for k in range(codes.ndim)])
+        return np.repeat(x, -(-codes.shape[axis] // x.shape[axis]), axis).take(range(codes.shape[axis]), axis)
+
+    return (codes.astype(np.float32) - spread(zero)) * spread(scale)
 
 
 def _axis(analysis: Analysis, node: gs.Node, i: int, d: int) -> Axis:
@@ -143,9 +182,14 @@ def frozen_layers(model: Model, analysis: Analysis, statistics: str = "window") 
         if out is None:
             continue
         for i, t in enumerate(node.inputs):
-            if not isinstance(t, gs.Constant) or t.values.ndim < 2:
+            maker = t.inputs[0] if t.inputs else None
+            if maker is not None and reader_of_codes(model, analysis, maker) is node:
+                axes = analysis.axes[t.name]
+            elif isinstance(t, gs.Constant) and t.values.ndim > 1:
+                axes = analysis.uses[node.name, i]
+            else:
                 continue
-            made = [a for a in analysis.uses[node.name, i] if any(same(a, b) for b in out)]
+            made = [a for a in axes if any(same(a, b) for b in out)]
             reason = next((r for a in made if extent(a) != 1 and (r := fixed(a))), None)
             if reason:
                 found.append((node.name, reason))

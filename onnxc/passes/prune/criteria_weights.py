@@ -40,11 +40,11 @@ def distances(weight: np.ndarray, axis: int) -> np.ndarray:
 
 
 def members(scene: Scene, group, wanted: Callable[[Member, np.ndarray], bool]):
-    """The members of `group` that are floating and `wanted`."""
+    """(member, its weight) of those of `group` that are floating and `wanted`."""
     for m in group.members:
-        weight = m.node.inputs[m.i].values
+        weight = m.values
         if weight.dtype.kind == "f" and wanted(m, weight):
-            yield m
+            yield m, weight
 
 
 def _matrices(m: Member, weight: np.ndarray) -> bool:
@@ -56,11 +56,11 @@ def rate_members(scene: Scene, rate: Rate, wanted=_matrices) -> dict[Atom, list[
     cache: dict[tuple, dict[Atom, np.ndarray]] = {}
     found: dict[Atom, list[np.ndarray]] = {}
     for group in scene.groups:
-        for m in members(scene, group, wanted):
+        for m, weight in members(scene, group, wanted):
             key = (m.node.name, m.i, m.d)
             if key not in cache:
                 axis = scene.analysis.uses[m.node.name, m.i][m.d]
-                cache[key] = by_atom(rate, m.node.inputs[m.i].values, m.d, axis)
+                cache[key] = by_atom(rate, weight, m.d, axis)
             found.setdefault(group.atom, []).append(cache[key][group.atom])
     return found
 

@@ -51,7 +51,7 @@ class EditableGroup:
         return self.group.members
 
     def __str__(self) -> str:
-        parts = [f"{m.node.name}.{m.node.inputs[m.i].name}[{m.d}] {m.role}" for m in self.members]
+        parts = [f"{m.layer.name}.{m.node.inputs[m.i].name}[{m.d}] {m.role}" for m in self.members]
         return f"{self.name}: {int(self.mask.sum())} of {self.size} channels in\n  " + "\n  ".join(parts)
 
 

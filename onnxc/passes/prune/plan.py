@@ -145,8 +145,8 @@ def inner(model: Model, analysis: Analysis, found: list[Group]) -> tuple[list[Gr
 
 def matching(found: list[Group], pattern: str, option: str, pass_name: str) -> list[Group]:
     """The groups that a glob on node names selects: those that a matching node makes, or reads, or follows."""
-    chosen = [g for g in found if any(m.role == "makes" and fnmatchcase(m.node.name, pattern) for m in g.members)]
-    chosen = chosen or [g for g in found if any(fnmatchcase(m.node.name, pattern) for m in g.members)]
+    chosen = [g for g in found if any(m.role == "makes" and fnmatchcase(m.layer.name, pattern) for m in g.members)]
+    chosen = chosen or [g for g in found if any(fnmatchcase(m.layer.name, pattern) for m in g.members)]
     if not chosen:
         names = ", ".join(dict.fromkeys(g.name for g in found[:4]))
         raise BadOption(

@@ -58,6 +58,8 @@ def _mergeable(model: Model, analysis: Analysis, group: Group) -> bool:
     """Whether some stored weight makes the channels and nothing but stored weights sums over them."""
     if group.atom.soft is not None or all(m.role != "makes" for m in group.members):
         return False
+    if any(m.layer is not m.node for m in group.members):  # codes cannot be added up
+        return False
     stored = {m.node.name for m in group.members if m.role == "contracts"}
     for node in model.nodes:
         for i, d in analysis.facts[node.name].contracted:
