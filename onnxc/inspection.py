@@ -215,7 +215,10 @@ GROUP_COLUMNS = (
     *(tables.Column("coupled channels", number=False), tables.Column("size"), tables.Column("made by", number=False)),
     tables.Column("summed over by", number=False),
 )
-QUANTISERS = ("QuantizeLinear", "DequantizeLinear", "ai.onnxc.Lookup", "ai.onnxc.HashedLookup")
+QUANTISERS = (
+    *("QuantizeLinear", "DequantizeLinear", "ai.onnxc.Lookup", "ai.onnxc.HashedLookup", "ai.onnxc.Quantize"),
+    *("ai.onnxc.ResidualBinarize", "ai.onnxc.DynamicResidualBinarize"),
+)
 FEW = 24
 """Lines of a list that are shown without `verbose`."""
 
