@@ -182,6 +182,28 @@ def test_a_product_by_planes_is_the_product_of_the_reconstruction(rows, k, order
     assert np.allclose((planes @ w.T).T @ scales, w @ (scales @ planes))
 
 
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_a_convolution_by_planes_is_that_of_the_reconstruction(order):
+    """sum_k a_k (B_k * W), each B_k of +-1, against ResidualBinarize and Conv in ONNX Runtime; 63 inputs of an output."""
+    rng = np.random.default_rng(order)
+    x = rng.normal(size=(2, 7, 9, 8)).astype(np.float32)
+    w = np.where(rng.normal(size=(5, 7, 3, 3)) >= 0, 1, -1).astype(np.float32)
+    scales = quantisers.residual(x.ravel(), order)[0].astype(np.float32)
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 13]>
+        g (float[N,7,9,8] x) => (float[N,5,7,6] y) { y = Conv(x, w) }""")
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(w, "w"))
+    model = load(proto)
+    node = model.nodes[0]
+    node.inputs[0] = functions.call(model, "ResidualBinarize", [node.inputs[0], scales], before=node).outputs[0]
+    by_planes, left = 0, x
+    for a in scales:
+        plane = quantisers.binarize(left)
+        windows = np.lib.stride_tricks.sliding_window_view(plane, (3, 3), (2, 3))
+        by_planes = by_planes + a * np.einsum("nchwij,ocij->nohw", windows, w)
+        left = left - a * plane
+    assert np.allclose(Session(model.to_proto()).run({"x": x})["y"], by_planes, atol=1e-4)
+
+
 def test_the_pattern_of_the_published_example():
     """Four numbers: the inner product by one plane is 289 % off, by two 19 %, by three 2.5 %."""
     x, w = np.array([1.4, -1.5, -0.6, -0.3]), np.array([0.2, 0.6, -1.2, -1.7])
