@@ -29,7 +29,7 @@ from onnx import helper, numpy_helper
 
 from onnxc.codegen import compile_model
 from onnxc.codegen.cfunction import compile_functions
-from onnxc.codegen.kernels import bits, choose, planes, quantise
+from onnxc.codegen.kernels import bits, choose, cost, planes, quantise
 from onnxc.codegen.kernels.spec import BINARY, Encoding, KernelSpec, PackSpec, Schedule
 from onnxc.codegen.kernels.thresholds import thresholds
 from onnxc.codegen.kernels.tile import each
@@ -249,6 +249,10 @@ def compare(name: str, spec: KernelSpec, target: Target, rounds: int) -> dict:
             if key in rows
         }
         found["share_of_popcount"] = share
+        turn = STEPS * TILE.pixels * TILE.vectors * 1.5 / rows["ceiling"].median  # cycles a second
+        found["cycles"] = {
+            "predicted": cost.cycles(spec, choose(spec, target)[1], target), "measured": rows["conv"].median / 4 * turn,
+        }  # fmt: skip
         found["ceiling_gmac_per_second"] = STEPS * TILE.pixels * TILE.block * 64 / rows["ceiling"].median / 1e9
     return found
 

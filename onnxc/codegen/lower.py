@@ -17,7 +17,7 @@ from onnxc.codegen import layout, match, packing, quantised
 from onnxc.codegen.constants import Constants
 from onnxc.codegen.fewbit import Coded
 from onnxc.codegen.importer import import_onnx
-from onnxc.codegen.kernels import choose, quantise
+from onnxc.codegen.kernels import choose, cost, quantise
 from onnxc.codegen.kernels.spec import Refusal, Schedule
 from onnxc.codegen.packing import Choice
 from onnxc.codegen.static import StaticModel
@@ -238,6 +238,7 @@ class _Lowering:
             "macs": spec.macs,
             "kernel": plan.rule if plan else None,
             "schedule": plan.text() if plan else None,
+            "cycles": cost.cycles(spec, plan, self.target) if plan else None,
             "function": None,
             "refused": [{"rule": r.rule, "reason": r.reason} for r in choice.refusals],
         }
@@ -286,9 +287,24 @@ class _Lowering:
                 form = replace(form, spec=self._on_threads(form))
                 family, plan, declined = choose(form.spec, self.target)
                 refusals += declined
+                if plan is not None and isinstance(form, Coded):
+                    declined = self._slower(form, plan, found)
+                    refusals += declined
+                    plan = None if declined else plan
                 if plan is not None:
                     return Choice(form, family, plan, refusals)
         return Choice(found, None, None, refusals)
+
+    def _slower(self, form: Coded, plan: Schedule, found: match.Found) -> list[Refusal]:
+        """A refusal if the float form of a few-bit kernel is predicted to be faster."""
+        _, other, _ = choose(found.spec, self.target)
+        floats = None if other is None else cost.cycles(found.spec, other, self.target)
+        bits = cost.cycles(form.spec, plan, self.target)
+        if floats is None or bits is None:
+            return []
+        bits += cost.packing_cycles(form.spec)
+        slower = f"predicted to take {bits:.2g} cycles with packing, {other.rule} {floats:.2g}"
+        return [Refusal(plan.rule, slower)] if floats < bits else []
 
     def _on_threads(self, form):
         """The spec for as many threads as are worth their barrier."""

@@ -314,3 +314,21 @@ def test_a_layer_whose_channels_fill_no_vector_leaves_packing_to_a_kernel(same_a
     report, _ = same_as_ort(layers(text, ("Binarize",), w0=signs(20, 64, 1, 1), w1=signs(8, 20, 3, 3)), tolerance=0)
     assert "-> float32" in report.kernels[0]["spec"]
     assert any("multiples of 8 channels" in row["reason"] for row in report.kernels[0]["refused"])
+
+
+def test_few_bits_that_floats_outrun_are_left_to_floats(same_as_ort):
+    """Eight planes by four: 32 products of bits where one of floats does; and a depthwise layer, a word for each channel."""
+    text = """g (float[1,64,8,8] x) => (float[a,b,c,d] y) {
+      q = ai.onnxc.Quantize(x, scale, low, high) y = Conv<pads=[1,1,1,1]>(q, w) }"""
+    limits = {"scale": np.float32(0.25), "low": np.float32(0), "high": np.float32(255)}
+    weights = np.random.default_rng(2).integers(-8, 8, (64, 64, 3, 3)).astype("f")
+    report, _ = same_as_ort(layers(text, ("Quantize",), w=weights, **limits))
+    assert rules(report) == ["float32.direct"]
+    assert any("predicted" in row["reason"] for row in report.kernels[0]["refused"])
+
+
+def test_a_depthwise_layer_of_bits_stays_in_floats(same_as_ort):
+    text = """g (float[1,64,8,8] x) => (float[a,b,c,d] y) {
+      q = ai.onnxc.Binarize(x) y = Conv<pads=[1,1,1,1], group=64>(q, w) }"""
+    report, _ = same_as_ort(layers(text, ("Binarize",), w=signs(64, 1, 3, 3)), tolerance=0)
+    assert rules(report) == ["float32.depthwise"]
