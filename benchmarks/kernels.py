@@ -1,6 +1,6 @@
 """Few-bit kernels against ONNX Runtime: layers, whole networks, and the share of what the machine's popcount allows.
 
-    python benchmarks/kernels.py [--rounds 9] [--only layers,bits,avx2,networks,lce] [--out benchmarks/results/kernels.json]
+    python benchmarks/kernels.py [--rounds 9] [--only layers,bits,avx2,networks] [--larq-python PYTHON] [--out benchmarks/results/kernels.json]
 
 Layers: the packing kernel and the convolution (scale and bias), channels-last floats in and out; "packed" is the
 convolution with thresholds alone, bits in and out. ONNX Runtime runs four of the layer in one session, in a chain where
@@ -410,13 +410,49 @@ def answers(test: Path) -> dict:
     }  # fmt: skip
 
 
-def larq(rounds: int) -> dict:
-    """ResNet-18's binary layers in Larq Compute Engine, where it can be imported."""
-    try:
-        import larq_compute_engine
-    except ImportError:
-        return {"skipped": "larq-compute-engine is not installed"}
-    return {"skipped": f"version {larq_compute_engine.__version__} has no converter here"}
+class Larq:
+    """A layer in Larq Compute Engine, in a Python of its own that has the package; it times itself on request."""
+
+    def __init__(self, python: str, spec: KernelSpec):
+        shape = map(str, (spec.h, spec.w, spec.c, spec.oc, spec.kh))
+        command = [python, str(ROOT / "benchmarks/larq_peer.py"), *shape]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen(command, text=True, **pipes)
+        self.version = self.process.stdout.readline().strip()
+
+    def __call__(self) -> None:
+        self.seconds_per_call(1)
+
+    def seconds_per_call(self, calls: int) -> float:
+        self.process.stdin.write(f"{calls}\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def larq(python: str | None, rounds: int) -> dict:
+    """ResNet-18's binary 3x3 layers in Larq Compute Engine, its best path of two; skipped without a Python that has it."""
+    if (
+        python is None
+        or subprocess.run([python, "-c", "import larq_compute_engine, larq"], capture_output=True).returncode
+    ):
+        return {"skipped": "no Python with larq-compute-engine and larq: --larq-python"}
+    rows, target = [], resolve("native")
+    for h, c in RESNET:
+        spec = binary(h, h, c, c, 3)
+        functions, arrays = few_bit_calls(spec, target, np.random.default_rng(0))
+        kernels = Kernels(functions, target)
+        pack, conv = (kernels.caller(key, *arrays[key]) for key in ("pack", "conv"))
+        peer = Larq(python, spec)
+        found = measure({"onnxc": lambda: (pack(), conv()), "larq": peer}, rounds=rounds, clock="cpu")
+        peer.close()
+        rows.append(
+            {"layer": f"3x3 {c} on {h}x{h}", "larq_milliseconds": found[1].median * 1e3, "by_larq": found[1].ratio}
+        )
+    return {"version": peer.version, "rows": rows, "mean": summary(rows)}
 
 
 PARTS = {"layers": layers, "bits": more_bits, "avx2": avx2, "networks": networks}
@@ -428,6 +464,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(PARTS))
     parser.add_argument("--test", type=Path, help="an .npz of Fashion-MNIST images for binary_fashion")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/kernels.json")
+    parser.add_argument("--larq-python", help="a Python with larq-compute-engine, larq and tensorflow")
     options = parser.parse_args()
     found = json.loads(options.out.read_text()) if options.out.exists() else {}
     found["machine"] = {
@@ -435,7 +472,10 @@ def main() -> None:
         "target": resolve("native").tvm_dict()["mcpu"],
     }
     for part in options.only.split(","):
-        found[part] = PARTS[part](options.rounds)
+        if part:
+            found[part] = PARTS[part](options.rounds)
+    if options.larq_python or "larq" not in found:
+        found["larq"] = larq(options.larq_python, options.rounds)
     if options.test:
         found["answers"] = answers(options.test)
     options.out.write_text(json.dumps(found, indent=1, default=float) + "\n")

@@ -44,7 +44,7 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
         return Refusal(NAME, f"needs {lanes} output channels, found {channels}")
     pixels = spec.n * spec.h * spec.w if spec.pointwise else spec.ow
     best = None
-    for vectors in range(1, min(6, channels // lanes) + 1):
+    for vectors in range(1, min(8, channels // lanes) + 1):
         for height in range(1, min(12, pixels) + 1):
             if height * vectors > target.registers - SPARE:
                 continue
