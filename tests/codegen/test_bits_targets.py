@@ -18,13 +18,14 @@ from onnxc.runtime.emulate import open_library
 
 from . import bulk, cross
 from .conftest import error, run_ort
-from .test_bits import CALM
+from .test_bits import CALM, layers, signs
 from .test_targets import images, ready
 
-# what counts bits, by machine
+# families that a machine takes
 MACHINES = {
-    "x86-64-v2": "bytes", "x86-64-v3": "bytes", "x86-64-v4": "bytes", "aarch64": "bytes", "armv7": "bytes",
-    "riscv64": "direct", "riscv64-v": "direct",
+    "x86-64-v2": {"bytes", "lookup", "direct"}, "x86-64-v3": {"bytes", "lookup", "direct"},
+    "x86-64-v4": {"bytes", "lookup", "direct"}, "aarch64": {"bytes", "lookup", "direct"}, "armv7": {"bytes", "direct"},
+    "riscv64": {"direct"}, "riscv64-v": {"direct"},
 }  # fmt: skip
 
 
@@ -51,7 +52,60 @@ SPECS = [
 def test_every_integer_of_every_machine(name, tmp_path):
     ready(name)
     rules = cross.check_integers(SPECS, TARGETS[name], tmp_path)
-    assert all(rule.startswith(f"bits.{MACHINES[name]}") for rule in rules[:-1])
+    assert {rule.split(".")[1] for rule in rules} == MACHINES[name]
+
+
+@pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3", "aarch64"])
+def test_lookup_of_every_sort(name, tmp_path):
+    """Tails of channels, odd numbers of steps, overlapping blocks, groups, dilation, flat products, two planes of weights."""
+    ready(name)
+    u = [bits(n, "unsigned") for n in range(1, 5)]
+    specs = [
+        bulk.make(h=5, w=7, c=70, oc=40, activation=u[1], weight=BINARY),
+        bulk.make(h=4, w=9, c=64, oc=64, activation=u[1], weight=bits(2, "signed"), pad_value=1),
+        bulk.make(h=6, w=5, c=5, oc=33, k=(1, 3), stride=(1, 2), activation=u[2], weight=bits(2, "bipolar")),
+        bulk.make(
+            h=6, w=6, c=30, oc=32, k=(2, 2), dilation=(1, 2), groups=2, activation=bits(2, "bipolar"), weight=BINARY
+        ),
+        bulk.make(h=1, w=9, c=130, oc=35, k=(1, 1), pads=(0, 0, 0, 0), activation=u[3], weight=bits(3, "signed")),
+        bulk.make(h=3, w=3, c=230, oc=32, activation=u[3], weight=bits(1, "signed")),
+    ]
+    rules = cross.check_integers(specs, TARGETS[name], tmp_path, family=kernels.lookup)
+    assert set(rules) == {f"bits.lookup.{TARGETS[name].chain}"}
+
+
+@CALM
+@given(chosen=st.lists(bulk.specs(), min_size=6, max_size=6, unique=True), seed=st.integers(0, 99))
+def test_lookup_of_any_layer(tmp_path_factory, chosen, seed):
+    ready("x86-64-v3")
+    taken = [spec for spec in chosen if not isinstance(kernels.lookup.schedule(spec, TARGETS["x86-64-v3"]), Refusal)]
+    if taken:
+        folder = tmp_path_factory.mktemp("lookup")
+        cross.check_integers(taken, TARGETS["x86-64-v3"], folder, seed, kernels.lookup)
+
+
+def test_lookup_on_two_threads(tmp_path):
+    ready("x86-64-v3")
+    text = "g (float[1,64,40,40] x) => (float[a,b,c,d] y) { q = ai.onnxc.Binarize(x) y = Conv<pads=[1,1,1,1]>(q, w) }"
+    model = layers(text, ("Binarize",), w=signs(64, 64, 3, 3))
+    x = np.random.default_rng(3).standard_normal((1, 64, 40, 40)).astype("f")
+    report = compile_model(model, tmp_path, name="net", target="x86-64-v3", threads=2)
+    assert report.kernels[0]["kernel"] == "bits.lookup.x86_64"
+    assert np.array_equal(open_library(tmp_path).run({"x": x})["y"], run_ort(model, {"x": x})["y"])
+
+
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"activation": bits(2, "signed")}, "unsigned or bipolar"),
+        ({"activation": bits(4, "unsigned"), "c": 300}, "16 bits"),
+        ({"oc": 7}, "output channels"),
+    ],
+)
+def test_what_is_not_looked_up(changes, reason):
+    base = {"activation": bits(2, "unsigned"), "weight": BINARY, "oc": 32}
+    answer = kernels.lookup.schedule(bulk.make(**(base | changes)), TARGETS["x86-64-v3"])
+    assert isinstance(answer, Refusal) and reason in answer.reason
 
 
 @pytest.mark.parametrize("name", ["x86-64-v3", pytest.param("x86-64-v4", marks=pytest.mark.slow)])

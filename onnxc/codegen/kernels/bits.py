@@ -92,23 +92,30 @@ def emit(spec: KernelSpec, plan: Schedule, name: str, pair: Callable = count_wor
             T.func_name(name)
             x = T.arg("x", T.buffer(planes.packed_shape(spec), "uint64"))
             w = T.arg("w", T.buffer(shape or packed_shape(spec, plan), "uint64"))
-            constants = T.arg("constants", T.buffer(planes.table_shape(spec), table_dtype(spec)))
-            if spec.epilogue[:1] == (("threshold", True),):
-                extra = [T.arg("flip", T.buffer((spec.oc,), "int64"))]
-            else:
-                extra = [T.arg(label, T.buffer(shape, spec.dtype)) for label, shape in operands(spec)]
-            out = Results(spec, plan.lanes)
-            T.func_attr({"tirx.noalias": True, "op_pattern": 8})
-            out.start()
-            _loops(spec, plan, x, w, (constants, extra), out, pair)
+            read, out = declare_rest(spec, plan.lanes)
+            _loops(spec, plan, x, w, read, out, pair)
     return builder.get()
+
+
+def declare_rest(spec: KernelSpec, lanes: int) -> tuple[tuple, Results]:
+    """The operands after the weights: ((constants, the epilogue's operands), results)."""
+    from tvm.script.ir_builder import tirx as T
+
+    constants = T.arg("constants", T.buffer(planes.table_shape(spec), table_dtype(spec)))
+    if spec.epilogue[:1] == (("threshold", True),):
+        extra = [T.arg("flip", T.buffer((spec.oc,), "int64"))]
+    else:
+        extra = [T.arg(label, T.buffer(shape, spec.dtype)) for label, shape in operands(spec)]
+    out = Results(spec, lanes)
+    T.func_attr({"tirx.noalias": True, "op_pattern": 8})
+    out.start()
+    return (constants, extra), out
 
 
 def _loops(spec: KernelSpec, plan: Schedule, x, w, read: tuple, out: Results, pair: Callable) -> None:
     from tvm import tirx
     from tvm.script.ir_builder import tirx as T
 
-    constants, extra = read
     flat = spec.pointwise and not out.padded
     images, oh, ow = (1, 1, spec.n * spec.h * spec.w) if flat else (spec.n, spec.oh, spec.ow)
     oc = spec.oc // spec.groups
@@ -119,21 +126,25 @@ def _loops(spec: KernelSpec, plan: Schedule, x, w, read: tuple, out: Results, pa
         channel0 = g * oc + tirx.min(block * plan.block, oc - plan.block)
         each(plan, lambda p, c, i: T.buffer_store(acc, tirx.const(0, "int64"), [i]))
         count(spec, plan, acc, x, w, (g, g * blocks + block, n, row, first), flat, pair)
-        class_ = _class_of(spec, row, first)
-        for pixel, vector in itertools.product(range(plan.pixels), range(plan.vectors)):
-            channel = vector_of(channel0 + vector * plan.lanes, plan.lanes)
-            counted = acc[vector_of((pixel * plan.vectors + vector) * plan.lanes, plan.lanes)]
-            constant = constants[at(constants, class_(pixel) * spec.oc + channel)]
-            offset = ((n * oh + row) * ow + first + pixel) * spec.oc + channel
-            if spec.epilogue[:1] == (("threshold", bool(extra)),):
-                out.store_tests(
-                    [_test(spec, counted, constant, extra, channel)],
-                    (n, row, first + pixel),
-                    channel0 + vector * plan.lanes,
-                )
-            else:
-                value = epilogue(spec, _sum(spec, counted, constant, plan.lanes), extra, channel, offset)
-                out.store(value, offset, (n, row, first + pixel), channel0 + vector * plan.lanes)
+        store_tile(spec, plan, lambda at_: acc[at_], read, out, (n, row, first, channel0, oh, ow))
+
+
+def store_tile(spec: KernelSpec, tile: Schedule, counted: Callable, read: tuple, out: Results, where: tuple) -> None:
+    """Stores the results of a tile of `tile.pixels` x `tile.vectors` x `tile.lanes`; `counted(index)` is a vector of S."""
+    constants, extra = read
+    n, row, first, channel0, oh, ow = where
+    class_ = _class_of(spec, row, first)
+    for pixel, vector in itertools.product(range(tile.pixels), range(tile.vectors)):
+        channel = vector_of(channel0 + vector * tile.lanes, tile.lanes)
+        found = counted(vector_of((pixel * tile.vectors + vector) * tile.lanes, tile.lanes))
+        constant = constants[at(constants, class_(pixel) * spec.oc + channel)]
+        offset = ((n * oh + row) * ow + first + pixel) * spec.oc + channel
+        if spec.epilogue[:1] == (("threshold", bool(extra)),):
+            tests = [_test(spec, found, constant, extra, channel)]
+            out.store_tests(tests, (n, row, first + pixel), channel0 + vector * tile.lanes)
+        else:
+            value = epilogue(spec, _sum(spec, found, constant, tile.lanes), extra, channel, offset)
+            out.store(value, offset, (n, row, first + pixel), channel0 + vector * tile.lanes)
 
 
 def _sum(spec: KernelSpec, counted, constant, lanes: int):
