@@ -16,8 +16,11 @@ from ...ir.qtype import QType
 from ...ir.verify import verify
 from ..base import Context, Pass, Report, register
 from ..opset import raise_opset
+from ..prune.linear import add_to_bias
 from . import products
 from .affine import affine
+from .entropy import entropy
+from .fitted import Fitted, fit, requests
 from .placement import KNOWN, PRODUCTS, Placement, place
 from .qdq import BY_AXIS, Writer
 from .ranges import CALIBRATORS, Statistics, percentile
@@ -44,7 +47,11 @@ class QuantInt8(Pass):
     bits: of weights, 2 to 8; fewer than 8 are stored one to a byte (they code better). per_channel: a scale for each
     output channel. symmetric: activations int8 with zero point 0, for accelerators that want that; ONNX Runtime then
     keeps convolutions with a Relu in float. calibration: how a range follows from the values seen: all (minmax), all
-    but a few at the ends (percentile: the share kept, in percent, 99.99 by default), or least squared error (mse).
+    but a few at the ends (percentile: the share kept, in percent, 99.99 by default), least squared error (mse), or least
+    relative entropy (entropy). rounding: of weights, each by itself (nearest), or so that a layer's outputs change least:
+    gptq hands each error on to the weights that follow; adaptive also makes up for what layers ahead have lost, and then
+    moves weight by weight. bias_correction: let biases take the mean error of each output, seen on data (gptq and
+    adaptive always do).
     ops: operators to quantise; all that are known by default. skip: globs of names of nodes to leave in float.
 
     Models older than opset 13 are raised to it; where that fails, opsets 10 to 12 get one scale per weight.
@@ -53,8 +60,10 @@ class QuantInt8(Pass):
     bits: int = 8
     per_channel: bool = True
     symmetric: bool = False
-    calibration: Literal["minmax", "percentile", "mse"] = "minmax"
+    calibration: Literal["minmax", "percentile", "entropy", "mse"] = "minmax"
     percentile: float | None = None
+    rounding: Literal["nearest", "gptq", "adaptive"] = "nearest"
+    bias_correction: bool = False
     ops: list | str | None = None
     skip: list | str | None = None
 
@@ -83,7 +92,7 @@ class QuantInt8(Pass):
         self._raise(model, ctx, report)
         plan = place(model, lambda node: node.name in chosen if node.op in PRODUCTS else self._lets(node))
         quantisers = self._calibrate(model, ctx, plan, report)
-        self._write(model, plan, quantisers, report)
+        self._write(model, ctx, plan, quantisers, report)
         return report
 
     def _products(self, model: Model, types: dict[str, int], report: Report) -> set[str]:
@@ -125,7 +134,7 @@ class QuantInt8(Pass):
             for group, sources in plan.sources.items():
                 for name in sources:
                     seen[group].add(batch[name])
-        calibrator = CALIBRATORS[self.calibration]
+        calibrator = entropy if self.calibration == "entropy" else CALIBRATORS[self.calibration]
         if self.percentile is not None:
             calibrator = partial(percentile, share=self.percentile)
         quantisers, tensors = {}, model.tensors()
@@ -139,27 +148,57 @@ class QuantInt8(Pass):
             quantisers[group] = affine(low, high, symmetric=self.symmetric)
         return quantisers
 
-    def _write(self, model: Model, plan: Placement, quantisers: dict[str, QType], report: Report) -> None:
-        writer = Writer(model)
+    def _write(self, model: Model, ctx: Context, plan: Placement, quantisers: dict[str, QType], report: Report) -> None:
+        writer, real = Writer(model), model.copy()
         nodes = {n.name: n for n in model.nodes}
         kind = "int8" if self.symmetric else "uint8"
-        for name, role in plan.nodes.items():
-            node = nodes[name]
-            if node.op == "Sum":
-                node.op = "Add"  # of two: the same, and there is a kernel for it
-            if role == "product":
-                x = node.inputs[0].name
-                done = writer.product(products.read(node), quantisers[plan.group[x]].scale, self.bits, self.per_channel)
-                report.edit(name, f"{node.op}: {done}, input {x} to {kind}")
-            else:
-                shared = ", scale shared with its output" if role == "mover" else ""
-                report.edit(name, f"{node.op}: reads {kind}{shared}")
+        reads = {name: nodes[name].inputs[0].name for name in plan.nodes}
         tensors = model.tensors()
         for name in plan.tensors:
             group = plan.group[name]
             writer.activation(tensors[name], group, quantisers[group], None if name in plan.whole else set(plan.nodes))
         model.sort()
+        inputs = {name: quantisers[plan.group[reads[name]]] for name, role in plan.nodes.items() if role == "product"}
+        said = self._weights(model, real, ctx, writer, inputs, report)
+        for name, role in plan.nodes.items():
+            node = nodes[name]
+            if node.op == "Sum":
+                node.op = "Add"  # of two: the same, and there is a kernel for it
+            if role == "product":
+                report.edit(name, f"{node.op}: {said[name]}, input {reads[name]} to {kind}")
+            else:
+                shared = ", scale shared with its output" if role == "mover" else ""
+                report.edit(name, f"{node.op}: reads {kind}{shared}")
+        model.sort()
         _note_rest(model, plan, set(nodes), report)
+
+    def _weights(
+        self, model: Model, real: Model, ctx: Context, writer: Writer, inputs: dict[str, QType], report: Report
+    ):
+        """Write the products' integers; name -> what was done."""
+        nodes, said = {n.name: n for n in model.nodes}, {}
+
+        def write(name: str, found: Fitted | None = None) -> None:
+            p = products.read(nodes[name])
+            said[name] = writer.product(p, inputs[name].scale, self.bits, self.per_channel, found)
+
+        asked: list = []
+        if self.rounding != "nearest" or self.bias_correction:
+            per_channel = self.per_channel and model.opset >= BY_AXIS
+            wanted = {name: (q, self.bits) for name, q in inputs.items()}
+            asked, refused = requests(real, wanted, per_channel)
+            for name, why in refused.items():
+                report.note(f"{name} is rounded to nearest: {why}")
+        fitted = {r.layer.node.name for r in asked}
+        for name in inputs:
+            if name not in fitted:
+                write(name)
+        for name, found in fit(real, model, asked, self.rounding, ctx) if asked else ():
+            if nodes[name].op == "MatMul" and found.bias is not None:
+                add_to_bias(model, nodes[name], found.bias)
+            write(name, found)
+            model.sort()
+        return said
 
 
 def _note_rest(model: Model, plan: Placement, old: set[str], report: Report) -> None:

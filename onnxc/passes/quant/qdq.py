@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from ...ir.model import Model, read_only
 from ...ir.qtype import QType
 from . import affine
+from .fitted import Fitted
 from .products import Product
 
 BY_AXIS = 13
@@ -25,7 +26,7 @@ class Writer:
         self.model = model
         self._parameters: dict[str, tuple[gs.Constant, gs.Constant]] = {}
         self._weights: dict[tuple, gs.Variable] = {}
-        self._sources: list[np.ndarray] = []  # kept alive: the keys above hold their ids
+        self._sources: list[np.ndarray | None] = []  # kept alive: the keys above hold their ids
 
     def activation(self, t: gs.Variable, group: str, q: QType, readers: set[str] | None) -> None:
         """Quantise `t` for all its readers, or for the nodes named alone. A graph output keeps its name."""
@@ -50,37 +51,49 @@ class Writer:
             self._parameters[group] = scale, self.model.constant(f"{group}_zero_point", q.zero_point)
         return self._parameters[group]
 
-    def product(self, p: Product, x_scale: np.ndarray, bits: int, per_channel: bool) -> str:
+    def product(
+        self, p: Product, x_scale: np.ndarray, bits: int, per_channel: bool, fitted: Fitted | None = None
+    ) -> str:
         """Give the product integer weights, and a bias at the scale of its sums; returns in words what was done."""
         axis = p.axis if per_channel and self.model.opset >= BY_AXIS else None
-        scales = affine.weight_scales(p.weight, axis, bits)
-        if p.bias is not None:
-            # ConvTranspose repeats the scales of one group in every group
-            strongest = np.abs(p.bias).reshape(p.groups, -1).max(0) if axis is not None else np.abs(p.bias)
-            scales = affine.room_for_bias(scales, strongest, x_scale)
+        node, bias, stored = p.node, p.bias, None
+        if fitted is not None:
+            scales, stored = fitted.scale, fitted.stored
+            bias = fitted.bias if node.op != "MatMul" else None
+        else:
+            scales = affine.weight_scales(p.weight, axis, bits)
+            if bias is not None:
+                # ConvTranspose repeats the scales of one group in every group
+                strongest = np.abs(bias).reshape(p.groups, -1).max(0) if axis is not None else np.abs(bias)
+                scales = affine.room_for_bias(scales, strongest, x_scale)
         q = QType(bits, True, scales, np.zeros(scales.shape, np.int8), axis)
-        node, old = p.node, p.node.inputs[1]
-        node.inputs[1] = self._weight(old, p.weight, q)
-        if p.bias is not None:
-            node.inputs[2] = self._bias(node.inputs[2].name or node.name, p, x_scale * scales)
+        node.inputs[1] = self._weight(node.inputs[1], p.weight, q, stored)
+        if bias is not None:
+            self._set_bias(node, bias, x_scale * scales, p.groups)
         for key in ("alpha", "beta"):
             node.attrs.pop(key, None)
         by = "by channel" if axis is not None else "one scale"
         return f"weights {'x'.join(map(str, p.weight.shape))} to int{bits} ({by})"
 
-    def _weight(self, old: gs.Constant, values: np.ndarray, q: QType) -> gs.Variable:
-        key = (id(values), q.bits, q.axis, q.scale.tobytes())
+    def _weight(self, old: gs.Constant, values: np.ndarray, q: QType, stored: np.ndarray | None) -> gs.Variable:
+        key = (id(values if stored is None else stored), q.bits, q.axis, q.scale.tobytes())
         if key not in self._weights:
-            self._sources.append(values)
-            stored = self.model.constant(f"{old.name}_quantized", affine.quantise(values, q))
-            self._weights[key] = self._dequantised(old.name, stored, q)
+            self._sources += [values, stored]
+            integers = affine.quantise(values, q) if stored is None else stored
+            constant = self.model.constant(f"{old.name}_quantized", integers)
+            self._weights[key] = self._dequantised(old.name, constant, q)
         return self._weights[key]
 
-    def _bias(self, name: str, p: Product, scale: np.ndarray) -> gs.Variable:
-        scale = np.tile(scale, p.groups) if scale.ndim else scale
-        stored = self.model.constant(f"{name}_quantized", affine.quantise_bias(p.bias, scale))
+    def _set_bias(self, node: gs.Node, bias: np.ndarray, scale: np.ndarray, groups: int) -> None:
+        scale = np.tile(scale, groups) if scale.ndim else scale
+        name = node.inputs[2].name if len(node.inputs) > 2 and node.inputs[2].name else f"{node.name}_bias"
+        stored = self.model.constant(f"{name}_quantized", affine.quantise_bias(bias, scale))
         q = QType(32, True, scale, np.zeros(scale.shape, np.int32), 0 if scale.ndim else None)
-        return self._dequantised(name, stored, q)
+        made = self._dequantised(name, stored, q)
+        if len(node.inputs) > 2:
+            node.inputs[2] = made
+        else:
+            node.inputs.append(made)
 
     def _dequantised(self, name: str, stored: gs.Constant, q: QType) -> gs.Variable:
         scale = self.model.constant(f"{name}_scale", read_only(np.asarray(q.scale, np.float32)))

@@ -2,7 +2,7 @@
 
 `local` reads the float model alone and takes each product by itself: x' is x through its own quantiser. `sequential`
 goes through the products in graph order and reads x' from the model as quantised so far, so that each product makes up
-for what those ahead of it did (as far as a linear map can); it runs the model twice for each product.
+for what those ahead of it did (as far as a linear map can); it runs the part ahead of each product twice.
 """
 
 from __future__ import annotations
@@ -113,20 +113,20 @@ def solve(
     moments: Moments,
     scales: Callable[[np.ndarray, np.ndarray], np.ndarray],
     top: int,
-    *,
-    descend: bool,
+    how: str,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """(stored integers [g, o, k], scale [g, o, 1], bias [g·o]) of a layer with weights w [g, o, k].
 
     scales: from the real weights and the diagonal of H to the scale of each output. bias: [g·o], or None where the
-    layer can have none: then means cannot be corrected, and count as part of the second moments.
+    layer can have none: then means cannot be corrected, and count as part of the second moments. how: nearest (the bias
+    alone is corrected), gptq, or adaptive (gptq, then coordinate descent).
     """
     h, c, mean, mean_hat = moments.centred() if bias is not None else moments.plain()
-    u = rounding.target(w, h, c)
+    u = w if how == "nearest" else rounding.target(w, h, c)
     h = rounding.damped(h)
     scale = scales(u, np.einsum("gii->gi", h))
-    stored = rounding.gptq(u, h, scale, top)
-    if descend:
+    stored = rounding.nearest(u, scale, top) if how == "nearest" else rounding.gptq(u, h, scale, top)
+    if how == "adaptive":
         stored = rounding.descend(stored, u, h, scale, top)
     if bias is not None:
         shift = np.einsum("gok,gk->go", w, mean) - np.einsum("gok,gk->go", stored * scale, mean_hat)
