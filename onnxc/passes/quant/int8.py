@@ -47,7 +47,7 @@ class QuantInt8(Pass):
     bits: of weights, 2 to 8; fewer than 8 are stored one to a byte (they code better). per_channel: a scale for each
     output channel. symmetric: activations int8 with zero point 0, for accelerators that want that; ONNX Runtime then
     keeps convolutions with a Relu in float. calibration: how a range follows from the values seen: all (minmax), all
-    but a few at the ends (percentile: the share kept, in percent, 99.99 by default), least squared error (mse), or least
+    but a few at the ends (percentile: the share kept, in percent, 99.999 by default), least squared error (mse), or least
     relative entropy (entropy). rounding: of weights, each by itself (nearest), or so that a layer's outputs change least:
     gptq hands each error on to the weights that follow; adaptive also makes up for what layers ahead have lost, and then
     moves weight by weight. bias_correction: let biases take the mean error of each output, seen on data (gptq and

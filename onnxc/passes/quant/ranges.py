@@ -80,7 +80,7 @@ def minmax(s: Statistics, levels: int = 255) -> tuple[float, float]:
     return s.low, s.high
 
 
-def percentile(s: Statistics, levels: int = 255, share: float = 99.99) -> tuple[float, float]:
+def percentile(s: Statistics, levels: int = 255, share: float = 99.999) -> tuple[float, float]:
     """The narrowest interval around zero with at most (100 - share) / 2 percent of all values beyond each end."""
     spare = (1 - share / 100) / 2 * (s.zeros + int(s.counts.sum()))
     low, high = (_cut(s.side(sign), spare) * s.width for sign in (-1, 1))
