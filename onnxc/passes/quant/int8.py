@@ -21,6 +21,7 @@ from . import products
 from .affine import affine
 from .entropy import entropy
 from .fitted import Fitted, fit, requests
+from .mixed import FLOAT, choose
 from .placement import KNOWN, PRODUCTS, Placement, place
 from .qdq import BY_AXIS, Writer
 from .ranges import CALIBRATORS, Statistics, percentile
@@ -44,7 +45,9 @@ class QuantInt8(Pass):
     Weights are symmetric; activations uint8 with a zero point, or int8 without. Bias scales are the products of the
     scales of input and weight. Everything else stays in float, and the report says what.
 
-    bits: of weights, 2 to 8; fewer than 8 are stored one to a byte (they code better). per_channel: a scale for each
+    bits: of weights, 2 to 8; fewer than 8 are stored one to a byte (they code better). auto: each product has its own,
+    or stays in float, by what it alone does to the outputs. mean_bits: with auto, of a weight, on average. snr: with
+    auto, the least signal-to-noise ratio of the outputs in dB, estimated; products stay in float for it. per_channel: a scale for each
     output channel. symmetric: activations int8 with zero point 0, for accelerators that want that; ONNX Runtime then
     keeps convolutions with a Relu in float. calibration: how a range follows from the values seen: all (minmax), all
     but a few at the ends (percentile: the share kept, in percent, 99.999 by default), least squared error (mse), or least
@@ -57,7 +60,9 @@ class QuantInt8(Pass):
     Models older than opset 13 are raised to it; where that fails, opsets 10 to 12 get one scale per weight.
     """
 
-    bits: int = 8
+    bits: int | Literal["auto"] = 8
+    mean_bits: float | None = None
+    snr: float | None = None
     per_channel: bool = True
     symmetric: bool = False
     calibration: Literal["minmax", "percentile", "entropy", "mse"] = "minmax"
@@ -71,8 +76,14 @@ class QuantInt8(Pass):
     needs_data = True
 
     def __post_init__(self):
-        if not 2 <= self.bits <= 8:
-            raise BadOption("option bits does not fit", pass_name=self.name, expected="2 to 8", found=self.bits)
+        if self.bits != "auto" and not 2 <= self.bits <= 8:
+            raise BadOption(
+                "option bits does not fit", pass_name=self.name, expected="2 to 8, or auto", found=self.bits
+            )
+        if (self.bits == "auto") != (self.mean_bits is not None or self.snr is not None):
+            raise BadOption("bits=auto and a bound, mean_bits or snr, need each other", pass_name=self.name)
+        if self.mean_bits is not None and not 3 <= self.mean_bits <= 8:
+            raise BadOption("option mean_bits does not fit", expected="3 to 8", found=self.mean_bits)
         if self.percentile is not None and self.calibration != "percentile":
             raise BadOption("option percentile needs calibration=percentile", pass_name=self.name)
         if self.percentile is not None and not 50 < self.percentile <= 100:
@@ -92,7 +103,15 @@ class QuantInt8(Pass):
         self._raise(model, ctx, report)
         plan = place(model, lambda node: node.name in chosen if node.op in PRODUCTS else self._lets(node))
         quantisers = self._calibrate(model, ctx, plan, report)
-        self._write(model, ctx, plan, quantisers, report)
+        bits = dict.fromkeys(chosen, self.bits)
+        if self.bits == "auto":
+            bits = choose(model, _inputs(model, plan, quantisers), ctx, self.mean_bits, self.snr)
+            for name in (name for name, b in bits.items() if b == FLOAT):
+                chosen.remove(name)
+                report.refuse(name, "stays in float for the sake of snr")
+            plan = place(model, lambda node: node.name in chosen if node.op in PRODUCTS else self._lets(node))
+            quantisers = self._calibrate(model, ctx, plan, report)
+        self._write(model, ctx, plan, quantisers, bits, report)
         return report
 
     def _products(self, model: Model, types: dict[str, int], report: Report) -> set[str]:
@@ -148,7 +167,9 @@ class QuantInt8(Pass):
             quantisers[group] = affine(low, high, symmetric=self.symmetric)
         return quantisers
 
-    def _write(self, model: Model, ctx: Context, plan: Placement, quantisers: dict[str, QType], report: Report) -> None:
+    def _write(
+        self, model: Model, ctx: Context, plan: Placement, quantisers: dict[str, QType], bits: dict, report: Report
+    ) -> None:
         writer, real = Writer(model), model.copy()
         nodes = {n.name: n for n in model.nodes}
         kind = "int8" if self.symmetric else "uint8"
@@ -158,8 +179,8 @@ class QuantInt8(Pass):
             group = plan.group[name]
             writer.activation(tensors[name], group, quantisers[group], None if name in plan.whole else set(plan.nodes))
         model.sort()
-        inputs = {name: quantisers[plan.group[reads[name]]] for name, role in plan.nodes.items() if role == "product"}
-        said = self._weights(model, real, ctx, writer, inputs, report)
+        inputs = _inputs(real, plan, quantisers)
+        said = self._weights(model, real, ctx, writer, inputs, bits, report)
         for name, role in plan.nodes.items():
             node = nodes[name]
             if node.op == "Sum":
@@ -173,19 +194,26 @@ class QuantInt8(Pass):
         _note_rest(model, plan, set(nodes), report)
 
     def _weights(
-        self, model: Model, real: Model, ctx: Context, writer: Writer, inputs: dict[str, QType], report: Report
-    ):
+        self,
+        model: Model,
+        real: Model,
+        ctx: Context,
+        writer: Writer,
+        inputs: dict[str, QType],
+        bits: dict,
+        report: Report,
+    ) -> dict[str, str]:
         """Write the products' integers; name -> what was done."""
         nodes, said = {n.name: n for n in model.nodes}, {}
 
         def write(name: str, found: Fitted | None = None) -> None:
             p = products.read(nodes[name])
-            said[name] = writer.product(p, inputs[name].scale, self.bits, self.per_channel, found)
+            said[name] = writer.product(p, inputs[name].scale, bits[name], self.per_channel, found)
 
         asked: list = []
         if self.rounding != "nearest" or self.bias_correction:
             per_channel = self.per_channel and model.opset >= BY_AXIS
-            wanted = {name: (q, self.bits) for name, q in inputs.items()}
+            wanted = {name: (q, bits[name]) for name, q in inputs.items()}
             asked, refused = requests(real, wanted, per_channel)
             for name, why in refused.items():
                 report.note(f"{name} is rounded to nearest: {why}")
@@ -199,6 +227,13 @@ class QuantInt8(Pass):
             write(name, found)
             model.sort()
         return said
+
+
+def _inputs(model: Model, plan: Placement, quantisers: dict[str, QType]) -> dict[str, QType]:
+    """Of each product the quantiser of what it reads."""
+    nodes = {n.name: n for n in model.nodes}
+    chosen = [name for name, role in plan.nodes.items() if role == "product"]
+    return {name: quantisers[plan.group[nodes[name].inputs[0].name]] for name in chosen}
 
 
 def _note_rest(model: Model, plan: Placement, old: set[str], report: Report) -> None:

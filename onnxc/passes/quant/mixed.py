@@ -1,0 +1,104 @@
+"""Bits product by product, for `quant.int8(bits=auto)`: by how much each disturbs the model's outputs alone (Wu 2020).
+
+A product's noise at b bits is the noise of the outputs, relative to their power, when it alone reads its input in eight
+bits and its weight in b. Noises of different products hardly correlate, so that their sum estimates the whole. Then
+
+- under a mean number of bits per weight, the cheapest steps down come first: least noise added for each bit saved;
+- under a least SNR, products stay in float, those with the most noise for their work first, until the sum is low enough;
+  where it is low enough at eight bits, bits are saved as above as long as it stays so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from ...ir.model import Model
+from ...ir.qtype import QType
+from ...ir.verify import verify
+from ..base import Context
+from . import affine, products
+
+CHOICES = (8, 6, 4, 3)
+FLOAT = 32
+SAMPLES = 32
+
+
+@dataclass
+class Candidate:
+    """A product: weights it holds, multiplications for each sample, relative noise power at each of CHOICES."""
+
+    name: str
+    weights: int
+    work: int
+    noise: dict[int, float]
+    bits: int = 8
+
+    def now(self) -> float:
+        return self.noise.get(self.bits, 0.0)
+
+
+def choose(
+    model: Model, inputs: dict[str, QType], ctx: Context, mean: float | None, snr: float | None
+) -> dict[str, int]:
+    """name -> bits of its weights, FLOAT for what stays as it is. `inputs`: the quantiser of each product's input."""
+    found = _measure(model, inputs, ctx)
+    allowed = np.inf if snr is None else 10 ** (-snr / 10)
+    if snr is not None:
+        for c in sorted(found, key=lambda c: c.noise[8] / max(c.work, 1), reverse=True):
+            if sum(one.now() for one in found) <= allowed:
+                break
+            c.bits = FLOAT
+    total = sum(c.weights for c in found)
+    while mean is None or sum(c.bits * c.weights for c in found) > mean * total:
+        step = _cheapest(found, allowed - sum(c.now() for c in found))
+        if step is None:
+            break
+        step[0].bits = step[1]
+    return {c.name: c.bits for c in found}
+
+
+def _cheapest(found: list[Candidate], spare: float) -> tuple[Candidate, int] | None:
+    """The step down of least noise for each bit saved that adds at most `spare`."""
+    steps = [(c, b) for c in found for b in CHOICES if b < c.bits != FLOAT and c.noise[b] - c.now() <= spare]
+    return min(steps, key=lambda s: (s[0].noise[s[1]] - s[0].now()) / ((s[0].bits - s[1]) * s[0].weights), default=None)
+
+
+def _measure(model: Model, inputs: dict[str, QType], ctx: Context) -> list[Candidate]:
+    feeds = {k: v for k, v in next(iter(ctx.batches(SAMPLES))).items() if k != "labels"}
+    names = [t.name for t in model.outputs]
+    real = ctx.runner(model.to_proto(), feeds, names)
+    analysis = verify(model).analysis
+    found = []
+    for node in model.nodes:
+        if node.name in inputs:
+            shape = [n if isinstance(n, int) else 1 for n in analysis.shape(node.outputs[0].name) or ()]
+            p = products.read(node)
+            positions = prod(shape[2:] if node.op.startswith("Conv") else shape[1:-1])
+            noise = {b: _noise(model, node.name, inputs[node.name], b, real, feeds, ctx) for b in CHOICES}
+            found.append(Candidate(node.name, p.weight.size, p.weight.size * positions, noise))
+    return found
+
+
+def _noise(model: Model, name: str, x: QType, bits: int, real: dict, feeds: dict, ctx: Context) -> float:
+    """The mean over outputs of noise power by signal power with this product alone quantised."""
+    work = model.copy()
+    node = next(n for n in work.nodes if n.name == name)
+    p = products.read(node)
+    scales = affine.weight_scales(p.weight, p.axis, bits)
+    q = QType(bits, True, scales, np.zeros(scales.shape, np.int8), p.axis)
+    alpha = np.float32(node.attrs.get("alpha", 1.0) or 1.0)
+    work.set_weight(node, 1, affine.dequantise(affine.quantise(p.weight, q), q) / alpha)
+    scale, zero = work.constant("mixed_scale", x.scale), work.constant("mixed_zero", x.zero_point)
+    stored = work.variable("mixed_stored")
+    work.node("QuantizeLinear", [node.inputs[0], scale, zero], [stored], before=node)
+    node.inputs[0] = work.node("DequantizeLinear", [stored, scale, zero], before=node).outputs[0]
+    got = ctx.runner(work.to_proto(), feeds, list(real))
+    shares = []
+    for key, y in real.items():
+        if y.dtype.kind == "f":
+            power = float(np.square(y, dtype=np.float64).sum())
+            shares.append(float(np.square(got[key].astype(np.float64) - y).sum()) / max(power, 1e-30))
+    return float(np.mean(shares)) if shares else 0.0
