@@ -10,8 +10,10 @@ gets a row where it can be imported.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -34,10 +36,11 @@ METHODS = ("minmax", "percentile", "entropy", "mse")
 ORT_METHODS = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
 RECIPES = {
     **{method: f"quant(calibration={method})" for method in METHODS},
-    "default": "quant",
-    "best": "quant(rounding=adaptive)",
-    "w4 default": "quant(bits=4)",
-    "w4 best": "quant(bits=4, rounding=adaptive)",
+    "bias": "quant(calibration=mse, bias_correction=true)",
+    "gptq": "quant(calibration=mse, rounding=gptq)",
+    "best": "quant.equalise, quant(bits=auto, snr=43, calibration=mse, rounding=gptq)",
+    "w4 nearest": "quant(bits=4)",
+    "w4 gptq": "quant(bits=4, calibration=mse, rounding=gptq)",
 }
 Data = dict[str, np.ndarray]
 
@@ -106,6 +109,20 @@ def theirs(model: Model, method: str, calib: Data, size: int = 8):
         return onnx.load(target)
 
 
+def nncf(model: Model, calib: Data):
+    """NNCF's post-training quantisation with its defaults, sample by sample. Raises ImportError where it is missing."""
+    import logging
+
+    import nncf as peer
+
+    logging.disable(logging.WARNING)
+    peer.set_log_level(logging.ERROR)
+    names = [t.name for t in model.inputs]
+    count = len(calib[names[0]])
+    feeds = [{k: calib[k][i : i + 1] for k in names} for i in range(count)]
+    return peer.quantize(model.to_proto(), peer.Dataset(feeds), subset_size=count)
+
+
 def row(model: str, who: str, method: str, make: Callable[[], object], real: Data, test: Data) -> dict:
     start = time.process_time()
     try:
@@ -136,6 +153,8 @@ def accuracies(names: list[str], test: Path, recipes: dict[str, str], peers: boo
         if peers:
             for method in ORT_METHODS:
                 yield row(name, "ORT", method, lambda: theirs(model, method, calib), real, tested)
+            if importlib.util.find_spec("nncf"):
+                yield row(name, "NNCF", "default", lambda: nncf(model, calib), real, tested)
         for method, recipe in recipes.items():
             yield row(name, "onnxc", method, lambda: ours(model, recipe, calib), real, tested)
 
@@ -146,7 +165,7 @@ def times(images: int = 32, rounds: int = 3) -> dict:
     name = model.inputs[0].name
     rng = np.random.default_rng(0)
     calib = {name: rng.normal(size=(images, 3, 224, 224)).astype(np.float32)}
-    jobs = {"ours": lambda: ours(model, "quant", calib), "minmax": lambda: ours(model, RECIPES["minmax"], calib)}
+    jobs = {method: lambda recipe=recipe: ours(model, recipe, calib) for method, recipe in list(RECIPES.items())[:1]}
     jobs["theirs"] = lambda: theirs(model, "minmax", calib, size=1)
     spent: dict[str, list[float]] = {k: [] for k in jobs}
     for _ in range(rounds):
@@ -154,8 +173,9 @@ def times(images: int = 32, rounds: int = 3) -> dict:
             start = time.process_time()
             job()
             spent[key].append(time.process_time() - start)
-    ratio = {k: float(np.median(np.divide(spent[k], spent["theirs"]))) for k in ("ours", "minmax")}
-    return {"seconds": {k: [round(x, 2) for x in v] for k, v in spent.items()}, "ratio": ratio}
+    ratio = {k: float(np.median(np.divide(spent[k], spent["theirs"]))) for k in jobs if k != "theirs"}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"peak_mib": round(peak), "seconds": {k: [round(x, 2) for x in v] for k, v in spent.items()}, "ratio": ratio}
 
 
 def show(found: dict) -> str:

@@ -6,4 +6,17 @@ def builtin() -> None:
     from . import clean, fuse  # noqa: F401
     from .lowrank import convolutions, svd  # noqa: F401
     from .prune import block, blocks, channels, kernel_shape, magnitude, nm, obs, resolution, width  # noqa: F401
-    from .quant import binary, cluster, cluster_hash, equalise, int8, qonnx_out, recognise  # noqa: F401
+    from .quant import (  # noqa: F401
+        binary,
+        blockfloat,
+        blockwise,
+        cluster,
+        cluster_hash,
+        equalise,
+        fixed,
+        floats,
+        int8,
+        pow2,
+        qonnx_out,
+        recognise,
+    )

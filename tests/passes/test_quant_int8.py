@@ -112,7 +112,7 @@ def networks(draw):
 
 
 @settings(max_examples=25)
-@given(networks(), st.booleans(), st.booleans(), st.sampled_from(["minmax", "percentile", "mse"]))
+@given(networks(), st.booleans(), st.booleans(), st.sampled_from(["minmax", "percentile", "entropy", "mse"]))
 def test_any_chain_equals_its_twin_and_comes_near_the_original(model, symmetric, per_channel, calibration):
     before = dump(model)
     done, report = quantised(model, symmetric=symmetric, per_channel=per_channel, calibration=calibration)
@@ -255,6 +255,78 @@ def test_fewer_bits_use_fewer_numbers(bits):
     assert np.abs(values).max() == 2 ** (bits - 1) - 1
 
 
+# rounding and bits
+
+
+@pytest.fixture
+def float_resnet20(resnet20_path):
+    return Pipeline("clean,fuse", check="shapes").run(resnet20_path).model
+
+
+def snr(real, done, feeds) -> float:
+    return metrics(run(real, feeds), run(done, feeds))["logits"].snr_db
+
+
+def test_fitted_weights_of_four_bits_keep_within_a_point(float_resnet20, calib_data_path, test_data_path):
+    test = np.load(test_data_path)
+    feeds = {"image": test["image"][:500]}
+    done, report = quantised(float_resnet20, calib_data_path, bits=4, rounding="gptq", calibration="mse")
+    nearest, _ = quantised(float_resnet20, calib_data_path, bits=4)
+    assert not any("rounded to nearest" in note for note in report.notes)
+    assert max(np.abs(v).max() for v in stored(done).values()) == 7
+    assert snr(float_resnet20, done, feeds) > snr(float_resnet20, nearest, feeds) + 5
+    real, ours = (accuracy(run(m, feeds)["logits"], test["labels"][:500]) for m in (float_resnet20, done))
+    assert ours >= real - 0.01
+
+
+@pytest.mark.slow
+def test_adaptive_rounding_is_better_still(float_resnet20, calib_data_path, test_data_path):
+    feeds = {"image": np.load(test_data_path)["image"][:500]}
+    gptq, adaptive = (
+        quantised(float_resnet20, calib_data_path, bits=3, rounding=how)[0] for how in ("gptq", "adaptive")
+    )
+    assert snr(float_resnet20, adaptive, feeds) > snr(float_resnet20, gptq, feeds) + 1
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "gptq", "adaptive"])
+def test_biases_take_the_mean_error_of_every_kind_of_product(rounding):
+    body = f"c = {CONV}(x, w, b) r = Relu(c) p = GlobalAveragePool(r) f = Flatten(p) m = MatMul(f, fc) y = Add(m, b5)"
+    model = conv_model(body, outputs="float[N,A] y", b5=weight(5))
+    plain, _ = quantised(model, bits=3)
+    done, _ = quantised(model, bits=3, rounding=rounding, bias_correction=True)
+    feeds = feeds_of(model, seed=0, samples=8)  # the calibration inputs
+    real, before, after = (run(m, feeds)["y"] for m in (model, plain, done))
+    assert np.abs((after - real).mean(0)).max() < 0.5 * np.abs((before - real).mean(0)).max()
+    assert np.abs(after - real).mean() < np.abs(before - real).mean()
+
+
+def test_a_shared_weight_is_not_fitted_and_the_report_says_so():
+    done, report = quantised(conv_model(f"a = {CONV}(x, w) r = Relu(a) y = {CONV}(r, w)"), rounding="gptq")
+    assert sum("others use its weight" in note for note in report.notes) == 2
+    assert len(done.constants()) and report.edits
+
+
+def test_bits_by_product_keep_to_the_mean_and_spend_more_where_it_matters(float_resnet20, calib_data_path):
+    done, _ = quantised(float_resnet20, calib_data_path, bits="auto", mean_bits=5)
+    tops = {name: int(np.abs(v).max()) for name, v in stored(done).items()}
+    bits = {name: top.bit_length() + 1 for name, top in tops.items()}
+    sizes = {name: v.size for name, v in stored(done).items()}
+    assert sum(bits[n] * sizes[n] for n in bits) <= 5 * sum(sizes.values())
+    assert len(set(bits.values())) > 1
+    feeds = {"image": np.load(calib_data_path)["image"][:64]}
+    assert snr(float_resnet20, done, feeds) > snr(
+        float_resnet20, quantised(float_resnet20, calib_data_path, bits=4)[0], feeds
+    )
+
+
+def test_products_stay_in_float_for_an_snr(float_resnet20, calib_data_path):
+    done, report = quantised(float_resnet20, calib_data_path, bits="auto", snr=42.0)
+    kept = [r.node for r in report.refusals if "snr" in r.reason]
+    assert 0 < len(kept) < 22
+    feeds = {"image": np.load(calib_data_path)["image"][:64]}
+    assert snr(float_resnet20, done, feeds) > snr(float_resnet20, quantised(float_resnet20, calib_data_path)[0], feeds)
+
+
 # what it leaves alone
 
 
@@ -310,6 +382,9 @@ def stored_convs(model) -> list:
     "options",
     [
         {"bits": 9},
+        {"bits": "auto"},
+        {"snr": 40.0},
+        {"bits": "auto", "mean_bits": 2.0},
         {"percentile": 99.0},
         {"calibration": "percentile", "percentile": 5.0},
         {"ops": ["Softmax"]},

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxc.ir.qtype import QType
+from onnxc.passes.quant import rounding
 from onnxc.passes.quant.affine import (
     BIAS_LIMIT,
     affine,
@@ -15,6 +16,7 @@ from onnxc.passes.quant.affine import (
     room_for_bias,
     weight_scales,
 )
+from onnxc.passes.quant.entropy import entropy
 from onnxc.passes.quant.ranges import HALF, Statistics, minmax, mse, percentile
 
 RNG = np.random.default_rng(0)
@@ -131,3 +133,24 @@ def test_a_bias_of_dead_weights_fits_int32():
     stored = quantise_bias(bias, x_scale * scales)
     assert np.abs(stored.astype(np.int64)).max() <= BIAS_LIMIT
     assert stored * (x_scale * scales).astype(np.float64) == pytest.approx(bias, rel=1e-4)
+
+
+def test_entropy_ignores_an_outlier_and_never_clips_more_than_its_tail():
+    low, high = entropy(seen(OUTLIER))
+    assert high < 39 and np.mean(high < OUTLIER) <= 1e-5 and np.mean(low > OUTLIER) <= 1e-5
+    assert entropy(seen()) == entropy(seen(np.zeros(3, np.float32))) == (0.0, 0.0)
+
+
+def test_rounding_for_outputs_errs_less_than_rounding_of_weights_and_descent_less_still():
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(400, 12)) @ rng.normal(size=(12, 12))
+    h = rounding.damped((x.T @ x / 400)[None])
+    w = rng.normal(size=(1, 6, 12))
+    scale = np.abs(w).max(2, keepdims=True) / 3
+    plain = rounding.nearest(w, scale, 3)
+    better = rounding.gptq(w, h, scale, 3)
+    best = rounding.descend(better, w, h, scale, 3)
+    errors = [rounding.error(v * scale, w, h) for v in (plain, better, best)]
+    assert errors[1].sum() < 0.8 * errors[0].sum()
+    assert (errors[2] <= errors[1] + 1e-12).all() and errors[2].sum() < errors[1].sum()
+    assert all(np.abs(v).max() <= 3 for v in (plain, better, best))

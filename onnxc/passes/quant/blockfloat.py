@@ -1,0 +1,64 @@
+"""quant.blockfloat: integers with exponents that blocks of weights share (Flexpoint, Köster 2017; block floating point)."""
+
+from __future__ import annotations
+
+from dataclasses import field
+
+import numpy as np
+
+from ...ir.errors import BadOption
+from ...ir.model import Model
+from ..base import Context, Pass, Report, register
+from . import formats
+
+
+@register("quant.blockfloat")
+class QuantBlockfloat(Pass):
+    """Store weights as signed mantissas times a power of two that a block, or a whole tensor, shares:
+
+        w float [o, c, *k] -> DequantizeLinear(int8 [o, c, *k], 2^e [o, c / block, *k]) -> product
+
+    Of each block the exponent is the least that does not saturate its largest weight.
+
+    bits: of a mantissa, 2 to 16; up to 8 are stored in a byte, more in two. block: weights along the summed axis that
+    share an exponent, at most (the largest divisor of the axis is taken); 0 for one exponent of the whole tensor, as
+    Flexpoint has it. skip: patterns of layer names to leave alone.
+    """
+
+    bits: int = 8
+    block: int = 32
+    skip: list[str] = field(default_factory=list)
+
+    requires = ("clean",)
+
+    def __post_init__(self):
+        if not 2 <= self.bits <= 16:
+            raise BadOption("option bits does not fit", pass_name=self.name, expected="2 to 16", found=self.bits)
+        if self.block < 0 or self.block == 1:
+            raise BadOption("option block does not fit", pass_name=self.name, expected="0, or at least 2")
+
+    def run(self, model: Model, ctx: Context) -> Report:
+        report = Report()
+        dtype = np.int8 if self.bits <= 8 else np.int16
+        for layer in formats.chosen(model, ctx, self.skip, 21 if self.block or self.bits > 8 else 13, report):
+            values, axis = layer.tensor.values, formats.contracted(layer)
+            split, block = formats.blocked(values, axis, self.block) if self.block else (values, 0)
+            within = axis + 1 if self.block else None
+            steps = shared_steps(split, within, self.bits)
+            if self.block and values.size * np.dtype(dtype).itemsize + steps.nbytes >= values.nbytes:
+                report.refuse(layer.name, f"blocks of {block} weights do not pay for their exponents")
+                continue
+            integers = np.rint(split / steps).astype(dtype)
+            scale = steps.squeeze(within) if self.block else steps.reshape(())
+            back = (integers * steps).reshape(values.shape)
+            formats.dequantised(model, layer, integers.reshape(values.shape), scale, None, axis, block)
+            by = f"blocks of {block}" if self.block else "the tensor"
+            text = f"{values.size} mantissas of {self.bits} bits, an exponent for {by}, {formats.snr(values, back)}"
+            report.edit(layer.name, text)
+        return report
+
+
+def shared_steps(split: np.ndarray, axis: int | None, bits: int) -> np.ndarray:
+    """2^e, float32, the least with |w| <= 2^e * (2^(bits-1) - 1); extents of 1 where it is shared."""
+    top = np.abs(split).max(axis, keepdims=True) / np.float32((1 << (bits - 1)) - 1)
+    return np.exp2(np.ceil(np.log2(np.maximum(top, 2.0**-60)))).astype(np.float32)

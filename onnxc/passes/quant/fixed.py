@@ -1,0 +1,63 @@
+"""quant.fixed: weights as fixed-point numbers, rounded to nearest or at random."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Literal
+
+import numpy as np
+
+from ...ir.errors import BadOption
+from ...ir.model import Model
+from ..base import Context, Pass, Report, register
+from . import formats
+
+
+@register("quant.fixed")
+class QuantFixed(Pass):
+    """Store weights as n-bit integers times a power of two (Gupta 2015), one point for each weight tensor:
+
+        w float -> DequantizeLinear(round(w * 2^f), 2^-f) -> product
+
+    bits: of a number, 2 to 16; up to 8 are stored in a byte, more in two (opset 21). fraction: f, bits behind the point;
+    by default as many as the largest weight leaves. What does not fit saturates. rounding: to nearest, or stochastic: up
+    with the probability of the part that is cut off, so that the mean is kept; seeded. skip: patterns of layer names to
+    leave alone.
+    """
+
+    bits: int = 16
+    fraction: int | None = None
+    rounding: Literal["nearest", "stochastic"] = "nearest"
+    skip: list[str] = field(default_factory=list)
+
+    requires = ("clean",)
+
+    def __post_init__(self):
+        if not 2 <= self.bits <= 16:
+            raise BadOption("option bits does not fit", pass_name=self.name, expected="2 to 16", found=self.bits)
+        if self.fraction is not None and not -60 <= self.fraction <= 60:
+            raise BadOption("option fraction does not fit", pass_name=self.name, expected="-60 to 60")
+
+    def run(self, model: Model, ctx: Context) -> Report:
+        report, rng = Report(), ctx.rng()
+        top = (1 << (self.bits - 1)) - 1
+        for layer in formats.chosen(model, ctx, self.skip, 21 if self.bits > 8 else 13, report):
+            values = layer.tensor.values
+            fraction = self.fraction if self.fraction is not None else point(values, top)
+            exact = np.ldexp(values, fraction)
+            whole = np.rint(exact) if self.rounding == "nearest" else np.floor(exact + rng.random(exact.shape))
+            integers = np.clip(whole, -top - 1, top).astype(np.int8 if self.bits <= 8 else np.int16)
+            scale = np.array(2.0**-fraction, np.float32)
+            formats.dequantised(model, layer, integers, scale, None, 0, 0)
+            done = formats.snr(values, integers * scale)
+            report.edit(layer.name, f"{values.size} weights to {self.bits} bits, {fraction} behind the point, {done}")
+        return report
+
+
+def point(values: np.ndarray, top: int) -> int:
+    """The most bits behind the point with which no value passes `top`; at most 60."""
+    largest = float(np.abs(values).max())
+    if largest == 0:
+        return 0
+    fraction = int(np.floor(np.log2(top / largest)))
+    return int(np.clip(fraction, -60, 60))
