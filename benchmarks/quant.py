@@ -36,9 +36,8 @@ METHODS = ("minmax", "percentile", "entropy", "mse")
 ORT_METHODS = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
 RECIPES = {
     **{method: f"quant(calibration={method})" for method in METHODS},
-    "bias": "quant(calibration=mse, bias_correction=true)",
-    "gptq": "quant(calibration=mse, rounding=gptq)",
-    "best": "quant.equalise, quant(bits=auto, snr=43, calibration=mse, rounding=gptq)",
+    "mixed": "quant(bits=auto, snr=46, calibration=entropy)",
+    "fitted": "quant.equalise, quant(bits=auto, snr=46, calibration=entropy, rounding=gptq)",
     "w4 nearest": "quant(bits=4)",
     "w4 gptq": "quant(bits=4, calibration=mse, rounding=gptq)",
 }

@@ -47,7 +47,7 @@ def stored(done, op: str) -> list[np.ndarray]:
         ("quant.blockwise", {"symmetric": False}, "DequantizeLinear", ml_dtypes.uint4, 12, 0.25),
         ("quant.blockwise", {"bits": 2}, "DequantizeLinear", ml_dtypes.int2, 1, 0.18),
         ("quant.blockwise", {"bits": 8}, "DequantizeLinear", np.int8, 35, 0.36),
-        ("quant.pow2", {}, "Lookup", np.uint8, 9, 0.2),
+        ("quant.pow2", {}, "Lookup", np.uint8, 9, 0.25),
     ],
     ids=lambda v: str(v) if isinstance(v, (str, dict)) else "",
 )

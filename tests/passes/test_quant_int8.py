@@ -319,6 +319,7 @@ def test_bits_by_product_keep_to_the_mean_and_spend_more_where_it_matters(float_
     )
 
 
+@pytest.mark.slow
 def test_products_stay_in_float_for_an_snr(float_resnet20, calib_data_path):
     done, report = quantised(float_resnet20, calib_data_path, bits="auto", snr=42.0)
     kept = [r.node for r in report.refusals if "snr" in r.reason]

@@ -10,7 +10,9 @@ bits and its weight in b. Noises of different products hardly correlate, so that
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from math import prod
 
 import numpy as np
@@ -23,21 +25,21 @@ from . import affine, products
 
 CHOICES = (8, 6, 4, 3)
 FLOAT = 32
-SAMPLES = 32
+SAMPLES = 16
 
 
 @dataclass
 class Candidate:
-    """A product: weights it holds, multiplications for each sample, relative noise power at each of CHOICES."""
+    """A product: weights it holds, multiplications for each sample, relative noise power at so many bits."""
 
     name: str
     weights: int
     work: int
-    noise: dict[int, float]
+    noise: Callable[[int], float]
     bits: int = 8
 
     def now(self) -> float:
-        return self.noise.get(self.bits, 0.0)
+        return 0.0 if self.bits == FLOAT else self.noise(self.bits)
 
 
 def choose(
@@ -47,13 +49,14 @@ def choose(
     found = _measure(model, inputs, ctx)
     allowed = np.inf if snr is None else 10 ** (-snr / 10)
     if snr is not None:
-        for c in sorted(found, key=lambda c: c.noise[8] / max(c.work, 1), reverse=True):
+        for c in sorted(found, key=lambda c: c.noise(8) / max(c.work, 1), reverse=True):
             if sum(one.now() for one in found) <= allowed:
                 break
             c.bits = FLOAT
     total = sum(c.weights for c in found)
     while mean is None or sum(c.bits * c.weights for c in found) > mean * total:
-        step = _cheapest(found, allowed - sum(c.now() for c in found))
+        spare = allowed - sum(c.now() for c in found)
+        step = _cheapest(found, spare) if spare > 0 else None
         if step is None:
             break
         step[0].bits = step[1]
@@ -62,8 +65,8 @@ def choose(
 
 def _cheapest(found: list[Candidate], spare: float) -> tuple[Candidate, int] | None:
     """The step down of least noise for each bit saved that adds at most `spare`."""
-    steps = [(c, b) for c in found for b in CHOICES if b < c.bits != FLOAT and c.noise[b] - c.now() <= spare]
-    return min(steps, key=lambda s: (s[0].noise[s[1]] - s[0].now()) / ((s[0].bits - s[1]) * s[0].weights), default=None)
+    steps = [(c, b) for c in found for b in CHOICES if b < c.bits != FLOAT and c.noise(b) - c.now() <= spare]
+    return min(steps, key=lambda s: (s[0].noise(s[1]) - s[0].now()) / ((s[0].bits - s[1]) * s[0].weights), default=None)
 
 
 def _measure(model: Model, inputs: dict[str, QType], ctx: Context) -> list[Candidate]:
@@ -77,12 +80,12 @@ def _measure(model: Model, inputs: dict[str, QType], ctx: Context) -> list[Candi
             shape = [n if isinstance(n, int) else 1 for n in analysis.shape(node.outputs[0].name) or ()]
             p = products.read(node)
             positions = prod(shape[2:] if node.op.startswith("Conv") else shape[1:-1])
-            noise = {b: _noise(model, node.name, inputs[node.name], b, real, feeds, ctx) for b in CHOICES}
+            noise = cache(partial(_noise, model, node.name, inputs[node.name], real=real, feeds=feeds, ctx=ctx))
             found.append(Candidate(node.name, p.weight.size, p.weight.size * positions, noise))
     return found
 
 
-def _noise(model: Model, name: str, x: QType, bits: int, real: dict, feeds: dict, ctx: Context) -> float:
+def _noise(model: Model, name: str, x: QType, bits: int, *, real: dict, feeds: dict, ctx: Context) -> float:
     """The mean over outputs of noise power by signal power with this product alone quantised."""
     work = model.copy()
     node = next(n for n in work.nodes if n.name == name)

@@ -20,6 +20,8 @@ from ..prune.covariance import MAX_COLUMNS, in_parts, per_sample
 from ..prune.linear import Linear
 from . import rounding
 
+ROWS_PER_COLUMN = 4
+"""Rows that weights are fitted to must be so many for each of a row's entries (a pooled layer has one from each sample)."""
 SAMPLES = 512
 """Calibration samples that are looked at, at most."""
 
@@ -119,8 +121,10 @@ def solve(
 
     scales: from the real weights and the diagonal of H to the scale of each output. bias: [g·o], or None where the
     layer can have none: then means cannot be corrected, and count as part of the second moments. how: nearest (the bias
-    alone is corrected), gptq, or adaptive (gptq, then coordinate descent).
+    alone is corrected), gptq, or adaptive (gptq, then coordinate descent); with few rows it is nearest.
     """
+    if moments.count < ROWS_PER_COLUMN * w.shape[2]:
+        how = "nearest"  # so few rows fit themselves, not the layer
     h, c, mean, mean_hat = moments.centred() if bias is not None else moments.plain()
     u = w if how == "nearest" else rounding.target(w, h, c)
     h = rounding.damped(h)
