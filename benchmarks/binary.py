@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,9 +29,9 @@ from onnxc.runtime.reference import Session
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = {
-    "float": ("none", 32), "bwn": ("bwn", 1), "hashing": ("hashing", 1), "ternary": ("ternary", 2),
-    "residual 2": ("residual, weight_bits=2", 2), "residual 3": ("residual, weight_bits=3", 3),
-    "admm 3": ("admm, weight_bits=3", 3),
+    "admm 3": ("admm, weight_bits=3", 3), "residual 3": ("residual, weight_bits=3", 3),
+    "residual 2": ("residual, weight_bits=2", 2), "ternary": ("ternary", 2), "bwn": ("bwn", 1),
+    "float": ("none", 32), "hashing": ("hashing", 1),
 }  # fmt: skip
 INPUTS = {
     "float": ("none", 32),
@@ -56,7 +57,8 @@ def score(model: onnxc.Model, test: Data, real: Data | None) -> tuple[Data, dict
     return got, found
 
 
-def table(name: str, calib: Data, test: Data) -> dict:
+def table(name: str, calib: Data, test: Data, save) -> dict:
+    """All cells of a model; `save` is called with what there is after each."""
     model = onnxc.run_passes(path_of(name), "clean,fuse", check="shapes").model
     real, base = score(model, test, None)
     rows = []
@@ -71,7 +73,13 @@ def table(name: str, calib: Data, test: Data) -> dict:
             found = score(made, test, real)[1]
             rows.append({"weights": w, "inputs": a, "weight_bits": weight_bits, "input_bits": input_bits, **found,
                          "seconds": seconds})  # fmt: skip
+            save(summary(base, rows))
             print(f"{name:18} {w:10} {a:10} {found['snr_db']:6.2f} dB {found['accuracy']:6.2f} %", flush=True)
+    return summary(base, rows)
+
+
+def summary(base: dict, rows: list[dict]) -> dict:
+    """All rows, and that of least bit operations within a point of the float model's accuracy."""
     near = [r for r in rows if r["accuracy"] >= base["accuracy"] - 1 and r["input_bits"] <= 8 and r["weight_bits"] <= 8]
     return {"float": base, "rows": rows, "best": min(near, key=lambda r: (r["bops"], r["bytes"]), default=None)}
 
@@ -101,10 +109,14 @@ def main() -> None:
     calib, test = data("fashion_calib", args.samples), data("fashion_test")
     calib.pop("labels", None)
     found = {"samples": args.samples, "recognise": recognised(test), "models": {}}
-    for name in args.models:
-        found["models"][name] = table(name, calib, test)
+
+    def save(name: str, part: dict) -> None:
+        found["models"][name] = part
         if args.json:
             args.json.write_text(json.dumps(found, indent=1) + "\n")
+
+    for name in args.models:
+        table(name, calib, test, partial(save, name))
         best = found["models"][name]["best"]
         print(name, "float", found["models"][name]["float"], "best", best)
 

@@ -137,14 +137,19 @@ class Twins:
 
 
 def weights(w: np.ndarray, method: str, bits: int, gain: float, found: Moments | None, free: bool) -> np.ndarray:
-    """New weights [g, o, k] for w. found: moments, None where there are none to look at; free: a bias takes means."""
+    """New weights [g, o, k] for w. found: moments, None where there are none to look at; free: a bias takes means.
+
+    Where rows are few for so many columns (a fully connected layer sees one for each sample) what they say is chance in
+    part: the ridge that draws towards w grows with columns per row.
+    """
     if found is None or method in ("bwn", "ternary"):
         made = {"none": np.array, "bwn": binary_weights.bwn, "ternary": binary_weights.ternary}[method](w)
         return made * gain
     h, c, _, _ = found.centred() if free else found.plain()
     if method == "proximal":
         return binary_weights.proximal(w * gain, h)
-    u = rounding.target(w, h, c)
+    damp = rounding.DAMP + max(0.0, w.shape[2] / max(found.count, 1) - 1 / ROWS_PER_COLUMN)
+    u, h = rounding.target(w, h, c, damp), rounding.damped(h, damp)
     if method == "none":
         return u
     if method == "hashing":
