@@ -5,7 +5,8 @@
     max_pool, reshape, pad of one of these            ->   still its integers times its scale
     W[oc] = scale[oc] * integers                      ->   (encoding, integers, scale)
 
-Sign gives 0 for 0 and is taken as +1 there; nothing else differs from what the model says.
+Sign gives 0 for 0 and is taken as +1 there, where its input is 0 by coincidence only; behind a ReLU, a sum of integers or an
+input it stays a Sign. `quant.recognise` decides on data. Nothing else differs from what the model says.
 """
 
 from __future__ import annotations
@@ -22,6 +23,19 @@ MOST_WEIGHT_BITS = 4
 MOST_ACTIVATION_BITS = 8
 WORTH_SHARING = 100_000  # numbers to pack: some microseconds, what a barrier between threads takes
 CLOSE = 3e-7  # twice the rounding of scale * integer in float32
+ZERO_KEEPERS = tuple(
+    "relax." + name
+    for name in (
+        "multiply",
+        "divide",
+        "reshape",
+        "permute_dims",
+        "nn.prelu",
+        "nn.leakyrelu",
+        "nn.max_pool2d",
+        "nn.avg_pool2d",
+    )
+)
 KEEPERS = ("relax.nn.max_pool2d", "relax.reshape", "relax.flatten", "relax.permute_dims")
 
 
@@ -85,7 +99,7 @@ class Quantisers:
         self._calls[var] = value
         name = getattr(value.op, "name", "")
         found = None
-        if name == "relax.sign" and str(var.ty.dtype) == "float32":
+        if name == "relax.sign" and str(var.ty.dtype) == "float32" and self._hardly_zero(value.args[0]):
             found = Quantised(value.args[0], BINARY)
         elif name == "relax.where":
             found = self._where(value)
@@ -106,6 +120,18 @@ class Quantisers:
     def _scalar(self, expr) -> float | None:
         value = self.constants.value(expr) if expr in self.constants else None
         return float(value.reshape(())) if value is not None and value.size == 1 else None
+
+    def _hardly_zero(self, expr) -> bool:
+        """Whether numbers are 0 only by coincidence: something uneven has been added, and nothing since has clipped them."""
+        relax = tvm_modules().relax
+        call = self._calls.get(expr) if isinstance(expr, relax.Var) else None
+        name = getattr(getattr(call, "op", None), "name", "")
+        if name in ("relax.add", "relax.subtract"):
+            known = [self.constants.value(arg) for arg in call.args if arg in self.constants]
+            if not known or (known[0] != np.round(known[0])).all():
+                return True
+            return any(self._hardly_zero(arg) for arg in call.args)
+        return name in ZERO_KEEPERS and any(self._hardly_zero(arg) for arg in call.args)
 
     def _where(self, call) -> Quantised | None:
         test = self._call(call.args[0], "relax.greater_equal")

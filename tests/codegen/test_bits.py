@@ -332,3 +332,20 @@ def test_a_depthwise_layer_of_bits_stays_in_floats(same_as_ort):
       q = ai.onnxc.Binarize(x) y = Conv<pads=[1,1,1,1], group=64>(q, w) }"""
     report, _ = same_as_ort(layers(text, ("Binarize",), w=signs(64, 1, 3, 3)), tolerance=0)
     assert rules(report) == ["float32.depthwise"]
+
+
+@pytest.mark.parametrize(
+    "before, rule",
+    [
+        ("t = Add(x, x)", "bits.direct"),  # zero by coincidence only
+        ("u = BatchNormalization(x, s, b, m, v) t = PRelu(u, slope)", "bits.direct"),
+        ("t = Relu(x)", "float32.direct"),
+        ("t = Add(x, whole)", "float32.direct"),
+        ("t = Identity(x)", "float32.direct"),
+    ],
+)
+def test_a_sign_of_zeros_is_no_binarisation(same_as_ort, before, rule):
+    text = f"g (float[1,64,5,6] x) => (float[a,b,c,d] y) {{ {before} q = Sign(t) y = Conv(q, w) }}"
+    more = {"slope": np.full((64, 1, 1), 0.5, "f"), "whole": np.float32(2)}
+    report, _ = same_as_ort(layers(text, w=signs(8, 64, 3, 3), **NORM, **more), tolerance=0)
+    assert rules(report) == [rule]
