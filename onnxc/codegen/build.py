@@ -27,7 +27,7 @@ PARTS = "parts"  # a folder, and names with a dash: a model may be called decode
 # Names of the parts, which a library bears under its own name: two libraries in one program share nothing.
 _SYMBOLS = {
     "decode": ("onnxc_decode", "onnxc_decode_slab"),
-    "pool": ("onnxc_pool_start", "onnxc_pool_run", "onnxc_pool_barrier", "onnxc_pool_stop"),
+    "pool": ("onnxc_pool_start", "onnxc_pool_share", "onnxc_pool_stop"),
 }
 
 

@@ -6,7 +6,6 @@ BODY = """#include "@header@"
 @includes@
 #if NET_THREADS > 1
 #include "parts/pool.h"
-#define WAIT_FOR_ALL if (tasks > 1) onnxc_pool_barrier(&h->pool)
 #endif
 
 #define MAGIC @magic@
@@ -31,18 +30,6 @@ size_t net_arena_bytes(void) { return NET_ARENA_BYTES; }
 @decode@
 @programs@
 
-/* What task `task` of `tasks` does in a run. */
-static void work(head *h, const void *const *inputs, void *const *outputs, int task, int tasks) {
-@dispatch@
-}
-
-#if NET_THREADS > 1
-static void pooled_work(void *handle, int task, int tasks) {
-  head *h = (head *)handle;
-  work(h, h->inputs, h->outputs, task, tasks);
-}
-#endif
-
 @pick@
 int net_init(void *arena, int threads) {
   head *h = (head *)arena;
@@ -58,7 +45,7 @@ int net_init(void *arena, int threads) {
   h->busy = h->shape = 0;
   h->machine = (uint32_t)machine;
 #if NET_THREADS > 1
-  if (threads > 1 && onnxc_pool_start(&h->pool, threads, pooled_work, h)) return NET_NO_THREADS;
+  if (threads > 1 && onnxc_pool_start(&h->pool, threads, @shares@, h)) return NET_NO_THREADS;
 #endif
   h->magic = MAGIC;
   return NET_OK;
@@ -140,14 +127,10 @@ static int check_tensors(const head *h, const void *const *inputs, void *const *
 
 static void run(head *h, const void *const *inputs, void *const *outputs) {
 #if NET_THREADS > 1
-  if (h->threads > 1) {
-    h->inputs = inputs;
-    h->outputs = outputs;
-    onnxc_pool_run(&h->pool);
-    return;
-  }
+  h->inputs = inputs;
+  h->outputs = outputs;
 #endif
-  work(h, inputs, outputs, 0, 1);
+@dispatch@
 }
 
 int net_run(void *handle, const void *const *inputs, void *const *outputs) {
@@ -207,13 +190,33 @@ const char *net_machine(const void *handle) {
 }
 """
 
-PROGRAM = """static void program@number@(head *h, const void *const *inputs, void *const *outputs, int task, int tasks) {
+SHARED = """/* A task of a parallel phase, by one of the workers. */
+static void shared(void *handle, int phase, int task, int tasks, int worker) {
+  char *a = (char *)handle;
+  const void *const *inputs = ((head *)handle)->inputs;
+  void *const *outputs = ((head *)handle)->outputs;
+  (void)a;
+  (void)inputs;
+  (void)outputs;
+  switch (phase) {
+@cases@
+  }
+}
+
+/* All tasks of a phase: some for each thread, so that no slow one keeps the others waiting for long. */
+static void share(head *h, int phase) {
+  if (h->threads > 1)
+    onnxc_pool_share(&h->pool, phase, 4 * (int)h->threads);
+  else
+    shared(h, phase, 0, 1, 0);
+}
+"""
+
+PROGRAM = """static void program@number@(head *h, const void *const *inputs, void *const *outputs) {
   char *a = (char *)h;
   (void)a;
   (void)inputs;
   (void)outputs;
-  (void)task;
-  (void)tasks;
 @calls@
 }
 """

@@ -1,12 +1,12 @@
-"""A TIR function over buffers becomes a C function over bare pointers, and on several threads one of phases.
+"""A TIR function over buffers becomes a C function over bare pointers, and for several threads one of phases.
 
     f(x, y): t = alloc; parallel i: t[i] = ...; parallel i: y[i] = ...
- -> f(x, y, workspace, phase, task, tasks): phase 0: i of this task: t[i] = ...; phase 1: i of this task: y[i] = ...
+ -> f(x, y, workspace, phase, task, tasks, worker): phase 0: i of this task: t[i] = ...; phase 1: i of this task: y[i] = ...
 
-Large allocations become views of the workspace. Every thread calls a function with its own `task` of `tasks`, phase after
-phase, with a barrier between them; the loops of a task are a contiguous share of the parallel loop. What stands outside
-parallel loops is a serial phase, which task 0 alone calls. Each element is computed by the same instructions whoever
-computes it, so the bytes that come out do not depend on the number of threads.
+Large allocations become views of the workspace. A phase that is a parallel loop is called once for each `task` of `tasks`,
+in any order, by any thread; a task has a contiguous share of the turns. Allocations inside the loop are there once for
+each `worker`. What stands outside parallel loops is a serial phase, called once. Each element is computed by the same
+instructions whoever computes it, so the bytes that come out do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def compile_functions(functions: dict[str, object], target, threads: int, path) 
 
 
 def to_c(function, name: str, threads: int):
-    """PrimFunc over buffers -> (PrimFunc over bare pointers, CFunction), for at most `threads` tasks."""
+    """PrimFunc over buffers -> (PrimFunc over bare pointers, CFunction), for at most `threads` workers."""
     m = tvm_modules()
     tirx = m.tirx
     params, views = [], []
@@ -71,7 +71,7 @@ def to_c(function, name: str, threads: int):
     if made.need:
         params.append(made.workspace)
     if made.phases:
-        params += [made.phase, made.task, made.tasks]
+        params += [made.phase, made.task, made.tasks, made.worker]
     result = tirx.PrimFunc(params, tirx.SeqStmt([*views, body]), ret_type=None)
     for key in ("tirx.noalias", "target"):
         if key in function.attrs:
@@ -86,7 +86,8 @@ class _Body:
         m = tvm_modules()
         self.m, self.tirx, self.threads = m, m.tirx, threads
         self.workspace = m.tirx.Var("workspace", m.ir.PointerType(m.ir.PrimType("int8"), "global"))
-        self.phase, self.task, self.tasks = (m.tirx.Var(name, "int32") for name in ("phase", "task", "tasks"))
+        scalars = ("phase", "task", "tasks", "worker")
+        self.phase, self.task, self.tasks, self.worker = (m.tirx.Var(name, "int32") for name in scalars)
         self.need = 0
         self.phases: list[bool] = []
 
@@ -120,8 +121,8 @@ class _Body:
             self.phases.append(parallel)
         if parallel:
             body, top = self._hoist(stmt.body, 0)
-            if top:  # a piece of workspace for each task
-                body, _ = self._hoist(stmt.body, here + self.task * aligned(top))
+            if top:  # a piece of workspace for each worker
+                body, _ = self._hoist(stmt.body, here + self.worker * aligned(top))
                 top = self.threads * aligned(top)
             first = tirx.truncdiv(stmt.extent * self.task, self.tasks)
             count = tirx.truncdiv(stmt.extent * (self.task + 1), self.tasks) - first

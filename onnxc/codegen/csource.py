@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from onnxc.codegen.cbody import BODY, MACHINE, PROGRAM, SELECT
+from onnxc.codegen.cbody import BODY, MACHINE, PROGRAM, SELECT, SHARED
 from onnxc.codegen.cheader import Interface, element_bytes, tensor_bytes
 from onnxc.codegen.cpick import pick_includes, pick_source
 from onnxc.codegen.plan import Place
@@ -43,10 +43,10 @@ def source(
     face: Interface, programs: Sequence[Program], weights: Weights, layout: Layout, targets: Sequence[Target]
 ) -> str:
     """`<name>.c`: the interface and the straight lists of kernel calls. `programs`: by shape within `targets`, all settled."""
-    threaded = face.threads > 1
     place = partial(_pointer, name=face.name, weights=weights, decoded=layout.decoded)
     declared: set[str] = set()
-    lists = [_program(number, program, threaded, declared, place) for number, program in enumerate(programs)]
+    shared: list[str] = []
+    lists = [_program(number, program, declared, shared, place) for number, program in enumerate(programs)]
     includes = [pick_includes(targets), '#include "parts/decode.h"' if weights.segments else ""]
     more = [SELECT if len(face.shapes) > 1 else "", _machine(face)]
     parts = {
@@ -60,12 +60,15 @@ def source(
         "magic": f"0x{_magic(face, weights):08x}u",
         "head": str(head_bytes(face.threads)),
         "shapes": str(len(face.shapes)),
+        "shares": "shared" if shared else "NULL",
     }
     text = BODY
     for mark, part in parts.items():
         text = text.replace(f"@{mark}@", part)
     text = text.replace("NET_", f"{face.name.upper()}_").replace("net_", f"{face.name}_")
-    text = text.replace("@programs@", "\n".join(lists)).replace("@kernels@", "\n".join(sorted(declared)))
+    text = text.replace("@programs@", "\n".join([_shared(shared), *lists])).replace(
+        "@kernels@", "\n".join(sorted(declared))
+    )
     tables = "\n".join(_tensors(face, side, kind) for side, kind in enumerate(("input", "output")))
     return text.replace("@header@", f"{face.name}.h").replace("@tensors@", tables)
 
@@ -75,35 +78,38 @@ def _magic(face: Interface, weights: Weights) -> int:
     return zlib.crc32(repr((face, weights.flash_bytes, weights.checksum)).encode()) | 1
 
 
-def _program(number: int, program: Program, threaded: bool, declared: set[str], place: Callable[[Place], str]) -> str:
-    """The C function `program<number>`; what it calls joins `declared`.
-
-    With threads, every task goes through it: task 0 alone through what is not parallel, all of them with a barrier
-    wherever that changes, and between parallel phases.
-    """
+def _program(
+    number: int, program: Program, declared: set[str], shared: list[str], place: Callable[[Place], str]
+) -> str:
+    """The C function `program<number>`. What it calls joins `declared`, its parallel phases join `shared`."""
     lines: list[str] = []
-    alone = False
     for function, places in program.plan.calls:
         args, phases = ", ".join(place(p) for p in places), program.compiled[function].phases
-        kinds = ["const void *"] * len(places) + ["int32_t"] * (3 if phases else 0)
+        kinds = ["const void *"] * len(places) + ["int32_t"] * (4 if phases else 0)
         declared.add(f"void {function}({', '.join(kinds)});")
-        for phase, parallel in enumerate(phases or (False,)):
-            if threaded and lines and not (alone and not parallel):
-                lines.append("  WAIT_FOR_ALL;")
-            alone = not parallel
-            more = f", {phase}, task, tasks" if phases else ""
-            lines.append(f"  {'if (task == 0) ' if threaded and alone else ''}{function}({args}{more});")
-    for output, p, count in program.plan.copies:
-        if threaded and lines and not alone:
-            lines.append("  WAIT_FOR_ALL;")
-        alone = True
-        lines.append(f"  {'if (task == 0) ' if threaded else ''}memcpy(outputs[{output}], {place(p)}, {count});")
+        if not phases:
+            lines.append(f"  {function}({args});")
+        for phase, parallel in enumerate(phases):
+            if parallel:
+                lines.append(f"  share(h, {len(shared)});")
+                shared.append(f"{function}({args}, {phase}, task, tasks, worker);")
+            else:
+                lines.append(f"  {function}({args}, {phase}, 0, 1, 0);")
+    lines += [f"  memcpy(outputs[{output}], {place(p)}, {count});" for output, p, count in program.plan.copies]
     return PROGRAM.replace("@number@", str(number)).replace("@calls@", "\n".join(lines))
+
+
+def _shared(phases: list[str]) -> str:
+    """The C function that does a task of any parallel phase."""
+    if not phases:
+        return ""
+    rows = [f"    case {i}: {call} break;" for i, call in enumerate(phases)]
+    return SHARED.replace("@cases@", "\n".join(rows))
 
 
 def _dispatch(count: int, shapes: int) -> str:
     """The choice of a program by instruction set and shape."""
-    args = "h, inputs, outputs, task, tasks"
+    args = "h, inputs, outputs"
     if count == 1:
         return f"  program0({args});"
     rows = [f"    case {i}: program{i}({args}); break;" for i in range(count)]

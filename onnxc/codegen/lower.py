@@ -26,7 +26,7 @@ from onnxc.codegen.tvm_api import name_of, tvm_modules
 from onnxc.ir.errors import Unsupported
 
 FIRST, LAST = "nchw", "nhwc"
-WORTH_SHARING = 200_000  # multiply-adds: some microseconds, a few times what a barrier between threads takes
+WORTH_SHARING = 200_000  # multiply-adds: some microseconds, a few times what it takes to share them
 BITS_PER_FLOAT = 16  # products of bits in the time of one multiply-add of floats
 
 

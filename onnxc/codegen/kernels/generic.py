@@ -12,7 +12,7 @@ from math import prod
 from onnxc.codegen.kernels.tile import TURNS
 from onnxc.codegen.target import Target
 
-WORTH_SHARING = 16_384  # turns of all loops: some microseconds, what a barrier between threads takes
+WORTH_SHARING = 16_384  # turns of all loops: some microseconds, what it takes to share them
 
 
 def schedule(function, target: Target, threads: int = 1):
