@@ -5,8 +5,7 @@
 In every round each candidate runs once, in turns: the model on one thread, on N threads of one handle, and N times at once
 on N handles of one thread each. The last says how much N threads can do here: on a quiet machine about N times, on a busy
 one less. `speedup` is the first time by the second, `attainable` N times the first by the third, each the median over
-the rounds and the best. `share` is the processor time that the calling thread takes alone by what it takes among N, waiting
-included: what the speed-up is where every thread has a processor, and memory keeps up.
+the rounds and the best.
 """
 
 from __future__ import annotations
@@ -49,13 +48,6 @@ def seconds(call) -> float:
     return time.perf_counter() - start
 
 
-def busy(call) -> float:
-    """Processor time that a call takes on this thread."""
-    start = time.thread_time()
-    call()
-    return time.thread_time() - start
-
-
 def at_once(libraries: list[Library], feeds: dict) -> None:
     """One run on each, at the same time."""
     workers = [threading.Thread(target=library.run, args=[feeds]) for library in libraries]
@@ -77,7 +69,6 @@ def measure(model: onnx.ModelProto, threads: int, rounds: int, folder: Path) -> 
     for turn in range(rounds):
         for i in range(3):
             times[(turn + i) % 3].append(seconds(calls[(turn + i) % 3]) / runs)
-    shares = [[busy(call) for call in calls[:2]] for _ in range(rounds)]
     speedups = [a / b for a, b, _ in zip(*times)]
     attainable = [threads * a / c for a, _, c in zip(*times)]
     return {
@@ -87,7 +78,6 @@ def measure(model: onnx.ModelProto, threads: int, rounds: int, folder: Path) -> 
             "median": round(statistics.median(attainable), 3),
             "best": round(threads * min(times[0]) / min(times[2]), 3),
         },
-        "share": round(statistics.median(one / many for one, many in shares), 3),
     }
 
 
