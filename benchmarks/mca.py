@@ -4,8 +4,8 @@
 
 Compiles kernels for Cortex-A72 and Cortex-A76, cuts the innermost loop with the most counting or multiplying instructions
 out of the object (binutils), and has llvm-mca (Debian's package `llvm`) simulate it. Limits: 85.3 binary multiply-adds a
-cycle (eor, cnt, add on two pipes of 128 bits); of int8 8 with smull and smlal on one pipe, 32 with sdot on two. LLVM 14 has the
-pipes of Cortex-A57 for both cores.
+cycle (eor, cnt, add on two pipes of 128 bits), 64 by lookup (tbl, add); of int8 8 with smull and smlal on one pipe, 32 with
+sdot on two. LLVM 14 has the pipes of Cortex-A57 for both cores.
 Writes benchmarks/results/mca.json.
 """
 
@@ -35,6 +35,7 @@ EPILOGUE = (("int_bias",), ("mul",), ("quantize", 0.0, 255.0, 0))
 KINDS = {
     "binary": (BINARY, BINARY, (), None, "cnt", 128, {"cortex-a72": 85.3, "cortex-a76": 85.3}),
     "2-bit x 1-bit": (Encoding("bits", 2, "unsigned"), BINARY, (), None, "cnt", 64, {"cortex-a72": 42.7, "cortex-a76": 42.7}),
+    "3-bit x 1-bit": (Encoding("bits", 3, "unsigned"), BINARY, (), None, "tbl", 64, {"cortex-a72": 64.0, "cortex-a76": 64.0}),
     "int8": (UINT8, NARROW, EPILOGUE, UINT8, "smull|smlal|sdot", 8, {"cortex-a72": 8.0, "cortex-a76": 32.0}),
 }  # fmt: skip
 TARGETS = {"cortex-a72": "cortex-a72", "cortex-a76": "cortex-a76,mattr=+dotprod"}

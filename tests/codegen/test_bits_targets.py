@@ -24,7 +24,7 @@ from .test_targets import images, ready
 # families that a machine takes, among others
 MACHINES = {
     "x86-64-v2": {"lookup", "nibbles"}, "x86-64-v3": {"lookup", "nibbles"}, "x86-64-v4": {"lookup", "nibbles"},
-    "aarch64": {"lookup", "bytes"}, "armv7": {"bytes"}, "riscv64": {"direct"}, "riscv64-v": {"direct"},
+    "aarch64": {"bytes"}, "armv7": {"bytes"}, "riscv64": {"direct"}, "riscv64-v": {"direct"},
 }  # fmt: skip
 
 
@@ -69,7 +69,9 @@ def test_lookup_of_every_sort(name, tmp_path):
         bulk.make(h=1, w=9, c=130, oc=35, k=(1, 1), pads=(0, 0, 0, 0), activation=u[3], weight=bits(3, "signed")),
         bulk.make(h=3, w=3, c=230, oc=32, activation=u[3], weight=bits(1, "signed")),
     ]
-    rules = cross.check_integers(specs, TARGETS[name], tmp_path, family=kernels.lookup)
+    taken = [spec for spec in specs if not isinstance(kernels.lookup.schedule(spec, TARGETS[name]), Refusal)]
+    assert len(taken) == (3 if name == "aarch64" else len(specs))  # which counts two planes of activations faster
+    rules = cross.check_integers(taken, TARGETS[name], tmp_path, family=kernels.lookup)
     assert set(rules) == {f"bits.lookup.{TARGETS[name].chain}"}
 
 
@@ -99,6 +101,7 @@ def test_lookup_on_two_threads(tmp_path):
         ({"activation": bits(2, "signed")}, "unsigned or bipolar"),
         ({"activation": bits(4, "unsigned"), "c": 300}, "16 bits"),
         ({"oc": 7}, "output channels"),
+        ({"h": 112, "w": 112, "c": 64}, "3326976 bytes"),
     ],
 )
 def test_what_is_not_looked_up(changes, reason):

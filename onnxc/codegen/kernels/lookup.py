@@ -28,6 +28,7 @@ NAME = "bits.lookup"
 PACKS = True  # its own result, where the spec says so
 ENTRIES = 16
 FLOATS = 16  # lanes of the epilogue
+TABLE_BYTES = 1 << 21  # a quarter of it where counting is close behind
 SHUFFLES = {32: "llvm.x86.avx2.pshuf.b", 16: "llvm.x86.ssse3.pshuf.b.128"}  # 512 bits were slower on Zen 4
 
 
@@ -70,7 +71,10 @@ def _refusal(spec: KernelSpec, target: Target) -> str:
         return f"needs a shuffle of bytes, which {target.name} lacks"
     if spec.oc // spec.groups < min(widths):
         return f"needs {min(widths)} output channels, found {spec.oc // spec.groups}"
-    most = 2 if "avx512vpopcntdq" in features(target) else 1 if target.chain == "aarch64" else 0
+    limit = TABLE_BYTES if a.bits > 1 else TABLE_BYTES // 4
+    if table_bytes(spec) > limit:
+        return f"its tables would take {table_bytes(spec)} bytes, more than the {limit} that caches keep at hand"
+    most = 2 if "avx512vpopcntdq" in features(target) or target.chain == "aarch64" else 0
     if a.bits <= most:
         return f"counting bits is faster here for up to {most} planes of activations"
     return ""
@@ -81,6 +85,12 @@ def _widths(target: Target) -> list[int]:
     if target.chain == "x86_64":
         return [width for width, feature in ((32, "avx2"), (16, "ssse3")) if feature in has]
     return [16] if target.chain == "aarch64" and "neon" in has and target.lanes == 4 else []
+
+
+def table_bytes(spec: KernelSpec) -> int:
+    """Bytes of the tables of all pixels."""
+    _, images, rows, columns, _ = planes.packed_shape(spec)
+    return images * rows * columns * spec.groups * -(-(spec.c // spec.groups) // 4) * ENTRIES
 
 
 def _extent(spec: KernelSpec) -> int:
@@ -165,7 +175,7 @@ def _build(spec: KernelSpec, plan: Schedule, x, w):
     four = -(-(spec.c // spec.groups) // 4)
     depth = line // spec.groups
     pixels, size = images * rows * columns, packed_size(spec, plan)
-    table = T.alloc_buffer((pixels * spec.groups * four * ENTRIES,), "uint8")
+    table = T.alloc_buffer((table_bytes(spec),), "uint8")
     with shared_grid(spec.threads, pixels, spec.groups) as (pixel, g):
         for word in range(depth):
             with T.serial(0, min(16, four - 16 * word)) as k:
