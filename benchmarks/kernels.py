@@ -338,7 +338,7 @@ def resnet18(is_binary: bool) -> onnx.ModelProto:
 
     x = node("Relu", conv("x", 3, 64, 7, 2, False))
     x, c = node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]), 64
-    for i, oc in itertools.product(range(4), [None]):
+    for i in range(4):
         oc = 64 << i
         for stride in (1 if i == 0 else 2, 1):
             short = x if stride == 1 else conv(x, c, oc, 1, 2, is_binary)
