@@ -15,6 +15,7 @@ images, 1,000 test images. --write replaces the tables in the document.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -75,14 +76,17 @@ def table(path: Path, recipe: str, data: str, test: dict[str, np.ndarray], base:
     return "\n".join(lines) + "\n", points
 
 
-def section(name: str, data: str, test: dict[str, np.ndarray], recipes: list[str]) -> str:
+def section(name: str, data: str, test: dict[str, np.ndarray], recipes: list[str], found: dict) -> str:
     path = ROOT / MODELS[name]
     packed, base = measure(onnxc.load(path), test)
     whole = path.stat().st_size
     text = f"### {name}\n\nAs given: {whole / 1000:.1f} kB, {packed / 1000:.1f} kB packed, {base:.1%}.\n"
     print(text, flush=True)
+    found[name] = {"file": whole, "packed": packed, "accuracy": base}
     for recipe in recipes:
         rows, points = table(path, recipe, data, test, base)
+        keys = ("bytes", "accuracy", "zeros", "step")
+        found[name][recipe] = [dict(zip(keys, p, strict=True)) for p in points]
         kept = [p for p in points if p[1] >= base - LOSS]
         best = "No point of it loses at most 1 point.\n"
         if kept:
@@ -102,12 +106,19 @@ def main() -> None:
     parser.add_argument("--test", default=str(ROOT / "onnxc/data/fashion_test.npz"))
     parser.add_argument("--only", default="", help="models whose name holds this")
     parser.add_argument("--recipes", default=",".join(RECIPES), help="which, separated by commas")
+    parser.add_argument("--json", type=Path, help="all points go here; those of other models and recipes in it stay")
     parser.add_argument("--write", help="the document whose tables are replaced")
     given = parser.parse_args()
     with np.load(given.test) as arrays:
         test = dict(arrays)
     recipes = given.recipes.split(",")
-    text = "".join(section(name, given.calibration, test, recipes) for name in MODELS if given.only in name)
+    points = json.loads(given.json.read_text()) if given.json and given.json.exists() else {}
+    text = ""
+    for name in MODELS:
+        if given.only in name:
+            text += section(name, given.calibration, test, recipes, points)
+    if given.json:
+        given.json.write_text(json.dumps(points, indent=1) + "\n")
     if given.write:
         document = Path(given.write)
         head, rest = document.read_text(encoding="utf-8").split(MARKS[0])

@@ -1,6 +1,6 @@
 """quant.int8 beside ONNX Runtime's own quantiser: output SNR and accuracy by calibration method, and CPU time.
 
-    python benchmarks/quant.py [--models NAME ...] [--test TEST.npz] [--only accuracy|time] [--json FILE]
+    python benchmarks/quant.py [--models NAME ...] [--test TEST.npz] [--only accuracy|time] [--json FILE] [--write DOC]
 
 Both start from the same float model (`clean,fuse`, raised to opset 13), see the same calibration samples and write QDQ with
 weights per channel; all run in ONNX Runtime with its optimisation on, on samples that calibration has not seen. NNCF
@@ -41,6 +41,7 @@ RECIPES = {
     "w4 nearest": "quant(bits=4)",
     "w4 gptq": "quant(bits=4, calibration=mse, rounding=gptq)",
 }
+MARKS = "<!-- table: benchmarks/quant.py -->\n", "<!-- end of table -->\n"
 Data = dict[str, np.ndarray]
 
 
@@ -185,6 +186,29 @@ def show(found: dict) -> str:
     return f"{left} SNR {found['snr_db']:6.2f} dB  {score}  top-1 {found['top1']:6.2f}  {found['seconds']:6.1f} s  {found['bytes'] / 1e6:6.2f} MB"
 
 
+def table(rows: list[dict]) -> str:
+    """The rows in Markdown, a table for each model."""
+    text = ""
+    for name in dict.fromkeys(r["model"] for r in rows):
+        labelled = any("accuracy" in r for r in rows if r["model"] == name)
+        text += f"\n{name}:\n\n| | SNR | {'accuracy | ' if labelled else ''}top-1 as float | CPU time | size |\n"
+        text += f"|---|---|{'---|' if labelled else ''}---|---|---|\n"
+        for r in (r for r in rows if r["model"] == name):
+            who = f"{r['who']} {r['method']}".strip()
+            if "failed" in r:
+                text += f"| {who} | {r['failed']} |\n"
+                continue
+            score = f"{r['accuracy']:.2f} % | " if labelled else ""
+            snr = "-" if r["who"] == "float" else f"{r['snr_db']:.1f} dB"
+            text += f"| {who} | {snr} | {score}{r['top1']:.2f} % | {r['seconds']:.1f} s | {r['bytes'] / 1e6:.2f} MB |\n"
+    return text + "\n"
+
+
+def write(document: Path, result: dict) -> None:
+    head, rest = document.read_text(encoding="utf-8").split(MARKS[0])
+    document.write_text(head + MARKS[0] + table(result["rows"]) + MARKS[1] + rest.split(MARKS[1])[1], encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
@@ -193,10 +217,12 @@ def main() -> None:
     )
     parser.add_argument("--only", choices=["accuracy", "time"])
     parser.add_argument("--recipe", action="append", help="this recipe alone, without peers")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="what was measured goes here; rows of other models in it stay")
+    parser.add_argument("--write", type=Path, help="the document whose table is made from --json")
     given = parser.parse_args()
     recipes = {r: r for r in given.recipe} if given.recipe else RECIPES
-    result: dict = {"rows": []}
+    result: dict = json.loads(given.json.read_text()) if given.json and given.json.exists() else {"rows": []}
+    result["rows"] = [r for r in result["rows"] if given.only == "time" or r["model"] not in given.models]
     if given.only != "time":
         for found in accuracies(given.models, given.test, recipes, not given.recipe):
             print(show(found), flush=True)
@@ -206,6 +232,8 @@ def main() -> None:
         print("CPU seconds", result["time"]["seconds"], "ratio", result["time"]["ratio"])
     if given.json:
         given.json.write_text(json.dumps(result, indent=1) + "\n")
+    if given.write:
+        write(given.write, result)
 
 
 if __name__ == "__main__":
