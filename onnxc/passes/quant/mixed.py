@@ -4,8 +4,8 @@ A product's noise at b bits is the noise of the outputs, relative to their power
 bits and its weight in b. Noises of different products hardly correlate, so that their sum estimates the whole. Then
 
 - under a mean number of bits per weight, the cheapest steps down come first: least noise added for each bit saved;
-- under a least SNR, products stay in float, those with the most noise for their work first, until the sum is low enough;
-  where it is low enough at eight bits, bits are saved as above as long as it stays so.
+- under a least SNR, products stay in float, those with the most noise for their work first, until the sum is low enough.
+  Sums, pools and activations between products make noise as well, which is not seen: the ratio reached is lower.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def choose(
                 break
             c.bits = FLOAT
     total = sum(c.weights for c in found)
-    while mean is None or sum(c.bits * c.weights for c in found) > mean * total:
+    while mean is not None and sum(c.bits * c.weights for c in found) > mean * total:
         spare = allowed - sum(c.now() for c in found)
         step = _cheapest(found, spare) if spare > 0 else None
         if step is None:
