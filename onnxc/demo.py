@@ -28,10 +28,10 @@ RECIPES = {
     "pruned": ("original", "prune(ratio=0.3), fuse"),
     "pruned more": ("original", "prune(ratio=0.5), fuse"),
     "quantised": ("fused", "quant"),
-    "pruned, quantised": ("pruned", "quant"),
+    "both": ("pruned", "quant"),
 }
 """name -> what it starts from, and the passes that are run on that."""
-COMPILED = {"fused": "fused, compiled", "pruned": "pruned, compiled", "pruned more": "pruned more, compiled"}
+COMPILED = {name: f"{name}, compiled" for name in RECIPES if name != "original"}
 ROUNDS = 31
 STEPS = len(RECIPES) + len(COMPILED) + 1
 
