@@ -47,7 +47,7 @@ class QuantFloat16(Short):
     skip: patterns of layer names to leave alone.
     """
 
-    claim = Claim.TOLERANCE(1e-6, 2e-2)
+    claim = Claim.LOSSY
     skip: list[str] = field(default_factory=list)
     dtype = np.float16
     opset = 7
