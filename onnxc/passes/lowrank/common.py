@@ -12,6 +12,7 @@ import numpy as np
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Context, Pass, Report
+from ..prune.capture import output_snr
 from ..prune.covariance import in_parts
 from ..prune.linear import Linear, add_to_bias
 from .fit import LARGE, Whitened, error, likely
@@ -20,6 +21,8 @@ from .moments import Moments, moments, readable
 from .rank import Choice, led, spend, vbmf_rank
 from .target import CONVOLUTIONS, PRODUCTS, Target, refusal, replace, target
 
+Plan = list[Choice | None]
+"""For each layer what it becomes, None where it stays whole."""
 ENERGY = 0.97
 FINE = 128
 """How many ranks of one form of one layer are weighed at most."""
@@ -85,8 +88,12 @@ class Factorise(Pass):
             else:
                 layers[n] = layer
         choices = self._choices(model, found, layers, ctx, report)
-        picked = self._pick(model, ctx, found, choices, bool(layers), report)
-        self._replace(model, found, picked, layers, ctx, report)
+        plans = self._plans(model, ctx, found, choices, bool(layers), report)
+        picked = self._carry_out(model, found, plans, layers, ctx, report)
+        if self.macs or self.params:
+            for (at, _), c, options in zip(found, picked, choices):
+                for user in at.nodes if c is None and options else ():
+                    report.refuse(user.name, f"{user.op} stays whole: others save at less error")
         return report
 
     def _targets(self, model: Model, ctx: Context, report: Report) -> list[tuple[Target, list[Form]]]:
@@ -179,10 +186,12 @@ class Factorise(Pass):
             return f"rank {self.rank} of {m}x{n} would take {self.rank * (m + n)} parameters and MACs a position, not {m * n}"
         return "no rank lowers both its MACs and its parameters"
 
-    def _pick(self, model, ctx, found, choices, aware: bool, report) -> list[Choice | None]:
+    def _plans(self, model, ctx, found, choices, aware: bool, report) -> list[Plan]:
+        """What each layer is to become; with a budget and data, two ways to spend it where they differ: over all choices,
+        and over those of the form that leads. Errors measured layer by layer do not settle which serves the outputs best."""
         budget = self.macs or self.params
         if budget is None:
-            return [self._each(c, report, at) for c, (at, _) in zip(choices, found)]
+            return [[self._each(c, report, at) for c, (at, _) in zip(choices, found)]]
         from ...ir.cost import cost
 
         unit = "macs" if self.macs else "params"
@@ -190,18 +199,14 @@ class Factorise(Pass):
         goal = budget * whole if budget <= 1 else budget
         wholes = [getattr(at, unit) for at, _ in found]
         rest = goal - (whole - sum(wholes))
-        if not aware:
-            choices = led(choices, wholes, rest, unit)
-        picked = spend(choices, wholes, rest, unit)
-        got = whole - sum(w - getattr(c, unit) for w, c in zip(wholes, picked) if c)
-        if got > goal * 1.01:
-            raise BadOption("the budget cannot be met", pass_name=self.name, expected=f"at least {got:.0f} {unit}",
+        plans = [spend(led(choices, wholes, rest, unit), wholes, rest, unit)]
+        if aware:
+            plans.insert(0, spend(choices, wholes, rest, unit))
+        totals = [whole - sum(w - getattr(c, unit) for w, c in zip(wholes, p) if c) for p in plans]
+        if totals[0] > goal * 1.01:
+            raise BadOption("the budget cannot be met", pass_name=self.name, expected=f"at least {totals[0]:.0f} {unit}",
                             found=f"{goal:.0f}", remedy="allow more forms, or skip less")  # fmt: skip
-        for (at, _), c, options in zip(found, picked, choices):
-            if c is None and options:
-                for user in at.nodes:
-                    report.refuse(user.name, f"{user.op} stays whole: others save at less error")
-        return picked
+        return [p for n, p in enumerate(plans) if totals[n] <= goal * 1.01 and p not in plans[:n]]
 
     def _each(self, choices: list[Choice], report: Report, at: Target) -> Choice | None:
         """The cheapest that keeps the energy; with a rank or vbmf, the one of least error."""
@@ -215,6 +220,28 @@ class Factorise(Pass):
         for user in at.nodes:
             report.refuse(user.name, f"{user.op} stays whole: energy {self.energy:g} takes a rank that saves nothing")
         return None
+
+    def _carry_out(self, model, found, plans: list[Plan], layers, ctx, report) -> Plan:
+        """Factor as planned. Of several plans each is carried out on a copy, and the one of the nearest outputs stays."""
+        if len(plans) == 1:
+            self._replace(model, found, plans[0], layers, ctx, report)
+            return plans[0]
+        tried = []
+        for picked in plans:
+            work, said = model.copy(), Report()
+            nodes = {n.name: n for n in work.nodes}
+            twins = [(but(at, nodes=[nodes[n.name] for n in at.nodes]), forms) for at, forms in found]
+            self._replace(work, twins, picked, {n: readable(work, twins[n][0]) for n in layers}, ctx, said)
+            tried.append((output_snr(ctx, ctx.verified.analysis, model, work, self.samples), work, said))
+        snrs = [snr for snr, *_ in tried]
+        best = int(np.argmax(np.nan_to_num(snrs, nan=-np.inf)))
+        _, work, said = tried[best]
+        model.adopt(work)
+        report.edits += said.edits
+        report.note(
+            f"outputs on the data: {snrs[0]:.1f} dB with a form for each layer, {snrs[1]:.1f} dB with one that leads"
+        )
+        return plans[best]
 
     def _replace(self, model, found, picked, layers, ctx, report) -> None:
         original = model.copy() if layers else model

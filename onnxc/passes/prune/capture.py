@@ -1,4 +1,5 @@
-"""Activations batch by batch in bounded memory: of the part of a model that makes them, and at sampled positions."""
+"""Activations batch by batch in bounded memory: of the part of a model that makes them, and at sampled positions; and
+how far the outputs of two models are apart."""
 
 from __future__ import annotations
 
@@ -61,6 +62,22 @@ class Probe:
         made = [t.name for t in self.proto.graph.output]
         found = self.ctx.runner(self.proto, feeds, made)
         return {n: found[n] if n in found else feeds[n] for n in self.names}
+
+
+def output_snr(ctx: Context, analysis: Analysis, real: Model, other: Model, samples: int) -> float:
+    """Signal to noise of the outputs of `other`, those of `real` being the signal, on the calibration samples, in dB.
+
+    Squares are summed over all outputs of numbers. `analysis`: of either.
+    """
+    names = [t.name for t in real.outputs]
+    a, b = Probe(ctx, real, names), Probe(ctx, other, names)
+    power = error = 0.0
+    for feeds in Stream(ctx, analysis, names, samples):
+        x, y = a(feeds), b(feeds)
+        numbers = [n for n in names if x[n].dtype.kind in "fiub"]
+        power += sum(float((x[n].astype(np.float64) ** 2).sum()) for n in numbers)
+        error += sum(float(((x[n].astype(np.float64) - y[n]) ** 2).sum()) for n in numbers)
+    return 10 * float(np.log10(max(power, 1e-300) / max(error, 1e-300)))
 
 
 def pick(rng: np.random.Generator, positions: int, wanted: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from ...ir.model import Model
 from ...ir.verify import verify
 from ..base import Context, Pass, Report, register
 from ..opset import raise_opset
-from ..prune.capture import Probe, Stream
+from ..prune.capture import output_snr
 from ..prune.linear import Linear, bias_home, linear
 from ..prune.weights import explicit_pads, layers
 from . import binary_fit as fit
@@ -147,17 +147,10 @@ class QuantBinary(Pass):
     def _bearing(self, real: Model, chosen: list[str], analysis: Analysis, ctx: Context, report: Report) -> list[str]:
         """Those of which the outputs keep `bear` dB when each alone is binarised."""
         kept = []
-        names = [t.name for t in real.outputs]
         for name in chosen:
             work = real.copy()
             self._binarise(work, [name], analysis, ctx, Report())
-            a, b = Probe(ctx, real, names), Probe(ctx, work, names)
-            power = error = 0.0
-            for feeds in Stream(ctx, analysis, names, fit.SAMPLES):
-                x, y = a(feeds), b(feeds)
-                power += sum(float((x[n].astype(np.float64) ** 2).sum()) for n in names)
-                error += sum(float(((x[n].astype(np.float64) - y[n]) ** 2).sum()) for n in names)
-            snr = 10 * np.log10(max(power, 1e-300) / max(error, 1e-300))
+            snr = output_snr(ctx, analysis, real, work, fit.SAMPLES)
             if snr >= self.bear:
                 kept.append(name)
             else:
