@@ -11,13 +11,14 @@ from onnxc.ir.errors import BadOption
 from onnxc.ir.model import Model, load
 from onnxc.ir.verify import verify
 from onnxc.passes.base import apply, make
+from onnxc.passes.lowrank.common import Factorise
 from onnxc.passes.lowrank.fit import Whitened, error, likely, refine
 from onnxc.passes.lowrank.forms import FORMS
 from onnxc.passes.lowrank.rank import Choice, led, spend, vbmf_rank
 from onnxc.passes.lowrank.target import replace, target
 from onnxc.pipeline import Pipeline
 from onnxc.runtime.data import open_data
-from onnxc.runtime.reference import Session
+from onnxc.runtime.reference import Runner, Session
 from onnxc.runtime.specs import input_specs
 
 
@@ -191,6 +192,31 @@ def test_without_data_smooth_kernels_count_more():
     assert likely(w, w) == 0 and likely(w, 0 * w) == pytest.approx(1)
     x = np.random.default_rng(0).normal(size=(1, 4, 3, 1, 1))
     assert likely(x, x / 2) == pytest.approx(0.25)  # without taps it is the error of the weight
+
+
+@pytest.mark.parametrize("better", [0, 1])
+def test_of_two_plans_that_of_the_nearest_outputs_stays(better, monkeypatch):
+    text = """g (float[N,8,6,6] x) => (float[N,8,6,6] y)
+              { a = Conv<pads=[1,1,1,1]>(x, v) r = Relu(a) y = Conv<pads=[1,1,1,1]>(r, w) }"""
+    rng = np.random.default_rng(4)
+    model = model_of(text, **{k: rng.normal(size=(8, 8, 3, 3)).astype(np.float32) for k in "vw"})
+    data = open_data(None, input_specs(model.to_proto()), seed=1, samples=8)
+    given = {"runner": Runner(), "data": data}
+
+    def plans(_pass, _model, _ctx, _found, choices, aware, _report):
+        fine = [max(c, key=lambda o: o.macs) for c in choices]
+        rough = [min(c, key=lambda o: o.macs) for c in choices]
+        assert aware
+        return [fine, rough] if better == 0 else [rough, fine]
+
+    def factored(plan):
+        monkeypatch.setattr(Factorise, "_plans", plan)
+        return apply(make("lowrank.auto", {"macs": 0.5, "fit": "outputs"}), model, **given)
+
+    done, report = factored(plans)
+    alone, _ = factored(lambda *given: [plans(*given)[better]])
+    assert len(report.edits) == 2 and "outputs on the data" in report.notes[-1]
+    assert np.array_equal(run(done), run(alone)) and not np.array_equal(run(done), run(model))
 
 
 def test_data_make_the_outputs_closer(resnet20_path, calib_data_path):
