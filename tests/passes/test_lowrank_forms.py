@@ -14,7 +14,7 @@ from onnxc.passes.base import apply, make
 from onnxc.passes.lowrank.common import Factorise
 from onnxc.passes.lowrank.fit import Whitened, error, likely, refine
 from onnxc.passes.lowrank.forms import FORMS
-from onnxc.passes.lowrank.rank import Choice, led, spend, vbmf_rank
+from onnxc.passes.lowrank.rank import Choice, leads, spend, vbmf_rank
 from onnxc.passes.lowrank.target import replace, target
 from onnxc.pipeline import Pipeline
 from onnxc.runtime.data import open_data
@@ -179,9 +179,9 @@ def test_without_data_one_form_takes_every_layer_that_it_is_open_to():
     a, b = FORMS["cp"], FORMS["spatial"]
     at = [[Choice(a, (1,), 50, 50, e) for e in es[:1]] + [Choice(b, (1,), 50, 50, e) for e in es[1:]]
           for es in ((0.1, 0.08), (0.01, 0.5))] + [[Choice(b, (1,), 50, 50, 0.3)]]  # fmt: skip
-    picked = spend(led(at, [100] * 3, 150, "macs"), [100] * 3, 150, "macs")
+    picked = spend(leads(at, [100] * 3, 150, "macs")[0], [100] * 3, 150, "macs")
     assert [c.form.name for c in picked] == ["cp", "cp", "spatial"]
-    assert led(at, [100] * 3, 10, "macs") == at  # none meets the goal: nothing leads
+    assert leads(at, [100] * 3, 10, "macs") == []  # none meets the goal: nothing leads
 
 
 def test_without_data_smooth_kernels_count_more():

@@ -18,12 +18,14 @@ from ..prune.linear import Linear, add_to_bias
 from .fit import LARGE, Whitened, error, likely
 from .forms import FORMS, Form
 from .moments import Moments, moments, readable
-from .rank import Choice, led, spend, vbmf_rank
+from .rank import Choice, leads, spend, vbmf_rank
 from .target import CONVOLUTIONS, PRODUCTS, Target, refusal, replace, target
 
 Plan = list[Choice | None]
 """For each layer what it becomes, None where it stays whole."""
 ENERGY = 0.97
+LEADS = 2
+"""How many plans with a leading form are tried beside the one that mixes forms freely."""
 FINE = 128
 """How many ranks of one form of one layer are weighed at most."""
 PROBES = 3
@@ -187,8 +189,8 @@ class Factorise(Pass):
         return "no rank lowers both its MACs and its parameters"
 
     def _plans(self, model, ctx, found, choices, aware: bool, report) -> list[Plan]:
-        """What each layer is to become; with a budget and data, two ways to spend it where they differ: over all choices,
-        and over those of the form that leads. Errors measured layer by layer do not settle which serves the outputs best."""
+        """What each layer is to become; with a budget and data, several ways to spend it where they differ: over all
+        choices, and over those of a form that leads. Errors of single layers do not settle which serves the outputs best."""
         budget = self.macs or self.params
         if budget is None:
             return [[self._each(c, report, at) for c, (at, _) in zip(choices, found)]]
@@ -199,9 +201,9 @@ class Factorise(Pass):
         goal = budget * whole if budget <= 1 else budget
         wholes = [getattr(at, unit) for at, _ in found]
         rest = goal - (whole - sum(wholes))
-        plans = [spend(led(choices, wholes, rest, unit), wholes, rest, unit)]
-        if aware:
-            plans.insert(0, spend(choices, wholes, rest, unit))
+        forms = leads(choices, wholes, rest, unit)
+        open_to = [choices, *forms[:LEADS]] if aware else forms[:1] or [choices]
+        plans = [spend(o, wholes, rest, unit) for o in open_to]
         totals = [whole - sum(w - getattr(c, unit) for w, c in zip(wholes, p) if c) for p in plans]
         if totals[0] > goal * 1.01:
             raise BadOption("the budget cannot be met", pass_name=self.name, expected=f"at least {totals[0]:.0f} {unit}",
@@ -238,9 +240,8 @@ class Factorise(Pass):
         _, work, said = tried[best]
         model.adopt(work)
         report.edits += said.edits
-        report.note(
-            f"outputs on the data: {snrs[0]:.1f} dB with a form for each layer, {snrs[1]:.1f} dB with one that leads"
-        )
+        rest = ", ".join(f"{snr:.1f}" for snr in np.delete(snrs, best))
+        report.note(f"outputs on the data: {snrs[best]:.1f} dB; other plans {rest} dB")
         return plans[best]
 
     def _replace(self, model, found, picked, layers, ctx, report) -> None:

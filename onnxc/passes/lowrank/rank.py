@@ -78,8 +78,9 @@ def _slope(a, b) -> float:
     return (b[1] - a[1]) / max(a[0] - b[0], 1e-9)
 
 
-def led(layers: list[list[Choice]], wholes: list[int], goal: float, unit: str) -> list[list[Choice]]:
-    """The choices of one form, for all layers that it is open to: that which would meet the goal with the least error.
+def leads(layers: list[list[Choice]], wholes: list[int], goal: float, unit: str) -> list[list[list[Choice]]]:
+    """The choices of one form, for all layers that it is open to, all choices of the others: for each form that meets the
+    goal so, that of the least error first.
 
     Errors that are guesses flatter whichever form comes out best of several, layer by layer; over a whole network the
     guess of a single form's error is steadier.
@@ -89,7 +90,7 @@ def led(layers: list[list[Choice]], wholes: list[int], goal: float, unit: str) -
         picked = spend(_only(layers, name), wholes, goal, unit)
         if sum(getattr(c, unit) if c else whole for c, whole in zip(picked, wholes)) <= goal:
             totals[name] = sum(c.error for c in picked if c)
-    return _only(layers, min(totals, key=totals.__getitem__)) if totals else layers
+    return [_only(layers, name) for name in sorted(totals, key=totals.__getitem__)]
 
 
 def _only(layers: list[list[Choice]], name: str) -> list[list[Choice]]:
