@@ -219,6 +219,17 @@ def test_of_two_plans_that_of_the_nearest_outputs_stays(better, monkeypatch):
     assert np.array_equal(run(done), run(alone)) and not np.array_equal(run(done), run(model))
 
 
+@pytest.mark.parametrize("longer, nodes", [(50.1, 2), (51.0, 4)])
+def test_of_plans_alike_that_of_the_fewest_nodes_stays(longer, nodes, monkeypatch):
+    def plans(_pass, _model, _ctx, _found, choices, _aware, _report):
+        return [[next(c for c in of if c.form.name == name) for of in choices] for name in ("cp", "spatial")]
+
+    snrs = iter([longer, 50.0])
+    monkeypatch.setattr(Factorise, "_plans", plans)
+    monkeypatch.setattr("onnxc.passes.lowrank.common.output_snr", lambda *given: next(snrs))
+    assert len(apply(make("lowrank.auto", {"macs": 0.5}), layer())[0].nodes) == nodes
+
+
 def test_data_make_the_outputs_closer(resnet20_path, calib_data_path):
     snr = {}
     for fit in ("weights", "outputs"):

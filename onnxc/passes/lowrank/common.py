@@ -24,6 +24,8 @@ from .target import CONVOLUTIONS, PRODUCTS, Target, refusal, replace, target
 Plan = list[Choice | None]
 """For each layer what it becomes, None where it stays whole."""
 ENERGY = 0.97
+ALIKE = 0.25
+"""Two plans' SNRs on the data, in dB, that are taken for the same: less than a few samples can tell apart."""
 LEADS = 2
 """How many plans with a leading form are tried beside the one that mixes forms freely."""
 FINE = 128
@@ -224,7 +226,8 @@ class Factorise(Pass):
         return None
 
     def _carry_out(self, model, found, plans: list[Plan], layers, ctx, report) -> Plan:
-        """Factor as planned. Of several plans each is carried out on a copy, and the one of the nearest outputs stays."""
+        """Factor as planned. Of several plans each is carried out on a copy, and the one of the nearest outputs stays; of
+        those that are ALIKE, the one of the fewest nodes, as stages cost time that MACs do not show."""
         if len(plans) == 1:
             self._replace(model, found, plans[0], layers, ctx, report)
             return plans[0]
@@ -236,7 +239,9 @@ class Factorise(Pass):
             self._replace(work, twins, picked, {n: readable(work, twins[n][0]) for n in layers}, ctx, said)
             tried.append((output_snr(ctx, ctx.verified.analysis, model, work, self.samples), work, said))
         snrs = [snr for snr, *_ in tried]
-        best = int(np.argmax(np.nan_to_num(snrs, nan=-np.inf)))
+        sure = np.nan_to_num(snrs, nan=-np.inf)
+        level = [n for n in range(len(tried)) if sure[n] >= sure.max() - ALIKE]
+        best = min(level, key=lambda n: (len(tried[n][1].nodes), -sure[n]))
         _, work, said = tried[best]
         model.adopt(work)
         report.edits += said.edits
