@@ -94,7 +94,7 @@ class _Layout:
         )
         self.counted = free or [name for name, spec in inputs.items() if spec.shape or self.stacked]
         self.inputs = {
-            name: TensorSpec((None, *spec.shape), spec.dtype) if self.stacked else spec for name, spec in inputs.items()
+            name: spec._replace(shape=(None, *spec.shape)) if self.stacked else spec for name, spec in inputs.items()
         }
         self.fixed = None if free else 1
         if not free and not self.stacked and self.counted:

@@ -17,10 +17,14 @@ Dim = int | str | None
 
 
 class TensorSpec(NamedTuple):
-    """Shape and type of one input. A dimension is an extent, a symbol, or None (unknown); shape None: unknown rank."""
+    """Shape and type of one input. A dimension is an extent, a symbol, or None (unknown); shape None: unknown rank.
+
+    divides: an integer division has it below the line, so that a 0 in it would end the process.
+    """
 
     shape: tuple[Dim, ...] | None
     dtype: np.dtype
+    divides: bool = False
 
     def __str__(self) -> str:
         if self.shape is None:
@@ -36,7 +40,7 @@ def input_specs(model: onnx.ModelProto) -> dict[str, TensorSpec]:
     import onnx
 
     defaults = {tensor.name for tensor in model.graph.initializer}
-    specs = {}
+    specs, below = {}, _divisors(model.graph)
     for value in model.graph.input:
         if value.name in defaults:
             continue
@@ -49,8 +53,24 @@ def input_specs(model: onnx.ModelProto) -> dict[str, TensorSpec]:
                 remedy="use --check shapes",
             )  # fmt: skip
         shape = tuple(_dim(dim) for dim in tensor.shape.dim) if tensor.HasField("shape") else None
-        specs[value.name] = TensorSpec(shape, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        specs[value.name] = TensorSpec(shape, dtype, value.name in below and dtype.kind in "iu")
     return specs
+
+
+SAME = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Tile")
+"""Operators whose values are those of their first input."""
+
+
+def _divisors(graph: onnx.GraphProto) -> set[str]:
+    """Names of tensors by whose values a Div or Mod divides."""
+    found: set[str] = set()
+    for node in reversed(graph.node):
+        if node.op_type in ("Div", "Mod"):
+            found.update(node.input[1:2])
+        elif node.op_type in SAME and not found.isdisjoint(node.output):
+            found.update(node.input[:1])
+    return found
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
@@ -107,27 +127,28 @@ def listing(names: Mapping[str, object]) -> str:
 
 
 def random_feeds(
-    inputs: Mapping[str, tuple[tuple[Dim, ...] | None, np.dtype]],
+    inputs: Mapping[str, tuple],
     seed: int = 0,
     batch: int = 1,
     sizes: Mapping[str, int] | None = None,
     first: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Seeded random inputs: name -> array of the input's type.
+    """Seeded random inputs: name -> array of the input's type. `inputs`: name -> TensorSpec, or its first two fields.
 
     A symbolic or unknown first axis takes `batch`; another symbol takes `sizes[symbol]`, an unknown axis
     `sizes["name[axis]"]`, else 64 in inputs of rank 4 and more (images) and 16 in others. Floats are standard normal,
     32- and 64-bit integers are 0 or 1 (they are mostly indices, masks and token types), shorter ones in 0..127, booleans are even odds.
+    Integers that divide are 1 where they would be 0.
 
     Sample i of an input depends on nothing but `seed`, its name, i and its shape, so it is the same in batches of any
     size and beside any other inputs. `first` is the number of the first sample.
     """
     sizes = dict(sizes or {})
-    for shape, _ in inputs.values():
+    for shape, *_ in inputs.values():
         if shape and isinstance(shape[0], str):
             sizes.setdefault(shape[0], batch)
     feeds = {}
-    for name, (shape, dtype) in inputs.items():
+    for name, (shape, dtype, *divides) in inputs.items():
         if shape is None:
             raise BadData("random data need a shape", tensor=name, found="unknown rank", remedy="give --data")
         key = zlib.crc32(name.encode())
@@ -141,6 +162,8 @@ def random_feeds(
             feeds[name] = np.stack(rows)
         else:
             feeds[name] = _draw((seed, key, first), tuple(extents), np.dtype(dtype), name)
+        if any(divides):
+            feeds[name] = np.maximum(feeds[name], np.ones((), dtype))
     return feeds
 
 

@@ -21,7 +21,7 @@ def test_inputs_with_a_default_are_not_asked_for():
 def test_symbols_unknown_extents_and_unknown_rank():
     proto = affine()
     shape = proto.graph.input[0].type.tensor_type.shape
-    assert input_specs(proto)["x"] == (("N", 3), np.float32)
+    assert input_specs(proto)["x"] == (("N", 3), np.float32, False)
     shape.dim[1].dim_value = -1
     shape.dim[0].Clear()
     assert input_specs(proto)["x"].shape == (None, None)
@@ -37,6 +37,19 @@ def test_inputs_that_are_no_numbers_are_refused():
     proto.graph.input[0].CopyFrom(helper.make_tensor_sequence_value_info("x", onnx.TensorProto.FLOAT, [1]))
     with pytest.raises(Unsupported, match="sequence_type"):
         input_specs(proto)
+
+
+def test_what_divides_integers_is_never_zero():
+    """ONNX Runtime divides integers by 0 as C does: the process ends."""
+    proto = model(
+        "g (int32[N,8] a, int32[N,8] b, float[N,8] c) => (int32[N,8] y) { d = Identity(b) q = Div(a, d) y = Mod(q, d) }"
+    )
+    specs = input_specs(proto)
+    assert [spec.divides for spec in specs.values()] == [False, True, False]
+    feeds = random_feeds(specs, batch=4)
+    assert (feeds["a"] == 0).any() and (feeds["b"] == 1).all()
+    proto = model("g (float[N,8] a, float[N,8] b) => (float[N,8] y) { y = Div(a, b) }")
+    assert not any(spec.divides for spec in input_specs(proto).values())
 
 
 DIMS = st.one_of(st.integers(1, 4), st.none(), st.sampled_from(["N", "S", "T"]))
