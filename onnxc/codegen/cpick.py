@@ -1,6 +1,6 @@
 """The C function that finds the instruction set of the processor it runs on, for libraries with kernels for several.
 
-x86 tells by CPUID, and by XGETBV which registers the system saves; aarch64 by what Linux puts into the auxiliary vector.
+x86 tells by CPUID, and by XGETBV which registers the system saves; Arm and RISC-V by what Linux puts into the auxiliary vector.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ FEATURES: dict[str, dict[str, tuple[int, int]]] = {
     | _word(4, "avx_vnni:4 avx512_bf16:5")
     | _word(5, "sse4a:6"),
     "aarch64": _word(0, "aes:3 crc32:7 atomics:8 fphp:9 asimdhp:10 asimdrdm:12 lrcpc:15 asimddp:20 sve:22"),
+    "armv7": _word(0, "neon:12 vfpv4:16 idiva:17 idivt:18"),
+    "riscv64": _word(0, "v:21"),
 }
 """By toolchain: feature as Linux names it -> (word that the C code reads, bit)."""
 
@@ -74,7 +76,9 @@ def pick_includes(targets: Sequence[Target]) -> str:
     return _INCLUDES[targets[0].chain] if len(targets) > 1 else ""
 
 
-_INCLUDES = {"x86_64": "#include <cpuid.h>", "aarch64": "#include <sys/auxv.h>"}
+_LINUX = "#include <sys/auxv.h>"
+_INCLUDES = {"x86_64": "#include <cpuid.h>", "aarch64": _LINUX, "armv7": _LINUX, "riscv64": _LINUX}
+_AUXILIARY = "static void features(uint32_t found[1]) { found[0] = (uint32_t)getauxval(AT_HWCAP); }\n"
 _READ = {
     "x86_64": """/* Words: CPUID 1 ECX; 7 EBX, ECX, EDX; 7.1 EAX; 0x80000001 ECX. */
 static void features(uint32_t found[6]) {
@@ -94,8 +98,9 @@ static void features(uint32_t found[6]) {
   if ((saved & 0xe6) != 0xe6) found[1] &= ~0xd0230000u; /* the 512-bit ones */
 }
 """,
-    "aarch64": """static void features(uint32_t found[1]) { found[0] = (uint32_t)getauxval(AT_HWCAP); }
-""",
+    "aarch64": _AUXILIARY,
+    "armv7": _AUXILIARY,
+    "riscv64": _AUXILIARY,
 }
 _PICK = """@read@
 static int pick_machine(void) {

@@ -88,11 +88,11 @@ TARGETS: dict[str, Target] = {
         Target("armv7", 4, 16, 2, _llvm(_ARM, "generic", "+v7", "+neon", mfloat_abi="hard"), "armv7",
                "32-bit Arm with NEON"),
         Target("cortex-a7", 4, 16, 2, _llvm(_ARM, "cortex-a7", "+neon", mfloat_abi="hard"), "armv7",
-               "Raspberry Pi 2"),
+               "Raspberry Pi 2", ("vfpv4", "idiva", "idivt")),
         Target("cortex-a9", 4, 16, 2, _llvm(_ARM, "cortex-a9", "+neon", mfloat_abi="hard"), "armv7", "Zynq-7000"),
         Target("riscv64", 1, 32, 2, _llvm(_RISCV, "generic-rv64", *_RV64GC, mabi="lp64d"), "riscv64", "RV64GC"),
         Target("riscv64-v", 4, 32, 2, _llvm(_RISCV, "generic-rv64", *_RV64GC, "+v", mabi="lp64d"), "riscv64",
-               "RV64GCV, vectors of 128 bits or more"),
+               "RV64GCV, vectors of 128 bits or more", ("v",)),
         Target("wasm32", 4, 16, 2, _llvm("wasm32-unknown-wasi", "generic", "+simd128", vector_width=128), "wasm32",
                "WebAssembly with SIMD"),
         _cortex_m("cortex-m4", "bare metal, single-precision FPU"),
@@ -178,7 +178,7 @@ def _native() -> Target:
     if machine == "armv7l":
         return replace(TARGETS["armv7"], name="native")
     if machine == "riscv64":
-        return replace(TARGETS["riscv64"], name="native")
+        return replace(TARGETS["riscv64-v" if "v" in host_features() else "riscv64"], name="native")
     raise Unsupported(f"no native target for a {machine} host", remedy="name one of " + ", ".join(TARGETS))
 
 

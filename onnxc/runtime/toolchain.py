@@ -141,11 +141,13 @@ TOOLCHAINS: dict[str, Toolchain] = {
 
 
 def host_features() -> frozenset[str]:
-    """CPU features by the names of /proc/cpuinfo; empty where the system does not tell."""
+    """CPU features by the names of /proc/cpuinfo, on RISC-V its one-letter extensions; empty where the system does not tell."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith(("flags", "Features")):
                 return frozenset(line.split(":", 1)[1].split())
+            if line.startswith("isa"):  # rv64imafdcv_zicsr...
+                return frozenset(line.split(":", 1)[1].strip().lower().removeprefix("rv64").split("_")[0])
     except OSError:
         return frozenset()
     return frozenset()

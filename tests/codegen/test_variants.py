@@ -171,10 +171,30 @@ def test_aarch64_picks_in_the_emulator(shared_model, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "chain, compiler, cpus",
+    [
+        ("riscv64", "riscv64-linux-gnu-gcc", {"rv64,v=false": "riscv64", "rv64,v=true": "riscv64-v"}),
+        ("armv7", "arm-linux-gnueabihf-gcc", {"cortex-a9": "armv7", "cortex-a7": "cortex-a7"}),
+    ],
+)
+def test_linux_tells_which_in_the_emulator(shared_model, tmp_path, monkeypatch, chain, compiler, cpus):
+    ready(chain)
+    compile_model(shared_model, tmp_path, name="net", target="/".join(cpus.values()), threads=2)
+    emulator = TOOLCHAINS[chain].emulator[0]
+    for cpu, wanted in cpus.items():
+        assert picked(tmp_path, compiler, emulator, "-cpu", cpu) == wanted
+        monkeypatch.setattr(type(TOOLCHAINS[chain]), "runner", lambda self, c=cpu: [emulator, "-cpu", c])
+        library = open_library(tmp_path)
+        feeds = random_feeds(library)
+        found, wanted = library.run(feeds), run_ort(shared_model, feeds)
+        assert all(error(found[name], wanted[name]) <= 1e-5 for name in wanted), cpu
+
+
+@pytest.mark.parametrize(
     "target, said",
     [
         ("x86-64-v2/aarch64", "one family"),
-        ("riscv64/riscv64-v", "cannot pick its instruction set on riscv64"),
+        ("wasm32/wasm32,lanes=2", "cannot pick its instruction set on wasm32"),
         ("x86-64-v3/x86-64-v3", "need the same"),
         ("aarch64/aarch64,mcpu=neoverse-n1", "need the same"),
         ("x86-64-v3/", "one base"),
