@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from onnxc import __version__
+from onnxc import __version__, arguments
 from onnxc.ir.errors import BadOption, OnnxcError
 
 app = typer.Typer(
@@ -89,13 +88,13 @@ def passes(
 
         print(list_pass(model) if model else list_passes())
         return
-    model = _wanted(model, "MODEL")
+    model = arguments.wanted(model, "MODEL")
     if (listed is None) == (recipe is None):
         raise BadOption(
             "give a pass list or a recipe", expected="-p LIST or --recipe F.toml", remedy="see onnxc passes --list"
         )
-    _check_file(out, "-o")
-    if _check_file(report, "--report") and Path(report).suffix not in (".json", ".html"):
+    arguments.check_file(out, "-o")
+    if arguments.check_file(report, "--report") and Path(report).suffix not in (".json", ".html"):
         raise BadOption("--report writes JSON or HTML", expected="F.json or F.html", found=report)
     from onnxc.pipeline import Pipeline
     from onnxc.recipe import parse, read_toml
@@ -186,8 +185,8 @@ def compile_(
 
         _show(_json({"targets": rows()}) if json else render_targets(rows(), colour=_colour()))
         return
-    model, out = _wanted(model, "MODEL", "compile"), _wanted(out, "-o DIR", "compile")
-    shapes = _shape_sets(shape)
+    model, out = arguments.wanted(model, "MODEL", "compile"), arguments.wanted(out, "-o DIR", "compile")
+    shapes = arguments.shape_sets(shape)
     if Path(out).exists() and not Path(out).is_dir():
         raise BadOption(f"-o {out} is a file", expected="a folder")
     from onnxc.codegen import compile_model
@@ -232,7 +231,7 @@ def run(
     remote: RemoteOption = None,
 ) -> None:
     """Run a model or a compiled library once."""
-    files = dict(_pair(text, "--input", "NAME=F.npy") for text in inputs or ())
+    files = dict(arguments.pair(text, "--input", "NAME=F.npy") for text in inputs or ())
     if out and Path(out).exists() and not Path(out).is_dir():
         raise BadOption(f"-o {out} is a file", expected="a folder")
     from onnxc.running import render_outputs, run_once, save_outputs
@@ -258,7 +257,7 @@ def bench(
 
     with _bar(1) as step:
         step("timing", 0.0)
-        rows = bench(subjects, threads=threads, shapes=_shapes(shape), remote=remote)
+        rows = bench(subjects, threads=threads, shapes=arguments.shapes(shape), remote=remote)
     _show(_json({"rows": [row.to_dict() for row in rows]}) if json else render_times(rows, colour=_colour()))
 
 
@@ -269,7 +268,7 @@ def pack(
     verbose: VerboseOption = False,
 ) -> None:
     """Write a lossless, entropy-coded archive of a model."""
-    _check_file(out, "-o")
+    arguments.check_file(out, "-o")
     from onnxc.coding import pack
     from onnxc.packing import render
 
@@ -282,7 +281,7 @@ def unpack(
     out: Annotated[str, typer.Option("--out", "-o", metavar="MODEL", help="Where to write the model.")],
 ) -> None:
     """Give back the files of an archive, byte for byte."""
-    _check_file(out, "-o")
+    arguments.check_file(out, "-o")
     from onnxc.coding import unpack
 
     _show("\n".join(f"written: {path}" for path in unpack(archive, out)))
@@ -312,8 +311,8 @@ def sensitivity(
     json: JsonOption = False,
 ) -> None:
     """Show how much each group of channels matters."""
-    _check_file(out, "-o")
-    _check_file(plot, "--plot")
+    arguments.check_file(out, "-o")
+    arguments.check_file(plot, "--plot")
     from onnxc.passes.prune.recover import RECOVER
     from onnxc.sensitivity import plot as draw_curves
     from onnxc.sensitivity import render
@@ -327,60 +326,6 @@ def sensitivity(
     if plot:
         draw_curves(found, Path(plot))
     _show(_json(found.to_dict()) if json else render(found, colour=_colour()))
-
-
-def _wanted(value: str | None, name: str, command: str = "passes") -> str:
-    if value is None:
-        raise BadOption(f"{name} is missing", remedy=f"see onnxc {command} --help")
-    return value
-
-
-def _pair(text: str, option: str, form: str) -> tuple[str, str]:
-    """`name=value`; a name may hold `=` itself, a value not."""
-    name, mark, value = text.rpartition("=")
-    if not (name and mark and value):
-        raise BadOption(f"{option} does not fit", expected=form, found=text)
-    return name, value
-
-
-def _shape_sets(texts: Iterable[str] | None) -> list[dict[str, tuple[int, ...]]]:
-    """One set of shapes, or as many as an input is named times; inputs that are named once have that shape in all."""
-    named: dict[str, list[tuple[int, ...]]] = {}
-    for text in texts or ():
-        for name, extents in _shapes([text]).items():
-            named.setdefault(name, []).append(extents)
-    count = max(map(len, named.values()), default=1)
-    short = [name for name, shapes in named.items() if len(shapes) not in (1, count)]
-    if short:
-        raise BadOption(
-            "--shape names inputs unequally often", expected=f"{short[0]} once or {count} times",
-            found=len(named[short[0]]),
-        )  # fmt: skip
-    return [{name: shapes[i % len(shapes)] for name, shapes in named.items()} for i in range(count)]
-
-
-def _shapes(texts: Iterable[str] | None) -> dict[str, tuple[int, ...]]:
-    shapes = {}
-    for text in texts or ():
-        name, extents = _pair(text, "--shape", "NAME=1x3x224x224")
-        if not all(e.isascii() and e.isdigit() and int(e) for e in extents.split("x")):
-            raise BadOption("--shape does not fit", expected="NAME=1x3x224x224", found=text)
-        shapes[name] = tuple(map(int, extents.split("x")))
-    return shapes
-
-
-def _check_file(path: str | None, option: str) -> bool:
-    """Refuse, before any work, a file that cannot be written. Whether there is one to write."""
-    if path is None:
-        return False
-    folder = Path(path).parent
-    if not path or Path(path).is_dir():
-        raise BadOption(f"{option} {path or repr(path)} is a folder or nothing", expected="a file")
-    if not folder.is_dir():
-        raise BadOption(f"{option}: there is no folder {folder}", remedy="make it first")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise BadOption(f"{option}: the folder {folder} cannot be written to")
-    return True
 
 
 def _json(value: object) -> str:
