@@ -135,7 +135,7 @@ def few_bit_calls(spec: KernelSpec, target: Target, rng) -> tuple[dict, dict]:
         "pack": [x, *scale, packed],
         "conv": [packed, words, aligned(table.astype(bits.table_dtype(spec))), *channel, y],
     }
-    if spec.activation == spec.weight == BINARY and plan.lanes == 8 and spec.oc % 8 == 0:
+    if spec.activation == spec.weight == BINARY and plan.lanes in (8, 16) and spec.oc % plan.lanes == 0:
         after = PackSpec(1, spec.oh, spec.ow, spec.oc, 1, (1, 1, 1, 1), BINARY, spec.y_shape)
         found, flip = thresholds(spec, table, channel)
         flips = bool(flip.any())

@@ -3,23 +3,27 @@
 Operands: x packed and padded (`planes.packed_shape`), weights (`planes.pack_weights`), the table of constants, the
 epilogue's operands, y. Loops, outermost first: group, block of output channels, image, row, tile of pixels; then pairs of
 planes from high to low, doubling the sums between (Horner), kh and the contiguous (kw, word). A tile is `pixels` x
-`vectors` accumulators in registers: a word of 64 input channels is broadcast, a vector holds that word of the weights of
+`vectors` accumulators in registers: a word of input channels is broadcast, a vector holds that word of the weights of
 neighbouring output channels. docs/kernels.md derives the limits.
+
+Words have 64 bits, and 32 where vectors have 16 lanes (AVX-512): a count costs the same for a bit, and a vector of results
+comes of half as many vectors. The packed activations are the same bytes either way.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from onnxc.codegen.kernels import planes
-from onnxc.codegen.kernels.count import count, count_words
+from onnxc.codegen.kernels.count import count, count_words, word_bits
 from onnxc.codegen.kernels.result import Results, packable, vector_of, wide, wide_type
-from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule, words
+from onnxc.codegen.kernels.spec import WORD, KernelSpec, Refusal, Schedule
 from onnxc.codegen.kernels.tile import at, each, epilogue, operands, shared_grid
 from onnxc.codegen.target import Target
+from onnxc.codegen.tvm_api import features
 
 NAME = "bits.direct"
 PACKS = True  # its own result, where the spec says so
@@ -32,44 +36,65 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
         return Refusal(NAME, f"takes packed bits only, not {spec.activation.text()} x {spec.weight.text()}")
     if not spec.macs:
         return Refusal(NAME, "has an extent of zero")
-    lanes, channels = max(target.lanes // 2, 1), spec.oc // spec.groups
-    while lanes > channels:
-        lanes //= 2
-    pixels = spec.n * spec.h * spec.w if spec.pointwise else spec.ow
     best = None
-    for vectors in range(1, min(8, channels // lanes) + 1):
-        for height in range(1, min(16, pixels) + 1):
-            if height * vectors > ACCUMULATORS or height + 2 * vectors > 28:
-                continue
-            cost = -(-channels // (lanes * vectors)) * -(-pixels // height) * _tile_cost(spec, height, vectors)
-            if best is None or cost < best[0]:
-                best = cost, Schedule(NAME, height, vectors, lanes)
+    for lanes, vectors, height in _tiles(spec, target):
+        plan = Schedule(NAME, height, vectors, lanes)
+        cost = -(-spec.oc // spec.groups // plan.block) * -(-_pixels(spec) // height) * _tile_cost(spec, plan)
+        if best is None or cost < best[0]:
+            best = cost, plan
     return packable(spec, best[1])
 
 
-def _tile_cost(spec: KernelSpec, height: int, vectors: int) -> float:
+def _pixels(spec: KernelSpec) -> int:
+    """Pixels that tiles are cut from."""
+    return spec.n * spec.h * spec.w if spec.pointwise else spec.ow
+
+
+def _tiles(spec: KernelSpec, target: Target) -> Iterator[tuple[int, int, int]]:
+    """Lanes, vectors and pixels of the tiles that fit the registers; those that can pack the result, if any can."""
+    channels, widest = spec.oc // spec.groups, max(target.lanes // 2, 1)
+    while widest > channels:
+        widest //= 2
+    sizes = [widest]
+    if target.lanes == 16 and channels >= 16 and "avx512vpopcntdq" in features(target):
+        sizes.append(16)
+    if spec.packed is not None and channels % 16:
+        sizes = [widest]
+    for lanes in sizes:
+        for vectors in range(1, min(8, channels // lanes) + 1):
+            for height in range(1, min(16, _pixels(spec)) + 1):
+                if height * vectors <= ACCUMULATORS and height + 2 * vectors <= 28:
+                    yield lanes, vectors, height
+
+
+def _tile_cost(spec: KernelSpec, plan: Schedule) -> float:
     """Cycles of a tile: xor, count, add at two a cycle; loads at two a cycle; chains of adds; what surrounds them."""
-    steps = spec.kh * spec.kw * words(spec.c // spec.groups)
+    height, vectors = plan.pixels, plan.vectors
+    steps = spec.kh * spec.kw * depth(spec, plan)
     step = max(1.5 * height * vectors, (height + vectors * 2) / 2, 4)
     return spec.activation.bits * spec.weight.bits * steps * step + 3 * height * vectors + 12
 
 
+def depth(spec: KernelSpec, plan: Schedule) -> int:
+    """Words of a pixel's channels of one group."""
+    return -(-(spec.c // spec.groups) // word_bits(plan))
+
+
 def pack(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
     """Integer weights (oc, c/groups, kh, kw) -> words."""
-    return planes.pack_weights(spec, plan.block, weights)
+    return planes.pack_weights(spec, plan.block, weights, word_bits(plan))
 
 
 def packed_shape(spec: KernelSpec, plan: Schedule) -> tuple[int, ...]:
     """Shape of what `pack` returns."""
     blocks = -(-spec.oc // spec.groups // plan.block)
-    depth = spec.kw * words(spec.c // spec.groups)
-    return (spec.groups, blocks, spec.weight.bits, spec.kh, depth, plan.block)
+    return (spec.groups, blocks, spec.weight.bits, spec.kh, spec.kw * depth(spec, plan), plan.block)
 
 
 def table_dtype(spec: KernelSpec) -> str:
     """Float where every sum is exact in it; thresholds are compared with the counts themselves."""
     if spec.epilogue[:1] in ((("threshold", False),), (("threshold", True),)):
-        return "int64"
+        return "int32"
     return "float32" if planes.largest(spec) < 1 << 24 else "int32"
 
 
@@ -91,7 +116,7 @@ def emit(spec: KernelSpec, plan: Schedule, name: str, pair: Callable = count_wor
         with T.prim_func(s_tir=True):
             T.func_name(name)
             x = T.arg("x", T.buffer(planes.packed_shape(spec), "uint64"))
-            w = T.arg("w", T.buffer(shape or packed_shape(spec, plan), "uint64"))
+            w = T.arg("w", T.buffer(shape or packed_shape(spec, plan), f"uint{word_bits(plan)}"))
             read, out = declare_rest(spec, plan.lanes)
             _loops(spec, plan, x, w, read, out, pair)
     return builder.get()
@@ -103,7 +128,7 @@ def declare_rest(spec: KernelSpec, lanes: int) -> tuple[tuple, Results]:
 
     constants = T.arg("constants", T.buffer(planes.table_shape(spec), table_dtype(spec)))
     if spec.epilogue[:1] == (("threshold", True),):
-        extra = [T.arg("flip", T.buffer((spec.oc,), "int64"))]
+        extra = [T.arg("flip", T.buffer((spec.oc,), "int32"))]
     else:
         extra = [T.arg(label, T.buffer(shape, spec.dtype)) for label, shape in operands(spec)]
     out = Results(spec, lanes)
@@ -120,11 +145,15 @@ def _loops(spec: KernelSpec, plan: Schedule, x, w, read: tuple, out: Results, pa
     images, oh, ow = (1, 1, spec.n * spec.h * spec.w) if flat else (spec.n, spec.oh, spec.ow)
     oc = spec.oc // spec.groups
     blocks, tiles = -(-oc // plan.block), -(-ow // plan.pixels)
+    kind = f"int{word_bits(plan)}"
+    if word_bits(plan) < WORD:
+        *outer, line = planes.packed_shape(spec)
+        x = T.decl_buffer((*outer, line * WORD // word_bits(plan)), f"u{kind}", data=x.data)
     with shared_grid(spec.threads, spec.groups, blocks, images, oh, tiles) as (g, block, n, row, tile):
-        acc = T.alloc_buffer((plan.pixels * plan.block,), "int64")
+        acc = T.alloc_buffer((plan.pixels * plan.block,), kind)
         first = tirx.min(tile * plan.pixels, ow - plan.pixels)
         channel0 = g * oc + tirx.min(block * plan.block, oc - plan.block)
-        each(plan, lambda p, c, i: T.buffer_store(acc, tirx.const(0, "int64"), [i]))
+        each(plan, lambda p, c, i: T.buffer_store(acc, tirx.const(0, kind), [i]))
         count(spec, plan, acc, x, w, (g, g * blocks + block, n, row, first), flat, pair)
         store_tile(spec, plan, lambda at_: acc[at_], read, out, (n, row, first, channel0, oh, ow))
 
@@ -160,8 +189,11 @@ def _sum(spec: KernelSpec, counted, constant, lanes: int):
 
 def _test(spec: KernelSpec, counted, threshold, extra: list, channel):
     """Whether a count passes its threshold; counts of channels that fall where others rise are complemented first."""
+    from tvm import tirx
+
     if extra:
-        counted = counted ^ extra[0][channel]
+        counted = counted ^ tirx.Cast(counted.ty.dtype, extra[0][channel])
+    threshold = tirx.Cast(counted.ty.dtype, threshold)
     return counted <= threshold if planes.multiplier(spec) < 0 else counted >= threshold
 
 

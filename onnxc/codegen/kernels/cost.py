@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from onnxc.codegen.kernels.count import word_bits
 from onnxc.codegen.kernels.spec import KernelSpec, Schedule, words
 from onnxc.codegen.target import Target
 
@@ -38,7 +39,8 @@ def cycles(spec: KernelSpec, plan: Schedule, target: Target) -> float | None:
         return None
     few = spec.activation.kind == "bits"
     depth = spec.c // spec.groups
-    steps = spec.kh * spec.kw * (words(depth) * spec.activation.bits * spec.weight.bits if few else depth)
+    counted = -(-depth // word_bits(plan)) if plan.rule == "bits.direct" else words(depth)
+    steps = spec.kh * spec.kw * (counted * spec.activation.bits * spec.weight.bits if few else depth)
     loads = (plan.pixels + plan.vectors) / 2
     pixels = (
         -(-spec.n * spec.h * spec.w // plan.pixels) if spec.pointwise else spec.n * spec.oh * -(-spec.ow // plan.pixels)

@@ -1,4 +1,4 @@
-"""The inner loops of bit-counting kernels: S of `planes`, for a tile of accumulators of 64 bits.
+"""The inner loops of bit-counting kernels: S of `planes`, for a tile of accumulators of 64 bits, or of 32.
 
 for pairs of planes from high to low, doubling between: for kh, (kw, word): acc += popcount(x ^ w)
 """
@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from onnxc.codegen.kernels import planes
-from onnxc.codegen.kernels.spec import KernelSpec, Schedule, words
+from onnxc.codegen.kernels.spec import WORD, KernelSpec, Schedule, words
 from onnxc.codegen.kernels.tile import at, each
 
-UNROLL = 12  # steps of (kh, kw, word) up to which a tile is straight-line code
 FEW_PAIRS = 4  # pairs of planes up to which each has its own loop
+
+
+def word_bits(plan: Schedule) -> int:
+    """Bits of the words that are counted at a time, and of the accumulators."""
+    return WORD if plan.lanes <= 8 else WORD // 2
 
 
 def count(spec: KernelSpec, plan: Schedule, acc, x, w, where: tuple, flat: bool, pair: Callable) -> None:
@@ -37,7 +41,7 @@ def count(spec: KernelSpec, plan: Schedule, acc, x, w, where: tuple, flat: bool,
         first = tirx.max(level - (b - 1), 0)
         with T.serial(0, tirx.min(level, a - 1) + 1 - first) as number:
             i = first + number
-            flip = _sign_mask(spec, i, level - i)
+            flip = _sign_mask(spec, i, level - i, f"int{word_bits(plan)}")
             _negate(plan, acc, flip)
             pair(spec, plan, acc, x, w, (*where, i, level - i), flat, False)
             _negate(plan, acc, flip)
@@ -47,18 +51,18 @@ def pairs(spec: KernelSpec) -> int:
     return spec.activation.bits * spec.weight.bits
 
 
-def _sign_mask(spec: KernelSpec, i, j):
+def _sign_mask(spec: KernelSpec, i, j, kind: str):
     """-1 where a pair of planes counts negatively, else 0; None where none does."""
     from tvm import tirx
 
     flags = [
-        tirx.Cast("int64", tirx.EQ(plane, e.bits - 1))
+        tirx.Cast(kind, tirx.EQ(plane, e.bits - 1))
         for e, plane in ((spec.activation, i), (spec.weight, j))
         if e.levels == "signed"
     ]
     if not flags:
         return None
-    zero = tirx.const(0, "int64")
+    zero = tirx.const(0, kind)
     return zero - (flags[0] ^ flags[1] if len(flags) == 2 else flags[0])
 
 
@@ -77,8 +81,10 @@ def count_words(spec: KernelSpec, plan: Schedule, acc, x, w, where: tuple, flat:
 
     g, block, n, row, first, i, j = where
     _, images, rows, columns, line = planes.packed_shape(spec)
-    depth = words(spec.c // spec.groups)
-    joined = spec.groups == 1 and spec.dilation[1] == 1
+    bits, channels = word_bits(plan), spec.c // spec.groups
+    depth, room = -(-channels // bits), words(channels) * WORD // bits
+    line = line * WORD // bits
+    joined = spec.groups == 1 and spec.dilation[1] == 1 and depth == room
     taps, inner = (1, spec.kw * depth) if joined else (spec.kw, depth)
     if flat:
         rows, columns = 1, images * rows * columns
@@ -91,17 +97,11 @@ def count_words(spec: KernelSpec, plan: Schedule, acc, x, w, where: tuple, flat:
 
         def product(pixel, lane, index):
             column = (first + pixel) * spec.stride[1] + kw * spec.dilation[1]
-            word, other = x[at(x, (top + column) * line + g * depth + k)], w[at(w, base + lane)]
-            found = tirx.Cast("int64", tirx.popcount(word ^ other if xor else word & other))
+            word, other = x[at(x, (top + column) * line + g * room + k)], w[at(w, base + lane)]
+            found = tirx.Cast(f"int{bits}", tirx.popcount(word ^ other if xor else word & other))
             T.buffer_store(acc, acc[index] - found if negative else acc[index] + found, [index])
 
         each(plan, product)
 
-    if spec.kh * taps * inner * pairs(spec) <= UNROLL:
-        for kh in range(spec.kh):
-            for kw in range(taps):
-                for k in range(inner):
-                    step(kh, kw, k)
-    else:
-        with T.grid(spec.kh, taps, inner) as (kh, kw, k):
-            step(kh, kw, k)
+    with T.grid(spec.kh, taps, inner) as (kh, kw, k):
+        step(kh, kw, k)

@@ -212,9 +212,8 @@ def _loops(spec: KernelSpec, plan: Schedule, table, w, read: tuple, out) -> None
             if not direct:
                 _add_plane(plan, total, sums, number == 0, planes.negative(spec.weight, plane))
         lanes = replace(plan, vectors=plan.block // FLOATS, lanes=FLOATS)
-        wide = "int64x16" if spec.epilogue[:1] and spec.epilogue[0][0] == "threshold" else "int32x16"
         where = (n, row, first, channel0, oh, ow)
-        bits.store_tile(spec, lanes, lambda index: tirx.Cast(wide, total[index]), read, out, where)
+        bits.store_tile(spec, lanes, lambda index: tirx.Cast("int32x16", total[index]), read, out, where)
 
 
 def _fill(plan: Schedule, buffer, kind: str) -> None:

@@ -81,8 +81,8 @@ def pack_activations(spec: KernelSpec, integers: np.ndarray) -> np.ndarray:
     return to_words(grouped, spec.activation.bits).reshape(packed_shape(spec))
 
 
-def pack_weights(spec: KernelSpec, block: int, weights: np.ndarray) -> np.ndarray:
-    """Integers (oc, c/groups, kh, kw) -> (groups, blocks, planes, kh, kw x words, block) of uint64.
+def pack_weights(spec: KernelSpec, block: int, weights: np.ndarray, bits: int = WORD) -> np.ndarray:
+    """Integers (oc, c/groups, kh, kw) -> (groups, blocks, planes, kh, kw x words, block), words of `bits` bits, 64 or 32.
 
     The last block starts earlier and repeats channels where `block` does not divide oc/groups.
     """
@@ -90,7 +90,8 @@ def pack_weights(spec: KernelSpec, block: int, weights: np.ndarray) -> np.ndarra
     starts = np.minimum(np.arange(-(-channels // block)) * block, channels - block)
     rows = starts[:, None] + np.arange(block)
     codes = codes_of(spec.weight, weights).transpose(0, 2, 3, 1)
-    planes = to_words(codes, spec.weight.bits)  # planes, oc, kh, kw, words
+    planes = to_words(codes, spec.weight.bits).view(f"<u{bits // 8}")  # planes, oc, kh, kw, words
+    planes = planes[..., : -(-codes.shape[-1] // bits)]
     grouped = planes.reshape(spec.weight.bits, spec.groups, channels, spec.kh, -1)
     return np.ascontiguousarray(grouped[:, :, rows].transpose(1, 2, 0, 4, 5, 3))
 

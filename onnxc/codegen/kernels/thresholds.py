@@ -15,7 +15,7 @@ from onnxc.codegen.kernels import planes
 from onnxc.codegen.kernels.spec import KernelSpec
 
 MOST = 1 << 24  # numbers evaluated
-ALWAYS = np.int64(1) << 40
+ALWAYS = 1 << 30  # beyond every count
 
 
 def evaluate(epilogue: tuple, operands: list, sums: np.ndarray) -> np.ndarray | None:
@@ -41,7 +41,7 @@ def evaluate(epilogue: tuple, operands: list, sums: np.ndarray) -> np.ndarray | 
 
 
 def thresholds(spec: KernelSpec, table: np.ndarray, operands: list) -> tuple[np.ndarray, np.ndarray] | str:
-    """T (row classes, column classes, oc) and the mask of falling channels (oc,), -1 or 0, int64; or why there are none.
+    """T (row classes, column classes, oc) and the mask of falling channels (oc,), -1 or 0, int32; or why there are none.
 
     `table` are the constants of `planes.table`, `operands` those of the spec's epilogue.
     """
@@ -72,4 +72,4 @@ def thresholds(spec: KernelSpec, table: np.ndarray, operands: list) -> tuple[np.
     else:  # sum >= first: S >= (first - constant) / scale; sum <= last: S <= (last - constant) / scale
         found = np.where(falling, -1 - (last - constant) // scale, -((constant - first) // scale))
         found = np.where(every, -ALWAYS, np.where(never, ALWAYS, found))
-    return found, np.where(falling, np.int64(-1), np.int64(0))
+    return found.astype(np.int32), np.where(falling, -1, 0).astype(np.int32)
