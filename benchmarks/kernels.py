@@ -6,14 +6,14 @@ Layers: the packing kernel and the convolution (scale and bias), channels-last f
 convolution with thresholds alone, bits in and out. ONNX Runtime runs four of the layer in one session, in a chain where
 its shape allows and side by side elsewhere, so that its layout changes at the ends count a quarter: float32 as Conv, int8
 as QLinearConv (uint8 x int8 -> uint8, nothing to quantise). All candidates of a row are interleaved in one run on one
-thread; times are CPU time, and ratios are medians over rounds. The ceiling is a loop of xor, popcount and add on registers
-in the same run. Networks on two threads are in wall time, which other work on the machine disturbs.
+thread; times are CPU time, and ratios are medians over rounds. Two limits are measured in the same run: a loop of xor,
+popcount and add on registers, and a loop that reads the layer's floats once and writes its floats once. Times on two
+threads are wall time, which other work on the machine disturbs.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import itertools
 import json
 import math
@@ -21,25 +21,25 @@ import platform
 import subprocess
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
+from native import COUNTED, STEPS, TILE, Kernels, aligned, ceiling, ceiling_operands, moves
 from onnx import helper, numpy_helper
 
 from onnxc.codegen import compile_model
-from onnxc.codegen.cfunction import compile_functions
+from onnxc.codegen.fewbit import WORTH_SHARING
 from onnxc.codegen.kernels import bits, choose, cost, planes, quantise
-from onnxc.codegen.kernels.spec import BINARY, Encoding, KernelSpec, PackSpec, Schedule
+from onnxc.codegen.kernels.spec import BINARY, Encoding, KernelSpec, PackSpec
 from onnxc.codegen.kernels.thresholds import thresholds
-from onnxc.codegen.kernels.tile import each
 from onnxc.codegen.target import Target, resolve
 from onnxc.ir.functions import function
 from onnxc.runtime.bench import measure
 from onnxc.runtime.library import Library
 
 ROOT = Path(__file__).parents[1]
-STEPS, TILE = 20_000, Schedule("ceiling", 7, 2, 8)
 RESNET = ((56, 64), (28, 128), (14, 256), (7, 512))
 BITS = {"1x2": (BINARY, Encoding("bits", 2, "bipolar")), "2x2": (Encoding("bits", 2, "unsigned"), Encoding("bits", 2, "signed")),
         "2x1": (Encoding("bits", 2, "unsigned"), BINARY)}  # fmt: skip
@@ -55,97 +55,49 @@ def layer(h: int, w: int, c: int, oc: int, k: int, stride: int = 1, **more) -> K
     )  # fmt: skip
 
 
+def thinned(spec: KernelSpec) -> KernelSpec:
+    """The kernel on the pixels that it reads, which alone are packed."""
+    return replace(spec, h=spec.oh, w=spec.ow, stride=(1, 1)) if spec.kh == 1 else spec
+
+
 def packing(spec: KernelSpec) -> PackSpec:
     """The kernel that packs what `spec` reads."""
-    a = spec.activation
+    a, form = spec.activation, thinned(spec)
     scales, low, high = (0, -1, 1) if a == BINARY else (1, a.low, a.high)
-    return PackSpec(1, spec.h, spec.w, spec.c, 1, spec.pads, a, spec.x_shape, 0, scales, low, high)
-
-
-def aligned(array: np.ndarray) -> np.ndarray:
-    """A copy at a multiple of 64 bytes."""
-    raw = np.zeros(array.nbytes + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    made = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    made[...] = array
-    return made
-
-
-def ceiling():
-    """xor, popcount and add on 14 accumulators, operands in registers and the first cache lines."""
-    from tvm import tirx
-    from tvm.script.ir_builder import IRBuilder
-    from tvm.script.ir_builder import tirx as T
-
-    with IRBuilder() as builder, T.prim_func(s_tir=True):
-        T.func_name("ceiling")
-        x, w = (T.arg(name, T.buffer((16,), "uint64")) for name in "xw")
-        y = T.arg("y", T.buffer((TILE.pixels * TILE.block,), "int64"))
-        T.func_attr({"tirx.noalias": True})
-        acc = T.alloc_buffer((TILE.pixels * TILE.block,), "int64")
-        each(TILE, lambda p, c, i: T.buffer_store(acc, tirx.const(0, "int64"), [i]))
-        with T.serial(0, STEPS) as k:
-
-            def step(p, c, i):
-                found = tirx.popcount(x[(k + p) % 16] ^ w[c])
-                T.buffer_store(acc, acc[i] + tirx.Cast("int64", found), [i])
-
-            each(TILE, step)
-        each(TILE, lambda p, c, i: T.buffer_store(y, acc[i], [i]))
-    return builder.get()
-
-
-class Kernels:
-    """Kernels of one target in a library; `caller(name, arrays)` is a call without checks."""
-
-    def __init__(self, functions: dict, target: Target):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder)
-            self.made = compile_functions(functions, target, 1, path / "k.o")
-            subprocess.run(["gcc", "-shared", "-o", path / "k.so", path / "k.o", "-lm"], check=True)
-            self.library = ctypes.CDLL(str(path / "k.so"))
-
-    def caller(self, name: str, *arrays: np.ndarray) -> Callable[[], None]:
-        scratch = [aligned(np.zeros(self.made[name].workspace, np.uint8))] if self.made[name].workspace else []
-        held = [*arrays, *scratch]
-        pointers = [ctypes.c_void_p(array.ctypes.data) for array in held]
-        call = getattr(self.library, name)
-
-        def run(held=held) -> None:  # keeps the arrays
-            call(*pointers)
-
-        return run
+    step = spec.stride if spec.kh == 1 else (1, 1)
+    threads = spec.threads if form.h * form.w * spec.c >= WORTH_SHARING else 1
+    return PackSpec(1, form.h, form.w, spec.c, 1, spec.pads, a, spec.x_shape, 0, scales, low, high, threads, step)
 
 
 def few_bit_calls(spec: KernelSpec, target: Target, rng) -> tuple[dict, dict]:
     """(functions to compile, name -> arrays) of a layer: pack, conv, and packed for binary layers that keep their shape."""
-    family, plan, _ = choose(spec, target)
-    pack = packing(spec)
     codes = rng.integers(0, 1 << spec.weight.bits, (spec.oc, spec.c, spec.kh, spec.kw))
     bipolar = spec.weight.levels == "bipolar"
     weights = 2 * codes + spec.weight.low if bipolar else codes + spec.weight.low
+    pack, form = packing(spec), thinned(spec)
+    family, plan, _ = choose(form, target)
     x = aligned(rng.standard_normal(spec.x_shape).astype("f"))
     packed, y = aligned(np.zeros(pack.shape, "u8")), aligned(np.zeros(spec.y_shape, "f"))
     scale = [aligned(np.float32([0.5]))] if pack.scales else []
     channel = [aligned(rng.random(spec.oc, np.float32)) for _ in range(2)]
-    words = aligned(family.pack(spec, plan, weights))
+    words = aligned(family.pack(form, plan, weights))
     table = planes.table(spec, weights)
-    functions = {"pack": quantise.emit(pack, "pack"), "conv": family.emit(spec, plan, "conv")}
+    functions = {"pack": quantise.emit(pack, "pack"), "conv": family.emit(form, plan, "conv")}
     arrays = {
         "pack": [x, *scale, packed],
         "conv": [packed, words, aligned(table.astype(bits.table_dtype(spec))), *channel, y],
     }
+    family, plan, _ = choose(spec, target)
     if spec.activation == spec.weight == BINARY and plan.lanes in (8, 16) and spec.oc % plan.lanes == 0:
         after = PackSpec(1, spec.oh, spec.ow, spec.oc, 1, (1, 1, 1, 1), BINARY, spec.y_shape)
         found, flip = thresholds(spec, table, channel)
-        flips = bool(flip.any())
-        form = KernelSpec(**{**vars(spec), "epilogue": (("threshold", flips),), "output": BINARY, "packed": after})
+        form = replace(spec, epilogue=(("threshold", bool(flip.any())),), output=BINARY, packed=after)
         functions["chained"] = family.emit(form, plan, "chained")
         arrays["chained"] = [
-            packed,
-            words,
+            aligned(rng.integers(0, 1 << 63, planes.packed_shape(spec)).astype("u8")),
+            aligned(family.pack(spec, plan, weights)),
             aligned(found),
-            *([aligned(flip)] if flips else []),
+            *([aligned(flip)] if flip.any() else []),
             aligned(np.zeros(after.shape, "u8")),
         ]
     return functions, arrays
@@ -158,10 +110,11 @@ def session(model: onnx.ModelProto, threads: int = 1):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # or its threads disturb who is measured next
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def ort_four(spec: KernelSpec, integer: bool, rng) -> Callable[[], object]:
+def ort_four(spec: KernelSpec, integer: bool, rng, threads: int = 1) -> Callable[[], object]:
     """Four of a layer in one session of ONNX Runtime, float32 or int8."""
     graph = onnx.GraphProto(name="g")
     kind, shape = (np.uint8, np.int8) if integer else (np.float32, np.float32), (1, spec.c, spec.h, spec.w)
@@ -196,9 +149,20 @@ def ort_four(spec: KernelSpec, integer: bool, rng) -> Callable[[], object]:
             graph.node.append(helper.make_node("Conv", [source, weight, bias], [result], **more))
         if i == 3 or not chain:
             graph.output.append(tensor(result, (1, spec.oc, spec.oh, spec.ow)))
-    made = session(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    made = session(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), threads)
     x = rng.standard_normal(shape).astype("f") if not integer else rng.integers(0, 256, shape).astype(np.uint8)
     return lambda: made.run(None, {"t0": x})
+
+
+def four(kernels: Kernels, arrays: dict, *which: str) -> Callable[[], None]:
+    """Four turns of some kernels of a layer."""
+    calls = [kernels.caller(key, *arrays[key]) for key in which] * 4
+
+    def run() -> None:
+        for call in calls:
+            call()
+
+    return run
 
 
 def compare(name: str, spec: KernelSpec, target: Target, rounds: int) -> dict:
@@ -207,54 +171,70 @@ def compare(name: str, spec: KernelSpec, target: Target, rounds: int) -> dict:
     functions, arrays = few_bit_calls(spec, target, rng)
     native = target.lanes == 16
     if native:
-        functions["ceiling"] = ceiling()
+        functions |= {"ceiling": ceiling(), "moves": moves(spec)}
+        arrays["ceiling"] = ceiling_operands()
+        arrays["moves"] = [arrays["pack"][0], arrays["conv"][-1], aligned(np.zeros(64, "f"))]
     kernels = Kernels(functions, target)
-    calls = {key: kernels.caller(key, *value) for key, value in arrays.items()}
-
-    def four(*which: str) -> Callable[[], None]:
-        chosen = [calls[key] for key in which] * 4
-
-        def run() -> None:
-            for call in chosen:
-                call()
-
-        return run
-
-    candidates = {"onnxc": four("pack", "conv"), "conv": four("conv")}
-    if "chained" in calls:
-        candidates["packed"] = four("chained")
+    candidates = {"onnxc": four(kernels, arrays, "pack", "conv"), "conv": four(kernels, arrays, "conv")}
+    if "chained" in arrays:
+        candidates["packed"] = four(kernels, arrays, "chained")
     if native:
-        empty = [
-            aligned(np.zeros(16, "u8")),
-            aligned(np.zeros(16, "u8")),
-            aligned(np.zeros(TILE.pixels * TILE.block, "i8")),
-        ]
-        candidates["ceiling"] = kernels.caller("ceiling", *empty)
+        candidates["ceiling"] = kernels.caller("ceiling", *arrays["ceiling"])
+        candidates["moves"] = four(kernels, arrays, "moves")
     candidates |= {"ort float32": ort_four(spec, False, rng), "ort int8": ort_four(spec, True, rng)}
     rows = {row.name: row for row in measure(candidates, rounds=rounds, clock="cpu")}
-    ours, pairs = rows["onnxc"], spec.activation.bits * spec.weight.bits
+    ours = rows["onnxc"]
     found = {
         "layer": name, "kernel": choose(spec, target)[1].text(), "microseconds": ours.median / 4 * 1e6,
         "gmac_per_second": spec.macs * 4 / ours.median / 1e9,
         "by_float32": rows["ort float32"].ratio, "by_int8": rows["ort int8"].ratio,
+        "compile_seconds": kernels.seconds / len(functions),
     }  # fmt: skip
     if "packed" in rows:
         faster = ours.median / rows["packed"].median
         found |= {"packed_by_float32": found["by_float32"] * faster, "packed_by_int8": found["by_int8"] * faster}
-    if native:
-        counts = STEPS * TILE.pixels * TILE.block * 64 / (spec.macs * 4 * pairs)
-        share = {
-            key: rows["ceiling"].ratio / counts * ours.median / rows[key].median
-            for key in ("onnxc", "conv", "packed")
-            if key in rows
-        }
-        found["share_of_popcount"] = share
-        turn = STEPS * TILE.pixels * TILE.vectors * 1.5 / rows["ceiling"].median  # cycles a second
-        found["cycles"] = {
-            "predicted": cost.cycles(spec, choose(spec, target)[1], target), "measured": rows["conv"].median / 4 * turn,
-        }  # fmt: skip
-        found["ceiling_gmac_per_second"] = STEPS * TILE.pixels * TILE.block * 64 / rows["ceiling"].median / 1e9
-    return found
+    found["two_threads"] = on_two_threads(spec, target, kernels, arrays, rounds)
+    return found | (limits(spec, target, rows) if native else {})
+
+
+def limits(spec: KernelSpec, target: Target, rows: dict) -> dict:
+    """Shares of what the machine allows: of the time to count the bits alone, and of that and the time to move the floats.
+
+    "roofline" is the longer of both, as if everything overlapped; "attainable" their sum, as for passes one after the other.
+    """
+    pairs = spec.activation.bits * spec.weight.bits
+    count = rows["ceiling"].ratio * spec.macs * 4 * pairs / COUNTED  # of the time of ours
+    move = rows["moves"].ratio
+    slower = {key: rows[key].median / rows["onnxc"].median for key in ("onnxc", "conv", "packed") if key in rows}
+    turn = STEPS * TILE.pixels * TILE.vectors * 1.5 / rows["ceiling"].median  # cycles a second
+    form = thinned(spec)
+    return {
+        "share_of_popcount": {key: count / ratio for key, ratio in slower.items()},
+        "share_of_moves": move, "share_of_roofline": max(count, move), "share_of_attainable": count + move,
+        "cycles": {
+            "predicted": cost.cycles(form, choose(form, target)[1], target), "measured": rows["conv"].median / 4 * turn,
+        },
+        "ceiling_gmac_per_second": COUNTED / rows["ceiling"].median / 1e9,
+    }  # fmt: skip
+
+
+def on_two_threads(spec: KernelSpec, target: Target, alone: Kernels, arrays: dict, rounds: int) -> dict:
+    """Wall times of the layer on two threads, with the operands of `arrays`, beside one thread and ONNX Runtime on two."""
+    shared = replace(spec, threads=2)
+    functions, _ = few_bit_calls(shared, target, np.random.default_rng(0))
+    kernels = Kernels({key: functions[key] for key in ("pack", "conv")}, target, 2)
+    candidates = {
+        "onnxc": four(kernels, arrays, "pack", "conv"),
+        "one": four(alone, arrays, "pack", "conv"),
+        "ort float32": ort_four(spec, False, np.random.default_rng(0), 2),
+        "ort int8": ort_four(spec, True, np.random.default_rng(0), 2),
+    }
+    rows = {row.name: row for row in measure(candidates, rounds=rounds, threads=2)}
+    kernels.close()
+    return {
+        "microseconds": rows["onnxc"].median / 4 * 1e6, "by_one_thread": rows["one"].ratio,
+        "by_float32": rows["ort float32"].ratio, "by_int8": rows["ort int8"].ratio,
+    }  # fmt: skip
 
 
 def mean(rows: list[dict], key: str) -> float:
@@ -264,13 +244,19 @@ def mean(rows: list[dict], key: str) -> float:
 
 def summary(rows: list[dict]) -> dict:
     """Geometric means of what all rows have."""
-    keys = [key for key, value in rows[0].items() if isinstance(value, float) and all(key in row for row in rows)]
-    made = {key: mean(rows, key) for key in keys if "by_" in key}
-    if all("share_of_popcount" in row for row in rows):
-        names = set.intersection(*(set(row["share_of_popcount"]) for row in rows))
-        made["share_of_popcount"] = {
-            key: mean([row["share_of_popcount"] for row in rows], key) for key in sorted(names)
-        }
+    made = {}
+    for key, value in rows[0].items():
+        if not all(key in row for row in rows):
+            continue
+        if isinstance(value, dict) and key != "cycles":
+            names = set.intersection(*(set(row[key]) for row in rows))
+            made[key] = {
+                name: mean([row[key] for row in rows], name) for name in sorted(names) if name != "microseconds"
+            }
+        elif isinstance(value, float) and ("by_" in key or "share" in key):
+            made[key] = mean(rows, key)
+        elif key == "compile_seconds":
+            made[key] = sum(row[key] for row in rows) / len(rows)
     return made
 
 

@@ -61,6 +61,7 @@ class Coded:
     """The few-bit form of a kernel: integer weights (oc, c/groups, kh, kw), and operands as in match.Found.
 
     `tables` are what the kernel reads besides packed weights where that is not what its family makes of the weights.
+    `step` says which pixels of the source are packed for it.
     """
 
     spec: KernelSpec
@@ -68,6 +69,7 @@ class Coded:
     weight: np.ndarray
     operands: tuple
     tables: tuple = ()
+    step: tuple[int, int] = (1, 1)
 
     def packing(self) -> PackSpec:
         """The kernel that packs what this one reads."""
@@ -75,8 +77,16 @@ class Coded:
         scales = 0 if q.scale is None else q.scale.size
         threads = s.threads if s.n * s.h * s.w * s.c >= WORTH_SHARING else 1
         return PackSpec(
-            s.n, s.h, s.w, s.c, s.groups, s.pads, s.activation, s.x_shape, s.pad_value, scales, q.low, q.high, threads
-        )
+            s.n, s.h, s.w, s.c, s.groups, s.pads, s.activation, s.x_shape, s.pad_value, scales, q.low, q.high, threads,
+            self.step,
+        )  # fmt: skip
+
+    def thinned(self) -> Coded:
+        """The same kernel on the pixels that it reads alone: a 1x1 convolution with strides becomes one without."""
+        s = self.spec
+        if (s.kh, s.kw) != (1, 1) or s.stride == (1, 1) or any(s.pads):
+            return self
+        return replace(self, spec=replace(s, h=s.oh, w=s.ow, stride=(1, 1)), step=s.stride)
 
 
 class Quantisers:

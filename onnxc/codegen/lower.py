@@ -229,6 +229,8 @@ class _Lowering:
 
     def _kernel(self, var, found: match.Found, choice: Choice) -> None:
         """Emits a kernel call at the place of the last operator it has taken in."""
+        if isinstance(choice.form, Coded) and packing.key(choice.form) not in self.cache:
+            choice = self._thinned(choice)
         form, family, plan = choice.form, choice.family, choice.schedule
         spec = form.spec
         order = LAST if found.spatial else FIRST
@@ -278,6 +280,12 @@ class _Lowering:
                 return replace(choice, form=form, schedule=answer, packing=key)
             choice.refusals.append(answer)
         return choice
+
+    def _thinned(self, choice: Choice) -> Choice:
+        """A few-bit kernel whose input has to be packed, so that no more is packed than it reads."""
+        form = choice.form.thinned()
+        answer = choice.family.schedule(form.spec, self.target)
+        return replace(choice, form=form, schedule=answer) if isinstance(answer, Schedule) else choice
 
     def _choice(self, found: match.Found) -> Choice:
         """The form of a kernel that a family takes, few-bit before float."""

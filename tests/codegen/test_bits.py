@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper, parser
 
 from onnxc.codegen import compile_model, fewbit, kernels
-from onnxc.codegen.kernels import nibbles, planes, quantise
+from onnxc.codegen.kernels import bits, nibbles, planes, quantise
 from onnxc.codegen.kernels.spec import BINARY, Encoding
 from onnxc.codegen.target import resolve, runs_here
 from onnxc.ir.functions import function
@@ -208,6 +208,20 @@ def test_explicit_padding(same_as_ort, value):
     assert rules(report) == ["bits.direct"] and "1x5x6x20" in report.kernels[0]["spec"]
 
 
+def test_pixels_that_a_strided_1x1_convolution_skips_are_not_packed(same_as_ort):
+    """Two such readers share a packing; a 3x3 one has its own, and where a kernel packs for its reader it packs them all."""
+    text = """g (float[2,64,7,10] x) => (float[a,b,c,d] y, float[e,f,g,h] z, float[i,j,k,l] v) {
+      q = ai.onnxc.Binarize(x) y = Conv<strides=[2,3]>(q, w0) z = Conv<strides=[2,3]>(q, w1)
+      t = Conv<strides=[2,1], pads=[1,1,1,1]>(q, w2) p = ai.onnxc.Binarize(t) v = Conv<strides=[2,2]>(p, w0) }"""
+    weights = {"w0": signs(24, 64, 1, 1), "w1": signs(24, 64, 1, 1)[::-1].copy(), "w2": signs(64, 64, 3, 3)}
+    report, _ = same_as_ort(layers(text, ("Binarize",), **weights), tolerance=0)
+    assert [row["spec"].split(" epilogue")[0] for row in report.kernels if "kernel 1x1" in row["spec"]] == [
+        "conv 2x4x4x64 -> 4x4x24 kernel 1x1 stride 1x1 groups 1 1-bit bipolar x 1-bit bipolar -> float32",
+        "conv 2x4x4x64 -> 4x4x24 kernel 1x1 stride 1x1 groups 1 1-bit bipolar x 1-bit bipolar -> float32",
+        "conv 2x4x10x64 -> 2x5x24 kernel 1x1 stride 2x2 groups 1 1-bit bipolar x 1-bit bipolar -> float32",
+    ]
+
+
 def test_pooled_flattened_and_shared_activations(same_as_ort):
     """Pooling and reshaping keep the integers; two readers share one packing."""
     text = """g (float[1,16,6,6] x) => (float[a,b] y, float[c,d,e,f] z) {
@@ -249,6 +263,23 @@ def test_two_threads_give_the_same_bytes(tmp_path):
         found.append(Library(tmp_path / str(threads))(x=x.astype("f"))["y"])
     assert np.array_equal(*found)
     assert np.array_equal(found[0], run_ort(model, {"x": x.astype("f")})["y"])
+
+
+def test_the_same_spec_is_compiled_once(tmp_path, monkeypatch):
+    """Two layers alike share a kernel, and the packing kernels of a model are one for each spec as well."""
+    emitted = []
+    for module in (bits, quantise):
+        emit = module.emit
+        monkeypatch.setattr(module, "emit", lambda *args, emit=emit: emitted.append(args[0]) or emit(*args))
+    text = """g (float[1,16,5,6] x) => (float[a,b,c,d] y, float[e,f,g,h] z, float[i,j,k,l] v) {
+      q = ai.onnxc.Binarize(x) y = Conv<pads=[1,1,1,1]>(q, w0) p = ai.onnxc.Binarize(y)
+      z = Conv<pads=[1,1,1,1]>(q, w1) v = Conv<pads=[1,1,1,1]>(p, w2) }"""
+    weights = {f"w{i}": np.roll(signs(16, 16, 3, 3), i) for i in range(3)}
+    report = compile_model(layers(text, ("Binarize",), **weights), tmp_path, name="net")
+    assert (
+        len(emitted) == len(set(emitted)) == 3
+    )  # x packed; a convolution that packs its result as well; one that does not
+    assert report.kernels[1]["function"] == report.kernels[2]["function"] != report.kernels[0]["function"]
 
 
 NORM = {"s": np.linspace(-1.5, 2, 64, dtype="f"), "b": np.linspace(3, -3, 64, dtype="f")}

@@ -46,12 +46,15 @@ def _rows(spec: PackSpec, x, scale, y) -> None:
 
     top, left, bottom, right = spec.pads
     _, _, rows, columns, _ = spec.shape
+    down, across = spec.step
+    height, width = spec.x_shape[1:3] if spec.step != (1, 1) else (spec.h, spec.w)
 
     def inside(n, row, line) -> None:
         if left:
             fill(spec, y, line, left)
         with T.serial(0, spec.w) as column:
-            _pixel(spec, x, scale, y, ((n * spec.h + row) * spec.w + column, line + left + column))
+            source = (n * height + row * down) * width + column * across
+            _pixel(spec, x, scale, y, (source, line + left + column))
         if right:
             fill(spec, y, line + left + spec.w, right)
 

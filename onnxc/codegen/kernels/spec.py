@@ -55,7 +55,8 @@ def words(channels: int) -> int:
 class PackSpec:
     """x (n, h, w, c) float32, row-major as `x_shape` -> packed activations of `encoding`; the cache key of the kernel.
 
-    `scales` counts the quantiser's scales: 0 to binarise, 1, or c. `low` and `high` clip the integers. As a part of a
+    `scales` counts the quantiser's scales: 0 to binarise, 1, or c. `low` and `high` clip the integers. With a `step` other
+    than (1, 1) pixel (i, j) is that of row i step[0] and column j step[1] of `x_shape` (n, h', w', c). As a part of a
     KernelSpec it says what the kernel packs of its own result.
     """
 
@@ -72,6 +73,7 @@ class PackSpec:
     low: int = 0
     high: int = 0
     threads: int = 1
+    step: tuple[int, int] = (1, 1)
 
     @property
     def shape(self) -> tuple[int, ...]:
