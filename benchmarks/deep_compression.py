@@ -82,7 +82,10 @@ def section(name: str, data: str, test: dict[str, np.ndarray], recipes: list[str
     whole = path.stat().st_size
     text = f"### {name}\n\nAs given: {whole / 1000:.1f} kB, {packed / 1000:.1f} kB packed, {base:.1%}.\n"
     print(text, flush=True)
-    found[name] = {"file": whole, "packed": packed, "accuracy": base}
+    with np.load(data) as arrays:
+        calibration = len(arrays["image"])
+    images = {"test": len(test["image"]), "calibration": calibration}
+    found[name] = {"images": images, "file": whole, "packed": packed, "accuracy": base}
     for recipe in recipes:
         rows, points = table(path, recipe, data, test, base)
         keys = ("bytes", "accuracy", "zeros", "step")

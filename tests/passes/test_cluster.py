@@ -19,7 +19,7 @@ from onnxc.passes.quant.cluster_codes import Settings, find_codes
 from onnxc.passes.quant.cluster_entropy import entropy_of
 from onnxc.passes.quant.cluster_exact import optimal, optimal_with_zero
 from onnxc.passes.quant.cluster_kmeans import STARTS, STEPS, assign, kmeans, nearest
-from onnxc.passes.quant.cluster_points import points
+from onnxc.passes.quant.cluster_points import RUN, STRIP, points
 from onnxc.pipeline import Pipeline
 from onnxc.runtime.data import open_data
 from onnxc.runtime.metrics import accuracy
@@ -258,9 +258,24 @@ def test_dynamic_programming_is_optimal(xs, k, weighted, seed):
     p = points(x, h if weighted else None)
     every = h if weighted else np.ones(len(x))
     edges = optimal(p, k, 1000)
-    assert p.error(edges, p.means(edges, np.zeros(k))) == pytest.approx(brute(x, every, k, False), abs=1e-6)
+    cells = p.cells(edges)
+    assert cells.errors(cells.means(np.zeros(k))).sum() == pytest.approx(brute(x, every, k, False), abs=1e-6)
     edges, codes = optimal_with_zero(p, k, 1000)
-    assert p.error(edges, codes) == pytest.approx(brute(x, every, k, True), abs=1e-6) and (codes == 0).any()
+    assert p.cells(edges).errors(codes).sum() == pytest.approx(brute(x, every, k, True), abs=1e-6)
+    assert (codes == 0).any()
+
+
+@pytest.mark.parametrize("n", [1, RUN, RUN + 1, STRIP - 1, STRIP + 5])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_prefix_sums_kept_at_every_run_are_those_of_all_numbers(n, weighted):
+    rng = np.random.default_rng(n)
+    x = rng.standard_normal(n, np.float32)
+    h = rng.uniform(0, 2, n) if weighted else None
+    p = points(x, h)
+    at = np.unique(np.concatenate([[0, n], rng.integers(0, n + 1, 200), np.arange(0, n, RUN)[:99]]))
+    every, wide = (np.ones(n) if h is None else p.h), p.x.astype(np.float64)
+    for got, each in zip(p.sums(at), (every, every * wide, every * wide**2), strict=True):
+        np.testing.assert_allclose(got, np.append(0, np.cumsum(each))[at], rtol=1e-9, atol=1e-9)
 
 
 @settings(max_examples=40)
@@ -284,7 +299,7 @@ def test_no_start_beats_the_optimal_one():
         errors = {}
         for start in ("optimal", *STARTS):
             codes = kmeans(p, k, start=start, cells=4096, rng=np.random.default_rng(0))
-            errors[start] = p.error(p.cut(codes), codes)
+            errors[start] = p.cells(p.cut(codes)).errors(codes).sum()
         assert all(errors["optimal"] <= e * 1.0005 for e in errors.values()), (k, errors)
 
 

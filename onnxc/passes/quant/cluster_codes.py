@@ -60,9 +60,9 @@ def find_codes(ws: Sequence[np.ndarray], hs: Sequence[np.ndarray | None], s: Set
     h = np.concatenate([np.ravel(one) for one in hs]) if known else None
     zeros = 0
     if s.zeros:
-        there = flat != 0
-        zeros = flat.size - int(np.count_nonzero(there))
+        zeros = flat.size - int(np.count_nonzero(flat))
         if zeros:
+            there = flat != 0
             flat, h = flat[there], None if h is None else h[there]
     if flat.size == 0:
         return Codes(np.zeros(1, dtype), 0)
@@ -100,4 +100,4 @@ def _constrained(
 
 def _error(p: Points, h: float, coded: Coded) -> float:
     t, used = coded.thresholds(h)
-    return h * p.error(p.at(t), coded.codes[used])
+    return h * float(p.cells(p.at(t)).errors(coded.codes[used]).sum())

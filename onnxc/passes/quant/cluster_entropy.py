@@ -73,7 +73,7 @@ def constrained(parts: list[Weighed], codes: np.ndarray, target: float, zeros: i
 
     zeros: numbers that are 0 already and count for the shares alone; keep_zero: one code is 0, and stays.
     """
-    total = sum(float(c.h * (c.p.s2[-1] - c.p.s2[0])) for c in parts)
+    total = sum(c.h * c.p.square() for c in parts)
     count = sum(c.p.size for c in parts) + zeros
     if entropy_of(_counts(parts, Coded(codes, np.zeros(len(codes)), 0.0), zeros)) <= target:
         return Coded(codes, np.zeros(len(codes)), 0.0)
@@ -116,8 +116,8 @@ def _settle(parts: list[Weighed], codes: np.ndarray, slope: float, zeros: int, k
             edges = c.p.at(t)
             counts[used] += np.diff(edges)
             mass[used] += c.h * np.diff(edges)
-            first[used] += c.h * np.diff(c.p.s1[edges])
-            square += c.h * (c.p.s2[-1] - c.p.s2[0])
+            first[used] += c.h * c.p.cells(edges).first
+            square += c.h * c.p.square()
         nought = int(np.argmin(np.abs(now.codes)))
         if zeros:
             counts[nought] += zeros

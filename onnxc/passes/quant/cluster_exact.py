@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cluster_points import Points, grid, part
+from .cluster_points import Points, grid, mirrored, part
 
 
 class Rows:
@@ -18,7 +18,7 @@ class Rows:
 
     def __init__(self, p: Points, at: np.ndarray):
         self.at = at
-        self.s0, self.s1, self.s2 = p.mass(at), p.s1[at], p.s2[at]
+        self.s0, self.s1, self.s2 = p.sums(at)
         start = np.full(len(at), np.inf)
         start[0] = 0
         self.costs = [start]
@@ -84,12 +84,12 @@ def optimal_with_zero(p: Points, k: int, cells: int) -> tuple[np.ndarray, np.nda
     min over k1 + k2 = k - 1 of A[k1] + B[k2], where A[k1] is the least of D[k1, i] + sum of squares from i up to 0.
     """
     zero = int(np.searchsorted(p.x, 0))
-    sides = [_Side(part(p, 0, zero), k - 1, cells), _Side(_mirrored(part(p, zero, p.size)), k - 1, cells)]
+    sides = [_Side(part(p, 0, zero), k - 1, cells), _Side(mirrored(part(p, zero, p.size)), k - 1, cells)]
     below = int(np.argmin(sides[0].least + sides[1].least[::-1]))
     left = sides[0].places(below)
     right = p.size - sides[1].places(k - 1 - below)[::-1]
     edges = np.concatenate([left, right])
-    codes = p.means(edges, np.zeros(k))
+    codes = p.cells(edges).means(np.zeros(k))
     codes[below] = 0
     return edges, codes
 
@@ -103,7 +103,7 @@ class _Side:
         self.ends = np.zeros(k + 1, np.int64)
         if rows is None:
             return
-        rest = p.s2[-1] - rows.s2
+        rest = p.square() - rows.s2
         for j in range(k + 1):
             if j:
                 rows.add()
@@ -114,8 +114,3 @@ class _Side:
     def places(self, k: int) -> np.ndarray:
         """The places that bound the k clusters, from 0 to where the rest begins."""
         return np.zeros(k + 1, np.int64) if self.rows is None else self.rows.edges(k, int(self.ends[k]))
-
-
-def _mirrored(p: Points) -> Points:
-    s0 = None if p.s0 is None else p.s0[-1] - p.s0[::-1]
-    return Points(-p.x[::-1], s0, p.s1[::-1] - p.s1[-1], p.s2[-1] - p.s2[::-1])

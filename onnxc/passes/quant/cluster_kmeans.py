@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .cluster_exact import optimal, optimal_with_zero
-from .cluster_points import Points, grid
+from .cluster_points import Cells, Points, grid
 
 ROUNDS = 1000
 SETTLED = 1e-7
@@ -23,10 +23,11 @@ def linear(p: Points, k: int, rng: np.random.Generator) -> np.ndarray:
 
 def density(p: Points, k: int, rng: np.random.Generator) -> np.ndarray:
     """Codes at evenly spaced quantiles."""
-    if p.s0 is None:
+    if p.h is None:
         return p.x[((np.arange(k) + 0.5) * p.size / k).astype(np.int64)].astype(np.float64)
-    goal = p.s0[0] + (np.arange(k) + 0.5) * (p.s0[-1] - p.s0[0]) / k
-    return p.x[np.clip(np.searchsorted(p.s0, goal) - 1, 0, p.size - 1)].astype(np.float64)
+    sums = np.cumsum(p.h)
+    at = np.searchsorted(sums, (np.arange(k) + 0.5) * sums[-1] / k)
+    return p.x[np.minimum(at, p.size - 1)].astype(np.float64)
 
 
 def random(p: Points, k: int, rng: np.random.Generator) -> np.ndarray:
@@ -37,9 +38,9 @@ def random(p: Points, k: int, rng: np.random.Generator) -> np.ndarray:
 def plus_plus(p: Points, k: int, rng: np.random.Generator) -> np.ndarray:
     """Codes drawn one by one, with a chance that grows with the squared distance to the nearest (Arthur 2007)."""
     edges = grid(p, CELLS_PLUS)
-    mass = p.masses(edges)
-    at = p.means(edges, p.x[np.minimum(edges[:-1], p.size - 1)])[mass > 0]
-    mass = mass[mass > 0]
+    cells = p.cells(edges)
+    at = cells.means(p.x[np.minimum(edges[:-1], p.size - 1)])[cells.mass > 0]
+    mass = cells.mass[cells.mass > 0]
     codes = np.empty(k)
     distance = np.full(len(at), np.inf)
     chance = mass
@@ -75,7 +76,7 @@ def kmeans(
             codes = optimal_with_zero(p, k, cells)[1]
         else:
             edges = optimal(p, k, cells)
-            codes = p.means(edges, p.x[np.minimum(edges[:-1], p.size - 1)])
+            codes = p.cells(edges).means(p.x[np.minimum(edges[:-1], p.size - 1)])
         codes = np.unique(codes)
     else:
         codes = STARTS[start](p, k, rng)
@@ -97,10 +98,11 @@ def lloyd(p: Points, codes: np.ndarray, *, zero: bool = False, rounds: int = ROU
     before = np.inf
     for _ in range(rounds):
         edges = p.cut(codes)
-        moved = _spread(p, edges, p.means(edges, codes), zero)
+        cells = p.cells(edges)
+        moved = _spread(p, edges, cells, cells.means(codes), zero)
         if zero:
             moved[np.argmin(np.abs(codes))] = 0
-        now = p.error(edges, codes)
+        now = float(cells.errors(codes).sum())
         codes = np.sort(moved)
         if before - now <= SETTLED * now:
             break
@@ -108,15 +110,14 @@ def lloyd(p: Points, codes: np.ndarray, *, zero: bool = False, rounds: int = ROU
     return codes
 
 
-def _spread(p: Points, edges: np.ndarray, codes: np.ndarray, zero: bool) -> np.ndarray:
+def _spread(p: Points, edges: np.ndarray, cells: Cells, codes: np.ndarray, zero: bool) -> np.ndarray:
     """Codes without a number of their own go where the error is largest: halfway to the far end of those cells."""
     empty = np.flatnonzero(edges[1:] == edges[:-1])
     if zero:
         empty = empty[codes[empty] != 0]
     if len(empty) == 0:
         return codes
-    mass = p.masses(edges)
-    errors = np.diff(p.s2[edges]) - 2 * codes * np.diff(p.s1[edges]) + codes**2 * mass
+    errors = cells.errors(codes)
     worst = np.argsort(-errors, kind="stable")[: len(empty)]
     worst = worst[errors[worst] > 0]
     low, high = p.x[edges[worst]].astype(np.float64), p.x[edges[worst + 1] - 1].astype(np.float64)

@@ -3,7 +3,9 @@
     S0(i) = sum of the weights of the first i numbers,  S1 of weight·number,  S2 of weight·number²
     error(i, j) = S2(j) - S2(i) - (S1(j) - S1(i))² / (S0(j) - S0(i))
 
-An optimal cluster of numbers on a line is an interval, so nothing below looks at a single number again.
+An optimal cluster of numbers on a line is an interval, so nothing below looks at all numbers again. The sums are kept
+at every RUN-th number only, and the few numbers from there on are added where a sum is asked for: writing and reading
+three sums for every number would take longer than sorting them.
 """
 
 from __future__ import annotations
@@ -12,27 +14,64 @@ from dataclasses import dataclass
 
 import numpy as np
 
+RUN = 32
+"""Numbers between two kept sums."""
+STRIP = 2048 * RUN
+"""Numbers summed at once: they stay in the cache as float64."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Sums over the numbers of each cell, float64 [cells] each: of weight, weight·number, weight·number²."""
+
+    mass: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+
+    def means(self, otherwise: np.ndarray) -> np.ndarray:
+        """The mean of each cell; `otherwise` where it has no mass."""
+        return np.divide(self.first, self.mass, out=otherwise.astype(np.float64), where=self.mass > 0)
+
+    def errors(self, codes: np.ndarray) -> np.ndarray:
+        """Of each cell, the sum of weighted squared distances of its numbers to its code."""
+        return np.maximum(self.second - 2 * codes * self.first + codes**2 * self.mass, 0)
+
 
 @dataclass(frozen=True, eq=False)
 class Points:
     """Ascending numbers with their prefix sums.
 
-    x: float [n], ascending. s0, s1, s2: float64 [n + 1], prefix sums of weight, weight·number, weight·number²; s0 is
-    None where every weight is 1. Numbers are taken relative to no origin: weights scatter about zero.
+    x: float [n], ascending. h: float64 [n], their weights, or None where every weight is 1. kept: float64
+    [3, ceil(n / RUN) + 1], the sums S0, S1, S2 of the first 0, RUN, 2·RUN, ... n numbers. Numbers are taken relative to
+    no origin: weights scatter about zero.
     """
 
     x: np.ndarray
-    s0: np.ndarray | None
-    s1: np.ndarray
-    s2: np.ndarray
+    h: np.ndarray | None
+    kept: np.ndarray
 
     @property
     def size(self) -> int:
         return len(self.x)
 
+    def sums(self, at: np.ndarray) -> np.ndarray:
+        """S0, S1 and S2 at these places, float64 [3, places]."""
+        run = at // RUN
+        place = (run * RUN)[:, None] + np.arange(RUN - 1)
+        inside = place < at[:, None]
+        place = np.minimum(place, max(self.size - 1, 0))
+        x = self.x[place].astype(np.float64)
+        h = inside.astype(np.float64) if self.h is None else np.where(inside, self.h[place], 0)
+        hx = h * x
+        return self.kept[:, run] + np.stack([h.sum(1), hx.sum(1), (hx * x).sum(1)])
+
+    def square(self) -> float:
+        """The sum of weight·number² of all numbers."""
+        return float(self.kept[2, -1])
+
     def mass(self, at: np.ndarray) -> np.ndarray:
         """S0 at these places."""
-        return at.astype(np.float64) if self.s0 is None else self.s0[at]
+        return at.astype(np.float64) if self.h is None else self.sums(at)[0]
 
     def cut(self, codes: np.ndarray) -> np.ndarray:
         """Where the cells of ascending codes begin and end, int64 [codes + 1]: halfway between neighbours."""
@@ -43,20 +82,9 @@ class Points:
         inner = np.searchsorted(self.x, thresholds.astype(self.x.dtype))
         return np.concatenate([[0], np.maximum.accumulate(inner), [self.size]])
 
-    def masses(self, edges: np.ndarray) -> np.ndarray:
-        """The mass of each cell, float64 [edges - 1]."""
-        return np.diff(self.mass(edges))
-
-    def means(self, edges: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
-        """The mean of each cell; `otherwise` where it has no mass."""
-        mass = self.masses(edges)
-        return np.divide(np.diff(self.s1[edges]), mass, out=otherwise.astype(np.float64), where=mass > 0)
-
-    def error(self, edges: np.ndarray, codes: np.ndarray) -> float:
-        """The sum of weighted squared distances of the numbers to the codes of their cells."""
-        mass = self.masses(edges)
-        parts = np.diff(self.s2[edges]) - 2 * codes * np.diff(self.s1[edges]) + codes**2 * mass
-        return float(np.maximum(parts, 0).sum())
+    def cells(self, edges: np.ndarray) -> Cells:
+        """The sums over the cells between these places."""
+        return Cells(*np.diff(self.sums(edges)))
 
 
 def points(values: np.ndarray, weights: np.ndarray | None = None) -> Points:
@@ -65,28 +93,42 @@ def points(values: np.ndarray, weights: np.ndarray | None = None) -> Points:
     if flat.dtype not in (np.float32, np.float64):
         flat = flat.astype(np.float32)
     if weights is None:
-        x = np.sort(flat)
-        return Points(x, None, _sums(x), _sums(x, x))
+        return ascending(np.sort(flat))
     order = np.argsort(flat)
-    x, h = flat[order], np.ravel(weights)[order].astype(np.float64)
-    hx = h * x
-    return Points(x, _sums(h), _sums(hx), _sums(hx, x))
+    return ascending(flat[order], np.ravel(weights)[order].astype(np.float64))
 
 
-def _sums(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
-    out = np.zeros(len(a) + 1)
-    if b is None:
-        np.cumsum(a, dtype=np.float64, out=out[1:])
-    else:
-        np.multiply(a, b, out=out[1:], dtype=np.float64)
-        np.cumsum(out[1:], out=out[1:])
-    return out
+def ascending(x: np.ndarray, h: np.ndarray | None = None) -> Points:
+    """Numbers that are sorted already, with their weights."""
+    starts = range(0, len(x), STRIP)
+    runs = [_run_sums(x[i : i + STRIP], None if h is None else h[i : i + STRIP]) for i in starts]
+    kept = np.zeros((3, -(-len(x) // RUN) + 1))
+    if runs:
+        np.cumsum(np.concatenate(runs, axis=1), axis=1, out=kept[:, 1:])
+    return Points(x, h, kept)
+
+
+def _run_sums(x: np.ndarray, h: np.ndarray | None) -> np.ndarray:
+    """Sums of h, h·x, h·x² of every RUN numbers, the last ones fewer, float64 [3, runs]."""
+    missing = -len(x) % RUN
+    wide = np.pad(x.astype(np.float64), (0, missing)).reshape(-1, RUN)
+    if h is None:
+        mass = np.full(len(wide), float(RUN))
+        mass[-1] -= missing
+        return np.stack([mass, np.einsum("ij->i", wide), np.einsum("ij,ij->i", wide, wide)])
+    weight = np.pad(h, (0, missing)).reshape(-1, RUN)
+    hx = weight * wide
+    return np.stack([weight.sum(1), hx.sum(1), np.einsum("ij,ij->i", hx, wide)])
 
 
 def part(p: Points, start: int, stop: int) -> Points:
-    """The numbers from `start` to `stop` alone; prefix sums are shared (only differences of them count)."""
-    s0 = np.arange(start, stop + 1, dtype=np.float64) if p.s0 is None else p.s0[start : stop + 1]
-    return Points(p.x[start:stop], s0, p.s1[start : stop + 1], p.s2[start : stop + 1])
+    """The numbers from `start` to `stop` alone."""
+    return ascending(p.x[start:stop], None if p.h is None else p.h[start:stop])
+
+
+def mirrored(p: Points) -> Points:
+    """The numbers with their signs turned."""
+    return ascending(-p.x[::-1], None if p.h is None else p.h[::-1])
 
 
 def grid(p: Points, cells: int) -> np.ndarray:
