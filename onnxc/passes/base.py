@@ -167,6 +167,12 @@ class Pass:
     def run(self, model: Model, ctx: Context) -> Report:
         raise NotImplementedError
 
+    def within(self, option: str, fits: bool, expected: str) -> None:
+        """Raise BadOption unless the value of `option` fits; `expected` says what would."""
+        if not fits:
+            found = getattr(self, option)
+            raise BadOption(f"option {option} does not fit", pass_name=self.name, expected=expected, found=found)
+
     def options(self) -> dict[str, object]:
         """The options that differ from their defaults."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != _default(f)}

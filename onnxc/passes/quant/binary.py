@@ -66,9 +66,9 @@ class QuantBinary(Pass):
 
     def __post_init__(self) -> None:
         most = 4 if self.inputs == "horq" else 8
-        self._within("bits", 1 <= self.bits <= most, f"1 to {most}")
+        self.within("bits", 1 <= self.bits <= most, f"1 to {most}")
         allowed = {"residual": range(1, 5), "admm": (2, 3)}.get(self.weights, range(1, 9))
-        self._within("weight_bits", self.weight_bits in allowed, f"one of {', '.join(map(str, allowed))}")
+        self.within("weight_bits", self.weight_bits in allowed, f"one of {', '.join(map(str, allowed))}")
         if self.weights == "none" and self.inputs == "none":
             raise BadOption("neither weights nor inputs are to be binarised", pass_name=self.name)
         if self.dynamic and self.inputs != "horq":
@@ -77,11 +77,6 @@ class QuantBinary(Pass):
             raise BadOption("the K map of xnor needs weights that are made by themselves", pass_name=self.name,
                             expected="bwn or ternary", found=f"weights={self.weights}")  # fmt: skip
         self.needs_data = self.inputs != "none" or self.weights in BY_DATA or self.correct or self.bear is not None
-
-    def _within(self, option: str, fits: bool, expected: str) -> None:
-        if not fits:
-            found = getattr(self, option)
-            raise BadOption(f"option {option} does not fit", pass_name=self.name, expected=expected, found=found)
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()

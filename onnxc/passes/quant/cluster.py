@@ -63,19 +63,14 @@ class QuantCluster(Pass):
     skip: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._within("bits", 1 <= self.bits <= 8, "1 to 8")
-        self._within("channels", self.channels >= 1, "at least 1")
-        self._within("cells", self.cells >= 16, "at least 16")
-        self._within("entropy", self.entropy is None or self.entropy > 0, "above 0")
+        self.within("bits", 1 <= self.bits <= 8, "1 to 8")
+        self.within("channels", self.channels >= 1, "at least 1")
+        self.within("cells", self.cells >= 16, "at least 16")
+        self.within("entropy", self.entropy is None or self.entropy > 0, "above 0")
         if self.refit and self.scope != "layer":
             raise BadOption("a refit moves the values of one layer", pass_name=self.name, expected="scope=layer",
                             found=f"scope={self.scope}")  # fmt: skip
         self.needs_data = self.refit or self.importance == "hessian"
-
-    def _within(self, option: str, fits: bool, expected: str) -> None:
-        if not fits:
-            found = getattr(self, option)
-            raise BadOption(f"option {option} does not fit", pass_name=self.name, expected=expected, found=found)
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
