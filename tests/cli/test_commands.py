@@ -215,5 +215,7 @@ def test_the_demo_shows_every_step(command):
 def test_the_demo_without_a_compiler_says_what_to_install(command, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("onnxc.runtime.toolchain.find_spec", lambda name: None)
+    monkeypatch.setattr("onnxc.demo.RECIPES", {"original": ("", ""), "fused": ("original", "fuse")})
+    monkeypatch.setattr("onnxc.demo.COMPILED", {"fused": "fused, compiled"})
     ended = command("demo")
     assert ended.status == 0 and " ".join(ended.out.split()).count("apt-get install gcc") == 1
