@@ -17,7 +17,7 @@ from ..prune.covariance import in_parts
 from ..prune.linear import Linear, add_to_bias
 from .fit import LARGE, Whitened, error, likely
 from .forms import FORMS, Form
-from .moments import Moments, moments, readable
+from .moments import InTurn, Moments, moments, readable
 from .rank import Choice, leads, spend, vbmf_rank
 from .target import CONVOLUTIONS, PRODUCTS, Target, refusal, replace, target
 
@@ -142,9 +142,7 @@ class Factorise(Pass):
     def _all_moments(self, model, found, layers: dict[int, Linear], ctx):
         yield from ((n, None) for n in range(len(found)) if n not in layers)
         for part in in_parts(layers, lambda n: 8 * layers[n].groups * layers[n].columns ** 2):
-            yield from zip(
-                part, moments(model, model, ctx.verified.analysis, [layers[n] for n in part], ctx, self.samples)
-            )
+            yield from zip(part, moments(model, ctx.verified.analysis, [layers[n] for n in part], ctx, self.samples))
 
     def _ranks(self, at: Target, form: Form, h: np.ndarray | None) -> list[Choice]:
         start = Whitened(form, at.w, h)
@@ -252,14 +250,12 @@ class Factorise(Pass):
     def _replace(self, model, found, picked, layers, ctx, report) -> None:
         original = model.copy() if layers else model
         order = {id(n): i for i, n in enumerate(model.nodes)}
-        for n in sorted(range(len(found)), key=lambda n: order[id(found[n][0].node)]):
-            choice, (at, _) = picked[n], found[n]
-            if choice is None:
-                continue
-            moment = None
-            if n in layers:
-                (moment,) = moments(original, model, ctx.verified.analysis, [layers[n]], ctx, self.samples)
-            self._one(model, at, choice, moment, layers.get(n), report)
+        turns = sorted((n for n in range(len(found)) if picked[n]), key=lambda n: order[id(found[n][0].node)])
+        fitted = [layers[n] for n in turns if n in layers]
+        seen = InTurn(original, model, ctx.verified.analysis, fitted, ctx, self.samples)
+        for n in turns:
+            moment = seen.next() if n in layers else None
+            self._one(model, found[n][0], picked[n], moment, layers.get(n), report)
 
     def _one(self, model, at: Target, choice: Choice, moment: Moments | None, layer: Linear | None, report) -> None:
         form, w = choice.form, at.w

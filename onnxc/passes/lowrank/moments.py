@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from ...ir.analysis import Analysis
 from ...ir.model import Model
 from ..base import Context
-from ..prune.capture import Probe, Stream, pick
+from ..prune.capture import Probe, Stream, Trail, pick
 from ..prune.linear import Linear, bias_home, linear
 from .target import Target
 
@@ -46,30 +47,58 @@ def readable(model: Model, at: Target) -> Linear | str:
     return layer
 
 
-def moments(original: Model, model: Model, analysis: Analysis, layers: list[Linear], ctx: Context, samples: int):
-    """The moments of each layer, one after the other; its inputs from `model`, its outputs from `original`.
+def moments(model: Model, analysis: Analysis, layers: list[Linear], ctx: Context, samples: int) -> Iterator[Moments]:
+    """The moments of each layer's inputs, one after the other; the target is the weight itself."""
+    names = [name for x in layers for name in (_in(x), _out(x))]
+    probe = Probe(ctx, model, names)
+    batches = (probe(feeds) for feeds in Stream(ctx, analysis, names, samples))
+    return _summed(model, layers, batches, ctx, samples, crossed=False)
 
-    The layers are nodes of `model`; the same names stand in `original`. Where both are the same model the target is
-    the weight itself and only inputs are looked at.
-    """
-    same = original is model
-    inputs = [x.node.inputs[0].name for x in layers]
-    outputs = [x.node.outputs[0].name for x in layers]
-    stream = Stream(ctx, analysis, [*inputs, *outputs], samples)
-    read = Probe(ctx, model, inputs if not same else [*inputs, *outputs])
-    wanted = None if same else Probe(ctx, original, outputs)
+
+class InTurn:
+    """The moments of layers in graph order, while those ahead are replaced: inputs from `model` as it stands at each turn,
+    outputs from `original`. The layers are nodes of `model`; the same names stand in `original`."""
+
+    def __init__(
+        self, original: Model, model: Model, analysis: Analysis, layers: list[Linear], ctx: Context, samples: int
+    ):
+        self.original, self.model, self.ctx, self.samples = original, model, ctx, samples
+        self.left = list(layers)
+        streams = [Stream(ctx, analysis, [_in(x), _out(x)], samples) for x in layers]
+        stream = min(streams, key=lambda s: s.size, default=None)
+        self.inputs, self.outputs = Trail(ctx, stream), Trail(ctx, stream)
+
+    def next(self) -> Moments:
+        """The moments of the layer whose turn it is."""
+        layer = self.left.pop(0)
+        xs = self.inputs.look(self.model, [_in(layer)], [_in(x) for x in self.left])
+        ys = self.outputs.look(self.original, [_out(layer)], [_out(x) for x in self.left])
+        batches = (x | y for (_, x), (_, y) in zip(xs, ys, strict=True))
+        (found,) = _summed(self.model, [layer], batches, self.ctx, self.samples, crossed=True)
+        return found
+
+
+def _in(layer: Linear) -> str:
+    return layer.node.inputs[0].name
+
+
+def _out(layer: Linear) -> str:
+    return layer.node.outputs[0].name
+
+
+def _summed(
+    model: Model, layers: list[Linear], batches: Iterable[dict], ctx: Context, samples: int, crossed: bool
+) -> Iterator[Moments]:
     sums = [_Sum(x) for x in layers]
-    known = getattr(ctx.data, "samples", None) or samples
-    for n, feeds in enumerate(stream):
-        got = dict(read(feeds))
-        got |= wanted(feeds) if wanted else {}
+    known = min(getattr(ctx.data, "samples", None) or samples, samples)
+    for n, got in enumerate(batches):
         for k, layer in enumerate(layers):
-            y = got[outputs[k]]
+            y = got[_out(layer)]
             out = layer.positions(y)
-            share = -(-max(MIN_ROWS, ROWS_PER_COLUMN * layer.columns) // min(known, samples))
+            share = -(-max(MIN_ROWS, ROWS_PER_COLUMN * layer.columns) // known)
             picked = pick(np.random.default_rng((ctx.seed, k, n)), int(np.prod(out, dtype=int)), share)
-            rows = layer.rows(got[inputs[k]], out, picked)
-            sums[k].add(rows, None if same else layer.pick(y, picked))
+            rows = layer.rows(got[_in(layer)], out, picked)
+            sums[k].add(rows, layer.pick(y, picked) if crossed else None)
     for layer, s in zip(layers, sums, strict=True):
         yield s.done(layer, bias_home(model, layer.node) is not None)
 

@@ -3,7 +3,7 @@ how far the outputs of two models are apart."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -16,6 +16,8 @@ from ..base import Context, Feeds
 BATCH_BYTES = 128 * 2**20
 """What the captured tensors of one batch may hold; batches are made smaller to fit."""
 MAX_BATCH = 64
+HELD_BYTES = 512 * 2**20
+"""What a trail keeps of earlier steps."""
 
 
 class Stream:
@@ -40,20 +42,29 @@ class Stream:
 
 
 class Probe:
-    """Runs only what `names` need of a model. Tensors may be graph inputs too."""
+    """Runs only what `names` need of a model. Tensors may be graph inputs too.
 
-    def __init__(self, ctx: Context, model: Model, names: Sequence[str]):
+    known: tensors that need not be made, name -> an array such as it is fed; what depends on them starts from there.
+    given: those of them that a feed must hold beside the graph's inputs.
+    """
+
+    def __init__(self, ctx: Context, model: Model, names: Sequence[str], known: Mapping[str, np.ndarray] | None = None):
         self.ctx = ctx
         self.names = list(dict.fromkeys(names))
         part = model.copy()
         made = part.tensors()
-        inputs = {t.name for t in part.inputs}
-        part.graph.outputs = [made[n] for n in self.names if n not in inputs]
-        for t in part.graph.outputs:
+        outside = {t.name for t in part.inputs} | set(known or ())
+        wanted = [made[n] for n in self.names if n not in outside]
+        cut = _reached(wanted, known or {})
+        self.given = sorted({t.name for t in cut} | (set(self.names) & set(known or ())))
+        part.graph.outputs = wanted
+        for t in wanted:
             if isinstance(t, gs.Variable):
                 t.dtype, t.shape = None, None
+        for t in cut:
+            _make_input(part, t, known[t.name])
         part.drop_dead()
-        self.proto = part.to_proto() if part.graph.outputs else None
+        self.proto = part.to_proto() if wanted else None
 
     def __call__(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """The tensors for one batch."""
@@ -62,6 +73,58 @@ class Probe:
         made = [t.name for t in self.proto.graph.output]
         found = self.ctx.runner(self.proto, feeds, made)
         return {n: found[n] if n in found else feeds[n] for n in self.names}
+
+
+def _reached(wanted: Iterable[gs.Variable], known: Container[str]) -> list[gs.Variable]:
+    """The tensors of `known` that lie on the way back from `wanted`; what is ahead of them is not looked at."""
+    found, todo, done = [], list(wanted), set()
+    while todo:
+        t = todo.pop()
+        if id(t) in done or not t.inputs:
+            continue
+        done.add(id(t))
+        if t.name in known:
+            found.append(t)
+        else:
+            todo += t.inputs[0].inputs
+    return found
+
+
+def _make_input(part: Model, t: gs.Variable, like: np.ndarray) -> None:
+    maker = t.inputs[0]
+    maker.outputs[next(i for i, out in enumerate(maker.outputs) if out is t)] = part.variable(f"{t.name}_unused")
+    t.dtype, t.shape = like.dtype, [f"{t.name}_0", *like.shape[1:]] if like.ndim else []
+    part.graph.inputs.append(t)
+
+
+class Trail:
+    """Tensors of a model whose nodes are changed in graph order, on the samples of one stream.
+
+    What stands ahead of a node does not change any more when its turn comes. So the tensors of each step are kept, and
+    those of later steps are made from there: all steps together cost about one run of the model, not one each. Kept
+    tensors hold at most HELD_BYTES; the oldest go first, and what needs them starts further ahead again.
+    """
+
+    def __init__(self, ctx: Context, stream: Stream):
+        self.ctx, self.stream = ctx, stream
+        self.kept: dict[str, list[np.ndarray]] = {}
+
+    def look(self, model: Model, names: Sequence[str], later: Iterable[str]) -> Iterator[tuple[Feeds, dict]]:
+        """(feeds, tensors `names`) of each batch, to the last; `later`: all that will be asked for in further steps."""
+        probe = Probe(self.ctx, model, names, {n: arrays[0] for n, arrays in self.kept.items()})
+        inputs = {t.name for t in model.inputs}
+        fresh: dict[str, list[np.ndarray]] = {n: [] for n in probe.names if n not in inputs and n not in self.kept}
+        for j, feeds in enumerate(self.stream):
+            got = probe({**feeds, **{n: self.kept[n][j] for n in probe.given}})
+            yield feeds, got
+            for n, arrays in fresh.items():
+                arrays.append(got[n])
+        tensors = model.tensors()
+        self.kept |= fresh
+        needed = {t.name for t in _reached((tensors[n] for n in later if n in tensors), self.kept)}
+        self.kept = {n: arrays for n, arrays in self.kept.items() if n in needed}
+        while self.kept and sum(a.nbytes for arrays in self.kept.values() for a in arrays) > HELD_BYTES:
+            del self.kept[next(iter(self.kept))]
 
 
 def output_snr(ctx: Context, analysis: Analysis, real: Model, other: Model, samples: int) -> float:

@@ -27,7 +27,7 @@ import onnx_graphsurgeon as gs
 from ...ir.analysis import Analysis, analyse
 from ...ir.model import Model
 from ..base import Report
-from .capture import Probe, Stream, pick
+from .capture import Probe, Stream, Trail, pick
 from .covariance import MAX_COLUMNS, ROWS_PER_COLUMN, per_sample, rows_wanted, with_ones
 from .linear import Linear, add_to_bias, bias_home, linear
 from .recover import Past
@@ -52,6 +52,11 @@ class Task:
     scale: np.ndarray | float = 1.0
     shift: np.ndarray | float = 0.0
 
+    @property
+    def reads(self) -> list[str]:
+        """The tensors of the pruned model that are looked at."""
+        return [self.layer.node.inputs[0].name, *([self.other] if self.other else [])]
+
 
 def solve_layers(model: Model, past: Past, report: Report) -> None:
     """Solve every layer of `model` whose input has changed since `past.original`."""
@@ -61,12 +66,19 @@ def solve_layers(model: Model, past: Past, report: Report) -> None:
             report.note(f"{t.layer.node.name} keeps its weights: {t.layer.columns} columns are too many to solve for")
         else:
             tasks.append(t)
-    while tasks:
-        part, held = [], 0
-        while tasks and (not part or held < TARGET_BYTES):
-            part.append(tasks.pop(0))
-            held += 4 * rows_wanted(part[-1].layer.columns) * part[-1].layer.outputs
-        _solve_part(model, past, part)
+    parts: list[list[Task]] = []
+    held = TARGET_BYTES
+    for t in tasks:
+        if held >= TARGET_BYTES:
+            parts.append([])
+            held = 0
+        parts[-1].append(t)
+        held += 4 * rows_wanted(t.layer.columns) * t.layer.outputs
+    streams = [Stream(past.ctx, past.analysis, [t.target for t in part], past.samples) for part in parts]
+    if parts:
+        trail = Trail(past.ctx, min(streams, key=lambda s: s.size))
+        for n, part in enumerate(parts):
+            _solve_part(model, past, part, [t for later in parts[n + 1 :] for t in later], trail)
 
 
 def find_tasks(model: Model, past: Past) -> list[Task]:
@@ -127,16 +139,13 @@ def affine(model: Model, node: gs.Node, t: gs.Variable, channel: int, analysis: 
     return None
 
 
-def _solve_part(model: Model, past: Past, tasks: list[Task]) -> None:
-    ctx = past.ctx
-    stream = Stream(ctx, past.analysis, [t.target for t in tasks], past.samples)
-    targets, picks = _targets(past, tasks, stream)
+def _solve_part(model: Model, past: Past, tasks: list[Task], later: list[Task], trail: Trail) -> None:
+    targets, picks = _targets(past, tasks, trail.stream)
     for k, task in enumerate(tasks):
         x = task.layer.node.inputs[0].name
-        probe = Probe(ctx, model, [x, *([task.other] if task.other else [])])
         equations = Equations(task.layer)
-        for j, feeds in enumerate(stream):
-            got = probe(feeds)
+        rest = [n for t in [*tasks[k + 1 :], *later] for n in t.reads]
+        for j, (_, got) in enumerate(trail.look(model, task.reads, rest)):
             goal, (out, picked) = targets[k][j].astype(np.float64), picks[k][j]
             if task.other:
                 goal = goal - task.layer.pick(got[task.other], picked)

@@ -63,9 +63,8 @@ class Twins:
         """A tensor of the model in work, batch by batch; keep: others will be made from it."""
         if name in self.seen:
             return self.seen[name]
-        part, given = self._part(name)
-        probe = Probe(self.ctx, part, [name])
-        feeds = [dict(f) | {n: self.seen[n][j] for n in given} for j, f in enumerate(self.feeds)]
+        probe = Probe(self.ctx, self.work, [name], {n: arrays[0] for n, arrays in self.seen.items()})
+        feeds = [dict(f) | {n: self.seen[n][j] for n in probe.given} for j, f in enumerate(self.feeds)]
         got = [probe(f)[name] for f in feeds]
         if keep and sum(a.nbytes for arrays in (*self.seen.values(), got) for a in arrays) <= HELD:
             self.seen[name] = got
@@ -74,32 +73,6 @@ class Twins:
     def forget(self) -> None:
         """What has been seen of the model in work holds no more."""
         self.seen.clear()
-
-    def _part(self, name: str) -> tuple[Model, list[str]]:
-        """The model in work with what was seen as inputs, where `name` depends on it; and the names of these."""
-        part = self.work.copy()
-        tensors = part.tensors()
-        part.graph.outputs = [tensors[name]]
-        given: dict[str, gs.Variable] = {}
-        todo, done = [tensors[name]], set()
-        while todo:
-            t = todo.pop()
-            if id(t) in done or not t.inputs:
-                continue
-            done.add(id(t))
-            if t.name in self.seen:
-                given[t.name] = t
-            else:
-                todo += t.inputs[0].inputs
-        for t in given.values():
-            maker = t.inputs[0]
-            maker.outputs[next(i for i, out in enumerate(maker.outputs) if out is t)] = part.variable(
-                f"{t.name}_unused"
-            )
-            first = self.seen[t.name][0]
-            t.dtype, t.shape = first.dtype, [f"{t.name}_0", *first.shape[1:]]
-            part.graph.inputs.append(t)
-        return part, list(given)
 
     def values(self, name: str) -> np.ndarray:
         """Values seen of a tensor of the model in work, evenly spread, with its least and largest."""

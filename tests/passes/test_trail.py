@@ -1,0 +1,92 @@
+"""Tensors of a model that changes in graph order: the same as made from the start, from fewer nodes, in bounded memory."""
+
+import numpy as np
+import pytest
+from onnx import numpy_helper, parser
+
+from onnxc.ir.model import load
+from onnxc.ir.verify import verify
+from onnxc.passes.base import Context
+from onnxc.passes.prune import capture
+from onnxc.passes.prune.capture import Probe, Stream, Trail
+from onnxc.runtime.data import open_data
+from onnxc.runtime.reference import Runner
+from onnxc.runtime.specs import input_specs
+
+BLOCKS = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,4,6,6] x) => (float[N,4,6,6] y)
+  { a = Conv <pads=[1,1,1,1]> (x, w0)  ra = Relu(a)  b = Conv <pads=[1,1,1,1]> (ra, w1)  s = Add(b, ra)
+    rs = Relu(s)  c = Conv <pads=[1,1,1,1]> (rs, w2)  rc = Relu(c)  d = Conv <pads=[1,1,1,1]> (rc, w3)  y = Add(d, rs) }"""
+STEPS = [["x"], ["ra"], ["rs"], ["rc", "rs"]]
+
+
+class Counting(Runner):
+    """Counts the nodes that are run."""
+
+    nodes = 0
+
+    def __call__(self, model, feeds, outputs=None):
+        self.nodes += len(model.graph.node)
+        return super().__call__(model, feeds, outputs)
+
+
+@pytest.fixture
+def scene():
+    proto = parser.parse_model(BLOCKS)
+    rng = np.random.default_rng(0)
+    for k in range(4):
+        proto.graph.initializer.append(
+            numpy_helper.from_array(rng.normal(size=(4, 4, 3, 3)).astype(np.float32), f"w{k}")
+        )
+    model = load(proto)
+    data = open_data(None, input_specs(proto), seed=1, samples=11)
+    return model, Context(verify(model), runner=Counting(), data=data)
+
+
+def walked(model, ctx, size=4):
+    """What each step sees, one weight changed after each."""
+    stream = Stream(ctx, ctx.verified.analysis, ["x"], 11)
+    stream.size = size
+    trail, seen = Trail(ctx, stream), []
+    convs = [n for n in model.nodes if n.op == "Conv"]
+    for k, names in enumerate(STEPS):
+        seen.append([got for _, got in trail.look(model, names, [n for later in STEPS[k + 1 :] for n in later])])
+        model.set_weight(convs[k], 1, convs[k].inputs[1].values * np.float32(-1.5))
+    return seen, trail
+
+
+def afresh(model, ctx, size=4):
+    stream = Stream(ctx, ctx.verified.analysis, ["x"], 11)
+    stream.size = size
+    seen, convs = [], [n for n in model.nodes if n.op == "Conv"]
+    for k, names in enumerate(STEPS):
+        probe = Probe(ctx, model, names)
+        seen.append([probe(feeds) for feeds in stream])
+        model.set_weight(convs[k], 1, convs[k].inputs[1].values * np.float32(-1.5))
+    return seen
+
+
+@pytest.mark.parametrize("held", [11 * 144 * 4, 11 * 144 * 4 - 1])
+def test_it_sees_what_a_run_from_the_start_sees(scene, monkeypatch, held):
+    monkeypatch.setattr(capture, "HELD_BYTES", held)
+    model, ctx = scene
+    wanted = afresh(model.copy(), ctx)
+    all_nodes, ctx.runner.nodes = ctx.runner.nodes, 0
+    found, trail = walked(model, ctx)
+    assert [len(step) for step in found] == [3] * 4
+    for step, plain in zip(found, wanted, strict=True):
+        for got, want in zip(step, plain, strict=True):
+            assert got.keys() == want.keys()
+            for name, array in got.items():
+                np.testing.assert_allclose(array, want[name], rtol=1e-5, atol=1e-5)
+    assert sum(a.nbytes for arrays in trail.kept.values() for a in arrays) <= held
+    # ra: 2 nodes; rs: 3 more; rc: 2 more; three batches each
+    if held == 11 * 144 * 4:  # room for one tensor
+        assert ctx.runner.nodes == 3 * 7
+    else:
+        assert 3 * 7 < ctx.runner.nodes <= all_nodes
+
+
+def test_what_no_later_step_needs_is_dropped(scene):
+    model, ctx = scene
+    _, trail = walked(model, ctx)
+    assert not trail.kept
