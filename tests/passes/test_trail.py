@@ -49,7 +49,7 @@ def walked(model, ctx, size=4):
     trail, seen = Trail(ctx, stream), []
     convs = [n for n in model.nodes if n.op == "Conv"]
     for k, names in enumerate(STEPS):
-        seen.append([got for _, got in trail.look(model, names, [n for later in STEPS[k + 1 :] for n in later])])
+        seen.append(list(trail.look(model, names, [n for later in STEPS[k + 1 :] for n in later])))
         model.set_weight(convs[k], 1, convs[k].inputs[1].values * np.float32(-1.5))
     return seen, trail
 

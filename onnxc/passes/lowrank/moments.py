@@ -64,8 +64,7 @@ class InTurn:
     ):
         self.original, self.model, self.ctx, self.samples = original, model, ctx, samples
         self.left = list(layers)
-        streams = [Stream(ctx, analysis, [_in(x), _out(x)], samples) for x in layers]
-        stream = min(streams, key=lambda s: s.size, default=None)
+        stream = Stream.of_steps(ctx, analysis, ([_in(x), _out(x)] for x in layers), samples)
         self.inputs, self.outputs = Trail(ctx, stream), Trail(ctx, stream)
 
     def next(self) -> Moments:
@@ -73,7 +72,7 @@ class InTurn:
         layer = self.left.pop(0)
         xs = self.inputs.look(self.model, [_in(layer)], [_in(x) for x in self.left])
         ys = self.outputs.look(self.original, [_out(layer)], [_out(x) for x in self.left])
-        batches = (x | y for (_, x), (_, y) in zip(xs, ys, strict=True))
+        batches = (x | y for x, y in zip(xs, ys, strict=True))
         (found,) = _summed(self.model, [layer], batches, self.ctx, self.samples, crossed=True)
         return found
 

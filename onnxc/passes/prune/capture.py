@@ -32,6 +32,12 @@ class Stream:
         self.size = max(1, min(MAX_BATCH, samples, BATCH_BYTES // max(1, 4 * floats)))
         self.samples = samples
 
+    @classmethod
+    def of_steps(cls, ctx: Context, analysis: Analysis, steps: Iterable[Sequence[str]], samples: int) -> Stream:
+        """One for several steps, each of which captures other tensors: its batches fit them all."""
+        streams = [cls(ctx, analysis, names, samples) for names in steps]
+        return min(streams, key=lambda s: s.size) if streams else cls(ctx, analysis, [], samples)
+
     def __iter__(self) -> Iterator[Feeds]:
         left = self.samples
         for batch in self.ctx.batches(self.size):
@@ -109,14 +115,19 @@ class Trail:
         self.ctx, self.stream = ctx, stream
         self.kept: dict[str, list[np.ndarray]] = {}
 
-    def look(self, model: Model, names: Sequence[str], later: Iterable[str]) -> Iterator[tuple[Feeds, dict]]:
-        """(feeds, tensors `names`) of each batch, to the last; `later`: all that will be asked for in further steps."""
+    def look(
+        self, model: Model, names: Sequence[str], later: Iterable[str], changing: Container[str] = ()
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Tensors `names` of each batch, to the last. later: all that will be asked for in further steps; changing: those
+        of `names` that will not stay as they are."""
         probe = Probe(self.ctx, model, names, {n: arrays[0] for n, arrays in self.kept.items()})
         inputs = {t.name for t in model.inputs}
-        fresh: dict[str, list[np.ndarray]] = {n: [] for n in probe.names if n not in inputs and n not in self.kept}
+        fresh: dict[str, list[np.ndarray]] = {
+            n: [] for n in probe.names if n not in inputs and n not in self.kept and n not in changing
+        }
         for j, feeds in enumerate(self.stream):
             got = probe({**feeds, **{n: self.kept[n][j] for n in probe.given}})
-            yield feeds, got
+            yield got
             for n, arrays in fresh.items():
                 arrays.append(got[n])
         tensors = model.tensors()

@@ -10,13 +10,16 @@ Batch Normalization, 2016; no labels).
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from ...ir.analysis import analyse
 from ...ir.model import Model
 from ..base import Report
-from .capture import Probe, Stream
+from .capture import Probe, Stream, Trail
 from .linear import Linear, add_to_bias, bias_home, linear
 from .recover import Past
 
@@ -26,27 +29,55 @@ MAX_GAIN = 10.0
 """No channel is scaled by more, up or down: what hardly varies says nothing of scale."""
 
 
+@dataclass
+class Turn:
+    """A node to see to: the statistics of `tensor`, whose channels are axis `channel`, are asked for."""
+
+    node: gs.Node
+    tensor: str
+    channel: int
+    layer: Linear | None = None
+
+    @property
+    def reads(self) -> list[str]:
+        """A layer's output changes with the layer: what comes later starts from its input."""
+        return [self.tensor] if self.layer is None else [self.node.inputs[0].name, self.tensor]
+
+
 def renormalise(model: Model, past: Past, report: Report) -> None:
     """Re-estimate every batch normalisation of `model` whose input has changed, and level the other layers' outputs."""
     altered = past.altered(model)
     before = _layers_statistics(model, past, altered)
-    for node in list(model.nodes):
+    turns = _turns(model, altered, before)
+    stream = Stream.of_steps(past.ctx, analyse(model), ([t.tensor] for t in turns), past.samples)
+    trail = Trail(past.ctx, stream)
+    for k, turn in enumerate(turns):
+        later = [name for t in turns[k + 1 :] for name in t.reads]
+        changing = [turn.tensor] if turn.layer else []
+        batches = trail.look(model, turn.reads, later, changing)
+        mean, var, n = _summed(batches, {turn.tensor: turn.channel})[turn.tensor]
+        node = turn.node
+        if n < MIN_VALUES:
+            left = "is not levelled" if turn.layer else "keeps its statistics"
+            report.note(f"{node.name} {left}: {n} values a channel are too few")
+        elif turn.layer:
+            _level(model, turn.layer, *before[node.name], mean, var)
+        else:
+            model.set_weight(node, 3, mean.astype(node.inputs[3].values.dtype))
+            model.set_weight(node, 4, var.astype(node.inputs[4].values.dtype))
+
+
+def _turns(model: Model, altered: Container[str], layers: Container[str]) -> list[Turn]:
+    turns = []
+    for node in model.nodes:
         x = node.inputs[0] if node.inputs else None
         if model.is_standard(node, "BatchNormalization") and x.name in altered:
             if all(isinstance(t, gs.Constant) for t in node.inputs[1:5]):
-                mean, var, n = _statistics(model, past, x.name, 1)
-                if n < MIN_VALUES:
-                    report.note(f"{node.name} keeps its statistics: {n} values a channel are too few")
-                    continue
-                model.set_weight(node, 3, mean.astype(node.inputs[3].values.dtype))
-                model.set_weight(node, 4, var.astype(node.inputs[4].values.dtype))
-        elif node.name in before:
+                turns.append(Turn(node, x.name, 1))
+        elif node.name in layers:
             layer = linear(model, node)
-            mean, var, n = _statistics(model, past, node.outputs[0].name, layer.channel_axis)
-            if n < MIN_VALUES:
-                report.note(f"{node.name} is not levelled: {n} values a channel are too few")
-                continue
-            _level(model, layer, *before[node.name], mean, var)
+            turns.append(Turn(node, node.outputs[0].name, layer.channel_axis, layer))
+    return turns
 
 
 def _layers_statistics(model: Model, past: Past, altered: set[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -60,7 +91,9 @@ def _layers_statistics(model: Model, past: Past, altered: set[str]) -> dict[str,
     if not layers:
         return {}
     found = {}
-    statistics = _many(past.original, past, {t: layer.channel_axis for t, layer in layers.items()})
+    probe = Probe(past.ctx, past.original, list(layers))
+    stream = Stream(past.ctx, past.analysis, list(layers), past.samples)
+    statistics = _summed(map(probe, stream), {t: layer.channel_axis for t, layer in layers.items()})
     for t, layer in layers.items():
         kept = past.kept(t, layer.channel_axis)
         mean, var, _ = statistics[t]
@@ -81,21 +114,16 @@ def _level(model: Model, layer: Linear, mean0: np.ndarray, var0: np.ndarray, mea
     add_to_bias(model, layer.node, mean0 - mean * gain + inside * (gain - 1))
 
 
-def _statistics(model: Model, past: Past, tensor: str, channel: int) -> tuple[np.ndarray, np.ndarray, int]:
-    return _many(model, past, {tensor: channel})[tensor]
-
-
-def _many(model: Model, past: Past, tensors: dict[str, int]) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
+def _summed(
+    batches: Iterable[dict[str, np.ndarray]], tensors: dict[str, int]
+) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
     """Mean, variance, float64 by channel of each tensor (name -> channel axis), and how many values they are taken over."""
-    probe = Probe(past.ctx, model, list(tensors))
     sums = {t: [0.0, 0.0, 0] for t in tensors}
-    for feeds in Stream(
-        past.ctx, analyse(model) if model is not past.original else past.analysis, list(tensors), past.samples
-    ):
-        for t, x in probe(feeds).items():
+    for got in batches:
+        for t, s in sums.items():
+            x = got[t]
             d = tensors[t] % x.ndim
             rest = tuple(k for k in range(x.ndim) if k != d)
-            s = sums[t]
             s[0] = s[0] + x.sum(rest, dtype=np.float64)
             s[1] = s[1] + np.square(x, dtype=np.float64).sum(rest)
             s[2] += x.size // x.shape[d]

@@ -74,11 +74,10 @@ def solve_layers(model: Model, past: Past, report: Report) -> None:
             held = 0
         parts[-1].append(t)
         held += 4 * rows_wanted(t.layer.columns) * t.layer.outputs
-    streams = [Stream(past.ctx, past.analysis, [t.target for t in part], past.samples) for part in parts]
-    if parts:
-        trail = Trail(past.ctx, min(streams, key=lambda s: s.size))
-        for n, part in enumerate(parts):
-            _solve_part(model, past, part, [t for later in parts[n + 1 :] for t in later], trail)
+    steps = ([t.target for t in part] for part in parts)
+    trail = Trail(past.ctx, Stream.of_steps(past.ctx, past.analysis, steps, past.samples))
+    for n, part in enumerate(parts):
+        _solve_part(model, past, part, [t for later in parts[n + 1 :] for t in later], trail)
 
 
 def find_tasks(model: Model, past: Past) -> list[Task]:
@@ -145,7 +144,7 @@ def _solve_part(model: Model, past: Past, tasks: list[Task], later: list[Task], 
         x = task.layer.node.inputs[0].name
         equations = Equations(task.layer)
         rest = [n for t in [*tasks[k + 1 :], *later] for n in t.reads]
-        for j, (_, got) in enumerate(trail.look(model, task.reads, rest)):
+        for j, got in enumerate(trail.look(model, task.reads, rest)):
             goal, (out, picked) = targets[k][j].astype(np.float64), picks[k][j]
             if task.other:
                 goal = goal - task.layer.pick(got[task.other], picked)
