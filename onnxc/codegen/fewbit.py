@@ -3,6 +3,7 @@
     where(x >= 0, 1, -1), sign(x)                     ->   Quantised(x, 1-bit bipolar)
     clip(round(x / s), low, high) * s                 ->   Quantised(x, n bits, scale s)
     max_pool, reshape, pad of one of these            ->   still its integers times its scale
+    max_pool before or after binarising               ->   Quantised(x, 1-bit bipolar, pool)
     W[oc] = scale[oc] * integers                      ->   (encoding, integers, scale)
 
 Sign gives 0 for 0 and is taken as +1 there, where its input is 0 by coincidence only; behind a ReLU, a sum of integers or an
@@ -11,12 +12,13 @@ input it stays a Sign. `quant.recognise` decides on data. Nothing else differs f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnxc.codegen.constants import Constants
-from onnxc.codegen.kernels.spec import BINARY, Encoding, KernelSpec, PackSpec
+from onnxc.codegen.kernels.spec import BINARY, Encoding, KernelSpec, PackSpec, PoolSpec
 from onnxc.codegen.tvm_api import tvm_modules
 
 MOST_WEIGHT_BITS = 4
@@ -40,11 +42,23 @@ KEEPERS = ("relax.nn.max_pool2d", "relax.reshape", "relax.flatten", "relax.permu
 
 
 @dataclass(frozen=True)
+class Pool:
+    """Windows of a MaxPool on (rows, columns) of `extents`; `before` is the padding above and left."""
+
+    extents: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    before: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Quantised:
     """What a variable holds: `scale` times integers of `encoding` in [low, high], made from `source` by rounding.
 
     `scale` is None when binarised, else an array of one value or one a channel. Packing rounds `source` again: either
-    what the quantiser reads, or the variable itself, whose numbers the quantiser does not change.
+    what the quantiser reads, or the variable itself, whose numbers the quantiser does not change. With a `pool` what holds
+    is the maximum over windows of the binarised source.
     """
 
     source: object
@@ -54,6 +68,7 @@ class Quantised:
     high: int = 1
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     pad_value: int = 0
+    pool: Pool | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +87,18 @@ class Coded:
     step: tuple[int, int] = (1, 1)
 
     def packing(self) -> PackSpec:
-        """The kernel that packs what this one reads."""
+        """The kernel that packs the source: what this one reads, or what is pooled to that."""
+        pool, pack = self.quantised.pool, self._packed()
+        if pool is None:
+            return pack
+        h, w = pool.extents
+        return replace(pack, h=h, w=w, pads=(0, 0, 0, 0), x_shape=(pack.n, h, w, pack.c), pad_value=0)
+
+    def pooling(self) -> PoolSpec | None:
+        """The kernel that pools the packed source, if there is one."""
+        return None if self.quantised.pool is None else PoolSpec(self._packed(), **vars(self.quantised.pool))
+
+    def _packed(self) -> PackSpec:
         s, q = self.spec, self.quantised
         scales = 0 if q.scale is None else q.scale.size
         threads = s.threads if s.n * s.h * s.w * s.c >= WORTH_SHARING else 1
@@ -84,16 +110,19 @@ class Coded:
     def thinned(self) -> Coded:
         """The same kernel on the pixels that it reads alone: a 1x1 convolution with strides becomes one without."""
         s = self.spec
-        if (s.kh, s.kw) != (1, 1) or s.stride == (1, 1) or any(s.pads):
+        if (s.kh, s.kw) != (1, 1) or s.stride == (1, 1) or any(s.pads) or self.quantised.pool is not None:
             return self
         return replace(self, spec=replace(s, h=s.oh, w=s.ow, stride=(1, 1)), step=s.stride)
 
 
 class Quantisers:
-    """Variables that hold few-bit integers; `note` is told every binding in order. `inner` are the steps of quantisers."""
+    """Variables that hold few-bit integers; `note` is told every binding in order. `inner` are the steps of quantisers.
 
-    def __init__(self, constants: Constants):
-        self.constants = constants
+    `uses` counts the readers of variables.
+    """
+
+    def __init__(self, constants: Constants, uses: Mapping):
+        self.constants, self.uses = constants, uses
         self.known: dict = {}
         self.inner: set = set()
         self._calls: dict = {}
@@ -110,7 +139,7 @@ class Quantisers:
         name = getattr(value.op, "name", "")
         found = None
         if name == "relax.sign" and str(var.ty.dtype) == "float32" and self._hardly_zero(value.args[0]):
-            found = Quantised(value.args[0], BINARY)
+            found = self._binarised(value.args[0])
         elif name == "relax.where":
             found = self._where(value)
         elif name == "relax.multiply":
@@ -118,7 +147,7 @@ class Quantisers:
         elif name == "relax.nn.pad":
             found = self._padded(value)
         elif name in KEEPERS and value.args[0] in self.known:
-            found = self._kept(var, name, self.known[value.args[0]])
+            found = self._kept(var, value, self.known[value.args[0]])
         if found is not None:
             self.known[var] = found
             self.inner.add(var)
@@ -150,7 +179,16 @@ class Quantisers:
         if (self._scalar(call.args[1]), self._scalar(call.args[2])) != (1, -1):
             return None
         self.inner.add(call.args[0])
-        return Quantised(test.args[0], BINARY)
+        return self._binarised(test.args[0])
+
+    def _binarised(self, source) -> Quantised:
+        """Signs of `source`; if that is a MaxPool for them alone, the pooled signs of what it reads."""
+        call = self._call(source, "relax.nn.max_pool2d")
+        pool = _pool(call) if call is not None and self.uses[source] == 1 else None
+        if pool is None:
+            return Quantised(source, BINARY)
+        self.inner.add(source)
+        return Quantised(call.args[0], BINARY, pool=pool)
 
     def _scaled(self, call) -> Quantised | None:
         clip = self._call(call.args[0], "relax.clip")
@@ -185,10 +223,22 @@ class Quantisers:
         pads = (widths[4], widths[6], widths[5], widths[7])
         return replace(below, pads=pads, pad_value=round(value))
 
-    def _kept(self, var, name: str, below: Quantised) -> Quantised | None:
-        if any(below.pads) or (below.scale is not None and below.scale.size > 1 and name != "relax.nn.max_pool2d"):
+    def _kept(self, var, call, below: Quantised) -> Quantised | None:
+        """What an operator leaves that only moves numbers, or takes the greatest of some."""
+        pools = call.op.name == "relax.nn.max_pool2d"
+        if any(below.pads) or (below.scale is not None and below.scale.size > 1 and not pools):
             return None
-        return replace(below, source=var)
+        pool = _pool(call) if pools and below.encoding == BINARY and below.pool is None else None
+        return replace(below, pool=pool) if pool is not None else replace(below, source=var, pool=None)
+
+
+def _pool(call) -> Pool | None:
+    """The windows of a MaxPool of rows and columns."""
+    a, shape = call.attrs, call.args[0].ty.shape.values
+    if a.layout != "NCHW" or len(shape) != 4:
+        return None
+    kernel, stride, dilation = (tuple(map(int, values)) for values in (a.pool_size, a.strides, a.dilation))
+    return Pool((int(shape[2]), int(shape[3])), kernel, stride, dilation, tuple(map(int, a.padding[:2])))
 
 
 def _number(arg) -> float:

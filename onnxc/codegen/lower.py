@@ -17,7 +17,7 @@ from onnxc.codegen import layout, match, packing, quantised
 from onnxc.codegen.constants import Constants
 from onnxc.codegen.fewbit import Coded
 from onnxc.codegen.importer import import_onnx
-from onnxc.codegen.kernels import choose, cost, quantise
+from onnxc.codegen.kernels import choose, cost, pool, quantise
 from onnxc.codegen.kernels.spec import Refusal, Schedule
 from onnxc.codegen.packing import Choice
 from onnxc.codegen.static import StaticModel
@@ -325,7 +325,7 @@ class _Lowering:
         return replace(spec, threads=self.threads if cycles >= WORTH_SHARING else 1)
 
     def _packed_source(self, form: Coded, order: str):
-        """What a few-bit kernel reads: the source quantised and packed, once for all its readers."""
+        """What a few-bit kernel reads: the source quantised, packed and maybe pooled, once for all its readers."""
         spec, quantised = form.packing(), form.quantised
         key = packing.key(form)
         if key not in self.cache:
@@ -334,7 +334,14 @@ class _Lowering:
             args += [] if quantised.scale is None else [self.constant(quantised.scale)]
             call = self.relax.call_tir(function, args, self.relax.TensorType(spec.shape, "uint64"))
             self.cache[key] = self.builder.emit(call)
-        return self.cache[key]
+        pooling = form.pooling()
+        if pooling is None:
+            return self.cache[key]
+        if (key, pooling) not in self.cache:
+            function = self._function(pooling, "pool", lambda name: pool.emit(pooling, name))
+            result = self.relax.TensorType(pooling.pack.shape, "uint64")
+            self.cache[key, pooling] = self.builder.emit(self.relax.call_tir(function, [self.cache[key]], result))
+        return self.cache[key, pooling]
 
     def _weights(self, found: match.Found, form, family, plan) -> list:
         """The packed weights, and what else the family makes of them."""

@@ -86,7 +86,7 @@ def find(bindings: list, body, constants: Constants, begin: Callable | None = No
     for part in body.fields if isinstance(body, relax.Tuple) else [body]:
         uses[part] += 2  # an output is never taken in
         outputs.add(part)
-    quantisers = fewbit.Quantisers(constants)
+    quantisers = fewbit.Quantisers(constants, uses)
     for binding in bindings:
         quantisers.note(binding)
     plan = Plan(quantising=quantisers.inner, readers=readers, outputs=outputs)
@@ -345,6 +345,8 @@ class Chain:
         found = self.found
         found.spec = replace(found.spec, epilogue=tuple(self.steps))
         held = quantisers.known.get(found.source)
+        if held is not None and held.pool is not None and not found.spatial:
+            held = replace(held, source=found.source, pool=None)  # packed words are pooled in rows and columns
         if held is not None and found.spec.weight_constant:
             found.coded = fewbit.coded(found.spec, held, found.weight, found.scale, found.operands)
         return found

@@ -55,7 +55,7 @@ def fused(var, plan: Plan, chosen: dict, wants: dict) -> Iterator[tuple[Found | 
     same = reader.spatial == plan.kernels[var].spatial
     if not same or (pack.n, pack.h, pack.w, pack.c) != (spec.n, spec.oh, spec.ow, spec.oc):
         return
-    floats = any(key(other) != key(form) for _, other in readers) or _read_as_floats(var, plan, chosen)
+    floats = any(key(other) != key(form) for _, other in readers) or _read_as_floats(var, var, plan, chosen)
     scale = () if form.quantised.scale is None else (form.quantised.scale,)
     made = replace(spec, packed=pack)
     if not floats:
@@ -79,14 +79,15 @@ def _compared(form: Found | Coded, spec) -> Coded | None:
     return replace(form, spec=replace(spec, epilogue=(("threshold", flips),)), operands=(), tables=tables)
 
 
-def _read_as_floats(var, plan: Plan, chosen: dict) -> bool:
-    """Whether anything but few-bit kernels, through their quantisers, reads a variable."""
+def _read_as_floats(var, source, plan: Plan, chosen: dict) -> bool:
+    """Whether anything reads `var` but few-bit kernels that pack `source`, from which quantisers lead to `var`."""
     if var in plan.outputs:
         return True
     for binding in plan.readers.get(var, ()):
         if binding.var in plan.starts:
-            if not isinstance(chosen[plan.starts[binding.var]].form, Coded):
+            form = chosen[plan.starts[binding.var]].form
+            if not isinstance(form, Coded) or not form.quantised.source.same_as(source):
                 return True
-        elif binding.var not in plan.quantising or _read_as_floats(binding.var, plan, chosen):
+        elif binding.var not in plan.quantising or _read_as_floats(binding.var, source, plan, chosen):
             return True
     return False

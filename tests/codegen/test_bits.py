@@ -347,6 +347,49 @@ def test_a_layer_whose_channels_fill_no_vector_leaves_packing_to_a_kernel(same_a
     assert any("multiples of 8 channels" in row["reason"] for row in report.kernels[0]["refused"])
 
 
+POOLED = """g (float[2,16,{h},{w}] x) => (float[a,b,c,d] y, float[e,f] z) {{
+  p = ai.onnxc.Binarize(x) c = Conv<pads=[1,1,1,1]>(p, w0) u = BatchNormalization(c, s, b, m, v)
+  {pool} y = Conv<pads=[1,1,1,2]>(r, w1) f = Flatten(r) z = MatMul(f, g) }}"""
+
+
+@CALM
+@given(data=st.data())
+def test_maxpool_and_binarize_commute(tmp_path_factory, data):
+    """Windows of all sorts, ceil_mode and padding, the one before the other, between few-bit layers; and a reader of floats."""
+    small = st.integers(1, 3)
+    kernel, strides, dilations = (data.draw(st.tuples(small, small)) for _ in range(3))
+    pads = [data.draw(st.integers(0, min(k - 1, 1))) for k in (*kernel, *kernel)]
+    h, w = (max(k - 1, 1) * d + data.draw(st.integers(1, 6)) for k, d in zip(kernel, dilations, strict=True))
+    attributes = {"kernel_shape": kernel, "strides": strides, "dilations": dilations, "pads": pads}
+    attributes["ceil_mode"] = data.draw(st.sampled_from([0, 1]))
+    if attributes["ceil_mode"]:  # ONNX and ONNX Runtime disagree about windows that start behind the tensor
+        attributes |= {"strides": (1, 2), "pads": [*pads[:2], 0, 0], "kernel_shape": (kernel[0], 2)}
+    text = ", ".join(f"{key}={list(v) if key != 'ceil_mode' else v}" for key, v in attributes.items())
+    first = data.draw(
+        st.sampled_from(
+            [f"q = MaxPool<{text}>(u) r = ai.onnxc.Binarize(q)", f"q = ai.onnxc.Binarize(u) r = MaxPool<{text}>(q)"]
+        )
+    )
+    flat = data.draw(st.booleans())
+    graph = POOLED.format(h=h, w=w, pool=first)
+    if not flat:
+        graph = graph.replace(", float[e,f] z", "").replace("f = Flatten(r) z = MatMul(f, g)", "")
+    norm = {key: value[:16] for key, value in NORM.items()}
+    weights = {"w0": signs(16, 16, 3, 3), "w1": signs(16, 16, 3, 3), **norm}
+    x = np.random.default_rng(1).standard_normal((2, 16, h, w)).astype("f")
+    if flat:
+        whole = layers(graph.replace("z = MatMul(f, g)", "z = Identity(f)"), ("Binarize",), **weights)
+        weights["g"] = signs(run_ort(whole, {"x": x})["z"].shape[1], 16)
+    model = layers(graph, ("Binarize",), **weights)
+    folder = tmp_path_factory.mktemp("pool")
+    report = compile_model(model, folder, name="net")
+    assert rules(report) == ["bits.direct"] * (3 if flat else 2)
+    assert ("-> 1-bit bipolar" in report.kernels[0]["spec"]) is not flat
+    found = Library(folder)(x=x)
+    for key, value in run_ort(model, {"x": x}).items():
+        assert np.array_equal(found[key], value)
+
+
 def test_few_bits_that_floats_outrun_are_left_to_floats(same_as_ort):
     """Eight planes by four: 32 products of bits where one of floats does; and a depthwise layer, a word for each channel."""
     text = """g (float[1,64,8,8] x) => (float[a,b,c,d] y) {

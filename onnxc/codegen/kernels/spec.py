@@ -84,6 +84,21 @@ class PackSpec:
 
 
 @dataclass(frozen=True)
+class PoolSpec:
+    """Maximum pooling of packed bits with `extents` (rows, columns) and no padding -> `pack.shape`; the key of the kernel.
+
+    `before` is the padding above and left of the first window. What lies beyond the last follows from the extents.
+    """
+
+    pack: PackSpec
+    extents: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    before: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class KernelSpec:
     """Loop extents and roles of one convolution or matrix product: the cache key of its kernel.
 
