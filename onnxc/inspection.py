@@ -233,6 +233,8 @@ def render(found: Inspection, *, verbose: bool = False, width: int | None = None
     if rows:
         columns = LAYER_COLUMNS + (CODED_COLUMNS if some_coded else ())
         parts.append(tables.draw(columns, rows, width, colour))
+    if some_coded:
+        parts.append(_coded_total([x for x in layers if x.coded is not None]))
     listed = {x.name for x in layers}
     others = Counter(x.op for x in found.layers if x.name not in listed)
     if others:
@@ -258,6 +260,14 @@ def _layer_row(x: Layer) -> list[str]:
 
 def _coded_row(x: Layer) -> list[str]:
     return ["", ""] if x.coded is None else [f"{x.entropy:.2f}", tables.size(x.coded)]
+
+
+def _coded_total(layers: list[Layer]) -> str:
+    params = sum(x.params for x in layers)
+    entropy = sum(x.entropy * x.params for x in layers) / max(params, 1)
+    stored, coded = (tables.size(sum(sizes)) for sizes in zip(*((x.bytes, x.coded) for x in layers), strict=True))
+    what = f"{tables.plural(len(layers), 'layer')} of at most 8 bits: {stored} stored, {entropy:.2f} bits of entropy a weight"
+    return f"{what}, about {coded} in an archive"
 
 
 def _head(found: Inspection, width: int) -> str:

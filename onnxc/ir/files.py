@@ -21,6 +21,8 @@ from . import qonnx
 from .errors import BadModel
 from .model import CAPTURED, Model, read_only, stable_topological_order
 
+ARCHIVE = b"\x89ONNXZ"
+"""How a file begins that `onnxc pack` wrote."""
 MIN_OPSET = 7
 MAX_PLAIN_IR = 10
 """ONNX Runtime and most tools read this IR version; a newer one is written only where the opset demands it."""
@@ -71,6 +73,8 @@ def load(source: str | os.PathLike | bytes | onnx.ModelProto | gs.Graph | Model)
 def _parse(data: bytes, where: str) -> onnx.ModelProto:
     if not data:
         raise BadModel(f"{where} is empty")
+    if data.startswith(ARCHIVE):
+        raise BadModel(f"{where} is an archive", remedy="onnxc unpack gives the model in it")
     try:
         proto = onnx.ModelProto.FromString(data)
     except DecodeError:

@@ -97,6 +97,7 @@ def test_data_that_do_not_fit_are_told_before_any_pass_runs(command, model_path,
     [
         ("empty.onnx", b"", "is empty"),
         ("text.onnx", b"this is no model, whatever its name says", "is not an ONNX model"),
+        ("packed.onnxz", b"\x89ONNXZ\r\n" + bytes(64), "is an archive"),
         ("image.onnx", b"\x89PNG\r\n\x1a\n" + bytes(64), "is not an ONNX model"),
     ],
 )

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
-from onnxc.inspection import inspect
+from onnxc import tables
+from onnxc.inspection import inspect, render
 from onnxc.ir import functions
 from onnxc.ir.cost import cost
 from onnxc.ir.errors import BadOption
@@ -180,13 +181,16 @@ def test_other_passes_keep_packed_weights():
 
 def test_inspect_shows_bits_entropy_and_coded_size():
     done, _ = clustered(network(), bits=3, scope="channels", channels=16)
-    found = {x.name: x for x in inspect(done).layers}
+    inspection = inspect(done)
+    found = {x.name: x for x in inspection.layers}
     plain = {x.name: x for x in inspect(network()).layers}
     for name in [n.name for n in done.nodes if n.op in ("Conv", "ConvTranspose", "MatMul", "Gemm")]:
         x = found[name]
         assert x.bits == 3 and 2 < x.entropy <= 3 and x.bytes < plain[name].bytes / 3
         assert plain[name].coded is None and plain[name].params < x.params < plain[name].params + 40
         assert 0 < x.coded < x.bytes + 60
+    total = sum(x.coded for x in found.values() if x.coded)
+    assert f"bits of entropy a weight, about {tables.size(total)} in an archive" in " ".join(render(inspection).split())
 
 
 # what it leaves alone
