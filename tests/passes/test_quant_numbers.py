@@ -67,11 +67,26 @@ def test_zeros_and_nothing_have_an_empty_range():
 def test_percentile_cuts_as_much_as_it_may_and_no_more(values, share):
     s = seen(*np.split(values, 4))
     low, high = percentile(s, share=share)
-    tail = (1 - share / 100) / 2
-    assert np.mean(values > high) <= tail and np.mean(values < low) <= tail
-    one_bin = 1.01 * s.width  # further in would cut too many
-    assert np.mean(values >= high - one_bin) > tail
-    assert low == 0 == values.min() or np.mean(values <= low + one_bin) > tail
+    bound, tail = max(-low, high), 1 - share / 100
+    assert np.mean(np.abs(values) > bound) <= tail
+    assert np.mean(np.abs(values) >= bound - 1.01 * s.width) > tail  # a bin further in would cut too many
+    assert low == max(-bound, float(values.min(initial=0))) and high == bound
+
+
+def test_percentile_leaves_the_shorter_side_whole():
+    values = np.concatenate([LONG_TAILED, np.float32([-2, 3])])
+    long = np.where(values < 0, values * 10, values)
+    assert percentile(seen(long), share=99.0)[1] == float(long.max())
+
+
+@pytest.mark.parametrize("calibrate", [percentile, entropy, mse])
+def test_what_no_reader_tells_apart_is_no_tail(calibrate):
+    values = np.random.default_rng(0).normal(size=20000).astype(np.float32) * 4
+    values[:3] = 30  # a tail on the side that counts, for the calibrators to judge
+    limited = calibrate(seen(values).within(-3.0, np.inf))
+    moved = calibrate(seen(np.maximum(values, -3)))
+    assert limited[0] == pytest.approx(moved[0], abs=0.1) and limited[1] == pytest.approx(moved[1], rel=0.05)
+    assert limited[1] > calibrate(seen(values).within(-3.0, 0.0))[1] == 0.0
 
 
 def rounding_error(values: np.ndarray, low: float, high: float) -> float:

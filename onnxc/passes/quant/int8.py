@@ -25,7 +25,7 @@ from .mixed import FLOAT, choose
 from .placement import KNOWN, PRODUCTS, Placement, place
 from .qdq import BY_AXIS, Writer
 from .ranges import CALIBRATORS, Statistics, percentile
-from .saturation import distinguished
+from .saturation import EVERYTHING, distinguished
 
 OLDEST = 10
 """The first opset with QuantizeLinear and DequantizeLinear."""
@@ -160,10 +160,10 @@ class QuantInt8(Pass):
         for group, statistics in seen.items():
             if statistics.odd:
                 report.note(f"{group} held {statistics.odd} values that are not finite: left out of its range")
-            low, high = calibrator(statistics, 254 if self.symmetric else 255)
-            if plan.sources[group] == [group]:
-                least, most = distinguished(model, tensors[group])
-                low, high = max(low, least), min(high, most)
+            least, most = distinguished(model, tensors[group]) if plan.sources[group] == [group] else EVERYTHING
+            least, most = min(least, 0.0), max(most, 0.0)
+            low, high = calibrator(statistics.within(least, most), 254 if self.symmetric else 255)
+            low, high = max(low, least), min(high, most)
             quantisers[group] = affine(low, high, symmetric=self.symmetric)
         return quantisers
 

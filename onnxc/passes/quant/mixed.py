@@ -4,7 +4,8 @@ A product's noise at b bits is the noise of the outputs, relative to their power
 bits and its weight in b. Noises of different products hardly correlate, so that their sum estimates the whole. Then
 
 - under a mean number of bits per weight, the cheapest steps down come first: least noise added for each bit saved;
-- under a least SNR, products stay in float, those with the most noise for their work first, until the sum is low enough.
+- under a least SNR (ahead of a Softmax that closes the model), products stay in float, those with the most noise for
+  their work first, until the sum is low enough.
   Sums, pools and activations between products make noise as well, which is not seen: the ratio reached is lower.
 """
 
@@ -16,8 +17,9 @@ from functools import cache, partial
 from math import prod
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
-from ...ir.model import Model
+from ...ir.model import Model, Tensor
 from ...ir.qtype import QType
 from ...ir.verify import verify
 from ..base import Context
@@ -71,7 +73,7 @@ def _cheapest(found: list[Candidate], spare: float) -> tuple[Candidate, int] | N
 
 def _measure(model: Model, inputs: dict[str, QType], ctx: Context) -> list[Candidate]:
     feeds = {k: v for k, v in next(iter(ctx.batches(SAMPLES))).items() if k != "labels"}
-    names = [t.name for t in model.outputs]
+    names = [_ahead_of_softmax(model, t) for t in model.outputs]
     real = ctx.runner(model.to_proto(), feeds, names)
     analysis = verify(model).analysis
     found = []
@@ -83,6 +85,13 @@ def _measure(model: Model, inputs: dict[str, QType], ctx: Context) -> list[Candi
             noise = cache(partial(_noise, model, node.name, inputs[node.name], real=real, feeds=feeds, ctx=ctx))
             found.append(Candidate(node.name, p.weight.size, p.weight.size * positions, noise))
     return found
+
+
+def _ahead_of_softmax(model: Model, t: Tensor) -> str:
+    """Where the noise of an output is measured: probabilities near 0 and 1 hide it, all but for undecided samples."""
+    maker = t.inputs[0] if isinstance(t, gs.Variable) and t.inputs else None
+    source = maker.inputs[0] if maker is not None and model.is_standard(maker, "Softmax") else t
+    return source.name if isinstance(source, gs.Variable) else t.name
 
 
 def _noise(model: Model, name: str, x: QType, bits: int, *, real: dict, feeds: dict, ctx: Context) -> float:

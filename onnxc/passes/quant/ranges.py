@@ -6,6 +6,7 @@ Zero always lies in it, so that padding and zeroed activations are exact.
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -66,6 +67,26 @@ class Statistics:
             self.radius *= 2
         self.radius = max(radius, self.radius)
 
+    def within(self, least: float, most: float) -> Statistics:
+        """The same with all values beyond [least, most] moved to these ends (to within a bin); least <= 0 <= most.
+
+        For tensors whose readers see no difference there: clipping them costs nothing, and they are no tail.
+        """
+        found = copy.copy(self)
+        found.low, found.high = max(self.low, least), min(self.high, most)
+        if self.counts is not None:
+            found.counts = self.counts.copy()
+            for sign, end in ((-1, -least), (1, most)):
+                side = found.side(sign)
+                inside = math.ceil(end / self.width) if 0.0 < self.radius > end else HALF
+                beyond = int(side[inside:].sum())
+                side[inside:] = 0
+                if inside:
+                    side[inside - 1] += beyond
+                else:
+                    found.zeros += beyond
+        return found
+
     def side(self, sign: int) -> np.ndarray:
         """Counts of the magnitudes on one side of zero, smallest first; each bin is `width` wide."""
         return self.counts[HALF:] if sign > 0 else self.counts[HALF - 1 :: -1]
@@ -81,10 +102,13 @@ def minmax(s: Statistics, levels: int = 255) -> tuple[float, float]:
 
 
 def percentile(s: Statistics, levels: int = 255, share: float = 99.999) -> tuple[float, float]:
-    """The narrowest interval around zero with at most (100 - share) / 2 percent of all values beyond each end."""
-    spare = (1 - share / 100) / 2 * (s.zeros + int(s.counts.sum()))
-    low, high = (_cut(s.side(sign), spare) * s.width for sign in (-1, 1))
-    return max(s.low, -low), min(s.high, high)
+    """All values of magnitudes up to the least that at most (100 - share) percent of all values exceed.
+
+    One bound for both sides, so that the shorter side is left whole: a side of its own that is thin has no tail to lose.
+    """
+    spare = (1 - share / 100) * (s.zeros + int(s.counts.sum()))
+    bound = _cut(s.side(-1) + s.side(1), spare) * s.width
+    return max(s.low, -bound), min(s.high, bound)
 
 
 def _cut(counts: np.ndarray, spare: float) -> int:
