@@ -32,9 +32,9 @@ def entropy(s: Statistics, levels: int = 255) -> tuple[float, float]:
 
 
 def _beyond(s: Statistics, factor: float) -> int:
-    """How many values lie outside the range, to within a bin."""
-    first, stop = (int(np.ceil(end * factor / s.width)) + HALF for end in (s.low, s.high))
-    return int(s.counts[: max(0, first - 1)].sum() + s.counts[stop:].sum())
+    """How many values lie outside the range, to within a bin. A value on an edge belongs to the bin that starts there."""
+    first, last = (int(np.floor(end * factor / s.width)) + HALF for end in (s.low, s.high))
+    return int(s.counts[: max(0, first)].sum() + s.counts[last + 1 :].sum())
 
 
 def _divergence(s: Statistics, factor: float, levels: int) -> float:
