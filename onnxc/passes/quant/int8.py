@@ -24,6 +24,7 @@ from .fitted import Fitted, fit, requests
 from .mixed import FLOAT, choose
 from .placement import KNOWN, PRODUCTS, Placement, place
 from .qdq import BY_AXIS, Writer
+from .qoperator import convert
 from .ranges import CALIBRATORS, Statistics, percentile
 from .saturation import EVERYTHING, distinguished
 
@@ -55,6 +56,8 @@ class QuantInt8(Pass):
     gptq hands each error on to the weights that follow; adaptive also makes up for what layers ahead have lost, and then
     moves weight by weight. bias_correction: let biases take the mean error of each output, seen on data (gptq and
     adaptive always do).
+    form: qdq, or qoperator: QLinearConv, QLinearMatMul and MatMulInteger in the place of what they compute, for runtimes
+    that do not fuse QDQ themselves (see `qoperator`).
     ops: operators to quantise; all that are known by default. skip: globs of names of nodes to leave in float.
 
     Models older than opset 13 are raised to it; where that fails, opsets 10 to 12 get one scale per weight.
@@ -69,6 +72,7 @@ class QuantInt8(Pass):
     percentile: float | None = None
     rounding: Literal["nearest", "gptq", "adaptive"] = "nearest"
     bias_correction: bool = False
+    form: Literal["qdq", "qoperator"] = "qdq"
     ops: list | str | None = None
     skip: list | str | None = None
 
@@ -112,6 +116,8 @@ class QuantInt8(Pass):
             plan = place(model, lambda node: node.name in chosen if node.op in PRODUCTS else self._lets(node))
             quantisers = self._calibrate(model, ctx, plan, report)
         self._write(model, ctx, plan, quantisers, bits, report)
+        if self.form == "qoperator":
+            convert(model, report)
         return report
 
     def _products(self, model: Model, types: dict[str, int], report: Report) -> set[str]:
