@@ -57,6 +57,11 @@ class Archive:
         """The names of the files, the model's first, which is empty."""
         return [f.name for f in self._directory.files]
 
+    @property
+    def size(self) -> int:
+        """The bytes that all files have together, as the archive says: what `unpack` writes, and `read` at most holds."""
+        return sum(f.size for f in self._directory.files)
+
     def coded_size(self, tensor: layout.Tensor) -> int:
         """The bytes that a tensor takes in the archive; equal tensors share them."""
         return self._directory.chunks[tensor.chunk].size
@@ -95,9 +100,8 @@ class Archive:
         """
         path = Path(path)
         free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
-        needed = sum(f.size for f in self._directory.files)
-        if path.parent.is_dir() and needed > free:
-            raise BadOption(f"{path.parent} has no room", expected=f"{needed} bytes", found=f"{free} bytes")
+        if path.parent.is_dir() and self.size > free:
+            raise BadOption(f"{path.parent} has no room", expected=f"{self.size} bytes", found=f"{free} bytes")
         written = []
         with ExitStack() as stack:
             for f in self._directory.files:

@@ -154,6 +154,7 @@ def test_external_data_come_back_beside_the_model(tmp_path):
     assert (out / "m.data").read_bytes() == data.read_bytes()
     assert len(numpy_helper.to_array(onnx.load(out / "n.onnx").graph.initializer[1])) == 3000
     assert Archive(tmp_path / "a.onnxz").array("b").shape == (3000,)
+    assert Archive(tmp_path / "a.onnxz").size == done.before
 
 
 def test_external_data_are_never_overwritten_by_others(tmp_path):
