@@ -2,8 +2,8 @@
 
     python benchmarks/kernels.py [--rounds 9] [--only layers,bits,avx2,networks] [--larq-python PYTHON] [--out benchmarks/results/kernels.json]
 
-Layers: the packing kernel and the convolution (scale and bias), channels-last floats in and out; "packed" is the
-convolution with thresholds alone, bits in and out. ONNX Runtime runs four of the layer in one session, in a chain where
+Layers: packing and the convolution (scale and bias), in one kernel where the compiler would do so or in two, channels-last
+floats in and out; "conv" is the second of two alone; "packed" is the convolution with thresholds, bits in and out. ONNX Runtime runs four of the layer in one session, in a chain where
 its shape allows and side by side elsewhere, so that its layout changes at the ends count a quarter: float32 as Conv, int8
 as QLinearConv (uint8 x int8 -> uint8, nothing to quantise). All candidates of a row are interleaved in one run on one
 thread; times are CPU time, and ratios are medians over rounds. Two limits are measured in the same run: a loop of xor,
@@ -20,6 +20,7 @@ import math
 import platform
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from onnx import helper, numpy_helper
 from onnxc.codegen import compile_model
 from onnxc.codegen.fewbit import WORTH_SHARING
 from onnxc.codegen.kernels import bits, choose, cost, planes, quantise
-from onnxc.codegen.kernels.spec import BINARY, Encoding, KernelSpec, PackSpec
+from onnxc.codegen.kernels.spec import BINARY, Encoding, KernelSpec, PackSpec, Schedule
 from onnxc.codegen.kernels.thresholds import thresholds
 from onnxc.codegen.target import Target, resolve
 from onnxc.ir.functions import function
@@ -83,10 +84,13 @@ def few_bit_calls(spec: KernelSpec, target: Target, rng) -> tuple[dict, dict]:
     words = aligned(family.pack(form, plan, weights))
     table = planes.table(spec, weights)
     functions = {"pack": quantise.emit(pack, "pack"), "conv": family.emit(form, plan, "conv")}
-    arrays = {
-        "pack": [x, *scale, packed],
-        "conv": [packed, words, aligned(table.astype(bits.table_dtype(spec))), *channel, y],
-    }
+    rest = [aligned(table.astype(bits.table_dtype(spec))), *channel, y]
+    arrays = {"pack": [x, *scale, packed], "conv": [packed, words, *rest]}
+    one = replace(form, source=pack)
+    plan = family.schedule(one, target) if getattr(family, "TAKES_FLOATS", False) else None
+    if isinstance(plan, Schedule):
+        functions["whole"] = family.emit(one, plan, "whole")
+        arrays["whole"] = [x, *scale, aligned(family.pack(one, plan, weights)), *rest]
     family, plan, _ = choose(spec, target)
     if spec.activation == spec.weight == BINARY and plan.lanes in (8, 16) and spec.oc % plan.lanes == 0:
         after = PackSpec(1, spec.oh, spec.ow, spec.oc, 1, (1, 1, 1, 1), BINARY, spec.y_shape)
@@ -168,19 +172,20 @@ def four(kernels: Kernels, arrays: dict, *which: str) -> Callable[[], None]:
 def compare(name: str, spec: KernelSpec, target: Target, rounds: int) -> dict:
     """A row: times, ratios and shares of one layer."""
     rng = np.random.default_rng(0)
+    start = time.perf_counter()
     functions, arrays = few_bit_calls(spec, target, rng)
-    native = target.lanes == 16
-    if native:
-        functions |= {"ceiling": ceiling(), "moves": moves(spec)}
-        arrays["ceiling"] = ceiling_operands()
-        arrays["moves"] = [arrays["pack"][0], arrays["conv"][-1], aligned(np.zeros(64, "f"))]
     kernels = Kernels(functions, target)
-    candidates = {"onnxc": four(kernels, arrays, "pack", "conv"), "conv": four(kernels, arrays, "conv")}
+    seconds = time.perf_counter() - start
+    native = target.lanes == 16
+    one = ["whole"] if "whole" in arrays else ["pack", "conv"]
+    candidates = {"onnxc": four(kernels, arrays, *one), "conv": four(kernels, arrays, "conv")}
     if "chained" in arrays:
         candidates["packed"] = four(kernels, arrays, "chained")
     if native:
-        candidates["ceiling"] = kernels.caller("ceiling", *arrays["ceiling"])
-        candidates["moves"] = four(kernels, arrays, "moves")
+        machine = Kernels({"ceiling": ceiling(), "moves": moves(spec)}, target)
+        moved = [arrays["pack"][0], arrays["conv"][-1], aligned(np.zeros(64, "f"))]
+        candidates["ceiling"] = machine.caller("ceiling", *ceiling_operands())
+        candidates["moves"] = four(machine, {"moves": moved}, "moves")
     candidates |= {"ort float32": ort_four(spec, False, rng), "ort int8": ort_four(spec, True, rng)}
     rows = {row.name: row for row in measure(candidates, rounds=rounds, clock="cpu")}
     ours = rows["onnxc"]
@@ -188,12 +193,12 @@ def compare(name: str, spec: KernelSpec, target: Target, rounds: int) -> dict:
         "layer": name, "kernel": choose(spec, target)[1].text(), "microseconds": ours.median / 4 * 1e6,
         "gmac_per_second": spec.macs * 4 / ours.median / 1e9,
         "by_float32": rows["ort float32"].ratio, "by_int8": rows["ort int8"].ratio,
-        "compile_seconds": kernels.seconds / len(functions),
+        "compile_seconds": seconds / len(functions),
     }  # fmt: skip
     if "packed" in rows:
         faster = ours.median / rows["packed"].median
         found |= {"packed_by_float32": found["by_float32"] * faster, "packed_by_int8": found["by_int8"] * faster}
-    found["two_threads"] = on_two_threads(spec, target, kernels, arrays, rounds)
+    found["two_threads"] = on_two_threads(spec, target, four(kernels, arrays, *one), arrays, rounds)
     return found | (limits(spec, target, rows) if native else {})
 
 
@@ -218,14 +223,14 @@ def limits(spec: KernelSpec, target: Target, rows: dict) -> dict:
     }  # fmt: skip
 
 
-def on_two_threads(spec: KernelSpec, target: Target, alone: Kernels, arrays: dict, rounds: int) -> dict:
-    """Wall times of the layer on two threads, with the operands of `arrays`, beside one thread and ONNX Runtime on two."""
+def on_two_threads(spec: KernelSpec, target: Target, alone: Callable, arrays: dict, rounds: int) -> dict:
+    """Wall times of the layer on two threads, with the operands of `arrays`, beside `alone` and ONNX Runtime on two."""
     shared = replace(spec, threads=2)
     functions, _ = few_bit_calls(shared, target, np.random.default_rng(0))
     kernels = Kernels({key: functions[key] for key in ("pack", "conv")}, target, 2)
     candidates = {
         "onnxc": four(kernels, arrays, "pack", "conv"),
-        "one": four(alone, arrays, "pack", "conv"),
+        "one": alone,
         "ort float32": ort_four(spec, False, np.random.default_rng(0), 2),
         "ort int8": ort_four(spec, True, np.random.default_rng(0), 2),
     }
@@ -441,6 +446,29 @@ def larq(python: str | None, rounds: int) -> dict:
     return {"version": peer.version, "rows": rows, "mean": summary(rows)}
 
 
+def table(found: dict) -> None:
+    """Prints the groups of layers: times ONNX Runtime on one thread (CPU time) and two (wall time), shares of the limits."""
+    groups = {
+        f"{part} {name}": rows for part in ("layers", "bits", "avx2") for name, rows in found.get(part, {}).items()
+    }
+    print(
+        f"{'layer':42}{'us':>8}{'float32':>9}{'int8':>7}{'count':>7}{'roof':>6}{'sum':>6} | two threads: {'float32':>7}{'int8':>7}{'one':>6}"
+    )
+    for name, rows in groups.items():
+        for row in [*rows["rows"], rows["mean"] | {"layer": f"mean of {name}"}]:
+            share, two = row.get("share_of_popcount", {}), row["two_threads"]
+            limits = [
+                share.get("onnxc", math.nan),
+                row.get("share_of_roofline", math.nan),
+                row.get("share_of_attainable", math.nan),
+            ]
+            print(
+                f"{row['layer']:42}{row.get('microseconds', math.nan):8.1f}{row['by_float32']:9.1f}{row['by_int8']:7.2f}"
+                f"{limits[0]:7.2f}{limits[1]:6.2f}{limits[2]:6.2f} |              {two['by_float32']:7.1f}{two['by_int8']:7.2f}"
+                f"{two['by_one_thread']:6.2f}"
+            )
+
+
 PARTS = {"layers": layers, "bits": more_bits, "avx2": avx2, "networks": networks}
 
 
@@ -465,6 +493,7 @@ def main() -> None:
     if options.test:
         found["answers"] = answers(options.test)
     options.out.write_text(json.dumps(found, indent=1, default=float) + "\n")
+    table(found)
 
 
 if __name__ == "__main__":

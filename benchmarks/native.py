@@ -6,7 +6,6 @@ import ctypes
 import math
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,9 +121,7 @@ class Kernels:
         self.pointers = {name: len(function.params) for name, function in functions.items()}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder)
-            start = time.perf_counter()
             self.made = compile_functions(functions, target, threads, path / "k.o")
-            self.seconds = time.perf_counter() - start
             (path / "driver.c").write_text(driver(self.made, self.pointers))
             sources = [path / "k.o", path / "driver.c", C / "pool.c"]
             flags = ["-O2", "-fPIC", "-shared", "-pthread", f"-I{C}"]

@@ -230,7 +230,7 @@ class _Lowering:
     def _kernel(self, var, found: match.Found, choice: Choice) -> None:
         """Emits a kernel call at the place of the last operator it has taken in."""
         if isinstance(choice.form, Coded) and packing.key(choice.form) not in self.cache:
-            choice = self._thinned(choice)
+            choice = self._reading_floats(choice)
         form, family, plan = choice.form, choice.family, choice.schedule
         spec = form.spec
         order = LAST if found.spatial else FIRST
@@ -249,7 +249,7 @@ class _Lowering:
             raise Unsupported(
                 "no kernel takes it: " + "; ".join(f"{r.rule} {r.reason}" for r in choice.refusals), node=entry["node"]
             )
-        args = [self._packed_source(form, order) if isinstance(form, Coded) else self.get(found.source, order)]
+        args = self._source(form, found, order)
         args += self._weights(found, form, family, plan) if spec.weight_constant else [self.get(found.weight, FIRST)]
         given = form.operands
         if hasattr(family, "operands_of"):
@@ -281,11 +281,19 @@ class _Lowering:
             choice.refusals.append(answer)
         return choice
 
-    def _thinned(self, choice: Choice) -> Choice:
-        """A few-bit kernel whose input has to be packed, so that no more is packed than it reads."""
+    def _reading_floats(self, choice: Choice) -> Choice:
+        """A few-bit kernel whose input has yet to be packed: no more than it reads, and by itself if nothing else needs it."""
         form = choice.form.thinned()
-        answer = choice.family.schedule(form.spec, self.target)
-        return replace(choice, form=form, schedule=answer) if isinstance(answer, Schedule) else choice
+        forms = [form]
+        readers = sum(packing.key(other) == packing.key(choice.form) for _, other in self.wanted[form.quantised.source])
+        if readers == 1 and form.quantised.pool is None and getattr(choice.family, "TAKES_FLOATS", False):
+            forms.insert(0, replace(form, spec=replace(form.spec, source=form.packing())))
+        for other in forms:
+            answer = choice.family.schedule(other.spec, self.target)
+            if isinstance(answer, Schedule):
+                return replace(choice, form=other, schedule=answer)
+            choice.refusals.append(answer)
+        return choice
 
     def _choice(self, found: match.Found) -> Choice:
         """The form of a kernel that a family takes, few-bit before float."""
@@ -323,6 +331,15 @@ class _Lowering:
             else spec.macs
         )
         return replace(spec, threads=self.threads if cycles >= WORTH_SHARING else 1)
+
+    def _source(self, form, found: match.Found, order: str) -> list:
+        """The operands that a kernel reads first: its input as it wants it."""
+        if not isinstance(form, Coded):
+            return [self.get(found.source, order)]
+        if form.spec.source is None:
+            return [self._packed_source(form, order)]
+        scale = form.quantised.scale
+        return [self.get(form.quantised.source, order), *([] if scale is None else [self.constant(scale)])]
 
     def _packed_source(self, form: Coded, order: str):
         """What a few-bit kernel reads: the source quantised, packed and maybe pooled, once for all its readers."""

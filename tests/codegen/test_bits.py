@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from onnx import numpy_helper, parser
 
 from onnxc.codegen import compile_model, fewbit, kernels
 from onnxc.codegen.kernels import bits, nibbles, planes, quantise
-from onnxc.codegen.kernels.spec import BINARY, Encoding
+from onnxc.codegen.kernels.spec import BINARY, Encoding, Refusal, Schedule
 from onnxc.codegen.target import resolve, runs_here
 from onnxc.ir.functions import function
 from onnxc.runtime.library import Library
@@ -93,6 +94,59 @@ def test_packing_is_its_twin(tmp_path_factory, chosen, data):
         y = np.full(packs[i].shape, 0x5555555555555555, np.uint64)
         library.call(f"p{i}", *arrays, y)
         assert np.array_equal(y, result), packs[i]
+
+
+@CALM
+@given(chosen=st.lists(bulk.specs(), min_size=8, max_size=8, unique=True), seed=st.integers(0, 99))
+def test_kernels_that_pack_their_own_input(tmp_path_factory, chosen, seed):
+    """The integers of any layer from floats, whatever its stride, padding, groups and tails of channels."""
+    rng, native = np.random.default_rng(seed), resolve("native")
+    taken = {}
+    for i, spec in enumerate(chosen):
+        a = spec.activation
+        if a.levels == "bipolar":
+            spec = replace(spec, activation=BINARY, pad_value=int(np.sign(spec.pad_value)))
+        spec = replace(spec, source=bulk.packing(spec, 0 if spec.activation == BINARY else 1))
+        plan = bits.schedule(spec, native)
+        if isinstance(plan, Schedule):
+            taken[f"k{i}"] = spec, plan
+    if not taken:
+        return
+    library = bulk.Bulk({k: bits.emit(s, p, k) for k, (s, p) in taken.items()}, native, tmp_path_factory.mktemp("own"))
+    for name, (spec, plan) in taken.items():
+        x = bulk.integers(spec.activation, spec.x_shape, rng)
+        w = bulk.integers(spec.weight, (spec.oc, spec.c // spec.groups, spec.kh, spec.kw), rng)
+        y = np.full(spec.y_shape, np.nan, np.float32)
+        scale = [np.float32([0.5])] if spec.source.scales else []
+        floats = (x * 0.5).astype("f") if scale else x.astype("f")
+        library.call(name, floats, *scale, bits.pack(spec, plan, w), *bits.tables(spec, plan, w), y)
+        assert np.array_equal(y, bulk.convolve(spec, x, w)), spec
+
+
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"threads": 2}, "one thread"),
+        ({"h": 3}, "4 rows of output"),
+        ({"oc": 8}, "16 lanes"),
+        ({"c": 2048, "oc": 512}, "bytes of weights"),
+    ],
+)
+def test_what_does_not_pack_its_own_input(changes, reason):
+    spec = bulk.make(**({"h": 6, "w": 5, "c": 64, "oc": 32, "activation": BINARY, "weight": BINARY} | changes))
+    answer = bits.schedule(replace(spec, source=bulk.packing(spec, 0)), resolve("znver4"))
+    assert isinstance(answer, Refusal) and reason in answer.reason
+
+
+@pytest.mark.parametrize("readers", [1, 2])
+def test_a_packing_with_one_reader_is_taken_into_it(same_as_ort, readers):
+    more, other = ("", "") if readers == 1 else (", float[e,f,g,h] z", "z = Conv<pads=[1,1,1,1]>(q, v)")
+    text = f"g (float[1,64,7,9] x) => (float[a,b,c,d] y{more}) {{ q = ai.onnxc.Binarize(x) y = Conv<pads=[1,1,1,1]>(q, w) {other} }}"
+    weights = {"w": signs(32, 64, 3, 3), "v": signs(32, 64, 3, 3)[::-1].copy()}
+    report, _ = same_as_ort(layers(text, ("Binarize",), **weights), tolerance=0)
+    assert ["float32 as 1-bit bipolar" in row["spec"] for row in report.kernels] == (
+        [True] if readers == 1 else [False] * 2
+    )
 
 
 @pytest.mark.parametrize(

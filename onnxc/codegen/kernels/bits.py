@@ -13,11 +13,12 @@ comes of half as many vectors. The packed activations are the same bytes either 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from onnxc.codegen.kernels import planes
+from onnxc.codegen.kernels import floats_in, planes
 from onnxc.codegen.kernels.count import count, count_words, word_bits
 from onnxc.codegen.kernels.result import Results, packable, vector_of, wide, wide_type
 from onnxc.codegen.kernels.spec import WORD, KernelSpec, Refusal, Schedule
@@ -27,6 +28,7 @@ from onnxc.codegen.tvm_api import features
 
 NAME = "bits.direct"
 PACKS = True  # its own result, where the spec says so
+TAKES_FLOATS = True  # and packs them itself, where the spec says so
 ACCUMULATORS = 14
 
 
@@ -42,6 +44,12 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
         cost = -(-spec.oc // spec.groups // plan.block) * -(-_pixels(spec) // height) * _tile_cost(spec, plan)
         if best is None or cost < best[0]:
             best = cost, plan
+    if spec.source is not None:
+        reason = floats_in.reason_against(spec, math.prod(packed_shape(spec, best[1])) * word_bits(best[1]) // 8)
+        if not reason and best[1].lanes != 16:
+            reason = f"packs its own input beside vectors of 16 lanes only, not {best[1].lanes}"
+        if reason:
+            return Refusal(NAME, reason)
     return packable(spec, best[1])
 
 
@@ -115,7 +123,7 @@ def emit(spec: KernelSpec, plan: Schedule, name: str, pair: Callable = count_wor
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             T.func_name(name)
-            x = T.arg("x", T.buffer(planes.packed_shape(spec), "uint64"))
+            x = floats_in.Floats(spec) if spec.source else T.arg("x", T.buffer(planes.packed_shape(spec), "uint64"))
             w = T.arg("w", T.buffer(shape or packed_shape(spec, plan), f"uint{word_bits(plan)}"))
             read, out = declare_rest(spec, plan.lanes)
             _loops(spec, plan, x, w, read, out, pair)
@@ -146,10 +154,15 @@ def _loops(spec: KernelSpec, plan: Schedule, x, w, read: tuple, out: Results, pa
     oc = spec.oc // spec.groups
     blocks, tiles = -(-oc // plan.block), -(-ow // plan.pixels)
     kind = f"int{word_bits(plan)}"
-    if word_bits(plan) < WORD:
-        *outer, line = planes.packed_shape(spec)
-        x = T.decl_buffer((*outer, line * WORD // word_bits(plan)), f"u{kind}", data=x.data)
-    with shared_grid(spec.threads, spec.groups, blocks, images, oh, tiles) as (g, block, n, row, tile):
+    if isinstance(x, floats_in.Floats):
+        x.start()
+        grid, x = x.grid(spec.groups, blocks, tiles), x.words(word_bits(plan))
+    else:
+        grid = shared_grid(spec.threads, spec.groups, blocks, images, oh, tiles)
+        if word_bits(plan) < WORD:
+            *outer, line = planes.packed_shape(spec)
+            x = T.decl_buffer((*outer, line * WORD // word_bits(plan)), f"u{kind}", data=x.data)
+    with grid as (g, block, n, row, tile):
         acc = T.alloc_buffer((plan.pixels * plan.block,), kind)
         first = tirx.min(tile * plan.pixels, ow - plan.pixels)
         channel0 = g * oc + tirx.min(block * plan.block, oc - plan.block)

@@ -46,15 +46,11 @@ def _rows(spec: PackSpec, x, scale, y) -> None:
 
     top, left, bottom, right = spec.pads
     _, _, rows, columns, _ = spec.shape
-    down, across = spec.step
-    height, width = spec.x_shape[1:3] if spec.step != (1, 1) else (spec.h, spec.w)
 
     def inside(n, row, line) -> None:
         if left:
             fill(spec, y, line, left)
-        with T.serial(0, spec.w) as column:
-            source = (n * height + row * down) * width + column * across
-            _pixel(spec, x, scale, y, (source, line + left + column))
+        row_of(spec, x, scale, y, n, row)
         if right:
             fill(spec, y, line + left + spec.w, right)
 
@@ -68,6 +64,23 @@ def _rows(spec: PackSpec, x, scale, y) -> None:
                 inside(index // rows, row, index * columns)
             with T.Else():
                 fill(spec, y, index * columns, columns)
+
+
+def row_of(spec: PackSpec, x, scale, y, n, row) -> None:
+    """The pixels of one row, without its padding."""
+    from tvm.script.ir_builder import tirx as T
+
+    top, left, _, _ = spec.pads
+    _, _, rows, columns, _ = spec.shape
+    with T.serial(0, spec.w) as column:
+        place = (n * rows + top + row) * columns + left + column
+        _pixel(spec, x, scale, y, (source_of(spec, n, row, column), place))
+
+
+def source_of(spec: PackSpec, n, row, column):
+    """The pixel of x that a packed one is made of."""
+    height, width = (spec.h, spec.w) if spec.step == (1, 1) else spec.x_shape[1:3]
+    return (n * height + row * spec.step[0]) * width + column * spec.step[1]
 
 
 def borders(spec: PackSpec, y) -> None:

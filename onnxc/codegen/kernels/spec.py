@@ -109,7 +109,8 @@ class KernelSpec:
     matters. `pads` is (top, left, bottom, right), filled with `pad_value`, an integer of the activations' encoding.
     `activation`, `weight` and `output` say how x, the weights and y are held; `dtype` is the type of what is not
     encoded. With `packed` the kernel also writes its result quantised and packed, last of its operands; if `output` is bits,
-    that alone. With `threads` above 1 the outermost loop may run in parallel.
+    that alone. With a `source` x is float32 and the kernel packs it as that says. With `threads` above 1 the outermost
+    loop may run in parallel.
     """
 
     n: int
@@ -132,6 +133,7 @@ class KernelSpec:
     output: Encoding = FLOAT32
     pad_value: int = 0
     packed: PackSpec | None = None
+    source: PackSpec | None = None
     w_shape: tuple[int, ...] | None = None
     threads: int = 1
 
@@ -157,9 +159,12 @@ class KernelSpec:
 
     @property
     def pointwise(self) -> bool:
-        """Whether pixels are independent rows of one matrix: a 1x1 kernel without stride, padding or groups."""
+        """Whether pixels are independent rows of one matrix: a 1x1 kernel without stride, padding or groups.
+
+        One that packs its own input does so row by row.
+        """
         unit = (self.kh, self.kw, self.groups) == (1, 1, 1) and self.stride == (1, 1)
-        return unit and self.pads == (0, 0, 0, 0) and self.weight_constant
+        return unit and self.pads == (0, 0, 0, 0) and self.weight_constant and self.source is None
 
     @property
     def macs(self) -> int:
@@ -180,7 +185,8 @@ class KernelSpec:
         both = "" if self.packed is None or self.output != FLOAT32 else f" and {self.packed.encoding.text()}"
         if self.activation == self.weight == self.output == FLOAT32 and not both:
             return self.dtype
-        return f"{self.activation.text()} x {self.weight.text()} -> {self.output.text()}{both}"
+        given = "" if self.source is None else "float32 as "
+        return f"{given}{self.activation.text()} x {self.weight.text()} -> {self.output.text()}{both}"
 
 
 @dataclass(frozen=True)
