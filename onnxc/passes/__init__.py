@@ -19,4 +19,5 @@ def builtin() -> None:
         pow2,
         qonnx_out,
         recognise,
+        smooth,
     )
