@@ -95,6 +95,15 @@ def test_do_not_store_what_half_floats_cannot_hold():
     assert apply(make("quant.bfloat16"), model)[1].edits
 
 
+@pytest.mark.parametrize("name", ["quant.float16", "quant.bfloat16"])
+def test_cleaning_keeps_weights_in_two_bytes(name):
+    done, _, _ = quantised(name)
+    again, report = apply(make("clean"), done)
+    assert [n.op for n in again.nodes].count("Cast") == 3
+    assert stored(again, "Cast")[0].dtype == stored(done, "Cast")[0].dtype
+    assert any("on purpose" in r.reason for r in report.refusals)
+
+
 def test_do_not_use_blocks_that_cost_more_than_they_save():
     text = '<ir_version: 8, opset_import: ["" : 21]> g (float[N,1,6,6] x) => (float[N,8,4,4] y) { y = Conv(x, w) }'
     _, report = apply(make("quant.blockwise"), model_of(text, w=RNG.normal(size=(8, 1, 3, 3)).astype(np.float32)))

@@ -6,7 +6,8 @@
 
 A result may be twice as large as its inputs, or SMALL bytes; a ConstantOfShape stands for a weight that the exporter
 left out, and may have FILL bytes. Random operators, DequantizeLinear and QuantizeLinear (a quantised weight stays
-quantised), bodies, functions and foreign domains are never folded.
+quantised), a Cast of float16 or bfloat16 to more bytes (a weight stored short stays short; scalars and the like are
+folded), bodies, functions and foreign domains are never folded.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ KEPT = RANDOM | {
     "SequenceConstruct", "SequenceEmpty", "SequenceAt", "SplitToSequence", "SequenceMap", "StringNormalizer",
     "TfIdfVectorizer", "ImageDecoder", "Conv", "ConvTranspose",
 }  # fmt: skip
+SHORT, LONG = ("float16", "bfloat16"), (1, 11)
+FEW = 16
+"""A Cast of more numbers than this from SHORT to LONG (float, double) is a weight's."""
 GROWING = {"Expand", "Tile", "Pad", "Resize", "Upsample", "Range", "OneHot", "Gather", "GatherND", "GatherElements"}
 
 
@@ -38,6 +42,8 @@ def fold(e: Editor, node: gs.Node) -> bool:
     arrays = [t.values if t.name else None for t in node.inputs]
     if any(a is not None and a.dtype == object for a in arrays):
         return e.refuse(node, "strings are not folded")
+    if node.op == "Cast" and node.attrs.get("to") in LONG and arrays[0].dtype.name in SHORT and arrays[0].size > FEW:
+        return e.refuse(node, f"its weight is stored in {arrays[0].dtype.name} on purpose")
     allowed = max(SMALL, 2 * sum(a.nbytes for a in arrays if a is not None))
     if node.op == "ConstantOfShape":
         allowed = FILL

@@ -42,7 +42,8 @@ class Short(Pass):
 class QuantFloat16(Short):
     """Store the weights of products as IEEE half floats, 10 bits of fraction: w -> Cast(float16 w) -> product.
 
-    The product still runs in float32. A later `clean` folds the Cast away again, so this comes last.
+    The product still runs in float32. A later `clean` leaves the Cast alone; `fuse` goes ahead of this pass, since it sees
+    no weight behind a Cast.
 
     skip: patterns of layer names to leave alone.
     """
@@ -57,7 +58,8 @@ class QuantFloat16(Short):
 class QuantBfloat16(Short):
     """Store the weights of products as bfloat16, the upper half of a float32: w -> Cast(bfloat16 w) -> product.
 
-    The product still runs in float32. A later `clean` folds the Cast away again, so this comes last.
+    The product still runs in float32. A later `clean` leaves the Cast alone; `fuse` goes ahead of this pass, since it sees
+    no weight behind a Cast.
 
     skip: patterns of layer names to leave alone.
     """
