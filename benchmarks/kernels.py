@@ -160,13 +160,12 @@ def ort_four(spec: KernelSpec, integer: bool, rng, threads: int = 1) -> Callable
 
 def four(kernels: Kernels, arrays: dict, *which: str) -> Callable[[], None]:
     """Four turns of some kernels of a layer."""
-    calls = [kernels.caller(key, *arrays[key]) for key in which] * 4
+    return kernels.caller(*((key, *arrays[key]) for key in which), turns=4)
 
-    def run() -> None:
-        for call in calls:
-            call()
 
-    return run
+def own(arrays: dict) -> list[str]:
+    """The kernels of `few_bit_calls` that the compiler would use from floats to floats."""
+    return ["whole"] if "whole" in arrays else ["pack", "conv"]
 
 
 def compare(name: str, spec: KernelSpec, target: Target, rounds: int) -> dict:
@@ -177,14 +176,14 @@ def compare(name: str, spec: KernelSpec, target: Target, rounds: int) -> dict:
     kernels = Kernels(functions, target)
     seconds = time.perf_counter() - start
     native = target.lanes == 16
-    one = ["whole"] if "whole" in arrays else ["pack", "conv"]
+    one = own(arrays)
     candidates = {"onnxc": four(kernels, arrays, *one), "conv": four(kernels, arrays, "conv")}
     if "chained" in arrays:
         candidates["packed"] = four(kernels, arrays, "chained")
     if native:
         machine = Kernels({"ceiling": ceiling(), "moves": moves(spec)}, target)
         moved = [arrays["pack"][0], arrays["conv"][-1], aligned(np.zeros(64, "f"))]
-        candidates["ceiling"] = machine.caller("ceiling", *ceiling_operands())
+        candidates["ceiling"] = machine.caller(("ceiling", *ceiling_operands()))
         candidates["moves"] = four(machine, {"moves": moved}, "moves")
     candidates |= {"ort float32": ort_four(spec, False, rng), "ort int8": ort_four(spec, True, rng)}
     rows = {row.name: row for row in measure(candidates, rounds=rounds, clock="cpu")}
@@ -436,9 +435,9 @@ def larq(python: str | None, rounds: int) -> dict:
         spec = binary(h, h, c, c, 3)
         functions, arrays = few_bit_calls(spec, target, np.random.default_rng(0))
         kernels = Kernels(functions, target)
-        pack, conv = (kernels.caller(key, *arrays[key]) for key in ("pack", "conv"))
+        ours = kernels.caller(*((key, *arrays[key]) for key in own(arrays)))
         peer = Larq(python, spec)
-        found = measure({"onnxc": lambda: (pack(), conv()), "larq": peer}, rounds=rounds, clock="cpu")
+        found = measure({"onnxc": ours, "larq": peer}, rounds=rounds, clock="cpu")
         peer.close()
         rows.append(
             {"layer": f"3x3 {c} on {h}x{h}", "larq_milliseconds": found[1].median * 1e3, "by_larq": found[1].ratio}

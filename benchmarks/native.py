@@ -33,6 +33,9 @@ static void work(void *context, int phase, int task, int tasks, int worker) {
 int start(int threads) { return onnxc_pool_start(&pool, threads, work, 0); }
 void stop(void) { onnxc_pool_stop(&pool); }
 @runs@
+void run_all(void (**functions)(void **), void ***operands, int count) {
+  for (int i = 0; i < count; i++) functions[i](operands[i]);
+}
 """
 
 
@@ -115,7 +118,7 @@ def moves(spec: KernelSpec):
 
 
 class Kernels:
-    """Kernels of one target in a library, for at most `threads` threads; `caller(name, arrays)` is a call without checks."""
+    """Kernels of one target in a library, for at most `threads` threads; calls are not checked."""
 
     def __init__(self, functions: dict, target: Target, threads: int = 1):
         self.pointers = {name: len(function.params) for name, function in functions.items()}
@@ -127,7 +130,7 @@ class Kernels:
             flags = ["-O2", "-fPIC", "-shared", "-pthread", f"-I{C}"]
             subprocess.run(["gcc", *flags, "-o", path / "k.so", *sources, "-lm"], check=True)
             self.library = ctypes.CDLL(str(path / "k.so"))
-        self.threads = threads
+        self.threads, self.scratch = threads, {}
         if threads > 1 and self.library.start(threads):
             raise OSError(f"the system gives no {threads} threads")
 
@@ -136,14 +139,22 @@ class Kernels:
         if self.threads > 1:
             self.library.stop()
 
-    def caller(self, name: str, *arrays: np.ndarray) -> Callable[[], None]:
-        scratch = [aligned(np.zeros(self.made[name].workspace, np.uint8))] if self.made[name].workspace else []
-        held = [*arrays, *scratch]
-        pointers = (ctypes.c_void_p * len(held))(*(array.ctypes.data for array in held))
-        call = getattr(self.library, f"run_{name}")
+    def caller(self, *calls: tuple, turns: int = 1) -> Callable[[], None]:
+        """`turns` times some calls (name, array, array, ...) after each other, in one call of C."""
+        held, functions, operands = [], [], []
+        for name, *arrays in calls * turns:
+            need = self.made[name].workspace
+            scratch = [self.scratch.setdefault(name, aligned(np.zeros(need, np.uint8)))] if need else []
+            held.append(
+                ((ctypes.c_void_p * 64)(*(array.ctypes.data for array in (*arrays, *scratch))), arrays, scratch)
+            )
+            functions.append(ctypes.cast(getattr(self.library, f"run_{name}"), ctypes.c_void_p).value)
+            operands.append(ctypes.addressof(held[-1][0]))
+        count = len(functions)
+        lists = (ctypes.c_void_p * count)(*functions), (ctypes.c_void_p * count)(*operands)
 
         def run(held=held) -> None:  # keeps the arrays
-            call(pointers)
+            self.library.run_all(*lists, count)
 
         return run
 
