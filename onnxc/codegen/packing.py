@@ -50,7 +50,9 @@ def fused(var, plan: Plan, chosen: dict, wants: dict) -> Iterator[tuple[Found | 
     choice, readers = chosen[var], wants.get(var, ())
     if not readers or choice.family is None or not getattr(choice.family, "PACKS", False):
         return
-    reader, form = readers[0]
+    reader, form = max(
+        readers, key=lambda reader: reader[1].spec.macs
+    )  # who needs all the pixels, before one that skips some
     spec, pack = choice.form.spec, form.packing()
     same = reader.spatial == plan.kernels[var].spatial
     if not same or (pack.n, pack.h, pack.w, pack.c) != (spec.n, spec.oh, spec.ow, spec.oc):
