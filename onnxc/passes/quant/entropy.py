@@ -4,7 +4,8 @@ P is the histogram of all values, and Q the same as a quantiser with a candidate
 with the values clipped to it, spread evenly over its bins that are not empty. The range of the least KL(P || Q) is taken
 (Migacz 2017). There P is clipped as well, which makes clipping look cheap; and where a histogram has spikes, as the
 constant background of a picture makes them, only finer levels bring KL down. So P stays whole here, and a range must keep
-all values but TAIL of them. Zeros, exact in every range, are left out.
+all values but TAIL of them, and make steps finer by a tenth at least: for less, no value is worth losing. Zeros, exact in
+every range, are left out.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from .ranges import HALF, Statistics
 
 GRID = 96
 TAIL = 1e-6
+WORTHWHILE = 0.9
 SMOOTH = 1e-4
 """What a bin outside the range counts as in Q."""
 
@@ -26,6 +28,7 @@ def entropy(s: Statistics, levels: int = 255) -> tuple[float, float]:
         return s.low, s.high
     least = min(1.0, (levels + 1) / (used[-1] - used[0] + 1))  # fewer bins than levels say nothing of rounding
     factors = np.linspace(1.0, least, GRID)
+    factors = factors[(factors == 1.0) | (factors <= WORTHWHILE)]
     kept = [factor for factor in factors if _beyond(s, factor) <= TAIL * (s.zeros + s.counts.sum())]
     factor = float(min(kept, key=lambda factor: _divergence(s, factor, levels)))
     return s.low * factor, s.high * factor
