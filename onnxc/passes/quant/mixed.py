@@ -5,7 +5,7 @@ bits and its weight in b. Noises of different products hardly correlate, so that
 
 - under a mean number of bits per weight, the cheapest steps down come first: least noise added for each bit saved;
 - under a least SNR (ahead of a Softmax that closes the model), products stay in float, those with the most noise for
-  their work first, until the sum is low enough.
+  their shares of all work and all weights first, until the sum is low enough.
   Sums, pools and activations between products make noise as well, which is not seen: the ratio reached is lower.
 """
 
@@ -51,7 +51,8 @@ def choose(
     found = _measure(model, inputs, ctx)
     allowed = np.inf if snr is None else 10 ** (-snr / 10)
     if snr is not None:
-        for c in sorted(found, key=lambda c: c.noise(8) / max(c.work, 1), reverse=True):
+        work, weights = (max(1, sum(n)) for n in zip(*((c.work, c.weights) for c in found), strict=True))
+        for c in sorted(found, key=lambda c: c.noise(8) / (c.work / work + c.weights / weights), reverse=True):
             if sum(one.now() for one in found) <= allowed:
                 break
             c.bits = FLOAT
