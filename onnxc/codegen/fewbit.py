@@ -2,6 +2,7 @@
 
     where(x >= 0, 1, -1), sign(x)                     ->   Quantised(x, 1-bit bipolar)
     clip(round(x / s), low, high) * s                 ->   Quantised(x, n bits, scale s)
+    the planes of ResidualBinarize (residual.py)      ->   Quantised(x, residual planes, scales)
     max_pool, reshape, pad of one of these            ->   still its integers times its scale
     max_pool before or after binarising               ->   Quantised(x, 1-bit bipolar, pool)
     W[oc] = scale[oc] * integers                      ->   (encoding, integers, scale)
@@ -18,7 +19,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxc.codegen.constants import Constants
+from onnxc.codegen.kernels import residual as residual_planes
 from onnxc.codegen.kernels.spec import BINARY, Encoding, KernelSpec, PackSpec, PoolSpec
+from onnxc.codegen.residual import Planes, Residuals
 from onnxc.codegen.tvm_api import tvm_modules
 
 MOST_WEIGHT_BITS = 4
@@ -56,7 +59,8 @@ class Pool:
 class Quantised:
     """What a variable holds: `scale` times integers of `encoding` in [low, high], made from `source` by rounding.
 
-    `scale` is None when binarised, else an array of one value or one a channel. Packing rounds `source` again: either
+    `scale` is None when binarised, else an array of one value or one a channel; `planes` have one each, and `pad_value` is
+    then what padding stands for. Packing rounds `source` again: either
     what the quantiser reads, or the variable itself, whose numbers the quantiser does not change. With a `pool` what holds
     is the maximum over windows of the binarised source.
     """
@@ -67,8 +71,9 @@ class Quantised:
     low: int = -1
     high: int = 1
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
-    pad_value: int = 0
+    pad_value: float = 0
     pool: Pool | None = None
+    planes: Planes | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,7 @@ class Quantisers:
         self.constants, self.uses = constants, uses
         self.known: dict = {}
         self.inner: set = set()
+        self._residuals = Residuals(self._signs_of, self._scalar)
         self._calls: dict = {}
 
     def note(self, binding) -> None:
@@ -148,9 +154,39 @@ class Quantisers:
             found = self._padded(value)
         elif name in KEEPERS and value.args[0] in self.known:
             found = self._kept(var, value, self.known[value.args[0]])
+        if found is None and name in ("relax.multiply", "relax.subtract", "relax.add"):
+            found = self._planes(var, value)
         if found is not None:
             self.known[var] = found
             self.inner.add(var)
+
+    def _signs_of(self, var):
+        """What a variable is the signs of, number by number."""
+        held = self.known.get(var)
+        plain = held is not None and held.encoding == BINARY and held.scale is None and not any(held.pads)
+        return held.source if plain and held.pool is None else None
+
+    def _planes(self, var, call) -> Quantised | None:
+        """Residual planes of a tensor, or of a padded one: then of what is padded."""
+        made = self._residuals.note(var, call)
+        if made is None:
+            return None
+        self.inner.update(made.steps)
+        order = len(made.scales)
+        found = Quantised(made.source, residual_planes.encoding(order), made.array, planes=made)
+        pad = self._call(made.source, "relax.nn.pad")
+        around = self._padding(pad) if pad is not None else None
+        if around is None:
+            return found
+        self.inner.add(made.source)
+        return replace(found, source=pad.args[0], pads=around, pad_value=made.value(float(pad.attrs.pad_value)))
+
+    def _padding(self, call) -> tuple[int, int, int, int] | None:
+        """(top, left, bottom, right) of a Pad of rows and columns with a constant."""
+        widths = [int(width) for width in call.attrs.pad_width]
+        if str(call.attrs.pad_mode) != "constant" or len(widths) != 8 or any(widths[:4]) or min(widths) < 0:
+            return None
+        return widths[4], widths[6], widths[5], widths[7]
 
     def _call(self, var, name: str):
         call = self._calls.get(var) if isinstance(var, tvm_modules().relax.Var) else None
@@ -211,21 +247,23 @@ class Quantisers:
 
     def _padded(self, call) -> Quantised | None:
         """An explicit Pad of rows and columns of a quantiser, with an integer of its scale."""
-        below, a = self.known.get(call.args[0]), call.attrs
-        if below is None or str(a.pad_mode) != "constant" or len(a.pad_width) != 8 or any(below.pads):
+        below, pads = self.known.get(call.args[0]), self._padding(call)
+        if below is None or pads is None or any(below.pads):
             return None
-        widths = [int(width) for width in a.pad_width]
+        if below.planes is not None:
+            return replace(below, pads=pads, pad_value=float(call.attrs.pad_value))
         scale = 1.0 if below.scale is None else float(below.scale[0])
-        value = float(a.pad_value) / scale
+        value = float(call.attrs.pad_value) / scale
         several = below.scale is not None and below.scale.size > 1
-        if any(widths[:4]) or min(widths) < 0 or value != round(value) or (several and value):
+        if value != round(value) or (several and value):
             return None
-        pads = (widths[4], widths[6], widths[5], widths[7])
         return replace(below, pads=pads, pad_value=round(value))
 
     def _kept(self, var, call, below: Quantised) -> Quantised | None:
         """What an operator leaves that only moves numbers, or takes the greatest of some."""
         pools = call.op.name == "relax.nn.max_pool2d"
+        if below.planes is not None:
+            return replace(below, source=var) if below.planes.apart and not any(below.pads) else None
         if any(below.pads) or (below.scale is not None and below.scale.size > 1 and not pools):
             return None
         pool = _pool(call) if pools and below.encoding == BINARY and below.pool is None else None
@@ -314,7 +352,7 @@ def coded(spec: KernelSpec, quantised: Quantised, weights: np.ndarray, scale, op
         pads = tuple(a + b for a, b in zip(spec.pads, quantised.pads, strict=True))
         h, w = spec.h - top - bottom, spec.w - left - right
         spec = replace(spec, h=h, w=w, pads=pads, x_shape=(spec.n, h, w, spec.c))
-    if quantised.scale is not None:
+    if quantised.scale is not None and quantised.planes is None:
         weights = weights * _input_scales(spec, quantised.scale)
     found = few_bit(weights)
     if found is None:
@@ -324,9 +362,12 @@ def coded(spec: KernelSpec, quantised: Quantised, weights: np.ndarray, scale, op
     steps, first = spec.epilogue, ()
     if (factor != 1).any():
         steps, first = (("mul",), *steps), (factor,)
-    value = quantised.pad_value
-    form = replace(spec, activation=quantised.encoding, weight=encoding, epilogue=steps, pad_value=value)
-    return Coded(form, quantised, integers, (*first, *operands))
+    form = replace(spec, activation=quantised.encoding, weight=encoding, epilogue=steps)
+    if quantised.planes is None:
+        return Coded(replace(form, pad_value=quantised.pad_value), quantised, integers, (*first, *operands))
+    scales = quantised.planes.array
+    tables = (residual_planes.table(form, integers, scales, quantised.pad_value), scales)
+    return Coded(form, quantised, integers, (*first, *operands), tables)
 
 
 def _input_scales(spec: KernelSpec, scale: np.ndarray) -> np.ndarray:

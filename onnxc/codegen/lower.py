@@ -364,7 +364,7 @@ class _Lowering:
         """The packed weights, and what else the family makes of them."""
         key = ("packed", id(found.weight), found.scale_key, plan.block, family.NAME, form.spec.groups)
         if isinstance(form, Coded):
-            key = ("packed", form.spec, family.NAME, id(found.weight))
+            key = ("packed", form.spec, family.NAME, id(found.weight), *(array.tobytes() for array in form.tables))
         if key not in self.cache:
             weights = form.weight
             if found.scale is not None and not isinstance(form, Coded):

@@ -70,7 +70,9 @@ def fused(var, plan: Plan, chosen: dict, wants: dict) -> Iterator[tuple[Found | 
 
 def _compared(form: Found | Coded, spec) -> Coded | None:
     """A few-bit kernel that compares its counts with thresholds instead of computing its epilogue."""
-    if not isinstance(form, Coded) or not all(isinstance(operand, np.ndarray) for operand in form.operands):
+    if not isinstance(form, Coded) or form.quantised.planes is not None:  # thresholds are of integers
+        return None
+    if not all(isinstance(operand, np.ndarray) for operand in form.operands):
         return None
     answer = thresholds(spec, planes.table(spec, form.weight), list(form.operands))
     if isinstance(answer, str):

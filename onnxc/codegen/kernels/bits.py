@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from onnxc.codegen.kernels import floats_in, planes
-from onnxc.codegen.kernels.count import count, count_words, word_bits
+from onnxc.codegen.kernels import floats_in, planes, residual
+from onnxc.codegen.kernels.count import count, count_residual, count_words, word_bits
 from onnxc.codegen.kernels.result import Results, packable, vector_of, wide, wide_type
 from onnxc.codegen.kernels.spec import WORD, KernelSpec, Refusal, Schedule
 from onnxc.codegen.kernels.tile import at, each, epilogue, operands, shared_grid
@@ -103,11 +103,14 @@ def table_dtype(spec: KernelSpec) -> str:
     """Float where every sum is exact in it; thresholds are compared with the counts themselves."""
     if spec.epilogue[:1] in ((("threshold", False),), (("threshold", True),)):
         return "int32"
-    return "float32" if planes.largest(spec) < 1 << 24 else "int32"
+    return "float32" if residual.is_residual(spec) or planes.largest(spec) < 1 << 24 else "int32"
 
 
 def tables(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> list[np.ndarray]:
-    """What the kernel reads besides the packed weights: the constants of `planes.table`."""
+    """What the kernel reads besides the packed weights: the constants of `planes.table`.
+
+    Residual planes have `residual.table` and their scales instead, which come with the layer.
+    """
     return [planes.table(spec, weights).astype(table_dtype(spec))]
 
 
@@ -130,11 +133,18 @@ def emit(spec: KernelSpec, plan: Schedule, name: str, pair: Callable = count_wor
     return builder.get()
 
 
+def _declare_scales(spec: KernelSpec):
+    from tvm.script.ir_builder import tirx as T
+
+    return T.arg("planes", T.buffer((spec.activation.bits,), "float32")) if residual.is_residual(spec) else None
+
+
 def declare_rest(spec: KernelSpec, lanes: int) -> tuple[tuple, Results]:
-    """The operands after the weights: ((constants, the epilogue's operands), results)."""
+    """The operands after the weights: ((constants, the epilogue's operands, scales of residual planes or None), results)."""
     from tvm.script.ir_builder import tirx as T
 
     constants = T.arg("constants", T.buffer(planes.table_shape(spec), table_dtype(spec)))
+    scales = _declare_scales(spec)
     if spec.epilogue[:1] == (("threshold", True),):
         extra = [T.arg("flip", T.buffer((spec.oc,), "int32"))]
     else:
@@ -142,7 +152,7 @@ def declare_rest(spec: KernelSpec, lanes: int) -> tuple[tuple, Results]:
     out = Results(spec, lanes)
     T.func_attr({"tirx.noalias": True, "op_pattern": 8})
     out.start()
-    return (constants, extra), out
+    return (constants, extra, scales), out
 
 
 def _loops(spec: KernelSpec, plan: Schedule, x, w, read: tuple, out: Results, pair: Callable) -> None:
@@ -166,14 +176,19 @@ def _loops(spec: KernelSpec, plan: Schedule, x, w, read: tuple, out: Results, pa
         acc = T.alloc_buffer((plan.pixels * plan.block,), kind)
         first = tirx.min(tile * plan.pixels, ow - plan.pixels)
         channel0 = g * oc + tirx.min(block * plan.block, oc - plan.block)
-        each(plan, lambda p, c, i: T.buffer_store(acc, tirx.const(0, kind), [i]))
-        count(spec, plan, acc, x, w, (g, g * blocks + block, n, row, first), flat, pair)
-        store_tile(spec, plan, lambda at_: acc[at_], read, out, (n, row, first, channel0, oh, ow))
+        place, found = (g, g * blocks + block, n, row, first), acc
+        if read[2] is not None:
+            found = T.alloc_buffer((plan.pixels * plan.block,), "float32")
+            count_residual(spec, plan, acc, found, read[2], place, (x, w, flat), pair)
+        else:
+            each(plan, lambda p, c, i: T.buffer_store(acc, tirx.const(0, kind), [i]))
+            count(spec, plan, acc, x, w, place, flat, pair)
+        store_tile(spec, plan, lambda at_, found=found: found[at_], read, out, (n, row, first, channel0, oh, ow))
 
 
 def store_tile(spec: KernelSpec, tile: Schedule, counted: Callable, read: tuple, out: Results, where: tuple) -> None:
     """Stores the results of a tile of `tile.pixels` x `tile.vectors` x `tile.lanes`; `counted(index)` is a vector of S."""
-    constants, extra = read
+    constants, extra, _ = read
     n, row, first, channel0, oh, ow = where
     class_ = _class_of(spec, row, first)
     for pixel, vector in itertools.product(range(tile.pixels), range(tile.vectors)):
@@ -194,7 +209,7 @@ def _sum(spec: KernelSpec, counted, constant, lanes: int):
     from tvm import tirx
 
     dtype = table_dtype(spec)
-    if lanes < 8:  # without AVX-512 no vector of int64 becomes floats
+    if lanes < 8 and not residual.is_residual(spec):  # without AVX-512 no vector of int64 becomes floats
         counted = tirx.Cast(wide_type("int32", lanes), counted)
     value = tirx.Cast(wide_type(dtype, lanes), counted) * wide(tirx.const(planes.multiplier(spec), dtype), lanes)
     return value + constant if dtype == "float32" else tirx.Cast(wide_type("float32", lanes), value + constant)

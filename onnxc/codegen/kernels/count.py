@@ -47,6 +47,31 @@ def count(spec: KernelSpec, plan: Schedule, acc, x, w, where: tuple, flat: bool,
             _negate(plan, acc, flip)
 
 
+def count_residual(
+    spec: KernelSpec, plan: Schedule, acc, total, scales, where: tuple, source: tuple, pair: Callable
+) -> None:
+    """total = sum of scales[k] S_k, float32, over the planes of x; `source` is (x, w, flat)."""
+    from tvm import tirx
+    from tvm.script.ir_builder import tirx as T
+
+    x, w, flat = source
+    kind = f"int{word_bits(plan)}"
+    each(plan, lambda p, c, i: T.buffer_store(total, tirx.const(0.0, "float32"), [i]))
+    with T.serial(0, spec.activation.bits) as plane:
+        for j in range(spec.weight.bits - 1, -1, -1):
+            if j == spec.weight.bits - 1:
+                each(plan, lambda p, c, i: T.buffer_store(acc, tirx.const(0, kind), [i]))
+            else:
+                each(plan, lambda p, c, i: T.buffer_store(acc, acc[i] + acc[i], [i]))
+            pair(spec, plan, acc, x, w, (*where, plane, j), flat, planes.negative(spec.weight, j))
+
+        def add(p, c, i):
+            part = tirx.Cast("float32", tirx.Cast("int32", acc[i])) * scales[plane]
+            T.buffer_store(total, total[i] + part, [i])
+
+        each(plan, add)
+
+
 def pairs(spec: KernelSpec) -> int:
     return spec.activation.bits * spec.weight.bits
 

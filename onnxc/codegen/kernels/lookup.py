@@ -59,7 +59,7 @@ def _refusal(spec: KernelSpec, target: Target) -> str:
     a = spec.activation
     if a.kind != "bits" or spec.weight.kind != "bits":
         return f"takes packed bits only, not {a.text()} x {spec.weight.text()}"
-    if a.levels == "signed" or a.bits > 4:
+    if a.levels not in ("unsigned", "bipolar") or a.bits > 4:
         return f"takes up to four unsigned or bipolar planes, not {a.text()}"
     if not spec.macs:
         return "has an extent of zero"

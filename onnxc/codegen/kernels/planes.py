@@ -32,8 +32,8 @@ def packed_shape(spec: KernelSpec) -> tuple[int, ...]:
 
 
 def pad_code(encoding: Encoding, value: int) -> int:
-    """The bits that padding is stored as: those of `value` if the encoding has it, else all zero."""
-    if encoding.low <= value <= encoding.high:
+    """The bits that padding is stored as: those of `value` if the encoding has it, else all zero, as for residual planes."""
+    if encoding.levels != "residual" and encoding.low <= value <= encoding.high:
         if encoding.levels != "bipolar":
             return value % (1 << encoding.bits)
         if value % 2:
@@ -108,9 +108,10 @@ def negative(encoding: Encoding, plane: int) -> bool:
 
 def multiplier(spec: KernelSpec) -> int:
     """What S is multiplied by."""
+    signs = spec.activation.levels in ("bipolar", "residual")
     if counts_xor(spec):
-        return -2 if spec.activation.levels == "bipolar" else -1
-    return 2 if spec.activation.levels == "bipolar" else 1
+        return -2 if signs else -1
+    return 2 if signs else 1
 
 
 def largest(spec: KernelSpec) -> int:
@@ -145,7 +146,8 @@ def border(extent: int, out: int, taps: int, stride: int, dilation: int, pad: in
 
 def borders(spec: KernelSpec) -> tuple[Border, Border]:
     """The classes of rows and of columns; one of each where the padding reads as it should."""
-    exact = integer_of(spec.activation, pad_code(spec.activation, spec.pad_value)) == spec.pad_value
+    a = spec.activation
+    exact = a.levels != "residual" and integer_of(a, pad_code(a, spec.pad_value)) == spec.pad_value
     if exact or not any(spec.pads):
         return Border(0, 0, np.ones((1, spec.kh), bool)), Border(0, 0, np.ones((1, spec.kw), bool))
     rows = border(spec.h, spec.oh, spec.kh, spec.stride[0], spec.dilation[0], spec.pads[0])
@@ -174,10 +176,15 @@ def table(spec: KernelSpec, weights: np.ndarray) -> np.ndarray:
             + {"unsigned": signs, "signed": -1, "bipolar": 0}[a.levels] * total
         )
         constant = twice if a.levels == "bipolar" else twice // 2
+    wrong = spec.pad_value - integer_of(a, pad_code(a, spec.pad_value))
+    return constant + wrong * outside_sums(spec, sums)
+
+
+def outside_sums(spec: KernelSpec, sums: np.ndarray) -> np.ndarray:
+    """Of `sums` (oc, kh, kw), what the taps that hang over have in each class: (row classes, column classes, oc)."""
     rows, columns = borders(spec)
     outside = 1 - np.einsum("ri,cj->rcij", rows.inside.astype(np.int64), columns.inside.astype(np.int64))
-    wrong = spec.pad_value - integer_of(a, pad_code(a, spec.pad_value))
-    return constant + wrong * np.einsum("rcij,oij->rco", outside, sums)
+    return np.einsum("rcij,oij->rco", outside, sums)
 
 
 def schedule_pairs(spec: KernelSpec) -> list[list[tuple[int, int, bool]]]:

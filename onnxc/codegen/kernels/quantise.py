@@ -1,6 +1,7 @@
 """The kernel that quantises float activations and packs their bits: (n, h, w, c) -> padded planes of words.
 
-    binarise: bit = x >= 0          quantise: code = clip(round_half_even(x / scale), low, high), bit i = code >> i & 1
+    binarise: bit = x >= 0          residual planes: bit k = r >= 0, r = r - s_k if it is set, else r + s_k, from r = x
+    quantise: code = clip(round_half_even(x / scale), low, high), bit i = code >> i & 1
 
 16 channels are compared at a time; the mask of the comparison is the 16 bits to be stored. The layout is
 `planes.packed_shape`; its borders hold the code of the padding.
@@ -143,11 +144,7 @@ def _pixel(spec: PackSpec, x, scale, y, where: tuple) -> None:
     def read(channel, lanes: int) -> list:
         index = tirx.Ramp(source * spec.c + channel, 1, lanes) if lanes > 1 else source * spec.c + channel
         value = x[at(x, index)]
-        factor = None
-        if spec.scales:
-            ramp = tirx.Ramp(channel, 1, lanes) if lanes > 1 else channel
-            factor = scale[ramp] if spec.scales > 1 else _wide(scale[0], lanes)
-        return bit_tests(value, factor, spec.encoding, (spec.low, spec.high), lanes)
+        return bit_tests(value, factors(spec, scale, channel, lanes), spec.encoding, (spec.low, spec.high), lanes)
 
     def store(group, chunk, values: list) -> None:
         for plane in range(bits):
@@ -191,6 +188,18 @@ def _wide(value, lanes: int):
     return tirx.Broadcast(value, lanes) if lanes > 1 else value
 
 
+def factors(spec: PackSpec, scale, channel, lanes: int):
+    """What `bit_tests` wants of the buffer of scales for a vector of channels: a vector, one for each plane, or None."""
+    from tvm import tirx
+
+    if scale is None:
+        return None
+    if spec.encoding.levels == "residual":
+        return [_wide(scale[plane], lanes) for plane in range(spec.encoding.bits)]
+    ramp = tirx.Ramp(channel, 1, lanes) if lanes > 1 else channel
+    return scale[ramp] if spec.scales > 1 else _wide(scale[0], lanes)
+
+
 def bit_tests(value, scale, encoding: Encoding, limits: tuple[int, int], lanes: int) -> list:
     """For each plane the comparison that is true where its bit is set; `value` and `scale` are vectors of `lanes`."""
     from tvm import tirx
@@ -200,6 +209,12 @@ def bit_tests(value, scale, encoding: Encoding, limits: tuple[int, int], lanes: 
 
     if scale is None:
         return [value >= const(0.0, "float32")]
+    if encoding.levels == "residual":
+        tests = []
+        for factor in scale:
+            tests.append(value >= const(0.0, "float32"))
+            value = value - tirx.Select(tests[-1], factor, const(0.0, "float32") - factor)
+        return tests
     low, high = (const(float(limit), "float32") for limit in limits)
     above = const(float(1 << encoding.bits), "float32")  # keeps the low bits and makes the number positive
     number = tirx.min(tirx.max(tirx.round(value / scale), low), high) + above

@@ -95,10 +95,7 @@ class Results:
         if self.y is not None:
             T.buffer_store(self.y, value, at(self.y, offset))
         if self.pack is not None:
-            scale = None
-            if self.scale is not None:
-                several = self.pack.scales > 1
-                scale = self.scale[vector_of(channel, self.lanes)] if several else wide(self.scale[0], self.lanes)
+            scale = quantise.factors(self.pack, self.scale, channel, self.lanes)
             limits = (self.pack.low, self.pack.high)
             tests = quantise.bit_tests(value, scale, self.pack.encoding, limits, self.lanes)
             self.store_tests(tests, pixel, channel)

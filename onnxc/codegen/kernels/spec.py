@@ -17,6 +17,7 @@ class Encoding:
 
     With planes b_0 ... b_(n-1) the integer at an element is, by `levels`: "unsigned" sum 2^i b_i; "signed" the same with
     the highest plane negative (two's complement); "bipolar" sum 2^i (2 b_i - 1), the odd numbers: n = 1 is -1 and +1.
+    "residual" planes stand for sum s_i (2 b_i - 1), with floats s_i that the kernel reads (`residual.py`).
     """
 
     kind: str = "float32"
@@ -55,9 +56,9 @@ def words(channels: int) -> int:
 class PackSpec:
     """x (n, h, w, c) float32, row-major as `x_shape` -> packed activations of `encoding`; the cache key of the kernel.
 
-    `scales` counts the quantiser's scales: 0 to binarise, 1, or c. `low` and `high` clip the integers. With a `step` other
-    than (1, 1) pixel (i, j) is that of row i step[0] and column j step[1] of `x_shape` (n, h', w', c). As a part of a
-    KernelSpec it says what the kernel packs of its own result.
+    `scales` counts the quantiser's scales: 0 to binarise, 1, or c; of residual planes one each. `low` and `high` clip the
+    integers. With a `step` other than (1, 1) pixel (i, j) is that of row i step[0] and column j step[1] of `x_shape`
+    (n, h', w', c). As a part of a KernelSpec it says what the kernel packs of its own result.
     """
 
     n: int
