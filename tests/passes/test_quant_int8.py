@@ -13,6 +13,7 @@ from onnxc.ir.model import load
 from onnxc.ir.text import dump
 from onnxc.ir.verify import verify
 from onnxc.passes.base import apply, make
+from onnxc.passes.quant import mixed
 from onnxc.pipeline import Pipeline
 from onnxc.runtime.metrics import accuracy, metrics
 from onnxc.runtime.reference import Session
@@ -326,6 +327,23 @@ def test_products_stay_in_float_for_an_snr(float_resnet20, calib_data_path):
     assert 0 < len(kept) < 22
     feeds = {"image": np.load(calib_data_path)["image"][:64]}
     assert snr(float_resnet20, done, feeds) > snr(float_resnet20, quantised(float_resnet20, calib_data_path)[0], feeds)
+
+
+def test_what_disturbs_most_for_its_size_stays_in_float_first(monkeypatch):
+    noises = {"small": (100, 1.0e-4), "large": (100_000, 1.2e-4), "quiet": (100, 1e-7)}
+    found = [mixed.Candidate(name, n, 1000, lambda b, noise=noise: noise) for name, (n, noise) in noises.items()]
+    monkeypatch.setattr(mixed, "_measure", lambda *_: found)
+    assert mixed.choose(None, {}, None, None, 39.0) == {"small": mixed.FLOAT, "large": 8, "quiet": 8}
+    assert set(mixed.choose(None, {}, None, None, 70.0).values()) == {mixed.FLOAT, 8}
+
+
+def test_noise_is_measured_ahead_of_softmax():
+    model = conv_model(
+        f"c = {CONV}(x, w) p = GlobalAveragePool(c) f = Flatten(p) y = Softmax(f)", outputs="float[N,4] y"
+    )
+    assert [mixed._ahead_of_softmax(model, t) for t in model.outputs] == ["f"]
+    model = conv_model(f"y = {CONV}(x, w)")
+    assert [mixed._ahead_of_softmax(model, t) for t in model.outputs] == ["y"]
 
 
 # what it leaves alone
