@@ -65,6 +65,19 @@ def test_both_forms_give_the_same(body, made):
     assert np.abs(found - expected).max() <= 1.1 * np.ptp(expected) / 255  # a step of the output's quantiser
 
 
+@pytest.mark.parametrize(
+    "options", [{"symmetric": True}, {"per_channel": False}, {"bits": 4, "rounding": "gptq"}], ids=str
+)
+def test_other_options_go_with_it(options):
+    model = case(f"c = {CONV}(x, w, b) r = Relu(c) m1 = MatMul(r, m) y = {CONV}(m1, w)")
+    qdq, _ = quantised(model, **options)
+    done, _ = quantised(model, form="qoperator", **options)
+    feeds = feeds_of(model)
+    expected, found = (run(one, feeds)["y"] for one in (qdq, done))
+    assert {"QLinearConv", "QLinearMatMul"} <= {n.op for n in done.nodes}
+    assert np.abs(found - expected).max() <= 1.1 * np.ptp(expected) / 240
+
+
 def test_a_sum_and_a_bound_that_integers_pass_stay_in_qdq_form():
     done, report = quantised(
         case(f"c = {CONV}(x, w) d = {CONV}(x, w, b) s = Add(c, d) y = {CONV}(s, w)"), form="qoperator"
