@@ -18,7 +18,7 @@ from onnxc.runtime.emulate import open_library
 
 from . import bulk, cross
 from .conftest import error, run_ort
-from .test_bits import CALM, layers, signs
+from .test_bits import CALM, NORM, layers, signs
 from .test_targets import images, ready
 
 # families that a machine takes, among others
@@ -148,6 +148,23 @@ def test_binary_network_on_every_machine(name, tmp_path):
     feeds = {"image": images()}
     found, wanted = open_library(tmp_path).run(feeds), run_ort(model, feeds)
     assert all(error(found[key], wanted[key]) <= 1e-5 for key in wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["x86-64-v3", "aarch64", "armv7", "riscv64-v", "wasm32"])
+def test_pooled_words_and_thinned_pixels_on_other_machines(name, tmp_path):
+    ready(name)
+    text = """g (float[2,64,9,10] x) => (float[a,b,c,d] y, float[e,f,g,h] z) {
+      p = ai.onnxc.Binarize(x) c = Conv<pads=[1,1,1,1]>(p, w0) u = BatchNormalization(c, s, b, m, v)
+      q = MaxPool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(u) r = ai.onnxc.Binarize(q)
+      y = Conv<pads=[1,1,1,2]>(r, w1) z = Conv<strides=[2,2]>(p, w2) }"""
+    weights = {"w0": signs(64, 64, 3, 3), "w1": signs(16, 64, 3, 3), "w2": signs(16, 64, 1, 1)}
+    model = layers(text, ("Binarize",), **weights, **NORM)
+    report = compile_model(model, tmp_path, name="net", target=name)
+    assert all(row["kernel"].startswith("bits.") for row in report.kernels)
+    feeds = {"x": np.random.default_rng(1).standard_normal((2, 64, 9, 10)).astype("f")}
+    found = open_library(tmp_path).run(feeds)
+    assert all(np.array_equal(found[key], value) for key, value in run_ort(model, feeds).items())
 
 
 def test_machines_that_count_otherwise_say_so():
