@@ -28,7 +28,7 @@ NAME = "bits.lookup"
 PACKS = True  # its own result, where the spec says so
 ENTRIES = 16
 FLOATS = 16  # lanes of the epilogue
-TABLE_BYTES = 1 << 21  # a quarter of it where counting is close behind
+TABLE_BYTES = 1 << 21
 SHUFFLES = {32: "llvm.x86.avx2.pshuf.b", 16: "llvm.x86.ssse3.pshuf.b.128"}  # 512 bits were slower on Zen 4
 
 
@@ -71,12 +71,8 @@ def _refusal(spec: KernelSpec, target: Target) -> str:
         return f"needs a shuffle of bytes, which {target.name} lacks"
     if spec.oc // spec.groups < min(widths):
         return f"needs {min(widths)} output channels, found {spec.oc // spec.groups}"
-    limit = TABLE_BYTES if a.bits > 1 else TABLE_BYTES // 4
-    if table_bytes(spec) > limit:
-        return f"its tables would take {table_bytes(spec)} bytes, more than the {limit} that caches keep at hand"
-    most = 2 if "avx512vpopcntdq" in features(target) or target.chain == "aarch64" else 0
-    if a.bits <= most:
-        return f"counting bits is faster here for up to {most} planes of activations"
+    if table_bytes(spec) > TABLE_BYTES:
+        return f"its tables would take {table_bytes(spec)} bytes, more than the {TABLE_BYTES} that caches keep at hand"
     return ""
 
 
