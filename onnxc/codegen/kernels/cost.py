@@ -21,7 +21,7 @@ from onnxc.codegen.tvm_api import features
 LATENCY = 4  # cycles until a sum can be added to again
 AROUND, FINISH = 12, 3  # cycles of a tile, and of a vector of results
 SPLIT = 1.4  # without a fused multiply-add
-LOOKUP, WIDEN, LOOKED_UP = 0.72, 2, 11  # cycles of a lookup with its add, of emptying a vector of bytes, of its results
+WIDEN, LOOKED_UP = 2, 11  # cycles of emptying a vector of bytes of a lookup, and of its results
 TABLE = 1.2  # cycles for a plane of four channels of a pixel
 COPIED = 16  # elements that a cycle copies into the workspace
 
@@ -72,7 +72,7 @@ def _words(spec: KernelSpec, plan: Schedule, target: Target) -> float:
     if plan.lanes == 1:
         return _tile(plan) * (3 if target.chain in ("x86_64", "aarch64", "wasm32") else 14)
     if target.chain != "x86_64":
-        return _tile(plan) * (8 if target.chain == "riscv64" else 3)
+        return _tile(plan) * {"riscv64": 8, "armv7": 6}.get(target.chain, 3)
     return _tile(plan) * (1.5 if "avx512vpopcntdq" in features(target) else 2.6 * _wide_words(plan, target))
 
 
@@ -104,7 +104,10 @@ def _tables(spec: KernelSpec, plan: Schedule, target: Target) -> float:
     return images * rows * columns * spec.groups * -(-(spec.c // spec.groups) // 4) * TABLE * spec.activation.bits
 
 
-_LOOKUP = Row(lambda spec, plan, target: _tile(plan) * LOOKUP, lambda plan: 4, _looked_up, _tables)
+def _lookup(cycles: float) -> Row:
+    return Row(lambda spec, plan, target: _tile(plan) * cycles, lambda plan: 4, _looked_up, _tables)
+
+
 ROWS: dict[str, Row] = {
     "float32.direct": Row(_float),
     "float32.depthwise": Row(_depthwise),
@@ -122,8 +125,8 @@ ROWS: dict[str, Row] = {
     "bits.bytes.x86_64": _few_bit(lambda spec, plan, target: _tile(plan) * 2.2 * _wide_words(plan, target)),
     "bits.bytes.aarch64": _few_bit(lambda spec, plan, target: plan.pixels * (1.5 * plan.vectors + 0.5)),
     "bits.bytes.armv7": _few_bit(lambda spec, plan, target: plan.pixels * (3 * plan.vectors + 1)),
-    "bits.lookup.x86_64": _LOOKUP,
-    "bits.lookup.aarch64": _LOOKUP,
+    "bits.lookup.x86_64": _lookup(0.72),
+    "bits.lookup.aarch64": _lookup(1),
 }
 
 
@@ -135,15 +138,15 @@ def cycles(spec: KernelSpec, plan: Schedule, target: Target) -> float | None:
     depth = 1 if plan.rule.endswith("depthwise") else spec.c // spec.groups
     joined = spec.groups == 1 and spec.dilation[1] == 1 and plan.rule.startswith("int8")
     across = -(-spec.kw * depth // row.depth(plan)) if joined else spec.kw * -(-depth // row.depth(plan))
-    pairs = 1
+    looks, pairs = plan.rule.startswith(lookup.NAME), 1
     if spec.activation.kind == "bits":  # a lookup takes all planes of activations at once
-        pairs = spec.weight.bits * (1 if row is _LOOKUP else spec.activation.bits)
+        pairs = spec.weight.bits * (1 if looks else spec.activation.bits)
     pixels = (
         -(-spec.n * spec.h * spec.w // plan.pixels) if spec.pointwise else spec.n * spec.oh * -(-spec.ow // plan.pixels)
     )
     groups = 1 if plan.rule.endswith("depthwise") else spec.groups
     tiles = groups * -(-spec.oc // groups // plan.block) * pixels
-    loads, least = ((plan.pixels + plan.vectors) / 2, LATENCY) if row is not _LOOKUP else (0, 0)
+    loads, least = (0, 0) if looks else ((plan.pixels + plan.vectors) / 2, LATENCY)
     step = max(row.step(spec, plan, target), loads, least)
     around = row.finish(spec, plan, target) * _tile(plan) + AROUND
     return row.before(spec, plan, target) + tiles * (spec.kh * across * pairs * step + around)
