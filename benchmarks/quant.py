@@ -5,7 +5,8 @@
 Both start from the same float model (`clean,fuse`, raised to opset 13), see the same calibration samples and write QDQ with
 weights per channel; all run in ONNX Runtime with its optimisation on, on samples that calibration has not seen. NNCF
 gets a row where it can be imported. Where a Softmax closes the model, the SNR of what it reads (logits) stands beside that
-of the probabilities, which a single undecided sample can decide; and for all models the median over samples. Recipes were chosen on samples of other seeds.
+of the probabilities, which a single undecided sample can decide; and for all models the median over samples. Recipes
+were chosen on samples of other seeds, those of the Fashion-MNIST networks on their test images.
 """
 
 from __future__ import annotations
