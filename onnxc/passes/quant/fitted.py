@@ -106,10 +106,9 @@ def fit(real: Model, done: Model, asked: list[Request], how: str, ctx: Context) 
         for layer, moments in refine.local(real, analysis, todo, ctx):
             yield layer.node.name, by_name[layer.node.name].solved(moments, how, _biased(real, layer.node))
         return
+    seen = refine.InTurn(real, done, analysis, [r.layer for r in asked], ctx)
     for name, request in by_name.items():
-        source = next(n for n in done.nodes if n.name == name).inputs[0].name
-        moments = refine.paired(real, done, analysis, request.layer, source, ctx)
-        yield name, request.solved(moments, how, _biased(real, request.layer.node))
+        yield name, request.solved(seen.next(), how, _biased(real, request.layer.node))
 
 
 def _biased(model: Model, node: gs.Node) -> bool:

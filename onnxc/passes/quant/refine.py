@@ -2,7 +2,7 @@
 
 `local` reads the float model alone and takes each product by itself: x' is x through its own quantiser. `sequential`
 goes through the products in graph order and reads x' from the model as quantised so far, so that each product makes up
-for what those ahead of it did (as far as a linear map can); it runs the part ahead of each product twice.
+for what those ahead of it did (as far as a linear map can).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from ...ir.analysis import Analysis
 from ...ir.model import Model
 from ..base import Context
-from ..prune.capture import Probe, Stream, pick
+from ..prune.capture import Probe, Stream, Trail, pick
 from ..prune.covariance import MAX_COLUMNS, in_parts, per_sample
 from ..prune.linear import Linear
 from . import rounding
@@ -89,16 +89,31 @@ def local(
         yield from zip((layer for layer, _ in part), found, strict=True)
 
 
-def paired(model: Model, done: Model, analysis: Analysis, layer: Linear, source: str, ctx: Context) -> Moments:
-    """Moments of one layer: x from the float `model`, x' from the tensor `source` of `done`, the quantised one."""
-    names = [layer.node.inputs[0].name, layer.node.outputs[0].name]
-    real, quantised = Probe(ctx, model, names), Probe(ctx, done, [source])
-    found = Moments.empty(layer.groups, layer.columns)
-    for j, feeds in enumerate(Stream(ctx, analysis, names, SAMPLES)):
-        got, got_hat = real(feeds), quantised(feeds)
-        y = got[names[1]]
-        found.add(*(_rows(layer, x, y, ctx, (0, j)) for x in (got[names[0]], got_hat[source])))
-    return found
+class InTurn:
+    """Moments of layers in graph order, while those ahead are quantised: x from the float model, x' from `done`."""
+
+    def __init__(self, model: Model, done: Model, analysis: Analysis, layers: list[Linear], ctx: Context):
+        self.model, self.done, self.ctx = model, done, ctx
+        self.left = list(layers)
+        stream = Stream.of_steps(ctx, analysis, map(_names, layers), SAMPLES)
+        self.real, self.quantised = Trail(ctx, stream), Trail(ctx, stream)
+
+    def next(self) -> Moments:
+        """The moments of the layer whose turn it is."""
+        layer = self.left.pop(0)
+        x, y = names = _names(layer)
+        sources = {n.name: n.inputs[0].name for n in self.done.nodes if n.inputs}
+        source = sources[layer.node.name]
+        reals = self.real.look(self.model, names, [name for at in self.left for name in _names(at)])
+        hats = self.quantised.look(self.done, [source], [sources[at.node.name] for at in self.left])
+        found = Moments.empty(layer.groups, layer.columns)
+        for j, (got, got_hat) in enumerate(zip(reals, hats, strict=True)):
+            found.add(*(_rows(layer, rows, got[y], self.ctx, (0, j)) for rows in (got[x], got_hat[source])))
+        return found
+
+
+def _names(layer: Linear) -> list[str]:
+    return [layer.node.inputs[0].name, layer.node.outputs[0].name]
 
 
 def _rows(layer: Linear, x: np.ndarray, y: np.ndarray, ctx: Context, salt: tuple[int, int]) -> np.ndarray:
