@@ -370,6 +370,18 @@ def coded(spec: KernelSpec, quantised: Quantised, weights: np.ndarray, scale, op
     return Coded(form, quantised, integers, (*first, *operands), tables)
 
 
+def few_weights(spec: KernelSpec, weights: np.ndarray, scale, operands: list):
+    """(spec, integers, operands) of a float kernel whose weights are scaled few-bit integers, or None; as `coded`."""
+    found = few_bit(weights)
+    if found is None:
+        return None
+    encoding, integers, factor = found
+    factor = (factor if scale is None else factor * scale).astype(np.float32)
+    if (factor == 1).all():
+        return replace(spec, weight=encoding), integers, list(operands)
+    return replace(spec, weight=encoding, epilogue=(("mul",), *spec.epilogue)), integers, [factor, *operands]
+
+
 def _input_scales(spec: KernelSpec, scale: np.ndarray) -> np.ndarray:
     """Scales of the input channels, shaped to multiply weights (oc, c/groups, kh, kw)."""
     if scale.size == 1:

@@ -298,7 +298,7 @@ class _Lowering:
     def _choice(self, found: match.Found) -> Choice:
         """The form of a kernel that a family takes, few-bit before float."""
         refusals: list[Refusal] = []
-        for form in (found.coded, found):
+        for form in (found.coded, found.light, found):
             if form is not None:
                 form = replace(form, spec=self._on_threads(form))
                 family, plan, declined = choose(form.spec, self.target)
@@ -367,8 +367,8 @@ class _Lowering:
             key = ("packed", form.spec, family.NAME, id(found.weight), *(array.tobytes() for array in form.tables))
         if key not in self.cache:
             weights = form.weight
-            if found.scale is not None and not isinstance(form, Coded):
-                weights = weights * found.scale.reshape(-1, 1, 1, 1).astype(weights.dtype)
+            if not isinstance(form, Coded) and form.scale is not None:
+                weights = weights * form.scale.reshape(-1, 1, 1, 1).astype(weights.dtype)
             arrays = [family.pack(form.spec, plan, weights)]
             if isinstance(form, Coded) and form.tables:
                 arrays += form.tables

@@ -28,7 +28,7 @@ class Found:
 
     `weight` is an array (oc, c/groups, kh, kw), or an expression when it is computed at run time. `operands` follow
     the epilogue's steps: arrays (oc,) or expressions. `spatial` kernels read and write (n, h, w, c) tensors. `coded` is
-    the same kernel on few-bit integers, where its operands are such.
+    the same kernel on few-bit integers, where its operands are such; `light` where its weights alone are.
     """
 
     spec: KernelSpec
@@ -39,6 +39,7 @@ class Found:
     operands: list = field(default_factory=list)
     scale: np.ndarray | None = None
     coded: fewbit.Coded | None = None
+    light: Found | None = None
 
     @property
     def scale_key(self) -> bytes | None:
@@ -349,6 +350,11 @@ class Chain:
             held = replace(held, source=found.source, pool=None)  # packed words are pooled in rows and columns
         if held is not None and found.spec.weight_constant:
             found.coded = fewbit.coded(found.spec, held, found.weight, found.scale, found.operands)
+        if found.spec.weight_constant:
+            few = fewbit.few_weights(found.spec, found.weight, found.scale, found.operands)
+            if few is not None:
+                spec, integers, operands = few
+                found.light = replace(found, spec=spec, weight=integers, operands=operands, scale=None)
         return found
 
 

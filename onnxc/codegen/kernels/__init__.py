@@ -10,11 +10,32 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from onnxc.codegen.kernels import bits, bytecount, cost, depthwise, float32, int8, int8_depthwise, lookup, nibbles
+from onnxc.codegen.kernels import (
+    bits,
+    bytecount,
+    cost,
+    depthwise,
+    float32,
+    int8,
+    int8_depthwise,
+    lookup,
+    nibbles,
+    packed_weights,
+)
 from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
 from onnxc.codegen.target import Target
 
-RULES: tuple[ModuleType, ...] = (depthwise, float32, int8_depthwise, int8, lookup, nibbles, bytecount, bits)
+RULES: tuple[ModuleType, ...] = (
+    depthwise,
+    float32,
+    packed_weights,
+    int8_depthwise,
+    int8,
+    lookup,
+    nibbles,
+    bytecount,
+    bits,
+)
 
 
 def choose(spec: KernelSpec, target: Target) -> tuple[ModuleType | None, Schedule | None, list[Refusal]]:

@@ -110,6 +110,7 @@ def _lookup(cycles: float) -> Row:
 
 ROWS: dict[str, Row] = {
     "float32.direct": Row(_float),
+    "float32.packed": Row(_float),
     "float32.depthwise": Row(_depthwise),
     "int8.depthwise": Row(lambda spec, plan, target: _tile(plan) * (0.5 + 0.45 * _wide(plan, target))),
     "int8.direct.vpdpbusd": _dot("vpdpbusd", 0.5),

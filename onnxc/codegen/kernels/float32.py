@@ -8,11 +8,12 @@ are vectors over output channels, read once in order from the packed layout of `
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 
 from onnxc.codegen import pack as layouts
-from onnxc.codegen.kernels.result import Results, packable, vector_of
+from onnxc.codegen.kernels.result import Results, packable, vector_of, wide
 from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
 from onnxc.codegen.kernels.tile import at, check_float, choose_tile, each, epilogue, operands, pad_rows, shared_grid
 from onnxc.codegen.target import Target
@@ -46,8 +47,20 @@ def packed_shape(spec: KernelSpec, plan: Schedule) -> tuple[int, ...]:
     return (spec.groups, blocks, spec.kh, spec.kw, spec.c // spec.groups, plan.block)
 
 
-def emit(spec: KernelSpec, plan: Schedule, name: str):
-    """The kernel as TIR: operands x, weights, the epilogue's operands, y."""
+def emit(
+    spec: KernelSpec,
+    plan: Schedule,
+    name: str,
+    kind: str = "float32",
+    shape: tuple[int, ...] = (),
+    load: Callable | None = None,
+    panel: bool = False,
+):
+    """The kernel as TIR: operands x, weights, the epilogue's operands, y.
+
+    Weights held in another way are of `kind` and `shape`; load(w, step, vector) is then a vector of them. With `panel` those
+    of a block of output channels are loaded into the workspace once, and read there for all pixels.
+    """
     from tvm.script.ir_builder import IRBuilder
     from tvm.script.ir_builder import tirx as T
 
@@ -55,31 +68,33 @@ def emit(spec: KernelSpec, plan: Schedule, name: str):
         with T.prim_func(s_tir=True):
             T.func_name(name)
             x = T.arg("x", T.buffer(spec.x_shape, spec.dtype))
-            w = T.arg("w", T.buffer(packed_shape(spec, plan), spec.dtype))
+            w = T.arg("w", T.buffer(shape or packed_shape(spec, plan), kind))
             extra = [T.arg(label, T.buffer(shape, spec.dtype)) for label, shape in operands(spec)]
             out = Results(spec, plan.lanes)
             T.func_attr({"tirx.noalias": True, "op_pattern": 8})
             out.start()
             padded, rows, columns = pad_rows(x, spec)
-            _loops(spec, plan, padded, (rows, columns), w, extra, out)
+            _loops(spec, plan, (padded, rows, columns), (w, load, panel), extra, out)
     return builder.get()
 
 
-def _loops(spec: KernelSpec, plan: Schedule, x, extent: tuple[int, int], w, extra: list, out: Results) -> None:
+def _loops(spec: KernelSpec, plan: Schedule, source: tuple, weights: tuple, extra: list, out: Results) -> None:
     from tvm import tirx
     from tvm.script.ir_builder import tirx as T
 
     flat = spec.pointwise and not out.padded
     images, oh, ow = (1, 1, spec.n * spec.h * spec.w) if flat else (spec.n, spec.oh, spec.ow)
-    rows, columns = (1, ow) if flat else extent
+    x, rows, columns = (source[0], 1, ow) if flat else source
     oc = spec.oc // spec.groups
     blocks, tiles = -(-oc // plan.block), -(-ow // plan.pixels)
-    with shared_grid(spec.threads, spec.groups, blocks, images, oh, tiles) as (g, block, n, row, tile):
+    w, load, panel = weights
+
+    def one(g, block, n, row, tile, held, load) -> None:
         acc = T.alloc_buffer((plan.pixels * plan.block,), spec.dtype)
         first = tirx.min(tile * plan.pixels, ow - plan.pixels)
         channel0 = tirx.min(block * plan.block, oc - plan.block)
         each(plan, lambda p, c, i: T.buffer_store(acc, tirx.const(0, spec.dtype), [i]))
-        _products(spec, plan, acc, (x, rows, columns), w, (g, block, blocks, channel0, n, row, first))
+        _products(spec, plan, acc, (x, rows, columns), (held, load, panel), (g, block, blocks, channel0, n, row, first))
 
         for pixel, vector in itertools.product(range(plan.pixels), range(plan.vectors)):
             lowest = g * oc + channel0 + vector * plan.lanes
@@ -89,12 +104,35 @@ def _loops(spec: KernelSpec, plan: Schedule, x, extent: tuple[int, int], w, extr
             value = epilogue(spec, value, extra, channel, offset)
             out.store(value, offset, (n, row, first + pixel), lowest)
 
+    if not panel:
+        with shared_grid(spec.threads, spec.groups, blocks, images, oh, tiles) as (g, block, n, row, tile):
+            one(g, block, n, row, tile, w, load)
+        return
+    with (T.parallel if spec.threads > 1 else T.serial)(0, spec.groups * blocks) as turn:
+        held = _panel(spec, plan, w, load, turn)
+        with T.grid(images, oh, tiles) as (n, row, tile):
+            one(turn // blocks, turn % blocks, n, row, tile, held, None)
 
-def _products(spec: KernelSpec, plan: Schedule, acc, source: tuple, w, where: tuple) -> None:
+
+def _panel(spec: KernelSpec, plan: Schedule, w, load: Callable, turn):
+    """The weights of one block of output channels as floats, in the workspace."""
+    from tvm.script.ir_builder import tirx as T
+
+    steps = spec.kh * spec.kw * (spec.c // spec.groups)
+    held = T.alloc_buffer((1, steps * plan.block), "float32")
+    with T.serial(0, steps) as step:
+        for vector in range(plan.vectors):
+            i = vector_of(step * plan.block + vector * plan.lanes, plan.lanes)
+            T.buffer_store(held, load(w, turn * steps + step, vector), [0, i])
+    return held
+
+
+def _products(spec: KernelSpec, plan: Schedule, acc, source: tuple, weights: tuple, where: tuple) -> None:
     """acc += x * w over kh, kw, c; (kw, c) is one loop where the pixels' channels lie side by side."""
     from tvm.script.ir_builder import tirx as T
 
     x, rows, columns = source
+    w, load, panel = weights
     g, block, blocks, channel0, n, row, first = where
     c = spec.c // spec.groups
     joined = spec.groups == 1 and spec.dilation[1] == 1
@@ -102,11 +140,24 @@ def _products(spec: KernelSpec, plan: Schedule, acc, source: tuple, w, where: tu
     with T.grid(spec.kh, taps, depth) as (kh, kw, k):
         line = (n * rows + row * spec.stride[0] + kh * spec.dilation[0]) * columns
 
-        def product(pixel, lane, i):
+        start = 0 if panel else g * blocks + block
+        step = ((start * spec.kh + kh) * taps + kw) * depth + k
+
+        def activation(pixel):
             column = (first + pixel) * spec.stride[1] + kw * spec.dilation[1]
-            value = x[at(x, (line + column) * spec.c + g * c + k)]
+            return x[at(x, (line + column) * spec.c + g * c + k)]
+
+        if load is not None:
+            for vector, pixel in itertools.product(range(plan.vectors), range(plan.pixels)):
+                i = vector_of((pixel * plan.vectors + vector) * plan.lanes, plan.lanes)
+                product_ = wide(activation(pixel), plan.lanes) * load(w, step, vector)
+                T.buffer_store(acc, acc[i] + product_, [i])
+            return
+
+        def product(pixel, lane, i):
+            value = activation(pixel)
             if spec.weight_constant:
-                offset = ((((g * blocks + block) * spec.kh + kh) * taps + kw) * depth + k) * plan.block + lane
+                offset = step * plan.block + lane
             else:
                 offset = (n * spec.c + k) * spec.oc + channel0 + lane
             T.buffer_store(acc, acc[i] + value * w[at(w, offset)], [i])
