@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxc.codegen import kernels, pack
-from onnxc.codegen.kernels.spec import BINARY, Encoding, KernelSpec, Refusal, Schedule
+from onnxc.codegen.kernels.spec import BINARY, INT8, Encoding, KernelSpec, Refusal, Schedule
 from onnxc.codegen.kernels.tile import ACCUMULATOR_BYTES, choose_tile
 from onnxc.codegen.target import TARGETS, resolve
 
@@ -44,7 +44,7 @@ def test_first_rule_that_takes_a_spec_wins():
 
 
 @pytest.mark.parametrize(
-    "changes, reason", [({"dtype": "float16"}, "float32 only"), ({"weight": BINARY}, "1-bit"), ({"n": 0}, "zero")]
+    "changes, reason", [({"dtype": "float16"}, "float32 only"), ({"weight": INT8}, "int8"), ({"n": 0}, "zero")]
 )
 def test_refusals_have_a_reason(changes, reason):
     family, plan, refusals = kernels.choose(spec(**changes), TARGETS["x86-64-v3"])

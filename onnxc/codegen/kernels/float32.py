@@ -94,7 +94,14 @@ def _loops(spec: KernelSpec, plan: Schedule, source: tuple, weights: tuple, extr
         first = tirx.min(tile * plan.pixels, ow - plan.pixels)
         channel0 = tirx.min(block * plan.block, oc - plan.block)
         each(plan, lambda p, c, i: T.buffer_store(acc, tirx.const(0, spec.dtype), [i]))
-        _products(spec, plan, acc, (x, rows, columns), (held, load, panel), (g, block, blocks, channel0, n, row, first))
+        _products(
+            spec,
+            plan,
+            acc,
+            (x, rows, columns),
+            (held, load, panel and not alone),
+            (g, block, blocks, channel0, n, row, first),
+        )
 
         for pixel, vector in itertools.product(range(plan.pixels), range(plan.vectors)):
             lowest = g * oc + channel0 + vector * plan.lanes
@@ -104,7 +111,10 @@ def _loops(spec: KernelSpec, plan: Schedule, source: tuple, weights: tuple, extr
             value = epilogue(spec, value, extra, channel, offset)
             out.store(value, offset, (n, row, first + pixel), lowest)
 
-    if not panel:
+    alone = panel and spec.threads > spec.groups * blocks  # fewer blocks than threads: all are unpacked first
+    if alone:
+        w, load = _all_panels(spec, plan, w, load, spec.groups * blocks), None
+    if not panel or alone:
         with shared_grid(spec.threads, spec.groups, blocks, images, oh, tiles) as (g, block, n, row, tile):
             one(g, block, n, row, tile, w, load)
         return
@@ -119,12 +129,28 @@ def _panel(spec: KernelSpec, plan: Schedule, w, load: Callable, turn):
     from tvm.script.ir_builder import tirx as T
 
     steps = spec.kh * spec.kw * (spec.c // spec.groups)
-    held = T.alloc_buffer((1, steps * plan.block), "float32")
+    held = T.alloc_buffer((steps * plan.block,), "float32")
     with T.serial(0, steps) as step:
-        for vector in range(plan.vectors):
-            i = vector_of(step * plan.block + vector * plan.lanes, plan.lanes)
-            T.buffer_store(held, load(w, turn * steps + step, vector), [0, i])
+        _unpack(plan, held, step, lambda vector: load(w, turn * steps + step, vector))
     return held
+
+
+def _all_panels(spec: KernelSpec, plan: Schedule, w, load: Callable, blocks: int):
+    """The weights of all blocks as floats, in the workspace that the threads share."""
+    from tvm.script.ir_builder import tirx as T
+
+    steps = blocks * spec.kh * spec.kw * (spec.c // spec.groups)
+    held = T.alloc_buffer((steps * plan.block,), "float32")
+    with T.parallel(0, steps) as step:
+        _unpack(plan, held, step, lambda vector: load(w, step, vector))
+    return held
+
+
+def _unpack(plan: Schedule, held, step, load: Callable) -> None:
+    from tvm.script.ir_builder import tirx as T
+
+    for vector in range(plan.vectors):
+        T.buffer_store(held, load(vector), [vector_of(step * plan.block + vector * plan.lanes, plan.lanes)])
 
 
 def _products(spec: KernelSpec, plan: Schedule, acc, source: tuple, weights: tuple, where: tuple) -> None:

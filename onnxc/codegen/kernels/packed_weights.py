@@ -47,11 +47,8 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
         wide = target
     depth = spec.kh * spec.kw * spec.c // spec.groups
     plan = choose_tile(NAME, pixels, channels, depth, wide, least=LEAST)
-    if _panel(spec, plan):
-        blocks = spec.groups * -(-channels // plan.block)
-        if blocks < spec.threads:
-            return Refusal(NAME, f"unpacks blocks of output channels, {blocks} for {spec.threads} threads")
-    elif spec.weight.bits > len(FAR) or depth * spec.oc * 4 <= FAR[spec.weight.bits - 1]:
+    far = spec.weight.bits <= len(FAR) and depth * spec.oc * 4 > FAR[spec.weight.bits - 1]
+    if not _panel(spec, plan) and not far:
         return Refusal(NAME, f"unpacks for {MANY} tiles of pixels on, or few bits from {FAR[0]} bytes of floats on")
     return packable(spec, plan)
 
