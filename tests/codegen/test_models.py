@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 
 def with_random_weights(model: onnx.ModelProto, most: int = 1 << 20) -> onnx.ModelProto:
     """Random weights in place of the light models' constant fills, so that a swapped channel is noticed.
 
     A fill of (o, i, ...) becomes normal values of variance 2/fan-in, so that activations keep their size; vectors
-    vary around their fill. Fills of more than `most` elements stay as they are: hundreds of megabytes gain nothing.
+    vary around their fill. Fills of more than `most` elements stay fills, of 1/fan-in: hundreds of megabytes gain nothing.
     """
     made = onnx.ModelProto()
     made.CopyFrom(model)
@@ -22,6 +22,11 @@ def with_random_weights(model: onnx.ModelProto, most: int = 1 << 20) -> onnx.Mod
     for node in made.graph.node:
         shape = constants.get(node.input[0]) if node.op_type == "ConstantOfShape" else None
         if shape is None or shape.prod() > most:
+            if (
+                shape is not None and len(shape) > 1
+            ):  # with logits of millions a Softmax would see rounding errors alone
+                value = np.float32([1 / np.prod(shape[1:])])
+                node = helper.make_node(node.op_type, node.input, node.output, value=numpy_helper.from_array(value))
             nodes.append(node)
             continue
         if len(shape) > 1:
