@@ -12,7 +12,7 @@ def with_random_weights(model: onnx.ModelProto, most: int = 1 << 20) -> onnx.Mod
     """Random weights in place of the light models' constant fills, so that a swapped channel is noticed.
 
     A fill of (o, i, ...) becomes normal values of variance 2/fan-in, so that activations keep their size; vectors
-    vary around their fill. Fills of more than `most` elements stay fills, of 1/fan-in: hundreds of megabytes gain nothing.
+    vary around their fill. Fills of more than `most` elements stay fills: hundreds of megabytes gain nothing.
     """
     made = onnx.ModelProto()
     made.CopyFrom(model)
@@ -25,7 +25,7 @@ def with_random_weights(model: onnx.ModelProto, most: int = 1 << 20) -> onnx.Mod
             if (
                 shape is not None and len(shape) > 1
             ):  # with logits of millions a Softmax would see rounding errors alone
-                value = np.float32([1 / np.prod(shape[1:])])
+                value = np.float32([(0.01 if len(shape) == 2 else 1) / np.prod(shape[1:])])
                 node = helper.make_node(node.op_type, node.input, node.output, value=numpy_helper.from_array(value))
             nodes.append(node)
             continue
