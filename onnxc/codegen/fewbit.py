@@ -28,6 +28,7 @@ MOST_WEIGHT_BITS = 4
 MOST_ACTIVATION_BITS = 8
 WORTH_SHARING = 100_000  # numbers to pack: some microseconds, what a barrier between threads takes
 CLOSE = 3e-7  # twice the rounding of scale * integer in float32
+PART = 1 << 20  # weights that are looked at together
 ZERO_KEEPERS = tuple(
     "relax." + name
     for name in (
@@ -301,8 +302,20 @@ def few_bit(weights: np.ndarray) -> tuple[Encoding, np.ndarray, np.ndarray] | No
     rows = weights.reshape(len(weights), -1)
     if not rows.size or _distinct(rows[0]) > 1 << MOST_WEIGHT_BITS or _distinct(rows[-1]) > 1 << MOST_WEIGHT_BITS:
         return None
-    magnitude = np.abs(rows.astype(np.float64))
-    greatest = magnitude.max(axis=1, keepdims=True)
+    integers, scale = np.empty(rows.shape, np.int8), np.empty(len(rows))
+    step = max(1, PART // rows.shape[1])
+    for start in range(0, len(rows), step):
+        part = _integers(rows[start : start + step])
+        if part is None:
+            return None
+        integers[start : start + step], scale[start : start + step] = part
+    encoding = _encoding(integers)
+    return None if encoding is None else (encoding, integers.reshape(weights.shape), scale)
+
+
+def _integers(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """`few_bit` of some channels: (integers, scale)."""
+    greatest = np.abs(rows).max(axis=1, keepdims=True).astype(np.float64)
     dead = greatest == 0
     greatest[dead] = 1
     integers = np.zeros(rows.shape, np.int8)
@@ -321,8 +334,7 @@ def few_bit(weights: np.ndarray) -> tuple[Encoding, np.ndarray, np.ndarray] | No
     if left.any():
         return None
     integers[dead[:, 0]] = 1
-    encoding = _encoding(integers)
-    return None if encoding is None else (encoding, integers.reshape(weights.shape), scale)
+    return integers, scale
 
 
 def _distinct(row: np.ndarray) -> int:

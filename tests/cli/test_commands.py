@@ -200,12 +200,16 @@ def test_a_name_that_c_does_not_take_is_made_one():
 
 
 @pytest.mark.slow
-def test_the_demo_shows_every_step(command):
-    ended = command("demo")
-    assert (ended.status, ended.err) == (0, "")
+def test_the_demo_shows_every_step(command, monkeypatch):
+    """On some of its rows: .ci/run runs all."""
     from onnxc.demo import COMPILED, RECIPES
 
-    for name in (*RECIPES, *COMPILED.values()):
+    names = ("original", "fused", "quantised")
+    monkeypatch.setattr("onnxc.demo.RECIPES", {name: RECIPES[name] for name in names})
+    monkeypatch.setattr("onnxc.demo.COMPILED", {name: COMPILED[name] for name in names[1:]})
+    ended = command("demo")
+    assert (ended.status, ended.err) == (0, "")
+    for name in (*names, "fused, compiled", "quantised, compiled"):
         assert name in ended.out
     figures = {line.split()[0]: line for line in ended.out.splitlines() if "%" in line}
     assert "93.4%" in figures["original"] and figures["original"].rstrip().endswith("1.00x")
