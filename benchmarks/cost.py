@@ -23,7 +23,7 @@ from native import STEPS, TILE, Kernels, aligned, ceiling, ceiling_operands
 from onnxc.codegen.kernels import RULES, choose, cost
 from onnxc.codegen.kernels.spec import BINARY, INT8, UINT8, Encoding, KernelSpec, Refusal
 from onnxc.codegen.target import Target, resolve, runs_here
-from onnxc.runtime.bench import measure
+from onnxc.measure.bench import measure
 
 OUT = Path(__file__).parent / "results/cost.json"
 TARGETS = ("x86-64-v2", "x86-64-v3", "x86-64-v4", "znver4")

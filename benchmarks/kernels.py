@@ -31,13 +31,13 @@ from native import COUNTED, STEPS, TILE, Kernels, aligned, ceiling, ceiling_oper
 from onnx import helper, numpy_helper
 
 from onnxc.codegen import compile_model
-from onnxc.codegen.fewbit import WORTH_SHARING
 from onnxc.codegen.kernels import bits, choose, cost, planes, quantise
 from onnxc.codegen.kernels.spec import BINARY, Encoding, KernelSpec, PackSpec, Schedule
 from onnxc.codegen.kernels.thresholds import thresholds
+from onnxc.codegen.match.fewbit import WORTH_SHARING
 from onnxc.codegen.target import Target, resolve
 from onnxc.ir.functions import function
-from onnxc.runtime.bench import measure
+from onnxc.measure.bench import measure
 from onnxc.runtime.library import Library
 
 ROOT = Path(__file__).parents[1]

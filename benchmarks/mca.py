@@ -17,10 +17,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from onnxc.codegen.cfunction import compile_functions
+from onnxc.codegen.c.function import compile_functions
 from onnxc.codegen.kernels import choose
 from onnxc.codegen.kernels.spec import BINARY, UINT8, Encoding, KernelSpec
-from onnxc.codegen.quantised import NARROW
+from onnxc.codegen.match.quantised import NARROW
 from onnxc.codegen.target import resolve
 
 RESULTS = Path(__file__).parent / "results" / "mca.json"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxc.codegen.cfunction import CFunction, compile_functions
+from onnxc.codegen.c.function import CFunction, compile_functions
 from onnxc.codegen.kernels.spec import KernelSpec, Schedule
 from onnxc.codegen.kernels.tile import at, each
 from onnxc.codegen.target import Target

@@ -21,7 +21,7 @@ _HOMES = {
     "register": "onnxc.passes.base",
     "Pipeline": "onnxc.pipeline",
     "run_passes": "onnxc.pipeline",
-    "compare": "onnxc.comparison",
+    "compare": "onnxc.measure.compare",
     "compile": "onnxc.codegen",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from .ir.model import Model, load
 from .ir.verify import Verified, verify
 from .passes.base import Claim, Context, Pass, Report, interface, make
 from .recipe import resolve
+from .report import PipelineReport
 
 CHECK_SAMPLES = 256
 """Samples of a user's data on which every claim is tested, and errors and accuracy are measured."""
@@ -22,44 +23,6 @@ CHECK_BYTES = 256 * 2**20
 """Bound on the outputs that are kept for comparison; fewer samples are used where outputs are large."""
 
 Outputs = list[dict[str, np.ndarray]]
-
-
-@dataclass
-class PipelineReport:
-    """What a whole list did: one Report per pass, and what the numbers were measured on."""
-
-    rows: list[Report] = field(default_factory=list)
-    data: str = ""
-    samples: int = 0
-    check: str = "data"
-    seed: int = 0
-    accuracy: float | None = None
-
-    def to_dict(self) -> dict:
-        """Plain numbers, strings, lists and dicts; ready for JSON but for infinities, which stand as None."""
-        return _finite(
-            {
-                "passes": [r.to_dict() for r in self.rows],
-                "data": self.data,
-                "samples": self.samples,
-                "check": self.check,
-                "seed": self.seed,
-                "accuracy": self.accuracy,
-            }
-        )
-
-    def __str__(self) -> str:
-        from .report import render
-
-        return render(self)
-
-
-def _finite(value):
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 @dataclass

@@ -1,174 +1,47 @@
-"""What a pass list did, for people: a table as text, and the same as one HTML page."""
+"""What a pass list did, as data: one Report for each pass, and what the numbers were measured on."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from html import escape
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
-from .tables import (
-    NARROW,
-    Column,
-    change,
-    count,
-    decibels,
-    draw,
-    percent,
-    plural,
-    screen_width,
-    seconds,
-    size,
-    some,
-    wrap,
-)
+import numpy as np
 
-if TYPE_CHECKING:
-    from .ir.cost import Cost
-    from .passes.base import Refusal, Report
-    from .pipeline import PipelineReport
-
-COLUMNS = (
-    *(Column("pass", number=False), Column("claim", number=False), Column("nodes"), Column("params"), Column("MACs")),
-    *(Column("bytes"), Column("SNR dB"), Column("top-1"), Column("accuracy"), Column("time")),
-)
-FEW = 4
-"""Reasons shown per pass; the rest is counted."""
+from .passes.base import Report
 
 
-def render(report: PipelineReport, *, verbose: bool = False, width: int | None = None, colour: bool = False) -> str:
-    """The report as text: a row per pass, then what was left alone and why (all of it with `verbose`), then notes."""
-    width = width or screen_width()
-    parts = [
-        draw(COLUMNS, _rows(report, "\n" if width < NARROW else " "), width, colour),
-        wrap(legend(report), "", width),
-    ]
-    if verbose:
-        parts += _section("Edits", _each((r.name, e.node, e.what) for r in report.rows for e in r.edits), width)
-        parts += _section(
-            "Left alone", _each((r.name, e.node, e.reason) for r in report.rows for e in r.refusals), width
+@dataclass
+class PipelineReport:
+    """What a whole list did: one Report per pass, and what the numbers were measured on."""
+
+    rows: list[Report] = field(default_factory=list)
+    data: str = ""
+    samples: int = 0
+    check: str = "data"
+    seed: int = 0
+    accuracy: float | None = None
+
+    def to_dict(self) -> dict:
+        """Plain numbers, strings, lists and dicts; ready for JSON but for infinities, which stand as None."""
+        return _finite(
+            {
+                "passes": [r.to_dict() for r in self.rows],
+                "data": self.data,
+                "samples": self.samples,
+                "check": self.check,
+                "seed": self.seed,
+                "accuracy": self.accuracy,
+            }
         )
-    else:
-        parts += _section("Left alone", _grouped(report.rows), width)
-    parts += _section("Notes", [f"{r.name}: {note}" for r in report.rows for note in r.notes], width)
-    return "\n\n".join(part for part in parts if part)
+
+    def __str__(self) -> str:
+        from .cli.report import render
+
+        return render(self)
 
 
-def legend(report: PipelineReport) -> str:
-    """What the columns were measured on."""
-    if report.check != "data":
-        return "Checked: dimensions, strict shape inference, interface. No claim was tested on data (--check shapes)."
-    samples = plural(report.samples, "sample")
-    text = f"Changes and errors are against the model as given; every claim held on {samples} of {report.data}."
-    if any(r.error.get("snr_db") == float("inf") for r in report.rows):
-        text += " SNR ∞: the very same numbers."
-    return text
-
-
-def _rows(report: PipelineReport, between: str) -> list[list[str]]:
-    if not report.rows:
-        return []
-    first = report.rows[0].before
-    rows = [["as given", "", *_costs(first, first, between), "", "", percent(report.accuracy), ""]]
-    for r in report.rows:
-        error = r.error
-        measured = [decibels(error.get("snr_db")), percent(error.get("top1")), percent(error.get("accuracy"))]
-        rows.append(
-            [
-                r.name.replace("(", "\n(", 1),
-                str(r.claim),
-                *_costs(r.after, first, between),
-                *measured,
-                seconds(r.seconds),
-            ]
-        )
-    return rows
-
-
-def _costs(now: Cost | None, first: Cost | None, between: str) -> list[str]:
-    if now is None or first is None:
-        return [""] * 4
-    cells = ((str(now.nodes), now.nodes, first.nodes), (count(now.params), now.params, first.params))
-    cells += ((count(now.macs), now.macs, first.macs), (size(now.bytes), now.bytes, first.bytes))
-    return [f"{text}{between}{moved}" if (moved := change(a, b)) else text for text, a, b in cells]
-
-
-def _each(items: Iterable[tuple[str, str, str]]) -> list[str]:
-    return [f"{name}: {node}: {text}" for name, node, text in items]
-
-
-def _grouped(rows: list[Report]) -> list[str]:
-    """Refusals for the same reason on one line, the commonest first. Reasons that differ by a name are the same."""
-    lines = []
-    for r in rows:
-        reasons: dict[str, list[Refusal]] = {}
-        for refusal in r.refusals:
-            reasons.setdefault(_NAME.sub("*", refusal.reason), []).append(refusal)
-        ordered = sorted(reasons.values(), key=lambda found: -len(found))
-        for found in ordered[:FEW]:
-            alike = all(f.reason == found[0].reason for f in found)
-            names = some([f.node for f in found])
-            if alike:
-                lines.append(f"{r.name}: {plural(len(found), 'node')}: {found[0].reason} ({names})")
-            else:
-                lines.append(f"{r.name}: {plural(len(found), 'node')}, as {found[0].node}: {found[0].reason}")
-        rest = sum(map(len, ordered[FEW:]))
-        if rest:
-            others = plural(len(ordered) - FEW, "other reason")
-            lines.append(f"{r.name}: {plural(rest, 'more node')} for {others} (--verbose)")
-    return lines
-
-
-_NAME = re.compile(r"\S*[\d/]\S*")
-"""What is most likely a node's or a tensor's name within a reason."""
-
-
-def _section(title: str, lines: list[str], width: int) -> list[str]:
-    return ["\n".join([title, *(wrap(f"  {line}", "      ", width) for line in lines)])] if lines else []
-
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1a1a1a; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd; vertical-align: top; }
-.word { text-align: left; } .change { color: #666; display: block; font-size: .85em; }
-details { margin: .6rem 0; } code { font-size: .9em; }
-"""
-
-
-def render_html(report: PipelineReport, title: str = "onnxc report") -> str:
-    """The report as one HTML page that loads nothing: the table, then every edit, refusal and note to unfold."""
-    rows = _rows(report, "\n")
-    used = [k for k, _ in enumerate(COLUMNS) if any(row[k] for row in rows)]
-    head = "".join(f"<th{_kind(k)}>{escape(COLUMNS[k].title)}</th>" for k in used)
-    body = "\n".join("<tr>" + "".join(f"<td{_kind(k)}>{_cell(row[k])}</td>" for k in used) + "</tr>" for row in rows)
-    unfold = "\n".join(filter(None, (_unfold(r) for r in report.rows)))
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style></head>\n<body><h1>{escape(title)}</h1>\n"
-        f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>\n"
-        f"<p>{escape(legend(report))}</p>\n{unfold}\n</body></html>\n"
-    )
-
-
-def _kind(k: int) -> str:
-    return "" if COLUMNS[k].number else ' class="word"'
-
-
-def _cell(text: str) -> str:
-    value, _, moved = text.partition("\n")
-    return escape(value) + (f'<span class="change">{escape(moved)}</span>' if moved else "")
-
-
-def _unfold(r: Report) -> str:
-    lists = (
-        (plural(len(r.edits), "edit"), [(e.node, e.what) for e in r.edits]),
-        (f"{len(r.refusals)} left alone", [(e.node, e.reason) for e in r.refusals]),
-        (plural(len(r.notes), "note"), [("", note) for note in r.notes]),
-    )
-    text = ""
-    for title, items in lists:
-        if items:
-            lines = "".join(f"<li>{f'<code>{escape(n)}</code> ' if n else ''}{escape(what)}</li>" for n, what in items)
-            text += f"<details><summary>{escape(r.name)}: {title}</summary><ul>{lines}</ul></details>"
-    return text
+def _finite(value):
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -15,14 +15,14 @@ from pathlib import Path
 import onnx
 
 from onnxc import __version__
-from onnxc.codegen.build import PARTS, check_static, lay_out_arena, link, object_name, own_parts, write_sources
-from onnxc.codegen.cheader import C_TYPES, Interface, tensor_bytes
-from onnxc.codegen.cpick import by_demand
+from onnxc.codegen.c.build import PARTS, check_static, lay_out_arena, link, object_name, own_parts, write_sources
+from onnxc.codegen.c.header import C_TYPES, Interface, tensor_bytes
+from onnxc.codegen.c.pick import by_demand
+from onnxc.codegen.c.wheel import check_wheel, write_wheel
+from onnxc.codegen.memory.weights import Weights, gather, lay_out
+from onnxc.codegen.prepare.static import StaticModel, make_static
 from onnxc.codegen.program import Program, compile_program, lower_program
-from onnxc.codegen.static import StaticModel, make_static
 from onnxc.codegen.target import Target, resolve
-from onnxc.codegen.weights import Weights, gather, lay_out
-from onnxc.codegen.wheel import check_wheel, write_wheel
 from onnxc.coding.array import encode
 from onnxc.ir.errors import BadOption, Unsupported
 from onnxc.ir.model import Model, load

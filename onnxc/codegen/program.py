@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxc.codegen.cfunction import CFunction, compile_functions
+from onnxc.codegen.c.function import CFunction, compile_functions
 from onnxc.codegen.kernels import generic
-from onnxc.codegen.lower import lower
-from onnxc.codegen.plan import Plan, make_plan
-from onnxc.codegen.static import StaticModel
+from onnxc.codegen.lower.lowering import lower
+from onnxc.codegen.memory.plan import Plan, make_plan
+from onnxc.codegen.prepare.static import StaticModel
 from onnxc.codegen.target import Target
 from onnxc.codegen.tvm_api import finish, name_of, tvm_modules
 from onnxc.ir.errors import Unsupported

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import parser
 
-from onnxc.cli import main
+from onnxc.cli.app import main
 from onnxc.passes import base
 from onnxc.passes.base import Claim, Pass, Report, register
 

@@ -191,7 +191,7 @@ def test_a_missing_compiler_is_named_with_its_package(command, model_path, tmp_p
 
 
 def test_a_name_that_c_does_not_take_is_made_one():
-    from onnxc.compilation import library_name
+    from onnxc.cli.compilation import library_name
 
     assert [library_name(p) for p in ("a/my-net.v2.onnx", "3d.onnx", "-.onnx")] == ["my_net_v2", "m_3d", "model"]
 
@@ -202,11 +202,11 @@ def test_a_name_that_c_does_not_take_is_made_one():
 @pytest.mark.slow
 def test_the_demo_shows_every_step(command, monkeypatch):
     """On some of its rows: .ci/run runs all."""
-    from onnxc.demo import COMPILED, RECIPES
+    from onnxc.cli.demo import COMPILED, RECIPES
 
     names = ("original", "fused", "quantised")
-    monkeypatch.setattr("onnxc.demo.RECIPES", {name: RECIPES[name] for name in names})
-    monkeypatch.setattr("onnxc.demo.COMPILED", {name: COMPILED[name] for name in names[1:]})
+    monkeypatch.setattr("onnxc.cli.demo.RECIPES", {name: RECIPES[name] for name in names})
+    monkeypatch.setattr("onnxc.cli.demo.COMPILED", {name: COMPILED[name] for name in names[1:]})
     ended = command("demo")
     assert (ended.status, ended.err) == (0, "")
     for name in (*names, "fused, compiled", "quantised, compiled"):
@@ -219,7 +219,7 @@ def test_the_demo_shows_every_step(command, monkeypatch):
 def test_the_demo_without_a_compiler_says_what_to_install(command, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("onnxc.runtime.toolchain.find_spec", lambda name: None)
-    monkeypatch.setattr("onnxc.demo.RECIPES", {"original": ("", ""), "fused": ("original", "fuse")})
-    monkeypatch.setattr("onnxc.demo.COMPILED", {"fused": "fused, compiled"})
+    monkeypatch.setattr("onnxc.cli.demo.RECIPES", {"original": ("", ""), "fused": ("original", "fuse")})
+    monkeypatch.setattr("onnxc.cli.demo.COMPILED", {"fused": "fused, compiled"})
     ended = command("demo")
     assert ended.status == 0 and " ".join(ended.out.split()).count("apt-get install gcc") == 1

@@ -12,7 +12,7 @@ import pytest
 from onnx import parser
 
 import onnxc
-from onnxc import cli
+from onnxc.cli import app as cli
 
 pytestmark = pytest.mark.usefixtures("own_passes")
 ROOT = Path(onnxc.__file__).resolve().parent.parent

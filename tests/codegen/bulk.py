@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from onnxc.codegen.cfunction import compile_functions
+from onnxc.codegen.c.function import compile_functions
 from onnxc.codegen.kernels import choose, planes
 from onnxc.codegen.kernels.spec import Encoding, KernelSpec, PackSpec
 from onnxc.codegen.target import Target

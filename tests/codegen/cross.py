@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxc.codegen.cfunction import compile_functions
+from onnxc.codegen.c.function import compile_functions
 from onnxc.codegen.kernels import choose, planes
 from onnxc.codegen.kernels.spec import KernelSpec
 from onnxc.codegen.target import Target

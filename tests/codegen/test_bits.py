@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper, parser
 
-from onnxc.codegen import compile_model, fewbit, kernels
+from onnxc.codegen import compile_model, kernels
 from onnxc.codegen.kernels import bits, nibbles, planes, quantise
 from onnxc.codegen.kernels.spec import BINARY, Encoding, Refusal, Schedule
+from onnxc.codegen.match import fewbit
 from onnxc.codegen.target import resolve, runs_here
 from onnxc.ir.functions import function
 from onnxc.runtime.library import Library

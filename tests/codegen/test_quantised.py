@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from onnxc.codegen.static import make_static
+from onnxc.codegen.prepare.static import make_static
 
 
 def with_arrays(text: str, **arrays: np.ndarray) -> onnx.ModelProto:

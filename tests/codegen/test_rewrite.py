@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import helper, numpy_helper
 
-from onnxc.codegen.static import make_static
+from onnxc.codegen.prepare.static import make_static
 from onnxc.runtime.reference import Session
 
 

@@ -14,8 +14,8 @@ import pytest
 
 import onnxc
 from onnxc.codegen import compile_model
+from onnxc.codegen.prepare.static import make_static
 from onnxc.codegen.program import compile_program, lower_program
-from onnxc.codegen.static import make_static
 from onnxc.codegen.target import resolve
 from onnxc.ir.errors import BadOption
 from onnxc.runtime.emulate import open_library

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxc.codegen import compile_model, cpick
+from onnxc.codegen import compile_model
+from onnxc.codegen.c import pick as cpick
 from onnxc.codegen.target import TARGETS, resolve
 from onnxc.ir.errors import BadData, BadOption
 from onnxc.runtime.emulate import open_library

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxc.cli import main
+from onnxc.cli.app import main
 from onnxc.coding import Archive, layout, pack, unpack
 from onnxc.coding.wire import regions
 from onnxc.ir.errors import BadModel, BadOption

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
-from onnxc import tables
-from onnxc.inspection import inspect, render
+from onnxc.cli import tables
 from onnxc.ir import functions
 from onnxc.ir.cost import cost
 from onnxc.ir.errors import BadOption
 from onnxc.ir.verify import verify
+from onnxc.measure.inspect import inspect, render
 from onnxc.passes.base import apply, make
 from onnxc.passes.quant.cluster_codes import Settings, find_codes
 from onnxc.passes.quant.cluster_entropy import entropy_of

@@ -188,7 +188,7 @@ def test_do_not_merge_what_activations_are_contracted_with():
 
 def test_obs_is_the_error_that_least_squares_leaves():
     """The OBS score of a channel is the smallest mean squared error of the reader without that channel."""
-    from onnxc.passes.prune.covariance import covariances
+    from onnxc.passes.layers.covariance import covariances
     from onnxc.passes.prune.criteria_data import centred, consumers
 
     model = chain(width=4)

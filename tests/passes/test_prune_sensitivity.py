@@ -10,13 +10,13 @@ import pytest
 from onnxc.ir.cost import cost
 from onnxc.ir.errors import BadData, BadOption
 from onnxc.ir.verify import verify
+from onnxc.measure.sensitivity import Sensitivity, plot, render, sensitivity
 from onnxc.passes.base import Context, apply, make
 from onnxc.passes.prune import sensitivity as module
 from onnxc.passes.prune.sensitivity import Curve, Point, measure, read
 from onnxc.runtime.data import open_data
 from onnxc.runtime.reference import Runner
 from onnxc.runtime.specs import input_specs
-from onnxc.sensitivity import Sensitivity, plot, render, sensitivity
 from tests.passes.prune_models import TOYS, network
 
 

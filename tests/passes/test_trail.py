@@ -7,8 +7,8 @@ from onnx import numpy_helper, parser
 from onnxc.ir.model import load
 from onnxc.ir.verify import verify
 from onnxc.passes.base import Context
-from onnxc.passes.prune import capture
-from onnxc.passes.prune.capture import Probe, Stream, Trail
+from onnxc.passes.layers import capture
+from onnxc.passes.layers.capture import Probe, Stream, Trail
 from onnxc.runtime.data import open_data
 from onnxc.runtime.reference import Runner
 from onnxc.runtime.specs import input_specs

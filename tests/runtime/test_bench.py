@@ -6,8 +6,8 @@ import json
 import pytest
 
 from onnxc.ir.errors import BadOption
-from onnxc.runtime import bench
-from onnxc.runtime.bench import measure, measure_threads
+from onnxc.measure import bench
+from onnxc.measure.bench import measure, measure_threads
 
 
 @pytest.fixture

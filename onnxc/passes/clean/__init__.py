@@ -13,8 +13,8 @@ from ...ir.analysis import analyse
 from ...ir.errors import VerificationError
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
+from ..editor import Editor, opaque
 from .duplicates import Pool, common, share_constants
-from .editor import Editor, opaque
 from .fold import fold
 from .identities import identity
 from .merge import merge

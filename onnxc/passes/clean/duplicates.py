@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .editor import Editor, opaque
+from ..editor import Editor, opaque
 from .evaluate import core
 from .fold import RANDOM
 

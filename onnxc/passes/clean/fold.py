@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editor import Editor, opaque
+from ..editor import Editor, opaque
 from .evaluate import CannotFold, evaluate
 
 SMALL = 1 << 20

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editor import Editor, alike, size
+from ..editor import Editor, alike, size
 
 IDEMPOTENT = {"Relu", "Abs", "Ceil", "Floor", "Round", "Sign"}
 NOT_NEGATIVE = {"Relu", "Sigmoid", "Softmax", "Abs", "Exp", "HardSigmoid", "Sqrt", "Softplus"}

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .editor import Editor, alike, size
+from ..editor import Editor, alike, size
 from .identities import ints_of, same_grouping
 
 REGROUP = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .editor import AXIS, Editor, alike, size
+from ..editor import AXIS, Editor, alike, size
 from .fold import become_constant
 
 INT = (int, np.integer)

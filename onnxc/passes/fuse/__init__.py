@@ -10,7 +10,7 @@ from ...ir.errors import VerificationError
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
 from ..clean.duplicates import Pool, share_constants
-from ..clean.editor import Editor, opaque
+from ..editor import Editor, opaque
 from .affine import divide_to_multiply, merge_affine
 from .bounds import merge_bounds
 from .composites import Composites

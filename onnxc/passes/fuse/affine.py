@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..clean.editor import Editor
+from ..editor import Editor
 
 FLOATS = ("float16", "float32", "float64")
 AFFINE = ("BatchNormalization", "Mul", "Div", "Add", "Sub")

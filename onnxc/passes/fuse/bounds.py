@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..clean.editor import Editor
+from ..editor import Editor
 
 BOUNDS = ("Clip", "Relu", "Min", "Max")
 INF = float("inf")

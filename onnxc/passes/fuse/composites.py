@@ -16,7 +16,7 @@ import math
 
 import onnx_graphsurgeon as gs
 
-from ..clean.editor import Editor
+from ..editor import Editor
 from .bounds import INF, bounds_of
 from .norms import normalisation, number, reduced_axes
 

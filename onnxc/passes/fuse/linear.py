@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..clean.editor import Editor, alike, size
 from ..clean.evaluate import core
+from ..editor import Editor, alike, size
 from .affine import AFFINE, Affine, affine_of, aligned, busy, is_float, per_channel, store
 
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")

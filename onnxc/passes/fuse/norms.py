@@ -13,8 +13,8 @@ from collections.abc import Callable
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..clean.editor import Editor
 from ..clean.identities import ints_of
+from ..editor import Editor
 from .affine import is_float
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..clean.editor import Editor
 from ..clean.identities import not_negative
 from ..clean.merge import full_pads, pad_value
+from ..editor import Editor
 
 
 def fold_pad(e: Editor, node: gs.Node) -> bool:

@@ -12,9 +12,9 @@ import numpy as np
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Context, Pass, Report
-from ..prune.capture import output_snr
-from ..prune.covariance import in_parts
-from ..prune.linear import Linear, add_to_bias
+from ..layers.capture import output_snr
+from ..layers.covariance import in_parts
+from ..layers.linear import Linear, add_to_bias
 from .fit import LARGE, Whitened, error, likely
 from .forms import FORMS, Form
 from .moments import InTurn, Moments, moments, readable

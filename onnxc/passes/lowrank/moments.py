@@ -10,8 +10,8 @@ import numpy as np
 from ...ir.analysis import Analysis
 from ...ir.model import Model
 from ..base import Context
-from ..prune.capture import Probe, Stream, Trail, pick
-from ..prune.linear import Linear, bias_home, linear
+from ..layers.capture import Probe, Stream, Trail, pick
+from ..layers.linear import Linear, bias_home, linear
 from .target import Target
 
 MIN_ROWS, ROWS_PER_COLUMN = 8192, 6

@@ -13,8 +13,8 @@ import numpy as np
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
+from ..layers.stored import check_share, layers, select, total
 from .refit import adapted
-from .weights import check_share, layers, select, total
 
 
 @register("prune.block")

@@ -19,9 +19,9 @@ from ...ir.axes import Atom
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
+from ..layers.linear import add_to_bias
 from .budget import UNITS, Costing, limit, search
 from .coupling import Group, frozen_layers, groups
-from .linear import add_to_bias
 from .plan import Plan, inner, matching, multiple_of
 from .recover import Past, recover
 from .recover_bias import bias_shifts

@@ -8,10 +8,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ...ir.axes import Atom, atoms
-from .capture import Probe, Stream
+from ..layers.capture import Probe, Stream
+from ..layers.covariance import MAX_COLUMNS, covariances
+from ..layers.linear import Linear, linear
 from .coupling import blocks, places, project
-from .covariance import MAX_COLUMNS, covariances
-from .linear import Linear, linear
 from .score import Scene, Witnesses, criterion
 
 WIDE = "no product with stored weights, of at most 4608 columns, reads its channels"

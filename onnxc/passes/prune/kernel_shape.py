@@ -30,8 +30,8 @@ from ...ir.cost import node_macs
 from ...ir.errors import BadOption
 from ...ir.model import Model, read_only
 from ..base import Claim, Context, Pass, Report, register
+from ..layers.stored import Layer, check_share, explicit_pads, layers
 from .refit import adapted
-from .weights import Layer, check_share, explicit_pads, layers
 
 Steps = tuple[range, ...]
 """Which positions of a kernel stay, along each spatial axis."""

@@ -13,7 +13,7 @@ import numpy as np
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
-from .weights import check_share, layers, select, total
+from ..layers.stored import check_share, layers, select, total
 
 
 @register("prune.magnitude")

@@ -12,7 +12,7 @@ import numpy as np
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
-from .weights import Layer, layers, total
+from ..layers.stored import Layer, layers, total
 
 
 @register("prune.nm")

@@ -18,10 +18,10 @@ import numpy as np
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
-from .moments import Moment, moments, parts, readable
+from ..layers.moments import Moment, moments, parts, readable
+from ..layers.stored import Layer, check_share, layers, select, total
 from .nm import beyond, check_pattern, regular
 from .refit import columns, damped, error, from_columns, refit
-from .weights import Layer, check_share, layers, select, total
 
 SOLVER_ROUNDS = 30
 """Conjugate-gradient steps in a round; the last round takes three times as many."""

@@ -17,9 +17,9 @@ from ...ir.analysis import Analysis
 from ...ir.axes import Atom, mask, touched
 from ...ir.model import Model
 from ..base import Context, Report
-from .capture import Probe, Stream
+from ..layers.capture import Probe, Stream
+from ..layers.linear import Linear, bias_home, linear
 from .coupling import blocks
-from .linear import Linear, bias_home, linear
 
 Shifts = list[tuple[str, np.ndarray]]
 

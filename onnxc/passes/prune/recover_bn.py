@@ -19,8 +19,8 @@ import onnx_graphsurgeon as gs
 from ...ir.analysis import analyse
 from ...ir.model import Model
 from ..base import Report
-from .capture import Probe, Stream, Trail
-from .linear import Linear, add_to_bias, bias_home, linear
+from ..layers.capture import Probe, Stream, Trail
+from ..layers.linear import Linear, add_to_bias, bias_home, linear
 from .recover import Past
 
 MIN_VALUES = 256

@@ -27,9 +27,9 @@ import onnx_graphsurgeon as gs
 from ...ir.analysis import Analysis, analyse
 from ...ir.model import Model
 from ..base import Report
-from .capture import Probe, Stream, Trail, pick
-from .covariance import MAX_COLUMNS, ROWS_PER_COLUMN, per_sample, rows_wanted, with_ones
-from .linear import Linear, add_to_bias, bias_home, linear
+from ..layers.capture import Probe, Stream, Trail, pick
+from ..layers.covariance import MAX_COLUMNS, ROWS_PER_COLUMN, per_sample, rows_wanted, with_ones
+from ..layers.linear import Linear, add_to_bias, bias_home, linear
 from .recover import Past
 
 TARGET_BYTES = 128 * 2**20

@@ -10,8 +10,8 @@ import numpy as np
 
 from ...ir.model import Model
 from ..base import Context, Report
-from .moments import moments, parts, readable
-from .weights import Layer
+from ..layers.moments import moments, parts, readable
+from ..layers.stored import Layer
 
 DAMP = 0.01
 """What is added to the diagonal of a moment, as a share of its mean."""

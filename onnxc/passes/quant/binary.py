@@ -15,10 +15,10 @@ from ...ir.errors import BadOption
 from ...ir.model import Model
 from ...ir.verify import verify
 from ..base import Context, Pass, Report, register
+from ..layers.capture import output_snr
+from ..layers.linear import Linear, bias_home, linear
+from ..layers.stored import explicit_pads, layers
 from ..opset import raise_opset
-from ..prune.capture import output_snr
-from ..prune.linear import Linear, bias_home, linear
-from ..prune.weights import explicit_pads, layers
 from . import binary_fit as fit
 from .binary_inputs import Inserter, Quantiser, calibrate
 from .few_bits import pack

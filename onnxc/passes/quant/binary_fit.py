@@ -13,8 +13,8 @@ import onnx_graphsurgeon as gs
 from ...ir.analysis import Analysis
 from ...ir.model import Model
 from ..base import Context, Feeds
-from ..prune.capture import Probe, Stream, pick
-from ..prune.linear import Linear, add_to_bias
+from ..layers.capture import Probe, Stream, pick
+from ..layers.linear import Linear, add_to_bias
 from . import binary_weights, rounding
 from .refine import Moments
 

@@ -21,7 +21,7 @@ import onnx_graphsurgeon as gs
 
 from ...ir import functions, quantisers
 from ...ir.model import Model, Tensor
-from ..prune.linear import Linear, bias_home
+from ..layers.linear import Linear, bias_home
 
 KINDS = ("none", "sign", "xnor", "horq", "hwgq", "uniform", "two_step")
 TURNS = 12

@@ -20,9 +20,9 @@ from ...ir.functions import OPSET
 from ...ir.model import Model
 from ...ir.verify import verify
 from ..base import Claim, Context, Pass, Report, register
+from ..layers.linear import add_to_bias
+from ..layers.stored import Layer, layers
 from ..opset import raise_opset
-from ..prune.linear import add_to_bias
-from ..prune.weights import Layer, layers
 from . import cluster_store as store
 from .cluster_codes import Codes, Settings, find_codes
 from .cluster_entropy import entropy_of

@@ -18,8 +18,8 @@ from ...ir.errors import BadOption
 from ...ir.model import Model
 from ...ir.verify import verify
 from ..base import Claim, Context, Pass, Report, register
+from ..layers.stored import layers
 from ..opset import raise_opset
-from ..prune.weights import layers
 from .cluster import RAISE_TO
 from .cluster_store import redirect
 

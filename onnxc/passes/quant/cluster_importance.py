@@ -16,9 +16,9 @@ import numpy as np
 from ...ir.analysis import Analysis
 from ...ir.model import Model
 from ..base import Context, Report
-from ..prune.covariance import MAX_COLUMNS, covariances
-from ..prune.linear import Linear, bias_home, linear
-from ..prune.weights import Layer
+from ..layers.covariance import MAX_COLUMNS, covariances
+from ..layers.linear import Linear, bias_home, linear
+from ..layers.stored import Layer
 
 DAMP = 0.01
 """Added to the diagonal as a share of its mean."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...ir.model import read_only
-from ..prune.weights import Layer
+from ..layers.stored import Layer
 from .cluster_importance import Inputs
 from .cluster_store import restore
 

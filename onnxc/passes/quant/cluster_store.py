@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from ...ir import functions
 from ...ir.model import Model, read_only
-from ..prune.weights import Layer
+from ..layers.stored import Layer
 
 
 def width(values: int) -> int:

@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 
 from ...ir import functions
 from ...ir.model import Model, Tensor
-from ..prune.weights import Layer
+from ..layers.stored import Layer
 from .cluster_store import by_outputs, share, stored_size, table, width
 
 LOOK_FIRST = 4096

@@ -16,7 +16,7 @@ from ...ir.model import Model, read_only
 from ...ir.qtype import QType
 from ...ir.verify import verify
 from ..base import Context
-from ..prune.linear import Linear, bias_home, linear
+from ..layers.linear import Linear, bias_home, linear
 from . import affine, refine
 
 SHRINK = np.linspace(1.0, 0.4, 31)

@@ -12,8 +12,8 @@ from ...ir.model import Model, read_only
 from ...ir.qtype import stored_bytes
 from ...ir.verify import verify
 from ..base import Context, Report
+from ..layers.stored import Layer, layers
 from ..opset import raise_opset
-from ..prune.weights import Layer, layers
 
 
 def chosen(model: Model, ctx: Context, skip: list[str], opset: int, report: Report) -> list[Layer]:

@@ -15,8 +15,8 @@ from ...ir.model import Model
 from ...ir.qtype import QType
 from ...ir.verify import verify
 from ..base import Context, Pass, Report, register
+from ..layers.linear import add_to_bias
 from ..opset import raise_opset
-from ..prune.linear import add_to_bias
 from . import products
 from .affine import affine
 from .entropy import entropy

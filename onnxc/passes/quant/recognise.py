@@ -13,9 +13,9 @@ from ...ir.model import Model
 from ...ir.qtype import dtype_bits
 from ...ir.verify import verify
 from ..base import Claim, Context, Pass, Report, register
+from ..layers.capture import Stream
+from ..layers.stored import PRODUCTS, layers
 from ..opset import raise_opset
-from ..prune.capture import Stream
-from ..prune.weights import PRODUCTS, layers
 from . import qonnx_in, recognise_signs, recognise_steps, thresholds
 from .few_bits import coded, pack
 

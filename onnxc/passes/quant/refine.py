@@ -15,9 +15,9 @@ import numpy as np
 from ...ir.analysis import Analysis
 from ...ir.model import Model
 from ..base import Context
-from ..prune.capture import Probe, Stream, Trail, pick
-from ..prune.covariance import MAX_COLUMNS, in_parts, per_sample
-from ..prune.linear import Linear
+from ..layers.capture import Probe, Stream, Trail, pick
+from ..layers.covariance import MAX_COLUMNS, in_parts, per_sample
+from ..layers.linear import Linear
 from . import rounding
 
 ROWS_PER_COLUMN = 4

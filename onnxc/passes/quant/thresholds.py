@@ -27,9 +27,9 @@ from ...ir import functions
 from ...ir.model import Model
 from ...ir.verify import Verified
 from ..base import Report
-from ..clean.editor import Editor
+from ..editor import Editor
 from ..fuse.affine import AFFINE, affine_of, per_channel
-from ..prune.linear import Linear, has_input
+from ..layers.linear import Linear, has_input
 from .few_bits import integers, stored_weight
 
 EXACT = 1 << 23

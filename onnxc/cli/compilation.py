@@ -1,0 +1,55 @@
+"""What `onnxc compile` says of a compiled library, and how it names one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .tables import Column, count, draw, plural, screen_width, seconds, size, wrap
+
+if TYPE_CHECKING:
+    from ..codegen import CompileReport
+
+TARGETS = tuple(
+    Column(name, number=False) for name in ("target", "machine", "lanes", "links by", "runs by", "to install")
+)
+COLUMNS = (Column("layer", number=False), Column("MACs"), Column("schedule", number=False))
+
+
+def library_name(path: str) -> str:
+    """A name that C takes, from a file's: `my-net.v2.onnx` -> `my_net_v2`."""
+    stem = re.sub(r"\W+", "_", Path(path).stem, flags=re.ASCII).strip("_") or "model"
+    return stem if stem[0].isalpha() else f"m_{stem}"
+
+
+def render(report: CompileReport, *, width: int | None = None, colour: bool = False) -> str:
+    """The report as text: a row per kernel, what TVM's own operators did, sizes, and the files."""
+    width = width or screen_width()
+    parts = []
+    if report.kernels:
+        rows = [[k["node"], count(k["macs"]), k["schedule"] or "none of ours"] for k in report.kernels]
+        parts.append(draw(COLUMNS, rows, width, colour))
+    if report.fallbacks:
+        text = ", ".join(f"{f['calls']} {f['function']}" for f in report.fallbacks)
+        parts.append(wrap(f"By the general schedule: {text}", width=width))
+    sizes = (
+        f"library {size(report.library_bytes)}, weights {size(report.weights_bytes)}, arena {size(report.arena_bytes)}"
+    )
+    parts.append(f"{plural(len(report.kernels), 'kernel')} for {report.target} in {seconds(report.seconds)}; {sizes}")
+    parts.append(
+        "\n".join(
+            f"written: {path}" for path in filter(None, (report.library, report.header, report.manifest, report.wheel))
+        )
+    )
+    return "\n\n".join(parts)
+
+
+def render_targets(rows: list[dict], *, width: int | None = None, colour: bool = False) -> str:
+    """A row a target: what it is, float32 lanes, by what it links and runs here, and what to install."""
+    cells = [
+        [r["name"], r["about"], str(r["lanes"]), r["links"] or "-", r["runs"] or "-", "; ".join(r["install"]) or "-"]
+        for r in rows
+    ]
+    note = "More of a row: NAME,mcpu=CPU,mattr=+FEATURE:-FEATURE,lanes=N,registers=N"
+    return f"{draw(TARGETS, cells, width or screen_width(), colour)}\n\n{note}"

@@ -1,0 +1,56 @@
+"""What passes there are, for people: one line each, or one pass with its options."""
+
+from __future__ import annotations
+
+import inspect
+
+from ..passes.base import Pass, aliases, available, describe_options, find
+from .tables import Column, draw, screen_width, wrap
+
+
+def summary(cls: type[Pass]) -> str:
+    """The first sentence of a pass's docstring."""
+    first = " ".join(inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].split())
+    sentence, dot, _ = first.partition(". ")
+    return sentence + dot.strip()
+
+
+def list_passes(width: int | None = None) -> str:
+    """Every pass, one line each: name, alias, claim, what it does."""
+    width = width or screen_width()
+    short = {full: alias for alias, full in aliases().items() if alias != full}
+    rows = [(name, short.get(name, ""), claim_of(cls), summary(cls)) for name, cls in available().items()]
+    wide = [max((len(row[k]) for row in rows), default=0) for k in range(3)]
+    lines = []
+    for *cells, text in rows:
+        head = "  ".join(cell.ljust(n) for cell, n in zip(cells, wide) if n)
+        room = width - len(head) - 2
+        lines.append(f"{head}  {text if len(text) <= room else text[: room - 3].rsplit(' ', 1)[0] + '...'}")
+    return "\n".join(lines)
+
+
+def list_pass(name: str, width: int | None = None) -> str:
+    """One pass: what it does and claims, and its options with kinds, defaults and meanings."""
+    cls = find(name)
+    width = width or screen_width()
+    short = [alias for alias, full in aliases().items() if full == cls.name and alias != full]
+    head = cls.name + (f" ({', '.join(short)})" if short else "")
+    facts = [f"claim: {claim_of(cls)}"]
+    if cls.requires:
+        facts.append(f"runs after: {', '.join(cls.requires)}")
+    if cls.needs_data:
+        facts.append("looks at activations: give --data")
+    parts = [head, wrap(summary(cls), "", width), "; ".join(facts)]
+    options = describe_options(cls)
+    if options:
+        rows = [[o.name, o.kind, "(required)" if o.default is None else o.default, o.doc] for o in options]
+        columns = [Column(title, number=False) for title in ("option", "kind", "default", "meaning")]
+        parts.append(draw(columns, rows, width))
+    else:
+        parts.append("It has no options.")
+    return "\n\n".join(parts)
+
+
+def claim_of(cls: type[Pass]) -> str:
+    """The claim as the list shows it; one that hangs on options is said to."""
+    return "by options" if isinstance(cls.claim, property) else str(cls.claim)

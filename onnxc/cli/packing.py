@@ -1,0 +1,29 @@
+"""What `onnxc pack` says of an archive."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .tables import Column, draw, percent, plural, screen_width, size
+
+if TYPE_CHECKING:
+    from ..coding.pack import Packed
+
+COLUMNS = (Column("tensor", number=False), Column("bytes"), Column("coded"), Column("share"))
+FEW = 12
+
+
+def render(packed: Packed, *, verbose: bool = False, width: int | None = None, colour: bool = False) -> str:
+    """The largest tensors with their sizes before and after (all of them if `verbose`), and the sum."""
+    rows = sorted(packed.tensors, key=lambda row: -row[1])
+    shown = rows if verbose else rows[:FEW]
+    parts = []
+    if shown:
+        texts = [[name, size(n), *((size(m), percent(m / n)) if m else ("stored already", ""))] for name, n, m in shown]
+        parts.append(draw(COLUMNS, texts, width or screen_width(), colour))
+    rest = len(rows) - len(shown)
+    if rest:
+        parts.append(f"and {plural(rest, 'tensor')} more; --verbose shows all")
+    share = percent(packed.after / packed.before)
+    parts.append(f"{size(packed.before)} in, {size(packed.after)} out: {share}")
+    return "\n\n".join(parts)

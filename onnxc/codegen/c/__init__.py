@@ -1,0 +1,1 @@
+"""Stage 5: functions, program and weights as C, linked to a library."""

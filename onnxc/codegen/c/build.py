@@ -1,0 +1,128 @@
+"""From programs and weights to files: C sources, one object each, shared and static library, header, example.
+
+Everything is made with relative names inside one folder, so that no path enters a library.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from onnxc.codegen.c import example as cexample
+from onnxc.codegen.c import source as csource
+from onnxc.codegen.c.header import Interface, header
+from onnxc.codegen.c.source import Layout, head_bytes
+from onnxc.codegen.memory.arena import aligned
+from onnxc.codegen.memory.weights import Weights
+from onnxc.codegen.program import Program
+from onnxc.codegen.target import Target
+from onnxc.coding.native import SCRATCH
+from onnxc.ir.errors import MissingTool
+from onnxc.runtime.program import build_program, run_tool
+from onnxc.runtime.toolchain import Linker, Toolchain
+
+C_DIR = Path(__file__).parents[2] / "runtime" / "c"
+WARNINGS = ("-Wall", "-Wextra", "-Werror")
+PARTS = "parts"  # a folder, and names with a dash: a model may be called decode, pool or weights
+# Names of the parts, which a library bears under its own name: two libraries in one program share nothing.
+_SYMBOLS = {
+    "decode": ("onnxc_decode", "onnxc_decode_slab"),
+    "pool": ("onnxc_pool_start", "onnxc_pool_share", "onnxc_pool_stop"),
+}
+
+
+def object_name(part: str) -> str:
+    """The object file of a part of a library, in the folder where it is built."""
+    return f"{PARTS}/onnxc-{part}.o"
+
+
+def lay_out_arena(programs: Sequence[Program], weights: Weights, threads: int) -> Layout:
+    """Settles the plans in one arena. Scratch memory is needed before the first run only, so buffers may lie over it."""
+    decoded = head_bytes(threads)
+    buffers = decoded + weights.decoded_bytes
+    for program in programs:
+        workspaces = {name: function.workspace for name, function in program.compiled.items()}
+        program.plan.settle(workspaces, buffers)
+    scratch = aligned(SCRATCH) if weights.segments else 0
+    return Layout(decoded, buffers, buffers + max(scratch, *(program.plan.arena for program in programs)))
+
+
+def write_sources(
+    work: Path,
+    face: Interface,
+    programs: Sequence[Program],
+    weights: Weights,
+    layout: Layout,
+    targets: Sequence[Target],
+) -> None:
+    """Writes C sources, weights, header and example into `work`."""
+    name, chain = face.name, targets[0].toolchain
+    texts = {
+        f"{name}.h": header(face),
+        f"{name}.c": csource.source(face, programs, weights, layout, targets),
+        "weights.S": csource.weights_source(name, "weights.bin", chain.name),
+        "exports.map": csource.exports(face),
+        "example/main.c": cexample.main_source(face),
+        "example/CMakeLists.txt": cexample.cmake(face, chain),
+    }
+    if chain.bare:
+        texts |= {"example/startup.c": cexample.STARTUP, "example/board.ld": cexample.board(chain)}
+    (work / "example").mkdir()
+    for file, text in texts.items():
+        (work / file).write_text(text, encoding="ascii")
+    for part in own_parts(face, weights):
+        for suffix in ("c", "h"):
+            shutil.copy(C_DIR / f"{part}.{suffix}", work / PARTS)
+    with open(work / "weights.bin", "wb") as file:
+        for chunk in weights.chunks():
+            file.write(chunk)
+
+
+def own_parts(face: Interface, weights: Weights) -> tuple[str, ...]:
+    """The files of runtime/c that a library takes in."""
+    return (*(["decode"] if weights.segments else []), *(["pool"] if face.threads > 1 else []))
+
+
+def link(
+    work: Path, name: str, chain: Toolchain, linker: Linker, kernels: list[str], parts: Sequence[str]
+) -> list[str]:
+    """Makes the libraries in `work` from its sources and the objects `kernels`. Returns their names, the one to load first.
+
+    Raises Unsupported where the kernels need a function that libc and libm lack, MissingTool for any other failure.
+    """
+    cc = linker.command()
+    flags = ["-std=c99", "-O2", "-g0", *(["-fPIC"] if "so" in chain.libraries else [])]
+    threads = ["-pthread"] if "pool" in parts else []
+    own = [f"-D{symbol}={symbol.replace('onnxc', name, 1)}" for part in parts for symbol in _SYMBOLS[part]]
+    run_tool([*cc, *flags, *WARNINGS, *threads, *own, "-c", f"{name}.c", "-o", f"{name}.o"], work)
+    objects = [*kernels, f"{name}.o", object_name("weights")]
+    run_tool([*cc, "-c", "weights.S", "-o", objects[-1]], work)
+    for part in parts:
+        objects.append(object_name(part))
+        run_tool([*cc, *flags, *threads, *own, "-c", f"{PARTS}/{part}.c", "-o", objects[-1]], work)
+    made = []
+    if "so" in chain.libraries:
+        options = ["-shared", "-s", "-Wl,--build-id=none", "-Wl,-z,defs", "-Wl,-z,noexecstack", *threads]
+        options += ["-Wl,--version-script=exports.map"]
+        run_tool([*cc, *options, *objects, "-lm", "-o", f"lib{name}.so"], work)
+        made.append(f"lib{name}.so")
+    run_tool([*linker.archiver(), "rcsD", f"lib{name}.a", *objects], work)
+    made.append(f"lib{name}.a")
+    return made
+
+
+def check_static(work: Path, name: str, chain: Toolchain, program: bool) -> list[str]:
+    """Links the example program; its name if it is wanted. Where there is no shared library this shows missing functions.
+
+    A program that does not fit the example's board is no reason to refuse a library: then only `program` raises.
+    """
+    file = f"run_{name}{chain.suffix}"
+    if not program and "so" in chain.libraries:
+        return []
+    try:
+        build_program(work, name, chain, work / file)
+    except MissingTool:
+        if program:
+            raise
+    return [file] if program else []

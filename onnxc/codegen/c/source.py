@@ -1,0 +1,178 @@
+"""The C side of a library, as text: interface, lists of kernel calls, weights, and the linker's list of exported names."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from onnxc.codegen.c.body import BODY, MACHINE, PROGRAM, SELECT, SHARED
+from onnxc.codegen.c.header import Interface, element_bytes, tensor_bytes
+from onnxc.codegen.c.pick import pick_includes, pick_source
+from onnxc.codegen.memory.plan import Place
+from onnxc.codegen.memory.weights import Weights, decode_source
+from onnxc.codegen.program import Program
+from onnxc.codegen.target import Target
+
+HEAD = 64  # bytes at the arena's start that hold the handle
+THREADED_HEAD = 1024  # the same with the state of a thread pool
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The arena, in bytes from its start: handle, decoded weights, then buffers, over the decoder's scratch memory."""
+
+    decoded: int
+    buffers: int
+    total: int
+
+
+def head_bytes(threads: int) -> int:
+    """Bytes of a handle's state."""
+    return THREADED_HEAD if threads > 1 else HEAD
+
+
+def quoted(text: str) -> str:
+    """A C string literal; bytes outside printable ASCII are escaped in octal."""
+    safe = "".join(chr(b) if 32 <= b < 127 and chr(b) not in '"\\?' else f"\\{b:03o}" for b in text.encode())
+    return f'"{safe}"'
+
+
+def source(
+    face: Interface, programs: Sequence[Program], weights: Weights, layout: Layout, targets: Sequence[Target]
+) -> str:
+    """`<name>.c`: the interface and the straight lists of kernel calls. `programs`: by shape within `targets`, all settled."""
+    place = partial(_pointer, name=face.name, weights=weights, decoded=layout.decoded)
+    declared: set[str] = set()
+    shared: list[str] = []
+    lists = [_program(number, program, declared, shared, place) for number, program in enumerate(programs)]
+    includes = [pick_includes(targets), '#include "parts/decode.h"' if weights.segments else ""]
+    more = [SELECT if len(face.shapes) > 1 else "", _machine(face)]
+    parts = {
+        "dispatch": _dispatch(len(programs), len(face.shapes)),
+        "includes": "\n".join(filter(None, includes)),
+        "decode": decode_source(weights),
+        "pick": pick_source(targets),
+        "more": "".join(more),
+        "decoded": str(layout.decoded),
+        "scratch": str(layout.buffers),
+        "magic": f"0x{_magic(face, weights):08x}u",
+        "head": str(head_bytes(face.threads)),
+        "shapes": str(len(face.shapes)),
+        "shares": "shared" if shared else "NULL",
+    }
+    text = BODY
+    for mark, part in parts.items():
+        text = text.replace(f"@{mark}@", part)
+    text = text.replace("NET_", f"{face.name.upper()}_").replace("net_", f"{face.name}_")
+    text = text.replace("@programs@", "\n".join([_shared(shared), *lists])).replace(
+        "@kernels@", "\n".join(sorted(declared))
+    )
+    tables = "\n".join(_tensors(face, side, kind) for side, kind in enumerate(("input", "output")))
+    return text.replace("@header@", f"{face.name}.h").replace("@tensors@", tables)
+
+
+def _magic(face: Interface, weights: Weights) -> int:
+    """What marks a handle of this library: another library's handle has another mark."""
+    return zlib.crc32(repr((face, weights.flash_bytes, weights.checksum)).encode()) | 1
+
+
+def _program(
+    number: int, program: Program, declared: set[str], shared: list[str], place: Callable[[Place], str]
+) -> str:
+    """The C function `program<number>`. What it calls joins `declared`, its parallel phases join `shared`."""
+    lines: list[str] = []
+    for function, places in program.plan.calls:
+        args, phases = ", ".join(place(p) for p in places), program.compiled[function].phases
+        kinds = ["const void *"] * len(places) + ["int32_t"] * (4 if phases else 0)
+        declared.add(f"void {function}({', '.join(kinds)});")
+        if not phases:
+            lines.append(f"  {function}({args});")
+        for phase, parallel in enumerate(phases):
+            if parallel:
+                lines.append(f"  share(h, {len(shared)});")
+                shared.append(f"{function}({args}, {phase}, task, tasks, worker);")
+            else:
+                lines.append(f"  {function}({args}, {phase}, 0, 1, 0);")
+    lines += [f"  memcpy(outputs[{output}], {place(p)}, {count});" for output, p, count in program.plan.copies]
+    return PROGRAM.replace("@number@", str(number)).replace("@calls@", "\n".join(lines))
+
+
+def _shared(phases: list[str]) -> str:
+    """The C function that does a task of any parallel phase."""
+    if not phases:
+        return ""
+    rows = [f"    case {i}: {call} break;" for i, call in enumerate(phases)]
+    return SHARED.replace("@cases@", "\n".join(rows))
+
+
+def _dispatch(count: int, shapes: int) -> str:
+    """The choice of a program by instruction set and shape."""
+    args = "h, inputs, outputs"
+    if count == 1:
+        return f"  program0({args});"
+    rows = [f"    case {i}: program{i}({args}); break;" for i in range(count)]
+    return "\n".join([f"  switch (h->machine * {shapes} + h->shape) {{", *rows, "  }"])
+
+
+def _machine(face: Interface) -> str:
+    if len(face.machines) == 1:
+        return ""
+    return MACHINE.replace("@names@", ", ".join(quoted(name) for name in face.machines))
+
+
+def _pointer(place: Place, name: str, weights: Weights, decoded: int) -> str:
+    match place.space:
+        case "input":
+            return f"inputs[{place.offset}]"
+        case "output":
+            return f"outputs[{place.offset}]"
+        case "arena":
+            return f"a + {place.offset}"
+    where, offset = weights.spots[place.offset]
+    return f"a + {decoded + offset}" if where == "arena" else f"{name}_weights + {offset}"
+
+
+def _tensors(face: Interface, side: int, kind: str) -> str:
+    """The tables of the inputs (`side` 0) or outputs (1), a row a shape, and the functions that read the first row."""
+    name, first = face.name, face.shapes[0][side]
+    lines, rows = [], []
+    for number, shape in enumerate(face.shapes):
+        cells = []
+        for i, tensor in enumerate(shape[side]):
+            label, extents, dtype = tensor
+            variable = f"{kind}_shape{number}_{i}"
+            lines.append(f"static const int64_t {variable}[] = {{{', '.join(map(str, extents or (1,)))}}};")
+            cells.append(f'{{{quoted(label)}, "{dtype}", {len(extents)}, {variable}, {tensor_bytes(tensor)}}}')
+        rows.append("  {" + ",\n   ".join(cells or ['{"", "", 0, NULL, 0}']) + "},")  # C has no empty arrays
+    count, aligns = len(first), ", ".join(str(element_bytes(dtype)) for _, _, dtype in first) or "1"
+    table = "\n".join([*lines, f"static const {name}_tensor {kind}_table[{len(rows)}][{count or 1}] = {{", *rows, "};"])
+    return f"""{table}
+static const size_t {kind}_align[] = {{{aligns}}};
+int {name}_{kind}_count(void) {{ return {count}; }}
+const {name}_tensor *{name}_{kind}(int index) {{
+  return index < 0 || index >= {count} ? NULL : &{kind}_table[0][index];
+}}
+"""
+
+
+def weights_source(name: str, path: str, chain: str) -> str:
+    """Assembler that takes the file `path` into read-only memory, 64-byte aligned."""
+    wasm = chain == "wasm32"
+    section = f'.section .rodata.{name}_weights,"",@' if wasm else f'.section .rodata.{name}_weights,"a",%progbits'
+    end = "" if wasm else '  .section .note.GNU-stack,"",%progbits\n'
+    return f"""  {section}
+  .globl {name}_weights
+  .hidden {name}_weights
+  .p2align 6
+{name}_weights:
+  .incbin "{path}"
+  .byte 0
+  .size {name}_weights, .-{name}_weights
+{end}"""
+
+
+def exports(face: Interface) -> str:
+    """The linker's version script: the interface is visible, kernels and weights are not."""
+    return "{ global: " + " ".join(f"{face.name}_{function};" for function in face.functions) + " local: *; };\n"

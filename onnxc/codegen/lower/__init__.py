@@ -1,0 +1,1 @@
+"""Stage 3: each product becomes a kernel call, everything else an operator of Relax."""

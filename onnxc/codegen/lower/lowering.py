@@ -1,0 +1,387 @@
+"""Model -> Relax -> kernels: one walk over the imported graph that picks kernels, fuses epilogues and sets the layout.
+
+    y = clip(add(multiply(conv2d(x, w), s), r))   ->   y = call_tir(kernel, [x, packed w * s, r])
+
+Values are kept in the layouts they have been made in, (n, c, h, w) or (n, h, w, c), and converted when a reader needs
+the other. Convolutions make (n, h, w, c); operators with a rule in `layout` follow their operands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from onnxc.codegen.kernels import choose, cost, pool, quantise
+from onnxc.codegen.kernels.spec import Refusal, Schedule
+from onnxc.codegen.lower import layout, packing
+from onnxc.codegen.lower.packing import Choice
+from onnxc.codegen.match import products as match
+from onnxc.codegen.match import quantised
+from onnxc.codegen.match.constants import Constants
+from onnxc.codegen.match.fewbit import Coded
+from onnxc.codegen.prepare.importer import import_onnx
+from onnxc.codegen.prepare.static import StaticModel
+from onnxc.codegen.target import Target
+from onnxc.codegen.tvm_api import name_of, tvm_modules
+from onnxc.ir.errors import Unsupported
+
+FIRST, LAST = "nchw", "nhwc"
+WORTH_SHARING = 200_000  # multiply-adds: some microseconds, a few times what it takes to share them
+BITS_PER_FLOAT = 16  # products of bits in the time of one multiply-add of floats
+
+
+@dataclass
+class Lowered:
+    """A Relax module that calls our kernels. Parameters of `main`: the user's inputs, then `arrays` in order."""
+
+    module: object
+    inputs: int
+    arrays: list[np.ndarray]
+    kernels: list[dict] = field(default_factory=list)
+
+
+def lower(model: StaticModel, target: Target, threads: int = 1) -> Lowered:
+    """Imports `model` and rewrites it for at most `threads` threads. Raises Unsupported for what TVM cannot import."""
+    return _Lowering(model, target, threads).run()
+
+
+class _Lowering:
+    """State of one walk. `values`: original variable -> {layout: new expression}."""
+
+    def __init__(self, model: StaticModel, target: Target, threads: int):
+        self.model, self.target, self.threads = model, target, threads
+        self.imported = import_onnx(model.proto)
+        self.function = self.imported["main"]
+        self.relax = tvm_modules().relax
+        self.builder = self.relax.BlockBuilder()
+        self.arrays: list[np.ndarray] = []
+        self.array_vars: list = []
+        self.cache: dict = {}
+        self.values: dict = {}
+        self.functions: dict = {}
+        self.packed_only: set = set()  # variables without floats, which only few-bit kernels read
+        self.report: list[dict] = []
+
+    def run(self) -> Lowered:
+        """The walk; parameters are known only at its end, so the function is put together there."""
+        relax, function = self.relax, self.function
+        count = len(self.model.inputs)
+        names = [value.name for value in self.model.proto.graph.input]
+        named = {param: name for param, name in zip(function.params, names, strict=True) if name in self.model.weights}
+        self.names = {param: self.model.users[name] for param, name in named.items()}
+        self.constants = Constants({param: self.model.weights[name] for param, name in named.items()})
+        self.constants.integers = {
+            param: self.model.integers[name] for param, name in named.items() if name in self.model.integers
+        }
+        inputs = list(function.params[:count])
+        self.values.update({param: {FIRST: param} for param in inputs})
+        bindings = [b for block in function.body.blocks for b in block.bindings]
+        for binding in bindings:
+            if not isinstance(binding, relax.VarBinding):
+                raise Unsupported("the model has data-dependent shapes", remedy="compile the part before them")
+            self.constants.note(binding.var, binding.value)
+        plan = match.find(bindings, function.body.body, self.constants, quantised.begin)
+        self.chosen = {var: self._choice(found) for var, found in plan.kernels.items()}
+        self.wanted = packing.wanted(plan, self.chosen)
+        with self.builder.function("main", inputs):
+            with self.builder.dataflow():
+                for binding in bindings:
+                    self._binding(binding, plan)
+                result = self.builder.emit_output(self._result(function.body.body))
+            self.builder.emit_func_output(result)
+        module = self.builder.get()
+        main = module["main"]
+        module["main"] = relax.Function([*inputs, *self.array_vars], main.body, main.ret_ty, main.is_pure, main.attrs)
+        return Lowered(module, count, self.arrays, self.report)
+
+    def _result(self, body):
+        parts = body.fields if isinstance(body, self.relax.Tuple) else [body]
+        if isinstance(body, self.relax.Var) and isinstance(self._definition(body), self.relax.Tuple):
+            parts = self._definition(body).fields
+        done = [self.get(part, FIRST) for part in parts]
+        return self.relax.Tuple(done)
+
+    def _definition(self, var):
+        for block in self.function.body.blocks:
+            for binding in block.bindings:
+                if binding.var.same_as(var):
+                    return binding.value
+        return None
+
+    def constant(self, array: np.ndarray):
+        """A constant operand: scalars in the graph, everything else as a parameter of main, equal ones once."""
+        if array.ndim == 0:
+            return self.relax.const(array.item(), str(array.dtype))
+        small = array.nbytes <= 1 << 20
+        key = (array.shape, array.dtype.str, array.tobytes()) if small else id(array)
+        if key not in self.cache:
+            var = self.relax.Var(f"c{len(self.arrays)}", self.relax.TensorType(array.shape, str(array.dtype)))
+            self.arrays.append(array)
+            self.array_vars.append(var)
+            self.cache[key] = var
+        return self.cache[key]
+
+    def get(self, expr, order: str):
+        """`expr` of the imported graph in the wanted layout, converted when it must be."""
+        relax = self.relax
+        if isinstance(expr, relax.Tuple):
+            return relax.Tuple([self.get(part, order) for part in expr.fields])
+        if expr in self.constants:
+            array = self.constants.value(expr)
+            if isinstance(expr.ty, relax.ShapeType):
+                return relax.ShapeExpr(array.tolist())
+            return self.constant(layout.constant_last(array) if order == LAST else array)
+        if not isinstance(expr, relax.Var):
+            return expr
+        forms = self.values[expr]
+        if order not in forms:
+            other = forms[LAST if order == FIRST else FIRST]
+            forms[order] = self._convert(other, layout.TO_LAST if order == LAST else layout.TO_FIRST)
+        return forms[order]
+
+    def _convert(self, value, axes):
+        shape = [int(extent) for extent in value.ty.shape.values]
+        moved = [shape[axis] for axis in axes]
+        if [e for e in shape if e != 1] == [e for e in moved if e != 1] and sum(e != 1 for e in shape) <= 1:
+            return self.builder.emit(self.relax.op.reshape(value, moved))
+        return self.builder.emit(self.relax.op.permute_dims(value, list(axes)))
+
+    def _binding(self, binding, plan: match.Plan) -> None:
+        var, value = binding.var, binding.value
+        relax = self.relax
+        if var in self.constants or var in plan.absorbed:
+            return
+        if var in plan.quantising and any(arg in self.packed_only for arg in value.args):
+            self.packed_only.add(var)
+            return
+        if var in plan.kernels:
+            self._kernel(var, plan.kernels[var], self._fused(var, plan))
+        elif isinstance(value, relax.Var):
+            self.values[var] = self.values[value]
+        elif isinstance(value, relax.Tuple):
+            self.values[var] = {FIRST: self.get(value, FIRST)}
+        elif isinstance(value, relax.TupleGetItem):
+            forms = self.values[value.tuple_value].items()
+            self.values[var] = {o: self.builder.emit(relax.TupleGetItem(t, value.index)) for o, t in forms}
+        elif not self._channels_last(var, value):
+            self.values[var] = {FIRST: self.builder.emit(self._call(value, self._arguments(value, FIRST)))}
+
+    def _arguments(self, call, order: str) -> list:
+        """Operands in the wanted layout. Scale and zero point of a quantiser are numbers in the graph where they can be."""
+        name = getattr(call.op, "name", "")
+        args = []
+        for i, arg in enumerate(call.args):
+            if i and name in layout.QUANTISERS and arg in self.constants and self.constants.value(arg).size == 1:
+                args.append(self.constant(self.constants.value(arg).reshape(())))
+            else:
+                args.append(self.get(arg, FIRST if i and name in layout.RAW else order))
+        return args
+
+    def _call(self, call, args: list):
+        """The same call on new operands; functions that the importer made move over with it."""
+        for i, arg in enumerate(args):
+            if isinstance(arg, self.relax.GlobalVar):
+                if arg not in self.functions:
+                    self.functions[arg] = self.builder.add_func(self.imported[arg], name_of(arg))
+                args[i] = self.functions[arg]
+        return self.relax.Call(call.op, args, call.attrs, call.ty_args if hasattr(call, "ty_args") else None)
+
+    def _channels_last(self, var, call) -> bool:
+        """Emits `call` on channels-last operands when one of them is so already and a rule exists."""
+        name = getattr(call.op, "name", "")
+        operands = [p for a in call.args for p in (a.fields if isinstance(a, self.relax.Tuple) else [a])]
+        tensors = [a for a in operands if isinstance(a, self.relax.Var) and a not in self.constants]
+        if not any(LAST in self.values[a] and FIRST not in self.values[a] for a in tensors):
+            return False
+        if name == "relax.reshape":
+            return self._reshape(var, call)
+        if any(match.rank(a) != 4 for a in tensors):
+            return False
+        if name in layout.ELEMENTWISE:
+            made = self._call(call, [self.get(a, LAST) for a in call.args])
+        elif name in layout.RULES:
+            made = layout.RULES[name](call, *self._arguments(call, LAST))
+        else:
+            return self._reduce_away(var, call, name)
+        if made is None:
+            return self._reduce_away(var, call, name)
+        self.values[var] = {LAST: self.builder.emit(made)}
+        return True
+
+    def _reshape(self, var, call) -> bool:
+        """Reshape of (n, 1, 1, c): the elements stand in the same order in both layouts."""
+        source = self.values[call.args[0]][LAST]
+        shape = [int(extent) for extent in source.ty.shape.values]
+        if len(shape) != 4 or (shape[1], shape[2]) != (1, 1):
+            return False
+        self.values[var] = {FIRST: self.builder.emit(self.relax.op.reshape(source, call.args[1]))}
+        return True
+
+    def _reduce_away(self, var, call, name: str) -> bool:
+        """A reduction over rows and columns without keepdims: (n, c), the same from both layouts."""
+        if name not in layout.REDUCTIONS or call.attrs.axis is None or call.attrs.keepdims:
+            return False
+        if sorted(int(axis) % 4 for axis in call.attrs.axis) != [2, 3]:
+            return False
+        op = getattr(self.relax.op, name.rsplit(".", 1)[1])
+        self.values[var] = {FIRST: self.builder.emit(op(self.get(call.args[0], LAST), [1, 2], False))}
+        return True
+
+    def _kernel(self, var, found: match.Found, choice: Choice) -> None:
+        """Emits a kernel call at the place of the last operator it has taken in."""
+        if isinstance(choice.form, Coded) and packing.key(choice.form) not in self.cache:
+            choice = self._reading_floats(choice)
+        form, family, plan = choice.form, choice.family, choice.schedule
+        spec = form.spec
+        order = LAST if found.spatial else FIRST
+        entry = {
+            "node": self.names.get(found.weight_var, ""),
+            "spec": spec.text(),
+            "macs": spec.macs,
+            "kernel": plan.rule if plan else None,
+            "schedule": plan.text() if plan else None,
+            "cycles": cost.cycles(spec, plan, self.target) if plan else None,
+            "function": None,
+            "refused": [{"rule": r.rule, "reason": r.reason} for r in choice.refusals],
+        }
+        self.report.append(entry)
+        if plan is None:
+            raise Unsupported(
+                "no kernel takes it: " + "; ".join(f"{r.rule} {r.reason}" for r in choice.refusals), node=entry["node"]
+            )
+        args = self._source(form, found, order)
+        args += self._weights(found, form, family, plan) if spec.weight_constant else [self.get(found.weight, FIRST)]
+        given = form.operands
+        if hasattr(family, "operands_of"):
+            given = family.operands_of(spec, plan, form.weight, given)
+        for operand in given:
+            args.append(self.constant(operand) if isinstance(operand, np.ndarray) else self.get(operand, order))
+        function = self._function(spec, "kernel", lambda name: family.emit(spec, plan, name))
+        entry["function"] = name_of(function)
+        results = [self.relax.TensorType(spec.y_shape, spec.output.kind)] if spec.output.kind != "bits" else []
+        if spec.packed is not None:
+            results.append(self.relax.TensorType(spec.packed.shape, "uint64"))
+        made = self.builder.emit(self.relax.call_tir(function, args, results if len(results) > 1 else results[0]))
+        if len(results) > 1:
+            made, bits = (self.builder.emit(self.relax.TupleGetItem(made, i)) for i in range(2))
+            self.cache[choice.packing] = bits
+        elif spec.packed is not None:
+            self.cache[choice.packing] = made
+            self.packed_only.add(var)
+            return
+        self.values[var] = {order: made}
+
+    def _fused(self, var, plan: match.Plan) -> Choice:
+        """The kernel that ends in `var`, packing its own result where its reader wants that and the family can."""
+        choice = self.chosen[var]
+        for form, key in packing.fused(var, plan, self.chosen, self.wanted):
+            answer = choice.family.schedule(form.spec, self.target)
+            if isinstance(answer, Schedule):
+                return replace(choice, form=form, schedule=answer, packing=key)
+            choice.refusals.append(answer)
+        return choice
+
+    def _reading_floats(self, choice: Choice) -> Choice:
+        """A few-bit kernel whose input has yet to be packed: no more than it reads, and by itself if nothing else needs it."""
+        form = choice.form.thinned()
+        forms = [form]
+        readers = sum(packing.key(other) == packing.key(choice.form) for _, other in self.wanted[form.quantised.source])
+        if readers == 1 and form.quantised.pool is None and getattr(choice.family, "TAKES_FLOATS", False):
+            forms.insert(0, replace(form, spec=replace(form.spec, source=form.packing())))
+        for other in forms:
+            answer = choice.family.schedule(other.spec, self.target)
+            if isinstance(answer, Schedule):
+                return replace(choice, form=other, schedule=answer)
+            choice.refusals.append(answer)
+        return choice
+
+    def _choice(self, found: match.Found) -> Choice:
+        """The form of a kernel that a family takes, few-bit before float."""
+        refusals: list[Refusal] = []
+        for form in (found.coded, found.light, found):
+            if form is not None:
+                form = replace(form, spec=self._on_threads(form))
+                family, plan, declined = choose(form.spec, self.target)
+                refusals += declined
+                if plan is not None and isinstance(form, Coded):
+                    declined = self._slower(form, plan, found)
+                    refusals += declined
+                    plan = None if declined else plan
+                if plan is not None:
+                    return Choice(form, family, plan, refusals)
+        return Choice(found, None, None, refusals)
+
+    def _slower(self, form: Coded, plan: Schedule, found: match.Found) -> list[Refusal]:
+        """A refusal if the float form of a few-bit kernel is predicted to be faster."""
+        _, other, _ = choose(found.spec, self.target)
+        floats = None if other is None else cost.cycles(found.spec, other, self.target)
+        bits = cost.cycles(form.spec, plan, self.target)
+        if floats is None or bits is None:
+            return []
+        bits += cost.packing_cycles(form.spec)
+        slower = f"predicted to take {bits:.2g} cycles with packing, {other.rule} {floats:.2g}"
+        return [Refusal(plan.rule, slower)] if floats < bits else []
+
+    def _on_threads(self, form):
+        """The spec for as many threads as are worth their barrier."""
+        spec = form.spec
+        cycles = (
+            spec.macs * spec.activation.bits * spec.weight.bits / BITS_PER_FLOAT
+            if isinstance(form, Coded)
+            else spec.macs
+        )
+        return replace(spec, threads=self.threads if cycles >= WORTH_SHARING else 1)
+
+    def _source(self, form, found: match.Found, order: str) -> list:
+        """The operands that a kernel reads first: its input as it wants it."""
+        if not isinstance(form, Coded):
+            return [self.get(found.source, order)]
+        if form.spec.source is None:
+            return [self._packed_source(form, order)]
+        scale = form.quantised.scale
+        return [self.get(form.quantised.source, order), *([] if scale is None else [self.constant(scale)])]
+
+    def _packed_source(self, form: Coded, order: str):
+        """What a few-bit kernel reads: the source quantised, packed and maybe pooled, once for all its readers."""
+        spec, quantised = form.packing(), form.quantised
+        key = packing.key(form)
+        if key not in self.cache:
+            function = self._function(spec, "pack", lambda name: quantise.emit(spec, name))
+            args = [self.get(quantised.source, order)]
+            args += [] if quantised.scale is None else [self.constant(quantised.scale)]
+            call = self.relax.call_tir(function, args, self.relax.TensorType(spec.shape, "uint64"))
+            self.cache[key] = self.builder.emit(call)
+        pooling = form.pooling()
+        if pooling is None:
+            return self.cache[key]
+        if (key, pooling) not in self.cache:
+            function = self._function(pooling, "pool", lambda name: pool.emit(pooling, name))
+            result = self.relax.TensorType(pooling.pack.shape, "uint64")
+            self.cache[key, pooling] = self.builder.emit(self.relax.call_tir(function, [self.cache[key]], result))
+        return self.cache[key, pooling]
+
+    def _weights(self, found: match.Found, form, family, plan) -> list:
+        """The packed weights, and what else the family makes of them."""
+        key = ("packed", id(found.weight), found.scale_key, plan.block, family.NAME, form.spec.groups)
+        if isinstance(form, Coded):
+            key = ("packed", form.spec, family.NAME, id(found.weight), *(array.tobytes() for array in form.tables))
+        if key not in self.cache:
+            weights = form.weight
+            if not isinstance(form, Coded) and form.scale is not None:
+                weights = weights * form.scale.reshape(-1, 1, 1, 1).astype(weights.dtype)
+            arrays = [family.pack(form.spec, plan, weights)]
+            if isinstance(form, Coded) and form.tables:
+                arrays += form.tables
+            elif hasattr(family, "tables"):
+                arrays += family.tables(form.spec, plan, weights)
+            self.cache[key] = [self.constant(array) for array in arrays]
+        return self.cache[key]
+
+    def _function(self, spec, stem: str, emit: Callable):
+        """The function for a spec, emitted once."""
+        if spec not in self.functions:
+            name = f"{stem}{len(self.functions)}"
+            self.functions[spec] = self.builder.add_func(emit(name), name)
+        return self.functions[spec]

@@ -1,0 +1,97 @@
+"""Which kernels quantise and pack their own result, so that few-bit layers follow each other without floats between.
+
+y = kernel(...); q = pack(y); z = kernel(q)   ->   q = kernel(...); z = kernel(q), or y, q where y has other readers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from types import ModuleType
+
+import numpy as np
+
+from onnxc.codegen.kernels import planes
+from onnxc.codegen.kernels.spec import BINARY, Refusal, Schedule
+from onnxc.codegen.kernels.thresholds import thresholds
+from onnxc.codegen.match.fewbit import Coded
+from onnxc.codegen.match.products import Found, Plan
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The form of a kernel that is used, who makes it, and who declined. `packing` is the key of what it packs itself."""
+
+    form: Found | Coded
+    family: ModuleType | None
+    schedule: Schedule | None
+    refusals: list[Refusal] = field(default_factory=list)
+    packing: tuple | None = None
+
+
+def key(form: Coded) -> tuple:
+    """What tells packed activations apart: how they are packed, and of what."""
+    scale = form.quantised.scale
+    return (form.packing(), form.quantised.source, None if scale is None else scale.tobytes())
+
+
+def wanted(plan: Plan, chosen: dict) -> dict:
+    """Variable -> the few-bit kernels that read it packed."""
+    found: dict = {}
+    for end in plan.kernels:
+        choice = chosen[end]
+        if isinstance(choice.form, Coded):
+            found.setdefault(choice.form.quantised.source, []).append((plan.kernels[end], choice.form))
+    return found
+
+
+def fused(var, plan: Plan, chosen: dict, wants: dict) -> Iterator[tuple[Found | Coded, tuple]]:
+    """Forms of the kernel that ends in `var` which pack its result, the best first, with the key of what they pack."""
+    choice, readers = chosen[var], wants.get(var, ())
+    if not readers or choice.family is None or not getattr(choice.family, "PACKS", False):
+        return
+    reader, form = max(
+        readers, key=lambda reader: reader[1].spec.macs
+    )  # who needs all the pixels, before one that skips some
+    spec, pack = choice.form.spec, form.packing()
+    same = reader.spatial == plan.kernels[var].spatial
+    if not same or (pack.n, pack.h, pack.w, pack.c) != (spec.n, spec.oh, spec.ow, spec.oc):
+        return
+    floats = any(key(other) != key(form) for _, other in readers) or _read_as_floats(var, var, plan, chosen)
+    scale = () if form.quantised.scale is None else (form.quantised.scale,)
+    made = replace(spec, packed=pack)
+    if not floats:
+        made = replace(made, output=pack.encoding)
+        compared = _compared(choice.form, made) if pack.encoding == BINARY else None
+        if compared is not None:
+            yield compared, key(form)
+    yield replace(choice.form, spec=made, operands=[*choice.form.operands, *scale]), key(form)
+
+
+def _compared(form: Found | Coded, spec) -> Coded | None:
+    """A few-bit kernel that compares its counts with thresholds instead of computing its epilogue."""
+    if not isinstance(form, Coded) or form.quantised.planes is not None:  # thresholds are of integers
+        return None
+    if not all(isinstance(operand, np.ndarray) for operand in form.operands):
+        return None
+    answer = thresholds(spec, planes.table(spec, form.weight), list(form.operands))
+    if isinstance(answer, str):
+        return None
+    table, flip = answer
+    flips = bool(flip.any())
+    tables = (table, flip) if flips else (table,)
+    return replace(form, spec=replace(spec, epilogue=(("threshold", flips),)), operands=(), tables=tables)
+
+
+def _read_as_floats(var, source, plan: Plan, chosen: dict) -> bool:
+    """Whether anything reads `var` but few-bit kernels that pack `source`, from which quantisers lead to `var`."""
+    if var in plan.outputs:
+        return True
+    for binding in plan.readers.get(var, ()):
+        if binding.var in plan.starts:
+            form = chosen[plan.starts[binding.var]].form
+            if not isinstance(form, Coded) or not form.quantised.source.same_as(source):
+                return True
+        elif binding.var not in plan.quantising or _read_as_floats(binding.var, source, plan, chosen):
+            return True
+    return False

@@ -1,0 +1,378 @@
+"""Finds convolutions and matrix products in the imported graph, and the operators their epilogues can take in.
+
+    conv2d(x, w) * s + b        ->   weights w * s, bias b
+    relu(conv2d(x, w) + r)      ->   epilogue residual, relu
+
+A following operator is taken in while its operand has no other reader and is no output. Algebra of an affine chain:
+(a s + t) s' + t' = a (s s') + (t s' + t'), so scales go into the weights and shifts into one bias; after a residual
+or an activation a scale stays a step of its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from onnxc.codegen.kernels.spec import KernelSpec
+from onnxc.codegen.match import fewbit
+from onnxc.codegen.match.constants import Constants
+from onnxc.codegen.tvm_api import tvm_modules
+
+
+@dataclass
+class Found:
+    """One kernel: its operands in the imported graph and what its epilogue computes.
+
+    `weight` is an array (oc, c/groups, kh, kw), or an expression when it is computed at run time. `operands` follow
+    the epilogue's steps: arrays (oc,) or expressions. `spatial` kernels read and write (n, h, w, c) tensors. `coded` is
+    the same kernel on few-bit integers, where its operands are such; `light` where its weights alone are.
+    """
+
+    spec: KernelSpec
+    source: object
+    weight: object
+    weight_var: object
+    spatial: bool
+    operands: list = field(default_factory=list)
+    scale: np.ndarray | None = None
+    coded: fewbit.Coded | None = None
+    light: Found | None = None
+
+    @property
+    def scale_key(self) -> bytes | None:
+        """What tells two scaled packings of the same weights apart."""
+        return None if self.scale is None else self.scale.tobytes()
+
+
+@dataclass
+class Plan:
+    """`kernels`: last variable of a chain -> Found. `absorbed`: the variables before it, which nobody else reads.
+    `starts`: first variable of a chain -> last. `quantising`: variables of quantisers. `readers`: variable -> bindings.
+    """
+
+    kernels: dict = field(default_factory=dict)
+    absorbed: set = field(default_factory=set)
+    starts: dict = field(default_factory=dict)
+    quantising: set = field(default_factory=set)
+    readers: dict = field(default_factory=dict)
+    outputs: set = field(default_factory=set)
+
+
+def rank(expr) -> int:
+    """Number of axes of a tensor expression; -1 for what is none."""
+    return int(expr.ty.ndim) if hasattr(expr.ty, "dtype") else -1
+
+
+def shape_of(expr) -> tuple[int, ...]:
+    """Static shape of a tensor expression."""
+    return tuple(int(extent) for extent in expr.ty.shape.values)
+
+
+def find(bindings: list, body, constants: Constants, begin: Callable | None = None) -> Plan:
+    """All kernels of a straight-line graph, each with as long an epilogue as it can take.
+
+    `begin(found, var, made, constants)` may answer another Chain for a product at `var`; `made` holds the bindings' values.
+    """
+    relax = tvm_modules().relax
+    readers: dict = {}
+    uses: Counter = Counter()
+    outputs: set = set()
+    for binding in bindings:
+        for arg in _operands(binding.value):
+            uses[arg] += 1
+            readers.setdefault(arg, []).append(binding)
+    for part in body.fields if isinstance(body, relax.Tuple) else [body]:
+        uses[part] += 2  # an output is never taken in
+        outputs.add(part)
+    quantisers = fewbit.Quantisers(constants, uses)
+    for binding in bindings:
+        quantisers.note(binding)
+    plan = Plan(quantising=quantisers.inner, readers=readers, outputs=outputs)
+    done: set = set(quantisers.inner)  # no epilogue takes in a part of a quantiser
+    made = {binding.var: binding.value for binding in bindings}
+    for binding in bindings:
+        if binding.var in constants or not isinstance(binding.value, relax.Call):
+            continue
+        found = _start(binding, constants)
+        if found is not None:
+            other = begin(found, binding.var, made, constants) if begin else None
+            chain = Chain(found, binding.var, constants) if other is None else other
+            while taken := _extend(chain, readers, uses, done):
+                plan.absorbed.update(taken)
+                done.add(chain.var)
+            finished = chain.finish(quantisers)  # may give back the last operator
+            plan.starts[binding.var] = chain.var
+            plan.kernels[chain.var] = finished
+            plan.absorbed.discard(chain.var)
+    return plan
+
+
+def _extend(chain: Chain, readers: dict, uses: Counter, done: set) -> list:
+    """Takes one more operator, or one gate, into the chain; the variables that vanish by it."""
+    end, next_ones = chain.var, readers.get(chain.var, [])
+    if any(binding.var in done for binding in next_ones):
+        return []
+    if uses[end] == 1 and chain.take(next_ones[0]):
+        return [end]
+    if uses[end] == 2 and len(next_ones) == 2:
+        branch = chain.take_gate(next_ones, readers, uses)
+        return [end, *branch] if branch else []
+    return []
+
+
+def _operands(value) -> list:
+    relax = tvm_modules().relax
+    if isinstance(value, relax.Var):
+        return [value]
+    if isinstance(value, relax.Tuple):
+        return [part for field_ in value.fields for part in _operands(field_)]
+    if isinstance(value, relax.TupleGetItem):
+        return [value.tuple_value]
+    return [part for arg in value.args for part in _operands(arg)] if isinstance(value, relax.Call) else []
+
+
+def _start(binding, constants: Constants) -> Found | None:
+    name = getattr(binding.value.op, "name", "")
+    if rank(binding.var) < 0 or str(binding.var.ty.dtype) != "float32":
+        return None
+    if name == "relax.nn.conv2d":
+        return _conv(binding, constants)
+    if name == "relax.matmul":
+        return _matmul(binding, constants)
+    return None
+
+
+def _conv(binding, constants: Constants) -> Found | None:
+    call = binding.value
+    x, w = call.args
+    if w not in constants or call.attrs.data_layout != "NCHW" or call.attrs.kernel_layout != "OIHW":
+        return None
+    n, c, h, width = shape_of(x)
+    oc, _, kh, kw = shape_of(w)
+    _, _, oh, ow = shape_of(binding.var)
+    a = call.attrs
+    spec = KernelSpec(
+        n=n, h=h, w=width, c=c, oc=oc, kh=kh, kw=kw, stride=_pair(a.strides), pads=tuple(int(p) for p in a.padding),
+        dilation=_pair(a.dilation), groups=int(a.groups), x_shape=(n, h, width, c), y_shape=(n, oh, ow, oc),
+    )  # fmt: skip
+    return Found(spec, x, constants.value(w), _root(w, constants), spatial=True)
+
+
+def _pair(values) -> tuple[int, int]:
+    return int(values[0]), int(values[1])
+
+
+def _root(var, constants: Constants):
+    """The parameter that a constant expression starts from; its name leads to the node in the model."""
+    relax = tvm_modules().relax
+    while var in constants.calls:
+        call = constants.calls[var]
+        var = call if isinstance(call, relax.Var) else call.args[0]
+    return var
+
+
+def _matmul(binding, constants: Constants) -> Found | None:
+    x, w = binding.value.args
+    if x in constants or rank(x) < 2 or rank(w) < 2:
+        return None
+    xs, ws, ys = shape_of(x), shape_of(w), shape_of(binding.var)
+    k, columns = ws[-2:]
+    if w in constants and all(extent == 1 for extent in ws[:-2]):
+        rows = int(np.prod(xs[:-1]))
+        spec = _product_spec(1, rows, k, columns, xs, ys)
+        weight = constants.value(w).reshape(k, columns).T[:, :, None, None]
+        return Found(spec, x, weight, _root(w, constants), spatial=False)
+    if w in constants or xs[:-2] != ws[:-2]:
+        return None
+    spec = _product_spec(int(np.prod(xs[:-2])), xs[-2], k, columns, xs, ys, w_shape=ws)
+    return Found(spec, x, w, None, spatial=False)
+
+
+def _product_spec(n: int, rows: int, k: int, columns: int, xs: tuple, ys: tuple, w_shape=None) -> KernelSpec:
+    return KernelSpec(
+        n=n, h=1, w=rows, c=k, oc=columns, kh=1, kw=1, stride=(1, 1), pads=(0, 0, 0, 0), dilation=(1, 1), groups=1,
+        x_shape=xs, y_shape=ys, w_shape=w_shape,
+    )  # fmt: skip
+
+
+class Chain:
+    """A kernel that takes in the operators after it, one at a time."""
+
+    def __init__(self, found: Found, var, constants: Constants):
+        self.found, self.var, self.constants = found, var, constants
+        self.absorbed = None
+        self.affine = True
+        self.scale: np.ndarray | None = None
+        self.shift: np.ndarray | None = None
+        self.steps: list[tuple] = []
+        self.axis = 1 if found.spatial else rank(var) - 1
+
+    def take(self, binding) -> bool:
+        """Whether the operator of `binding`, the only reader of the chain's end, could be taken in."""
+        relax = tvm_modules().relax
+        call = binding.value
+        if not isinstance(call, relax.Call) or shape_of_or_none(binding.var) != shape_of(self.var):
+            return False
+        if str(binding.var.ty.dtype) != "float32" or not self._step(call, getattr(call.op, "name", "")):
+            return False
+        self.absorbed, self.var = self.var, binding.var
+        return True
+
+    def _step(self, call, name: str) -> bool:
+        match name:
+            case "relax.add" | "relax.multiply" | "relax.subtract" | "relax.divide":
+                return self._arithmetic(call, name)
+            case "relax.nn.relu":
+                return self._activation(("relu",))
+            case "relax.clip":
+                return self._activation(("clip", *(float(_number(arg)) for arg in call.args[1:3])))
+            case "relax.sigmoid":
+                return self._activation(("sigmoid",))
+            case "relax.nn.leakyrelu":
+                return self._activation(("leaky_relu", float(call.attrs.alpha)))
+            case "relax.nn.prelu":
+                if call.args[1] not in self.constants or int(call.attrs.axis) % rank(self.var) != self.axis:
+                    return False
+                slope = self.constants.value(call.args[1]).reshape(-1)
+                return self._activation(("prelu",), np.broadcast_to(slope, (self.found.spec.oc,)))
+        return False
+
+    def take_gate(self, pair: list, readers: dict, uses: Counter) -> list:
+        """Takes v * f(v), f a chain of scalar steps (swish, hard swish); the variables inside f, or nothing.
+
+        `pair` are the two readers of the chain's end: the product, and the first operator of f.
+        """
+        product, start = pair if _reads_both(pair[0], self.var) else reversed(pair)
+        steps, inside, here, source = [], [], start, self.var
+        while not here.var.same_as(product.var):
+            step = self._scalar_step(here.value, source)
+            if step is None or uses[here.var] != 1:
+                return []
+            steps.append(step)
+            inside.append(here.var)
+            source, here = here.var, readers[here.var][0]
+        args = getattr(product.value, "args", ())
+        if not inside or not _is_call(product.value, "relax.multiply") or not any(a.same_as(source) for a in args):
+            return []
+        self._activation(("gate", tuple(steps)))
+        self.var = product.var
+        return inside
+
+    def _scalar_step(self, call, source) -> tuple | None:
+        """An operator on `source` that needs scalars alone, as a step of a gate."""
+        name = getattr(getattr(call, "op", None), "name", "")
+        if name == "relax.sigmoid":
+            return ("sigmoid",)
+        if name == "relax.clip":
+            return ("clip", *(_number(arg) for arg in call.args[1:3]))
+        if name not in ("relax.add", "relax.multiply", "relax.divide"):
+            return None
+        other = call.args[1] if call.args[0].same_as(source) else call.args[0]
+        if other not in self.constants or (name == "relax.divide" and not call.args[0].same_as(source)):
+            return None
+        value = self.constants.value(other)
+        if value.size != 1:
+            return None
+        scalar = float(value.reshape(-1)[0])
+        return (
+            ("add_scalar", scalar)
+            if name == "relax.add"
+            else ("mul_scalar", 1 / scalar if name == "relax.divide" else scalar)
+        )
+
+    def _activation(self, step: tuple, operand: np.ndarray | None = None) -> bool:
+        self.affine = False
+        self.steps.append(step)
+        if operand is not None:
+            self.found.operands.append(np.ascontiguousarray(operand))
+        return True
+
+    def _arithmetic(self, call, name: str) -> bool:
+        first = call.args[0].same_as(self.var)
+        other = call.args[1] if first else call.args[0]
+        if other.same_as(self.var) or (name in ("relax.subtract", "relax.divide") and not first):
+            return False
+        if other in self.constants:
+            vector = self._channel_vector(self.constants.value(other))
+            if vector is None:
+                return False
+            if name == "relax.subtract":
+                name, vector = "relax.add", -vector
+            elif name == "relax.divide":
+                if not vector.all():
+                    return False
+                name, vector = "relax.multiply", 1 / vector
+            self._channelwise(name, vector)
+            return True
+        residual_taken = ("residual",) in self.steps
+        if name != "relax.add" or residual_taken or shape_of_or_none(other) != shape_of(self.var):
+            return False
+        self.affine = False
+        self.steps.append(("residual",))
+        self.found.operands.append(other)
+        return True
+
+    def _channel_vector(self, array: np.ndarray) -> np.ndarray | None:
+        """A constant that has one value per output channel, or one in all, as (oc,)."""
+        dims = rank(self.var)
+        if array.ndim > dims:
+            return None
+        shape = (1,) * (dims - array.ndim) + array.shape
+        if any(extent != 1 for axis, extent in enumerate(shape) if axis != self.axis):
+            return None
+        return np.broadcast_to(array.reshape(-1), (self.found.spec.oc,)).astype(np.float64)
+
+    def _channelwise(self, name: str, vector: np.ndarray) -> None:
+        if self.affine and (self.found.spec.weight_constant or name == "relax.add"):
+            if name == "relax.multiply":
+                self.scale = vector if self.scale is None else self.scale * vector
+                self.shift = None if self.shift is None else self.shift * vector
+            else:
+                self.shift = vector if self.shift is None else self.shift + vector
+            return
+        self.affine = False
+        self.steps.append(("mul",) if name == "relax.multiply" else ("add",))
+        self.found.operands.append(vector.astype(np.float32))
+
+    def finish(self, quantisers: fewbit.Quantisers) -> Found:
+        """The kernel with its whole epilogue, and its few-bit form if it has one."""
+        if self.shift is not None:
+            self.steps.insert(0, ("bias",))
+            self.found.operands.insert(0, self.shift.astype(np.float32))
+        self.found.scale = None if self.scale is None else self.scale.astype(np.float32)
+        found = self.found
+        found.spec = replace(found.spec, epilogue=tuple(self.steps))
+        held = quantisers.known.get(found.source)
+        if held is not None and held.pool is not None and not found.spatial:
+            held = replace(held, source=found.source, pool=None)  # packed words are pooled in rows and columns
+        if held is not None and found.spec.weight_constant:
+            found.coded = fewbit.coded(found.spec, held, found.weight, found.scale, found.operands)
+        if found.spec.weight_constant:
+            few = fewbit.few_weights(found.spec, found.weight, found.scale, found.operands)
+            if few is not None:
+                spec, integers, operands = few
+                found.light = replace(found, spec=spec, weight=integers, operands=operands, scale=None)
+        return found
+
+
+def _is_call(value, name: str) -> bool:
+    return getattr(getattr(value, "op", None), "name", None) == name
+
+
+def _reads_both(binding, var) -> bool:
+    """Whether `binding` is a product of `var` with something else."""
+    args = getattr(binding.value, "args", ())
+    return _is_call(binding.value, "relax.multiply") and any(arg.same_as(var) for arg in args)
+
+
+def shape_of_or_none(expr) -> tuple[int, ...] | None:
+    """Static shape, or None for what has none."""
+    return shape_of(expr) if rank(expr) >= 0 else None
+
+
+def _number(arg) -> float:
+    value = arg.value if hasattr(arg, "value") else arg
+    return float(value.value if hasattr(value, "value") else value)

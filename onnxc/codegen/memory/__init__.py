@@ -1,0 +1,1 @@
+"""Stage 4: the straight list of calls, and where each tensor lies."""

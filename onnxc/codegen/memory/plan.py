@@ -1,0 +1,171 @@
+"""The static plan: TVM's flat main as a list of C calls over inputs, outputs, arena and weights.
+
+    t = alloc; kernel0(x, w, t); u = alloc; mean(t, u)   ->   kernel0(input 0, weight 0, arena 64), mean(...)
+
+Buffers get their places in the arena by lifetime, and so do the workspaces of kernels, which live for one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxc.codegen.memory.arena import Tenant, assign, largest_live_set
+from onnxc.codegen.tvm_api import name_of, tvm_modules
+from onnxc.ir.errors import Unsupported
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lives: `space` is input, output, buffer, arena or weight; `offset` a number of it, or bytes into it.
+
+    A buffer is a tensor that `Plan.settle` has not yet given its bytes of the arena.
+    """
+
+    space: str
+    offset: int
+
+
+@dataclass
+class Plan:
+    """`calls`: (function, places) in order. `copies`: (output, place, bytes) that no kernel writes itself.
+
+    `buffers` are the bytes of the tensors between kernels. `arena` is their place with the workspaces, in bytes, and
+    `live` the least that any assignment could take.
+    """
+
+    calls: list[tuple[str, list[Place]]] = field(default_factory=list)
+    copies: list[tuple[int, Place, int]] = field(default_factory=list)
+    buffers: list[int] = field(default_factory=list)
+    arena: int = 0
+    live: int = 0
+    weights: list[np.ndarray] = field(default_factory=list)
+
+    def add_weight(self, array: np.ndarray) -> Place:
+        """The place of a constant array: its number among `weights`."""
+        self.weights.append(array)
+        return Place("weight", len(self.weights) - 1)
+
+    def settle(self, workspaces: Mapping[str, int], start: int) -> None:
+        """Gives every buffer, and every call its workspace of `workspaces[function]` bytes, a place from `start` on."""
+        uses: dict[int, list[int]] = {}
+        for i, (_, places) in enumerate(self.calls):
+            for place in places:
+                if place.space == "buffer":
+                    uses.setdefault(place.offset, []).append(i)
+        for _, place, _ in self.copies:
+            if place.space == "buffer":
+                uses.setdefault(place.offset, []).append(len(self.calls))
+        numbers = sorted(uses)
+        tenants = [Tenant(self.buffers[n], min(uses[n]), max(uses[n])) for n in numbers]
+        needy = [i for i, (function, _) in enumerate(self.calls) if workspaces[function]]
+        tenants += [Tenant(workspaces[self.calls[i][0]], i, i) for i in needy]
+        offsets, self.arena = assign(tenants)
+        self.live = largest_live_set(tenants)
+        where = {n: Place("arena", start + offset) for n, offset in zip(numbers, offsets)}
+        for i, (function, places) in enumerate(self.calls):
+            self.calls[i] = (function, [where[p.offset] if p.space == "buffer" else p for p in places])
+        for i, offset in zip(needy, offsets[len(numbers) :], strict=True):
+            self.calls[i][1].append(Place("arena", start + offset))
+        self.copies = [(n, where[p.offset] if p.space == "buffer" else p, size) for n, p, size in self.copies]
+
+
+def make_plan(main, inputs: int, arrays: list[np.ndarray]) -> Plan:
+    """The plan of a finished Relax main whose parameters are `inputs` inputs and then `arrays`.
+
+    Raises Unsupported for run-time operators that a library without TVM cannot call.
+    """
+    return _Planner(main, inputs, arrays).run()
+
+
+class _Planner:
+    def __init__(self, main, inputs: int, arrays: list[np.ndarray]):
+        self.main, self.inputs, self.arrays = main, inputs, arrays
+        self.plan = Plan()
+        self.places: dict = {}
+        self.tuples: dict = {}
+        self.aliases: dict = {}
+
+    def run(self) -> Plan:
+        relax = tvm_modules().relax
+        for i, param in enumerate(self.main.params):
+            array = None if i < self.inputs else self.arrays[i - self.inputs]
+            self.places[param] = Place("input", i) if array is None else self.plan.add_weight(array)
+        bindings = [b for block in self.main.body.blocks for b in block.bindings]
+        for binding in bindings:
+            if isinstance(binding.value, relax.Tuple):
+                self.tuples[binding.var] = list(binding.value.fields)
+            elif self._alias(binding.value) is not None:
+                self.aliases[binding.var] = self._alias(binding.value)
+        outputs = self._outputs()
+        fresh = {b.var for b in bindings if self._is(b.value, "relax.builtin.alloc_tensor")}
+        for number, out in enumerate(outputs):  # an output that a kernel makes is made in place
+            root = self._root(out)
+            if root in fresh and root not in self.places:
+                self.places[root] = Place("output", number)
+        for binding in bindings:
+            self._binding(binding.var, binding.value)
+        for number, out in enumerate(outputs):
+            place = self._place(out)
+            if place != Place("output", number):
+                self.plan.copies.append((number, place, _bytes(out.ty)))
+        return self.plan
+
+    def _outputs(self) -> list:
+        body = self.main.body.body
+        while body in self.aliases:
+            body = self.aliases[body]
+        relax = tvm_modules().relax
+        if isinstance(body, relax.Tuple):
+            return list(body.fields)
+        return self.tuples.get(body, [body])
+
+    @staticmethod
+    def _is(value, name: str) -> bool:
+        return getattr(getattr(value, "op", None), "name", None) == name
+
+    def _alias(self, value):
+        relax = tvm_modules().relax
+        if isinstance(value, relax.Var):
+            return value
+        if self._is(value, "relax.reshape"):
+            return value.args[0]
+        if isinstance(value, relax.TupleGetItem) and value.tuple_value in self.tuples:
+            return self.tuples[value.tuple_value][value.index]
+        return None
+
+    def _root(self, expr):
+        while expr in self.aliases:
+            expr = self.aliases[expr]
+        return expr
+
+    def _place(self, expr) -> Place:
+        expr = self._root(expr)
+        if expr not in self.places and isinstance(expr, tvm_modules().ir.GenericConst):
+            self.places[expr] = self.plan.add_weight(expr.value.numpy())
+        return self.places[expr]
+
+    def _binding(self, var, value) -> None:
+        if var in self.aliases or var in self.tuples or var in self.places:
+            return
+        ir = tvm_modules().ir
+        if self._is(value, "relax.builtin.alloc_tensor"):
+            self.places[var] = Place("buffer", len(self.plan.buffers))
+            self.plan.buffers.append(_bytes(var.ty))
+        elif isinstance(getattr(value, "op", None), ir.GlobalVar):
+            self.plan.calls.append((name_of(value.op), [self._place(arg) for arg in value.args]))
+        else:
+            name = getattr(getattr(value, "op", None), "name", None) or str(value)[:80]
+            raise Unsupported(
+                f"{name} needs TVM's runtime",
+                remedy="replace the operator, or compile the part of the model without it",
+            )
+
+
+def _bytes(ty) -> int:
+    count = 1
+    for extent in ty.shape.values:
+        count *= int(extent)
+    return count * np.dtype(str(ty.dtype)).itemsize

@@ -1,0 +1,1 @@
+"""Stage 1: a model becomes static: functions opened, shapes fixed, constants folded."""

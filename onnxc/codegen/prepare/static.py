@@ -1,0 +1,260 @@
+"""A model made static: functions inlined, shapes fixed, constants folded, weights taken out of the graph.
+
+    Conv(x, 500 MB of initialiser)   ->   Conv(x, w0), w0 an input
+
+Weights become extra inputs, so that nothing downstream copies or folds hundreds of megabytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxc.codegen.prepare.fold import SMALL, Integers, copy_of, fold, infer
+from onnxc.codegen.prepare.rewrite import rewrite
+from onnxc.ir.errors import BadOption, Unsupported
+
+WEIGHT_OPERANDS = {
+    "Conv": (1, 2),
+    "Gemm": (1, 2),
+    "MatMul": (0, 1),
+    "Add": (0, 1),
+    "Sub": (0, 1),
+    "Mul": (0, 1),
+    "Div": (0, 1),
+    "PRelu": (1,),
+    "Gather": (0,),
+    "ConvTranspose": (1, 2),
+    "LayerNormalization": (1, 2),
+}
+
+
+@dataclass
+class StaticModel:
+    """A graph with static shapes whose weights are graph inputs.
+
+    `inputs` and `outputs` are the user's (name, shape, dtype); in `proto` they are called x0, x1, ... and y0, y1, ...
+    `weights` maps the other inputs of `proto` to arrays, `users` to the name of the first node that reads them,
+    `integers` to the 8-bit integers that they are made of, where they are.
+    """
+
+    proto: onnx.ModelProto
+    inputs: list[tuple[str, tuple[int, ...], str]]
+    outputs: list[tuple[str, tuple[int, ...], str]]
+    weights: dict[str, np.ndarray]
+    users: dict[str, str]
+    integers: dict[str, Integers]
+
+
+def make_static(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None) -> StaticModel:
+    """`model` with static shapes; `shapes` gives the shape of an input that has symbolic dimensions.
+
+    A symbolic first dimension without a given shape becomes 1. Raises BadOption for a shape that does not fit and for
+    other symbolic dimensions, Unsupported for what has no static form.
+    """
+    work, constants = _strip(_inline(model))
+    fixed = _fix_inputs(work, constants, dict(shapes or {}))
+    integers: dict[str, Integers] = {}
+    fold(work, constants, integers)
+    rewrite(work, constants, integers)
+    _prune_dead(work)
+    return _separate(work, constants, integers, fixed)
+
+
+def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
+    if not model.functions:
+        return model
+    import onnx.inliner
+
+    return onnx.inliner.inline_local_functions(model)
+
+
+def _strip(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """A copy without initialisers, and the initialisers as arrays. Constants of subgraphs stay where they are."""
+    constants = {}
+    for tensor in model.graph.initializer:
+        constants[tensor.name] = numpy_helper.to_array(tensor)
+    for sparse in model.graph.sparse_initializer:
+        raise Unsupported(f"sparse initialiser {sparse.values.name}", remedy="store it dense")
+    work = onnx.ModelProto()
+    work.ir_version = max(model.ir_version, 4)
+    work.opset_import.extend(model.opset_import)
+    graph = work.graph
+    graph.name = model.graph.name or "graph"
+    graph.input.extend(value for value in model.graph.input if value.name not in constants)
+    graph.output.extend(model.graph.output)
+    for i, node in enumerate(model.graph.node):
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            constants[node.output[0]] = _constant(node)
+            continue
+        copy = graph.node.add()
+        copy.CopyFrom(node)
+        copy.name = node.name or f"{node.op_type}_{i}"
+        if node.op_type == "Dropout":  # inference passes its input through; nobody reads the mask in a valid one
+            copy.CopyFrom(helper.make_node("Identity", node.input[:1], node.output[:1], name=copy.name))
+    return work, constants
+
+
+def _constant(node: onnx.NodeProto) -> np.ndarray:
+    attribute = node.attribute[0]
+    value = helper.get_attribute_value(attribute)
+    match attribute.name:
+        case "value":
+            return numpy_helper.to_array(value)
+        case "value_float" | "value_floats":
+            return np.asarray(value, np.float32)
+        case "value_int" | "value_ints":
+            return np.asarray(value, np.int64)
+    raise Unsupported(f"Constant with {attribute.name}", node=node.name, remedy="use a dense numeric constant")
+
+
+def _fix_inputs(work: onnx.ModelProto, constants: dict, shapes: dict) -> list[tuple[str, tuple[int, ...], str]]:
+    known = {value.name for value in work.graph.input}
+    for name in shapes:
+        if name not in known:
+            raise BadOption(f"--shape names no input: {name!r}", expected="one of " + ", ".join(sorted(known)))
+    fixed = []
+    for value in work.graph.input:
+        if not value.type.HasField("tensor_type"):
+            raise Unsupported("an input that is no tensor", tensor=value.name, remedy="pass it as tensors")
+        tensor = value.type.tensor_type
+        shape = _input_shape(value.name, tensor, shapes.get(value.name))
+        del tensor.shape.dim[:]
+        for extent in shape:
+            tensor.shape.dim.add().dim_value = extent
+        fixed.append((value.name, shape, _dtype(tensor.elem_type, value.name)))
+    for value in work.graph.output:  # inference derives them anew
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    return fixed
+
+
+def _input_shape(name: str, tensor, given: tuple[int, ...] | None) -> tuple[int, ...]:
+    if not tensor.HasField("shape") and given is None:
+        raise BadOption("the input has no shape", tensor=name, remedy=f"give one: --shape {name}=1x3x224x224")
+    dims = list(tensor.shape.dim)
+    if given is None:
+        shape = []
+        for axis, dim in enumerate(dims):
+            if dim.HasField("dim_value") and dim.dim_value > 0:
+                shape.append(dim.dim_value)
+            elif axis == 0:
+                shape.append(1)
+            else:
+                filled = (d.dim_value if d.dim_value > 0 else 1 if i == 0 else 32 for i, d in enumerate(dims))
+                example = "x".join(map(str, filled))
+                raise BadOption(
+                    "a symbolic dimension without a value",
+                    tensor=name,
+                    axis=axis,
+                    found=dim.dim_param or "?",
+                    remedy=f"give the shape, for instance --shape {name}={example}",
+                )
+        return tuple(shape)
+    given = tuple(int(extent) for extent in given)
+    if any(extent < 1 for extent in given):
+        raise BadOption("a shape needs positive extents", tensor=name, found="x".join(map(str, given)))
+    if tensor.HasField("shape"):
+        if len(dims) != len(given):
+            raise BadOption("the rank disagrees with --shape", tensor=name, expected=len(dims), found=len(given))
+        for axis, (dim, extent) in enumerate(zip(dims, given, strict=True)):
+            if dim.dim_value > 0 and dim.dim_value != extent and axis != 0:
+                raise BadOption("the model fixes it", tensor=name, axis=axis, expected=dim.dim_value, found=extent)
+    return given
+
+
+def _dtype(elem_type: int, name: str) -> str:
+    try:
+        return np.dtype(helper.tensor_dtype_to_np_dtype(elem_type)).name
+    except KeyError:
+        raise Unsupported(f"element type {elem_type}", tensor=name, remedy="cast it to a numeric type") from None
+
+
+def _prune_dead(work: onnx.ModelProto) -> None:
+    wanted = {value.name for value in work.graph.output}
+    keep = []
+    for node in reversed(work.graph.node):
+        if any(name in wanted for name in node.output):
+            keep.append(node)
+            wanted.update(node.input)
+            for attribute in node.attribute:
+                for graph in [attribute.g, *attribute.graphs]:
+                    wanted.update(name for inner in graph.node for name in inner.input)
+    keep = [copy_of(node) for node in reversed(keep)]
+    del work.graph.node[:]
+    work.graph.node.extend(keep)
+
+
+def _separate(work: onnx.ModelProto, constants: dict[str, np.ndarray], integers: dict, fixed: list) -> StaticModel:
+    """Weights become inputs w0, w1, ...; the user's inputs x0, x1, ... and outputs y0, y1, ..."""
+    found = infer(work, constants)
+    outputs = []
+    for value in work.graph.output:
+        shape, kind = found.get(value.name, (None, 0))
+        if value.name in constants:
+            array = constants[value.name]
+            shape, kind = array.shape, helper.np_dtype_to_tensor_dtype(array.dtype)
+        if shape is None:
+            infer(work, constants, strict=True)  # if the model is at fault, this says where
+            raise Unsupported(
+                "the output's shape depends on data",
+                tensor=value.name,
+                remedy="compile the part of the model before the data-dependent operator",
+            )
+        outputs.append((value.name, shape, _dtype(kind, value.name)))
+    rename = {name: f"x{i}" for i, (name, _, _) in enumerate(fixed)}
+    graph = onnx.GraphProto(name="main")
+    nodes = [copy_of(node) for node in work.graph.node]
+    inner = {name for n in nodes for a in n.attribute for g in [a.g, *a.graphs] for k in g.node for name in k.input}
+    weights, users, names = {}, {}, {}
+    used = {value.name for value in work.graph.output}
+    for node in nodes:
+        used.update(node.input)
+        operands = WEIGHT_OPERANDS.get(node.op_type, ())
+        for i, name in enumerate(node.input):
+            array = constants.get(name)
+            if array is None or name in names or name in inner:
+                continue
+            if (i in operands and array.ndim and array.dtype == np.float32) or array.size > SMALL:
+                names[name] = f"w{len(names)}"
+                weights[names[name]], users[names[name]] = array, node.name
+    for node in nodes:
+        for i, name in enumerate(node.input):
+            if name in names or name in rename:
+                node.input[i] = names.get(name) or rename[name]
+    for name, array in constants.items():
+        if name in used | inner and name not in names:
+            graph.initializer.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
+    for name, shape, dtype in fixed:
+        graph.input.append(helper.make_tensor_value_info(rename[name], _elem(dtype), shape))
+    for name, array in weights.items():
+        graph.input.append(helper.make_tensor_value_info(name, _elem(array.dtype), array.shape))
+    graph.node.extend(nodes)
+    for i, (name, shape, dtype) in enumerate(outputs):
+        source = names.get(name) or rename.get(name) or name
+        graph.node.append(helper.make_node("Identity", [source], [f"y{i}"], name=f"output {name}"))
+        graph.output.append(helper.make_tensor_value_info(f"y{i}", _elem(dtype), shape))
+    proto = helper.make_model(graph, opset_imports=work.opset_import, ir_version=work.ir_version)
+    _check_static(proto, found, inner)
+    known = {names[name]: found for name, found in integers.items() if name in names}
+    return StaticModel(proto, fixed, outputs, weights, users, known)
+
+
+def _elem(dtype) -> int:
+    return helper.np_dtype_to_tensor_dtype(np.dtype(dtype)) if dtype != "bfloat16" else TensorProto.BFLOAT16
+
+
+def _check_static(proto: onnx.ModelProto, found: dict, inner: set[str]) -> None:
+    for node in proto.graph.node:
+        for name in node.output:
+            if name and node.op_type != "Identity" and found.get(name, ((), 0))[0] is None:
+                raise Unsupported(
+                    f"{node.op_type}'s output shape depends on data",
+                    node=node.name,
+                    tensor=name,
+                    remedy="compile the part of the model before this operator",
+                )

@@ -1,0 +1,1 @@
+"""Measuring models: differences, costs layer by layer, times, sensitivities. Nothing here draws."""

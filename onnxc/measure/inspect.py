@@ -1,0 +1,300 @@
+"""What a model is made of: its layers, the channels that are coupled, its cost. `onnxc inspect` shows it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ..cli import tables
+from ..ir.analysis import ROWS, Facts, key_of
+from ..ir.axes import Extent
+from ..ir.cost import Cost, cost, node_macs
+from ..ir.functions import indices, is_lookup
+from ..ir.model import Model, load
+from ..ir.qtype import number_bits, stored_bytes
+from ..ir.verify import Verified
+from ..passes.prune.coupling import frozen_layers, groups
+from ..pipeline import sound
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One node. shape: of its first output, None where the rank is unknown; bits: of its weights, None without any.
+
+    params and bytes count the initialisers that it reads (one read by two nodes counts in both; one that a
+    DequantizeLinear or Lookup unpacks for it alone counts here, not there), macs one sample. entropy: bits of entropy
+    of a weight, and coded: about the bytes that all of them take in an archive, codebook included; both for stored
+    numbers of at most 8 bits, else None.
+    """
+
+    name: str
+    op: str
+    shape: tuple[Extent, ...] | None
+    params: int
+    macs: int
+    bytes: int
+    bits: int | None
+    entropy: float | None = None
+    coded: int | None = None
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """`channels` that can only be removed together, from the weights that make them, sum over them or follow them."""
+
+    name: str
+    channels: int
+    makes: tuple[str, ...]
+    contracts: tuple[str, ...]
+    follows: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Everything that `inspect` found. inputs and outputs: name -> text of type and shape; frozen: (node, reason);
+    unknown: (operator, nodes, reason) of what the operator table cannot follow."""
+
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    opsets: dict[str, int]
+    ir_version: int
+    functions: tuple[str, ...]
+    cost: Cost
+    layers: tuple[Layer, ...]
+    groups: tuple[ChannelGroup, ...]
+    frozen: tuple[tuple[str, str], ...]
+    unknown: tuple[tuple[str, int, str], ...]
+
+    def to_dict(self) -> dict:
+        """Plain values for JSON."""
+        found = asdict(self)
+        found["frozen"] = [{"node": node, "reason": reason} for node, reason in self.frozen]
+        found["unknown"] = [{"op": op, "nodes": n, "reason": reason} for op, n, reason in self.unknown]
+        return found
+
+
+def inspect(source) -> Inspection:
+    """Look at a model (whatever `onnxc.load` takes). Raises OnnxcError where it is not sound."""
+    model = load(source)
+    verified = sound(model)
+    analysis = verified.analysis
+    return Inspection(
+        inputs={t.name: _declared(t, verified) for t in model.inputs},
+        outputs={t.name: _declared(t, verified) for t in model.outputs},
+        opsets=dict(model.opsets),
+        ir_version=model.ir_version,
+        functions=tuple(f"{domain}.{name}" for domain, name in model.functions),
+        cost=cost(model, verified),
+        layers=tuple(_layer(node, verified) for node in model.nodes),
+        groups=tuple(_group(g) for g in groups(model, analysis)),
+        frozen=tuple(frozen_layers(model, analysis)),
+        unknown=_unknown(model, list(analysis.facts.values())),
+    )
+
+
+def _declared(t: gs.Variable | gs.Constant, verified: Verified) -> str:
+    import onnx
+
+    kind = verified.types.get(t.name)
+    extents = verified.analysis.shape(t.name)
+    return f"{onnx.TensorProto.DataType.Name(kind).lower() if kind else '?'} {tables.shape(extents)}"
+
+
+def _layer(node: gs.Node, verified: Verified) -> Layer:
+    facts = verified.analysis.facts[node.name]
+    weights = [] if _feeds_one(node) else _weights(node, verified)
+    packed: dict[str, int] = {}
+    numbers = None
+    for t in node.inputs:
+        maker = _unpacker(t)
+        if maker is not None and _feeds_one(maker):
+            weights += _weights(maker, verified)
+            numbers = _numbers(maker)
+            if maker.op == "Lookup":
+                packed[maker.inputs[0].name] = numbers.size
+    second = 3 if node.op.startswith("QLinear") else 1
+    factor = node.inputs[second] if facts.iteration and len(node.inputs) > second else None
+    if factor is not None:
+        bits = number_bits(factor, verified.types)
+    else:
+        bits = number_bits(max(weights, key=lambda t: t.values.size)) if weights else None
+    return Layer(
+        name=node.name,
+        op=key_of(node),
+        shape=verified.analysis.shape(node.outputs[0].name) if node.outputs else None,
+        params=sum(packed.get(t.name, t.values.size) for t in weights),
+        macs=node_macs(verified.analysis, node),
+        bytes=sum(stored_bytes(t.values) for t in weights),
+        bits=bits,
+        **_coded(numbers, weights),
+    )
+
+
+def _unpacker(t: gs.Variable | gs.Constant) -> gs.Node | None:
+    """The node that makes `t`, or what a Transpose between them turns."""
+    maker = t.inputs[0] if isinstance(t, gs.Variable) and t.inputs else None
+    if (
+        maker is not None
+        and maker.op == "Transpose"
+        and maker.inputs[0].inputs
+        and is_lookup(maker.inputs[0].inputs[0])
+    ):
+        return maker.inputs[0].inputs[0]
+    return maker
+
+
+def _numbers(maker: gs.Node) -> np.ndarray | None:
+    """The stored numbers of 8 bits at most that `maker` unpacks, as uint8; None where it stores others, or none."""
+    if maker.op == "Lookup":
+        return indices(maker)
+    stored = maker.inputs[0].values
+    return stored.view(np.uint8) if stored.dtype in (np.int8, np.uint8) and maker.op == "DequantizeLinear" else None
+
+
+def _coded(numbers: np.ndarray | None, weights: list[gs.Constant]) -> dict[str, float | int]:
+    if numbers is None or numbers.size == 0:
+        return {}
+    from ..coding.plane import estimate
+
+    counts = np.bincount(numbers.ravel(), minlength=256)
+    share = counts[counts > 0] / numbers.size
+    tables = sum(t.values.nbytes for t in weights if t.values.dtype.kind == "f" and t.values.ndim == 2)
+    entropy = abs(float(share @ np.log2(share)))
+    return {"entropy": round(entropy, 3), "coded": round(estimate(counts)) + tables}
+
+
+def _weights(node: gs.Node, verified: Verified) -> list[gs.Constant]:
+    """The initialisers that `node` reads, but for shape operands, booleans and texts."""
+    operands = verified.analysis.facts[node.name].operands
+    return [
+        t
+        for i, t in enumerate(node.inputs)
+        if isinstance(t, gs.Constant) and i not in operands and t.values.dtype.kind not in "OUSb"
+    ]
+
+
+def _feeds_one(node: gs.Node) -> bool:
+    """Whether `node` only unpacks a stored weight for one reader, which then counts as having it."""
+    return (
+        (key_of(node) == "DequantizeLinear" or is_lookup(node))
+        and isinstance(node.inputs[0], gs.Constant)
+        and len(node.outputs[0].outputs) == 1
+    )
+
+
+def _group(g) -> ChannelGroup:
+    def names(role: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(m.layer.name for m in g.members if m.role == role))
+
+    return ChannelGroup(g.name, g.size, names("makes"), names("contracts"), names("follows"))
+
+
+def _unknown(model: Model, facts: list[Facts]) -> tuple[tuple[str, int, str], ...]:
+    found = Counter(
+        (key_of(f.node), "ranks that are not known" if key_of(f.node) in ROWS else "no row in the operator table")
+        for f in facts
+        if not f.known
+    )
+    return tuple((op, n, reason) for (op, reason), n in sorted(found.items()))
+
+
+LAYER_COLUMNS = (
+    *(
+        tables.Column("layer", number=False),
+        tables.Column("operator", number=False),
+        tables.Column("output", number=False),
+    ),
+    *(tables.Column("params"), tables.Column("MACs"), tables.Column("bytes"), tables.Column("bits")),
+)
+CODED_COLUMNS = (tables.Column("entropy"), tables.Column("coded"))
+"""Shown where a layer has stored numbers of 8 bits at most."""
+GROUP_COLUMNS = (
+    *(tables.Column("coupled channels", number=False), tables.Column("size"), tables.Column("made by", number=False)),
+    tables.Column("summed over by", number=False),
+)
+QUANTISERS = (
+    *("QuantizeLinear", "DequantizeLinear", "ai.onnxc.Lookup", "ai.onnxc.HashedLookup", "ai.onnxc.Quantize"),
+    *("ai.onnxc.ResidualBinarize", "ai.onnxc.DynamicResidualBinarize"),
+)
+FEW = 24
+"""Lines of a list that are shown without `verbose`."""
+
+
+def render(found: Inspection, *, verbose: bool = False, width: int | None = None, colour: bool = False) -> str:
+    """The inspection as text. Without `verbose`: only layers with weights or MACs, and the beginning of long lists."""
+    width = width or tables.screen_width()
+    parts = [_head(found, width)]
+    layers = [x for x in found.layers if verbose or ((x.macs or x.params) and x.op not in QUANTISERS)]
+    some_coded = any(x.coded is not None for x in layers)
+    rows = [_layer_row(x) + (_coded_row(x) if some_coded else []) for x in layers]
+    if rows:
+        columns = LAYER_COLUMNS + (CODED_COLUMNS if some_coded else ())
+        parts.append(tables.draw(columns, rows, width, colour))
+    if some_coded:
+        parts.append(_coded_total([x for x in layers if x.coded is not None]))
+    listed = {x.name for x in layers}
+    others = Counter(x.op for x in found.layers if x.name not in listed)
+    if others:
+        parts.append(
+            tables.wrap("Not listed: " + ", ".join(f"{n} {op}" for op, n in sorted(others.items())), width=width)
+        )
+    if found.groups:
+        shown = found.groups if verbose else found.groups[:FEW]
+        most = len(found.layers) if verbose else 2
+        cells = [[g.name, str(g.channels), tables.some(g.makes, most), tables.some(g.contracts, most)] for g in shown]
+        parts.append(tables.draw(GROUP_COLUMNS, cells, width, colour))
+        if len(shown) < len(found.groups):
+            parts.append(f"{tables.plural(len(found.groups) - len(shown), 'more group')} (--verbose)")
+    parts += _lists(found, verbose, width)
+    return "\n\n".join(parts)
+
+
+def _layer_row(x: Layer) -> list[str]:
+    figures = [tables.count(x.params) if x.params else "", tables.count(x.macs) if x.macs else ""]
+    figures.append(tables.size(x.bytes) if x.bytes else "")
+    return [x.name, x.op, tables.shape(x.shape), *figures, str(x.bits) if x.bits and x.params else ""]
+
+
+def _coded_row(x: Layer) -> list[str]:
+    return ["", ""] if x.coded is None else [f"{x.entropy:.2f}", tables.size(x.coded)]
+
+
+def _coded_total(layers: list[Layer]) -> str:
+    params = sum(x.params for x in layers)
+    entropy = sum(x.entropy * x.params for x in layers) / max(params, 1)
+    stored, coded = (tables.size(sum(sizes)) for sizes in zip(*((x.bytes, x.coded) for x in layers), strict=True))
+    what = f"{tables.plural(len(layers), 'layer')} of at most 8 bits: {stored} stored, {entropy:.2f} bits of entropy a weight"
+    return f"{what}, about {coded} in an archive"
+
+
+def _head(found: Inspection, width: int) -> str:
+    c = found.cost
+    opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in sorted(found.opsets.items()))
+    lines = [f"{name}: {text}" for name, text in found.inputs.items()]
+    lines += [f"-> {name}: {text}" for name, text in found.outputs.items()]
+    lines.append(f"opset {opsets}; IR version {found.ir_version}")
+    if found.functions:
+        lines.append(f"functions: {', '.join(found.functions)}")
+    totals = [tables.plural(c.nodes, "node"), f"{tables.count(c.params)} parameters", f"{tables.count(c.macs)} MACs"]
+    totals += [f"{tables.count(c.bops)} bit operations", f"{tables.size(c.bytes)} of weights"]
+    lines.append(", ".join([*totals, f"{tables.size(c.peak_bytes)} of activations at most (symbolic extents as 1)"]))
+    return "\n".join(tables.wrap(line, width=width) for line in lines)
+
+
+def _lists(found: Inspection, verbose: bool, width: int) -> list[str]:
+    reasons: dict[str, list[str]] = {}
+    for node, reason in found.frozen:
+        reasons.setdefault(reason, []).append(node)
+    most = len(found.layers) if verbose else 3
+    frozen = [f"{tables.plural(len(n), 'layer')}: {reason} ({tables.some(n, most)})" for reason, n in reasons.items()]
+    if not verbose and len(frozen) > FEW:
+        frozen = [*frozen[:FEW], f"{tables.plural(len(frozen) - FEW, 'more reason')} (--verbose)"]
+    unknown = [f"{tables.plural(n, f'{op} node')}: {reason}" for op, n, reason in found.unknown]
+    parts = []
+    for title, lines in (("Channels that cannot be pruned", frozen), ("Operators that are kept as they are", unknown)):
+        if lines:
+            parts.append("\n".join([title, *(tables.wrap(f"  {line}", "      ", width) for line in lines)]))
+    return parts

@@ -1,0 +1,1 @@
+"""Layers with a stored weight, as all passes see them: one view, their activations, their moments."""

@@ -1,0 +1,179 @@
+"""Layers that are matrix products: y = W x + b for every output position, whatever the operator calls it.
+
+    Conv, group g        x [n, g·c, *s]  ->  rows [g, n·positions, c·prod(k)],  W [g, o, c·prod(k)]
+    Gemm, MatMul         x [..., k]      ->  rows [1, positions, k],            W [1, n, k]
+
+Criteria read the second moments of such rows, and recovery solves for W.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ...ir.model import Model
+from .stored import explicit_pads
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A node that multiplies an activation (input 0) with a stored floating weight (input 1).
+
+    groups: blocks of the weight that see inputs of their own.
+    """
+
+    node: gs.Node
+    groups: int
+
+    @property
+    def is_conv(self) -> bool:
+        return self.node.op == "Conv"
+
+    @property
+    def weight(self) -> np.ndarray:
+        return self.node.inputs[1].values
+
+    @property
+    def bias(self) -> np.ndarray | None:
+        """The stored bias, shape [outputs] or one that broadcasts to it; None where there is none."""
+        return self.node.inputs[2].values if has_input(self.node, 2) else None
+
+    @property
+    def outputs(self) -> int:
+        return self.weight.shape[0] if self.is_conv or _transposed(self.node) else self.weight.shape[1]
+
+    @property
+    def channel_axis(self) -> int:
+        """Where the channels of its input and its output stand."""
+        return 1 if self.is_conv else -1
+
+    @property
+    def columns(self) -> int:
+        """The length of a row: the inputs of one output of one group."""
+        return self.weight.size // self.outputs
+
+    def matrix(self) -> np.ndarray:
+        """The weight as float64 [groups, outputs / groups, columns]."""
+        w = self.weight
+        if not self.is_conv and not _transposed(self.node):
+            w = w.T
+        return w.reshape(self.groups, self.outputs // self.groups, -1).astype(np.float64)
+
+    def as_weight(self, matrix: np.ndarray) -> np.ndarray:
+        """The inverse of `matrix`, in the weight's own shape and type."""
+        flat = matrix.reshape(self.outputs, -1)
+        if not self.is_conv:
+            return np.ascontiguousarray(flat if _transposed(self.node) else flat.T, self.weight.dtype)
+        return flat.reshape(self.weight.shape).astype(self.weight.dtype)
+
+    def rows(self, x: np.ndarray, out: tuple[int, ...], picked: np.ndarray) -> np.ndarray:
+        """The rows that make the outputs at the positions `picked`, float32 [groups, n·len(picked), columns].
+
+        x: the activation; out: the extents of the output's positions (spatial ones of a Conv, all but the first and
+        the last axis else); picked: indices into these, flattened.
+        """
+        if not self.is_conv:
+            return x.reshape(len(x), -1, x.shape[-1])[:, picked].reshape(1, -1, x.shape[-1])
+        at = np.unravel_index(picked, out)
+        found = self._windows(x, out)[(slice(None), slice(None), *at)]  # n, channels, picked, *kernel
+        n, c, p = found.shape[:3]
+        return np.ascontiguousarray(
+            found.reshape(n, self.groups, c // self.groups, p, -1).transpose(1, 0, 3, 2, 4)
+        ).reshape(self.groups, n * p, -1)
+
+    def _windows(self, x: np.ndarray, out: tuple[int, ...]) -> np.ndarray:
+        """[n, c, *out, *kernel]: a view of the padded input at each output position."""
+        attrs, kernel = self.node.attrs, self.weight.shape[2:]
+        d = len(kernel)
+        strides, dilations = attrs.get("strides", [1] * d), attrs.get("dilations", [1] * d)
+        spans = [(k - 1) * r + 1 for k, r in zip(kernel, dilations)]
+        needed = [(o - 1) * s + span - n for o, s, span, n in zip(out, strides, spans, x.shape[2:])]
+        begins = explicit_pads(self.node, x.shape[2:], kernel, strides, dilations)[:d]
+        # where strides leave a remainder the windows need less than what stands there
+        pads = [(b, max(n - b, 0)) for b, n in zip(begins, needed)]
+        x = np.pad(x, [(0, 0), (0, 0), *pads])
+        views = np.lib.stride_tricks.sliding_window_view(x, spans, tuple(range(2, 2 + d)))
+        steps = tuple(slice(0, (o - 1) * s + 1, s) for o, s in zip(out, strides))
+        holes = tuple(slice(None, None, r) for r in dilations)
+        return views[(slice(None), slice(None), *steps, *holes)]
+
+    def extents(self, x: np.ndarray) -> tuple[int, ...]:
+        """The extents of the output's positions for an input `x`, as `rows` takes them."""
+        if not self.is_conv:
+            return x.shape[1:-1]
+        attrs, kernel = self.node.attrs, self.weight.shape[2:]
+        d = len(kernel)
+        strides, dilations = attrs.get("strides", [1] * d), attrs.get("dilations", [1] * d)
+        pads = explicit_pads(self.node, x.shape[2:], kernel, strides, dilations)
+        return tuple(
+            (n + pads[k] + pads[k + d] - (kernel[k] - 1) * dilations[k] - 1) // strides[k] + 1
+            for k, n in enumerate(x.shape[2:])
+        )
+
+    def positions(self, y: np.ndarray) -> tuple[int, ...]:
+        """The extents of the positions of an output `y`."""
+        return y.shape[2:] if self.is_conv else y.shape[1:-1]
+
+    def pick(self, y: np.ndarray, picked: np.ndarray) -> np.ndarray:
+        """The outputs at the positions `picked`, [n·len(picked), outputs], row for row as `rows`."""
+        if not self.is_conv:
+            return y.reshape(len(y), -1, y.shape[-1])[:, picked].reshape(-1, y.shape[-1])
+        flat = y.reshape(*y.shape[:2], -1)[:, :, picked]
+        return flat.transpose(0, 2, 1).reshape(-1, y.shape[1])
+
+
+def linear(model: Model, node: gs.Node) -> Linear | None:
+    """The layer that `node` is, or None where it is no product of an activation with a stored floating weight."""
+    if not model.is_standard(node, "Conv", "Gemm", "MatMul") or isinstance(node.inputs[0], gs.Constant):
+        return None
+    w = node.inputs[1]
+    if not isinstance(w, gs.Constant) or w.values.dtype not in (np.float32, np.float64):
+        return None
+    outputs = w.values.shape[0 if node.op == "Conv" or node.attrs.get("transB", 0) else -1] if w.values.ndim else 0
+    if has_input(node, 2) and not (
+        isinstance(node.inputs[2], gs.Constant) and node.inputs[2].values.size in (1, outputs)
+    ):
+        return None
+    if node.op == "Conv":
+        return Linear(node, node.attrs.get("group", 1)) if w.values.ndim >= 3 else None
+    plain = not node.attrs.get("transA", 0) and node.attrs.get("alpha", 1.0) == 1 and node.attrs.get("beta", 1.0) == 1
+    return Linear(node, 1) if w.values.ndim == 2 and plain else None
+
+
+def bias_home(model: Model, node: gs.Node) -> tuple[gs.Node, int] | None:
+    """(node, input) where a shift of each output of `node` is stored or can be, or None: a MatMul has no bias, but an
+    Add of a vector may stand behind it."""
+    if node.op != "MatMul":
+        return node, 2
+    out = node.outputs[0]
+    if len(out.outputs) == 1 and model.is_standard(out.outputs[0], "Add") and not model.is_output(out):
+        reader = out.outputs[0]
+        i = 1 if reader.inputs[0] is out else 0
+        other = reader.inputs[i]
+        if isinstance(other, gs.Constant) and other.values.shape == node.inputs[1].values.shape[-1:]:
+            return reader, i
+    return None
+
+
+def add_to_bias(model: Model, node: gs.Node, b: np.ndarray) -> None:
+    """Add `b`, shape [outputs], to what `node` puts out; it must have a `bias_home`."""
+    home, i = bias_home(model, node)
+    if has_input(home, i):
+        old = home.inputs[i].values
+        model.set_weight(home, i, (old.astype(np.float64) + b).astype(old.dtype))
+        return
+    bias = model.constant(f"{node.name}_bias", np.asarray(b, node.inputs[1].values.dtype))
+    if len(home.inputs) > i:
+        home.inputs[i] = bias
+    else:
+        home.inputs.append(bias)
+
+
+def has_input(node: gs.Node, i: int) -> bool:
+    return i < len(node.inputs) and bool(node.inputs[i].name)
+
+
+def _transposed(node: gs.Node) -> bool:
+    return node.op == "Gemm" and bool(node.attrs.get("transB", 0))
