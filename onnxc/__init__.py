@@ -12,8 +12,8 @@ __version__ = "0.1.0"
 # No public function may bear the name of a submodule: importing that submodule would hide the function.
 _HOMES = {
     "Model": "onnxc.ir.model",
-    "load": "onnxc.ir.model",
-    "save": "onnxc.ir.model",
+    "load": "onnxc.ir.files",
+    "save": "onnxc.ir.files",
     "OnnxcError": "onnxc.ir.errors",
     "Claim": "onnxc.passes.base",
     "Pass": "onnxc.passes.base",

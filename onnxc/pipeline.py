@@ -10,7 +10,8 @@ import numpy as np
 
 from .ir.cost import cost
 from .ir.errors import BadModel, BadOption, ClaimError, OnnxcError, VerificationError
-from .ir.model import Model, load
+from .ir.files import load
+from .ir.model import Model
 from .ir.verify import Verified, verify
 from .passes.base import Claim, Context, Pass, Report, interface, make
 from .recipe import resolve

@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, parser
 
-from onnxc.ir.model import Model, load
+from onnxc.ir.files import load
+from onnxc.ir.model import Model
 from onnxc.ir.text import dump
 from onnxc.ir.verify import verify
 from onnxc.passes.base import Pass, Report, apply

@@ -75,7 +75,7 @@ def demo(progress: Callable[[str], None] | None = None) -> Demo:
 
 
 def _demo(network: Path, calibration: str, test: dict, folder: Path, tell: Callable[[str], None]) -> Demo:
-    from ..ir.model import load
+    from ..ir.files import load
     from ..measure.bench import measure
     from ..runtime.reference import Session
 

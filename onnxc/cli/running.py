@@ -75,7 +75,7 @@ def open_subject(path: str, threads: int = 1, remote: str | None = None) -> Subj
         return Subject(f"{path} in {library.where}", library.inputs, library.run, True, library.timed, choices)
     if remote is not None:
         raise BadOption(f"{path} is a model: --remote runs libraries", remedy="compile it for the board first")
-    from ..ir.model import load
+    from ..ir.files import load
     from ..pipeline import sound
     from ..runtime.reference import Session
 

@@ -25,7 +25,8 @@ from onnxc.codegen.program import Program, compile_program, lower_program
 from onnxc.codegen.target import Target, resolve
 from onnxc.coding.array import encode
 from onnxc.ir.errors import BadOption, Unsupported
-from onnxc.ir.model import Model, load
+from onnxc.ir.files import load
+from onnxc.ir.model import Model
 from onnxc.runtime.library import Library
 
 MOST_THREADS = 64  # ONNXC_POOL_MOST of runtime/c/pool.h

@@ -13,11 +13,11 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .analysis import Analysis
 from .axes import Aligned, Atom, Axis, Prod, find
 from .functions import packed_sizes
 from .model import Model
 from .qtype import number_bits, stored_bytes
+from .table import Analysis
 from .verify import Verified
 
 Sizes = Mapping[str, int]

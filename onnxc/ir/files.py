@@ -19,7 +19,8 @@ from onnx import numpy_helper
 
 from . import qonnx
 from .errors import BadModel
-from .model import CAPTURED, Model, read_only, stable_topological_order
+from .graph import CAPTURED, read_only, stable_topological_order
+from .model import Model
 
 ARCHIVE = b"\x89ONNXZ"
 """How a file begins that `onnxc pack` wrote."""
@@ -293,8 +294,8 @@ def _attribute(a: onnx.AttributeProto):
 
 def attribute_array(value) -> np.ndarray | None:
     """The contents of a TENSOR attribute as it stands in `node.attrs`, or None where there is none."""
-    if value is None:
-        return None
+    if value is None or isinstance(value, np.ndarray):
+        return value
     return to_array(value.t if isinstance(value, _A) else value, None)
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .analysis import STANDARD
 from .functions import calls, is_lookup, weight_bits
+from .model import STANDARD
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .analysis import Analysis, analyse, describe
+from .analysis import analyse
+from .axes import show
 from .model import CAPTURED, Model
+from .table import Analysis, Axes
 
 
 def dump(model: Model, analysis: Analysis | None = None) -> str:
@@ -53,3 +55,8 @@ def _attribute(value) -> str:
     if isinstance(value, onnx.AttributeProto):
         return f"<{onnx.AttributeProto.AttributeType.Name(value.type).lower()}>"
     return str(value).replace(" ", "")
+
+
+def describe(axes: Axes | None) -> str:
+    """`[N, 3·8, 16+16, ?]`"""
+    return "?" if axes is None else "[" + ", ".join(map(show, axes)) + "]"

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import onnx
 
-from .analysis import Analysis, analyse, proto_shape
+from .analysis import analyse
 from .errors import DimensionError, VerificationError
 from .model import Model
+from .table import Analysis, proto_shape
 
 
 @dataclass

@@ -47,7 +47,7 @@ def compare(a, b, data=None, *, seed: int = 0, batch: int = 32, threads: int = 1
     Both are whatever `onnxc.load` takes; `data` is whatever `open_data` takes, by default eight seeded random samples.
     Raises `VerificationError` where inputs or outputs differ in name or form, `BadData` where the data do not fit.
     """
-    from onnxc.ir.model import load
+    from onnxc.ir.files import load
     from onnxc.runtime.data import open_data
     from onnxc.runtime.metrics import Difference
     from onnxc.runtime.reference import Session

@@ -9,12 +9,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..cli import tables
-from ..ir.analysis import ROWS, Facts, key_of
 from ..ir.axes import Extent
 from ..ir.cost import Cost, cost, node_macs
+from ..ir.files import load
 from ..ir.functions import indices, is_lookup
-from ..ir.model import Model, load
+from ..ir.model import Model
 from ..ir.qtype import number_bits, stored_bytes
+from ..ir.table import ROWS, Facts, key_of
 from ..ir.verify import Verified
 from ..passes.prune.coupling import frozen_layers, groups
 from ..pipeline import sound

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..ir.errors import BadOption
-from ..ir.model import load
+from ..ir.files import load
 from ..passes.base import Context
 from ..passes.prune.sensitivity import SAMPLES, Curve, measure
 

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxc.ir.errors import BadModel, OnnxcError
-from onnxc.ir.model import load
+from onnxc.ir.files import load
 from onnxc.ir.verify import verify
 from tests.strategies import build
 
@@ -278,7 +278,7 @@ def test_odd_attributes(op, a, more):
 
 @pytest.mark.parametrize("rank", range(4))
 def test_every_row_meets_inputs_it_does_not_expect(rank):
-    from onnxc.ir.analysis import ROWS
+    from onnxc.ir.table import ROWS
 
     for op in ROWS:
         for inputs in range(5):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from onnx import parser
 
-from onnxc.ir.model import load
+from onnxc.ir.files import load
 from onnxc.ir.verify import verify
 from onnxc.runtime.reference import Session
 

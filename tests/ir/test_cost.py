@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper, parser
 
 from onnxc.ir.analysis import analyse
 from onnxc.ir.cost import cost
-from onnxc.ir.model import load
+from onnxc.ir.files import load
 from onnxc.ir.text import dump
 from onnxc.ir.verify import verify
 from tests.strategies import Builder, build
@@ -168,7 +168,7 @@ def test_four_bit_weights():
 def test_the_dump_is_deterministic():
     want = dump(load(build(9, 5, 17)))
     assert dump(load(build(9, 5, 17)).copy()) == want
-    code = "from tests.strategies import build; from onnxc.ir.text import dump; from onnxc.ir.model import load; import sys; sys.stdout.write(dump(load(build(9, 5, 17))))"
+    code = "from tests.strategies import build; from onnxc.ir.text import dump; from onnxc.ir.files import load; import sys; sys.stdout.write(dump(load(build(9, 5, 17))))"
     for seed in ("1", "2"):
         got = subprocess.run(
             [sys.executable, "-c", code],

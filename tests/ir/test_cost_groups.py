@@ -5,7 +5,7 @@ import onnx
 from onnx import parser
 
 from onnxc.ir.cost import cost
-from onnxc.ir.model import load
+from onnxc.ir.files import load
 from onnxc.ir.verify import verify
 
 

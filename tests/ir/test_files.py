@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 from onnxc.ir import files
 from onnxc.ir.errors import BadModel, OnnxcError, VerificationError
-from onnxc.ir.model import load
+from onnxc.ir.files import load
 from onnxc.ir.text import dump
 from onnxc.ir.verify import verify
 from tests.ops.harness import run

@@ -11,7 +11,8 @@ from onnxc.ir.analysis import analyse
 from onnxc.ir.axes import atoms
 from onnxc.ir.cost import cost
 from onnxc.ir.errors import DimensionError, Unsupported
-from onnxc.ir.model import DOMAIN, Model, load
+from onnxc.ir.files import load
+from onnxc.ir.model import DOMAIN, Model
 from onnxc.ir.qtype import number_bits
 from onnxc.ir.verify import verify
 from onnxc.runtime.reference import Session

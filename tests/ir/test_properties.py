@@ -6,7 +6,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 
-from onnxc.ir.model import load
+from onnxc.ir.files import load
 from onnxc.ir.verify import verify
 from tests.ops.harness import close, prune
 from tests.strategies import build, feeds, models

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from onnxc.ir import functions, quantisers
 from onnxc.ir.cost import cost
 from onnxc.ir.errors import DimensionError, Unsupported
-from onnxc.ir.model import DOMAIN, Model, load
+from onnxc.ir.files import load
+from onnxc.ir.model import DOMAIN, Model
 from onnxc.ir.qtype import number_bits
 from onnxc.ir.verify import verify
 from onnxc.passes.base import apply, make

@@ -7,7 +7,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from onnxc.ir.analysis import analyse
-from onnxc.ir.model import load
+from onnxc.ir.files import load
 from tests.ops.harness import close, exact_atoms, prune
 from tests.strategies import feeds
 

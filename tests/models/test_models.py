@@ -8,7 +8,7 @@ import pytest
 
 import onnxc
 from benchmarks.models import LIGHT, NAMES, PACKAGES, NotToBeHad, path_of
-from onnxc.ir.analysis import apply_masks
+from onnxc.ir.masks import apply_masks
 from onnxc.ir.verify import verify
 from onnxc.passes.prune.coupling import groups
 from onnxc.passes.prune.select import balance, masks

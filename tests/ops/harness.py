@@ -14,9 +14,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from onnxc.ir.analysis import Analysis, analyse, apply_masks
+from onnxc.ir.analysis import Analysis, analyse
 from onnxc.ir.axes import Atom
-from onnxc.ir.model import Model, load
+from onnxc.ir.files import load
+from onnxc.ir.masks import apply_masks
+from onnxc.ir.model import Model
 from onnxc.ir.verify import verify
 from onnxc.passes.prune.select import balance
 from onnxc.passes.prune.twin import zeroed

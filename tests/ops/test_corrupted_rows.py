@@ -9,9 +9,10 @@ import onnxruntime as ort
 import pytest
 
 import onnxc.ir.ops  # noqa: F401  the rows enter themselves
-from onnxc.ir.analysis import ROWS, Minus, Use
 from onnxc.ir.axes import Atom, Prod, Sum
 from onnxc.ir.errors import OnnxcError
+from onnxc.ir.masks import Minus
+from onnxc.ir.table import ROWS, Use
 from tests.ops.cases import CASES
 from tests.ops.harness import check_pruning, check_shapes
 
@@ -165,7 +166,7 @@ def test_a_corrupted_row_is_noticed_by_its_numbers(name, monkeypatch):
 
 
 def test_bounds_from_the_end_are_rendered():
-    from onnxc.ir.analysis import _follows, _render
+    from onnxc.ir.masks import _follows, _render
 
     a, b = Atom(3), Atom(4)
     keep = {a: np.array([True, False, True])}

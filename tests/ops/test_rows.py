@@ -3,8 +3,8 @@
 import pytest
 
 import onnxc.ir.ops  # noqa: F401  the rows enter themselves
-from onnxc.ir.analysis import ROWS
 from onnxc.ir.functions import NAMES
+from onnxc.ir.table import ROWS
 from tests.ops.cases import CASES
 from tests.ops.harness import check_pruning, check_shapes
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from onnx import helper, numpy_helper, parser
 
-from onnxc.ir.model import Model, load
+from onnxc.ir.files import load
+from onnxc.ir.model import Model
 
 
 def network(text: str, seed: int = 0, **weights: tuple[int, ...] | np.ndarray) -> Model:

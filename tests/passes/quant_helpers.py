@@ -7,7 +7,8 @@ import collections
 import numpy as np
 import onnx
 
-from onnxc.ir.model import Model, load
+from onnxc.ir.files import load
+from onnxc.ir.model import Model
 from onnxc.passes.base import Report, apply, make
 from onnxc.runtime.data import open_data
 from onnxc.runtime.reference import Runner, Session

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxc.ir.model import load
+from onnxc.ir.files import load
 from onnxc.ir.text import dump
 from onnxc.passes.base import apply
 from onnxc.passes.clean import Clean

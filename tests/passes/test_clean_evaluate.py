@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from onnxc.ir.files import tensor_type
-from onnxc.ir.model import load
+from onnxc.ir.files import load, tensor_type
 from onnxc.passes.clean.evaluate import EVALUATORS, CannotFold, evaluate
 from onnxc.runtime.reference import Session
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxc.ir.model import Model, load
+from onnxc.ir.files import load
+from onnxc.ir.model import Model
 from onnxc.passes.base import apply
 from onnxc.passes.clean import Clean
 from onnxc.passes.fuse import Fuse

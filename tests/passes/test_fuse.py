@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxc.ir.model import load
+from onnxc.ir.files import load
 from onnxc.ir.text import dump
 from onnxc.passes.base import apply
 from onnxc.passes.clean import Clean

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from onnxc.ir.model import load
+from onnxc.ir.files import load
 from onnxc.ir.verify import verify
 from onnxc.passes.base import apply, make
 from onnxc.runtime.reference import Session

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from onnxc.ir.cost import cost
 from onnxc.ir.errors import BadOption
-from onnxc.ir.model import Model, load
+from onnxc.ir.files import load
+from onnxc.ir.model import Model
 from onnxc.ir.text import dump
 from onnxc.ir.verify import verify
 from onnxc.passes.base import apply, make

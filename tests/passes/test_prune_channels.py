@@ -11,7 +11,7 @@ from onnxc import run_passes
 from onnxc.ir.analysis import analyse
 from onnxc.ir.cost import cost
 from onnxc.ir.errors import BadOption, VerificationError
-from onnxc.ir.model import load
+from onnxc.ir.files import load
 from onnxc.ir.verify import verify
 from onnxc.passes.base import apply, make
 from onnxc.passes.prune import groups

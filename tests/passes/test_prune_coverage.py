@@ -5,7 +5,7 @@ import pytest
 from onnx import helper, numpy_helper, parser
 
 from onnxc.ir.cost import cost
-from onnxc.ir.model import load
+from onnxc.ir.files import load
 from onnxc.ir.verify import verify
 from onnxc.passes.base import apply, make
 from onnxc.passes.prune import groups

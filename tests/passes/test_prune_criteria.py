@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnxc import run_passes
 from onnxc.ir.analysis import analyse
 from onnxc.ir.errors import BadOption, Unsupported
-from onnxc.ir.model import load
+from onnxc.ir.files import load
 from onnxc.ir.verify import verify
 from onnxc.passes.base import Context, apply, make
 from onnxc.passes.prune import groups

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxc import run_passes
-from onnxc.ir.model import load
+from onnxc.ir.files import load
 from onnxc.passes.base import apply, make
 from onnxc.passes.layers.linear import linear
 from onnxc.runtime.data import open_data

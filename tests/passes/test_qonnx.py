@@ -8,7 +8,7 @@ import pytest
 
 import onnxc
 from onnxc.ir import functions, qonnx
-from onnxc.ir.model import load
+from onnxc.ir.files import load
 from onnxc.ir.verify import verify
 from onnxc.passes.base import apply, make
 from onnxc.runtime.reference import Session

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from onnxc.ir.model import load
+from onnxc.ir.files import load
 from onnxc.ir.verify import verify
 from tests import golden
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxc.ir.errors import BadOption, Unsupported
-from onnxc.ir.model import load
+from onnxc.ir.files import load
 from onnxc.ir.text import dump
 from onnxc.ir.verify import verify
 from onnxc.passes.base import apply, make

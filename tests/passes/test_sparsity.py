@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxc.ir.errors import BadOption
-from onnxc.ir.model import load
+from onnxc.ir.files import load
 from onnxc.passes.base import apply, make
 from tests.passes.sparse_models import build, normal, run, text, weights, zoo
 

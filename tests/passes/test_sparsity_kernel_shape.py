@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from onnxc.ir.cost import cost
 from onnxc.ir.errors import BadOption
-from onnxc.ir.model import load
+from onnxc.ir.files import load
 from onnxc.ir.verify import verify
 from onnxc.passes.base import Report, apply, make
 from tests.passes.sparse_models import build, gap, normal, zoo

@@ -6,7 +6,7 @@ from hypothesis import given as examples
 from hypothesis import strategies as st
 
 from onnxc.ir.errors import BadOption
-from onnxc.ir.model import load
+from onnxc.ir.files import load
 from onnxc.ir.verify import verify
 from onnxc.passes.base import Context, Report, apply, make
 from onnxc.passes.layers.moments import moments, readable

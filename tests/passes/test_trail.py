@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from onnx import numpy_helper, parser
 
-from onnxc.ir.model import load
+from onnxc.ir.files import load
 from onnxc.ir.verify import verify
 from onnxc.passes.base import Context
 from onnxc.passes.layers import capture

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..analysis import Use, row
 from ..axes import Atom, Axis, Prod, Sum, extent, freeze, same
 from ..errors import DimensionError
+from ..table import Use, row
 
 
 def broadcast_axes(use: Use, operands: Sequence[tuple[int, Sequence[Axis]]], base: Sequence[Axis] = ()) -> list[Axis]:

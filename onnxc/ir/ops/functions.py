@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..analysis import Unreadable, Use, row
+from ..table import Unreadable, Use, row
 from .elementwise import broadcast_axes
 
 STORED = "the weight is stored packed"

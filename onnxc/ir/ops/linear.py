@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from ..analysis import Count, Unreadable, Use, row
 from ..axes import Aligned, Atom, Axis, Prod, Sum, extent
 from ..errors import DimensionError
+from ..masks import Count
+from ..table import Unreadable, Use, row
 from .elementwise import broadcast_axes
 from .window import conv_extents, transposed_extents
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..analysis import Use, row
 from ..axes import extent
+from ..table import Use, row
 from .elementwise import broadcast_axes
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..analysis import Unreadable, Use, row
 from ..axes import extent
+from ..table import Unreadable, Use, row
 
 
 @row("QuantizeLinear", "DequantizeLinear")

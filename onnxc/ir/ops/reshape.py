@@ -6,9 +6,10 @@ from math import prod
 
 import numpy as np
 
-from ..analysis import VALUE_LIMIT, Unreadable, Use, constant_attribute, row
 from ..axes import Atom, Axis, Prod, Sum, extent, freeze, same, split_product
 from ..errors import DimensionError
+from ..files import attribute_array
+from ..table import VALUE_LIMIT, Unreadable, Use, row
 
 INT = (int, np.integer)
 AXIS = (Atom, Prod, Sum)
@@ -335,7 +336,7 @@ def constant_of_shape(use: Use) -> None:
         if isinstance(v, AXIS):
             use.fix(v)
     use.out([v if isinstance(v, AXIS) else use.fixed(None if v is None else int(v)) for v in target.ravel()])
-    fill = constant_attribute(use.node)
+    fill = attribute_array(use.attr("value"))
     sizes = [_size(v) for v in target.ravel()]
     if fill is not None and fill.dtype == np.int64 and all(isinstance(s, INT) for s in sizes) and prod(sizes) <= 64:
         use.result(np.full([int(s) for s in sizes], int(fill.ravel()[0]), object))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..analysis import Minus, Unreadable, Use, row
 from ..axes import Atom, Axis, Prod, Sum, extent, find, freeze, split_sum
 from ..errors import DimensionError
+from ..masks import Minus
+from ..table import Unreadable, Use, row
 
 INT = (int, np.integer)
 AXIS = (Atom, Prod, Sum)

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from ..analysis import Unreadable, Use, row
 from ..axes import Atom, Axis, Extent, Prod, Sum, extent, same
+from ..table import Unreadable, Use, row
 
 MAX_END = 2**31 - 1
 

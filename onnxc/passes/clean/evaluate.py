@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from ...ir.analysis import constant_attribute
+from ...ir.files import attribute_array
 from ...ir.model import Model
 
 Arrays = list["np.ndarray | None"]
@@ -291,7 +291,7 @@ def _size(node, xs, opset):
 
 @evaluator("ConstantOfShape")
 def _constant_of_shape(node, xs, opset):
-    fill = constant_attribute(node)
+    fill = attribute_array(node.attrs.get("value"))
     fill = np.zeros((), np.float32) if fill is None else fill.reshape(())
     return np.broadcast_to(fill, tuple(int(v) for v in xs[0]))
 

@@ -14,9 +14,10 @@ from typing import Literal
 
 import numpy as np
 
-from ...ir.analysis import Analysis, analyse, apply_masks
+from ...ir.analysis import Analysis, analyse
 from ...ir.axes import Atom
 from ...ir.errors import BadOption
+from ...ir.masks import apply_masks
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
 from ..layers.linear import add_to_bias

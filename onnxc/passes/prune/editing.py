@@ -12,10 +12,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ...ir.analysis import analyse, apply_masks
+from ...ir.analysis import analyse
 from ...ir.axes import Atom
 from ...ir.errors import BadOption, VerificationError
-from ...ir.model import Model, load
+from ...ir.files import load
+from ...ir.masks import apply_masks
+from ...ir.model import Model
 from ...ir.verify import verify
 from ..base import Context
 from . import coupling

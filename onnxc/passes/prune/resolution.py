@@ -16,10 +16,12 @@ from typing import Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ...ir.analysis import Analysis, Axes, Count, Minus, analyse
+from ...ir.analysis import Analysis, analyse
 from ...ir.axes import Aligned, Atom, Axis, Prod, Sum, atoms, extent, find, normal
 from ...ir.errors import BadOption, OnnxcError
+from ...ir.masks import Count, Minus
 from ...ir.model import Model
+from ...ir.table import Axes
 from ..base import Claim, Context, Pass, Report, register
 
 WINDOWS = ("Conv", "MaxPool", "AveragePool", "LpPool", "ConvTranspose")

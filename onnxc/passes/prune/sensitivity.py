@@ -20,10 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ...ir.analysis import Analysis, analyse, apply_masks
+from ...ir.analysis import Analysis, analyse
 from ...ir.axes import Atom, atoms
 from ...ir.errors import BadData
 from ...ir.files import write_atomically
+from ...ir.masks import apply_masks
 from ...ir.model import Model
 from ..base import Context, Report
 from .budget import Costing
