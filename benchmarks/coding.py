@@ -30,8 +30,8 @@ import zstandard
 import onnxc
 from onnxc.coding import pack
 from onnxc.coding.archive import Archive
-from onnxc.coding.array import SLAB, encode_slab
 from onnxc.coding.native import Decoder, decoder, load, numpy_decoder
+from onnxc.coding.slab import SLAB, encode_slab
 
 ENTROPIES = (1.0, 2.0, 2.6, 3.0, 3.25, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 6.5, 7.0)
 HUFFMAN_ONLY = zstandard.ZstdCompressionParameters(

@@ -15,9 +15,10 @@ import numpy as np
 from onnxc.ir.errors import BadData, BadModel, BadOption
 
 from . import layout, native
-from .array import SLAB, read_header, slabs
+from .array import read_header, slabs
 from .files import Replacement, mapped
 from .pack import safe
+from .slab import SLAB
 
 _STEP = 1 << 20
 _FEED = 1 << 16

@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxc.ir.errors import BadData
 
-from .array import read_slab
+from .slab import read_slab
 
 SCRATCH = 2 * 2 * 8192 * 4 + 2 * 66048
 """ONNXC_DECODE_SCRATCH of decode.h, in bytes."""

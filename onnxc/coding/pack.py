@@ -20,8 +20,9 @@ import numpy as np
 from onnxc.ir.errors import BadModel, BadOption
 
 from . import layout
-from .array import FORMAT, SLAB, encode_slab
+from .array import FORMAT
 from .files import Replacement, mapped
+from .slab import SLAB, encode_slab
 from .wire import Region, regions
 
 SMALLEST = 128

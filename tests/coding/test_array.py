@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from onnxc.coding import decode, encode
-from onnxc.coding.array import FIELDS, PALETTE, ROTATED, SLAB, SPARSE, encode_slab, read_slab, words
+from onnxc.coding.array import words
 from onnxc.coding.native import numpy_decoder
 from onnxc.coding.plane import BLOCK, FEW, FILL, HUFFMAN, RAW, encode_plane
+from onnxc.coding.slab import FIELDS, PALETTE, ROTATED, SLAB, SPARSE, encode_slab, read_slab
 from onnxc.ir.errors import BadData
 
 RNG = np.random.default_rng(7)

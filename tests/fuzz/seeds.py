@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxc.coding.array import encode, encode_slab, words
+from onnxc.coding.array import encode, words
+from onnxc.coding.slab import encode_slab
 
 
 def five_bits(numbers: np.ndarray) -> np.ndarray:
