@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from ...ir.evaluate import core
 from ..editor import Editor, opaque
-from .evaluate import core
 from .fold import RANDOM
 
 SAMPLE = 16

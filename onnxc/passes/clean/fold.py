@@ -15,8 +15,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from ...ir.evaluate import CannotFold, evaluate
 from ..editor import Editor, opaque
-from .evaluate import CannotFold, evaluate
 
 SMALL = 1 << 20
 FILL = 1 << 30

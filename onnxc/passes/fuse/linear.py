@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..clean.evaluate import core
+from ...ir.evaluate import core
 from ..editor import Editor, alike, size
 from .affine import AFFINE, Affine, affine_of, aligned, busy, is_float, per_channel, store
 

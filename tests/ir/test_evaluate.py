@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from onnxc.ir.evaluate import EVALUATORS, CannotFold, evaluate
 from onnxc.ir.files import load, tensor_type
-from onnxc.passes.clean.evaluate import EVALUATORS, CannotFold, evaluate
 from onnxc.runtime.reference import Session
 
 RNG = np.random.default_rng(7)
