@@ -1,0 +1,82 @@
+"""Text that comes from a model, on its way into a language that we write: one function a language.
+
+    input "x *\\<newline>/"   ->   C comment  x %2A%5C%0A/      C literal  "x \\052\\134\\012/"      JSON  "x \\u002a\\u005c\\u000a/"
+
+Names are data. Each function asks what is allowed, not what is forbidden: letters, digits, `_ . : / -` and the space stand as
+they are, all else becomes an escape of that language. So no name can end a comment, a string or a tag, move a cursor, or be
+read in another order than it is written. Every result can be read back to the very name; `tests/ir/test_escape.py` does.
+Needs nothing but Python, as it goes into the wheels of libraries.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+_OTHER = re.compile(r"[^A-Za-z0-9_ .:/-]")
+_OTHER_BYTE = re.compile(rb"[^A-Za-z0-9_ .:/-]")
+_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_JSON_OTHER = re.compile(r"\\u[0-9a-f]{4}|\\.|[^A-Za-z0-9_ .:/\\-]")
+
+
+def utf8(text: str) -> bytes:
+    """UTF-8, also of the lone surrogates that Python makes of file names which are no UTF-8."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def comment(text: str) -> str:
+    """For a comment of C, CMake, Python, a shell or an assembler: other bytes of its UTF-8 as %2A, as in URLs."""
+    return _OTHER_BYTE.sub(lambda match: b"%%%02X" % match[0][0], utf8(text)).decode("ascii")
+
+
+def c_string(text: str) -> str:
+    """A C string literal of UTF-8: other bytes as three octal digits. A NUL, which would end it, is written C0 80 (as Java does)."""
+    data = utf8(text).replace(b"\0", b"\xc0\x80")
+    return '"' + _OTHER_BYTE.sub(lambda match: b"\\%03o" % match[0][0], data).decode("ascii") + '"'
+
+
+def from_c_string(data: bytes) -> str:
+    """The text whose `c_string` a C program holds as `data`."""
+    return data.replace(b"\xc0\x80", b"\0").decode("utf-8", "surrogatepass")
+
+
+def python_string(text: str) -> str:
+    """A Python string literal in ASCII."""
+    return '"' + _OTHER.sub(lambda match: _python_escape(match[0]), text) + '"'
+
+
+def _python_escape(char: str) -> str:
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def json_text(value: object, indent: int | None = 1) -> str:
+    """A value as JSON in ASCII: inside strings all other characters are \\u escapes, so that it may stand in HTML as well.
+
+    Raises ValueError for numbers that JSON lacks (NaN, infinities).
+    """
+    text = json.dumps(value, indent=indent, allow_nan=False)
+    return _JSON_STRING.sub(lambda match: f'"{_JSON_OTHER.sub(_json_escape, match[0][1:-1])}"', text)
+
+
+_JSON_SHORT = {"b": 8, "t": 9, "n": 10, "f": 12, "r": 13, '"': 34, "\\": 92, "/": 47}
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    found = match[0]
+    if len(found) == 6:
+        return found
+    return f"\\u{_JSON_SHORT[found[1]] if len(found) == 2 else ord(found):04x}"
+
+
+def terminal(text: str) -> str:
+    """For people: printable characters of any script as they are, the rest (controls, marks of direction, line ends,
+    surrogates) and the backslash as Python writes them, \\x1b."""
+    if text.isprintable() and "\\" not in text:
+        return text
+    return "".join(c if c.isprintable() and c != "\\" else _python_escape(c) for c in text)
+
+
+def html(text: str) -> str:
+    """For HTML, in text and in quoted attributes: what `terminal` shows, other characters as &#x3c;."""
+    return _OTHER.sub(lambda match: f"&#x{ord(match[0]):x};", terminal(text))
