@@ -16,7 +16,8 @@ import onnx_graphsurgeon as gs
 from .axes import Aligned, Atom, Axis, Prod, find
 from .functions import packed_sizes
 from .model import Model
-from .qtype import number_bits, stored_bytes
+from .numbers import number_bits
+from .qtype import stored_bytes
 from .table import Analysis
 from .verify import Verified
 

@@ -1,21 +1,30 @@
-"""How a tensor's numbers are stored: bits, signedness, scale, zero point, axis, codebook."""
+"""One language of numbers: how a tensor's values are stored, and what the stored numbers stand for.
+
+    whole      real = scale * (stored - zero_point)                  integers, from QuantizeLinear to QONNX
+    bipolar    real = scale * sum_i 2^i (2 b_i - 1)                  the odd numbers: one bit is -1 and +1
+    planes     real = sum_k scale[k] (2 b_k - 1)                     ResidualBinarize: each plane has a scale of its own
+    codebook   real = codebook[row, stored]                          shared weights, packed or not
+    float      real = scale * stored                                 float32 down to float4
+
+`onnxc.ir.numbers` reads it off a model.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-import onnx_graphsurgeon as gs
-
-from .functions import calls, is_lookup, weight_bits
-from .model import STANDARD
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class QType:
-    """A quantised number type. Real value = scale * (stored - zero_point), or codebook[stored].
+    """What stored numbers stand for; see above for `form`.
 
-    bits: per stored number. axis: of scale and zero_point, None for one of the whole tensor.
+    bits: of one stored number. scale and zero_point: None where they are 1 and 0, or where nothing says them; with
+    `axis` they have one entry for each index of that axis, with `block` one for each run of so many indices along it
+    (and the tensor's rank), else they broadcast from the right as NumPy does. codebook: [rows, values]; the tensor is
+    cut into as many equal runs, leading axis first. limits: the lowest and the highest stored number, where they are
+    narrower than the bits allow. known: False where scale or zero point are computed at run time.
     """
 
     bits: int
@@ -24,16 +33,55 @@ class QType:
     zero_point: np.ndarray | None = None
     axis: int | None = None
     codebook: np.ndarray | None = None
+    block: int = 0
+    form: str = "whole"
+    limits: tuple[float, float] | None = None
+    known: bool = True
 
     @property
     def low(self) -> int:
-        """The smallest stored number."""
+        """The smallest stored number; of `bipolar` the smallest odd number."""
+        if self.limits is not None:
+            return int(self.limits[0])
+        if self.form == "bipolar":
+            return 1 - (1 << self.bits)
         return -(1 << (self.bits - 1)) if self.signed else 0
 
     @property
     def high(self) -> int:
-        """The largest stored number."""
+        """The largest stored number; of `bipolar` the largest odd number."""
+        if self.limits is not None:
+            return int(self.limits[1])
+        if self.form == "bipolar":
+            return (1 << self.bits) - 1
         return (1 << (self.bits - 1)) - 1 if self.signed else (1 << self.bits) - 1
+
+    def along(self, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """`values` (a scale or zero point) so that they broadcast to a tensor of `shape`."""
+        if self.block:
+            repeated = np.repeat(values, self.block, self.axis)
+            return repeated[tuple(slice(0, n) for n in shape)]
+        if self.axis is None or values.ndim != 1 or values.size == 1:
+            return values.reshape(()) if values.size == 1 else values
+        return values.reshape([-1 if d == self.axis % len(shape) else 1 for d in range(len(shape))])
+
+    def real(self, stored: np.ndarray) -> np.ndarray:
+        """What `stored` numbers stand for, float32 (or the codebook's dtype), in their shape.
+
+        `bipolar` takes the odd numbers themselves. Raises ValueError for `planes`, and where scale or zero point are
+        not known: the model alone does not say it then.
+        """
+        if not self.known or self.form == "planes":
+            raise ValueError("what these numbers stand for is not known before the model runs")
+        if self.codebook is not None:
+            rows = stored.reshape(len(self.codebook), -1).astype(np.int64)
+            return np.take_along_axis(self.codebook, rows, 1).reshape(stored.shape)
+        whole = self.form == "whole" and stored.dtype.kind != "f"
+        wide = stored.astype(np.int32 if self.bits < 32 else np.int64) if whole else stored.astype(np.float32)
+        if self.zero_point is not None:
+            wide = wide - self.along(self.zero_point, stored.shape).astype(wide.dtype)
+        out = wide.astype(np.float32)
+        return out if self.scale is None else out * self.along(self.scale, stored.shape).astype(np.float32)
 
 
 def dtype_bits(dtype: np.dtype) -> int:
@@ -46,51 +94,15 @@ def dtype_bits(dtype: np.dtype) -> int:
     return np.dtype(dtype).itemsize * 8
 
 
+def of_dtype(dtype: np.dtype) -> QType:
+    """The type of plain numbers of `dtype`: what is stored is what is meant."""
+    name = np.dtype(dtype).name
+    whole = "int" in name or name == "bool"
+    return QType(dtype_bits(dtype), not name.startswith(("uint", "bool")), form="whole" if whole else "float")
+
+
 def stored_bytes(values: np.ndarray) -> int:
     """Bytes that `values` take in an ONNX file."""
     if values.dtype == object:
         return sum(len(v) if isinstance(v, bytes) else len(str(v).encode()) for v in values.ravel())
     return -(-values.size * dtype_bits(values.dtype) // 8)
-
-
-def number_bits(t: gs.Variable | gs.Constant, types: dict[str, int] | None = None) -> int:
-    """Bits of the numbers that `t` carries, seen through DequantizeLinear and the operators that only move them.
-
-    An initialiser has those of its dtype; a float tensor that DequantizeLinear makes has those of the stored integers,
-    one that a Lookup makes those of the packed indices, one that a quantiser makes those that its levels need.
-    """
-    for _ in range(64):
-        if isinstance(t, gs.Constant):
-            return dtype_bits(t.values.dtype)
-        maker = t.inputs[0] if t.inputs else None
-        if maker is not None and is_lookup(maker):
-            return weight_bits(maker)
-        if maker is not None and (bits := activation_bits(maker)):
-            return bits
-        if maker is None or maker.domain not in STANDARD:
-            break
-        if maker.op == "QuantizeLinear":
-            zero = maker.inputs[2] if len(maker.inputs) > 2 else None
-            return dtype_bits(zero.values.dtype) if isinstance(zero, gs.Constant) else 8
-        if maker.op not in _MOVES:
-            break
-        t = maker.inputs[0]
-    kind = (types or {}).get(t.name)
-    return {2: 8, 3: 8, 4: 16, 5: 16, 9: 8, 10: 16, 16: 16, 21: 4, 22: 4}.get(kind, 32) if kind else 32
-
-
-def activation_bits(node: gs.Node) -> int | None:
-    """Bits that the result of a quantiser of domain ai.onnxc needs, one for each plane of +-1; None for other nodes."""
-    if calls(node, "Binarize"):
-        return 1
-    if calls(node, "ResidualBinarize", "DynamicResidualBinarize") and isinstance(node.inputs[1], gs.Constant):
-        return int(np.count_nonzero(node.inputs[1].values)) or 1
-    if calls(node, "Quantize") and all(isinstance(t, gs.Constant) for t in node.inputs[2:4]):
-        low, high = (float(t.values.item()) for t in node.inputs[2:4])
-        return max(1, int(high - low).bit_length())
-    return None
-
-
-_MOVES = {
-    "DequantizeLinear", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "MaxPool", "Slice", "Pad",
-}  # fmt: skip

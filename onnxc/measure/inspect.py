@@ -14,7 +14,8 @@ from ..ir.cost import Cost, cost, node_macs
 from ..ir.files import load
 from ..ir.functions import indices, is_lookup
 from ..ir.model import Model
-from ..ir.qtype import number_bits, stored_bytes
+from ..ir.numbers import number_bits
+from ..ir.qtype import stored_bytes
 from ..ir.table import ROWS, Facts, key_of
 from ..ir.verify import Verified
 from ..passes.prune.coupling import frozen_layers, groups

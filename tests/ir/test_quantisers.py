@@ -11,7 +11,7 @@ from onnxc.ir.cost import cost
 from onnxc.ir.errors import DimensionError, Unsupported
 from onnxc.ir.files import load
 from onnxc.ir.model import DOMAIN, Model
-from onnxc.ir.qtype import number_bits
+from onnxc.ir.numbers import number_bits
 from onnxc.ir.verify import verify
 from onnxc.passes.base import apply, make
 from onnxc.runtime.reference import Session

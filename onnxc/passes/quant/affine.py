@@ -64,7 +64,7 @@ def room_for_bias(scales: np.ndarray, bias: np.ndarray, x_scale: np.ndarray) -> 
 
 def quantise(values: np.ndarray, q: QType) -> np.ndarray:
     """Stored numbers: round to even of values / scale, plus the zero point, saturated. Same shape as `values`."""
-    scale, zero = _along(q.scale, q.axis, values.ndim), _along(q.zero_point, q.axis, values.ndim)
+    scale, zero = (q.along(v, values.shape) for v in (q.scale, q.zero_point))
     low = q.low + 1 if q.signed else q.low  # signed numbers stay symmetric
     stored = np.rint(values / scale) + zero.astype(np.float32)
     return np.clip(stored, low, q.high).astype(np.int8 if q.signed else np.uint8)
@@ -77,9 +77,4 @@ def quantise_bias(bias: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 def dequantise(stored: np.ndarray, q: QType) -> np.ndarray:
     """Real numbers, float32, of stored ones."""
-    scale, zero = _along(q.scale, q.axis, stored.ndim), _along(q.zero_point, q.axis, stored.ndim)
-    return (stored.astype(np.int32) - zero.astype(np.int32)).astype(np.float32) * scale
-
-
-def _along(values: np.ndarray, axis: int | None, rank: int) -> np.ndarray:
-    return values if axis is None or values.ndim == 0 else values.reshape([-1 if d == axis else 1 for d in range(rank)])
+    return q.real(stored)

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ...ir import functions
+from ...ir import functions, numbers
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ...ir.qtype import dtype_bits
@@ -150,14 +150,7 @@ def _dequantised(model: Model) -> dict[str, gs.Variable]:
         levels = len(np.unique(made.inputs[0].values))
         if (levels - 1).bit_length() >= dtype_bits(made.inputs[0].values.dtype) or len(w.outputs) != 1:
             continue
-        scale, *zero = (t.values for t in made.inputs[1:])
-        rank = made.inputs[0].values.ndim
-        by_axis = scale.ndim == 1 and scale.size > 1
-        shape = [-1 if d == made.attrs.get("axis", 1) % rank else 1 for d in range(rank)] if by_axis else [1] * rank
-        whole = made.inputs[0].values.astype(np.int32)
-        if zero:
-            whole = whole - zero[0].astype(np.int32).reshape(shape)
-        floats = whole.astype(np.float32) * scale.reshape(shape).astype(np.float32)
+        floats = numbers.read(w).real()
         constant = model.constant(f"{w.name}_floats", floats)
         node.inputs[1] = constant
         before[constant.name] = w
