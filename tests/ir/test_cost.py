@@ -234,3 +234,28 @@ def test_long_chains_of_concats_and_sums():
     body = "x0 = Conv(x, w) " + " ".join(nodes) + f" y = Conv({x}, last)"
     model = load(text(body, "float[1, 2, 1, 1] x", "float[1, 1, 1, 1] y", **weights))
     assert len(verify(model).analysis.free_atoms()) == 1501
+
+
+def test_lstm_costs_its_gates():
+    """One direction takes T*B*4*H*(I + H) multiply-accumulates."""
+    t, b, i, h = 5, 2, 3, 7
+    node = helper.make_node("LSTM", ["x", "W", "R"], ["y"], hidden_size=h)
+    weights = [numpy_helper.from_array(np.zeros(s, "f"), n) for n, s in (("W", (1, 4 * h, i)), ("R", (1, 4 * h, h)))]
+    info = [helper.make_tensor_value_info(n, 1, s) for n, s in (("x", [t, b, i]), ("y", [t, 1, b, h]))]
+    graph = helper.make_graph([node], "g", info[:1], info[1:], weights)
+    assert cost_of(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])).macs == t * b * 4 * h * (
+        i + h
+    )
+
+
+def test_tensors_between_quantisers_are_held_at_their_bits():
+    """Bytes go in and out of each convolution, and the dequantised weight is no activation."""
+    proto = parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+    g (uint8[1,4,8,8] q) => (uint8[1,4,8,8] y) <float s = {0.5}, uint8 z = {3}, int8[4,4] w = {1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1}> {
+      d = DequantizeLinear(q, s, z)  k = DequantizeLinear(w, s)  ax = Constant<value = int64[2] {2, 3}>()
+      v = Unsqueeze(k, ax)  c = Conv(d, v)  r = Relu(c)  p = QuantizeLinear(r, s, z)
+      e = DequantizeLinear(p, s, z)  a = Conv(e, v)  y = QuantizeLinear(a, s, z) }""")
+    n = 4 * 8 * 8
+    assert cost_of(proto).peak_bytes == 2 * n
+    next(node for node in proto.graph.node if node.op_type == "Relu").op_type = "Softmax"
+    assert cost_of(proto).peak_bytes == n + 4 * n  # no kernel computes that on the way: its input is held as floats

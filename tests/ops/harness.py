@@ -66,7 +66,8 @@ class Case:
 
     free: the extents of the free atoms, sorted, where every data input is a weight and every output axis is contracted:
     what may be pruned. runtime: "ort", or "onnx" where ORT has no kernel. symbolic: whether the shapes are also
-    checked with a name for every extent. dynamic: extents of the result depend on data.
+    checked with a name for every extent. dynamic: extents of the result depend on data. made: the element type of the
+    outputs that ONNX's inference does not know.
     """
 
     text: str
@@ -76,6 +77,7 @@ class Case:
     runtime: str = "ort"
     symbolic: bool = True
     dynamic: bool = False
+    made: int = TensorProto.FLOAT
 
     def __init__(
         self,
@@ -86,10 +88,11 @@ class Case:
         runtime: str = "ort",
         symbolic: bool = True,
         dynamic: bool = False,
+        made: int = TensorProto.FLOAT,
         **operands,
     ):
         self.text, self.free, self.opset, self.runtime, self.symbolic = text, free, opset, runtime, symbolic
-        self.dynamic = dynamic
+        self.dynamic, self.made = dynamic, made
         self.operands = {
             k: Data(*v) if isinstance(v, tuple) else np.asarray(v) if isinstance(v, np.generic) else v
             for k, v in operands.items()
@@ -97,7 +100,8 @@ class Case:
 
     @property
     def op(self) -> str:
-        return self.node().op_type
+        node = self.node()
+        return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
 
     def node(self) -> onnx.NodeProto:
         node = parser.parse_node(self.text)
@@ -127,7 +131,9 @@ def proto(nodes, opset: int, inputs=(), outputs=(), weights=None) -> onnx.ModelP
         list(outputs),
         [numpy_helper.from_array(v, k) for k, v in (weights or {}).items()],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10 if opset < 24 else 11)
+    domains = {n.domain: 1 for n in graph.node} | {"": opset}
+    opsets = [helper.make_opsetid(d, v) for d, v in domains.items()]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10 if opset < 24 else 11)
 
 
 def kind(dtype: np.dtype) -> int:
@@ -166,7 +172,7 @@ def plain_model(case: Case, symbolic: bool) -> onnx.ModelProto:
     inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
     types = {o.name: o.type.tensor_type.elem_type for o in inferred.graph.output}
     outputs = [
-        onnx.ValueInfoProto(name=o, type=helper.make_tensor_type_proto(types[o] or TensorProto.FLOAT, None))
+        onnx.ValueInfoProto(name=o, type=helper.make_tensor_type_proto(types[o] or case.made, None))
         for o in node.output
         if o
     ]

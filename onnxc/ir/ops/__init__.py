@@ -4,4 +4,17 @@ A row reads the axes of the inputs (`use.ax`), ties and fixes them, and gives th
 operator is added by adding its name to a row, or a row to the file of its kind.
 """
 
-from . import attention, elementwise, functions, linear, norm, quantize, reduce, reshape, select, window  # noqa: F401
+from . import (  # noqa: F401
+    attention,
+    elementwise,
+    functions,
+    linear,
+    microsoft,
+    norm,
+    quantize,
+    recurrent,
+    reduce,
+    reshape,
+    select,
+    window,
+)  # fmt: skip

@@ -2,5 +2,5 @@
 
 from importlib import import_module
 
-KINDS = ("elementwise", "linear", "norm", "quantize", "reduce", "reshape", "select", "window")
+KINDS = ("elementwise", "linear", "microsoft", "norm", "quantize", "recurrent", "reduce", "reshape", "select", "window")
 CASES = [case for kind in KINDS for case in import_module(f"{__name__}.{kind}").CASES]
