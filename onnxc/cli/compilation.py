@@ -18,9 +18,11 @@ COLUMNS = (Column("layer", number=False), Column("MACs"), Column("schedule", num
 
 
 def library_name(path: str) -> str:
-    """A name that C takes, from a file's: `my-net.v2.onnx` -> `my_net_v2`."""
+    """A name that C takes, from a file's: `my-net.v2.onnx` -> `my_net_v2`, `string.onnx` -> `m_string`."""
+    from ..codegen.c.names import is_header
+
     stem = re.sub(r"\W+", "_", Path(path).stem, flags=re.ASCII).strip("_") or "model"
-    return stem if stem[0].isalpha() else f"m_{stem}"
+    return stem if stem[0].isalpha() and not is_header(stem) else f"m_{stem}"
 
 
 def render(report: CompileReport, *, width: int | None = None, colour: bool = False) -> str:

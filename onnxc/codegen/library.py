@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +14,8 @@ import onnx
 
 from onnxc import __version__
 from onnxc.codegen.c.build import PARTS, check_static, lay_out_arena, link, object_name, own_parts, write_sources
-from onnxc.codegen.c.header import C_TYPES, Interface, tensor_bytes
+from onnxc.codegen.c.header import C_TYPES, Interface, internal, tensor_bytes
+from onnxc.codegen.c.names import check_name
 from onnxc.codegen.c.pick import by_demand
 from onnxc.codegen.c.wheel import check_wheel, write_wheel
 from onnxc.codegen.memory.weights import Weights, gather, lay_out
@@ -25,9 +24,10 @@ from onnxc.codegen.program import Program, compile_program, lower_program
 from onnxc.codegen.target import Target, resolve
 from onnxc.coding.array import encode
 from onnxc.ir.errors import BadOption, Unsupported
+from onnxc.ir.escape import json_text
 from onnxc.ir.files import load
 from onnxc.ir.model import Model
-from onnxc.runtime.library import Library
+from onnxc.runtime.library import Library, interface_digest
 
 MOST_THREADS = 64  # ONNXC_POOL_MOST of runtime/c/pool.h
 Shapes = Mapping[str, tuple[int, ...]]
@@ -74,6 +74,7 @@ def compile_model(
     weights: str = "raw",
     program: bool = False,
     wheel: bool = False,
+    check: str = "data",
     progress: Callable[[str, float], None] | None = None,
 ) -> CompileReport:
     """Compiles a model into `out_dir`: `lib<name>.so`, `lib<name>.a`, `<name>.h`, `manifest.json`, `example/`.
@@ -94,7 +95,7 @@ def compile_model(
     chain = targets[0].toolchain
     _check_options(name, threads, weights, targets[0])
     if wheel:
-        check_wheel(chain)
+        check_wheel(chain, name)
     linker = chain.linker()
     tell("shapes", 0.0)
     proto = model_proto.to_proto() if hasattr(model_proto, "to_proto") else model_proto
@@ -115,13 +116,14 @@ def compile_model(
         tell("link", 0.8)
         layout = lay_out_arena(programs, stored, threads)
         both = tuple((tuple(static.inputs), tuple(static.outputs)) for static in statics)
-        face = Interface(name, both, layout.total, threads, tuple(goal.name for goal in targets))
+        mark = interface_digest(_tensors(name, both) | {"model_sha256": source})
+        face = Interface(name, both, layout.total, threads, tuple(goal.name for goal in targets), mark)
         write_sources(work, face, programs, stored, layout, targets)
         libraries = link(work, name, chain, linker, objects, own_parts(face, stored))
         extras = check_static(work, name, chain, program)
         manifest = _manifest(face, targets, libraries, kernels, source, weights)
         manifest["program"] = extras[0] if program else None
-        (work / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        (work / "manifest.json").write_text(json_text(manifest) + "\n", encoding="ascii")
         extras += [write_wheel(work, face, chain, source)] if wheel else []
         _move(work, out, [*libraries, *extras, f"{name}.h"])
     tell("done", 1.0)
@@ -138,8 +140,7 @@ def _lower(
 ) -> tuple[list[Program], Weights]:
     """A program for each shape within each target, and the weights that they share."""
     pairs = [(goal, static) for goal in targets for static in statics]
-    prefixes = [f"{name}_{i}" for i in range(len(pairs))] if len(pairs) > 1 else [name]
-    programs = [lower_program(static, goal, threads, prefix) for (goal, static), prefix in zip(pairs, prefixes)]
+    programs = [lower_program(static, goal, threads, f"{internal(name)}_{i}") for i, (goal, static) in enumerate(pairs)]
     arrays, numbers = gather([made.arrays for made in programs])
     for made, own in zip(programs, numbers):
         made.renumber(own)
@@ -221,8 +222,7 @@ def digest(proto: onnx.ModelProto) -> str:
 
 
 def _check_options(name: str, threads: int, weights: str, goal: Target) -> None:
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-        raise BadOption(f"{name!r} cannot name a C library", remedy="use letters, digits and underscores")
+    check_name(name)
     if weights not in ("raw", "coded"):
         raise BadOption("there are no such weights", expected="raw or coded", found=weights)
     if not 1 <= threads <= MOST_THREADS:
@@ -232,26 +232,37 @@ def _check_options(name: str, threads: int, weights: str, goal: Target) -> None:
 
 
 def _check_types(static: StaticModel) -> None:
+    for tensors in (static.inputs, static.outputs):
+        names = [name for name, _, _ in tensors]
+        for name in names:
+            if names.count(name) > 1:
+                raise Unsupported("two tensors of a C interface with one name", tensor=name, remedy="name one anew")
     for name, _, dtype in [*static.inputs, *static.outputs]:
         if dtype not in C_TYPES:
             raise Unsupported(f"element type {dtype} in a C interface", tensor=name, remedy="cast it to float32")
+
+
+def _tensors(name: str, shapes: tuple) -> dict:
+    """What a manifest says of names, shapes and types; `shapes`: (inputs, outputs) for each shape of the library."""
+
+    def rows(tensors: tuple) -> list[dict]:
+        return [{"name": n, "shape": list(shape), "dtype": dtype, "bytes": tensor_bytes((n, shape, dtype))}
+                for n, shape, dtype in tensors]  # fmt: skip
+
+    several = [{"inputs": rows(inputs), "outputs": rows(outputs)} for inputs, outputs in shapes]
+    return {"name": name, **several[0], "shapes": several}
 
 
 def _manifest(
     face: Interface, targets: list[Target], libraries: list[str], kernels: tuple[dict, ...], source: str, weights: str
 ) -> dict:
     """What a program has to know of a library; docs/libraries.md explains the fields."""
-
-    def rows(tensors: tuple) -> list[dict]:
-        return [{"name": n, "shape": list(shape), "dtype": dtype, "bytes": tensor_bytes((n, shape, dtype))}
-                for n, shape, dtype in tensors]  # fmt: skip
-
-    goal = targets[0]
+    goal, tensors = targets[0], _tensors(face.name, face.shapes)
     keys = ("node", "spec", "macs", "schedule", "program")
     return {
         "format": 1,
         "onnxc": __version__,
-        "name": face.name,
+        "name": tensors["name"],
         "library": libraries[0],
         "libraries": libraries,
         "header": f"{face.name}.h",
@@ -263,8 +274,8 @@ def _manifest(
         "threads": face.threads,
         "arena_bytes": face.arena_bytes,
         "model_sha256": source,
-        "inputs": rows(face.inputs),
-        "outputs": rows(face.outputs),
-        "shapes": [{"inputs": rows(inputs), "outputs": rows(outputs)} for inputs, outputs in face.shapes],
+        "inputs": tensors["inputs"],
+        "outputs": tensors["outputs"],
+        "shapes": tensors["shapes"],
         "kernels": [{key: row[key] for key in keys if key in row} for row in kernels],
     }

@@ -48,6 +48,7 @@ class Program:
             (n, replace(p, offset=numbers[p.offset]) if p.space == "weight" else p, size)
             for n, p, size in self.plan.copies
         ]
+        self.plan.flags = [replace(p, offset=numbers[p.offset]) if p.space == "weight" else p for p in self.plan.flags]
 
 
 def lower_program(static: StaticModel, target: Target, threads: int, prefix: str) -> Program:
@@ -57,7 +58,7 @@ def lower_program(static: StaticModel, target: Target, threads: int, prefix: str
     """
     lowered = lower(static, target, threads)
     module = finish(lowered.module, target)
-    plan = make_plan(module["main"], lowered.inputs, lowered.arrays)
+    plan = make_plan(module["main"], static, lowered.arrays)
     count = Counter(function for function, _ in plan.calls)
     fallbacks = [{"function": f, "calls": n} for f, n in sorted(count.items()) if not _ours(f)]
     bodies = _functions(module, plan, prefix, target, threads)

@@ -6,8 +6,10 @@ This file, toolchain.py and ir/errors.py go into the wheels of libraries as they
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import os
+import re
 import threading
 import weakref
 from pathlib import Path
@@ -18,6 +20,7 @@ from ..ir.errors import BadData, BadModel, BadOption
 from .toolchain import TOOLCHAINS, host_features
 
 ALIGN = 64
+DTYPE = re.compile(r"bool|(bfloat|float|complex|int|uint)\d+(_e\w+)?")
 
 
 class Library:
@@ -51,7 +54,7 @@ class Library:
             raise BadModel(
                 f"cannot load {file.name}: {error}", remedy="compile the model again for this machine"
             ) from None
-        self._bind()
+        self._bind(manifest)
         if self.arena_bytes != manifest["arena_bytes"]:
             raise BadModel(
                 f"{file.name} and manifest.json disagree about the arena", expected=manifest["arena_bytes"],
@@ -59,7 +62,7 @@ class Library:
             )  # fmt: skip
         self._local = threading.local()
 
-    def _bind(self) -> None:
+    def _bind(self, manifest: dict) -> None:
         def function(suffix: str, result, *arguments):
             try:
                 found = getattr(self._library, f"{self.name}_{suffix}")
@@ -69,6 +72,7 @@ class Library:
             return found
 
         pointers = ctypes.POINTER(ctypes.c_void_p)
+        check_digest(manifest, function("digest", ctypes.c_char_p)().decode("ascii", "replace"))
         self._init = function("init", ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
         self._run = function("run", ctypes.c_int, ctypes.c_void_p, pointers, pointers)
         self._free = function("free", ctypes.c_int, ctypes.c_void_p)
@@ -122,6 +126,8 @@ class _Handle:
 def _end(arena: np.ndarray, free, process: int) -> None:
     if os.getpid() == process:
         free(arena.ctypes.data)
+    else:  # a forked process has the bytes and not the threads: no handle is to be seen here
+        arena[:ALIGN] = 0
 
 
 def empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -164,6 +170,27 @@ def _take(name: str, inputs: dict[str, np.ndarray], shape: tuple[int, ...], dtyp
     dense = empty_aligned(shape, dtype)
     dense[...] = array
     return dense
+
+
+def interface_digest(manifest: dict) -> str:
+    """SHA-256 in hexadecimal of what a library takes, gives and computes, by its manifest. The library holds the same."""
+
+    def tensors(rows: list[dict]) -> list:
+        return [[row["name"], list(row["shape"]), row["dtype"]] for row in rows]
+
+    shapes = [[tensors(row["inputs"]), tensors(row["outputs"])] for row in manifest.get("shapes") or [manifest]]
+    what = [manifest["name"], manifest.get("model_sha256"), shapes]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
+def check_digest(manifest: dict, found: str) -> None:
+    """Raises BadModel where a manifest is not the one of the library that says `found`: then its shapes are not to be believed."""
+    wanted = interface_digest(manifest)
+    if found != wanted:
+        raise BadModel(
+            f"manifest.json is not the one of library {manifest['name']}", expected=f"digest {wanted[:12]}",
+            found=found[:12], remedy="compile the model again",
+        )  # fmt: skip
 
 
 Tensors = dict[str, tuple[tuple[int, ...], np.dtype]]
@@ -230,4 +257,44 @@ def read_manifest(path: str | os.PathLike) -> dict:
     wanted = {"name", "library", "arena_bytes", "inputs", "outputs"}
     if not isinstance(manifest, dict) or manifest.get("format") != 1 or not wanted <= manifest.keys():
         raise BadModel(f"{path} is no manifest of a compiled library", remedy="compile the model again")
+    wrong = _fault(manifest)
+    if wrong:
+        raise BadModel(f"{path} is damaged: {wrong}", remedy="compile the model again")
     return manifest
+
+
+def _fault(manifest: dict) -> str:
+    """What is wrong with a manifest's fields, all of which the caller believes to be of their type; "" for nothing."""
+    name = manifest["name"]
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        return "name"
+    if manifest["library"] not in (f"lib{name}.so", f"lib{name}.a"):  # never a file of another folder
+        return "library"
+    numbers = [manifest["arena_bytes"], manifest.get("threads", 1)]
+    if not all(isinstance(number, int) and 0 < number < 1 << 62 for number in numbers):
+        return "arena_bytes, threads"
+    texts = [manifest.get(key, "") for key in ("target", "toolchain")]
+    if not all(isinstance(text, str) for text in [*texts, *_list(manifest.get("needs", []))]):
+        return "target, toolchain, needs"
+    rows = manifest.get("shapes") or [manifest]
+    if not all(isinstance(row, dict) and _good(row.get("inputs")) and _good(row.get("outputs")) for row in _list(rows)):
+        return "shapes"
+    return ""
+
+
+def _list(value: object) -> list:
+    return value if isinstance(value, list) else [None]
+
+
+def _good(rows: object) -> bool:
+    """Whether these are tensors: a name, extents, a dtype that NumPy has; no name twice."""
+    for row in _list(rows):
+        if (
+            not isinstance(row, dict)
+            or not isinstance(row.get("name"), str)
+            or not DTYPE.fullmatch(str(row.get("dtype")))
+        ):
+            return False
+        if not all(type(extent) is int and 0 <= extent < 1 << 48 for extent in _list(row.get("shape"))):
+            return False
+    return len({row["name"] for row in rows}) == len(rows)

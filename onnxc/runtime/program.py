@@ -14,7 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from onnxc.ir.errors import BadData, BadModel, MissingTool, Unsupported
-from onnxc.runtime.library import Tensors, check_inputs, read_manifest, shape_number, shapes_of, threads_of
+from onnxc.runtime.library import (
+    Tensors,
+    check_digest,
+    check_inputs,
+    read_manifest,
+    shape_number,
+    shapes_of,
+    threads_of,
+)
 from onnxc.runtime.toolchain import TOOLCHAINS, Toolchain
 
 TIMEOUT = 600  # seconds that one run elsewhere may take
@@ -66,6 +74,7 @@ class Program:
         chain = TOOLCHAINS.get(manifest.get("toolchain", ""))
         if chain is None:
             raise BadModel(f"{self._folder} does not say what machine it is for", remedy="compile the model again")
+        self._manifest = manifest
         self.name: str = manifest["name"]
         self.target: str = manifest["target"]
         self.arena_bytes: int = manifest["arena_bytes"]
@@ -103,6 +112,8 @@ class Program:
         seconds = re.search(r"seconds per run: ([0-9.]+)", said)
         if not seconds:
             raise BadData(f"{self._program} said nothing of its time in {self.where}")
+        digest = re.search(r"digest: ([0-9a-f]{64})", said)
+        check_digest(self._manifest, digest.group(1) if digest else "")
         return split_outputs(made, self.shapes[number][1], self._program), float(seconds.group(1))
 
     def _execute(self, data: bytes, numbers: list[str]) -> tuple[bytes, str]:
@@ -134,4 +145,6 @@ def split_outputs(data: bytes, outputs: Tensors, program: str) -> dict[str, np.n
             raise BadData(f"{program} wrote too few bytes", tensor=name)
         found[name] = np.frombuffer(data, dtype, count, at).reshape(shape).copy()
         at += count * dtype.itemsize
+    if at < len(data):
+        raise BadData(f"{program} wrote too many bytes", expected=at, found=len(data))
     return found

@@ -56,7 +56,9 @@ def test_exports_the_interface_alone(folder):
     command = ["nm", "-D", "--defined-only", folder / "libnet.so"]
     made = subprocess.run(command, capture_output=True, text=True, check=True)
     names = {line.split()[-1] for line in made.stdout.splitlines()}
-    suffixes = "arena_bytes input_count output_count input output init init_checked run run_checked free status_text"
+    suffixes = (
+        "arena_bytes input_count output_count input output digest init init_checked run run_checked free status_text"
+    )
     assert names == {f"net_{suffix}" for suffix in suffixes.split()}
 
 

@@ -21,11 +21,12 @@ typedef struct head {
 } head;
 typedef char head_fits[sizeof(head) <= @head@ ? 1 : -1];
 
-extern const char net_weights[];
+extern const char @weights@[];
 @kernels@
 
 @tensors@
 size_t net_arena_bytes(void) { return NET_ARENA_BYTES; }
+const char *net_digest(void) { return "@digest@"; }
 
 @decode@
 @programs@
@@ -37,8 +38,11 @@ int net_init(void *arena, int threads) {
   if (!arena) return NET_NULL_POINTER;
   if ((uintptr_t)arena % NET_ARENA_ALIGN) return NET_MISALIGNED;
   if (threads < 1 || threads > NET_THREADS) return NET_BAD_THREADS;
+#if NET_THREADS > 1
+  if (h->magic == MAGIC && h->threads > 1 && h->threads <= NET_THREADS) return NET_IN_USE;
+#endif
   h->magic = 0;
-  machine = pick_machine();
+  machine = chosen();
   if (machine < 0) return NET_WRONG_CPU;
   if (!decode((char *)arena)) return NET_BAD_WEIGHTS;
   h->threads = (uint32_t)threads;
@@ -97,6 +101,8 @@ const char *net_status_text(int status) {
     case NET_NO_THREADS: return "the system gives no more threads";
     case NET_NO_SHAPE: return "there is no such shape";
     case NET_WRONG_CPU: return "the library has no kernels for this processor";
+    case NET_INDEX: return "an index is out of range";
+    case NET_IN_USE: return "the arena holds a handle whose threads have not been ended";
   }
   return "unknown status";
 }
@@ -125,7 +131,7 @@ static int check_tensors(const head *h, const void *const *inputs, void *const *
   return NET_OK;
 }
 
-static void run(head *h, const void *const *inputs, void *const *outputs) {
+static int run(head *h, const void *const *inputs, void *const *outputs) {
 #if NET_THREADS > 1
   h->inputs = inputs;
   h->outputs = outputs;
@@ -139,7 +145,7 @@ int net_run(void *handle, const void *const *inputs, void *const *outputs) {
   status = enter(handle);
   if (status != NET_OK) return status;
   status = check_tensors((head *)handle, inputs, outputs);
-  if (status == NET_OK) run((head *)handle, inputs, outputs);
+  if (status == NET_OK) status = run((head *)handle, inputs, outputs);
   leave(handle);
   return status;
 }
@@ -212,11 +218,12 @@ static void share(head *h, int phase) {
 }
 """
 
-PROGRAM = """static void program@number@(head *h, const void *const *inputs, void *const *outputs) {
+PROGRAM = """static int program@number@(head *h, const void *const *inputs, void *const *outputs) {
   char *a = (char *)h;
   (void)a;
   (void)inputs;
   (void)outputs;
 @calls@
+  return @flags@;
 }
 """

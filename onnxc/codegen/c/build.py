@@ -11,7 +11,7 @@ from pathlib import Path
 
 from onnxc.codegen.c import example as cexample
 from onnxc.codegen.c import source as csource
-from onnxc.codegen.c.header import Interface, header
+from onnxc.codegen.c.header import Interface, header, internal
 from onnxc.codegen.c.source import Layout, head_bytes
 from onnxc.codegen.memory.arena import aligned
 from onnxc.codegen.memory.weights import Weights
@@ -94,7 +94,7 @@ def link(
     cc = linker.command()
     flags = ["-std=c99", "-O2", "-g0", *(["-fPIC"] if "so" in chain.libraries else [])]
     threads = ["-pthread"] if "pool" in parts else []
-    own = [f"-D{symbol}={symbol.replace('onnxc', name, 1)}" for part in parts for symbol in _SYMBOLS[part]]
+    own = [f"-D{symbol}={symbol.replace('onnxc', internal(name), 1)}" for part in parts for symbol in _SYMBOLS[part]]
     run_tool([*cc, *flags, *WARNINGS, *threads, *own, "-c", f"{name}.c", "-o", f"{name}.o"], work)
     objects = [*kernels, f"{name}.o", object_name("weights")]
     run_tool([*cc, "-c", "weights.S", "-o", objects[-1]], work)

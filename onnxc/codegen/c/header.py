@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from onnxc.ir.escape import comment
+
 Tensor = tuple[str, tuple[int, ...], str]
 """Name, shape, dtype."""
 
@@ -16,8 +18,8 @@ C_TYPES = {
     **{f"{sign}int{bits}": f"{sign}int{bits}_t" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
 FUNCTIONS = (
-    "arena_bytes", "input_count", "output_count", "input", "output", "init", "init_checked", "run", "run_checked", "free",
-    "status_text",
+    "arena_bytes", "input_count", "output_count", "input", "output", "digest", "init", "init_checked", "run", "run_checked",
+    "free", "status_text",
 )  # fmt: skip
 
 
@@ -25,7 +27,8 @@ FUNCTIONS = (
 class Interface:
     """Name, (inputs, outputs) of each shape that the library takes, bytes of the arena, most threads of a handle.
 
-    `machines` names the instruction sets that it has kernels for, the least demanding first.
+    `machines` names the instruction sets that it has kernels for, the least demanding first. `digest` says in hexadecimal
+    what it is: `onnxc.runtime.library.interface_digest` of its manifest.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Interface:
     arena_bytes: int
     threads: int = 1
     machines: tuple[str, ...] = ("",)
+    digest: str = ""
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -65,8 +69,13 @@ def tensor_bytes(tensor: Tensor) -> int:
     return math.prod(tensor[1]) * element_bytes(tensor[2])
 
 
-def _comment(text: str) -> str:
-    return text.encode("ascii", "replace").decode().replace("*/", "* /").replace("/*", "/ *")
+def internal(name: str) -> str:
+    """The start of all names of a library that are not for its users.
+
+    No two libraries share one, whatever they are called: `net_0` and program 0 of `net` are `_onnxc5net_0_...` and
+    `_onnxc3net_0_...`, as C++ would count letters; and no function of an interface begins with an underscore.
+    """
+    return f"_onnxc{len(name)}{name}"
 
 
 def header(face: Interface) -> str:
@@ -87,7 +96,7 @@ def _listing(face: Interface) -> list[str]:
         for kind, tensors in zip(("input", "output"), shape):
             for i, (label, extents, dtype) in enumerate(tensors):
                 text = "x".join(map(str, extents)) or "scalar"
-                lines.append(f" *   {kind}s[{i}]  {C_TYPES[dtype]}  {text}  {_comment(label)}")
+                lines.append(f" *   {kind}s[{i}]  {C_TYPES[dtype]}  {text}  {comment(label)}")
     return lines
 
 
@@ -127,6 +136,7 @@ _HEADER = """/* @net@.h: a compiled model. Made by onnxc.
  *
 @tensors@
  *
+ * In names of tensors %2A stands for byte 0x2A, as in URLs; net_input(i)->name and net_output(i)->name are exact.
  * Tensors are dense and row-major, aligned to their element; 64-byte alignment is fastest. Outputs overlap neither
  * each other nor the inputs nor the arena. The library allocates nothing and keeps no state outside the arena: handles
  * on separate arenas may run at the same time in different threads; one handle runs once at a time.
@@ -134,8 +144,8 @@ _HEADER = """/* @net@.h: a compiled model. Made by onnxc.
  *   static char arena[NET_ARENA_BYTES] aligned to 64 bytes;
  *   if (net_init(arena, 1) == NET_OK) status = net_run(arena, inputs, outputs);
  */
-#ifndef ONNXC_MODEL_NET_H
-#define ONNXC_MODEL_NET_H
+#ifndef ONNXC_MODEL_@net@_H
+#define ONNXC_MODEL_@net@_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -159,7 +169,9 @@ enum net_status {
   NET_BAD_WEIGHTS = 9,     /* init: the coded weights are damaged */
   NET_NO_THREADS = 10,     /* init: the system gives no more threads */
   NET_NO_SHAPE = 11,       /* select: there is no such shape */
-  NET_WRONG_CPU = 12       /* init: this processor has none of the instruction sets that the library has kernels for */
+  NET_WRONG_CPU = 12,      /* init: this processor has none of the instruction sets that the library has kernels for */
+  NET_INDEX = 13,          /* run: an index in an input is outside of the tensor that it picks from; outputs are unspecified */
+  NET_IN_USE = 14          /* init: the arena holds a handle with threads that has not been freed */
 };
 
 /* One input or output: name, element type ("float32", ...), rank, extents, bytes in all. */
@@ -176,6 +188,9 @@ int net_input_count(void);
 int net_output_count(void);
 const net_tensor *net_input(int index); /* in the first shape; NULL when there is no such input */
 const net_tensor *net_output(int index);
+
+/* What the library is, in 64 hexadecimal digits: of its name, its model and its tensors. manifest.json has the same. */
+const char *net_digest(void);
 
 @threads@
 int net_init(void *arena, int threads);

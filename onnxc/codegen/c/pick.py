@@ -55,9 +55,9 @@ def by_demand(targets: Sequence[Target]) -> list[Target]:
 
 
 def pick_source(targets: Sequence[Target]) -> str:
-    """`pick_machine()`: the number of the most demanding target that the processor meets, or -1."""
+    """`chosen()`: the number of the most demanding target that the processor meets, or -1."""
     if len(targets) == 1:
-        return "static int pick_machine(void) { return 0; }\n"
+        return "static int chosen(void) { return 0; }\n"
     table = FEATURES[targets[0].chain]
     words = 1 + max(word for word, _ in table.values())
     rows = []
@@ -103,7 +103,7 @@ static void features(uint32_t found[6]) {
     "riscv64": _AUXILIARY,
 }
 _PICK = """@read@
-static int pick_machine(void) {
+static int chosen(void) {
   static const uint32_t wanted[@count@][@words@] = {
 @rows@
   };

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from onnxc.codegen.c.body import BODY, MACHINE, PROGRAM, SELECT, SHARED
-from onnxc.codegen.c.header import Interface, element_bytes, tensor_bytes
+from onnxc.codegen.c.header import Interface, element_bytes, internal, tensor_bytes
 from onnxc.codegen.c.pick import pick_includes, pick_source
 from onnxc.codegen.memory.plan import Place
 from onnxc.codegen.memory.weights import Weights, decode_source
 from onnxc.codegen.program import Program
 from onnxc.codegen.target import Target
+from onnxc.ir.escape import c_string
 
 HEAD = 64  # bytes at the arena's start that hold the handle
 THREADED_HEAD = 1024  # the same with the state of a thread pool
@@ -31,12 +32,6 @@ class Layout:
 def head_bytes(threads: int) -> int:
     """Bytes of a handle's state."""
     return THREADED_HEAD if threads > 1 else HEAD
-
-
-def quoted(text: str) -> str:
-    """A C string literal; bytes outside printable ASCII are escaped in octal."""
-    safe = "".join(chr(b) if 32 <= b < 127 and chr(b) not in '"\\?' else f"\\{b:03o}" for b in text.encode())
-    return f'"{safe}"'
 
 
 def source(
@@ -61,6 +56,7 @@ def source(
         "head": str(head_bytes(face.threads)),
         "shapes": str(len(face.shapes)),
         "shares": "shared" if shared else "NULL",
+        "digest": face.digest,
     }
     text = BODY
     for mark, part in parts.items():
@@ -70,6 +66,7 @@ def source(
         "@kernels@", "\n".join(sorted(declared))
     )
     tables = "\n".join(_tensors(face, side, kind) for side, kind in enumerate(("input", "output")))
+    text = text.replace("@weights@", f"{internal(face.name)}_weights")
     return text.replace("@header@", f"{face.name}.h").replace("@tensors@", tables)
 
 
@@ -96,7 +93,9 @@ def _program(
             else:
                 lines.append(f"  {function}({args}, {phase}, 0, 1, 0);")
     lines += [f"  memcpy(outputs[{output}], {place(p)}, {count});" for output, p, count in program.plan.copies]
-    return PROGRAM.replace("@number@", str(number)).replace("@calls@", "\n".join(lines))
+    flags = " | ".join(f"*(const int32_t *)({place(p)})" for p in program.plan.flags)
+    text = PROGRAM.replace("@number@", str(number)).replace("@calls@", "\n".join(lines))
+    return text.replace("@flags@", flags or "0")
 
 
 def _shared(phases: list[str]) -> str:
@@ -111,15 +110,15 @@ def _dispatch(count: int, shapes: int) -> str:
     """The choice of a program by instruction set and shape."""
     args = "h, inputs, outputs"
     if count == 1:
-        return f"  program0({args});"
-    rows = [f"    case {i}: program{i}({args}); break;" for i in range(count)]
-    return "\n".join([f"  switch (h->machine * {shapes} + h->shape) {{", *rows, "  }"])
+        return f"  return program0({args}) ? NET_INDEX : NET_OK;"
+    rows = [f"    case {i}: return program{i}({args}) ? NET_INDEX : NET_OK;" for i in range(count)]
+    return "\n".join([f"  switch (h->machine * {shapes} + h->shape) {{", *rows, "  }", "  return NET_NO_SHAPE;"])
 
 
 def _machine(face: Interface) -> str:
     if len(face.machines) == 1:
         return ""
-    return MACHINE.replace("@names@", ", ".join(quoted(name) for name in face.machines))
+    return MACHINE.replace("@names@", ", ".join(c_string(name) for name in face.machines))
 
 
 def _pointer(place: Place, name: str, weights: Weights, decoded: int) -> str:
@@ -131,7 +130,7 @@ def _pointer(place: Place, name: str, weights: Weights, decoded: int) -> str:
         case "arena":
             return f"a + {place.offset}"
     where, offset = weights.spots[place.offset]
-    return f"a + {decoded + offset}" if where == "arena" else f"{name}_weights + {offset}"
+    return f"a + {decoded + offset}" if where == "arena" else f"{internal(name)}_weights + {offset}"
 
 
 def _tensors(face: Interface, side: int, kind: str) -> str:
@@ -144,7 +143,7 @@ def _tensors(face: Interface, side: int, kind: str) -> str:
             label, extents, dtype = tensor
             variable = f"{kind}_shape{number}_{i}"
             lines.append(f"static const int64_t {variable}[] = {{{', '.join(map(str, extents or (1,)))}}};")
-            cells.append(f'{{{quoted(label)}, "{dtype}", {len(extents)}, {variable}, {tensor_bytes(tensor)}}}')
+            cells.append(f'{{{c_string(label)}, "{dtype}", {len(extents)}, {variable}, {tensor_bytes(tensor)}}}')
         rows.append("  {" + ",\n   ".join(cells or ['{"", "", 0, NULL, 0}']) + "},")  # C has no empty arrays
     count, aligns = len(first), ", ".join(str(element_bytes(dtype)) for _, _, dtype in first) or "1"
     table = "\n".join([*lines, f"static const {name}_tensor {kind}_table[{len(rows)}][{count or 1}] = {{", *rows, "};"])
@@ -159,7 +158,7 @@ const {name}_tensor *{name}_{kind}(int index) {{
 
 def weights_source(name: str, path: str, chain: str) -> str:
     """Assembler that takes the file `path` into read-only memory, 64-byte aligned."""
-    wasm = chain == "wasm32"
+    wasm, name = chain == "wasm32", internal(name)
     section = f'.section .rodata.{name}_weights,"",@' if wasm else f'.section .rodata.{name}_weights,"a",%progbits'
     end = "" if wasm else '  .section .note.GNU-stack,"",%progbits\n'
     return f"""  {section}

@@ -17,7 +17,9 @@ import zipfile
 from pathlib import Path
 
 from onnxc.codegen.c.header import Interface
+from onnxc.codegen.c.names import check_package
 from onnxc.ir.errors import Unsupported
+from onnxc.ir.escape import comment
 from onnxc.runtime.toolchain import Toolchain
 
 ROOT = Path(__file__).parents[2]
@@ -25,8 +27,9 @@ LOADER = ("ir/errors.py", "runtime/library.py", "runtime/toolchain.py")
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file can say
 
 
-def check_wheel(chain: Toolchain) -> None:
-    """Raises Unsupported for a machine that Python loads no shared libraries on."""
+def check_wheel(chain: Toolchain, name: str) -> None:
+    """Raises Unsupported for a machine that Python loads no shared libraries on, BadOption for a name that is taken."""
+    check_package(name)
     if "so" not in chain.libraries:
         raise Unsupported(f"a wheel for {chain.name}, which has no shared libraries", remedy="link the static library")
 
@@ -67,7 +70,7 @@ def _digest(data: bytes) -> str:
 def _init(face: Interface) -> str:
     lines = []
     for kind, tensors in (("in ", face.inputs), ("out", face.outputs)):
-        lines += [f"#   {kind}  {label!a}: {dtype} {'x'.join(map(str, shape))}" for label, shape, dtype in tensors]
+        lines += [f"#   {kind}  {comment(name)}: {dtype} {'x'.join(map(str, shape))}" for name, shape, dtype in tensors]
     return _INIT.replace("@name@", face.name).replace("@tensors@", "\n".join(lines))
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxc.codegen.memory.arena import Tenant, assign, largest_live_set
+from onnxc.codegen.prepare.static import StaticModel
 from onnxc.codegen.tvm_api import name_of, tvm_modules
-from onnxc.ir.errors import Unsupported
+from onnxc.ir.errors import Unsupported, VerificationError
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Place:
 class Plan:
     """`calls`: (function, places) in order. `copies`: (output, place, bytes) that no kernel writes itself.
 
+    `flags` are int32 scalars that kernels leave at other than 0 where an index was out of range.
+
     `buffers` are the bytes of the tensors between kernels. `arena` is their place with the workspaces, in bytes, and
     `live` the least that any assignment could take.
     """
@@ -42,6 +45,7 @@ class Plan:
     arena: int = 0
     live: int = 0
     weights: list[np.ndarray] = field(default_factory=list)
+    flags: list[Place] = field(default_factory=list)
 
     def add_weight(self, array: np.ndarray) -> Place:
         """The place of a constant array: its number among `weights`."""
@@ -55,7 +59,7 @@ class Plan:
             for place in places:
                 if place.space == "buffer":
                     uses.setdefault(place.offset, []).append(i)
-        for _, place, _ in self.copies:
+        for place in [*(place for _, place, _ in self.copies), *self.flags]:
             if place.space == "buffer":
                 uses.setdefault(place.offset, []).append(len(self.calls))
         numbers = sorted(uses)
@@ -70,19 +74,49 @@ class Plan:
         for i, offset in zip(needy, offsets[len(numbers) :], strict=True):
             self.calls[i][1].append(Place("arena", start + offset))
         self.copies = [(n, where[p.offset] if p.space == "buffer" else p, size) for n, p, size in self.copies]
+        self.flags = [where[p.offset] if p.space == "buffer" else p for p in self.flags]
 
 
-def make_plan(main, inputs: int, arrays: list[np.ndarray]) -> Plan:
-    """The plan of a finished Relax main whose parameters are `inputs` inputs and then `arrays`.
+def make_plan(main, static: StaticModel, arrays: list[np.ndarray]) -> Plan:
+    """The plan of a finished Relax main: its parameters are the inputs of `static` and then `arrays`.
 
-    Raises Unsupported for run-time operators that a library without TVM cannot call.
+    It returns the outputs of `static`, and after them as many int32 scalars as it likes, which say with another value than 0
+    that an index was out of range (`Plan.flags`).
+
+    Raises Unsupported for run-time operators that a library without TVM cannot call, VerificationError where inputs or
+    outputs have other shapes or types than `static` says: kernels would write past what the caller has given.
     """
-    return _Planner(main, inputs, arrays).run()
+    _check_interface(main, static)
+    return _Planner(main, len(static.inputs), len(static.outputs), arrays).run()
+
+
+def _check_interface(main, static: StaticModel) -> None:
+    outputs = _fields(main.ret_ty)
+    if len(outputs) < len(static.outputs):
+        raise VerificationError("lowering has lost an output", tensor=static.outputs[len(outputs)][0])
+    flag = ("an index flag", (), "int32")
+    sides = (
+        ([param.ty for param in main.params], static.inputs),
+        (outputs, [*static.outputs, *[flag] * (len(outputs) - len(static.outputs))]),
+    )
+    for types, tensors in sides:
+        for ty, (name, shape, dtype) in zip(types, tensors):
+            found = (tuple(int(extent) for extent in ty.shape.values), str(ty.dtype))
+            if found != (tuple(shape), dtype):
+                raise VerificationError(
+                    "lowering has made a tensor of another kind", tensor=name,
+                    expected=f"{dtype} {list(shape)}", found=f"{found[1]} {list(found[0])}",
+                    remedy="report it with the model",
+                )  # fmt: skip
+
+
+def _fields(ty) -> list:
+    return list(ty.fields) if isinstance(ty, tvm_modules().ir.TupleType) else [ty]
 
 
 class _Planner:
-    def __init__(self, main, inputs: int, arrays: list[np.ndarray]):
-        self.main, self.inputs, self.arrays = main, inputs, arrays
+    def __init__(self, main, inputs: int, outputs: int, arrays: list[np.ndarray]):
+        self.main, self.inputs, self.outputs, self.arrays = main, inputs, outputs, arrays
         self.plan = Plan()
         self.places: dict = {}
         self.tuples: dict = {}
@@ -99,7 +133,8 @@ class _Planner:
                 self.tuples[binding.var] = list(binding.value.fields)
             elif self._alias(binding.value) is not None:
                 self.aliases[binding.var] = self._alias(binding.value)
-        outputs = self._outputs()
+        results = self._outputs()
+        outputs, flags = results[: self.outputs], results[self.outputs :]
         fresh = {b.var for b in bindings if self._is(b.value, "relax.builtin.alloc_tensor")}
         for number, out in enumerate(outputs):  # an output that a kernel makes is made in place
             root = self._root(out)
@@ -111,6 +146,7 @@ class _Planner:
             place = self._place(out)
             if place != Place("output", number):
                 self.plan.copies.append((number, place, _bytes(out.ty)))
+        self.plan.flags = [self._place(flag) for flag in flags]
         return self.plan
 
     def _outputs(self) -> list:

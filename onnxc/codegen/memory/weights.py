@@ -117,7 +117,7 @@ def _code(array: np.ndarray, encode: Callable[[np.ndarray], bytes] | None) -> by
 def decode_source(weights: Weights) -> str:
     """The C function `decode(arena)`: 1, or 0 where the coded weights are damaged. NET_ and net_ stand for the name.
 
-    `@decoded@` and `@scratch@` stand for the offsets of the decoded weights and of scratch memory in the arena.
+    `@decoded@` and `@scratch@` stand for the offsets of the decoded weights and of scratch memory in the arena, `@weights@` for the flash.
     """
     if not weights.segments:
         return "static int decode(char *arena) {\n  (void)arena;\n  return 1;\n}\n"
@@ -133,7 +133,7 @@ def decode_source(weights: Weights) -> str:
 
 _DECODE = """typedef char scratch_fits[ONNXC_DECODE_SCRATCH <= @scratch_bytes@ ? 1 : -1];
 
-/* at and bytes in net_weights, offset and bytes in the arena */
+/* at and bytes in the weights, offset and bytes in the arena */
 static const uint32_t coded[@count@][4] = {
 @rows@
 };
@@ -152,7 +152,7 @@ static uint32_t crc32(const unsigned char *data, uint32_t bytes) {
 }
 
 static int decode(char *arena) {
-  const uint8_t *from = (const uint8_t *)net_weights;
+  const uint8_t *from = (const uint8_t *)@weights@;
   int i;
   if (crc32(from, @checked@) != @checksum@) return 0;
   for (i = 0; i < @count@; i++) {
