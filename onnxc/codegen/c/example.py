@@ -110,8 +110,8 @@ int main(int argc, char **argv) {
     status = net_run(arena, in, out);
     if (status != NET_OK) return fail(net_status_text(status));
   }
-  printf("digest: %s\n", net_digest());
   printf("seconds per run: %.9f\n", (seconds() - start) / (double)runs);
+  printf("digest: %s\n", net_digest());
   net_free(arena);
   if (argc > 2 && !write_outputs(argv[2])) return fail("cannot write the outputs");
   if (argc <= 2) show();
