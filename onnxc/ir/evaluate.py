@@ -47,6 +47,8 @@ def evaluate(model: Model, node: gs.Node, inputs: Arrays) -> list[np.ndarray]:
             return _reference(model, node, inputs)
     except (ValueError, TypeError, IndexError, KeyError, ZeroDivisionError, OverflowError, AttributeError) as e:
         raise CannotFold(f"it does not evaluate: {str(e).splitlines()[0] if str(e) else type(e).__name__}") from None
+    except MemoryError:
+        raise CannotFold("its result does not fit into memory") from None
 
 
 def _reference(model: Model, node: gs.Node, inputs: Arrays) -> list[np.ndarray]:

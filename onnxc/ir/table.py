@@ -5,7 +5,7 @@ The rows themselves stand in `onnxc.ir.ops`, a file for each kind of operator; t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,10 @@ from .model import STANDARD, Model
 Axes = tuple[Axis, ...]
 VALUE_LIMIT = 64
 """Integer tensors up to this many elements are followed as possible shape operands."""
+
+
+LONG = 1 << 16
+"""Elements of a vector beyond which it is no shape."""
 
 
 @dataclass
@@ -76,7 +80,9 @@ class Analysis:
         if self._inferred is None:
             skeleton = self.model.to_proto(weights=False)
             try:
-                graph = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+                graph = onnx.shape_inference.infer_shapes(skeleton).graph
+                if not long_vectors(proto_shape(v) for v in (*graph.value_info, *graph.output)):
+                    graph = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
             except onnx.shape_inference.InferenceError:
                 graph = skeleton.graph  # `verify` runs it strictly and says what is wrong
             self._inferred = {v.name: proto_shape(v) for v in (*graph.value_info, *graph.output)}
@@ -102,6 +108,12 @@ def proto_shape(info: onnx.ValueInfoProto) -> tuple[Extent, ...] | None:
         return None
     dims = info.type.tensor_type.shape.dim
     return tuple(d.dim_param or (d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None) for d in dims)
+
+
+def long_vectors(shapes: Iterable[tuple[Extent, ...] | None]) -> bool:
+    """Whether ONNX's inference must not follow contents here: it writes out every element of a vector that Concat
+    makes, some 100 bytes each, whatever the type."""
+    return any(s is not None and len(s) == 1 and isinstance(s[0], int) and s[0] > LONG for s in shapes)
 
 
 class Unreadable(Exception):

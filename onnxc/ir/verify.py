@@ -9,7 +9,7 @@ import onnx
 from .analysis import analyse
 from .errors import DimensionError, VerificationError
 from .model import Model
-from .table import Analysis, proto_shape
+from .table import Analysis, long_vectors, proto_shape
 
 
 @dataclass
@@ -38,7 +38,8 @@ def verify(model: Model, like: Model | None = None) -> Verified:
     analysis = analyse(model)
     _settle_last_windows(proto, analysis)
     try:
-        inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+        follow = not long_vectors(map(analysis.shape, analysis.axes))
+        inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=follow)
     except onnx.shape_inference.InferenceError as e:
         raise VerificationError(f"strict shape inference fails: {_first_line(e)}") from None
     types: dict[str, int] = {}

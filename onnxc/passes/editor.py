@@ -15,12 +15,17 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from ..ir.axes import Atom, Axis, Extent, Prod, Sum, extent, same
+from ..ir.evaluate import core
 from ..ir.files import tensor_type
 from ..ir.model import CAPTURED, STANDARD, Model, Tensor
 from ..ir.verify import Verified
 from .base import Report
 
 AXIS = (Atom, Prod, Sum)
+FILL = 1 << 30
+"""Bytes, when written, of all constants of one repeated element that a model may get."""
+ROOM = 1 << 26
+"""Bytes by which folded constants may make a model larger, or as many as its weights have."""
 Dim: TypeAlias = "Axis | int"
 
 
@@ -40,7 +45,10 @@ def alike(a: Dim | None, b: Dim | None) -> bool:
 
 
 class Editor:
-    """A model under edit: `model`, the axes and types of its tensors, and the report that edits are written to."""
+    """A model under edit: `model`, the axes and types of its tensors, and the report that edits are written to.
+
+    fill and room: bytes by which folded constants may still grow (see FILL and ROOM).
+    """
 
     def __init__(self, model: Model, verified: Verified, report: Report):
         self.model = model
@@ -49,6 +57,8 @@ class Editor:
         self.report = report
         self.gone: set[int] = set()
         self.changes = 0
+        self.fill = FILL
+        self.room = max(ROOM, sum(core(t.values).nbytes for t in model.constants().values()))
         self._outputs = {id(t) for t in model.outputs}
         self._refused: set[tuple[str, str]] = set()
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from math import prod
+
+import numpy as np
+
 from ..axes import extent
 from ..table import Unreadable, Use, row
 
@@ -72,6 +76,4 @@ def size(use: Use) -> None:
     sizes = [extent(a) for a in use.ax(0)]
     use.out([])
     if all(isinstance(s, int) for s in sizes):
-        import numpy as np
-
-        use.result(np.array(int(np.prod(sizes, dtype=np.int64)), object))
+        use.result(np.array(prod(sizes), object))

@@ -13,6 +13,10 @@ INT = (int, np.integer)
 AXIS = (Atom, Prod, Sum)
 
 
+PARTS = 1024
+"""Parts of a sum at most; more are one frozen axis."""
+
+
 @row("Concat")
 def concat(use: Use) -> None:
     """n c1 *s; n c2 *s -> n c1+c2 *s"""
@@ -36,7 +40,12 @@ def concat(use: Use) -> None:
     for i in range(count):
         a = find(use.ax(i)[k])
         parts += a.parts if isinstance(a, Sum) else [a]
-    use.out([*first[:k], parts[0] if len(parts) == 1 else Sum(parts), *first[k + 1 :]])
+    joined = parts[0] if len(parts) == 1 else Sum(parts)
+    if len(parts) > PARTS:
+        # Concat(x, x) a few times over has more parts than any memory
+        use.fix(*parts, why="a sum of too many parts")
+        joined = use.fixed(extent(joined), "a sum of too many parts")
+    use.out([*first[:k], joined, *first[k + 1 :]])
     _concat_values(use, count, len(first))
 
 

@@ -5,21 +5,24 @@
     Expand(bias, [64, 1000, 1000])                      ->  stays: the file would grow
 
 A result may be twice as large as its inputs, or SMALL bytes; a ConstantOfShape stands for a weight that the exporter
-left out, and may have FILL bytes. Random operators, DequantizeLinear and QuantizeLinear (a quantised weight stays
-quantised), a Cast of float16 or bfloat16 to more bytes (a weight stored short stays short; scalars and the like are
+left out, and all of them may have FILL bytes. What a result takes is known before it is computed (`sizes`). Random
+operators, DequantizeLinear and QuantizeLinear (a quantised weight stays quantised), a Cast of numbers of 16 bits or
+fewer to wider floats (a weight stored short stays short, whether a scale follows or not; scalars and the like are
 folded), bodies, functions and foreign domains are never folded.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
-from ...ir.evaluate import CannotFold, evaluate
+from ...ir.evaluate import CannotFold, core, evaluate
+from ...ir.qtype import of_dtype
 from ..editor import Editor, opaque
+from . import sizes
 
 SMALL = 1 << 20
-FILL = 1 << 30
 RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 KEPT = RANDOM | {
     "Constant", "DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul",
@@ -27,10 +30,8 @@ KEPT = RANDOM | {
     "SequenceConstruct", "SequenceEmpty", "SequenceAt", "SplitToSequence", "SequenceMap", "StringNormalizer",
     "TfIdfVectorizer", "ImageDecoder", "Conv", "ConvTranspose",
 }  # fmt: skip
-SHORT, LONG = ("float16", "bfloat16"), (1, 11)
 FEW = 16
-"""A Cast of more numbers than this from SHORT to LONG (float, double) is a weight's."""
-GROWING = {"Expand", "Tile", "Pad", "Resize", "Upsample", "Range", "OneHot", "Gather", "GatherND", "GatherElements"}
+"""A Cast of more numbers than this to wider floats is a weight's."""
 
 
 def fold(e: Editor, node: gs.Node) -> bool:
@@ -42,21 +43,17 @@ def fold(e: Editor, node: gs.Node) -> bool:
     arrays = [t.values if t.name else None for t in node.inputs]
     if any(a is not None and a.dtype == object for a in arrays):
         return e.refuse(node, "strings are not folded")
-    if node.op == "Cast" and node.attrs.get("to") in LONG and arrays[0].dtype.name in SHORT and arrays[0].size > FEW:
+    if node.op == "Cast" and _stored_short(arrays[0], node.attrs.get("to")):
         return e.refuse(node, f"its weight is stored in {arrays[0].dtype.name} on purpose")
-    allowed = max(SMALL, 2 * sum(a.nbytes for a in arrays if a is not None))
-    if node.op == "ConstantOfShape":
-        allowed = FILL
-    elif node.op in GROWING:
-        n = _grown(e, node)
-        if n is None or n > allowed:
-            return e.refuse(node, "its result would make the file much larger")
+    reason = _too_much(e, node, arrays)
+    if reason:
+        return e.refuse(node, reason)
     try:
         results = evaluate(e.model, node, arrays)
     except CannotFold as reason:
         return e.refuse(node, str(reason))
-    if len(results) != len(node.outputs) or any(r.nbytes > allowed for r in results):
-        return e.refuse(node, "its result would make the file much larger")
+    if len(results) != len(node.outputs):
+        return e.refuse(node, "it evaluates to another number of outputs")
     for t, r in zip(node.outputs, results, strict=True):
         want = e.dtype(t)
         if t.name and want is not None and want != r.dtype:
@@ -64,12 +61,34 @@ def fold(e: Editor, node: gs.Node) -> bool:
     return become_constant(e, node, results, "folded into a constant")
 
 
-def _grown(e: Editor, node: gs.Node) -> int | None:
-    """Bytes of the first output, before it is computed."""
-    axes, dtype = e.analysis.shape(node.outputs[0].name), e.dtype(node.outputs[0])
-    if axes is None or dtype is None or not all(isinstance(n, int) for n in axes):
-        return None
-    return int(np.prod(axes, dtype=np.int64)) * dtype.itemsize
+def _stored_short(values: np.ndarray, to: int) -> bool:
+    """Whether a Cast to element type `to` would store numbers at more bits than they were stored at."""
+    if values.size <= FEW or to not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16):
+        return False
+    before, after = of_dtype(values.dtype), of_dtype(onnx.helper.tensor_dtype_to_np_dtype(to))
+    return values.dtype != bool and before.bits <= 16 and before.bits < after.bits
+
+
+def _too_much(e: Editor, node: gs.Node, arrays: list[np.ndarray | None]) -> str:
+    """Why `node` is not evaluated: what its results take, known before anything is computed; "" where it may be."""
+    size = sizes.written(e, node, arrays)
+    if size is None:
+        return "how large its result is cannot be told before it is computed"
+    given = [a for a in arrays if a is not None]
+    if size > max(SMALL, 2 * sum(a.nbytes for a in given)) and (node.op != "ConstantOfShape" or size > e.fill):
+        return "its result would make the file much larger"
+    new = sizes.held(node, arrays, size)
+    if new > max(SMALL, 2 * sum(core(a).nbytes for a in given)):
+        return "its result would take much memory"
+    dying = {id(t): core(t.values).nbytes for t in node.inputs if isinstance(t, gs.Constant) and len(t.outputs) == 1}
+    growth = max(0, new - sum(dying.values()))
+    if growth > e.room:
+        return "folded constants have made the model much larger already"
+    if sizes.too_long(e, node, arrays, size):
+        return "it would take long to compute"
+    e.room -= growth
+    e.fill -= size if node.op == "ConstantOfShape" else 0
+    return ""
 
 
 def become_constant(e: Editor, node: gs.Node, results: list[np.ndarray], what: str) -> bool:

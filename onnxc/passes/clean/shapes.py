@@ -10,6 +10,8 @@ batch the element count says nothing. Every exporter relies on this.)
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -30,10 +32,9 @@ def known_values(e: Editor, node: gs.Node) -> bool:
             node.op == "Size"
             and (shape := e.axes(node.inputs[0])) is not None
             and all(isinstance(size(a), int) for a in shape)
+            and prod(size(a) for a in shape) < 1 << 63
         ):
-            return become_constant(
-                e, node, [np.array(np.prod([size(a) for a in shape], dtype=np.int64))], "its value is known"
-            )
+            return become_constant(e, node, [np.array(prod(size(a) for a in shape), np.int64)], "its value is known")
         return False
     numbers = [size(v) if isinstance(v, AXIS) else v for v in values.ravel()]
     shape, dtype = e.analysis.shape(t.name), e.dtype(t)
