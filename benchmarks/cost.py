@@ -20,7 +20,7 @@ import numpy as np
 from kernels import BITS, layer
 from native import STEPS, TILE, Kernels, aligned, ceiling, ceiling_operands
 
-from onnxc.codegen.kernels import RULES, choose, cost
+from onnxc.codegen.kernels import FAMILIES, choose
 from onnxc.codegen.kernels.spec import BINARY, INT8, UINT8, Encoding, KernelSpec, Refusal
 from onnxc.codegen.target import Target, resolve, runs_here
 from onnxc.measure.bench import measure
@@ -31,6 +31,7 @@ SHAPES = {
     "3x3 64 on 56x56": (56, 56, 64, 64, 3), "3x3 128 on 28x28": (28, 28, 128, 128, 3), "3x3 256 on 14x14": (14, 14, 256, 256, 3),
     "3x3 512 on 7x7": (7, 7, 512, 512, 3), "1x1 128 on 28x28": (28, 28, 128, 128, 1), "1x1 512 on 7x7": (7, 7, 512, 512, 1),
     "3x3 96 on 23x17": (23, 17, 96, 96, 3), "1x1 64 to 256 on 28x28": (28, 28, 64, 256, 1),
+    "1x1 1024 to 1000 on 1x1": (1, 1, 1024, 1000, 1),
 }  # fmt: skip
 
 
@@ -73,15 +74,16 @@ def table(target: Target, rounds: int) -> list[dict]:
     rows, functions, calls = [], {}, {}
     for name, forms in specs().items():
         for form, spec in forms.items():
-            for family in RULES:
+            for family in FAMILIES:
                 plan = family.schedule(spec, target)
                 if isinstance(plan, Refusal):
                     continue
                 label = f"k{len(rows)}"
                 functions[label], calls[label] = kernel(spec, family, plan, label)
                 rows.append({
-                    "target": target.name, "layer": name, "form": form, "rule": plan.rule, "chosen": choose(spec, target)[0] is family,
-                    "predicted": cost.cycles(spec, plan, target),
+                    "target": target.name, "layer": name, "form": form, "rule": plan.rule,
+                    "tile": [plan.pixels, plan.vectors, plan.lanes], "chosen": choose(spec, target)[0] is family,
+                    "predicted": family.cost(spec, plan, target),
                 })  # fmt: skip
     library, clock = Kernels(functions, target), Kernels({"ceiling": ceiling()}, resolve("native"))
     candidates = {"ceiling": clock.caller(("ceiling", *ceiling_operands()))}

@@ -31,7 +31,7 @@ from native import COUNTED, STEPS, TILE, Kernels, aligned, ceiling, ceiling_oper
 from onnx import helper, numpy_helper
 
 from onnxc.codegen import compile_model
-from onnxc.codegen.kernels import bits, choose, cost, planes, quantise
+from onnxc.codegen.kernels import bits, choose, planes, quantise
 from onnxc.codegen.kernels.spec import BINARY, Encoding, KernelSpec, PackSpec, Schedule
 from onnxc.codegen.kernels.thresholds import thresholds
 from onnxc.codegen.match.fewbit import WORTH_SHARING
@@ -54,6 +54,12 @@ def layer(h: int, w: int, c: int, oc: int, k: int, stride: int = 1, **more) -> K
         n=1, h=h, w=w, c=c, oc=oc, kh=k, kw=k, stride=(stride, stride), pads=(pad,) * 4, dilation=(1, 1), groups=1,
         x_shape=(1, h, w, c), y_shape=(1, oh, ow, oc), epilogue=(("mul",), ("bias",)), **more,
     )  # fmt: skip
+
+
+def predicted(spec: KernelSpec, target: Target) -> float:
+    """Cycles of the kernel that is taken."""
+    family, plan, _ = choose(spec, target)
+    return family.cost(spec, plan, target)
 
 
 def thinned(spec: KernelSpec) -> KernelSpec:
@@ -87,7 +93,7 @@ def few_bit_calls(spec: KernelSpec, target: Target, rng) -> tuple[dict, dict]:
     rest = [aligned(table.astype(bits.table_dtype(spec))), *channel, y]
     arrays = {"pack": [x, *scale, packed], "conv": [packed, words, *rest]}
     one = replace(form, source=pack)
-    plan = family.schedule(one, target) if getattr(family, "TAKES_FLOATS", False) else None
+    plan = family.schedule(one, target) if family.takes_floats else None
     if isinstance(plan, Schedule):
         functions["whole"] = family.emit(one, plan, "whole")
         arrays["whole"] = [x, *scale, aligned(family.pack(one, plan, weights)), *rest]
@@ -216,7 +222,7 @@ def limits(spec: KernelSpec, target: Target, rows: dict) -> dict:
         "share_of_popcount": {key: count / ratio for key, ratio in slower.items()},
         "share_of_moves": move, "share_of_roofline": max(count, move), "share_of_attainable": count + move,
         "cycles": {
-            "predicted": cost.cycles(form, choose(form, target)[1], target), "measured": rows["conv"].median / 4 * turn,
+            "predicted": predicted(form, target), "measured": rows["conv"].median / 4 * turn,
         },
         "ceiling_gmac_per_second": COUNTED / rows["ceiling"].median / 1e9,
     }  # fmt: skip

@@ -71,7 +71,7 @@ def test_lookup_of_every_sort(name, tmp_path):
     ]
     taken = [spec for spec in specs if not isinstance(kernels.lookup.schedule(spec, TARGETS[name]), Refusal)]
     assert len(taken) == len(specs)
-    rules = cross.check_integers(taken, TARGETS[name], tmp_path, family=kernels.lookup)
+    rules = cross.check_integers(taken, TARGETS[name], tmp_path, family=kernels.lookup.FAMILY)
     assert set(rules) == {f"bits.lookup.{TARGETS[name].chain}"}
 
 
@@ -82,7 +82,7 @@ def test_lookup_of_any_layer(tmp_path_factory, chosen, seed):
     taken = [spec for spec in chosen if not isinstance(kernels.lookup.schedule(spec, TARGETS["x86-64-v3"]), Refusal)]
     if taken:
         folder = tmp_path_factory.mktemp("lookup")
-        cross.check_integers(taken, TARGETS["x86-64-v3"], folder, seed, kernels.lookup)
+        cross.check_integers(taken, TARGETS["x86-64-v3"], folder, seed, kernels.lookup.FAMILY)
 
 
 def test_lookup_on_two_threads(tmp_path):

@@ -200,3 +200,28 @@ def test_single_layers_equal_onnx_runtime(tmp_path):
     apart = {name: np.abs(found[name].astype(int) - wanted[name].astype(int)) for name in wanted}
     assert max(a.max() for a in apart.values()) <= 1
     assert sum(np.count_nonzero(a) for a in apart.values()) <= 1e-3 * sum(a.size for a in apart.values())
+
+
+def test_layers_of_other_dilation_share_a_weight(tmp_path):
+    """What is packed depends on the dilation: channels of three taps in a row lie side by side, or do not."""
+    model, _ = qdq({"l": Layer((1, 3, 9, 9), 8)})
+    graph = model.graph
+    ends = [i for i, node in enumerate(graph.node) if node.op_type in ("Conv", "QuantizeLinear")][1:]
+    for i in ends:  # a second convolution of the same operands, and its quantiser
+        other = onnx.NodeProto()
+        other.CopyFrom(graph.node[i])
+        if other.op_type == "Conv":
+            del other.attribute[:]
+            other.attribute.extend(
+                helper.make_attribute(k, v) for k, v in {"pads": [2] * 4, "dilations": [2, 2]}.items()
+            )
+        else:
+            other.input[0] = "d_c"
+        other.output[0] = "d" + other.output[0][1:]
+        graph.node.append(other)
+    graph.output.append(helper.make_tensor_value_info("d_q", TensorProto.UINT8, list("abcd")))
+    report = compile_model(model, tmp_path, name="net")
+    assert [row["kernel"].startswith("int8.direct") for row in report.kernels] == [True, True]
+    feeds = {"l_x": np.random.default_rng(3).normal(0, 1.2, (1, 3, 9, 9)).astype("f")}
+    found, wanted = open_library(tmp_path).run(feeds), run_ort(model, feeds)
+    assert all(np.array_equal(found[name], wanted[name]) for name in ("l_q", "d_q"))

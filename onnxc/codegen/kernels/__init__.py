@@ -1,19 +1,13 @@
-"""Kernel families. `RULES` is the list of schedule rules: the first that returns a Schedule wins, of few-bit ones the one
-that is predicted to be fastest.
+"""Kernel families. Of those that take a spec the one that is predicted to be fastest wins; of equals the first of FAMILIES.
 
-A family is a module with `schedule(spec, target) -> Schedule | Refusal`, `emit(spec, schedule, name) -> PrimFunc`
-and `pack(spec, schedule, weights) -> ndarray`; one that reads more than packed weights has
-`tables(spec, schedule, weights) -> list of ndarray`, operands after them. docs/codegen.md shows how to add one.
+A family is a module whose FAMILY says what it takes and how (`family.Family`). docs/codegen.md shows how to add one.
 """
 
 from __future__ import annotations
 
-from types import ModuleType
-
 from onnxc.codegen.kernels import (
     bits,
     bytecount,
-    cost,
     depthwise,
     float32,
     int8,
@@ -22,44 +16,30 @@ from onnxc.codegen.kernels import (
     nibbles,
     packed_weights,
 )
+from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
 from onnxc.codegen.target import Target
 
-RULES: tuple[ModuleType, ...] = (
-    depthwise,
-    float32,
-    packed_weights,
-    int8_depthwise,
-    int8,
-    lookup,
-    nibbles,
-    bytecount,
-    bits,
+FAMILIES: tuple[Family, ...] = tuple(
+    module.FAMILY
+    for module in (depthwise, float32, packed_weights, int8_depthwise, int8, lookup, nibbles, bytecount, bits)
 )
 
 
-def choose(spec: KernelSpec, target: Target) -> tuple[ModuleType | None, Schedule | None, list[Refusal]]:
-    """The family that takes `spec`, its schedule, and what speaks against the families that were asked beside it."""
+def choose(spec: KernelSpec, target: Target) -> tuple[Family | None, Schedule | None, list[Refusal]]:
+    """The family that takes `spec`, its schedule, and what speaks against the other families."""
     refusals, taken = [], []
-    for family in RULES:
+    for family in FAMILIES:
         answer = family.schedule(spec, target)
         if isinstance(answer, Refusal):
             refusals.append(answer)
-            continue
-        taken.append((family, answer))
-        if spec.activation.kind != "bits":
-            break
+        else:
+            taken.append((family.cost(spec, answer, target), family, answer))
     if not taken:
         return None, None, refusals
-    predicted = [cost.cycles(spec, plan, target) for _, plan in taken]
-    best = 0 if None in predicted else predicted.index(min(predicted))
-    family, plan = taken.pop(best)
-    least = predicted.pop(best)
-    for (_, other), found in zip(taken, predicted):
-        why = (
-            f"predicted to take {found:.3g} cycles, {plan.rule} {least:.3g}"
-            if found and least
-            else f"behind {plan.rule}"
-        )
-        refusals.append(Refusal(other.rule, why))
-    return family, plan, refusals
+    least, best, plan = min(taken, key=lambda one: one[0])
+    for cycles, family, other in taken:
+        if family is not best:
+            why = f"predicted to take {cycles:.3g} cycles, {plan.rule} {least:.3g}"
+            refusals.append(Refusal(other.rule, why))
+    return best, plan, refusals

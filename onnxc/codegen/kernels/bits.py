@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from onnxc.codegen.kernels import floats_in, planes, residual
+from onnxc.codegen.kernels import cost, floats_in, planes, residual
 from onnxc.codegen.kernels.count import count, count_residual, count_words, word_bits
+from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.result import Results, packable, vector_of, wide, wide_type
 from onnxc.codegen.kernels.spec import WORD, KernelSpec, Refusal, Schedule
 from onnxc.codegen.kernels.tile import at, each, epilogue, operands, shared_grid
@@ -27,8 +28,6 @@ from onnxc.codegen.target import Target
 from onnxc.codegen.tvm_api import features
 
 NAME = "bits.direct"
-PACKS = True  # its own result, where the spec says so
-TAKES_FLOATS = True  # and packs them itself, where the spec says so
 ACCUMULATORS = 14
 
 
@@ -38,19 +37,14 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
         return Refusal(NAME, f"takes packed bits only, not {spec.activation.text()} x {spec.weight.text()}")
     if not spec.macs:
         return Refusal(NAME, "has an extent of zero")
-    best = None
-    for lanes, vectors, height in _tiles(spec, target):
-        plan = Schedule(NAME, height, vectors, lanes)
-        cost = -(-spec.oc // spec.groups // plan.block) * -(-_pixels(spec) // height) * _tile_cost(spec, plan)
-        if best is None or cost < best[0]:
-            best = cost, plan
+    best = min(_tiles(spec, target), key=lambda plan: cycles(spec, plan, target))
     if spec.source is not None:
-        reason = floats_in.reason_against(spec, math.prod(packed_shape(spec, best[1])) * word_bits(best[1]) // 8)
-        if not reason and best[1].lanes != 16:
-            reason = f"packs its own input beside vectors of 16 lanes only, not {best[1].lanes}"
+        reason = floats_in.reason_against(spec, math.prod(packed_shape(spec, best)) * word_bits(best) // 8)
+        if not reason and best.lanes != 16:
+            reason = f"packs its own input beside vectors of 16 lanes only, not {best.lanes}"
         if reason:
             return Refusal(NAME, reason)
-    return packable(spec, best[1])
+    return packable(spec, best)
 
 
 def _pixels(spec: KernelSpec) -> int:
@@ -58,8 +52,8 @@ def _pixels(spec: KernelSpec) -> int:
     return spec.n * spec.h * spec.w if spec.pointwise else spec.ow
 
 
-def _tiles(spec: KernelSpec, target: Target) -> Iterator[tuple[int, int, int]]:
-    """Lanes, vectors and pixels of the tiles that fit the registers; those that can pack the result, if any can."""
+def _tiles(spec: KernelSpec, target: Target) -> Iterator[Schedule]:
+    """The tiles that fit the registers; those that can pack the result, if any can."""
     channels, widest = spec.oc // spec.groups, max(target.lanes // 2, 1)
     while widest > channels:
         widest //= 2
@@ -68,19 +62,30 @@ def _tiles(spec: KernelSpec, target: Target) -> Iterator[tuple[int, int, int]]:
         sizes.append(16)
     if spec.packed is not None and channels % 16:
         sizes = [widest]
-    for lanes in sizes:
+    for lanes in sizes:  # of equals the first wins
         for vectors in range(1, min(8, channels // lanes) + 1):
             for height in range(1, min(16, _pixels(spec)) + 1):
                 if height * vectors <= ACCUMULATORS and height + 2 * vectors <= 28:
-                    yield lanes, vectors, height
+                    yield Schedule(NAME, height, vectors, lanes)
 
 
-def _tile_cost(spec: KernelSpec, plan: Schedule) -> float:
-    """Cycles of a tile: xor, count, add at two a cycle; loads at two a cycle; chains of adds; what surrounds them."""
-    height, vectors = plan.pixels, plan.vectors
-    steps = spec.kh * spec.kw * depth(spec, plan)
-    step = max(1.5 * height * vectors, (height + vectors * 2) / 2, 4)
-    return spec.activation.bits * spec.weight.bits * steps * step + 3 * height * vectors + 12
+def cycles(spec: KernelSpec, plan: Schedule, target: Target) -> float:
+    """Predicted cycles: xor, count and add of words; machines without an instruction that counts take a dozen others."""
+    if plan.lanes == 1:
+        word: float = 3 if target.chain in ("x86_64", "aarch64", "wasm32") else 14
+    elif target.chain != "x86_64":
+        word = {"riscv64": 8, "armv7": 6}.get(target.chain, 3)
+    else:
+        word = 1.5 if "avx512vpopcntdq" in features(target) else 2.6 * cost.wide_words(plan, target)
+    loads = plan.pixels / 2 + plan.vectors  # one of 512 bits a cycle, or two smaller ones
+    return few_bit_cycles(spec, plan, max(plan.tile * word, loads), word_bits(plan))
+
+
+def few_bit_cycles(spec: KernelSpec, plan: Schedule, step: float, bits: int = WORD) -> float:
+    """Cycles of a kernel whose steps each take a word of `bits` channels, for every pair of planes."""
+    pairs = spec.activation.bits * spec.weight.bits
+    steps = spec.kh * spec.kw * -(-(spec.c // spec.groups) // bits) * pairs
+    return cost.tiled(spec, plan, steps=steps, step=step, groups=spec.groups)
 
 
 def depth(spec: KernelSpec, plan: Schedule) -> int:
@@ -91,6 +96,11 @@ def depth(spec: KernelSpec, plan: Schedule) -> int:
 def pack(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
     """Integer weights (oc, c/groups, kh, kw) -> words."""
     return planes.pack_weights(spec, plan.block, weights, word_bits(plan))
+
+
+def pack_key(spec: KernelSpec, plan: Schedule) -> tuple:
+    """What `pack` depends on."""
+    return (spec.groups, spec.weight, plan.block, word_bits(plan))
 
 
 def packed_shape(spec: KernelSpec, plan: Schedule) -> tuple[int, ...]:
@@ -238,3 +248,6 @@ def _class_of(spec: KernelSpec, row, first):
         return tirx.min(position, border.before) + late
 
     return lambda pixel: class_(rows, row, spec.oh) * len(columns.inside) + class_(columns, first + pixel, spec.ow)
+
+
+FAMILY = Family(NAME, schedule, emit, pack, cycles, pack_key, tables, packs=True, takes_floats=True)

@@ -6,6 +6,7 @@ for pairs of planes from high to low, doubling between: for kh, (kw, word): acc 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from onnxc.codegen.kernels import planes
 from onnxc.codegen.kernels.spec import WORD, KernelSpec, Schedule, words
@@ -99,34 +100,59 @@ def _negate(plan: Schedule, acc, mask) -> None:
         each(plan, lambda p, c, i: T.buffer_store(acc, (acc[i] ^ mask) - mask, [i]))
 
 
-def count_words(spec: KernelSpec, plan: Schedule, acc, x, w, where: tuple, flat: bool, negative: bool) -> None:
-    """acc +- counts of one plane of x with one of w."""
-    from tvm import tirx
-    from tvm.script.ir_builder import tirx as T
+@dataclass(frozen=True)
+class Walk:
+    """The words that a tile meets for one pair of planes: loops over kh, `taps` and `inner`.
 
+    `source(pixel, kh, tap, k)` is the index of a pixel's word in x; `step(kh, tap, k)` counts the steps of the packed weights.
+    """
+
+    taps: int
+    inner: int
+    source: Callable
+    step: Callable
+
+
+def walk(spec: KernelSpec, bits: int, where: tuple, flat: bool) -> Walk:
+    """The walk in words of `bits` bits. `where` is (group, block, image, row, first pixel, plane of x, plane of weights).
+
+    kw and the words of a pixel are one loop where they lie side by side. `flat`: all pixels are one row.
+    """
     g, block, n, row, first, i, j = where
     _, images, rows, columns, line = planes.packed_shape(spec)
-    bits, channels = word_bits(plan), spec.c // spec.groups
+    channels = spec.c // spec.groups
     depth, room = -(-channels // bits), words(channels) * WORD // bits
     line = line * WORD // bits
     joined = spec.groups == 1 and spec.dilation[1] == 1 and depth == room
     taps, inner = (1, spec.kw * depth) if joined else (spec.kw, depth)
     if flat:
-        rows, columns = 1, images * rows * columns
-        images = 1
-    xor = planes.counts_xor(spec)
+        images, rows, columns = 1, 1, images * rows * columns
+
+    def source(pixel: int, kh, kw, k):
+        top = ((i * images + n) * rows + row * spec.stride[0] + kh * spec.dilation[0]) * columns
+        column = (first + pixel) * spec.stride[1] + kw * spec.dilation[1]
+        return (top + column) * line + g * room + k
 
     def step(kh, kw, k):
-        top = ((i * images + n) * rows + row * spec.stride[0] + kh * spec.dilation[0]) * columns
-        base = ((((block * spec.weight.bits + j) * spec.kh + kh) * taps + kw) * inner + k) * plan.block
+        return (((block * spec.weight.bits + j) * spec.kh + kh) * taps + kw) * inner + k
+
+    return Walk(taps, inner, source, step)
+
+
+def count_words(spec: KernelSpec, plan: Schedule, acc, x, w, where: tuple, flat: bool, negative: bool) -> None:
+    """acc +- counts of one plane of x with one of w."""
+    from tvm import tirx
+    from tvm.script.ir_builder import tirx as T
+
+    bits = word_bits(plan)
+    words = walk(spec, bits, where, flat)
+    xor = planes.counts_xor(spec)
+    with T.grid(spec.kh, words.taps, words.inner) as (kh, kw, k):
+        base = words.step(kh, kw, k) * plan.block
 
         def product(pixel, lane, index):
-            column = (first + pixel) * spec.stride[1] + kw * spec.dilation[1]
-            word, other = x[at(x, (top + column) * line + g * room + k)], w[at(w, base + lane)]
+            word, other = x[at(x, words.source(pixel, kh, kw, k))], w[at(w, base + lane)]
             found = tirx.Cast(f"int{bits}", tirx.popcount(word ^ other if xor else word & other))
             T.buffer_store(acc, acc[index] - found if negative else acc[index] + found, [index])
 
         each(plan, product)
-
-    with T.grid(spec.kh, taps, inner) as (kh, kw, k):
-        step(kh, kw, k)

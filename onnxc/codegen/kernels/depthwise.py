@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from onnxc.codegen import pack as layouts
+from onnxc.codegen.kernels import cost
+from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
 from onnxc.codegen.kernels.tile import at, check_float, choose_tile, each, epilogue, operands, pad_rows, shared_grid
 from onnxc.codegen.target import Target
@@ -22,9 +24,21 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
     return choose_tile(NAME, spec.ow, spec.oc, spec.kh * spec.kw, target, most=8)
 
 
+def cycles(spec: KernelSpec, plan: Schedule, target: Target) -> float:
+    """Predicted cycles. Nothing that is loaded is used twice: wide loads take longer than what is done with them."""
+    wide = cost.wide(plan, target) > 1
+    step = plan.tile * (0.5 if not wide else 1.5 if target.lanes > 1 else 1)
+    return cost.tiled(spec, plan, steps=spec.kh * spec.kw, step=step)
+
+
 def pack(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
     """Weights (c, 1, kh, kw) -> (kh, kw, c)."""
     return layouts.depthwise(weights)
+
+
+def pack_key(spec: KernelSpec, plan: Schedule) -> tuple:
+    """What `pack` depends on: weights alone."""
+    return ()
 
 
 def packed_shape(spec: KernelSpec, plan: Schedule) -> tuple[int, ...]:
@@ -77,3 +91,6 @@ def _loops(spec: KernelSpec, plan: Schedule, source: tuple, w, extra: list, y) -
             T.buffer_store(y, epilogue(spec, acc[i], extra, channel0 + lane, offset), at(y, offset))
 
         each(plan, store)
+
+
+FAMILY = Family(NAME, schedule, emit, pack, cycles, pack_key)

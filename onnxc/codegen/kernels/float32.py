@@ -13,13 +13,15 @@ from collections.abc import Callable
 import numpy as np
 
 from onnxc.codegen import pack as layouts
+from onnxc.codegen.kernels import cost
+from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.result import Results, packable, vector_of, wide
 from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
 from onnxc.codegen.kernels.tile import at, check_float, choose_tile, each, epilogue, operands, pad_rows, shared_grid
 from onnxc.codegen.target import Target
 
 NAME = "float32.direct"
-PACKS = True  # its own result, where the spec says so
+SPLIT = 1.4  # without a fused multiply-add
 
 
 def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
@@ -34,9 +36,21 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
     return packable(spec, choose_tile(NAME, pixels, spec.oc // spec.groups, depth, target))
 
 
+def cycles(spec: KernelSpec, plan: Schedule, target: Target) -> float:
+    """Predicted cycles: multiply-adds, two at a time where they are not at full width."""
+    split = SPLIT if target.chain == "x86_64" and "fma" not in target.needs else 1
+    step = plan.tile * cost.wide(plan, target) * split / 2
+    return cost.tiled(spec, plan, steps=spec.kh * spec.kw * (spec.c // spec.groups), step=step, groups=spec.groups)
+
+
 def pack(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
     """Weights (oc, c/groups, kh, kw) -> (groups, blocks, kh, kw, c/groups, block)."""
     return layouts.conv_blocks(weights, spec.groups, plan.block)
+
+
+def pack_key(spec: KernelSpec, plan: Schedule) -> tuple:
+    """What `pack` depends on."""
+    return (spec.groups, plan.block)
 
 
 def packed_shape(spec: KernelSpec, plan: Schedule) -> tuple[int, ...]:
@@ -189,3 +203,6 @@ def _products(spec: KernelSpec, plan: Schedule, acc, source: tuple, weights: tup
             T.buffer_store(acc, acc[i] + value * w[at(w, offset)], [i])
 
         each(plan, product)
+
+
+FAMILY = Family(NAME, schedule, emit, pack, cycles, pack_key, packs=True)

@@ -15,7 +15,9 @@ from dataclasses import replace
 import numpy as np
 
 from onnxc.codegen import pack as layouts
-from onnxc.codegen.kernels.int8_dot import DOTS, Dot, choose_dot, loader, ramp
+from onnxc.codegen.kernels import cost
+from onnxc.codegen.kernels.family import Family
+from onnxc.codegen.kernels.int8_dot import Dot, choose_dot, loader, ramp
 from onnxc.codegen.kernels.requantise import check_int8, finish, operands, zero_point_in_bias
 from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
 from onnxc.codegen.kernels.tile import at, choose_tile, copy_rows, each, shared_grid
@@ -23,6 +25,7 @@ from onnxc.codegen.target import Target
 
 NAME = "int8.direct"
 SLACK = 64  # bytes and more that a last step may read past the end of the copied activations
+COPIED = 16  # elements that a cycle copies into the workspace
 SCALAR_REGISTERS = 12  # of integers, where a lane is a general register
 
 
@@ -38,11 +41,22 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
     registers = SCALAR_REGISTERS if target.lanes == 1 else target.registers - dot.spare
     machine = replace(target, registers=registers)
     depth = spec.kh * _taps(spec, dot)[0] * _taps(spec, dot)[1]
-    return choose_tile(f"{NAME}.{dot.name}", pixels, spec.oc // spec.groups, depth, machine, least=min(dot.widths))
+    return choose_tile(NAME, pixels, spec.oc // spec.groups, depth, machine, least=min(dot.widths), detail=dot)
 
 
-def _dot(spec: KernelSpec, plan: Schedule) -> Dot:
-    return DOTS[plan.rule.rsplit(".", 1)[1]]
+def _dot(plan: Schedule) -> Dot:
+    assert isinstance(plan.detail, Dot)
+    return plan.detail
+
+
+def cycles(spec: KernelSpec, plan: Schedule, target: Target) -> float:
+    """Predicted cycles; activations of another type than the instruction's are copied first."""
+    dot = _dot(plan)
+    taps, steps, _ = _taps(spec, dot)
+    copied = dot.x not in ("", spec.activation.kind) or any(spec.pads)
+    before = spec.n * spec.h * spec.w * spec.c / COPIED if copied else 0
+    step = plan.tile * dot.cycles * cost.wide(plan, target)
+    return cost.tiled(spec, plan, steps=spec.kh * taps * steps, step=step, groups=spec.groups, before=before)
 
 
 def _taps(spec: KernelSpec, dot: Dot) -> tuple[int, int, int]:
@@ -55,7 +69,7 @@ def _taps(spec: KernelSpec, dot: Dot) -> tuple[int, int, int]:
 
 def pack(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
     """Weights int8 (oc, c/groups, kh, kw) -> (groups, blocks, kh, taps, steps, vectors, lanes x depth)."""
-    dot = _dot(spec, plan)
+    dot = _dot(plan)
     taps, steps, depth = _taps(spec, dot)
     blocks = layouts.conv_blocks(weights, spec.groups, plan.block)  # groups, blocks, kh, kw, c, block
     lead = (*blocks.shape[:3], taps)
@@ -65,17 +79,22 @@ def pack(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
     return dot.packed(np.moveaxis(split, -2, -3)).astype(dot.w)
 
 
+def pack_key(spec: KernelSpec, plan: Schedule) -> tuple:
+    """What `pack` depends on; taps and steps depend on the dilation too."""
+    return (packed_shape(spec, plan), _dot(plan).name)
+
+
 def packed_shape(spec: KernelSpec, plan: Schedule) -> tuple[int, ...]:
     """Shape of what `pack` returns."""
-    dot = _dot(spec, plan)
+    dot = _dot(plan)
     taps, steps, _ = _taps(spec, dot)
     blocks = -(-spec.oc // spec.groups // plan.block)
     return (spec.groups, blocks, spec.kh, taps, steps, plan.vectors, plan.lanes * dot.depth)
 
 
-def operands_of(spec: KernelSpec, plan: Schedule, weights: np.ndarray, given: list) -> list:
+def operands_with_zero_point(spec: KernelSpec, plan: Schedule, weights: np.ndarray, given: list) -> list:
     """The epilogue's operands with the activations' zero point brought into the bias."""
-    return zero_point_in_bias(weights, spec.pad_value + _dot(spec, plan).shift(spec), given)
+    return zero_point_in_bias(weights, spec.pad_value + _dot(plan).shift(spec), given)
 
 
 def emit(spec: KernelSpec, plan: Schedule, name: str):
@@ -83,7 +102,7 @@ def emit(spec: KernelSpec, plan: Schedule, name: str):
     from tvm.script.ir_builder import IRBuilder
     from tvm.script.ir_builder import tirx as T
 
-    dot = _dot(spec, plan)
+    dot = _dot(plan)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             T.func_name(name)
@@ -158,7 +177,7 @@ def _products(spec: KernelSpec, plan: Schedule, acc, source: tuple, w, where: tu
 
     x, rows, columns = source
     g, block, n, row, first = where
-    dot, c = _dot(spec, plan), spec.c // spec.groups
+    dot, c = _dot(plan), spec.c // spec.groups
     _, blocks, _, taps, steps, _, width = packed_shape(spec, plan)
     with T.grid(spec.kh, taps, steps) as (kh, kw, step):
         line = (n * rows + row * spec.stride[0] + kh * spec.dilation[0]) * columns
@@ -171,3 +190,6 @@ def _products(spec: KernelSpec, plan: Schedule, acc, source: tuple, w, where: tu
                 here = [ramp(pixel * plan.block + vector * plan.lanes, plan.lanes)]
                 value = dot.multiply(acc[here], loader(x, base), loader(w, weights), plan.lanes)
                 T.buffer_store(acc, value, here)
+
+
+FAMILY = Family(NAME, schedule, emit, pack, cycles, pack_key, operands=operands_with_zero_point)

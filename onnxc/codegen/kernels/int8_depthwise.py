@@ -10,6 +10,8 @@ from dataclasses import replace
 import numpy as np
 
 from onnxc.codegen import pack as layouts
+from onnxc.codegen.kernels import cost
+from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.int8 import SCALAR_REGISTERS, stage
 from onnxc.codegen.kernels.requantise import check_int8, finish, operands, zero_point_in_bias
 from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
@@ -30,9 +32,19 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
     return choose_tile(NAME, spec.ow, spec.oc, spec.kh * spec.kw, machine, most=8)
 
 
+def cycles(spec: KernelSpec, plan: Schedule, target: Target) -> float:
+    """Predicted cycles: loads that widen, and a multiply-add."""
+    return cost.tiled(spec, plan, steps=spec.kh * spec.kw, step=plan.tile * (0.5 + 0.45 * cost.wide(plan, target)))
+
+
 def pack(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
     """Weights int8 (c, 1, kh, kw) -> (kh, kw, c)."""
     return layouts.depthwise(weights)
+
+
+def pack_key(spec: KernelSpec, plan: Schedule) -> tuple:
+    """What `pack` depends on: weights alone."""
+    return ()
 
 
 def packed_shape(spec: KernelSpec, plan: Schedule) -> tuple[int, ...]:
@@ -40,7 +52,7 @@ def packed_shape(spec: KernelSpec, plan: Schedule) -> tuple[int, ...]:
     return (spec.kh, spec.kw, spec.c)
 
 
-def operands_of(spec: KernelSpec, plan: Schedule, weights: np.ndarray, given: list) -> list:
+def operands_with_zero_point(spec: KernelSpec, plan: Schedule, weights: np.ndarray, given: list) -> list:
     """The epilogue's operands with the activations' zero point brought into the bias."""
     return zero_point_in_bias(weights, spec.pad_value, given)
 
@@ -90,3 +102,6 @@ def _loops(spec: KernelSpec, plan: Schedule, source: tuple, w, extra: list, y) -
             T.buffer_store(y, finish(spec, acc[i], extra, channel0 + lane, offset), at(y, offset))
 
         each(plan, store)
+
+
+FAMILY = Family(NAME, schedule, emit, pack, cycles, pack_key, operands=operands_with_zero_point)

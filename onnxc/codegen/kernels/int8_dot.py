@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxc.codegen.kernels.spec import KernelSpec
+from onnxc.codegen.kernels.spec import Detail, KernelSpec
 from onnxc.codegen.target import Target
 from onnxc.codegen.tvm_api import features
 
@@ -27,22 +27,22 @@ PMADD = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd", 4: "ll
 
 
 @dataclass(frozen=True)
-class Dot:
+class Dot(Detail):
     """One step `acc[lane] += sum of depth products`.
 
     The kernel holds activations as `x` and weights as `w` (element types; x may be empty: as they come); `depth`
     channels go into one step, for `widths` lanes. `multiply(acc, x, w, lanes)` makes the TIR expression from acc (int32
     lanes) and two functions (start, count) that load from the `depth` activations and the `lanes` x `depth` weights of the
-    step. These lie as (lanes, depth), or with `pairs` as (depth / 2, lanes, 2). `spare` registers hold no sums: they are
-    for products and broadcasts.
+    step, which takes `cycles` for a vector. These lie as (lanes, depth), or with `pairs` as (depth / 2, lanes, 2). `spare`
+    registers hold no sums: they are for products and broadcasts.
     """
 
-    name: str
     depth: int
     x: str
     w: str
     widths: tuple[int, ...]
     multiply: Callable
+    cycles: float
     pairs: bool = False
     spare: int = 0
 
@@ -173,13 +173,13 @@ def _plain(acc, x, w, lanes: int):
 DOTS = {
     dot.name: dot
     for dot in (
-        Dot("vpdpbusd", 4, "uint8", "int8", (16, 8, 4), _vpdpbusd),
-        Dot("pmaddwd", 2, "int16", "int16", (16, 8, 4), _pmadd),
-        Dot("sdot", 4, "int8", "int8", (4,), _sdot, spare=8),
-        Dot("smlal", 4, "int8", "int8", (4,), _saddlp, pairs=True, spare=12),
-        Dot("vmlal", 4, "int8", "int8", (4,), _vpadal, pairs=True, spare=6),
-        Dot("dot", 2, "int16", "int16", (4,), _wasm_dot),
-        Dot("smlad", 2, "int16", "int16", (1,), _smlad),
-        Dot("plain", 1, "", "int8", (16, 8, 4, 2, 1), _plain),
+        Dot("vpdpbusd", 4, "uint8", "int8", (16, 8, 4), _vpdpbusd, 0.5),
+        Dot("pmaddwd", 2, "int16", "int16", (16, 8, 4), _pmadd, 0.67),
+        Dot("sdot", 4, "int8", "int8", (4,), _sdot, 0.5, spare=8),
+        Dot("smlal", 4, "int8", "int8", (4,), _saddlp, 3, pairs=True, spare=12),
+        Dot("vmlal", 4, "int8", "int8", (4,), _vpadal, 6, pairs=True, spare=6),
+        Dot("dot", 2, "int16", "int16", (4,), _wasm_dot, 1),
+        Dot("smlad", 2, "int16", "int16", (1,), _smlad, 1),
+        Dot("plain", 1, "", "int8", (16, 8, 4, 2, 1), _plain, 1.5),
     )
 }

@@ -11,25 +11,40 @@ Planes of weights are separate passes over the same tables, doubled between.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxc.codegen.kernels import bits, planes
+from onnxc.codegen.kernels import bits, cost, planes
+from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.int8_dot import ramp
 from onnxc.codegen.kernels.result import packable
-from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
+from onnxc.codegen.kernels.spec import Detail, KernelSpec, Refusal, Schedule
 from onnxc.codegen.kernels.tile import ACCUMULATOR_BYTES, at, shared_grid
 from onnxc.codegen.target import Target
 from onnxc.codegen.tvm_api import features
 
 NAME = "bits.lookup"
-PACKS = True  # its own result, where the spec says so
 ENTRIES = 16
 FLOATS = 16  # lanes of the epilogue
 TABLE_BYTES = 1 << 21
-SHUFFLES = {32: "llvm.x86.avx2.pshuf.b", 16: "llvm.x86.ssse3.pshuf.b.128"}  # 512 bits were slower on Zen 4
+WIDEN, LOOKED_UP = 2, 11  # cycles of emptying a vector of bytes, and of its results
+TABLE = 1.2  # cycles for a plane of four channels of a pixel
+
+
+@dataclass(frozen=True)
+class Shuffle(Detail):
+    """A shuffle of bytes: LLVM's name of it by bytes of a vector, and the cycles of looking one vector up, or of its codes."""
+
+    names: tuple[tuple[int, str], ...]
+    cycles: float
+
+
+SHUFFLES = {
+    "x86_64": Shuffle("x86_64", ((32, "llvm.x86.avx2.pshuf.b"), (16, "llvm.x86.ssse3.pshuf.b.128")), 0.65),
+    "aarch64": Shuffle("aarch64", ((16, "llvm.aarch64.neon.tbl1.v16i8"),), 0.9),
+}  # with 512 bits vpshufb was slower on Zen 4
 
 
 def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
@@ -37,22 +52,37 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
     refusal = _refusal(spec, target)
     if refusal:
         return Refusal(NAME, refusal)
+    plan = min(_tiles(spec, target), key=lambda plan: cycles(spec, plan, target))
+    answer = packable(spec, replace(plan, lanes=FLOATS))
+    return answer if isinstance(answer, Refusal) else plan
+
+
+def _tiles(spec: KernelSpec, target: Target) -> Iterator[Schedule]:
+    """The tiles that fit the registers."""
     channels = spec.oc // spec.groups
     width = max(n for n in _widths(target) if n <= channels)
-    best = None
     for vectors in range(1, min(4, channels // width) + 1):
         for height in range(1, min(12, _extent(spec)) + 1):
             registers = height * vectors + 2 * vectors + 3
-            if registers > target.registers or height * vectors * width > ACCUMULATOR_BYTES:
-                continue
-            tiles = -(-channels // (width * vectors)) * -(-_extent(spec) // height)
-            step = max(2 * height * vectors + 2 * vectors, 2 * height + vectors)
-            cost = tiles * (_groups(spec)[1] * spec.kh * spec.kw * step + 60)
-            if best is None or cost < best[0]:
-                best = cost, Schedule(f"{NAME}.{target.chain}", height, vectors, width)
-    plan = best[1]
-    answer = packable(spec, replace(plan, lanes=FLOATS))
-    return answer if isinstance(answer, Refusal) else plan
+            if registers <= target.registers and height * vectors * width <= ACCUMULATOR_BYTES:
+                yield Schedule(NAME, height, vectors, width, SHUFFLES[target.chain])
+
+
+def cycles(spec: KernelSpec, plan: Schedule, target: Target) -> float:
+    """Predicted cycles. A vector's bytes are emptied into 16 bits before they overflow, for each plane of weights."""
+    four = -(-(spec.c // spec.groups) // 4)
+    _, images, rows, columns, _ = planes.packed_shape(spec)
+    return cost.tiled(
+        spec, plan, steps=spec.kh * spec.kw * four * spec.weight.bits, groups=spec.groups,
+        step=(plan.tile + plan.vectors) * _how(plan).cycles,
+        finish=LOOKED_UP + WIDEN * spec.weight.bits * -(-spec.kh * spec.kw * four // steps_of(spec)),
+        before=images * rows * columns * spec.groups * four * TABLE * spec.activation.bits, looks_up=True,
+    )  # fmt: skip
+
+
+def _how(plan: Schedule) -> Shuffle:
+    assert isinstance(plan.detail, Shuffle)
+    return plan.detail
 
 
 def _refusal(spec: KernelSpec, target: Target) -> str:
@@ -141,9 +171,9 @@ def packed_size(spec: KernelSpec, plan: Schedule) -> int:
     return spec.groups * blocks * spec.weight.bits * spec.kh * taps * -(-steps // 2) * plan.block
 
 
-def tables(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> list[np.ndarray]:
-    """What the kernel reads besides the packed weights: that of bits.direct."""
-    return bits.tables(spec, plan, weights)
+def pack_key(spec: KernelSpec, plan: Schedule) -> tuple:
+    """What `pack` depends on; the table of counts depends on the levels, and pairs of steps on the dilation."""
+    return (spec.groups, spec.weight, planes.counts_xor(spec), _groups(spec), plan.block, plan.vectors)
 
 
 def emit(spec: KernelSpec, plan: Schedule, name: str):
@@ -305,9 +335,7 @@ def _repeated(row, lanes: int):
 def _shuffle(plan: Schedule) -> Callable:
     from tvm import tirx
 
-    machine = plan.rule.rsplit(".", 1)[1]
-    kind = f"uint8x{plan.lanes}"
-    name = SHUFFLES[plan.lanes] if machine == "x86_64" else "llvm.aarch64.neon.tbl1.v16i8"
+    kind, name = f"uint8x{plan.lanes}", dict(_how(plan).names)[plan.lanes]
     return lambda row, code: tirx.call_llvm_pure_intrin(kind, name, row, code)
 
 
@@ -326,3 +354,6 @@ def _widen(plan: Schedule, sums, acc) -> None:
         for k, part in enumerate((pairs & const(255), pairs >> const(8))):
             here = [ramp(i * plan.lanes + k * half, half)]
             T.buffer_store(sums, sums[here] + tirx.Cast(f"int16x{half}", part), here)
+
+
+FAMILY = Family(NAME, schedule, emit, pack, cycles, pack_key, bits.tables, packs=True)

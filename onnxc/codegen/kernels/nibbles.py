@@ -9,23 +9,25 @@ is as there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from onnxc.codegen.kernels import bits, bytecount, planes
+from onnxc.codegen.kernels import bits, bytecount, cost, planes
+from onnxc.codegen.kernels.count import walk
+from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.int8_dot import ramp
 from onnxc.codegen.kernels.result import packable, wide
-from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule, words
+from onnxc.codegen.kernels.spec import WORD, KernelSpec, Refusal, Schedule
 from onnxc.codegen.kernels.tile import at
 from onnxc.codegen.target import Target
 from onnxc.codegen.tvm_api import features
 
 NAME = "bits.nibbles"
-PACKS = True  # its own result, where the spec says so and vectors are wide enough
 HALVES = 0x0F0F0F0F0F0F0F0F
 COUNTS = (0x0302020102010100, 0x0403030203020201)  # of the numbers 0 to 7 and 8 to 15, lowest byte first
 PSHUFB = {2: "llvm.x86.ssse3.pshuf.b.128", 4: "llvm.x86.avx2.pshuf.b", 8: "llvm.x86.avx512.pshuf.b.512"}
+HOW = bytecount.SUMS["x86_64"]
 SPARE = 8  # registers for the table, a mask, halves of x and what is on its way
 
 
@@ -42,23 +44,23 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
     lanes, channels = target.lanes // 2, spec.oc // spec.groups
     if channels < lanes:
         return Refusal(NAME, f"needs {lanes} output channels, found {channels}")
+    return packable(spec, min(_tiles(spec, target), key=lambda plan: cycles(spec, plan, target)))
+
+
+def _tiles(spec: KernelSpec, target: Target) -> Iterator[Schedule]:
+    """The tiles that fit the registers."""
+    lanes, channels = target.lanes // 2, spec.oc // spec.groups
     pixels = spec.n * spec.h * spec.w if spec.pointwise else spec.ow
-    best = None
     for vectors in range(1, min(8, channels // lanes) + 1):
         for height in range(1, min(12, pixels) + 1):
-            if height * vectors > target.registers - SPARE:
-                continue
-            cost = -(-channels // (lanes * vectors)) * -(-pixels // height) * _tile_cost(spec, height, vectors)
-            if best is None or cost < best[0]:
-                best = cost, Schedule(f"{NAME}.{target.chain}", height, vectors, lanes)
-    return packable(spec, best[1])
+            if height * vectors <= target.registers - SPARE:
+                yield Schedule(NAME, height, vectors, lanes, HOW)
 
 
-def _tile_cost(spec: KernelSpec, height: int, vectors: int) -> float:
-    """Cycles of a tile: four operations at a time, two loads, and what surrounds the steps."""
-    steps = spec.kh * spec.kw * words(spec.c // spec.groups)
-    step = max(height * (3 + 6 * vectors) / 4, height / 2 + vectors, 4)
-    return spec.activation.bits * spec.weight.bits * steps * step + 4 * height * vectors + 12
+def cycles(spec: KernelSpec, plan: Schedule, target: Target) -> float:
+    """Predicted cycles: halves of a word once a pixel, then two shuffles and what surrounds them a vector."""
+    step = plan.pixels * (0.75 + 1.65 * plan.vectors) * cost.wide_words(plan, target)
+    return bits.few_bit_cycles(spec, plan, max(step, plan.pixels / 2 + plan.vectors))
 
 
 def pack(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
@@ -75,9 +77,9 @@ def packed_shape(spec: KernelSpec, plan: Schedule) -> tuple[int, ...]:
     return (*outer, 2 * block)
 
 
-def tables(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> list[np.ndarray]:
-    """What the kernel reads besides the packed weights: that of bits.direct."""
-    return bits.tables(spec, plan, weights)
+def pack_key(spec: KernelSpec, plan: Schedule) -> tuple:
+    """What `pack` depends on."""
+    return (*bits.pack_key(spec, plan), plan.lanes)
 
 
 def emit(spec: KernelSpec, plan: Schedule, name: str):
@@ -87,29 +89,21 @@ def emit(spec: KernelSpec, plan: Schedule, name: str):
 
 def pair(spec: KernelSpec, plan: Schedule, acc, x, w, where: tuple, flat: bool, negative: bool) -> None:
     """acc +- counts of one plane of x with one of w."""
-    bytecount.sum_in_bytes(spec, plan, acc, _step(spec, plan, x, w, where, flat), negative)
+    bytecount.sum_in_bytes(spec, plan, acc, HOW, _step(spec, plan, x, w, where, flat), negative)
 
 
 def _step(spec: KernelSpec, plan: Schedule, x, w, where: tuple, flat: bool) -> tuple[Callable, int, int]:
     """A function (acc8, kh, kw, k) that adds one word's counts, and the extents of k and kw."""
     from tvm import tirx
 
-    g, block, n, row, first, i, j = where
-    _, images, rows, columns, line = planes.packed_shape(spec)
-    depth = words(spec.c // spec.groups)
-    joined = spec.groups == 1 and spec.dilation[1] == 1
-    taps, inner = (1, spec.kw * depth) if joined else (spec.kw, depth)
-    if flat:
-        images, rows, columns = 1, 1, images * rows * columns
+    words = walk(spec, WORD, where, flat)
     lanes, kind = plan.lanes, f"uint8x{8 * plan.lanes}"
     xor = planes.counts_xor(spec)
 
     def step(acc8, kh, kw, k) -> None:
-        top = ((i * images + n) * rows + row * spec.stride[0] + kh * spec.dilation[0]) * columns
-        base = ((((block * spec.weight.bits + j) * spec.kh + kh) * taps + kw) * inner + k) * (2 * plan.block)
+        base = words.step(kh, kw, k) * (2 * plan.block)
         for pixel in range(plan.pixels):
-            column = (first + pixel) * spec.stride[1] + kw * spec.dilation[1]
-            word = wide(x[at(x, (top + column) * line + g * depth + k)], lanes)
+            word = wide(x[at(x, words.source(pixel, kh, kw, k))], lanes)
             sides = [(word >> _every(shift, lanes)) & _every(HALVES, lanes) for shift in (0, 4)]
             for vector in range(plan.vectors):
                 index, total = pixel * plan.vectors + vector, None
@@ -120,7 +114,7 @@ def _step(spec: KernelSpec, plan: Schedule, x, w, where: tuple, flat: bool) -> t
                     total = found if total is None else total + found
                 bytecount.store(acc8, index, plan, bytecount.load(acc8, index, plan) + total)
 
-    return step, inner, taps
+    return step, words.inner, words.taps
 
 
 def _every(number: int, lanes: int):
@@ -136,3 +130,6 @@ def _table(lanes: int):
     odd = tirx.Cast(f"uint64x{lanes}", ramp(0, lanes)) & _every(1, lanes)
     whole = _every(COUNTS[0], lanes) + odd * _every(COUNTS[1] - COUNTS[0], lanes)
     return tirx.reinterpret(f"uint8x{8 * lanes}", whole)
+
+
+FAMILY = Family(NAME, schedule, emit, pack, cycles, pack_key, bits.tables, packs=True)

@@ -16,13 +16,13 @@ import numpy as np
 
 from onnxc.codegen import pack as layouts
 from onnxc.codegen.kernels import float32, planes
+from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.result import packable
 from onnxc.codegen.kernels.spec import FLOAT32, KernelSpec, Refusal, Schedule
 from onnxc.codegen.kernels.tile import at, check_float, choose_tile
 from onnxc.codegen.target import Target
 
 NAME = "float32.packed"
-PACKS = True  # its own result, where the spec says so
 LEAST = 8  # lanes: a mask is a byte or two
 FAR = (1 << 20, 1 << 22)  # bytes of float weights from which bringing them costs more than unpacking 1 bit, 2 bits
 MANY = 6  # tiles of pixels that share the unpacking of a block
@@ -69,6 +69,11 @@ def pack(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(masks.reshape(packed_shape(spec, plan)))
 
 
+def pack_key(spec: KernelSpec, plan: Schedule) -> tuple:
+    """What `pack` depends on."""
+    return (spec.groups, spec.weight, plan.vectors, plan.lanes)
+
+
 def packed_shape(spec: KernelSpec, plan: Schedule) -> tuple[int, ...]:
     """Shape of what `pack` returns."""
     blocks = -(-spec.oc // spec.groups // plan.block)
@@ -100,3 +105,6 @@ def unpacked(encoding, masks: list, lanes: int):
         value = tirx.Select(test, const(up), const(down))
         total = value if total is None else total + value
     return total
+
+
+FAMILY = Family(NAME, schedule, emit, pack, float32.cycles, pack_key, packs=True)

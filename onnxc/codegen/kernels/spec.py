@@ -191,13 +191,31 @@ class KernelSpec:
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """A register tile: `pixels` x `vectors` x `lanes` accumulators. `rule` names who chose it."""
+class Detail:
+    """What a family decides beyond the tile, such as an instruction; each family has a type of its own. `name` is for reports."""
 
-    rule: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A register tile, `pixels` x `vectors` x `lanes` accumulators, of the family of that name, and what else it decided."""
+
+    family: str
     pixels: int
     vectors: int
     lanes: int
+    detail: Detail | None = None
+
+    @property
+    def rule(self) -> str:
+        """The name of family and detail, for reports."""
+        return self.family if self.detail is None else f"{self.family}.{self.detail.name}"
+
+    @property
+    def tile(self) -> int:
+        """Vectors of accumulators."""
+        return self.pixels * self.vectors
 
     @property
     def block(self) -> int:

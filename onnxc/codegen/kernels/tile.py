@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod
 
-from onnxc.codegen.kernels.spec import CHANNEL_STEPS, FLOAT32, KernelSpec, Refusal, Schedule
+from onnxc.codegen.kernels.spec import CHANNEL_STEPS, FLOAT32, Detail, KernelSpec, Refusal, Schedule
 from onnxc.codegen.target import Target
 
 ACCUMULATOR_BYTES = 960  # TVM keeps a buffer of less than 1024 bytes on the stack, where LLVM turns it into registers
@@ -23,7 +23,14 @@ LATENCY = 8  # half cycles until the result of a multiply-add can be used again
 
 
 def choose_tile(
-    rule: str, pixels: int, channels: int, depth: int, target: Target, most: int = 16, least: int = 1
+    family: str,
+    pixels: int,
+    channels: int,
+    depth: int,
+    target: Target,
+    most: int = 16,
+    least: int = 1,
+    detail: Detail | None = None,
 ) -> Schedule:
     """The cheapest tile for `pixels` x `channels` outputs of `depth` products each.
 
@@ -43,7 +50,7 @@ def choose_tile(
         cost = tiles * (depth * step + height * vectors * 3 + 12)
         key = (cost, -lanes, -vectors)
         if best is None or key < best:
-            best, choice = key, Schedule(rule, height, vectors, lanes)
+            best, choice = key, Schedule(family, height, vectors, lanes, detail)
     assert choice is not None
     return choice
 

@@ -9,18 +9,20 @@ the other. Convolutions make (n, h, w, c); operators with a rule in `layout` fol
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
 from onnxc.codegen.kernels import choose, cost, pool, quantise
+from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.spec import Refusal, Schedule
-from onnxc.codegen.lower import layout, packing
+from onnxc.codegen.lower import contracts, layout, packing
+from onnxc.codegen.lower.contracts import Lowered
 from onnxc.codegen.lower.packing import Choice
 from onnxc.codegen.match import products as match
 from onnxc.codegen.match import quantised
 from onnxc.codegen.match.constants import Constants
-from onnxc.codegen.match.fewbit import Coded
+from onnxc.codegen.match.fewbit import FewBit
 from onnxc.codegen.prepare.importer import import_onnx
 from onnxc.codegen.prepare.static import StaticModel
 from onnxc.codegen.target import Target
@@ -30,16 +32,6 @@ from onnxc.ir.errors import Unsupported
 FIRST, LAST = "nchw", "nhwc"
 WORTH_SHARING = 200_000  # multiply-adds: some microseconds, a few times what it takes to share them
 BITS_PER_FLOAT = 16  # products of bits in the time of one multiply-add of floats
-
-
-@dataclass
-class Lowered:
-    """A Relax module that calls our kernels. Parameters of `main`: the user's inputs, then `arrays` in order."""
-
-    module: object
-    inputs: int
-    arrays: list[np.ndarray]
-    kernels: list[dict] = field(default_factory=list)
 
 
 def lower(model: StaticModel, target: Target, threads: int = 1) -> Lowered:
@@ -82,19 +74,20 @@ class _Lowering:
             if not isinstance(binding, relax.VarBinding):
                 raise Unsupported("the model has data-dependent shapes", remedy="compile the part before them")
             self.constants.note(binding.var, binding.value)
-        plan = match.find(bindings, function.body.body, self.constants, quantised.begin)
-        self.chosen = {var: self._choice(found) for var, found in plan.kernels.items()}
-        self.wanted = packing.wanted(plan, self.chosen)
+        matches = match.find(bindings, function.body.body, self.constants, quantised.begin)
+        contracts.check_matches(matches)
+        self.chosen = {var: self._choice(found) for var, found in matches.kernels.items()}
+        self.wanted = packing.wanted(matches, self.chosen)
         with self.builder.function("main", inputs):
             with self.builder.dataflow():
                 for binding in bindings:
-                    self._binding(binding, plan)
+                    self._binding(binding, matches)
                 result = self.builder.emit_output(self._result(function.body.body))
             self.builder.emit_func_output(result)
         module = self.builder.get()
         main = module["main"]
         module["main"] = relax.Function([*inputs, *self.array_vars], main.body, main.ret_ty, main.is_pure, main.attrs)
-        return Lowered(module, count, self.arrays, self.report)
+        return contracts.check_lowered(Lowered(module, count, self.arrays, self.report))
 
     def _result(self, body):
         parts = body.fields if isinstance(body, self.relax.Tuple) else [body]
@@ -148,16 +141,16 @@ class _Lowering:
             return self.builder.emit(self.relax.op.reshape(value, moved))
         return self.builder.emit(self.relax.op.permute_dims(value, list(axes)))
 
-    def _binding(self, binding, plan: match.Plan) -> None:
+    def _binding(self, binding, matches: match.Matches) -> None:
         var, value = binding.var, binding.value
         relax = self.relax
-        if var in self.constants or var in plan.absorbed:
+        if var in self.constants or var in matches.absorbed:
             return
-        if var in plan.quantising and any(arg in self.packed_only for arg in value.args):
+        if var in matches.quantising and any(arg in self.packed_only for arg in value.args):
             self.packed_only.add(var)
             return
-        if var in plan.kernels:
-            self._kernel(var, plan.kernels[var], self._fused(var, plan))
+        if var in matches.kernels:
+            self._kernel(var, matches.kernels[var], self._fused(var, matches))
         elif isinstance(value, relax.Var):
             self.values[var] = self.values[value]
         elif isinstance(value, relax.Tuple):
@@ -229,9 +222,9 @@ class _Lowering:
         self.values[var] = {FIRST: self.builder.emit(op(self.get(call.args[0], LAST), [1, 2], False))}
         return True
 
-    def _kernel(self, var, found: match.Found, choice: Choice) -> None:
+    def _kernel(self, var, found: match.Match, choice: Choice) -> None:
         """Emits a kernel call at the place of the last operator it has taken in."""
-        if isinstance(choice.form, Coded) and packing.key(choice.form) not in self.cache:
+        if isinstance(choice.form, FewBit) and packing.key(choice.form) not in self.cache:
             choice = self._reading_floats(choice)
         form, family, plan = choice.form, choice.family, choice.schedule
         spec = form.spec
@@ -242,21 +235,18 @@ class _Lowering:
             "macs": spec.macs,
             "kernel": plan.rule if plan else None,
             "schedule": plan.text() if plan else None,
-            "cycles": cost.cycles(spec, plan, self.target) if plan else None,
+            "cycles": family.cost(spec, plan, self.target) if family and plan else None,
             "function": None,
             "refused": [{"rule": r.rule, "reason": r.reason} for r in choice.refusals],
         }
         self.report.append(entry)
-        if plan is None:
+        if family is None or plan is None:
             raise Unsupported(
                 "no kernel takes it: " + "; ".join(f"{r.rule} {r.reason}" for r in choice.refusals), node=entry["node"]
             )
         args = self._source(form, found, order)
-        args += self._weights(found, form, family, plan) if spec.weight_constant else [self.get(found.weight, FIRST)]
-        given = form.operands
-        if hasattr(family, "operands_of"):
-            given = family.operands_of(spec, plan, form.weight, given)
-        for operand in given:
+        args += self._weights(form, family, plan) if spec.weight_constant else [self.get(found.weight, FIRST)]
+        for operand in family.operands(spec, plan, form.weight, list(form.operands)):
             args.append(self.constant(operand) if isinstance(operand, np.ndarray) else self.get(operand, order))
         function = self._function(spec, "kernel", lambda name: family.emit(spec, plan, name))
         entry["function"] = name_of(function)
@@ -273,10 +263,10 @@ class _Lowering:
             return
         self.values[var] = {order: made}
 
-    def _fused(self, var, plan: match.Plan) -> Choice:
+    def _fused(self, var, matches: match.Matches) -> Choice:
         """The kernel that ends in `var`, packing its own result where its reader wants that and the family can."""
         choice = self.chosen[var]
-        for form, key in packing.fused(var, plan, self.chosen, self.wanted):
+        for form, key in packing.fused(var, matches, self.chosen, self.wanted):
             answer = choice.family.schedule(form.spec, self.target)
             if isinstance(answer, Schedule):
                 return replace(choice, form=form, schedule=answer, packing=key)
@@ -288,7 +278,7 @@ class _Lowering:
         form = choice.form.thinned()
         forms = [form]
         readers = sum(packing.key(other) == packing.key(choice.form) for _, other in self.wanted[form.quantised.source])
-        if readers == 1 and form.quantised.pool is None and getattr(choice.family, "TAKES_FLOATS", False):
+        if readers == 1 and form.quantised.pool is None and choice.family.takes_floats:
             forms.insert(0, replace(form, spec=replace(form.spec, source=form.packing())))
         for other in forms:
             answer = choice.family.schedule(other.spec, self.target)
@@ -297,30 +287,29 @@ class _Lowering:
             choice.refusals.append(answer)
         return choice
 
-    def _choice(self, found: match.Found) -> Choice:
+    def _choice(self, found: match.Match) -> Choice:
         """The form of a kernel that a family takes, few-bit before float."""
         refusals: list[Refusal] = []
-        for form in (found.coded, found.light, found):
+        for form in (found.few_bit, found.weight_only, found):
             if form is not None:
                 form = replace(form, spec=self._on_threads(form))
                 family, plan, declined = choose(form.spec, self.target)
                 refusals += declined
-                if plan is not None and isinstance(form, Coded):
-                    declined = self._slower(form, plan, found)
+                if plan is not None and isinstance(form, FewBit):
+                    declined = self._slower(form, family, plan, found)
                     refusals += declined
                     plan = None if declined else plan
                 if plan is not None:
                     return Choice(form, family, plan, refusals)
         return Choice(found, None, None, refusals)
 
-    def _slower(self, form: Coded, plan: Schedule, found: match.Found) -> list[Refusal]:
+    def _slower(self, form: FewBit, family: Family, plan: Schedule, found: match.Match) -> list[Refusal]:
         """A refusal if the float form of a few-bit kernel is predicted to be faster."""
-        _, other, _ = choose(found.spec, self.target)
-        floats = None if other is None else cost.cycles(found.spec, other, self.target)
-        bits = cost.cycles(form.spec, plan, self.target)
-        if floats is None or bits is None:
+        rival, other, _ = choose(found.spec, self.target)
+        if rival is None or other is None:
             return []
-        bits += cost.packing_cycles(form.spec)
+        floats = rival.cost(found.spec, other, self.target)
+        bits = family.cost(form.spec, plan, self.target) + cost.packing_cycles(form.spec)
         slower = f"predicted to take {bits:.2g} cycles with packing, {other.rule} {floats:.2g}"
         return [Refusal(plan.rule, slower)] if floats < bits else []
 
@@ -329,21 +318,21 @@ class _Lowering:
         spec = form.spec
         cycles = (
             spec.macs * spec.activation.bits * spec.weight.bits / BITS_PER_FLOAT
-            if isinstance(form, Coded)
+            if isinstance(form, FewBit)
             else spec.macs
         )
         return replace(spec, threads=self.threads if cycles >= WORTH_SHARING else 1)
 
-    def _source(self, form, found: match.Found, order: str) -> list:
+    def _source(self, form, found: match.Match, order: str) -> list:
         """The operands that a kernel reads first: its input as it wants it."""
-        if not isinstance(form, Coded):
+        if not isinstance(form, FewBit):
             return [self.get(found.source, order)]
         if form.spec.source is None:
             return [self._packed_source(form, order)]
         scale = form.quantised.scale
         return [self.get(form.quantised.source, order), *([] if scale is None else [self.constant(scale)])]
 
-    def _packed_source(self, form: Coded, order: str):
+    def _packed_source(self, form: FewBit, order: str):
         """What a few-bit kernel reads: the source quantised, packed and maybe pooled, once for all its readers."""
         spec, quantised = form.packing(), form.quantised
         key = packing.key(form)
@@ -362,22 +351,23 @@ class _Lowering:
             self.cache[key, pooling] = self.builder.emit(self.relax.call_tir(function, [self.cache[key]], result))
         return self.cache[key, pooling]
 
-    def _weights(self, found: match.Found, form, family, plan) -> list:
+    def _weights(self, form: match.Match | FewBit, family: Family, plan: Schedule) -> list:
         """The packed weights, and what else the family makes of them."""
-        key = ("packed", id(found.weight), found.scale_key, plan.block, family.NAME, form.spec.groups)
-        if isinstance(form, Coded):
-            key = ("packed", form.spec, family.NAME, id(found.weight), *(array.tobytes() for array in form.tables))
+        few_bit = isinstance(form, FewBit)
+        key = (
+            "packed",
+            id(form.weight),
+            None if few_bit else form.scale_key,
+            family.name,
+            family.pack_key(form.spec, plan),
+        )
         if key not in self.cache:
             weights = form.weight
-            if not isinstance(form, Coded) and form.scale is not None:
+            if not few_bit and form.scale is not None:
                 weights = weights * form.scale.reshape(-1, 1, 1, 1).astype(weights.dtype)
-            arrays = [family.pack(form.spec, plan, weights)]
-            if isinstance(form, Coded) and form.tables:
-                arrays += form.tables
-            elif hasattr(family, "tables"):
-                arrays += family.tables(form.spec, plan, weights)
-            self.cache[key] = [self.constant(array) for array in arrays]
-        return self.cache[key]
+            self.cache[key] = self.constant(family.pack(form.spec, plan, weights))
+        tables = form.tables if few_bit and form.tables else family.tables(form.spec, plan, form.weight)
+        return [self.cache[key], *(self.constant(array) for array in tables)]
 
     def _function(self, spec, stem: str, emit: Callable):
         """The function for a spec, emitted once."""

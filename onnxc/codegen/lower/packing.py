@@ -7,57 +7,57 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from types import ModuleType
 
 import numpy as np
 
 from onnxc.codegen.kernels import planes
+from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.spec import BINARY, Refusal, Schedule
 from onnxc.codegen.kernels.thresholds import thresholds
-from onnxc.codegen.match.fewbit import Coded
-from onnxc.codegen.match.products import Found, Plan
+from onnxc.codegen.match.fewbit import FewBit
+from onnxc.codegen.match.products import Match, Matches
 
 
 @dataclass(frozen=True)
 class Choice:
     """The form of a kernel that is used, who makes it, and who declined. `packing` is the key of what it packs itself."""
 
-    form: Found | Coded
-    family: ModuleType | None
+    form: Match | FewBit
+    family: Family | None
     schedule: Schedule | None
     refusals: list[Refusal] = field(default_factory=list)
     packing: tuple | None = None
 
 
-def key(form: Coded) -> tuple:
+def key(form: FewBit) -> tuple:
     """What tells packed activations apart: how they are packed, and of what."""
     scale = form.quantised.scale
     return (form.packing(), form.quantised.source, None if scale is None else scale.tobytes())
 
 
-def wanted(plan: Plan, chosen: dict) -> dict:
+def wanted(matches: Matches, chosen: dict) -> dict:
     """Variable -> the few-bit kernels that read it packed."""
     found: dict = {}
-    for end in plan.kernels:
+    for end in matches.kernels:
         choice = chosen[end]
-        if isinstance(choice.form, Coded):
-            found.setdefault(choice.form.quantised.source, []).append((plan.kernels[end], choice.form))
+        if isinstance(choice.form, FewBit):
+            found.setdefault(choice.form.quantised.source, []).append((matches.kernels[end], choice.form))
     return found
 
 
-def fused(var, plan: Plan, chosen: dict, wants: dict) -> Iterator[tuple[Found | Coded, tuple]]:
+def fused(var, matches: Matches, chosen: dict, wants: dict) -> Iterator[tuple[Match | FewBit, tuple]]:
     """Forms of the kernel that ends in `var` which pack its result, the best first, with the key of what they pack."""
     choice, readers = chosen[var], wants.get(var, ())
-    if not readers or choice.family is None or not getattr(choice.family, "PACKS", False):
+    if not readers or choice.family is None or not choice.family.packs:
         return
     reader, form = max(
         readers, key=lambda reader: reader[1].spec.macs
     )  # who needs all the pixels, before one that skips some
     spec, pack = choice.form.spec, form.packing()
-    same = reader.spatial == plan.kernels[var].spatial
+    same = reader.spatial == matches.kernels[var].spatial
     if not same or (pack.n, pack.h, pack.w, pack.c) != (spec.n, spec.oh, spec.ow, spec.oc):
         return
-    floats = any(key(other) != key(form) for _, other in readers) or _read_as_floats(var, var, plan, chosen)
+    floats = any(key(other) != key(form) for _, other in readers) or _read_as_floats(var, var, matches, chosen)
     scale = () if form.quantised.scale is None else (form.quantised.scale,)
     made = replace(spec, packed=pack)
     if not floats:
@@ -68,9 +68,9 @@ def fused(var, plan: Plan, chosen: dict, wants: dict) -> Iterator[tuple[Found | 
     yield replace(choice.form, spec=made, operands=[*choice.form.operands, *scale]), key(form)
 
 
-def _compared(form: Found | Coded, spec) -> Coded | None:
+def _compared(form: Match | FewBit, spec) -> FewBit | None:
     """A few-bit kernel that compares its counts with thresholds instead of computing its epilogue."""
-    if not isinstance(form, Coded) or form.quantised.planes is not None:  # thresholds are of integers
+    if not isinstance(form, FewBit) or form.quantised.planes is not None:  # thresholds are of integers
         return None
     if not all(isinstance(operand, np.ndarray) for operand in form.operands):
         return None
@@ -83,15 +83,15 @@ def _compared(form: Found | Coded, spec) -> Coded | None:
     return replace(form, spec=replace(spec, epilogue=(("threshold", flips),)), operands=(), tables=tables)
 
 
-def _read_as_floats(var, source, plan: Plan, chosen: dict) -> bool:
+def _read_as_floats(var, source, matches: Matches, chosen: dict) -> bool:
     """Whether anything reads `var` but few-bit kernels that pack `source`, from which quantisers lead to `var`."""
-    if var in plan.outputs:
+    if var in matches.outputs:
         return True
-    for binding in plan.readers.get(var, ()):
-        if binding.var in plan.starts:
-            form = chosen[plan.starts[binding.var]].form
-            if not isinstance(form, Coded) or not form.quantised.source.same_as(source):
+    for binding in matches.readers.get(var, ()):
+        if binding.var in matches.starts:
+            form = chosen[matches.starts[binding.var]].form
+            if not isinstance(form, FewBit) or not form.quantised.source.same_as(source):
                 return True
-        elif binding.var not in plan.quantising or _read_as_floats(binding.var, source, plan, chosen):
+        elif binding.var not in matches.quantising or _read_as_floats(binding.var, source, matches, chosen):
             return True
     return False

@@ -78,8 +78,8 @@ class Quantised:
 
 
 @dataclass(frozen=True)
-class Coded:
-    """The few-bit form of a kernel: integer weights (oc, c/groups, kh, kw), and operands as in match.Found.
+class FewBit:
+    """The few-bit form of a kernel: integer weights (oc, c/groups, kh, kw), and operands as in match.Match.
 
     `tables` are what the kernel reads besides packed weights where that is not what its family makes of the weights.
     `step` says which pixels of the source are packed for it.
@@ -113,7 +113,7 @@ class Coded:
             self.step,
         )  # fmt: skip
 
-    def thinned(self) -> Coded:
+    def thinned(self) -> FewBit:
         """The same kernel on the pixels that it reads alone: a 1x1 convolution with strides becomes one without."""
         s = self.spec
         if (s.kh, s.kw) != (1, 1) or s.stride == (1, 1) or any(s.pads) or self.quantised.pool is not None:
@@ -352,7 +352,7 @@ def _encoding(integers: np.ndarray) -> Encoding | None:
     return Encoding("bits", bits, levels) if bits <= MOST_WEIGHT_BITS else None
 
 
-def coded(spec: KernelSpec, quantised: Quantised, weights: np.ndarray, scale, operands: list) -> Coded | None:
+def few_bit_form(spec: KernelSpec, quantised: Quantised, weights: np.ndarray, scale, operands: list) -> FewBit | None:
     """The few-bit form of a float kernel whose input is `quantised`, or None where its weights are no few integers.
 
     `scale` (oc,) or None is what the float kernel would multiply into the weights: here it is a step of the epilogue.
@@ -376,14 +376,14 @@ def coded(spec: KernelSpec, quantised: Quantised, weights: np.ndarray, scale, op
         steps, first = (("mul",), *steps), (factor,)
     form = replace(spec, activation=quantised.encoding, weight=encoding, epilogue=steps)
     if quantised.planes is None:
-        return Coded(replace(form, pad_value=quantised.pad_value), quantised, integers, (*first, *operands))
+        return FewBit(replace(form, pad_value=quantised.pad_value), quantised, integers, (*first, *operands))
     scales = quantised.planes.array
     tables = (residual_planes.table(form, integers, scales, quantised.pad_value), scales)
-    return Coded(form, quantised, integers, (*first, *operands), tables)
+    return FewBit(form, quantised, integers, (*first, *operands), tables)
 
 
 def few_weights(spec: KernelSpec, weights: np.ndarray, scale, operands: list):
-    """(spec, integers, operands) of a float kernel whose weights are scaled few-bit integers, or None; as `coded`."""
+    """(spec, integers, operands) of a float kernel whose weights are scaled few-bit integers, or None; as `few_bit_form`."""
     found = few_bit(weights)
     if found is None:
         return None

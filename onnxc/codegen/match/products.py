@@ -23,12 +23,12 @@ from onnxc.codegen.tvm_api import tvm_modules
 
 
 @dataclass
-class Found:
+class Match:
     """One kernel: its operands in the imported graph and what its epilogue computes.
 
     `weight` is an array (oc, c/groups, kh, kw), or an expression when it is computed at run time. `operands` follow
-    the epilogue's steps: arrays (oc,) or expressions. `spatial` kernels read and write (n, h, w, c) tensors. `coded` is
-    the same kernel on few-bit integers, where its operands are such; `light` where its weights alone are.
+    the epilogue's steps: arrays (oc,) or expressions. `spatial` kernels read and write (n, h, w, c) tensors. `few_bit` is
+    the same kernel on few-bit integers, where its operands are such; `weight_only` where its weights alone are.
     """
 
     spec: KernelSpec
@@ -38,8 +38,8 @@ class Found:
     spatial: bool
     operands: list = field(default_factory=list)
     scale: np.ndarray | None = None
-    coded: fewbit.Coded | None = None
-    light: Found | None = None
+    few_bit: fewbit.FewBit | None = None
+    weight_only: Match | None = None
 
     @property
     def scale_key(self) -> bytes | None:
@@ -48,8 +48,8 @@ class Found:
 
 
 @dataclass
-class Plan:
-    """`kernels`: last variable of a chain -> Found. `absorbed`: the variables before it, which nobody else reads.
+class Matches:
+    """`kernels`: last variable of a chain -> Match. `absorbed`: the variables before it, which nobody else reads.
     `starts`: first variable of a chain -> last. `quantising`: variables of quantisers. `readers`: variable -> bindings.
     """
 
@@ -71,10 +71,10 @@ def shape_of(expr) -> tuple[int, ...]:
     return tuple(int(extent) for extent in expr.ty.shape.values)
 
 
-def find(bindings: list, body, constants: Constants, begin: Callable | None = None) -> Plan:
+def find(bindings: list, body, constants: Constants, begin: Callable | None = None) -> Matches:
     """All kernels of a straight-line graph, each with as long an epilogue as it can take.
 
-    `begin(found, var, made, constants)` may answer another Chain for a product at `var`; `made` holds the bindings' values.
+    `begin(found, var, made, constants)` may answer another Fusion for a product at `var`; `made` holds the bindings' values.
     """
     relax = tvm_modules().relax
     readers: dict = {}
@@ -90,7 +90,7 @@ def find(bindings: list, body, constants: Constants, begin: Callable | None = No
     quantisers = fewbit.Quantisers(constants, uses)
     for binding in bindings:
         quantisers.note(binding)
-    plan = Plan(quantising=quantisers.inner, readers=readers, outputs=outputs)
+    matches = Matches(quantising=quantisers.inner, readers=readers, outputs=outputs)
     done: set = set(quantisers.inner)  # no epilogue takes in a part of a quantiser
     made = {binding.var: binding.value for binding in bindings}
     for binding in bindings:
@@ -99,26 +99,26 @@ def find(bindings: list, body, constants: Constants, begin: Callable | None = No
         found = _start(binding, constants)
         if found is not None:
             other = begin(found, binding.var, made, constants) if begin else None
-            chain = Chain(found, binding.var, constants) if other is None else other
-            while taken := _extend(chain, readers, uses, done):
-                plan.absorbed.update(taken)
-                done.add(chain.var)
-            finished = chain.finish(quantisers)  # may give back the last operator
-            plan.starts[binding.var] = chain.var
-            plan.kernels[chain.var] = finished
-            plan.absorbed.discard(chain.var)
-    return plan
+            fusion = Fusion(found, binding.var, constants) if other is None else other
+            while taken := _extend(fusion, readers, uses, done):
+                matches.absorbed.update(taken)
+                done.add(fusion.var)
+            finished = fusion.finish(quantisers)  # may give back the last operator
+            matches.starts[binding.var] = fusion.var
+            matches.kernels[fusion.var] = finished
+            matches.absorbed.discard(fusion.var)
+    return matches
 
 
-def _extend(chain: Chain, readers: dict, uses: Counter, done: set) -> list:
+def _extend(fusion: Fusion, readers: dict, uses: Counter, done: set) -> list:
     """Takes one more operator, or one gate, into the chain; the variables that vanish by it."""
-    end, next_ones = chain.var, readers.get(chain.var, [])
+    end, next_ones = fusion.var, readers.get(fusion.var, [])
     if any(binding.var in done for binding in next_ones):
         return []
-    if uses[end] == 1 and chain.take(next_ones[0]):
+    if uses[end] == 1 and fusion.take(next_ones[0]):
         return [end]
     if uses[end] == 2 and len(next_ones) == 2:
-        branch = chain.take_gate(next_ones, readers, uses)
+        branch = fusion.take_gate(next_ones, readers, uses)
         return [end, *branch] if branch else []
     return []
 
@@ -134,7 +134,7 @@ def _operands(value) -> list:
     return [part for arg in value.args for part in _operands(arg)] if isinstance(value, relax.Call) else []
 
 
-def _start(binding, constants: Constants) -> Found | None:
+def _start(binding, constants: Constants) -> Match | None:
     name = getattr(binding.value.op, "name", "")
     if rank(binding.var) < 0 or str(binding.var.ty.dtype) != "float32":
         return None
@@ -145,7 +145,7 @@ def _start(binding, constants: Constants) -> Found | None:
     return None
 
 
-def _conv(binding, constants: Constants) -> Found | None:
+def _conv(binding, constants: Constants) -> Match | None:
     call = binding.value
     x, w = call.args
     if w not in constants or call.attrs.data_layout != "NCHW" or call.attrs.kernel_layout != "OIHW":
@@ -158,7 +158,7 @@ def _conv(binding, constants: Constants) -> Found | None:
         n=n, h=h, w=width, c=c, oc=oc, kh=kh, kw=kw, stride=_pair(a.strides), pads=tuple(int(p) for p in a.padding),
         dilation=_pair(a.dilation), groups=int(a.groups), x_shape=(n, h, width, c), y_shape=(n, oh, ow, oc),
     )  # fmt: skip
-    return Found(spec, x, constants.value(w), _root(w, constants), spatial=True)
+    return Match(spec, x, constants.value(w), _root(w, constants), spatial=True)
 
 
 def _pair(values) -> tuple[int, int]:
@@ -174,7 +174,7 @@ def _root(var, constants: Constants):
     return var
 
 
-def _matmul(binding, constants: Constants) -> Found | None:
+def _matmul(binding, constants: Constants) -> Match | None:
     x, w = binding.value.args
     if x in constants or rank(x) < 2 or rank(w) < 2:
         return None
@@ -184,11 +184,11 @@ def _matmul(binding, constants: Constants) -> Found | None:
         rows = int(np.prod(xs[:-1]))
         spec = _product_spec(1, rows, k, columns, xs, ys)
         weight = constants.value(w).reshape(k, columns).T[:, :, None, None]
-        return Found(spec, x, weight, _root(w, constants), spatial=False)
+        return Match(spec, x, weight, _root(w, constants), spatial=False)
     if w in constants or xs[:-2] != ws[:-2]:
         return None
     spec = _product_spec(int(np.prod(xs[:-2])), xs[-2], k, columns, xs, ys, w_shape=ws)
-    return Found(spec, x, w, None, spatial=False)
+    return Match(spec, x, w, None, spatial=False)
 
 
 def _product_spec(n: int, rows: int, k: int, columns: int, xs: tuple, ys: tuple, w_shape=None) -> KernelSpec:
@@ -198,10 +198,10 @@ def _product_spec(n: int, rows: int, k: int, columns: int, xs: tuple, ys: tuple,
     )  # fmt: skip
 
 
-class Chain:
+class Fusion:
     """A kernel that takes in the operators after it, one at a time."""
 
-    def __init__(self, found: Found, var, constants: Constants):
+    def __init__(self, found: Match, var, constants: Constants):
         self.found, self.var, self.constants = found, var, constants
         self.absorbed = None
         self.affine = True
@@ -337,7 +337,7 @@ class Chain:
         self.steps.append(("mul",) if name == "relax.multiply" else ("add",))
         self.found.operands.append(vector.astype(np.float32))
 
-    def finish(self, quantisers: fewbit.Quantisers) -> Found:
+    def finish(self, quantisers: fewbit.Quantisers) -> Match:
         """The kernel with its whole epilogue, and its few-bit form if it has one."""
         if self.shift is not None:
             self.steps.insert(0, ("bias",))
@@ -349,12 +349,12 @@ class Chain:
         if held is not None and held.pool is not None and not found.spatial:
             held = replace(held, source=found.source, pool=None)  # packed words are pooled in rows and columns
         if held is not None and found.spec.weight_constant:
-            found.coded = fewbit.coded(found.spec, held, found.weight, found.scale, found.operands)
+            found.few_bit = fewbit.few_bit_form(found.spec, held, found.weight, found.scale, found.operands)
         if found.spec.weight_constant:
             few = fewbit.few_weights(found.spec, found.weight, found.scale, found.operands)
             if few is not None:
                 spec, integers, operands = few
-                found.light = replace(found, spec=spec, weight=integers, operands=operands, scale=None)
+                found.weight_only = replace(found, spec=spec, weight=integers, operands=operands, scale=None)
         return found
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from onnxc.codegen.kernels.spec import CHANNEL_STEPS, INT8, UINT8, Encoding
 from onnxc.codegen.match.constants import EVALUATE, Constants
 from onnxc.codegen.match.fewbit import Quantisers
-from onnxc.codegen.match.products import Chain, Found, shape_of, shape_of_or_none
+from onnxc.codegen.match.products import Fusion, Match, shape_of, shape_of_or_none
 from onnxc.codegen.tvm_api import tvm_modules
 
 NARROW = Encoding("int8", 8, "narrow")  # -127 to 127
@@ -60,7 +60,7 @@ def affine_of(call, constants: Constants) -> Affine | None:
     return Affine(kind, scale, int(zero.reshape(()))) if scale > 0 and np.isfinite(scale) else None
 
 
-def begin(found: Found, var, made: dict, constants: Constants) -> Chain | None:
+def begin(found: Match, var, made: dict, constants: Constants) -> Fusion | None:
     """A chain on integers for a product whose operands are both dequantised; None for any other."""
     source = made.get(found.source)
     if not _is(source, "relax.dequantize") or not found.spec.weight_constant:
@@ -76,15 +76,15 @@ def begin(found: Found, var, made: dict, constants: Constants) -> Chain | None:
         weight=NARROW if levels.min(initial=0) > -128 else INT8,
         pad_value=x.zero,
     )
-    inner = Found(spec, source.args[0], levels, found.weight_var, found.spatial)
-    return IntegerChain(inner, var, made, constants, x.scale * scale)
+    inner = Match(spec, source.args[0], levels, found.weight_var, found.spatial)
+    return IntegerFusion(inner, var, made, constants, x.scale * scale)
 
 
 def _is(value, name: str) -> bool:
     return getattr(getattr(value, "op", None), "name", None) == name
 
 
-def _integer_weight(expr, found: Found, constants: Constants) -> tuple[np.ndarray, np.ndarray] | None:
+def _integer_weight(expr, found: Match, constants: Constants) -> tuple[np.ndarray, np.ndarray] | None:
     """int8 (oc, c/groups, kh, kw) and float32 scales (oc,) of a constant expression, or None.
 
     Views of the stored constant are followed on its integers, and on its scales spread over the same shape.
@@ -114,10 +114,10 @@ def _integer_weight(expr, found: Found, constants: Constants) -> tuple[np.ndarra
     return np.ascontiguousarray(levels), np.ascontiguousarray(flat[:, 0])
 
 
-class IntegerChain(Chain):
+class IntegerFusion(Fusion):
     """A product on integers that takes in what follows it, quantisers among that."""
 
-    def __init__(self, found: Found, var, made: dict, constants: Constants, unit: np.ndarray):
+    def __init__(self, found: Match, var, made: dict, constants: Constants, unit: np.ndarray):
         """`unit` (oc,): what one of the integer sum stands for."""
         super().__init__(found, var, constants)
         self.made, self.unit = made, unit
@@ -160,7 +160,7 @@ class IntegerChain(Chain):
         self.found.operands.append(source.args[0])
         return True
 
-    def finish(self, quantisers: Quantisers) -> Found:
+    def finish(self, quantisers: Quantisers) -> Match:
         """The kernel with its whole epilogue, each stretch of it in units of the quantiser at its end.
 
         A chain that would end in a dequantised tensor ends before it: others may read the integers.
@@ -188,10 +188,10 @@ class IntegerChain(Chain):
 class _Epilogue:
     """Writes steps and operands. `unit` is what 1 stands for after the steps so far: (oc,) at first, then a scalar."""
 
-    def __init__(self, chain: IntegerChain):
-        self.given: Iterator = iter(chain.found.operands)
-        self.unit = chain.unit if chain.scale is None else (chain.unit * chain.scale).astype(np.float32)
-        bias, rest = _integer_bias(chain.shift, self.unit)
+    def __init__(self, fusion: IntegerFusion):
+        self.given: Iterator = iter(fusion.found.operands)
+        self.unit = fusion.unit if fusion.scale is None else (fusion.unit * fusion.scale).astype(np.float32)
+        bias, rest = _integer_bias(fusion.shift, self.unit)
         self.steps: list[tuple] = [("int_bias",)]
         self.operands: list = [bias]
         self.rest = rest
