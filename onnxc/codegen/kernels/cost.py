@@ -13,6 +13,10 @@ from onnxc.codegen.target import Target
 
 LATENCY = 4  # cycles until a sum can be added to again
 AROUND, FINISH = 12, 3  # cycles of a tile, and of a vector of results
+NEAR, FETCHED = (
+    1 << 19,
+    40,
+)  # bytes of weights that stay in a near cache; bytes a cycle of those that come from afar, once
 
 
 def tiled(
@@ -22,20 +26,23 @@ def tiled(
     steps: int,
     step: float,
     groups: int = 1,
-    finish: float = FINISH,
+    finish: float | None = None,
     before: float = 0,
     looks_up: bool = False,
 ) -> float:
     """Cycles of a kernel whose tiles make `steps` steps of `step` cycles each.
 
-    `groups` are loops of their own over blocks of channels; `finish` the cycles of a vector of results, `before` those ahead
-    of all tiles. Where a step `looks_up`, its loads are among its operations and its sums have no chain.
+    `groups` are loops of their own over blocks of channels; `finish` the cycles of a vector of results where they are others,
+    `before` those ahead of all tiles. Where a step `looks_up`, its loads are among its operations and its sums have no chain.
     """
     rows = spec.n * spec.h * spec.w if spec.pointwise else spec.ow
     images = 1 if spec.pointwise else spec.n * spec.oh
     tiles = images * -(-rows // plan.pixels) * groups * -(-spec.oc // groups // plan.block)
+    finish = FINISH if finish is None else finish
     if not looks_up:
         step = max(step, (plan.pixels + plan.vectors) / 2, LATENCY)
+    weights = spec.oc * spec.kh * spec.kw * (spec.c // spec.groups) * spec.weight.bits / 8
+    before += max(weights - NEAR, 0) / FETCHED
     return before + tiles * (steps * step + finish * plan.tile + AROUND)
 
 

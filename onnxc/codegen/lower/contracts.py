@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ READING = (*CHANNEL_STEPS, "residual", "int_bias", "int_residual")
 class Lowered:
     """A Relax module that calls our kernels. Parameters of `main`: the user's inputs, then `arrays` in order."""
 
-    module: object
+    module: Any
     inputs: int
     arrays: list[np.ndarray]
     kernels: list[dict] = field(default_factory=list)
