@@ -174,6 +174,11 @@ def compile_(
     threads: Annotated[int, typer.Option(min=1, metavar="N", help="The most threads of a handle.")] = 1,
     program: Annotated[bool, typer.Option("--program", help="Make a static command-line program too.")] = False,
     wheel: Annotated[bool, typer.Option("--wheel", help="Make a pip package too, which needs NumPy alone.")] = False,
+    data: DataOption = None,
+    check: Annotated[
+        str, typer.Option(metavar="data|shapes", help="data: run the library beside ONNX Runtime before it is written.")
+    ] = "data",
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the inputs that are drawn.")] = 0,
     list_targets: Annotated[
         bool, typer.Option("--list-targets", help="List the machines, and what this one can link and run.")
     ] = False,
@@ -207,6 +212,9 @@ def compile_(
             weights=weights,
             program=program,
             wheel=wheel,
+            check=check,
+            data=data,
+            seed=seed,
             progress=lambda stage, share: step(stage, share),
         )
     _show(render(done, colour=_colour()))

@@ -39,12 +39,24 @@ def render(report: CompileReport, *, width: int | None = None, colour: bool = Fa
         f"library {size(report.library_bytes)}, weights {size(report.weights_bytes)}, arena {size(report.arena_bytes)}"
     )
     parts.append(f"{plural(len(report.kernels), 'kernel')} for {report.target} in {seconds(report.seconds)}; {sizes}")
+    parts.append(wrap(proof_line(report.proof), width=width))
     parts.append(
         "\n".join(
             f"written: {path}" for path in filter(None, (report.library, report.header, report.manifest, report.wheel))
         )
     )
     return "\n\n".join(parts)
+
+
+def proof_line(proof: dict) -> str:
+    """What the library was compared on, and how far it was off."""
+    if not proof.get("samples"):
+        return "Not run beside ONNX Runtime: only types and shapes were compared"
+    text = f"Equal to ONNX Runtime within {proof['error']:.1e} of the largest value"
+    if proof["steps"]:
+        text += f", integers within {plural(proof['steps'], 'step')} ({proof['differing']:.2%} differ)"
+    samples = plural(proof["samples"], "random sample" if proof["synthetic"] else "sample")
+    return f"{text}: {samples} on {proof['where']}"
 
 
 def render_targets(rows: list[dict], *, width: int | None = None, colour: bool = False) -> str:

@@ -7,7 +7,8 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -21,6 +22,7 @@ from onnxc.codegen.c.wheel import check_wheel, write_wheel
 from onnxc.codegen.memory.weights import Weights, gather, lay_out
 from onnxc.codegen.prepare.static import StaticModel, make_static
 from onnxc.codegen.program import Program, compile_program, lower_program
+from onnxc.codegen.proof import Proof, prove
 from onnxc.codegen.target import Target, resolve
 from onnxc.coding.array import encode
 from onnxc.ir.errors import BadOption, Unsupported
@@ -41,7 +43,7 @@ class CompileReport:
     several shapes or instruction sets their `program`. `fallbacks`: a row per function that TVM's own legalisation made
     (function, calls). `live_bytes` is what tensors and workspaces take at the busiest call, which no arena can undercut;
     `weights_bytes` what the library holds. Bytes are bytes; `seconds` wall time. `wheel` is the path of the pip package, if
-    there is one.
+    there is one. `proof` is what was compared with ONNX Runtime (`onnxc.codegen.proof.Proof`; 0 samples for nothing).
     """
 
     name: str
@@ -57,6 +59,7 @@ class CompileReport:
     library_bytes: int
     seconds: float
     wheel: str = ""
+    proof: dict = field(default_factory=dict)
 
     def to_dict(self) -> dict:
         """The report as JSON types."""
@@ -75,6 +78,8 @@ def compile_model(
     program: bool = False,
     wheel: bool = False,
     check: str = "data",
+    data=None,
+    seed: int = 0,
     progress: Callable[[str, float], None] | None = None,
 ) -> CompileReport:
     """Compiles a model into `out_dir`: `lib<name>.so`, `lib<name>.a`, `<name>.h`, `manifest.json`, `example/`.
@@ -83,56 +88,115 @@ def compile_model(
     inputs with symbolic dimensions; a symbolic first dimension is 1 unless given. A list of such makes a library for all
     of them, and targets joined by "/" one that picks its instruction set at init. `threads` is the most that a handle may
     have. `weights` "coded" entropy-codes them; init decodes. `program` makes a static command-line program too, `wheel` a
-    pip package. `progress(stage, share)` is told of each stage. Files are written beside their places and renamed, the
-    manifest last.
+    pip package. `check` "data" runs the library beside ONNX Runtime before it is put to its place, on `data` (whatever
+    `onnxc.runtime.data.open_data` takes) or inputs drawn by `seed`; "shapes" compares types and shapes only.
+    `progress(stage, share)` is told of each stage. Files are written beside their places and renamed, the manifest last.
 
     Raises BadOption (name, shapes, target, threads), Unsupported (an operator, threads without an operating system),
-    MissingTool (TVM or the C compiler). Two runs give the same bytes.
+    MissingTool (TVM or the C compiler), VerificationError (the library computes something else; nothing is written).
+    Two runs give the same bytes.
     """
     started = time.perf_counter()
     tell = progress or (lambda stage, share: None)
-    targets = by_demand([resolve(part) for part in target.split("/")])
-    chain = targets[0].toolchain
-    _check_options(name, threads, weights, targets[0])
-    if wheel:
-        check_wheel(chain, name)
-    linker = chain.linker()
+    wanted = _Wanted(name, target, threads, weights, program, wheel)
+    if check not in ("data", "shapes"):
+        raise BadOption("there is no such check", expected="data or shapes", found=check)
+    wanted.check()
     tell("shapes", 0.0)
     proto = model_proto.to_proto() if hasattr(model_proto, "to_proto") else model_proto
     if not isinstance(proto, onnx.ModelProto):
         raise BadOption("compile_model takes a ModelProto or a Model", found=type(model_proto).__name__)
-    statics = _statics(proto, shapes)
-    tell("lower", 0.1)
-    programs, stored = _lower(statics, targets, threads, name, weights == "coded")
-    kernels, source, out = _kernels(programs), digest(proto), Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=out) as folder:
-        tell("kernels", 0.3)
+    statics, out, proof = _statics(proto, shapes), Path(out_dir), Proof()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=out.parent) as folder:
         work = Path(folder)
-        objects = [object_name(f"kernels{i}") for i in range(len(programs))]
-        (work / PARTS).mkdir()
-        for made, file in zip(programs, objects):
-            compile_program(made, threads, work / file)
-        tell("link", 0.8)
-        layout = lay_out_arena(programs, stored, threads)
-        both = tuple((tuple(static.inputs), tuple(static.outputs)) for static in statics)
-        mark = interface_digest(_tensors(name, both) | {"model_sha256": source})
-        face = Interface(name, both, layout.total, threads, tuple(goal.name for goal in targets), mark)
-        write_sources(work, face, programs, stored, layout, targets)
-        libraries = link(work, name, chain, linker, objects, own_parts(face, stored))
-        extras = check_static(work, name, chain, program)
-        manifest = _manifest(face, targets, libraries, kernels, source, weights)
-        manifest["program"] = extras[0] if program else None
-        (work / "manifest.json").write_text(json_text(manifest) + "\n", encoding="ascii")
-        extras += [write_wheel(work, face, chain, source)] if wheel else []
-        _move(work, out, [*libraries, *extras, f"{name}.h"])
+        made = _make(proto, statics, wanted, work, tell)
+        if check == "data":
+            tell("proof", 0.9)
+            proof = prove(work, proto, partial(_again, wanted), data, seed)
+        out.mkdir(exist_ok=True)
+        _move(work, out, [*made.files, f"{name}.h"])
     tell("done", 1.0)
     return CompileReport(
-        name, target, str(out / libraries[0]), str(out / f"{name}.h"), str(out / "manifest.json"), kernels,
-        tuple(row for made in programs for row in made.fallbacks), face.arena_bytes,
-        max(made.plan.live for made in programs), stored.flash_bytes, (out / libraries[0]).stat().st_size,
-        time.perf_counter() - started, str(out / extras[-1]) if wheel else "",
+        name, target, str(out / made.files[0]), str(out / f"{name}.h"), str(out / "manifest.json"), made.kernels,
+        tuple(row for one in made.programs for row in one.fallbacks), made.arena_bytes,
+        max(one.plan.live for one in made.programs), made.weights_bytes, (out / made.files[0]).stat().st_size,
+        time.perf_counter() - started, str(out / made.files[-1]) if wheel else "", proof.to_dict(),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The options of a library; those of `compile_model`."""
+
+    name: str
+    target: str
+    threads: int
+    weights: str
+    program: bool
+    wheel: bool
+
+    @property
+    def targets(self) -> list[Target]:
+        return by_demand([resolve(part) for part in self.target.split("/")])
+
+    def check(self) -> None:
+        """Raises BadOption, Unsupported, MissingTool, before any work is done."""
+        first = self.targets[0]
+        _check_options(self.name, self.threads, self.weights, first)
+        if self.wheel:
+            check_wheel(first.toolchain, self.name)
+        first.toolchain.linker()
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A library in the folder where it was built: its files but the header, the first the one to load."""
+
+    files: list[str]
+    programs: list[Program]
+    kernels: tuple[dict, ...]
+    arena_bytes: int
+    weights_bytes: int
+
+
+def _make(
+    proto: onnx.ModelProto,
+    statics: list[StaticModel],
+    wanted: _Wanted,
+    work: Path,
+    tell: Callable[[str, float], None],
+) -> _Made:
+    """Builds a library in `work`: lower, plan, compile, link, describe."""
+    name, threads, targets = wanted.name, wanted.threads, wanted.targets
+    chain = targets[0].toolchain
+    tell("lower", 0.1)
+    programs, stored = _lower(statics, targets, threads, name, wanted.weights == "coded")
+    kernels, source = _kernels(programs), digest(proto)
+    tell("kernels", 0.3)
+    objects = [object_name(f"kernels{i}") for i in range(len(programs))]
+    (work / PARTS).mkdir()
+    for made, file in zip(programs, objects):
+        compile_program(made, threads, work / file)
+    tell("link", 0.8)
+    layout = lay_out_arena(programs, stored, threads)
+    both = tuple((tuple(static.inputs), tuple(static.outputs)) for static in statics)
+    mark = interface_digest(_tensors(name, both) | {"model_sha256": source})
+    face = Interface(name, both, layout.total, threads, tuple(goal.name for goal in targets), mark)
+    write_sources(work, face, programs, stored, layout, targets)
+    libraries = link(work, name, chain, chain.linker(), objects, own_parts(face, stored))
+    extras = check_static(work, name, chain, wanted.program)
+    manifest = _manifest(face, targets, libraries, kernels, source, wanted.weights)
+    manifest["program"] = extras[0] if wanted.program else None
+    (work / "manifest.json").write_text(json_text(manifest) + "\n", encoding="ascii")
+    extras += [write_wheel(work, face, chain, source)] if wanted.wheel else []
+    return _Made([*libraries, *extras], programs, kernels, face.arena_bytes, stored.flash_bytes)
+
+
+def _again(wanted: _Wanted, proto: onnx.ModelProto, shapes: Sequence[Shapes], target: str | None, folder: Path) -> None:
+    """Builds another library in the same way, for the proof: of a part of the model, or for another target."""
+    options = replace(wanted, target=target or wanted.target, program=False, wheel=False)
+    _make(proto, _statics(proto, shapes), options, folder, lambda stage, share: None)
 
 
 def _lower(
@@ -182,6 +246,8 @@ def compile(
     shapes: Shapes | Sequence[Shapes] | None = None,
     threads: int = 1,
     weights: str = "raw",
+    check: str = "data",
+    data=None,
 ) -> Library:
     """Compiles a model for this machine and loads it: NumPy in, NumPy out.
 
@@ -194,6 +260,7 @@ def compile(
     """
     source = model if isinstance(model, Model) else load(model)
     options = {"name": name, "target": target, "shapes": shapes, "threads": threads, "weights": weights}
+    options |= {"check": check, "data": data}
     if out is not None:
         compile_model(source, out, **options)
         return Library(out)

@@ -85,15 +85,21 @@ class Library:
         """Runs the model on inputs given by name; see `run`."""
         return self.run(inputs)
 
-    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, inputs: dict[str, np.ndarray], out: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
         """Runs the model. Arrays of the right type that are dense and aligned are not copied.
 
-        Raises BadData for a missing or unknown input, a wrong shape or a wrong dtype.
+        `out` has an array for every output, which the library then writes into: dense, aligned to its element, and
+        overlapping no other array. It is what is returned.
+
+        Raises BadData for a missing or unknown input or output, a wrong shape or a wrong dtype.
         """
         number = shape_number(self.shapes, inputs)
         specs, outputs = self.shapes[number]
         arrays = check_inputs(specs, inputs)
-        results = {name: empty_aligned(shape, dtype) for name, (shape, dtype) in outputs.items()}
+        if out is None:
+            results = {name: empty_aligned(shape, dtype) for name, (shape, dtype) in outputs.items()}
+        else:
+            results = check_outputs(outputs, out)
         handle = self._handle()
         if len(self.shapes) > 1:
             self._check(self._select(handle, number))
@@ -155,6 +161,22 @@ def check_inputs(specs: dict[str, tuple], inputs: dict[str, np.ndarray]) -> list
     if unknown:
         raise BadData(f"no input {unknown[0]!r}", expected=", ".join(specs))
     return [_take(name, inputs, *specs[name]) for name in specs]
+
+
+def check_outputs(specs: Tensors, out: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of `out` in the order of `specs`, all fit to be written into. Raises BadData where one is not."""
+    unknown = sorted(set(out) - set(specs))
+    if unknown:
+        raise BadData(f"no output {unknown[0]!r}", expected=", ".join(specs))
+    for name, (shape, dtype) in specs.items():
+        array = out.get(name)
+        if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
+            found = f"{array.dtype} {_text(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+            raise BadData("out does not fit", tensor=name, expected=f"{dtype} {_text(shape)}", found=found)
+        flags = array.flags
+        if not (flags.c_contiguous and flags.writeable and array.ctypes.data % dtype.itemsize == 0):
+            raise BadData("out cannot be written into as it lies", tensor=name, expected="a dense, aligned array")
+    return {name: out[name] for name in specs}
 
 
 def _take(name: str, inputs: dict[str, np.ndarray], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -19,12 +19,14 @@ Dim = int | str | None
 class TensorSpec(NamedTuple):
     """Shape and type of one input. A dimension is an extent, a symbol, or None (unknown); shape None: unknown rank.
 
-    divides: an integer division has it below the line, so that a 0 in it would end the process.
+    divides: an integer division has it below the line, so that a 0 in it would end the process, or it is a length. below: random values are
+    to be less, as they pick from an axis of so many elements or count steps of it; 0 where nothing is known.
     """
 
     shape: tuple[Dim, ...] | None
     dtype: np.dtype
     divides: bool = False
+    below: int = 0
 
     def __str__(self) -> str:
         if self.shape is None:
@@ -40,7 +42,7 @@ def input_specs(model: onnx.ModelProto) -> dict[str, TensorSpec]:
     import onnx
 
     defaults = {tensor.name for tensor in model.graph.initializer}
-    specs, below = {}, _divisors(model.graph)
+    specs, divisors, bounds = {}, _divisors(model.graph), _bounds(model.graph)
     for value in model.graph.input:
         if value.name in defaults:
             continue
@@ -54,23 +56,54 @@ def input_specs(model: onnx.ModelProto) -> dict[str, TensorSpec]:
             )  # fmt: skip
         shape = tuple(_dim(dim) for dim in tensor.shape.dim) if tensor.HasField("shape") else None
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        specs[value.name] = TensorSpec(shape, dtype, value.name in below and dtype.kind in "iu")
+        integer = dtype.kind in "iu"
+        below = bounds.get(value.name, 0) if integer else 0
+        specs[value.name] = TensorSpec(shape, dtype, value.name in divisors and integer, below)
     return specs
 
 
 SAME = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Tile")
 """Operators whose values are those of their first input."""
+RECURRENT = ("LSTM", "GRU", "RNN")
+PICKS = ("Gather", "GatherElements", "ScatterElements", "Scatter")
+"""Operators whose second input picks from an axis of the first."""
 
 
 def _divisors(graph: onnx.GraphProto) -> set[str]:
-    """Names of tensors by whose values a Div or Mod divides."""
+    """Names of tensors by whose values a Div or Mod divides, and of lengths of sequences: none may be 0."""
     found: set[str] = set()
     for node in reversed(graph.node):
         if node.op_type in ("Div", "Mod"):
             found.update(node.input[1:2])
+        elif node.op_type in RECURRENT:
+            found.update(node.input[4:5])
         elif node.op_type in SAME and not found.isdisjoint(node.output):
             found.update(node.input[:1])
     return found
+
+
+def _bounds(graph: onnx.GraphProto) -> dict[str, int]:
+    """Tensors that pick from an axis whose extent is known, or say how many steps of a sequence count: the least such extent."""
+    shapes = {value.name: _extents(value) for value in (*graph.value_info, *graph.input)}
+    shapes |= {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    found: dict[str, int] = {}
+    for node in reversed(graph.node):
+        name, extent = "", 0
+        if node.op_type in PICKS and len(node.input) > 1:
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+            extents = shapes.get(node.input[0]) or []
+            name, extent = node.input[1], extents[axis] if -len(extents) <= axis < len(extents) else 0
+        elif node.op_type in RECURRENT and len(node.input) > 4:
+            name, extent = node.input[4], (shapes.get(node.input[0]) or [0])[0] + 1
+        elif node.op_type in SAME and node.output[0] in found:
+            name, extent = node.input[0], found[node.output[0]]
+        if name and extent > 0:
+            found[name] = min(extent, found.get(name, extent))
+    return found
+
+
+def _extents(value: onnx.ValueInfoProto) -> list[int]:
+    return [dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
@@ -138,7 +171,7 @@ def random_feeds(
     A symbolic or unknown first axis takes `batch`; another symbol takes `sizes[symbol]`, an unknown axis
     `sizes["name[axis]"]`, else 64 in inputs of rank 4 and more (images) and 16 in others. Floats are standard normal,
     32- and 64-bit integers are 0 or 1 (they are mostly indices, masks and token types), shorter ones in 0..127, booleans are even odds.
-    Integers that divide are 1 where they would be 0.
+    Integers that divide are 1 where they would be 0, and those that pick from an axis are within it.
 
     Sample i of an input depends on nothing but `seed`, its name, i and its shape, so it is the same in batches of any
     size and beside any other inputs. `first` is the number of the first sample.
@@ -148,7 +181,8 @@ def random_feeds(
         if shape and isinstance(shape[0], str):
             sizes.setdefault(shape[0], batch)
     feeds = {}
-    for name, (shape, dtype, *divides) in inputs.items():
+    for name, (shape, dtype, *more) in inputs.items():
+        divides, below = (*more, *(False, 0)[len(more) :])
         if shape is None:
             raise BadData("random data need a shape", tensor=name, found="unknown rank", remedy="give --data")
         key = zlib.crc32(name.encode())
@@ -158,21 +192,25 @@ def random_feeds(
             for axis, dim in enumerate(shape)
         ]
         if shape and not isinstance(shape[0], int):
-            rows = [_draw((seed, key, first + i), tuple(extents[1:]), np.dtype(dtype), name) for i in range(extents[0])]
+            rows = [
+                _draw((seed, key, first + i), tuple(extents[1:]), np.dtype(dtype), name, below)
+                for i in range(extents[0])
+            ]
             feeds[name] = np.stack(rows)
         else:
-            feeds[name] = _draw((seed, key, first), tuple(extents), np.dtype(dtype), name)
-        if any(divides):
+            feeds[name] = _draw((seed, key, first), tuple(extents), np.dtype(dtype), name, below)
+        if divides:
             feeds[name] = np.maximum(feeds[name], np.ones((), dtype))
     return feeds
 
 
-def _draw(seed: tuple[int, ...], shape: tuple[int, ...], dtype: np.dtype, name: str) -> np.ndarray:
+def _draw(seed: tuple[int, ...], shape: tuple[int, ...], dtype: np.dtype, name: str, below: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     if dtype.kind == "b":
         return np.asarray(rng.integers(0, 2, shape)).astype(dtype)
     if dtype.kind in "iu":
-        return np.asarray(rng.integers(0, 2 if dtype.itemsize >= 4 else 128, shape)).astype(dtype)
+        most = min(below, 128) if dtype.itemsize == 1 else below
+        return np.asarray(rng.integers(0, most or (2 if dtype.itemsize >= 4 else 128), shape)).astype(dtype)
     if dtype.kind == "c":
         return np.asarray(rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype)
     if dtype.kind == "f" or dtype.name.startswith(("bfloat", "float")):

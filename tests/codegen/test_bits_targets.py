@@ -90,7 +90,7 @@ def test_lookup_on_two_threads(tmp_path):
     text = "g (float[1,64,40,40] x) => (float[a,b,c,d] y) { q = ai.onnxc.Binarize(x) y = Conv<pads=[1,1,1,1]>(q, w) }"
     model = layers(text, ("Binarize",), w=signs(64, 64, 3, 3))
     x = np.random.default_rng(3).standard_normal((1, 64, 40, 40)).astype("f")
-    report = compile_model(model, tmp_path, name="net", target="x86-64-v3", threads=2)
+    report = compile_model(model, tmp_path, name="net", check="shapes", target="x86-64-v3", threads=2)
     assert report.kernels[0]["kernel"] == "bits.lookup.x86_64"
     assert np.array_equal(open_library(tmp_path).run({"x": x})["y"], run_ort(model, {"x": x})["y"])
 
@@ -143,7 +143,7 @@ def test_packing_on_every_machine(name, tmp_path):
 def test_binary_network_on_every_machine(name, tmp_path):
     ready(name)
     model = onnx.load(Path(__file__).parents[1] / "data/binary_fashion.onnx")
-    report = compile_model(model, tmp_path, name="net", target=name)
+    report = compile_model(model, tmp_path, name="net", check="shapes", target=name)
     assert sum(row["kernel"].startswith("bits.") for row in report.kernels) == 5
     feeds = {"image": images()}
     found, wanted = open_library(tmp_path).run(feeds), run_ort(model, feeds)
@@ -160,7 +160,7 @@ def test_pooled_words_and_thinned_pixels_on_other_machines(name, tmp_path):
       y = Conv<pads=[1,1,1,2]>(r, w1) z = Conv<strides=[2,2]>(p, w2) }"""
     weights = {"w0": signs(64, 64, 3, 3), "w1": signs(16, 64, 3, 3), "w2": signs(16, 64, 1, 1)}
     model = layers(text, ("Binarize",), **weights, **NORM)
-    report = compile_model(model, tmp_path, name="net", target=name)
+    report = compile_model(model, tmp_path, name="net", check="shapes", target=name)
     assert all(row["kernel"].startswith("bits.") for row in report.kernels)
     feeds = {"x": np.random.default_rng(1).standard_normal((2, 64, 9, 10)).astype("f")}
     found = open_library(tmp_path).run(feeds)

@@ -280,7 +280,7 @@ def test_compile_loads_what_it_made(small_model, tmp_path, x):
 def test_progress_and_report(small_model, tmp_path):
     seen = []
     report = compile_model(small_model, tmp_path, name="net", progress=lambda stage, share: seen.append((stage, share)))
-    assert [stage for stage, _ in seen] == ["shapes", "lower", "kernels", "link", "done"]
+    assert [stage for stage, _ in seen] == ["shapes", "lower", "kernels", "link", "proof", "done"]
     assert [share for _, share in seen] == sorted(share for _, share in seen)
     made = json.loads(json.dumps(report.to_dict()))
     assert made["kernels"][0]["node"] == "Conv_0"

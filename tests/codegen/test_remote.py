@@ -43,7 +43,9 @@ def board(tmp_path, monkeypatch) -> Path:
 
 def test_a_library_runs_on_the_board(shared_model, board, tmp_path):
     shapes = [{}, {"x": (4, 3, 32, 32)}]
-    compile_model(shared_model, tmp_path / "out", name="net", target="x86-64-v2", threads=2, shapes=shapes)
+    compile_model(
+        shared_model, tmp_path / "out", name="net", check="shapes", target="x86-64-v2", threads=2, shapes=shapes
+    )
     there = Remote(tmp_path / "out", f"ssh://pi@board:2222{board}", threads=2)
     here = Library(tmp_path / "out")
     for feeds in (random_feeds(here), {"x": np.ones((4, 3, 32, 32), "f")}):
@@ -59,7 +61,7 @@ def test_a_library_runs_on_the_board(shared_model, board, tmp_path):
 
 
 def test_run_and_bench_take_it(small_model, board, tmp_path):
-    compile_model(small_model, tmp_path / "out", name="net", target="x86-64-v2", program=True)
+    compile_model(small_model, tmp_path / "out", name="net", check="shapes", target="x86-64-v2", program=True)
     address = f"ssh://board{board}"
     outputs, _ = run_once(str(tmp_path / "out"), {}, address)
     feeds = random_feeds(Library(tmp_path / "out"))
@@ -72,7 +74,7 @@ def test_run_and_bench_take_it(small_model, board, tmp_path):
 
 
 def test_failures_on_the_way_are_told(small_model, board, tmp_path, monkeypatch):
-    compile_model(small_model, tmp_path / "out", name="net", target="x86-64-v2", program=True)
+    compile_model(small_model, tmp_path / "out", name="net", check="shapes", target="x86-64-v2", program=True)
     there = Remote(tmp_path / "out", f"ssh://board{board}")
     feeds = random_feeds(Library(tmp_path / "out"))
     (program,) = board.glob("*/run_net")
@@ -91,7 +93,7 @@ def test_failures_on_the_way_are_told(small_model, board, tmp_path, monkeypatch)
 
 def test_bare_metal_has_no_ssh(small_model, board, tmp_path):
     ready("cortex-m7")
-    compile_model(small_model, tmp_path / "out", name="net", target="cortex-m7")
+    compile_model(small_model, tmp_path / "out", name="net", check="shapes", target="cortex-m7")
     with pytest.raises(Unsupported, match="over ssh"):
         Remote(tmp_path / "out", "ssh://board")
 
@@ -108,8 +110,8 @@ def test_addresses_that_do_not_fit(address):
 
 def test_a_program_of_an_older_compilation_is_not_run(small_model, shared_model, tmp_path):
     ready("aarch64")
-    compile_model(small_model, tmp_path, name="net", target="aarch64", program=True)
-    compile_model(shared_model, tmp_path, name="net", target="aarch64")
+    compile_model(small_model, tmp_path, name="net", check="shapes", target="aarch64", program=True)
+    compile_model(shared_model, tmp_path, name="net", check="shapes", target="aarch64")
     assert json.loads((tmp_path / "manifest.json").read_text())["program"] is None
     library = Emulated(tmp_path)
     feeds = random_feeds(library)

@@ -39,7 +39,7 @@ def resnet20(tmp_path_factory) -> Path:
 
     out = tmp_path_factory.mktemp("resnet20")
     model = onnx.load(Path(onnxc.__file__).parent / "data/resnet20_fashion.onnx")
-    compile_model(model, out, name="net", target="x86-64-v2", weights="coded")
+    compile_model(model, out, name="net", check="shapes", target="x86-64-v2", weights="coded")
     return out
 
 
@@ -78,7 +78,7 @@ def test_cmake_builds_the_example(small_model, tmp_path, target):
         pytest.skip("needs: apt-get install cmake make")
     if target != "native":
         ready(target)
-    compile_model(small_model, tmp_path, name="net", target=target)
+    compile_model(small_model, tmp_path, name="net", check="shapes", target=target)
     for command in (["cmake", "-S", "example", "-B", "made", "-G", "Unix Makefiles"], ["cmake", "--build", "made"]):
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -131,7 +131,9 @@ def test_sanitizers_find_nothing(shared_model, tmp_path, sanitizer, threads, run
 def test_valgrind_finds_nothing(shared_model, tmp_path, threads):
     if shutil.which("valgrind") is None:
         pytest.skip("needs: apt-get install valgrind")
-    compile_model(shared_model, tmp_path, name="net", target="x86-64-v2", weights="coded", threads=threads)
+    compile_model(
+        shared_model, tmp_path, name="net", check="shapes", target="x86-64-v2", weights="coded", threads=threads
+    )
     build(tmp_path, tmp_path / "stress", [HERE / "stress.c"])
     command = ["valgrind", "--error-exitcode=9", "--leak-check=full", "-q", tmp_path / "stress", "3"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

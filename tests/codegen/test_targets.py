@@ -71,7 +71,7 @@ def images() -> np.ndarray:
 def test_trained(name, trained_path, tmp_path):
     ready(name)
     model = onnx.load(trained_path)
-    report = compile_model(model, tmp_path, name="net", target=name)
+    report = compile_model(model, tmp_path, name="net", check="shapes", target=name)
     library = open_library(tmp_path)
     feeds = {key: images() for key in library.inputs}
     found, wanted = library.run(feeds), run_ort(model, feeds)
@@ -86,7 +86,7 @@ def test_trained(name, trained_path, tmp_path):
 @pytest.mark.parametrize("name", MACHINES)
 def test_quantised(name, tmp_path):
     ready(name)
-    compile_model(quantised(), tmp_path, name="net", target=name)
+    compile_model(quantised(), tmp_path, name="net", check="shapes", target=name)
     library = open_library(tmp_path)
     feeds = {key: images() for key in library.inputs}
     found, wanted = library.run(feeds), run_ort(quantised(), feeds)
@@ -99,13 +99,13 @@ def test_quantised(name, tmp_path):
 @pytest.mark.parametrize("name", MACHINES)
 def test_clustered_and_coded(name, tmp_path):
     ready(name)
-    report = compile_model(clustered(), tmp_path, name="net", target=name, weights="coded")
+    report = compile_model(clustered(), tmp_path, name="net", check="shapes", target=name, weights="coded")
     library = open_library(tmp_path)
     feeds = {key: images() for key in library.inputs}
     found, wanted = library.run(feeds), run_ort(clustered(), feeds)
     assert all(error(found[key], wanted[key]) <= 1e-5 for key in wanted)
     if name == "aarch64":
-        raw = compile_model(clustered(), tmp_path / "raw", name="net", target=name)
+        raw = compile_model(clustered(), tmp_path / "raw", name="net", check="shapes", target=name)
         assert report.library_bytes <= 0.25 * raw.library_bytes
 
 
@@ -116,7 +116,7 @@ def test_wide_integers(name, tmp_path):
     made = parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
       g (int64[6] x, float[6] f) => (float[6] y, int64[6] z, int64[6] d) {
         y = Cast<to=1>(x) z = Cast<to=7>(f) d = Div(x, z) }""")
-    compile_model(made, tmp_path, name="net", target=name)
+    compile_model(made, tmp_path, name="net", check="shapes", target=name)
     feeds = {
         "x": np.array([1, -5, 1 << 20, -(1 << 33), 77, 0]),
         "f": np.array([1.5, -5, 1e6, -1e10, 7, -3], np.float32),
@@ -128,7 +128,7 @@ def test_wide_integers(name, tmp_path):
 @pytest.mark.parametrize("name", ["cortex-a53", "cortex-a76", "cortex-a7", "cortex-a9", "cortex-m4"])
 def test_other_cores(name, small_model, tmp_path):
     ready(name)
-    compile_model(small_model, tmp_path, name="net", target=name)
+    compile_model(small_model, tmp_path, name="net", check="shapes", target=name)
     library = open_library(tmp_path)
     feeds = random_feeds(library)
     found, wanted = library.run(feeds), run_ort(small_model, feeds)
@@ -142,7 +142,7 @@ def test_zig_links_where_no_cross_compiler_is(small_model, tmp_path, monkeypatch
         pytest.skip("needs: pip install ziglang")
     ready(name)
     monkeypatch.setattr(Linker, "found", lambda self: self.compiler == ZIG)
-    compile_model(small_model, tmp_path, name="net", target=name)
+    compile_model(small_model, tmp_path, name="net", check="shapes", target=name)
     library = open_library(tmp_path)
     feeds = random_feeds(library)
     found, wanted = library.run(feeds), run_ort(small_model, feeds)
@@ -151,7 +151,7 @@ def test_zig_links_where_no_cross_compiler_is(small_model, tmp_path, monkeypatch
 
 def test_vectors_longer_than_the_shortest(small_model, tmp_path, monkeypatch):
     ready("riscv64-v")
-    compile_model(small_model, tmp_path, name="net", target="riscv64-v", program=True)
+    compile_model(small_model, tmp_path, name="net", check="shapes", target="riscv64-v", program=True)
     feeds = None
     for bits in (128, 256, 512):
         cpu = f"rv64,v=true,vlen={bits},vext_spec=v1.0"
@@ -164,7 +164,7 @@ def test_vectors_longer_than_the_shortest(small_model, tmp_path, monkeypatch):
 
 def test_emulated_inputs_are_checked(small_model, tmp_path):
     ready("aarch64")
-    compile_model(small_model, tmp_path, name="net", target="aarch64")
+    compile_model(small_model, tmp_path, name="net", check="shapes", target="aarch64")
     library = Emulated(tmp_path)
     feeds = random_feeds(library)
     with pytest.raises(BadData, match="missing"):
@@ -180,7 +180,7 @@ def test_emulated_inputs_are_checked(small_model, tmp_path):
 
 def test_a_missing_emulator_is_named(small_model, tmp_path, monkeypatch):
     ready("aarch64")
-    compile_model(small_model, tmp_path, name="net", target="aarch64")
+    compile_model(small_model, tmp_path, name="net", check="shapes", target="aarch64")
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(MissingTool, match="apt-get install qemu-user-static"):
         open_library(tmp_path)
@@ -190,7 +190,9 @@ def test_two_cross_builds_are_the_same_bytes(small_model, tmp_path):
     for name in ("cortex-m7", "wasm32"):
         ready(name)
         for turn in "ab":
-            compile_model(small_model, tmp_path / (name + turn), name="net", target=name, weights="coded")
+            compile_model(
+                small_model, tmp_path / (name + turn), name="net", check="shapes", target=name, weights="coded"
+            )
         for file in ("libnet.a", "net.h", "manifest.json"):
             assert (tmp_path / f"{name}a" / file).read_bytes() == (tmp_path / f"{name}b" / file).read_bytes()
 
@@ -226,7 +228,7 @@ def test_free_targets_that_do_not_fit(name):
 
 def test_wasm_imports_wasi_alone(small_model, tmp_path):
     ready("wasm32")
-    compile_model(small_model, tmp_path, name="net", target="wasm32", program=True)
+    compile_model(small_model, tmp_path, name="net", check="shapes", target="wasm32", program=True)
     script = """const m = new WebAssembly.Module(require('fs').readFileSync('run_net.wasm'));
       console.log([...new Set(WebAssembly.Module.imports(m).map(i => i.module))].join());"""
     made = subprocess.run(["node", "-e", script], cwd=tmp_path, capture_output=True, text=True, check=True)

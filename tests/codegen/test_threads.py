@@ -141,7 +141,7 @@ def test_eight_handles_with_two_threads_each(folder, tmp_path):
 
 def test_threads_on_another_machine(shared_model, tmp_path):
     ready("aarch64")
-    compile_model(shared_model, tmp_path, name="net", target="aarch64", threads=2)
+    compile_model(shared_model, tmp_path, name="net", check="shapes", target="aarch64", threads=2)
     library = open_library(tmp_path)
     feeds = random_feeds(library)
     found, wanted = library.run(feeds), run_ort(shared_model, feeds)

@@ -106,7 +106,7 @@ def test_shapes_that_do_not_fit(shared_model, tmp_path):
 def test_x86_picks_the_best_that_the_processor_has(small_model, tmp_path):
     ready("x86-64-v3")
     names = ["znver4", "x86-64-v2", "x86-64-v4", "x86-64-v3"]
-    report = compile_model(small_model, tmp_path, name="net", target="/".join(names), weights="coded")
+    report = compile_model(small_model, tmp_path, name="net", check="shapes", target="/".join(names), weights="coded")
     library = ctypes.CDLL(str(tmp_path / "libnet.so"))
     library.net_machine.restype = ctypes.c_char_p
     arena = empty_aligned((report.arena_bytes,), np.dtype("u1"))
@@ -128,7 +128,7 @@ def test_a_processor_without_any_of_them_is_told(small_model, tmp_path, monkeypa
     nothing = "static void features(uint32_t found[6]) { memset(found, 0, 6 * sizeof *found); }\n"
     monkeypatch.setitem(cpick._READ, "x86_64", nothing)
     monkeypatch.setitem(cpick._INCLUDES, "x86_64", "")
-    compile_model(small_model, tmp_path, name="net", target="x86-64-v2/x86-64-v3")
+    compile_model(small_model, tmp_path, name="net", check="shapes", target="x86-64-v2/x86-64-v3")
     library = Library(tmp_path)
     with pytest.raises(BadData, match="no kernels for this processor"):
         library.run(random_feeds(library))
@@ -150,7 +150,7 @@ def test_x86_picks_by_what_the_system_saves_too(small_model, tmp_path):
     ready("x86-64-v2")
     if shutil.which("qemu-x86_64-static") is None:
         pytest.skip("needs: apt-get install qemu-user-static")
-    compile_model(small_model, tmp_path, name="net", target="x86-64-v2/x86-64-v3/x86-64-v4")
+    compile_model(small_model, tmp_path, name="net", check="shapes", target="x86-64-v2/x86-64-v3/x86-64-v4")
     cpus = {"Nehalem": "x86-64-v2", "max": "x86-64-v3", "max,-avx2": "x86-64-v2", "max,-xsave": "x86-64-v2"}
     found = {cpu: picked(tmp_path, "gcc", "qemu-x86_64-static", "-cpu", cpu) for cpu in cpus}
     assert found == cpus
@@ -159,7 +159,7 @@ def test_x86_picks_by_what_the_system_saves_too(small_model, tmp_path):
 def test_aarch64_picks_in_the_emulator(shared_model, tmp_path, monkeypatch):
     ready("aarch64")
     target = "aarch64/aarch64,mattr=+dotprod/cortex-a76"
-    compile_model(shared_model, tmp_path, name="net", target=target, threads=2)
+    compile_model(shared_model, tmp_path, name="net", check="shapes", target=target, threads=2)
     for cpu, wanted in (("cortex-a72", "aarch64"), ("cortex-a76", "cortex-a76")):
         assert picked(tmp_path, "aarch64-linux-gnu-gcc", "qemu-aarch64-static", "-cpu", cpu) == wanted
     for cpu in ("cortex-a72", "cortex-a76"):
@@ -180,7 +180,7 @@ def test_aarch64_picks_in_the_emulator(shared_model, tmp_path, monkeypatch):
 )
 def test_linux_tells_which_in_the_emulator(shared_model, tmp_path, monkeypatch, chain, compiler, cpus):
     ready(chain)
-    compile_model(shared_model, tmp_path, name="net", target="/".join(cpus.values()), threads=2)
+    compile_model(shared_model, tmp_path, name="net", check="shapes", target="/".join(cpus.values()), threads=2)
     emulator = TOOLCHAINS[chain].emulator[0]
     for cpu, wanted in cpus.items():
         assert picked(tmp_path, compiler, emulator, "-cpu", cpu) == wanted
@@ -203,7 +203,7 @@ def test_linux_tells_which_in_the_emulator(shared_model, tmp_path, monkeypatch, 
 )
 def test_targets_that_do_not_go_together(small_model, tmp_path, target, said):
     with pytest.raises(BadOption, match=said):
-        compile_model(small_model, tmp_path, name="net", target=target)
+        compile_model(small_model, tmp_path, name="net", check="shapes", target=target)
 
 
 def test_features_give_needs():

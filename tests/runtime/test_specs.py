@@ -21,7 +21,7 @@ def test_inputs_with_a_default_are_not_asked_for():
 def test_symbols_unknown_extents_and_unknown_rank():
     proto = affine()
     shape = proto.graph.input[0].type.tensor_type.shape
-    assert input_specs(proto)["x"] == (("N", 3), np.float32, False)
+    assert input_specs(proto)["x"] == (("N", 3), np.float32, False, 0)
     shape.dim[1].dim_value = -1
     shape.dim[0].Clear()
     assert input_specs(proto)["x"].shape == (None, None)
@@ -54,7 +54,9 @@ def test_what_divides_integers_is_never_zero():
 
 DIMS = st.one_of(st.integers(1, 4), st.none(), st.sampled_from(["N", "S", "T"]))
 DTYPES = st.sampled_from(["float16", "float32", "float64", "int8", "uint8", "int32", "int64", "bool", "complex64"])
-SPECS = st.builds(TensorSpec, st.lists(DIMS, max_size=3).map(tuple), DTYPES.map(np.dtype))
+SPECS = st.builds(
+    TensorSpec, st.lists(DIMS, max_size=3).map(tuple), DTYPES.map(np.dtype), st.just(False), st.integers(0, 100)
+)
 
 
 @given(

@@ -1,0 +1,179 @@
+"""What ONNX Runtime computes, and how far a library may be from it.
+
+    library(x) == ONNX Runtime(x), within 1e-4 of the largest value, for every output
+
+Types and shapes must be the same, NaN and infinities must stand in the same places. Floats may differ by 1e-4 of the largest
+value of their output (2e-3 with float16 inside, 2e-2 with bfloat16), integers of 8 bits and what is dequantised from
+such by one step, other integers not at all. Where more differs, ONNX Runtime is asked how much its own optimiser, and inputs
+that differ by 1e-6 of their value, change: a network that goes on from a rounding to a step may differ by twice that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+
+from onnxc.ir.errors import Unsupported, VerificationError
+from onnxc.runtime.data import open_data
+from onnxc.runtime.reference import Session
+from onnxc.runtime.specs import TensorSpec, input_specs, random_feeds
+
+FLOAT_ERROR = 1e-4
+HALF_ERRORS = {onnx.TensorProto.FLOAT16: 2e-3, onnx.TensorProto.BFLOAT16: 2e-2}
+NUDGE = 1e-6
+MOST_DRIFT = 0.1  # what a network may differ from itself, as a share of its largest value, and still be compared
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How one output differs. `excess` is above 1 where it is more than is allowed."""
+
+    tensor: str
+    error: float
+    steps: int
+    differing: float
+    excess: float
+    what: str
+
+
+def make_feeds(proto: onnx.ModelProto, shapes: Sequence[Sequence[tuple]], data, seed: int = 0) -> list[Arrays]:
+    """Inputs for each shape of a library (its (name, shape, dtype)s): from `data`, or seeded random ones where it is None."""
+    given = input_specs(proto)
+    feeds = []
+    for inputs in shapes:
+        specs = {name: given[name]._replace(shape=tuple(shape)) for name, shape, _ in inputs}
+        if data is None:
+            feeds.append(random_feeds(specs, seed))
+            continue
+        opened = open_data(data, {n: _free(s, given[n]) for n, s in specs.items()}, seed=seed)
+        batch = next((shape[0] for _, shape, _ in inputs if shape), 1)
+        chunk = next(opened.batches(batch))
+        feeds.append({name: np.ascontiguousarray(chunk[name]) for name in specs})
+    return feeds
+
+
+def _free(spec: TensorSpec, given: TensorSpec) -> TensorSpec:
+    """The static spec, but with the sample axis that the model leaves free."""
+    if spec.shape and given.shape and not isinstance(given.shape[0], int):
+        return spec._replace(shape=("samples", *spec.shape[1:]))
+    return spec
+
+
+class Reference:
+    """ONNX Runtime's outputs of a model, and what it allows a library to differ."""
+
+    def __init__(self, proto: onnx.ModelProto, feeds: Sequence[Arrays]):
+        """Runs the model node by node as it stands. Raises Unsupported where ONNX Runtime does not take or run it."""
+        self.proto, self.feeds = proto, feeds
+        try:
+            session = Session(proto, optimise=False)
+            self.outputs = [session.run(one) for one in feeds]
+        except (VerificationError, Unsupported) as error:
+            what = f"the library cannot be compared: {error.what}"
+            raise Unsupported(
+                what, node=error.node, remedy="give --data that the model takes, or use --check shapes"
+            ) from error
+        self.tolerance = max([FLOAT_ERROR, *(HALF_ERRORS.get(kind, 0.0) for kind in _types(proto))])
+        self.quanta = _quanta(proto)
+
+    def judge(self, number: int, found: Arrays) -> list[Difference]:
+        """How the outputs `found` for feeds `number` differ, an item an output."""
+        wanted = self.outputs[number]
+        made = [self._compare(name, found[name], wanted[name]) for name in wanted]
+        if all(one.excess <= 1 for one in made):
+            return made
+        drift = self._drift(number)
+        return [one if one.excess <= 1 else self._allow(one, drift[one.tensor]) for one in made]
+
+    def _compare(self, name: str, found: np.ndarray, wanted: np.ndarray) -> Difference:
+        if found.dtype != wanted.dtype or found.shape != wanted.shape:
+            what = f"{found.dtype} {list(found.shape)} where ONNX Runtime has {wanted.dtype} {list(wanted.shape)}"
+            return Difference(name, np.inf, 0, 1.0, np.inf, what)
+        if wanted.dtype.kind in "biu":
+            distance = np.abs(found.astype(np.float64) - wanted.astype(np.float64))
+            steps, allowed = int(distance.max(initial=0)), int(wanted.dtype.itemsize == 1 and wanted.dtype.kind != "b")
+            differing = float(np.mean(distance > 0)) if distance.size else 0.0
+            excess = 0.0 if steps <= allowed else np.inf
+            return Difference(name, 0.0, steps, differing, excess, f"{steps} in {differing:.2%} of the integers")
+        error, what = relative(found, wanted)
+        largest = float(np.abs(np.where(np.isfinite(wanted), wanted, 0).astype(np.float64)).max(initial=0))
+        allowed = max(self.tolerance, 1.01 * self.quanta.get(name, 0.0) / max(largest, 1e-30))
+        return Difference(name, error, 0, 0.0, error / allowed, what)
+
+    def _allow(self, one: Difference, drift: float) -> Difference:
+        amount = one.steps if one.steps else one.error
+        if drift <= (MOST_DRIFT if not one.steps else np.inf) and amount <= 2 * drift:
+            return replace(one, excess=1.0)
+        what = f"{one.what}; ONNX Runtime's own optimiser changes {drift:.2g}"
+        return replace(one, what=what)
+
+    def _drift(self, number: int) -> dict[str, float]:
+        """What changes of each output by ONNX Runtime's optimiser and by inputs that are a little off."""
+        feeds, wanted = self.feeds[number], self.outputs[number]
+        others = [Session(self.proto).run(feeds), Session(self.proto, optimise=False).run(_nudge(feeds))]
+        return {name: max(_distance(other[name], wanted[name]) for other in others) for name in wanted}
+
+
+def relative(found: np.ndarray, wanted: np.ndarray) -> tuple[float, str]:
+    """The largest difference as a share of the largest finite value, infinite where NaN or infinities differ; and in words."""
+    found, wanted = found.astype(np.float64), wanted.astype(np.float64)
+    finite = np.isfinite(wanted)
+    if not np.array_equal(finite, np.isfinite(found)) or not np.array_equal(
+        found[~finite], wanted[~finite], equal_nan=True
+    ):
+        return np.inf, "NaN or an infinity at another place"
+    if not finite.any():
+        return 0.0, "nothing"
+    largest = float(np.abs(wanted[finite]).max())
+    distance = float(np.abs(found[finite] - wanted[finite]).max())
+    error = distance / largest if largest else distance
+    return error, f"{error:.2g} of the largest value"
+
+
+def _distance(found: np.ndarray, wanted: np.ndarray) -> float:
+    if wanted.dtype.kind in "biu":
+        return float(np.abs(found.astype(np.float64) - wanted.astype(np.float64)).max(initial=0))
+    error, _ = relative(found, wanted)
+    return error if np.isfinite(error) else 0.0
+
+
+def _nudge(feeds: Arrays) -> Arrays:
+    rng = np.random.default_rng(1)
+    return {
+        name: (array * (1 + NUDGE * rng.choice([-1.0, 1.0], array.shape))).astype(array.dtype)
+        if array.dtype.kind == "f"
+        else array
+        for name, array in feeds.items()
+    }
+
+
+def _types(proto: onnx.ModelProto) -> set[int]:
+    """Element types of inputs, outputs, weights and casts, bodies of functions included."""
+    graph = proto.graph
+    found = {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output, *graph.value_info)}
+    found.update(tensor.data_type for tensor in graph.initializer)
+    nodes = [*graph.node, *(node for function in proto.functions for node in function.node)]
+    return found | {a.i for node in nodes if node.op_type == "Cast" for a in node.attribute if a.name == "to"}
+
+
+def _quanta(proto: onnx.ModelProto) -> dict[str, float]:
+    """Outputs that a DequantizeLinear makes, through operators that move values only: its largest scale."""
+    scales = {tensor.name: tensor for tensor in proto.graph.initializer}
+    made = {name: node for node in proto.graph.node for name in node.output}
+    found = {}
+    for value in proto.graph.output:
+        name, node = value.name, made.get(value.name)
+        while node is not None and node.op_type in MOVES:
+            node = made.get(node.input[0])
+        if node is not None and node.op_type == "DequantizeLinear" and node.input[1] in scales:
+            scale = onnx.numpy_helper.to_array(scales[node.input[1]])
+            found[name] = float(np.abs(scale.astype(np.float64)).max(initial=0))
+    return found
+
+
+MOVES = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Relu", "Clip", "MaxPool", "Slice")

@@ -1,0 +1,150 @@
+"""The proof of a library: it is run beside ONNX Runtime before it is put to its place, for every shape that it takes.
+
+A library of this machine runs in a process of its own, one of another machine in its emulator. Where there is no emulator, or a
+network takes too long in one, the same lowering built for this machine stands for it. Where outputs differ, the first node
+whose tensor does is searched by halves: the model up to a node is compiled and compared like the whole.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from onnxc.codegen.agreement import Arrays, Difference, Reference, make_feeds
+from onnxc.codegen.prefix import kinds_of, needed, until
+from onnxc.ir.errors import MissingTool, OnnxcError, Unsupported, VerificationError
+from onnxc.runtime.apart import run_apart
+from onnxc.runtime.emulate import Emulated
+from onnxc.runtime.library import read_manifest, shapes_of
+from onnxc.runtime.toolchain import TOOLCHAINS, host_features
+
+EMULATED_MACS = 3e8  # more take minutes in an emulator
+HERE = "this machine"
+Build = Callable[[onnx.ModelProto, Sequence[Mapping[str, tuple[int, ...]]], str | None, Path], None]
+"""(model, shapes, target or None for that of the library, folder): compiles into the folder, without a proof."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What has been compared. `error` is the largest difference of a float output as a share of its largest value, `steps` that
+    of an integer output, `differing` the share of integers that differ; `where` is the machine, `samples` runs of it."""
+
+    where: str = ""
+    samples: int = 0
+    error: float = 0.0
+    steps: int = 0
+    differing: float = 0.0
+    synthetic: bool = True
+
+    def to_dict(self) -> dict:
+        """The proof as JSON types."""
+        return dict(vars(self))
+
+
+def prove(folder: Path, proto: onnx.ModelProto, build: Build, data=None, seed: int = 0) -> Proof:
+    """Compares the library in `folder` with ONNX Runtime on `data`, a sample a shape; None: seeded random inputs.
+
+    Raises VerificationError where it differs or ends its process, naming the first node whose tensor does; Unsupported where
+    ONNX Runtime does not run the model; BadData where the data do not fit.
+    """
+    manifest = read_manifest(folder)
+    shapes = [[(name, shape, dtype) for name, (shape, dtype) in inputs.items()] for inputs, _ in shapes_of(manifest)]
+    feeds = make_feeds(proto, shapes, data, seed)
+    reference = Reference(proto, feeds)
+    subject = _Subject(folder, manifest, build)
+    try:
+        found = subject.run(proto, folder, feeds)
+    except VerificationError as error:
+        node = _first_node(proto, subject, feeds[0], list(reference.outputs[0]))
+        raise VerificationError(error.what, node=node, tensor=error.tensor, remedy=error.remedy) from error
+    made = []
+    for number, outputs in enumerate(found):
+        judged = reference.judge(number, outputs)
+        wrong = [one for one in judged if not one.excess <= 1]
+        if wrong:
+            raise _refusal(wrong[0], _first_node(proto, subject, feeds[number], [one.tensor for one in wrong]))
+        made += judged
+    return Proof(
+        subject.where, len(feeds), max((one.error for one in made), default=0.0),
+        max((one.steps for one in made), default=0), max((one.differing for one in made), default=0.0), data is None,
+    )  # fmt: skip
+
+
+def _refusal(wrong: Difference, node: str | None) -> VerificationError:
+    return VerificationError(
+        "the library differs from ONNX Runtime, nothing was written", node=node, tensor=wrong.tensor, found=wrong.what,
+        remedy="report it with the model; --check shapes writes the library all the same",
+    )  # fmt: skip
+
+
+class _Subject:
+    """Where libraries of one target are run: `where` says it once something has."""
+
+    def __init__(self, folder: Path, manifest: dict, build: Build):
+        chain = TOOLCHAINS[manifest["toolchain"]]
+        self.build = build
+        self.here = chain.native and set(manifest["needs"]) <= host_features()
+        self.emulated = not self.here and sum(row["macs"] for row in manifest["kernels"]) <= EMULATED_MACS
+        self.where = HERE
+
+    def run(self, proto: onnx.ModelProto, folder: Path, feeds: Sequence[Arrays]) -> list[Arrays]:
+        """The outputs for each of `feeds` of the library of `proto` in `folder`."""
+        if self.here:
+            return run_apart(folder, feeds)
+        if self.emulated:
+            try:
+                emulated = Emulated(folder)
+            except (MissingTool, Unsupported):  # not installed, or the program does not fit the board
+                self.emulated = False
+            else:
+                self.where = f"{emulated.target} in {emulated.where}"
+                return [emulated.run(one) for one in feeds]
+        self.where = f"{HERE}, by the same lowering"
+        with tempfile.TemporaryDirectory(prefix="onnxc-") as name:
+            shapes = [{key: array.shape for key, array in one.items()} for one in feeds]
+            self.build(proto, shapes, "native", Path(name))
+            return run_apart(name, feeds)
+
+    def differs(self, proto: onnx.ModelProto, feeds: Arrays) -> bool | None:
+        """Whether the library of `proto` is wrong; None where that cannot be told, as it cannot be compiled or compared."""
+        feeds = {value.name: feeds[value.name] for value in proto.graph.input if value.name in feeds}
+        try:
+            reference = Reference(proto, [feeds])
+            with tempfile.TemporaryDirectory(prefix="onnxc-") as name:
+                shapes = [{key: array.shape for key, array in feeds.items()}]
+                self.build(proto, shapes, None, Path(name))
+                try:
+                    found = self.run(proto, Path(name), [feeds])
+                except VerificationError:
+                    return True
+            return any(not one.excess <= 1 for one in reference.judge(0, found[0]))
+        except OnnxcError:
+            return None
+
+
+def _first_node(proto: onnx.ModelProto, subject: _Subject, feeds: Arrays, outputs: list[str]) -> str | None:
+    """The first node, in the order of the model, up to which its library differs; by halves among those that `outputs` need."""
+    kinds = kinds_of(proto)
+    steps = needed(proto, outputs)
+    if not steps:
+        return None
+    good, top = -1, len(steps) - 1
+    answer = top
+    while top - good > 1:
+        middle = (good + top) // 2
+        verdict, probe = None, middle
+        while probe < top:  # what cannot be compiled alone tells nothing: the next one may
+            verdict = subject.differs(until(proto, steps[: probe + 1], outputs, kinds), feeds)
+            if verdict is not None:
+                break
+            probe += 1
+        if verdict is False:
+            good = probe
+        else:
+            top, answer = middle, probe if verdict else answer
+    node = proto.graph.node[steps[answer]]
+    return node.name or f"{node.op_type} of {node.output[0]}"

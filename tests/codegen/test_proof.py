@@ -1,0 +1,140 @@
+"""No wrong library is written: spoilt on purpose it is refused, and the node is named; right ones pass."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper, parser
+
+from onnxc.codegen import compile_model, library, proof
+from onnxc.codegen.agreement import Reference, make_feeds, relative
+from onnxc.codegen.c import body, source
+from onnxc.ir.errors import BadData, BadOption, Unsupported, VerificationError
+
+from .test_targets import ready
+
+
+@pytest.fixture(scope="module")
+def chain() -> onnx.ModelProto:
+    """Two branches of elementwise operators around a convolution, and a branch of integers."""
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+      g (float[N,3,6,6] x) => (float[N,4,6,6] y, int64[N,1,6,6] k) {
+        a = Relu(x) b = Conv<pads=[1,1,1,1]>(a, w) c = Tanh(b) d = Exp(a) e = ReduceMean<axes=[1]>(d)
+        f = Mul(c, e) g1 = Add(f, b) k = ArgMax<axis=1>(b) y = Sigmoid(g1) }""")
+    for node in model.graph.node:
+        node.name = f"{node.op_type} {node.output[0]}"
+    weights = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype("f")
+    model.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+    return model
+
+
+def spoil(monkeypatch, wrong: str, right: str) -> None:
+    """The compiler takes every operator `right` for `wrong` from now on."""
+    before = library._statics
+
+    def statics(proto, shapes):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(proto)
+        for node in copy.graph.node:
+            node.op_type = wrong if node.op_type == right else node.op_type
+        return before(copy, shapes)
+
+    monkeypatch.setattr(library, "_statics", statics)
+
+
+@pytest.mark.parametrize(
+    "right, wrong", [("Tanh", "Softsign"), ("Exp", "Softplus"), ("Sigmoid", "Tanh"), ("ArgMax", "ArgMin")]
+)
+def test_a_wrong_operator_is_named_and_nothing_written(chain, tmp_path, monkeypatch, right, wrong):
+    spoil(monkeypatch, wrong, right)
+    node = next(node.name for node in chain.graph.node if node.op_type == right)
+    with pytest.raises(VerificationError, match="differs from ONNX Runtime, nothing was written") as caught:
+        compile_model(chain, tmp_path / "out", name="net")
+    assert caught.value.node == node
+    assert list(tmp_path.iterdir()) == []
+    compile_model(chain, tmp_path / "out", name="net", check="shapes")
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("*(volatile int *)0 = 1;", "ends its process by SIGSEGV"),
+        ("((char *)outputs[0])[4 * 4 * 36 + 8] = 1;", "writes past an output"),
+        ("*(volatile int *)outputs[0] = 0x7fc00000;", "NaN or an infinity at another place"),
+    ],
+)  # fmt: skip
+def test_faults_of_memory_are_found(chain, tmp_path, monkeypatch, line, said):
+    monkeypatch.setattr(source, "PROGRAM", body.PROGRAM.replace("  return @flags@", f"  {line}\n  return @flags@"))
+    monkeypatch.setattr(proof, "_first_node", lambda *_: None)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "kept").write_text("")
+    with pytest.raises(VerificationError, match=said):
+        compile_model(chain, tmp_path / "out", name="net")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "kept"]
+
+
+def test_a_right_library_is_proven_for_every_shape(chain, tmp_path):
+    report = compile_model(chain, tmp_path / "out", name="net", shapes=[{"x": (1, 3, 6, 6)}, {"x": (2, 3, 6, 6)}])
+    assert report.proof["samples"] == 2 and report.proof["synthetic"]
+    assert 0 < report.proof["error"] < 1e-5 and report.proof["where"] == "this machine"
+
+
+def test_data_are_taken_and_checked(chain, tmp_path):
+    data = {"x": np.ones((3, 3, 6, 6), "f")}
+    report = compile_model(chain, tmp_path / "out", name="net", shapes={"x": (2, 3, 6, 6)}, data=data)
+    assert not report.proof["synthetic"]
+    with pytest.raises(BadData):
+        compile_model(chain, tmp_path / "none", name="net", data={"z": np.ones((1, 3), "f")})
+    with pytest.raises(BadOption, match="no such check"):
+        compile_model(chain, tmp_path / "none", name="net", check="none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_another_machine_is_emulated_or_stood_for(chain, tmp_path, monkeypatch):
+    ready("aarch64")
+    report = compile_model(chain, tmp_path / "out", name="net", target="aarch64")
+    assert report.proof["where"] == "aarch64 in qemu-aarch64-static"
+    monkeypatch.setattr(proof, "EMULATED_MACS", 0)
+    report = compile_model(chain, tmp_path / "out", name="net", target="aarch64")
+    assert report.proof["where"] == "this machine, by the same lowering"
+
+
+def test_a_model_that_cannot_be_run_is_said_so(tmp_path):
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+      g (float[2] x, int64[2] i) => (float[2] y) { y = GatherElements(x, i) }""")
+    data = {"x": np.ones((1, 2), "f"), "i": np.array([[0, 7]])}
+    with pytest.raises(Unsupported, match=r"cannot be compared.*--check shapes"):
+        compile_model(model, tmp_path / "out", name="net", data=data)
+
+
+def quantised(scale: float) -> onnx.ModelProto:
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+      g (float[1,8] x) => (float[1,8] y, uint8[1,8] q) {
+        q = QuantizeLinear(x, s, z) r = DequantizeLinear(q, s, z) y = Relu(r) }""")
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(scale), "s"))
+    model.graph.initializer.append(numpy_helper.from_array(np.uint8(100), "z"))
+    return model
+
+
+def test_what_may_differ():
+    model = quantised(0.05)
+    feeds = make_feeds(model, [[("x", (1, 8), "float32")]], None)
+    reference = Reference(model, feeds)
+    wanted = reference.outputs[0]
+    step = {"y": wanted["y"] + np.float32([0.05, *[0] * 7]), "q": wanted["q"] + np.uint8([1, *[0] * 7])}
+    assert all(one.excess <= 1 for one in reference.judge(0, step))
+    assert {one.tensor: (one.steps, one.differing) for one in reference.judge(0, step)}["q"] == (1, 1 / 8)
+    two = {"y": wanted["y"] + np.float32([0.11, *[0] * 7]), "q": wanted["q"] + np.uint8([2, *[0] * 7])}
+    assert all(one.excess > 1 for one in reference.judge(0, two))
+    other = {"y": wanted["y"].astype("d"), "q": wanted["q"][0]}
+    assert all(one.excess == np.inf for one in reference.judge(0, other))
+
+
+def test_relative_errors():
+    a = np.float32([1, np.nan, np.inf, -2])
+    assert relative(a, a)[0] == 0
+    assert relative(a + np.float32([0, 0, 0, 0.5]), a)[0] == pytest.approx(0.25)
+    for b in ([1, 0, np.inf, -2], [1, np.nan, -np.inf, -2], [np.nan, np.nan, np.inf, -2]):
+        assert relative(np.float32(b), a)[0] == np.inf
+    assert relative(np.float32([]), np.float32([]))[0] == 0
