@@ -22,6 +22,7 @@ ROOMS = {
     "runtime": {"ir.errors", "ir.escape"},
     "codegen": {"ir", "runtime", "coding", "__version__"},
     "coding": {"ir.errors", "ir.escape"},
+    "torch": {"ir", "runtime.data"},
     "measure": {"ir", "passes", "runtime", "coding", "codegen", "pipeline", "recipe", "report", "measure", "cli"},
 }
 TVM = {"codegen/tvm_api.py"}
@@ -71,6 +72,10 @@ def breaches(path: str, source: str) -> list[str]:
             found.append(f"{node.lineno}: imports tvm")
         if top == "onnxruntime" and room != "runtime":
             found.append(f"{node.lineno}: imports onnxruntime")
+        if top == "torch" and room != "torch":
+            found.append(f"{node.lineno}: imports torch")
+        if name.startswith("onnxc.torch") and room != "torch" and node in tree.body:
+            found.append(f"{node.lineno}: imports onnxc.torch at the top of the file")
         if top in HEAVY and node in tree.body and not (top == "tvm" and kernels) and not path.startswith("cli/"):
             found.append(f"{node.lineno}: imports {top} at the top of the file")
     for node in ast.walk(tree):
@@ -112,6 +117,10 @@ def test_the_house_rules_hold(path):
         ("codegen/lower.py", "def f():\n    from tvm import relax", "imports tvm"),
         ("runtime/reference.py", "import onnxruntime as ort", "at the top"),
         ("codegen/tvm_api.py", "import tvm", "at the top"),
+        ("passes/train/finetune.py", "def f():\n    import torch", "imports torch"),
+        ("passes/train/finetune.py", "def f():\n    from ...torch import x", "passes imports onnxc.torch.x"),
+        ("pipeline.py", "from .torch.trainer import Trainer", "imports onnxc.torch at the top"),
+        ("torch/network.py", "from ..passes.base import Pass", "torch imports onnxc.passes.base.Pass"),
         ("pipeline.py", "print(1)", "prints"),
         ("pipeline.py", "try:\n    f()\nexcept (OSError, Exception):\n    pass", "swallows"),
         ("pipeline.py", "try:\n    f()\nexcept:\n    pass", "swallows"),
@@ -133,6 +142,8 @@ def test_a_breach_is_noticed(path, source, said):
         ("runtime/reference.py", "if TYPE_CHECKING:\n    import onnxruntime"),
         ("codegen/kernels/bitserial.py", "from tvm.script import tirx as T"),
         ("codegen/tvm_api.py", "def f():\n    import tvm"),
+        ("torch/network.py", "import torch\nfrom onnxc.ir.model import Model"),
+        ("pipeline.py", "def f():\n    from .torch.trainer import Trainer"),
         ("cli/app.py", "import typer\nprint(1)"),
         ("ir/files.py", "try:\n    f()\nexcept BaseException:\n    clean_up()\n    raise"),
         ("pipeline.py", "from onnxc.runtime.reference import Runner\nfrom onnxc.passes.base import Pass"),
@@ -143,7 +154,9 @@ def test_what_is_allowed_passes(path, source):
 
 
 def test_import_loads_nothing_heavy():
-    code = "import sys, onnxc; print(sorted({'numpy', 'onnx', 'tvm', 'onnxruntime', 'rich'} & set(sys.modules)))"
+    code = (
+        "import sys, onnxc; print(sorted({'numpy', 'onnx', 'tvm', 'onnxruntime', 'rich', 'torch'} & set(sys.modules)))"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
     assert result.stdout.strip() == "[]"
 
