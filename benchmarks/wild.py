@@ -36,7 +36,7 @@ EXTENTS = (1, 2, 16, 64, 224, 512, 16000)
 
 
 def verdict(path: Path) -> str:
-    """"runs", or why ONNX Runtime refuses the file."""
+    """ "runs", or why ONNX Runtime refuses the file."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -110,13 +110,22 @@ def main() -> None:
     for path in sorted(given.folder.rglob("*.onnx"), key=lambda p: p.stat().st_size):
         if path.stat().st_size > most or given.only not in str(path):
             continue
-        row = {"file": str(path.relative_to(given.folder)), "bytes": path.stat().st_size, "ort": verdict(path), "steps": {}}
+        row = {
+            "file": str(path.relative_to(given.folder)),
+            "bytes": path.stat().st_size,
+            "ort": verdict(path),
+            "steps": {},
+        }
         with tempfile.TemporaryDirectory() as folder:
             for step in wanted:
                 row["steps"][step] = run_step(step, path.resolve(), Path(folder), given.seconds)
         rows.append(row)
         marks = {"ok": ".", "refused": "r", "broken": "X", "none": "-"}
-        print(f"{row['file'][-60:]:60} {row['ort'][:40]:40}", "".join(marks[s["verdict"]] for s in row["steps"].values()), flush=True)
+        print(
+            f"{row['file'][-60:]:60} {row['ort'][:40]:40}",
+            "".join(marks[s["verdict"]] for s in row["steps"].values()),
+            flush=True,
+        )
         for step, result in row["steps"].items():
             if result["verdict"] in ("refused", "broken"):
                 print(f"    {step}: {result['why'][:300]}", flush=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import onnx_graphsurgeon as gs
 
 from . import ops  # noqa: F401  the rows enter themselves
-from .axes import Atom, Prod, Sum, extent, freeze
+from .axes import Atom, Prod, Sum, extent, freeze, settle
 from .errors import DimensionError
 from .model import Model
 from .table import ROWS, Analysis, Unreadable, Use, key_of, proto_shape
@@ -35,6 +35,7 @@ def analyse(model: Model, prepare: Callable[[Analysis, gs.Node], None] | None = 
         _visit(result, node)
     for t in model.outputs:
         _check_output(result, t)
+    settle(a for axes in (*result.axes.values(), *result.uses.values()) for a in axes or ())
     return result
 
 

@@ -12,7 +12,6 @@ gives the mask of every tensor axis that holds it (outer product for a product, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import pairwise
 from math import prod
 from typing import TypeAlias
 
@@ -110,7 +109,7 @@ def extent(a: Axis) -> Extent:
         return a.size
     if type(a) is Aligned:
         return extent(a.parts[0])
-    sizes = [extent(p) for p in a.parts]
+    sizes = [extent(p) for p in _flat(a)]
     if len(sizes) == 1:
         return sizes[0]
     if not all(isinstance(s, int) for s in sizes):
@@ -120,12 +119,26 @@ def extent(a: Axis) -> Extent:
 
 def atoms(a: Axis) -> Iterator[Atom]:
     """The atoms of `a`, left to right; one that stands twice is given twice."""
-    a = find(a)
-    if type(a) is Atom:
-        yield a
-    else:
-        for part in a.parts:
-            yield from atoms(part)
+    stack = [a]
+    while stack:
+        a = find(stack.pop())
+        if type(a) is Atom:
+            yield a
+        else:
+            stack.extend(reversed(a.parts))
+
+
+def _flat(a: Prod | Sum) -> list[Axis]:
+    """The parts of `a`, those of parts of its own kind in their place: an axis cut a thousand times nests as deep."""
+    parts: list[Axis] = []
+    stack = list(reversed(a.parts))
+    while stack:
+        part = find(stack.pop())
+        if type(part) is type(a):
+            stack.extend(reversed(part.parts))
+        else:
+            parts.append(part)
+    return parts
 
 
 def normal(a: Axis) -> Axis:
@@ -135,11 +148,26 @@ def normal(a: Axis) -> Axis:
         return a
     kind, neutral = type(a), 1 if type(a) is Prod else 0
     parts: list[Axis] = []
-    for part in a.parts:
-        part = normal(part)
+    for part in map(normal, _flat(a)):
         parts += part.parts if type(part) is kind else [part]
     parts = [p for p in parts if extent(p) != neutral] or parts[:1]
     return parts[0] if len(parts) == 1 else kind(parts)
+
+
+def settle(axes: Iterable[Axis]) -> None:
+    """Make every substitution behind `axes` a flat one, so that walks from here on nest as deep as kinds alternate."""
+    seen: set[Axis] = set()
+    stack = list(axes)
+    while stack:
+        a = stack.pop()
+        if a in seen:
+            continue
+        seen.add(a)
+        if type(a) is not Atom:
+            stack.extend(a.parts)
+        elif a.ref is not None:
+            a.ref = normal(a)
+            stack.append(a.ref)
 
 
 def freeze(a: Axis, reason: str) -> None:
@@ -172,221 +200,6 @@ def same(a: Axis, b: Axis) -> bool:
         and len(a.parts) == len(b.parts)
         and all(same(x, y) for x, y in zip(a.parts, b.parts, strict=True))
     )
-
-
-def tie(a: Axis, b: Axis, reason: str = "axes that do not factor alike") -> None:
-    """Make `a` and `b` one axis. Raises Conflict where their extents are different numbers.
-
-    Where both are composite and no common refinement exists, all their atoms are frozen with `reason`.
-    """
-    a, b = normal(a), normal(b)
-    if a is b:
-        return
-    m, n = extent(a), extent(b)
-    if isinstance(m, int) and isinstance(n, int) and m != n:
-        raise Conflict(m, n)
-    if type(a) is not Atom and type(b) is Atom:
-        a, b = b, a
-    if type(a) is Atom:
-        _substitute(a, b, reason)
-    elif type(a) is Aligned or type(b) is Aligned:
-        for x in a.parts if type(a) is Aligned else (a,):
-            for y in b.parts if type(b) is Aligned else (b,):
-                tie(x, y, reason)
-    elif not _refine(a, b, reason):
-        freeze(a, reason)
-        freeze(b, reason)
-
-
-def _substitute(a: Atom, b: Axis, reason: str) -> None:
-    if any(x is a for x in atoms(b)):
-        freeze(b, reason)
-        return
-    if type(b) is Atom:
-        if not isinstance(b.size, int) and (isinstance(a.size, int) or b.size is None):
-            b.size = a.size
-    elif isinstance(a.size, int) and extent(b) is None:
-        freeze(b, reason)
-    if a.frozen is not None:
-        freeze(b, a.frozen)
-    if a.soft is not None:
-        soften(b, *a.soft)
-    a.ref = b
-
-
-def _refine(a: Axis, b: Axis, reason: str) -> bool:
-    """Tie two composite axes part by part; False where they share no refinement."""
-    if type(a) is not type(b):
-        product, total = (a, b) if type(a) is Prod else (b, a)
-        spread = _distribute(product)
-        if spread is not None:
-            return _refine(spread, total, reason)
-        sizes = tuple(extent(p) for p in total.parts)
-        pieces = split_sum(product, sizes) if all(isinstance(n, int) for n in sizes) else None
-        for x, y in zip(pieces or (), total.parts, strict=bool(pieces)):
-            tie(x, y, reason)
-        return pieces is not None
-    if all(isinstance(extent(p), int) for p in (*a.parts, *b.parts)):
-        return _refine_known(a, b, reason)
-    if len(a.parts) != len(b.parts):
-        return False
-    pairs = list(zip(a.parts, b.parts, strict=True))
-    if sum(extent(x) is None or extent(x) != extent(y) for x, y in pairs if not same(x, y)) > 1:
-        return False  # 2·n and n·2 with n unknown: equal extents, different order
-    for x, y in pairs:
-        tie(x, y, reason)
-    return True
-
-
-def _refine_known(a: Axis, b: Axis, reason: str) -> bool:
-    left, right = list(a.parts), list(b.parts)
-    while left and right:
-        x, y = normal(left[0]), normal(right[0])
-        m, n = extent(x), extent(y)
-        if m == n:
-            tie(x, y, reason)
-            left.pop(0)
-            right.pop(0)
-            continue
-        if m < n:
-            left, right, x, y, m, n = right, left, y, x, n, m
-        pieces = split_sum(x, (n, m - n)) if type(a) is Sum else split_product(x, (n, m // n)) if m % n == 0 else None
-        if pieces is None:
-            return False
-        left[0:1] = pieces
-    return not left and not right
-
-
-def _distribute(a: Prod) -> Sum | None:
-    """(x+y)·z is x·z + y·z, and k·z is z+...+z for a frozen k; None where the first factor is a free atom."""
-    first, rest = find(a.parts[0]), a.parts[1:]
-    if type(first) is Sum:
-        return Sum([Prod((p, *rest)) for p in first.parts])
-    if type(first) is Atom and first.frozen is not None and isinstance(first.size, int) and first.size <= 64:
-        return Sum([Prod(rest)] * first.size)
-    return None
-
-
-def split_sum(a: Axis, sizes: tuple[int, ...]) -> tuple[Axis, ...] | None:
-    """Cut `a` into consecutive ranges of the given sizes, refining its atoms; None where a cut would split a product.
-
-    8 -> 3+5;   (2·4 where 2 is frozen) -> 4+4;   (8·3) at 12 -> 4·3 + 4·3
-    """
-    sizes = tuple(s for s in sizes)
-    a = normal(a)
-    if len(sizes) == 1:
-        return (a,)
-    if not isinstance(extent(a), int) or sum(sizes) != extent(a):
-        return None
-    if type(a) is Atom:
-        parts = tuple(Atom(s, a.frozen, a.soft) for s in sizes)
-        a.ref = Sum(parts)
-        return parts
-    if type(a) is Prod:
-        return _split_product_range(a, sizes)
-    queue = list(a.parts)
-    result: list[Axis] = []
-    for size in sizes:
-        taken: list[Axis] = []
-        left = size
-        while left:
-            part = queue.pop(0)
-            n = extent(part)
-            if n > left:
-                pieces = split_sum(part, (left, n - left))
-                if pieces is None:
-                    return None
-                part, rest = pieces
-                queue.insert(0, rest)
-                n = left
-            taken.append(part)
-            left -= n
-        result.append(Atom(0, "extent 0") if not taken else taken[0] if len(taken) == 1 else Sum(taken))
-    return tuple(result)
-
-
-def _split_product_range(a: Prod, sizes: tuple[int, ...]) -> tuple[Axis, ...] | None:
-    """Cut rows·inner at positions that may lie inside a row; such a row is frozen, and so are the inner factors then.
-
-    80·3 at 80 and 160 -> (26·3 + 2), (1 + 26·3 + 1), (2 + 26·3)
-    """
-    first, rest = a.parts[0], a.parts[1:]
-    inner = prod(extent(p) for p in rest)
-    if all(s % inner == 0 for s in sizes):
-        pieces = split_sum(first, tuple(s // inner for s in sizes))
-        return None if pieces is None else tuple(Prod((p, *rest)) for p in pieces)
-    spread = _distribute(a)
-    if spread is not None:
-        return split_sum(spread, sizes)
-    why = "a range that ends inside a row of a product"
-    ends = np.cumsum(sizes).tolist()
-    broken = {end // inner for end in ends if end % inner}
-    cuts = sorted({0, extent(first), *(end // inner for end in ends), *(row + 1 for row in broken)})
-    rows = split_sum(first, tuple(b - a for a, b in pairwise(cuts)))
-    if rows is None:
-        return None
-    for p in rest:
-        freeze(p, why)
-    result: list[Axis] = []
-    start = 0
-    for end in ends:
-        taken: list[Axis] = []
-        for row, low, high in zip(rows, cuts, cuts[1:], strict=False):
-            overlap = min(end, high * inner) - max(start, low * inner)
-            if overlap <= 0:
-                continue
-            if low in broken:
-                freeze(row, why)
-                taken.append(Atom(overlap, why))
-            else:
-                taken.append(Prod((row, *rest)))
-        result.append(taken[0] if len(taken) == 1 else Sum(taken))
-        start = end
-    return tuple(result)
-
-
-def split_product(a: Axis, sizes: tuple[int, ...]) -> tuple[Axis, ...] | None:
-    """Factor `a` into row-major factors of the given sizes, refining its atoms; None where that is impossible.
-
-    8 -> 2·4;   (4+4) into 2·4 -> frozen 2, and both summands tied
-    """
-    a = normal(a)
-    if not isinstance(extent(a), int) or prod(sizes) != extent(a):
-        return None
-    if type(a) is Atom:
-        parts = tuple(Atom(s, a.frozen, a.soft) for s in sizes)
-        a.ref = Prod(parts)
-        return parts
-    if type(a) is Sum:
-        if len(sizes) != 2 or sizes[0] < 2:
-            return None
-        pieces = split_sum(a, (sizes[1],) * sizes[0])
-        if pieces is None:
-            return None
-        for piece in pieces[1:]:
-            tie(pieces[0], piece)
-        return Atom(sizes[0], "a factor that repeats one axis"), pieces[0]
-    result: list[Axis] = []
-    queue = list(a.parts)
-    for size in sizes:
-        taken: list[Axis] = []
-        left = size
-        while left > 1:
-            part = queue.pop(0)
-            n = extent(part)
-            if n > left:
-                pieces = split_product(part, (left, n // left)) if n % left == 0 else None
-                if pieces is None:
-                    return None
-                part, rest = pieces
-                queue.insert(0, rest)
-                n = left
-            elif left % n:
-                return None
-            taken.append(part)
-            left //= n
-        result.append(Atom(1, "extent 1") if not taken else taken[0] if len(taken) == 1 else Prod(taken))
-    return tuple(result)
 
 
 def mask(a: Axis, keep: Mapping[Atom, np.ndarray]) -> np.ndarray:

@@ -12,9 +12,10 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .axes import Atom, Axis, Conflict, Extent, Prod, atoms, extent, freeze, soften, tie
+from .axes import Atom, Axis, Conflict, Extent, Prod, atoms, extent, freeze, soften
 from .errors import DimensionError
 from .model import STANDARD, Model
+from .unify import tie
 
 Axes = tuple[Axis, ...]
 VALUE_LIMIT = 64

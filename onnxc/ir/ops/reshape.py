@@ -6,10 +6,11 @@ from math import prod
 
 import numpy as np
 
-from ..axes import Atom, Axis, Prod, Sum, extent, freeze, same, split_product
+from ..axes import Atom, Axis, Prod, Sum, extent, freeze, same
 from ..errors import DimensionError
 from ..files import attribute_array
 from ..table import VALUE_LIMIT, Unreadable, Use, row
+from ..unify import split_product
 
 INT = (int, np.integer)
 AXIS = (Atom, Prod, Sum)

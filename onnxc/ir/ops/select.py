@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..axes import Atom, Axis, Prod, Sum, extent, find, freeze, split_sum
+from ..axes import Atom, Axis, Prod, Sum, extent, find, freeze
 from ..errors import DimensionError
 from ..masks import Minus
 from ..table import Unreadable, Use, row
+from ..unify import split_sum
 
 INT = (int, np.integer)
 AXIS = (Atom, Prod, Sum)
@@ -108,7 +109,8 @@ def split(use: Use) -> None:
 
 def _equal_parts(use: Use, parts: list[Axis]) -> None:
     """Sizes that are not written down are equal: the parts must shrink together, whatever they are."""
-    from ..axes import Conflict, tie
+    from ..axes import Conflict
+    from ..unify import tie
 
     for part in parts[1:]:
         try:
