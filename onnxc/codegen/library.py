@@ -25,11 +25,12 @@ from onnxc.codegen.program import Program, compile_program, lower_program
 from onnxc.codegen.proof import Proof, prove
 from onnxc.codegen.target import Target, resolve
 from onnxc.coding.array import encode
-from onnxc.ir.errors import BadOption, Unsupported
+from onnxc.ir.errors import BadModel, BadOption, Unsupported
 from onnxc.ir.escape import json_text
 from onnxc.ir.files import load
 from onnxc.ir.model import Model
-from onnxc.runtime.library import Library, interface_digest
+from onnxc.ir.staging import put, staging
+from onnxc.runtime.library import Library, interface_digest, read_manifest
 
 MOST_THREADS = 64  # ONNXC_POOL_MOST of runtime/c/pool.h
 Shapes = Mapping[str, tuple[int, ...]]
@@ -90,7 +91,8 @@ def compile_model(
     have. `weights` "coded" entropy-codes them; init decodes. `program` makes a static command-line program too, `wheel` a
     pip package. `check` "data" runs the library beside ONNX Runtime before it is put to its place, on `data` (whatever
     `onnxc.runtime.data.open_data` takes) or inputs drawn by `seed`; "shapes" compares types and shapes only.
-    `progress(stage, share)` is told of each stage. Files are written beside their places and renamed, the manifest last.
+    `progress(stage, share)` is told of each stage. The folder appears whole, or is exchanged for the
+    old one, at the end (`onnxc.ir.staging`); files in it that are none of a library's stay.
 
     Raises BadOption (name, shapes, target, threads), Unsupported (an operator, threads without an operating system),
     MissingTool (TVM or the C compiler), VerificationError (the library computes something else; nothing is written).
@@ -107,15 +109,15 @@ def compile_model(
     if not isinstance(proto, onnx.ModelProto):
         raise BadOption("compile_model takes a ModelProto or a Model", found=type(model_proto).__name__)
     statics, out, proof = _statics(proto, shapes), Path(out_dir), Proof()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=out.parent) as folder:
-        work = Path(folder)
+    with staging(out) as stage:
+        work, done = stage / "work", stage / "done"
+        work.mkdir()
         made = _make(proto, statics, wanted, work, tell)
         if check == "data":
             tell("proof", 0.9)
             proof = prove(work, proto, partial(_again, wanted), data, seed)
-        out.mkdir(exist_ok=True)
-        _move(work, out, [*made.files, f"{name}.h"])
+        _collect(work, done, [*made.files, f"{name}.h", "manifest.json"])
+        put(done, out, old=_files_of(out), last="manifest.json")
     tell("done", 1.0)
     return CompileReport(
         name, target, str(out / made.files[0]), str(out / f"{name}.h"), str(out / "manifest.json"), made.kernels,
@@ -269,13 +271,25 @@ def compile(
         return Library(folder)
 
 
-def _move(work: Path, out: Path, files: list[str]) -> None:
-    """Puts the files in their places, the manifest last."""
-    (out / "example").mkdir(exist_ok=True)
-    for path in sorted((work / "example").iterdir()):
-        os.replace(path, out / "example" / path.name)
-    for file in [*files, "manifest.json"]:
-        os.replace(work / file, out / file)
+def _collect(work: Path, done: Path, files: list[str]) -> None:
+    """Moves what a user gets of the folder of a build into the new folder `done`."""
+    done.mkdir()
+    os.replace(work / "example", done / "example")
+    for file in files:
+        os.replace(work / file, done / file)
+
+
+def _files_of(out: Path) -> list[str]:
+    """The files of the library that stands in `out`, if one does: the next takes their place."""
+    try:
+        manifest = read_manifest(out)
+    except BadModel:
+        return []
+    name = manifest["name"]
+    wheels = [path.name for path in out.glob(f"*-1.0.0+{str(manifest.get('model_sha256'))[:12]}-py3-none-*.whl")]
+    example = [f"example/{file}" for file in ("main.c", "CMakeLists.txt", "startup.c", "board.ld")]
+    programs = [f"run_{name}{suffix}" for suffix in ("", ".elf", ".wasm")]
+    return [f"lib{name}.so", f"lib{name}.a", f"{name}.h", "manifest.json", *example, *programs, *wheels]
 
 
 def digest(proto: onnx.ModelProto) -> str:

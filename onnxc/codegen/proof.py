@@ -82,11 +82,11 @@ def _refusal(wrong: Difference, node: str | None) -> VerificationError:
 
 
 class _Subject:
-    """Where libraries of one target are run: `where` says it once something has."""
+    """Where libraries of one target are run: `where` says it once something has. Others are built beside `folder`."""
 
     def __init__(self, folder: Path, manifest: dict, build: Build):
         chain = TOOLCHAINS[manifest["toolchain"]]
-        self.build = build
+        self.build, self.scratch = build, folder.parent
         self.here = chain.native and set(manifest["needs"]) <= host_features()
         self.emulated = not self.here and sum(row["macs"] for row in manifest["kernels"]) <= EMULATED_MACS
         self.where = HERE
@@ -104,7 +104,7 @@ class _Subject:
                 self.where = f"{emulated.target} in {emulated.where}"
                 return [emulated.run(one) for one in feeds]
         self.where = f"{HERE}, by the same lowering"
-        with tempfile.TemporaryDirectory(prefix="onnxc-") as name:
+        with tempfile.TemporaryDirectory(dir=self.scratch) as name:
             shapes = [{key: array.shape for key, array in one.items()} for one in feeds]
             self.build(proto, shapes, "native", Path(name))
             return run_apart(name, feeds)
@@ -114,7 +114,7 @@ class _Subject:
         feeds = {value.name: feeds[value.name] for value in proto.graph.input if value.name in feeds}
         try:
             reference = Reference(proto, [feeds])
-            with tempfile.TemporaryDirectory(prefix="onnxc-") as name:
+            with tempfile.TemporaryDirectory(dir=self.scratch) as name:
                 shapes = [{key: array.shape for key, array in feeds.items()}]
                 self.build(proto, shapes, None, Path(name))
                 try:
