@@ -13,7 +13,8 @@ from .ir.errors import BadModel, BadOption, ClaimError, OnnxcError, Verification
 from .ir.files import load
 from .ir.model import Model
 from .ir.verify import Verified, verify
-from .passes.base import Claim, Context, Pass, Report, interface, make
+from .passes.base import Claim, Context, Pass, Report, interface
+from .passes.registry import make
 from .recipe import resolve
 from .report import PipelineReport
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .ir.errors import BadOption
-from .passes.base import Pass, make
+from .passes.base import Pass
+from .passes.registry import make
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<mark>[()\[\]{},=:])|(?P<word>[^\s()\[\]{},=:"']+))""",

@@ -9,7 +9,7 @@ import pytest
 
 import onnxc
 from onnxc.ir.errors import OnnxcError
-from onnxc.passes.base import available, make
+from onnxc.passes.registry import available, make
 from onnxc.runtime.reference import Runner
 from tests.strategies import build, feeds
 

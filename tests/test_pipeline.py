@@ -13,7 +13,7 @@ from onnx import parser
 import onnxc
 from onnxc.ir.errors import BadData, BadOption, ClaimError, DimensionError, VerificationError
 from onnxc.ir.text import dump
-from onnxc.passes import base
+from onnxc.passes import base, registry
 from onnxc.passes.base import Claim, Pass, Report, register
 from onnxc.pipeline import Pipeline, with_requirements
 
@@ -22,9 +22,9 @@ ROOT = Path(onnxc.__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def _registry(monkeypatch):
-    base.available()
-    monkeypatch.setattr(base, "_PASSES", dict(base._PASSES))
-    monkeypatch.setattr(base, "_ALIASES", dict(base._ALIASES))
+    registry.available()
+    monkeypatch.setattr(base, "PASSES", dict(base.PASSES))
+    monkeypatch.setattr(base, "ALIASES", dict(base.ALIASES))
 
 
 def network() -> onnx.ModelProto:
@@ -93,7 +93,7 @@ def test_what_a_pass_requires_runs_before_it_once():
 def test_passes_that_require_each_other_are_refused():
     idle("t.a", requires=("t.b",)), idle("t.b", requires=("t.a",))
     with pytest.raises(BadOption, match="require each other"):
-        with_requirements([base.make("t.a")])
+        with_requirements([registry.make("t.a")])
 
 
 def test_an_inserted_pass_has_a_row_of_its_own():
@@ -176,9 +176,9 @@ def test_the_input_model_is_never_changed():
 
 def test_nothing_changed_is_noticed_and_something_unreported_is_verified():
     scaling("t.secret", 2, Claim.EXACT)
-    honest = base._PASSES["t.secret"].run
+    honest = base.PASSES["t.secret"].run
 
-    class Secret(base._PASSES["t.secret"]):
+    class Secret(base.PASSES["t.secret"]):
         """Change, and report nothing."""
 
         claim = Claim.EXACT

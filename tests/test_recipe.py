@@ -7,22 +7,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxc.ir.errors import BadOption
-from onnxc.passes import base
-from onnxc.passes.base import Pass, describe_options, register
+from onnxc.passes import base, registry
+from onnxc.passes.base import Pass, register
+from onnxc.passes.registry import describe_options
 from onnxc.recipe import parse, read_toml, resolve
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _registry():
-    base.available()
-    passes, names = dict(base._PASSES), dict(base._ALIASES)
+    registry.available()
+    passes, names = dict(base.PASSES), dict(base.ALIASES)
     register("recipe.all", alias="all")(All)
     register("recipe.must")(Must)
     yield
-    base._PASSES.clear()
-    base._PASSES.update(passes)
-    base._ALIASES.clear()
-    base._ALIASES.update(names)
+    base.PASSES.clear()
+    base.PASSES.update(passes)
+    base.ALIASES.clear()
+    base.ALIASES.update(names)
 
 
 class All(Pass):
@@ -145,7 +146,7 @@ VALUES = {
 
 @given(st.lists(st.fixed_dictionaries({}, optional=VALUES), min_size=1, max_size=3))
 def test_a_pass_is_read_back_from_what_it_writes(given_options):
-    passes = [base.make("recipe.all", chosen) for chosen in given_options]
+    passes = [registry.make("recipe.all", chosen) for chosen in given_options]
     again = parse(", ".join(map(str, passes)))
     assert [p.options() for p in again] == [p.options() for p in passes]
     assert list(map(str, again)) == list(map(str, passes))
@@ -222,7 +223,7 @@ def test_a_recipe_that_cannot_be_read_is_refused(tmp_path):
 
 
 def test_passes_are_given_in_many_ways():
-    one = base.make("all", {"count": 2})
+    one = registry.make("all", {"count": 2})
     assert resolve(one) == [one]
     found = resolve([one, All, "clean, all(count=3)", ("all", {"count": 4})])
     assert found[0] is one and [p.name for p in found] == ["recipe.all"] * 2 + ["clean"] + ["recipe.all"] * 2

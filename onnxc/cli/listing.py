@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 
-from ..passes.base import Pass, aliases, available, describe_options, find
+from ..passes.base import Pass
+from ..passes.registry import aliases, available, describe_options, find
 from .tables import Column, draw, screen_width, wrap
 
 

@@ -1,4 +1,4 @@
-"""What may be done to a model: each pass one file, found by name through `onnxc.passes.base`."""
+"""What may be done to a model: each pass one file, found by name through `onnxc.passes.registry`."""
 
 
 def builtin() -> None:

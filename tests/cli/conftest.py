@@ -8,7 +8,7 @@ import pytest
 from onnx import parser
 
 from onnxc.cli.app import main
-from onnxc.passes import base
+from onnxc.passes import base, registry
 from onnxc.passes.base import Claim, Pass, Report, register
 
 TEXT = """
@@ -83,9 +83,9 @@ def data_path(tmp_path):
 @pytest.fixture
 def own_passes(monkeypatch):
     """Passes that go wrong, each in one way; the registry is as before afterwards."""
-    base.available()
-    monkeypatch.setattr(base, "_PASSES", dict(base._PASSES))
-    monkeypatch.setattr(base, "_ALIASES", dict(base._ALIASES))
+    registry.available()
+    monkeypatch.setattr(base, "PASSES", dict(base.PASSES))
+    monkeypatch.setattr(base, "ALIASES", dict(base.ALIASES))
 
     @register("own.wrong")
     class Wrong(Pass):

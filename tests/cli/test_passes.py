@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 import onnxc
-from onnxc.passes.base import aliases, available
+from onnxc.passes.registry import aliases, available
 
 pytestmark = pytest.mark.usefixtures("own_passes")
 
@@ -209,7 +209,7 @@ def test_one_pass_is_listed_with_kinds_defaults_and_meanings(command):
 
 
 def test_every_option_of_every_pass_has_a_meaning():
-    from onnxc.passes.base import describe_options
+    from onnxc.passes.registry import describe_options
 
     for name, cls in available().items():
         for option in describe_options(cls):

@@ -13,7 +13,8 @@ from onnxc.ir.files import load
 from onnxc.ir.model import DOMAIN, Model
 from onnxc.ir.numbers import number_bits
 from onnxc.ir.verify import verify
-from onnxc.passes.base import apply, make
+from onnxc.passes.base import apply
+from onnxc.passes.registry import make
 from onnxc.runtime.reference import Session
 
 OPSETS = (11, 12, 13, 17, 18, 21, 23)

@@ -9,7 +9,8 @@ import onnx
 
 from onnxc.ir.files import load
 from onnxc.ir.model import Model
-from onnxc.passes.base import Report, apply, make
+from onnxc.passes.base import Report, apply
+from onnxc.passes.registry import make
 from onnxc.runtime.data import open_data
 from onnxc.runtime.reference import Runner, Session
 from onnxc.runtime.specs import input_specs

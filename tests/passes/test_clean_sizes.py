@@ -12,9 +12,10 @@ from onnx import helper, numpy_helper, parser
 
 from onnxc.ir.files import load
 from onnxc.ir.model import Model
-from onnxc.passes.base import apply, make
+from onnxc.passes.base import apply
 from onnxc.passes.clean import sizes
 from onnxc.passes.editor import FILL, ROOM
+from onnxc.passes.registry import make
 
 BIG = 1 << 31
 # node text -> contents of its constant inputs; opset 20 where none is said

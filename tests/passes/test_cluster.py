@@ -15,12 +15,13 @@ from onnxc.ir.cost import cost
 from onnxc.ir.errors import BadOption
 from onnxc.ir.verify import verify
 from onnxc.measure.inspect import inspect, render
-from onnxc.passes.base import apply, make
+from onnxc.passes.base import apply
 from onnxc.passes.quant.cluster_codes import Settings, find_codes
 from onnxc.passes.quant.cluster_entropy import entropy_of
 from onnxc.passes.quant.cluster_exact import optimal, optimal_with_zero
 from onnxc.passes.quant.cluster_kmeans import STARTS, STEPS, assign, kmeans, nearest
 from onnxc.passes.quant.cluster_points import RUN, STRIP, points
+from onnxc.passes.registry import make
 from onnxc.pipeline import Pipeline
 from onnxc.runtime.data import open_data
 from onnxc.runtime.metrics import accuracy

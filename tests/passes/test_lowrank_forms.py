@@ -11,12 +11,13 @@ from onnxc.ir.errors import BadOption
 from onnxc.ir.files import load
 from onnxc.ir.model import Model
 from onnxc.ir.verify import verify
-from onnxc.passes.base import apply, make
+from onnxc.passes.base import apply
 from onnxc.passes.lowrank.common import Factorise
 from onnxc.passes.lowrank.fit import Whitened, error, likely, refine
 from onnxc.passes.lowrank.forms import FORMS
 from onnxc.passes.lowrank.rank import Choice, leads, spend, vbmf_rank
 from onnxc.passes.lowrank.target import replace, target
+from onnxc.passes.registry import make
 from onnxc.pipeline import Pipeline
 from onnxc.runtime.data import open_data
 from onnxc.runtime.reference import Runner, Session

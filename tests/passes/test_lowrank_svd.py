@@ -12,9 +12,10 @@ from onnxc.ir.files import load
 from onnxc.ir.model import Model
 from onnxc.ir.text import dump
 from onnxc.ir.verify import verify
-from onnxc.passes.base import apply, make
+from onnxc.passes.base import apply
 from onnxc.passes.lowrank import layers
 from onnxc.passes.lowrank.forms import halves, pair
+from onnxc.passes.registry import make
 from onnxc.pipeline import Pipeline
 from onnxc.runtime.data import open_data
 from onnxc.runtime.reference import Session

@@ -13,8 +13,9 @@ from onnxc.ir.cost import cost
 from onnxc.ir.errors import BadOption, VerificationError
 from onnxc.ir.files import load
 from onnxc.ir.verify import verify
-from onnxc.passes.base import apply, make
+from onnxc.passes.base import apply
 from onnxc.passes.prune import groups
+from onnxc.passes.registry import make
 from onnxc.runtime.reference import Session
 from onnxc.runtime.specs import random_feeds
 from tests.passes.prune_models import TOYS, chain

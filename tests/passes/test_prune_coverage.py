@@ -7,8 +7,9 @@ from onnx import helper, numpy_helper, parser
 from onnxc.ir.cost import cost
 from onnxc.ir.files import load
 from onnxc.ir.verify import verify
-from onnxc.passes.base import apply, make
+from onnxc.passes.base import apply
 from onnxc.passes.prune import groups
+from onnxc.passes.registry import make
 from onnxc.runtime.data import open_data
 from onnxc.runtime.reference import Session
 from onnxc.runtime.specs import input_specs

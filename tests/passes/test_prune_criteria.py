@@ -12,10 +12,11 @@ from onnxc.ir.analysis import analyse
 from onnxc.ir.errors import BadOption, Unsupported
 from onnxc.ir.files import load
 from onnxc.ir.verify import verify
-from onnxc.passes.base import Context, apply, make
+from onnxc.passes.base import Context, apply
 from onnxc.passes.prune import groups
 from onnxc.passes.prune.coupling import places
 from onnxc.passes.prune.score import Scene, lookup, scores
+from onnxc.passes.registry import make
 from onnxc.runtime.data import open_data
 from onnxc.runtime.reference import Runner, Session
 from onnxc.runtime.specs import input_specs

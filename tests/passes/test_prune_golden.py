@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnxc.passes.base import make
+from onnxc.passes.registry import make
 from tests import golden
 
 

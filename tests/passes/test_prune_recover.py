@@ -7,8 +7,9 @@ import pytest
 
 from onnxc import run_passes
 from onnxc.ir.files import load
-from onnxc.passes.base import apply, make
+from onnxc.passes.base import apply
 from onnxc.passes.layers.linear import linear
+from onnxc.passes.registry import make
 from onnxc.runtime.data import open_data
 from onnxc.runtime.reference import Runner, Session
 from onnxc.runtime.specs import input_specs

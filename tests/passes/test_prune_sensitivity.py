@@ -11,9 +11,10 @@ from onnxc.ir.cost import cost
 from onnxc.ir.errors import BadData, BadOption
 from onnxc.ir.verify import verify
 from onnxc.measure.sensitivity import Sensitivity, plot, render, sensitivity
-from onnxc.passes.base import Context, apply, make
+from onnxc.passes.base import Context, apply
 from onnxc.passes.prune import sensitivity as module
 from onnxc.passes.prune.sensitivity import Curve, Point, measure, read
+from onnxc.passes.registry import make
 from onnxc.runtime.data import open_data
 from onnxc.runtime.reference import Runner
 from onnxc.runtime.specs import input_specs

@@ -10,7 +10,8 @@ import onnxc
 from onnxc.ir import functions, qonnx
 from onnxc.ir.files import load
 from onnxc.ir.verify import verify
-from onnxc.passes.base import apply, make
+from onnxc.passes.base import apply
+from onnxc.passes.registry import make
 from onnxc.runtime.reference import Session
 from tests import golden
 

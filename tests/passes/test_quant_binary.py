@@ -13,10 +13,11 @@ from onnxc.ir import functions, quantisers
 from onnxc.ir.cost import cost
 from onnxc.ir.errors import BadOption
 from onnxc.ir.verify import verify
-from onnxc.passes.base import apply, make
+from onnxc.passes.base import apply
 from onnxc.passes.quant import binary_weights as weights
 from onnxc.passes.quant import rounding
 from onnxc.passes.quant.binary_inputs import best_scale, calibrate, half_gaussian, planes
+from onnxc.passes.registry import make
 from onnxc.runtime.data import open_data
 from onnxc.runtime.metrics import accuracy
 from onnxc.runtime.reference import Runner, Session

@@ -5,7 +5,8 @@ import pytest
 
 from onnxc.ir.errors import BadOption
 from onnxc.ir.text import dump
-from onnxc.passes.base import apply, make
+from onnxc.passes.base import apply
+from onnxc.passes.registry import make
 from onnxc.runtime.data import open_data
 from onnxc.runtime.metrics import metrics
 from onnxc.runtime.reference import Runner

@@ -7,7 +7,8 @@ import pytest
 import onnxc
 from onnxc.ir.errors import BadOption
 from onnxc.ir.text import dump
-from onnxc.passes.base import apply, make
+from onnxc.passes.base import apply
+from onnxc.passes.registry import make
 from onnxc.runtime.metrics import metrics
 
 from .quant_helpers import feeds_of, model_of, run

@@ -12,8 +12,9 @@ from onnxc.ir.errors import BadOption, Unsupported
 from onnxc.ir.files import load
 from onnxc.ir.text import dump
 from onnxc.ir.verify import verify
-from onnxc.passes.base import apply, make
+from onnxc.passes.base import apply
 from onnxc.passes.quant import mixed
+from onnxc.passes.registry import make
 from onnxc.pipeline import Pipeline
 from onnxc.runtime.metrics import accuracy, metrics
 from onnxc.runtime.reference import Session

@@ -8,7 +8,8 @@ from pathlib import Path
 SCRIPT = """
 import json, resource
 import numpy as np
-from onnxc.passes.base import apply, make
+from onnxc.passes.base import apply
+from onnxc.passes.registry import make
 from onnxc.runtime.data import Data
 from onnxc.runtime.reference import Runner
 from onnxc.runtime.specs import input_specs

@@ -11,9 +11,10 @@ import onnxc
 from onnxc.ir import functions
 from onnxc.ir.errors import BadOption
 from onnxc.ir.verify import verify
-from onnxc.passes.base import apply, make
+from onnxc.passes.base import apply
 from onnxc.passes.quant.few_bits import integers
 from onnxc.passes.quant.thresholds import thresholds
+from onnxc.passes.registry import make
 from onnxc.runtime.data import open_data
 from onnxc.runtime.reference import Runner, Session
 from onnxc.runtime.specs import input_specs

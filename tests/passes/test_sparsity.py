@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from onnxc.ir.errors import BadOption
 from onnxc.ir.files import load
-from onnxc.passes.base import apply, make
+from onnxc.passes.base import apply
+from onnxc.passes.registry import make
 from tests.passes.sparse_models import build, normal, run, text, weights, zoo
 
 PASSES = {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from onnxc.ir.verify import verify
-from onnxc.passes.base import make
+from onnxc.passes.registry import make
 from onnxc.runtime.reference import Session
 from tests import golden
 

@@ -9,7 +9,8 @@ from onnxc.ir.cost import cost
 from onnxc.ir.errors import BadOption
 from onnxc.ir.files import load
 from onnxc.ir.verify import verify
-from onnxc.passes.base import Report, apply, make
+from onnxc.passes.base import Report, apply
+from onnxc.passes.registry import make
 from tests.passes.sparse_models import build, gap, normal, zoo
 
 

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from onnxc.ir.errors import BadOption
 from onnxc.ir.files import load
 from onnxc.ir.verify import verify
-from onnxc.passes.base import Context, Report, apply, make
+from onnxc.passes.base import Context, Report, apply
 from onnxc.passes.layers.moments import moments, readable
 from onnxc.passes.layers.stored import layers
 from onnxc.passes.prune.refit import columns, error, from_columns, refit
+from onnxc.passes.registry import make
 from tests.passes.sparse_models import build, gap, given, normal, run, text, weights, zoo
 
 DATA = given(x=normal(5, 40, 4, 8, 8))

@@ -10,10 +10,11 @@ from onnxc.ir.cost import cost
 from onnxc.ir.errors import BadOption
 from onnxc.ir.files import load
 from onnxc.ir.verify import verify
-from onnxc.passes.base import Report, apply, make
+from onnxc.passes.base import Report, apply
 from onnxc.passes.prune.blocks import branches
 from onnxc.passes.prune.resolution import factor
 from onnxc.passes.prune.twin import zeroed
+from onnxc.passes.registry import make
 from onnxc.pipeline import run_passes
 from onnxc.runtime.resample import resample, triangles
 from tests.passes.sparse_models import build, gap, given, normal, run, text, weights, zoo
