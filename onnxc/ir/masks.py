@@ -61,7 +61,8 @@ def _render_operand(old: np.ndarray, template: list, keep: Mapping[Atom, np.ndar
 
 def apply_masks(model: Model, analysis: Analysis, keep: Mapping[Atom, np.ndarray]) -> int:
     """Cut every initialiser, attribute and shape operand of `model` to the indices that `keep` leaves; returns how many
-    initialisers changed. `analysis` must be of this very model. One whose uses get different masks is split."""
+    initialisers changed. `analysis`: of this model, or of the one that it is an unchanged copy of. An initialiser whose
+    uses get different masks is split."""
     changed = 0
     plans: dict[str, list[tuple[gs.Node, int, np.ndarray]]] = {}
     made: dict[tuple, np.ndarray] = {}

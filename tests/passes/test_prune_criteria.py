@@ -15,7 +15,8 @@ from onnxc.ir.verify import verify
 from onnxc.passes.base import Context, apply
 from onnxc.passes.prune import groups
 from onnxc.passes.prune.coupling import places
-from onnxc.passes.prune.score import Scene, lookup, scores
+from onnxc.passes.prune.criteria import lookup, scores
+from onnxc.passes.prune.score import ScoringContext
 from onnxc.passes.registry import make
 from onnxc.runtime.data import open_data
 from onnxc.runtime.reference import Runner, Session
@@ -57,7 +58,7 @@ def rate(model, name, **given):
     from onnxc.passes.prune import coupling
 
     found = coupling.groups(model, analysis)
-    scene = Scene(model, analysis, found, Context(verify(model), **context(model)), seed=given.pop("seed", 0))
+    scene = ScoringContext(model, analysis, found, Context(verify(model), **context(model)), seed=given.pop("seed", 0))
     return found, scores(scene, name, **given)
 
 
@@ -194,7 +195,7 @@ def test_obs_is_the_error_that_least_squares_leaves():
 
     model = chain(width=4)
     found, rated = rate(model, "obs")
-    scene = Scene(model, analyse(model), found, Context(verify(model), **context(model)))
+    scene = ScoringContext(model, analyse(model), found, Context(verify(model), **context(model)))
     from onnxc.passes.prune import coupling
 
     scene.groups = coupling.groups(model, scene.analysis)

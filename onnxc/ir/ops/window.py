@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from ..axes import Atom, Axis, Extent, Prod, Sum, extent, same
 from ..table import Unreadable, Use, row
@@ -70,6 +72,31 @@ def transposed_extents(use: Use, sizes: tuple[Extent, ...], kernel: tuple[Extent
             lost = 0 if auto == "VALID" else pads[d] + pads[d + rank]
             out.append(strides[d] * (x - 1) + extra[d] + dilations[d] * (k - 1) + 1 - lost)
     return out
+
+
+def explicit_pads(
+    node: gs.Node, xs: Sequence[Extent], size: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> list[int] | None:
+    """Pads (begins, then ends) as the attribute or auto_pad gives them; None where auto_pad follows an unknown extent.
+
+    xs: the spatial extents of the input; size: of the kernel.
+    """
+    auto = node.attrs.get("auto_pad", "NOTSET")
+    if auto not in ("SAME_UPPER", "SAME_LOWER"):
+        return list((node.attrs.get("pads") if auto == "NOTSET" else None) or [0] * (2 * len(size)))
+    begins, ends = [], []
+    for x, k, stride, dilation in zip(xs, size, strides, dilations, strict=True):
+        reach = dilation * (k - 1) + 1
+        if stride == 1:
+            lost = reach - 1
+        elif isinstance(x, int):
+            lost = max((-(-x // stride) - 1) * stride + reach - x, 0)
+        else:
+            return None
+        half, more = lost // 2, lost - lost // 2
+        begins.append(half if auto == "SAME_UPPER" else more)
+        ends.append(more if auto == "SAME_UPPER" else half)
+    return begins + ends
 
 
 @row("MaxPool", "AveragePool", "LpPool")

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ...ir.model import Model
-from .stored import explicit_pads
+from ...ir.ops.window import explicit_pads
 
 
 @dataclass(frozen=True)

@@ -162,26 +162,6 @@ def _computed(node: gs.Node) -> str | None:
     return "its weights are no initialiser" if node.op.startswith("Conv") else None
 
 
-def explicit_pads(node: gs.Node, xs, size, strides, dilations) -> list[int] | None:
-    """pads as the attribute or auto_pad gives them; None where auto_pad follows an unknown extent."""
-    auto = node.attrs.get("auto_pad", "NOTSET")
-    if auto not in ("SAME_UPPER", "SAME_LOWER"):
-        return list((node.attrs.get("pads") if auto == "NOTSET" else None) or [0] * (2 * len(size)))
-    begins, ends = [], []
-    for x, k, stride, dilation in zip(xs, size, strides, dilations, strict=True):
-        reach = dilation * (k - 1) + 1
-        if stride == 1:
-            lost = reach - 1
-        elif isinstance(x, int):
-            lost = max((-(-x // stride) - 1) * stride + reach - x, 0)
-        else:
-            return None
-        half, more = lost // 2, lost - lost // 2
-        begins.append(half if auto == "SAME_UPPER" else more)
-        ends.append(more if auto == "SAME_UPPER" else half)
-    return begins + ends
-
-
 def check_share(name: str, option: str, value: float) -> None:
     """Raises BadOption unless 0 <= value < 1."""
     if not 0 <= value < 1:

@@ -23,13 +23,15 @@ from ..base import Claim, Context, Pass, Report, register
 from ..layers.linear import add_to_bias
 from .budget import UNITS, Costing, limit, search
 from .coupling import Group, frozen_layers, groups
+from .criteria import lookup, scores
 from .plan import Plan, inner, matching, multiple_of
-from .recover import Past, recover
+from .recover import recover
 from .recover_bias import bias_shifts
 from .redundancy import merge
-from .score import Scene, lookup, scores
+from .score import ScoringContext
 from .select import masks
 from .sensitivity import SAMPLES, Allocation, Curve, measure, units
+from .uncut import Uncut
 
 
 @register("prune.channels", alias="prune")
@@ -110,23 +112,22 @@ class PruneChannels(Pass):
         self._criterion = self.criterion if self.criterion != "auto" else "reconstruction" if given else "l1"
         analysis = analyse(model)
         original = model.copy() if how != "none" else None
-        past = Past(original, analyse(original), ctx, self.samples) if original is not None else None
+        uncut = Uncut(original, analyse(original), ctx, self.samples) if original is not None else None
         costing = self._costing(model, analysis)
-        sizes = {key: g.size for key, g in _named(groups(model, analysis, self.statistics))}
+        sizes = {g.key: g.size for g in groups(model, analysis, self.statistics)}
         self._refusals(model, analysis, report)
         edits: dict[str, dict[tuple, list[int]]] = {}
         for step in range(1, self.steps + 1):
             if step > 1:
                 analysis = analyse(model)
             found, rated = self._rate(model, analysis, ctx, report if step == 1 else Report())
-            keys = {g.atom: key for key, g in _named(groups(model, analysis, self.statistics))}
-            known = {g.atom: sizes.get(keys[g.atom], g.size) for g in found}
+            known = {g.atom: sizes.get(g.key, g.size) for g in found}
             keep = self._choose(model, analysis, found, rated, known, costing, step / self.steps, ctx)
             for g in found:
                 if g.atom in keep:
-                    sides = edits.setdefault(g.name, {}).setdefault(keys[g.atom], [known[g.atom], 0, len(g.members)])
+                    sides = edits.setdefault(g.name, {}).setdefault(g.key, [known[g.atom], 0, len(g.members)])
                     sides[1] = int(keep[g.atom].sum())
-            self._cut(model, analysis, found, keep, ctx, past, how, report if step == self.steps else Report())
+            self._cut(model, analysis, found, keep, ctx, uncut, how, report if step == self.steps else Report())
         for name, sides in edits.items():
             before, after, weights = (sum(x) for x in zip(*sides.values(), strict=True))
             report.edit(name, f"{before} -> {after} channels in {weights} weights")
@@ -154,7 +155,7 @@ class PruneChannels(Pass):
             for g in matching(found, pattern, "keep", self.name):
                 report.refuse(g.name, f"keep names it: {pattern}")
                 found = [x for x in found if x is not g]
-        scene = Scene(model, analysis, found, ctx, self.samples, ctx.seed)
+        scene = ScoringContext(model, analysis, found, ctx, self.samples, ctx.seed)
         rated = scores(scene, self._criterion, self.reduce, self.normalise)
         if self.criterion == "auto" and self.scope == "layer" and len(rated) < len(found):
             rated = scores(scene, "l1", self.reduce, self.normalise) | rated
@@ -196,15 +197,15 @@ class PruneChannels(Pass):
         return round((1 - share) * self.steps)
 
     def _cut(
-        self, model, analysis, found: list[Group], keep: Mapping, ctx, past: Past | None, how: str, report: Report
+        self, model, analysis, found: list[Group], keep: Mapping, ctx, uncut: Uncut | None, how: str, report: Report
     ) -> None:
         shifts = []
         if lookup(self._criterion).merges:
             merge(model, analysis, found, keep)
-        elif past is not None and how in ("bias", "all"):
+        elif uncut is not None and how in ("bias", "all"):
             shifts = bias_shifts(model, analysis, keep, ctx, self.samples, report)
-        if past is not None:
-            past.advance(analysis, keep)
+        if uncut is not None:
+            uncut.advance(analysis, keep)
         soft = sorted({g.atom.soft[1] for g in found if g.atom in keep and g.atom.soft})
         if soft:
             report.note(f"not exact: {', '.join(soft)} sees fewer channels, so its statistics change")
@@ -212,16 +213,5 @@ class PruneChannels(Pass):
         nodes = {n.name: n for n in model.nodes}
         for name, shift in shifts:
             add_to_bias(model, nodes[name], shift)
-        if past is not None and how != "none":
-            recover(model, past, how, report)
-
-
-def _named(found: list[Group]) -> list[tuple[tuple, Group]]:
-    """The groups with keys that are the same in every step: their members, and a number among those with the same."""
-    seen: dict[tuple, int] = {}
-    keyed = []
-    for g in found:
-        members = tuple((m.node.name, m.i, m.d) for m in g.members)
-        seen[members] = seen.get(members, -1) + 1
-        keyed.append(((members, seen[members]), g))
-    return keyed
+        if uncut is not None and how != "none":
+            recover(model, uncut, how, report)

@@ -33,12 +33,20 @@ class Member:
         return stored if self.layer is self.node else dequantised(self.node, stored)
 
 
+Key = tuple[str, int, int, int]
+"""(node, input, axis, part): the weight axis that makes a group's channels, and which of the atoms on it they are."""
+
+
 @dataclass
 class Group:
-    """`size` channels that can only be removed together, in every member at once."""
+    """`size` channels that can only be removed together, in every member at once.
+
+    key: the same for the same channels of a copy, and of what is left of the model after a cut.
+    """
 
     atom: Atom
     members: list[Member] = field(default_factory=list)
+    key: Key = ("", 0, 0, 0)
 
     @property
     def size(self) -> int:
@@ -47,8 +55,12 @@ class Group:
     @property
     def name(self) -> str:
         """The first node that makes these channels, else the first that holds them."""
-        makers = [m for m in self.members if m.role == "makes"] or self.members
-        return makers[0].layer.name
+        return self.maker.layer.name
+
+    @property
+    def maker(self) -> Member:
+        """The first weight that makes these channels, else the first that holds them."""
+        return next((m for m in self.members if m.role == "makes"), self.members[0])
 
 
 STATISTICS = {"none": (), "window": ("window",), "all": ("window", "statistic")}
@@ -91,7 +103,12 @@ def groups(model: Model, analysis: Analysis, statistics: str = "window") -> list
                         if last is None or last.node is not node or (last.i, last.d) != (i, d):
                             group.members.append(Member(node, i, d, role, layer if codes else node))
     minor = {a for axis in analysis.all_axes() for a in _minor_factors(axis, free)}
-    return [g for a, g in found.items() if a not in minor and any(m.role != "follows" for m in g.members)]
+    free_groups = [g for a, g in found.items() if a not in minor and any(m.role != "follows" for m in g.members)]
+    for g in free_groups:
+        m = g.maker
+        on_axis = list(dict.fromkeys(atoms(analysis.uses[m.node.name, m.i][m.d])))
+        g.key = (m.node.name, m.i, m.d, on_axis.index(g.atom))
+    return free_groups
 
 
 def reader_of_codes(model: Model, analysis: Analysis, node: gs.Node) -> gs.Node | None:

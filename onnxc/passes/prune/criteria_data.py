@@ -12,7 +12,7 @@ from ..layers.capture import Probe, Stream
 from ..layers.covariance import MAX_COLUMNS, covariances
 from ..layers.linear import Linear, linear
 from .coupling import blocks, places, project
-from .score import Scene, Witnesses, criterion
+from .score import Ratings, ScoringContext, criterion
 
 WIDE = "no product with stored weights, of at most 4608 columns, reads its channels"
 DAMP = 1e-4
@@ -20,18 +20,18 @@ DAMP = 1e-4
 
 
 @criterion("activation", needs_data=True)
-def activation(scene: Scene) -> Witnesses:
+def activation(scene: ScoringContext) -> Ratings:
     """E|x| of each channel, where a layer reads it."""
     return _statistics(scene, "activation", np.abs)
 
 
 @criterion("apoz", normalise="none", needs_data=True)
-def apoz(scene: Scene) -> Witnesses:
+def apoz(scene: ScoringContext) -> Ratings:
     """1 - APoZ: how often a channel is not zero (Hu et al., Network Trimming, 2016)."""
     return _statistics(scene, "apoz", lambda x: x != 0)
 
 
-def _statistics(scene: Scene, name: str, f: Callable[[np.ndarray], np.ndarray]) -> Witnesses:
+def _statistics(scene: ScoringContext, name: str, f: Callable[[np.ndarray], np.ndarray]) -> Ratings:
     """The mean of f over samples and positions, for each channel of each activation that is summed over."""
     ctx = scene.data(name)
     wanted = {g.atom for g in scene.groups}
@@ -64,14 +64,14 @@ def _statistics(scene: Scene, name: str, f: Callable[[np.ndarray], np.ndarray]) 
     return found
 
 
-def consumers(scene: Scene) -> list[Linear]:
+def consumers(scene: ScoringContext) -> list[Linear]:
     """The layers that sum over a channel of some group, in graph order, those too wide for moments left out."""
     wanted = {(m.node.name, m.i) for g in scene.groups for m in g.members if m.role == "contracts"}
     found = [linear(scene.model, n) for n in scene.model.nodes if (n.name, 1) in wanted]
     return [x for x in found if x is not None and x.columns <= MAX_COLUMNS]
 
 
-def columns(scene: Scene, layer: Linear) -> Iterator[tuple[int, Atom, np.ndarray]]:
+def columns(scene: ScoringContext, layer: Linear) -> Iterator[tuple[int, Atom, np.ndarray]]:
     """(block, atom, columns [atom.size, n]) for every group that `layer` sums over."""
     wanted = {g.atom for g in scene.groups}
     uses = scene.analysis.uses[layer.node.name, 1]
@@ -83,7 +83,7 @@ def columns(scene: Scene, layer: Linear) -> Iterator[tuple[int, Atom, np.ndarray
                 yield j, atom, (at[:, :, None] * taps + np.arange(taps)).reshape(atom.size, -1)
 
 
-def _layerwise(scene: Scene, name: str, rate: Callable) -> Witnesses:
+def _layerwise(scene: ScoringContext, name: str, rate: Callable) -> Ratings:
     """rate(matrix [O, K], moment [K+1, K+1], columns [size, n]) -> [size], as a part of the layer's output energy."""
     ctx = scene.data(name)
     found: dict[Atom, list[np.ndarray]] = {}
@@ -138,7 +138,7 @@ def inverse(h: np.ndarray) -> np.ndarray:
 
 
 @criterion("hessian", normalise="none", needs_data=True, lacks=WIDE)
-def hessian(scene: Scene) -> Witnesses:
+def hessian(scene: ScoringContext) -> Ratings:
     """E ||W_c x_c||² / Var ||W x||²: the second-order error of removal in each layer that reads channel c.
 
     The Hessian of a layer's squared output error is the second moment E[x x'] of its input, so this is OBD (LeCun et
@@ -148,7 +148,7 @@ def hessian(scene: Scene) -> Witnesses:
 
 
 @criterion("obs", normalise="none", needs_data=True, lacks=WIDE)
-def obs(scene: Scene) -> Witnesses:
+def obs(scene: ScoringContext) -> Ratings:
     """tr(W_c [(H^-1)_cc]^-1 W_c') / Var ||W x||²: as `hessian`, where the other weights are solved anew.
 
     Optimal Brain Surgeon (Hassibi and Stork, 1993) for the weights of a channel together; H is the covariance of the
@@ -158,7 +158,7 @@ def obs(scene: Scene) -> Witnesses:
 
 
 @criterion("reconstruction", normalise="none", needs_data=True, lacks=WIDE)
-def reconstruction(scene: Scene) -> Witnesses:
+def reconstruction(scene: ScoringContext) -> Ratings:
     """The error of all readers at the moment when greedy removal reaches a channel (Luo et al., ThiNet, 2017).
 
     Channels go one by one, each time the one whose loss costs the group's readers least; after each, W and H^-1 of every

@@ -9,7 +9,7 @@ import numpy as np
 from ...ir.axes import Aligned, Atom, Axis, find
 from ...ir.errors import Unsupported
 from .coupling import Member, project
-from .score import Scene, Witnesses, criterion
+from .score import Ratings, ScoringContext, criterion
 
 Rate = Callable[[np.ndarray, int], np.ndarray]
 """(weight, axis) -> a number for each index along that axis, shape [weight.shape[axis]], that adds up over indices."""
@@ -39,7 +39,7 @@ def distances(weight: np.ndarray, axis: int) -> np.ndarray:
     return np.sqrt(np.maximum(gaps, 0)).sum(1)
 
 
-def members(scene: Scene, group, wanted: Callable[[Member, np.ndarray], bool]):
+def members(scene: ScoringContext, group, wanted: Callable[[Member, np.ndarray], bool]):
     """(member, its weight) of those of `group` that are floating and `wanted`."""
     for m in group.members:
         weight = m.values
@@ -51,7 +51,7 @@ def _matrices(m: Member, weight: np.ndarray) -> bool:
     return m.role != "follows"
 
 
-def rate_members(scene: Scene, rate: Rate, wanted=_matrices) -> dict[Atom, list[np.ndarray]]:
+def rate_members(scene: ScoringContext, rate: Rate, wanted=_matrices) -> dict[Atom, list[np.ndarray]]:
     """The rate of every wanted weight of every group. A weight axis that holds many atoms is rated once."""
     cache: dict[tuple, dict[Atom, np.ndarray]] = {}
     found: dict[Atom, list[np.ndarray]] = {}
@@ -78,25 +78,25 @@ def by_atom(rate: Rate, weight: np.ndarray, d: int, axis: Axis) -> dict[Atom, np
 
 
 @criterion("l1")
-def l1(scene: Scene) -> Witnesses:
+def l1(scene: ScoringContext) -> Ratings:
     """sum |w| over all weights of a channel (Li et al., Pruning Filters for Efficient ConvNets, 2017)."""
     return rate_members(scene, magnitudes)
 
 
 @criterion("l2")
-def l2(scene: Scene) -> Witnesses:
+def l2(scene: ScoringContext) -> Ratings:
     """sqrt(sum w²) over all weights of a channel (He et al., Soft Filter Pruning, 2018)."""
     return {a: [np.sqrt(w) for w in ws] for a, ws in rate_members(scene, squares).items()}
 
 
 @criterion("fpgm")
-def fpgm(scene: Scene) -> Witnesses:
+def fpgm(scene: ScoringContext) -> Ratings:
     """sum_j ||w_i - w_j||: what lies near the geometric median can be replaced by others (He et al., FPGM, 2019)."""
     return rate_members(scene, distances)
 
 
 @criterion("lamp", normalise="none")
-def lamp(scene: Scene) -> Witnesses:
+def lamp(scene: ScoringContext) -> Ratings:
     """w_i² / sum of w_j² over all j with w_j² >= w_i², for whole channels (Lee et al., LAMP, 2021).
 
     The largest channel of every weight scores 1, so that no layer is ever emptied by a global threshold.
@@ -114,7 +114,7 @@ def _lamp(energy: np.ndarray) -> np.ndarray:
 
 
 @criterion("bn_scale", normalise="none", lacks="no BatchNormalization scales its channels")
-def bn_scale(scene: Scene) -> Witnesses:
+def bn_scale(scene: ScoringContext) -> Ratings:
     """|gamma| of the batch normalisations of a channel (Liu et al., Network Slimming, 2017).
 
     Raises Unsupported where the model has none, as after fusing.
@@ -133,7 +133,7 @@ def bn_scale(scene: Scene) -> Witnesses:
 
 
 @criterion("random", normalise="none")
-def random(scene: Scene) -> Witnesses:
+def random(scene: ScoringContext) -> Ratings:
     """Uniform numbers from the seed: the base line of every comparison."""
     rng = np.random.default_rng(scene.seed)
     return {g.atom: [rng.random(g.size)] for g in scene.groups}

@@ -21,8 +21,9 @@ from ...ir.model import Model
 from ...ir.verify import verify
 from ..base import Context
 from . import coupling
+from .criteria import lookup, scores
 from .plan import Plan
-from .score import Scene, lookup, scores
+from .score import ScoringContext
 from .select import count, masks
 from .twin import zeroed
 
@@ -62,11 +63,10 @@ class Groups:
 
     def __init__(self, model: Model, criterion: str, statistics: str, context: Context | None):
         self.model = model
-        self._statistics = statistics
         self.analysis = analyse(model)
         found = coupling.groups(model, self.analysis, statistics)
         seed = context.seed if context is not None else 0
-        rated = scores(Scene(model, self.analysis, found, context, seed=seed), criterion)
+        rated = scores(ScoringContext(model, self.analysis, found, context, seed=seed), criterion)
         self._groups = [EditableGroup(g, rated.get(g.atom)) for g in found]
 
     def __iter__(self) -> Iterator[EditableGroup]:
@@ -90,8 +90,12 @@ class Groups:
         for g in self:
             g.mask[:] = keep.get(g.group.atom, True)
 
-    def masks(self) -> dict[Atom, np.ndarray]:
+    def masks(self) -> dict[coupling.Key, np.ndarray]:
         """The masks of the groups that lose channels. Raises BadOption, VerificationError where they do not fit."""
+        cut = self._by_atom()
+        return {g.group.key: cut[g.group.atom].copy() for g in self if g.group.atom in cut}
+
+    def _by_atom(self) -> dict[Atom, np.ndarray]:
         for g in self:
             if g.mask.shape != (g.size,) or g.mask.dtype != bool or not g.mask.any():
                 raise BadOption(
@@ -105,21 +109,18 @@ class Groups:
                     "the groups of a grouped convolution must keep equally many channels", found=sizes,
                     remedy="set the masks of its blocks alike, or use cut(ratio)",
                 )  # fmt: skip
-        return {g.group.atom: g.mask.copy() for g in self if not g.mask.all()}
+        return {g.group.atom: g.mask for g in self if not g.mask.all()}
 
     def apply(self) -> Model:
         """A verified copy of the model without the channels whose mask is False."""
         work = self.model.copy()
-        nodes = analyse(work)
-        theirs = coupling.groups(work, nodes, self._statistics)
-        twin = {g.group.atom: other.atom for g, other in zip(self, theirs, strict=True)}
-        apply_masks(work, nodes, {twin[a]: m for a, m in self.masks().items()})
+        apply_masks(work, self.analysis, self._by_atom())
         verify(work, like=self.model)
         return work
 
     def zeroed(self) -> Model:
         """The exact twin: the whole model, with zeros where `apply` removes."""
-        return zeroed(self.model, self.analysis, self.masks())
+        return zeroed(self.model, self.analysis, self._by_atom())
 
 
 def groups(model, criterion: str = "l1", statistics: str = "window", context: Context | None = None) -> Groups:

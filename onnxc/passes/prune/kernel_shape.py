@@ -29,8 +29,9 @@ from ...ir.axes import Extent
 from ...ir.cost import node_macs
 from ...ir.errors import BadOption
 from ...ir.model import Model, read_only
+from ...ir.ops.window import explicit_pads
 from ..base import Claim, Context, Pass, Report, register
-from ..layers.stored import Layer, check_share, explicit_pads, layers
+from ..layers.stored import Layer, check_share, layers
 from .refit import adapted
 
 Steps = tuple[range, ...]

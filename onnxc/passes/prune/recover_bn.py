@@ -21,7 +21,7 @@ from ...ir.model import Model
 from ..base import Report
 from ..layers.capture import Probe, Stream, Trail
 from ..layers.linear import Linear, add_to_bias, bias_home, linear
-from .recover import Past
+from .uncut import Uncut
 
 MIN_VALUES = 256
 """A channel's statistics are taken anew from at least so many values; a layer behind a global pool has one a sample."""
@@ -44,13 +44,13 @@ class Turn:
         return [self.tensor] if self.layer is None else [self.node.inputs[0].name, self.tensor]
 
 
-def renormalise(model: Model, past: Past, report: Report) -> None:
+def renormalise(model: Model, uncut: Uncut, report: Report) -> None:
     """Re-estimate every batch normalisation of `model` whose input has changed, and level the other layers' outputs."""
-    altered = past.altered(model)
-    before = _layers_statistics(model, past, altered)
+    altered = uncut.altered(model)
+    before = _layers_statistics(model, uncut, altered)
     turns = _turns(model, altered, before)
-    stream = Stream.of_steps(past.ctx, analyse(model), ([t.tensor] for t in turns), past.samples)
-    trail = Trail(past.ctx, stream)
+    stream = Stream.of_steps(uncut.ctx, analyse(model), ([t.tensor] for t in turns), uncut.samples)
+    trail = Trail(uncut.ctx, stream)
     for k, turn in enumerate(turns):
         later = [name for t in turns[k + 1 :] for name in t.reads]
         changing = [turn.tensor] if turn.layer else []
@@ -80,7 +80,7 @@ def _turns(model: Model, altered: Container[str], layers: Container[str]) -> lis
     return turns
 
 
-def _layers_statistics(model: Model, past: Past, altered: set[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _layers_statistics(model: Model, uncut: Uncut, altered: set[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Mean and variance in the original, by channel that is left, of each layer's output that no normalisation reads."""
     layers: dict[str, Linear] = {}
     for node in model.nodes:
@@ -91,11 +91,11 @@ def _layers_statistics(model: Model, past: Past, altered: set[str]) -> dict[str,
     if not layers:
         return {}
     found = {}
-    probe = Probe(past.ctx, past.original, list(layers))
-    stream = Stream(past.ctx, past.analysis, list(layers), past.samples)
+    probe = Probe(uncut.ctx, uncut.original, list(layers))
+    stream = Stream(uncut.ctx, uncut.analysis, list(layers), uncut.samples)
     statistics = _summed(map(probe, stream), {t: layer.channel_axis for t, layer in layers.items()})
     for t, layer in layers.items():
-        kept = past.kept(t, layer.channel_axis)
+        kept = uncut.kept(t, layer.channel_axis)
         mean, var, _ = statistics[t]
         found[layer.node.name] = mean[kept], var[kept]
     return found

@@ -30,7 +30,7 @@ from ..base import Report
 from ..layers.capture import Probe, Stream, Trail, pick
 from ..layers.covariance import MAX_COLUMNS, ROWS_PER_COLUMN, per_sample, rows_wanted, with_ones
 from ..layers.linear import Linear, add_to_bias, bias_home, linear
-from .recover import Past
+from .uncut import Uncut
 
 TARGET_BYTES = 128 * 2**20
 """What the sampled targets of the layers that are looked at together may hold."""
@@ -58,10 +58,10 @@ class Task:
         return [self.layer.node.inputs[0].name, *([self.other] if self.other else [])]
 
 
-def solve_layers(model: Model, past: Past, report: Report) -> None:
-    """Solve every layer of `model` whose input has changed since `past.original`."""
+def solve_layers(model: Model, uncut: Uncut, report: Report) -> None:
+    """Solve every layer of `model` whose input has changed since `uncut.original`."""
     tasks = []
-    for t in find_tasks(model, past):
+    for t in find_tasks(model, uncut):
         if t.layer.columns > MAX_COLUMNS:
             report.note(f"{t.layer.node.name} keeps its weights: {t.layer.columns} columns are too many to solve for")
         else:
@@ -75,31 +75,31 @@ def solve_layers(model: Model, past: Past, report: Report) -> None:
         parts[-1].append(t)
         held += 4 * rows_wanted(t.layer.columns) * t.layer.outputs
     steps = ([t.target for t in part] for part in parts)
-    trail = Trail(past.ctx, Stream.of_steps(past.ctx, past.analysis, steps, past.samples))
+    trail = Trail(uncut.ctx, Stream.of_steps(uncut.ctx, uncut.analysis, steps, uncut.samples))
     for n, part in enumerate(parts):
-        _solve_part(model, past, part, [t for later in parts[n + 1 :] for t in later], trail)
+        _solve_part(model, uncut, part, [t for later in parts[n + 1 :] for t in later], trail)
 
 
-def find_tasks(model: Model, past: Past) -> list[Task]:
+def find_tasks(model: Model, uncut: Uncut) -> list[Task]:
     """The layers of `model` whose input differs from the original's, in graph order."""
     now = analyse(model)
-    changed = past.changed(model)
+    changed = uncut.changed(model)
     last: dict[str, int] = {}  # tensor -> the last layer to solve that it depends on
     tasks: list[Task] = []
     for node in model.nodes:
         newest = max((last.get(t.name, -1) for t in node.inputs), default=-1)
         layer = linear(model, node) if any(t.name in changed for t in node.inputs) else None
         if layer is not None:
-            tasks.append(_task(model, layer, now, past, last, len(tasks)))
+            tasks.append(_task(model, layer, now, uncut, last, len(tasks)))
             newest = len(tasks) - 1
         for t in node.outputs:
             last[t.name] = newest
     return tasks
 
 
-def _task(model: Model, layer: Linear, now: Analysis, past: Past, last: dict[str, int], index: int) -> Task:
+def _task(model: Model, layer: Linear, now: Analysis, uncut: Uncut, last: dict[str, int], index: int) -> Task:
     out = t = layer.node.outputs[0]
-    kept = past.kept(out.name, layer.channel_axis)
+    kept = uncut.kept(out.name, layer.channel_axis)
     scale: np.ndarray | float = 1.0
     shift: np.ndarray | float = 0.0
     while len(t.outputs) == 1 and not model.is_output(t):
@@ -138,8 +138,8 @@ def affine(model: Model, node: gs.Node, t: gs.Variable, channel: int, analysis: 
     return None
 
 
-def _solve_part(model: Model, past: Past, tasks: list[Task], later: list[Task], trail: Trail) -> None:
-    targets, picks = _targets(past, tasks, trail.stream)
+def _solve_part(model: Model, uncut: Uncut, tasks: list[Task], later: list[Task], trail: Trail) -> None:
+    targets, picks = _targets(uncut, tasks, trail.stream)
     for k, task in enumerate(tasks):
         x = task.layer.node.inputs[0].name
         equations = Equations(task.layer)
@@ -163,9 +163,9 @@ def _usable(scale) -> np.ndarray:
     return size > SMALL * np.max(size)
 
 
-def _targets(past: Past, tasks: list[Task], stream: Stream):
+def _targets(uncut: Uncut, tasks: list[Task], stream: Stream):
     """For each task the sampled targets and the positions, batch by batch."""
-    probe = Probe(past.ctx, past.original, [t.target for t in tasks])
+    probe = Probe(uncut.ctx, uncut.original, [t.target for t in tasks])
     targets: list[list[np.ndarray]] = [[] for _ in tasks]
     picks: list[list[tuple[tuple[int, ...], np.ndarray]]] = [[] for _ in tasks]
     for j, feeds in enumerate(stream):
@@ -173,8 +173,8 @@ def _targets(past: Past, tasks: list[Task], stream: Stream):
         for k, task in enumerate(tasks):
             y = got[task.target]
             out = task.layer.positions(y)
-            rng = np.random.default_rng((past.ctx.seed, k, j))
-            picked = pick(rng, int(np.prod(out, dtype=int)), per_sample(past.ctx, task.layer.columns, past.samples))
+            rng = np.random.default_rng((uncut.ctx.seed, k, j))
+            picked = pick(rng, int(np.prod(out, dtype=int)), per_sample(uncut.ctx, task.layer.columns, uncut.samples))
             picks[k].append((out, picked))
             targets[k].append(task.layer.pick(y, picked)[:, task.kept])
     return targets, picks

@@ -19,13 +19,13 @@ from ...ir.axes import Aligned, Atom, atoms, find
 from ...ir.model import Model
 from .coupling import Group, blocks, places
 from .criteria_weights import squares
-from .score import Scene, Witnesses, criterion
+from .score import Ratings, ScoringContext, criterion
 
 WHY = "a merge needs all its readers to be stored weights, and channels that are made by stored weights"
 
 
 @criterion("redundancy", normalise="none", merges=True, lacks=WHY)
-def redundancy(scene: Scene) -> Witnesses:
+def redundancy(scene: ScoringContext) -> Ratings:
     """E[a_j²] ||v_i - v_j||² of the cheapest merge left when greedy merging reaches channel j (Srinivas, Babu, 2015)."""
     found = {}
     for group in scene.groups:

@@ -29,10 +29,12 @@ from ...ir.model import Model
 from ..base import Context, Report
 from .budget import Costing
 from .coupling import Group, groups
+from .criteria import scores
 from .plan import Plan
-from .recover import Past, recover
-from .score import Scene, scores
+from .recover import recover
+from .score import ScoringContext
 from .select import masks
+from .uncut import Uncut
 
 RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9)
 GRID = np.linspace(0, max(RATIOS), 91)
@@ -84,7 +86,7 @@ def measure(
     """
     analysis = analyse(model)
     found = groups(model, analysis, statistics)
-    rated = scores(Scene(model, analysis, found, ctx, samples, ctx.seed), criterion)
+    rated = scores(ScoringContext(model, analysis, found, ctx, samples, ctx.seed), criterion)
     found = [g for g in found if g.atom in rated]
     head = {
         "form": FORM, "model": digest(model), "data": getattr(ctx.data, "name", ""), "criterion": criterion, "recover": how,
@@ -104,7 +106,7 @@ def measure(
         points = []
         for ratio in ratios:
             keep = masks(found, rated, plan.by_ratio({g.atom: ratio for g in unit}))
-            points.append(Point(ratio, *bench.compare(_cut(model, analysis, keep, ctx, how, samples, statistics))))
+            points.append(Point(ratio, *bench.compare(_cut(model, analysis, keep, ctx, how, samples))))
         done[key] = Curve(unit[0].name, sum(g.size for g in unit), points)
         if file is not None:
             write(file, head, done)
@@ -115,16 +117,16 @@ def _key(unit: list[Group], k: int) -> str:
     return f"{k}:{unit[0].name}"
 
 
-def _cut(model: Model, analysis: Analysis, keep, ctx: Context, how: str, samples: int, statistics: str) -> Model:
+def _cut(
+    model: Model, analysis: Analysis, keep: Mapping[Atom, np.ndarray], ctx: Context, how: str, samples: int
+) -> Model:
+    """A copy of `model` without the channels that `keep` removes, recovered."""
     work = model.copy()
-    now = analyse(work)
-    pairs = zip(groups(model, analysis, statistics), groups(work, now, statistics), strict=True)
-    twin = {a.atom: b.atom for a, b in pairs}
-    apply_masks(work, now, {twin[a]: m for a, m in keep.items()})
+    apply_masks(work, analysis, keep)
     if how != "none":
-        past = Past(model, analysis, ctx, samples)
-        past.advance(analysis, keep)
-        recover(work, past, how, Report())
+        uncut = Uncut(model, analysis, ctx, samples)
+        uncut.advance(analysis, keep)
+        recover(work, uncut, how, Report())
     return work
 
 

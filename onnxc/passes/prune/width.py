@@ -16,7 +16,8 @@ from ...ir.masks import apply_masks
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
 from .coupling import Group, frozen_layers, groups
-from .score import Scene, scores
+from .criteria import scores
+from .score import ScoringContext
 from .select import balance, masks
 
 
@@ -66,7 +67,7 @@ class PruneWidth(Pass):
         if self.keep == "first":
             rated = {g.atom: -np.arange(g.size, dtype=np.float64) for g in found}
         else:
-            rated = scores(Scene(model, analysis, found), "l1")
+            rated = scores(ScoringContext(model, analysis, found), "l1")
             found = [g for g in found if g.atom in rated]
         counts = balance({g.atom: self.count(g.size) for g in found}, analysis.balanced)
         return found, masks(found, rated, counts)

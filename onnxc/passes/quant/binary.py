@@ -13,11 +13,12 @@ from ...ir import functions
 from ...ir.analysis import Analysis
 from ...ir.errors import BadOption
 from ...ir.model import Model
+from ...ir.ops.window import explicit_pads
 from ...ir.verify import verify
 from ..base import Context, Pass, Report, register
 from ..layers.capture import output_snr
 from ..layers.linear import Linear, bias_home, linear
-from ..layers.stored import explicit_pads, layers
+from ..layers.stored import layers
 from ..opset import raise_opset
 from . import binary_fit as fit
 from .binary_inputs import Inserter, Quantiser, calibrate
