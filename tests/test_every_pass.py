@@ -10,6 +10,7 @@ import pytest
 import onnxc
 from onnxc.ir.errors import OnnxcError
 from onnxc.passes.registry import available, make
+from onnxc.recipe import parse
 from onnxc.runtime.reference import Runner
 from tests.strategies import build, feeds
 
@@ -17,12 +18,16 @@ OPTIONS = {
     "prune.magnitude": {"sparsity": 0.5},
     "prune.width": {"alpha": 0.5},
     "lowrank.svd": {"rank": 2},
+    **{f"lowrank.{form}": {"rank": 1} for form in ("auto", "channel", "cp", "separable", "spatial", "tucker")},
 }
 """Options that make a pass do something on the small layers of random networks."""
 SKIP = {"prune.resolution": "it changes the interface, and random networks end in fully connected layers"}
 PASSES = [name for name in available() if name not in SKIP]
-SHARES = {"clean": 0.5, "fuse": 0.5, "prune.channels": 0.9, "prune.magnitude": 0.9, "quant.int8": 0.8}
-"""Of how many networks a pass must change something at least, for the test to mean anything."""
+AFTER = {"quant.qonnx": "quant.binary", "quant.recognise": "quant.binary, quant.qonnx"}
+"""What makes for a pass what it works on, where random networks hold none."""
+MOST, FEW = 0.65, {"prune.blocks": 0.2, "quant.smooth": 0.1}
+"""Of how many networks a pass must change something at least, for the test to mean anything: few have a branch that can
+be left out, or a product behind a normalisation."""
 SLOW, QUICK = (
     ("quant.binary", "prune.obs", "quant.blockfloat"),
     ("quant.qonnx", "quant.recognise", "quant.equalise", "quant.hash"),
@@ -34,7 +39,8 @@ MANY = {name: 30 if name in SLOW else 130 if name in QUICK else 60 for name in P
 def run(name: str, seed: int) -> tuple[onnxc.Model, bool]:
     """The result on network `seed`, and whether the pass itself edited anything."""
     proto = build(seed, 2 + seed % 5, 13 + seed % 6)
-    result = onnxc.run_passes(proto, [make(name, OPTIONS.get(name))], seed=seed)
+    passes = [*(parse(AFTER[name]) if name in AFTER else ()), make(name, OPTIONS.get(name))]
+    result = onnxc.run_passes(proto, passes, seed=seed)
     return result.model, bool(result.report.rows[-1].edits)
 
 
@@ -49,7 +55,7 @@ def check(name: str, seeds: range) -> None:
         proto = build(seed, 2 + seed % 5, 13 + seed % 6)
         out = Runner(optimise=True)(model.to_proto(), feeds(proto, seed))
         assert all(np.isfinite(v).all() for v in out.values() if v.dtype.kind == "f"), f"{name} on network {seed}"
-    assert changed >= SHARES.get(name, 0.0) * len(seeds), f"only {changed} of {len(seeds)} networks changed"
+    assert changed >= FEW.get(name, MOST) * len(seeds), f"only {changed} of {len(seeds)} networks changed"
 
 
 @pytest.mark.parametrize("name", PASSES)

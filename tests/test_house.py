@@ -52,6 +52,36 @@ def type_checking(tree: ast.AST) -> set[ast.AST]:
     return guarded
 
 
+def imported_files(sources: dict[str, str]) -> dict[str, set[str]]:
+    """Which files each file imports, inside functions too: dotted module names of `sources` (path in onnxc/ -> text)."""
+    modules = {
+        ".".join(["onnxc", *path.removesuffix(".py").removesuffix("/__init__").split("/")]): path for path in sources
+    }
+    graph = {}
+    for module, path in modules.items():
+        tree = ast.parse(sources[path])
+        guarded = type_checking(tree)
+        reached = set()
+        for node, name in imports(tree, module if path.endswith("__init__.py") else module.rpartition(".")[0]):
+            while name and name not in modules:
+                name = name.rpartition(".")[0]
+            if name and name != module and node not in guarded:
+                reached.add(name)
+        graph[module] = reached
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> set[str]:
+    """The modules that import each other in a circle: what is left when all that import none, or are imported by none, are gone."""
+    left = {m: set(reached) & set(graph) for m, reached in graph.items()}
+    while True:
+        read = {m for reached in left.values() for m in reached}
+        ends = {m for m, reached in left.items() if not reached or m not in read}
+        if not ends:
+            return set(left)
+        left = {m: reached - ends for m, reached in left.items() if m not in ends}
+
+
 def breaches(path: str, source: str) -> list[str]:
     """What a file at `path` (relative to onnxc/) does against the rules."""
     tree = ast.parse(source)
@@ -100,6 +130,24 @@ def breaches(path: str, source: str) -> list[str]:
 @pytest.mark.parametrize("path", [file.relative_to(ROOT).as_posix() for file in FILES])
 def test_the_house_rules_hold(path):
     assert breaches(path, (ROOT / path).read_text(encoding="utf-8")) == []
+
+
+def test_no_files_import_each_other_in_a_circle():
+    sources = {file.relative_to(ROOT).as_posix(): file.read_text(encoding="utf-8") for file in FILES}
+    # a model writes itself by a method, and files read models
+    assert circles(imported_files(sources)) <= {f"onnxc.ir.{name}" for name in ("files", "model", "qonnx")}
+
+
+def test_a_circle_is_noticed():
+    sources = {
+        "ir/a.py": "from . import b",
+        "ir/b.py": "def f():\n    from onnxc.ir.c import x",
+        "ir/c.py": "from .a import y",
+        "ir/d.py": "from .a import y",
+    }
+    assert circles(imported_files(sources)) == {"onnxc.ir.a", "onnxc.ir.b", "onnxc.ir.c"}
+    sources["ir/c.py"] = "if TYPE_CHECKING:\n    from .a import y"
+    assert not circles(imported_files(sources))
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,10 @@ def test_every_recovery_brings_the_outputs_nearer(how, fused):
     assert np.square(outputs(better) - want).sum() < np.square(outputs(plain) - want).sum()
 
 
-def test_least_squares_finds_weights_that_reproduce_the_output():
-    """A channel that is a linear function of others costs nothing once the reader is solved anew."""
+def test_least_squares_finds_weights_that_reproduce_the_output(monkeypatch):
+    """A channel that is a linear function of others costs nothing once the reader is solved anew, but for the ridge that
+    holds weights near the old ones: without it what is left is the rounding of float32."""
+    monkeypatch.setattr("onnxc.passes.prune.recover_lstsq.RIDGE", 1e-9)
     rng = np.random.default_rng(0)
     w = rng.normal(size=(8, 5))
     w[:, 3] = w[:, 0] - 2 * w[:, 1]
@@ -98,7 +100,7 @@ def test_least_squares_finds_weights_that_reproduce_the_output():
     )  # fmt: skip
     options = {"ratio": 0.2, "criterion": "obs", "recover": "lstsq"}
     small, _ = apply(make("prune", options), model, **context(model, samples=256))
-    np.testing.assert_allclose(outputs(small), outputs(model), atol=2e-2)
+    np.testing.assert_allclose(outputs(small), outputs(model), atol=1e-4)
 
 
 @pytest.mark.parametrize(
