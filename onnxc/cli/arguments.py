@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from onnxc.ir.errors import BadOption
+from ..ir.errors import BadOption
 
 
 def wanted(value: str | None, name: str, command: str = "passes") -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..ir.errors import MissingTool
+from .options import bar, colour, show
 from .tables import Column, count, draw, percent, screen_width, seconds, size, wrap
 
 if TYPE_CHECKING:
@@ -57,7 +58,14 @@ class Demo:
     images: int = 0
 
 
-def demo(progress: Callable[[str], None] | None = None) -> Demo:
+def demo() -> None:
+    """Take a bundled, trained network the whole way."""
+    with bar(STEPS) as step:
+        found = run_demo(progress=step)
+    show(render(found, colour=colour()))
+
+
+def run_demo(progress: Callable[[str], None] | None = None) -> Demo:
     """Run it all; takes under a minute on two cores. Where a compiler is missing, the compiled rows say so."""
     import numpy as np
 

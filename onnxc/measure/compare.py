@@ -84,25 +84,3 @@ def _check_interface(first, second) -> None:
 
 def _rows(feeds) -> int:
     return next((len(array) for array in feeds.values() if array.ndim), 1)
-
-
-def render(found: Comparison, *, width: int | None = None, colour: bool = False) -> str:
-    """The comparison as text: a row per output, accuracies, and what it was measured on."""
-    from onnxc.cli.tables import Column, decibels, draw, percent, plural
-
-    columns = (
-        Column("output", number=False),
-        Column("max abs error"),
-        Column("max rel"),
-        Column("SNR dB"),
-        Column("top-1"),
-    )
-    rows = [
-        [name, f"{d.max_abs:.3g}", f"{d.max_rel:.3g}", decibels(d.snr_db), percent(d.top1)]
-        for name, d in found.outputs.items()
-    ]
-    parts = [draw(columns, rows, width, colour)]
-    if found.accuracy:
-        parts.append(f"accuracy: {percent(found.accuracy[0])} and {percent(found.accuracy[1])}")
-    parts.append(f"on {plural(found.samples, 'sample')} of {found.data}")
-    return "\n\n".join(parts)

@@ -1,4 +1,4 @@
-"""`onnxc sensitivity`: how much each group of channels matters, measured group by group, as a table, JSON and a plot."""
+"""How much each group of channels matters, measured group by group."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..ir.errors import BadOption
 from ..ir.files import load
 from ..passes.base import Context
 from ..passes.prune.sensitivity import SAMPLES, Curve, measure
@@ -52,37 +51,3 @@ def sensitivity(
         model, context, criterion=criterion, how=recover, samples=samples, file=out, progress=progress
     )  # fmt: skip
     return Sensitivity(curves, opened.name, opened.synthetic)
-
-
-def render(found: Sensitivity, *, width: int | None = None, colour: bool = False) -> str:
-    """A row for each group: error (and accuracy) at each ratio."""
-    from ..cli.tables import Column, draw, percent, plural
-
-    if not found.curves:
-        return "no group of channels can be pruned"
-    ratios = [p.ratio for p in found.curves[0].points]
-    columns = [Column("group", number=False), Column("channels"), *(Column(f"-{percent(r)}") for r in ratios)]
-    rows = []
-    for c in found.curves:
-        cells = [f"{p.error:.3g}" + ("" if p.accuracy is None else f" {percent(p.accuracy)}") for p in c.points]
-        rows.append([c.name, str(c.channels), *cells])
-    words = "relative error of the outputs, and accuracy where there are labels"
-    text = f"{words}; {plural(len(rows), 'group')}, on {found.data}"
-    return "\n\n".join([draw(columns, rows, width, colour), text])
-
-
-def plot(found: Sensitivity, path: Path) -> None:
-    """Error against ratio, a line for each group, as an image file. Raises BadOption without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise BadOption("--plot needs matplotlib", remedy="install the extra: onnxc[plot]") from None
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.add_subplot()
-    for c in found.curves:
-        axes.plot([0.0, *(p.ratio for p in c.points)], [0.0, *(p.error for p in c.points)], marker=".", label=c.name)
-    axes.set_xlabel("share of channels removed")
-    axes.set_ylabel("relative error of the outputs")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="xx-small", ncols=1 + len(found.curves) // 24)
-    figure.savefig(path)

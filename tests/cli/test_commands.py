@@ -191,7 +191,7 @@ def test_a_missing_compiler_is_named_with_its_package(command, model_path, tmp_p
 
 
 def test_a_name_that_c_does_not_take_is_made_one():
-    from onnxc.cli.compilation import library_name
+    from onnxc.cli.compile import library_name
 
     assert [library_name(p) for p in ("a/my-net.v2.onnx", "3d.onnx", "-.onnx")] == ["my_net_v2", "m_3d", "model"]
 

@@ -12,7 +12,7 @@ import pytest
 from onnx import parser
 
 import onnxc
-from onnxc.cli import app as cli
+from onnxc.cli import options
 
 pytestmark = pytest.mark.usefixtures("own_passes")
 ROOT = Path(onnxc.__file__).resolve().parent.parent
@@ -155,7 +155,7 @@ def test_no_bar_in_a_pipe(command, model_path):
 
 def test_a_bar_on_a_terminal(capsys, model_path, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with cli._bar(2) as step:
+    with options.bar(2) as step:
         step("one")
         step("half of two", 0.5)
     assert capsys.readouterr().out == ""

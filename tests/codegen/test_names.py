@@ -217,6 +217,6 @@ int main(void) {
 
 
 def test_the_command_line_finds_a_name(tmp_path):
-    from onnxc.cli.compilation import library_name
+    from onnxc.cli.compile import library_name
 
     assert [library_name(p) for p in ("a/string.onnx", "my-net.v2.onnx", "9.onnx")] == ["m_string", "my_net_v2", "m_9"]

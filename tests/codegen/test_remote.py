@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxc.cli.running import bench, run_once
 from onnxc.codegen import compile_model
 from onnxc.ir.errors import BadData, BadOption, MissingTool, Unsupported
+from onnxc.measure.subjects import bench, run_once
 from onnxc.runtime.emulate import Emulated
 from onnxc.runtime.library import Library
 from onnxc.runtime.remote import Remote, parse_address

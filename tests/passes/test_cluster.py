@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
 from onnxc.cli import tables
+from onnxc.cli.inspect import render
 from onnxc.ir import functions
 from onnxc.ir.cost import cost
 from onnxc.ir.errors import BadOption
 from onnxc.ir.verify import verify
-from onnxc.measure.inspect import inspect, render
+from onnxc.measure.inspect import inspect
 from onnxc.passes.base import apply
 from onnxc.passes.quant.cluster_codes import Settings, find_codes
 from onnxc.passes.quant.cluster_entropy import entropy_of

@@ -7,10 +7,12 @@ import json
 import numpy as np
 import pytest
 
+from onnxc.cli.sensitivity import draw_plot as plot
+from onnxc.cli.sensitivity import render
 from onnxc.ir.cost import cost
 from onnxc.ir.errors import BadData, BadOption
 from onnxc.ir.verify import verify
-from onnxc.measure.sensitivity import Sensitivity, plot, render, sensitivity
+from onnxc.measure.sensitivity import Sensitivity, sensitivity
 from onnxc.passes.base import Context, apply
 from onnxc.passes.prune import sensitivity as module
 from onnxc.passes.prune.sensitivity import Curve, Point, measure, read

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..ir.errors import BadData, BadOption, Unsupported
-from .tables import Column, draw, plural, seconds, shape
+from ..ir.errors import BadData, BadOption
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..measure.bench import Row
+    from .bench import Row
 
     Arrays = dict[str, np.ndarray]
 
@@ -106,41 +104,6 @@ def run_once(path: str, files: Mapping[str, str], remote: str | None = None) -> 
     return subject.run({name: read_npy(Path(file)) for name, file in files.items()}), ", ".join(files.values())
 
 
-def save_outputs(outputs: Arrays, folder: Path) -> None:
-    """Write each output as `<name>.npy` into `folder`, which is made. Raises Unsupported if two would share a file."""
-    import numpy as np
-
-    from ..ir.files import write_atomically
-    from ..runtime.data import file_name
-
-    names: dict[str, str] = {}
-    for name in outputs:
-        other = names.setdefault(file_name(name), name)
-        if other != name:
-            raise Unsupported(f"outputs {other} and {name} would share the file {file_name(name)}")
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, name in names.items():
-        buffer = io.BytesIO()
-        np.save(buffer, outputs[name])
-        write_atomically(folder / file, [buffer.getvalue()])
-
-
-def render_outputs(outputs: Arrays, fed: str, *, width: int | None = None, colour: bool = False) -> str:
-    """What came out, in figures: a row per output."""
-    import numpy as np
-
-    rows = []
-    for name, a in outputs.items():
-        figures = ["", "", ""]
-        if a.size and a.dtype.kind in "fiub":
-            # NaN shows itself; float64 so that float16 sums do not overflow
-            wide = a.astype(np.float64)
-            figures = [f"{v:.6g}" for v in (wide.min(), wide.mean(), wide.max())]
-        rows.append([name, str(a.dtype), shape(a.shape), *figures])
-    columns = (Column("output", number=False), Column("type", number=False), Column("shape", number=False))
-    return f"{draw([*columns, Column('min'), Column('mean'), Column('max')], rows, width, colour)}\n\nfed: {fed}"
-
-
 def bench(
     paths: Sequence[str],
     *,
@@ -153,8 +116,8 @@ def bench(
     Extents that a model leaves open are those of `shapes`, else those of a library among `paths`, else the defaults of
     `random_feeds`. Raises BadOption where `shapes` names no input or does not fit one.
     """
-    from ..measure.bench import measure
     from ..runtime.specs import random_feeds
+    from .bench import measure
 
     subjects = [open_subject(path, threads, remote) for path in paths]
     known = {name for s in subjects for name in s.inputs}
@@ -182,7 +145,7 @@ def _settle(subject: str, name: str, declared: tuple | None, wanted: tuple[int, 
     )
     if not fits:
         raise BadOption(
-            f"{subject} does not take this shape", tensor=name, expected=shape(declared), found=shape(wanted)
+            f"{subject} does not take this shape", tensor=name, expected=_extents(declared), found=_extents(wanted)
         )
     return wanted
 
@@ -195,12 +158,5 @@ def _free(name: str, taken: Mapping[str, object]) -> str:
     return label
 
 
-def render_times(rows: Sequence[Row], *, width: int | None = None, colour: bool = False) -> str:
-    """A row per candidate: median and best time of a call, and the ratio to the first with its quartiles."""
-    columns = (Column("", number=False), Column("median"), Column("best"), Column("ratio"), Column("quartiles"))
-    cells = [
-        [r.name, seconds(r.median), seconds(r.best), f"{r.ratio:.3f}x", f"{r.low:.3f} to {r.high:.3f}"] for r in rows
-    ]
-    how = f"{plural(rows[0].threads, 'thread')}, {rows[0].rounds} rounds in turns"
-    note = f"Time of one call; {how}; ratio: by the time of {rows[0].name}."
-    return f"{draw(columns, cells, width, colour)}\n\n{note}"
+def _extents(shape: tuple | None) -> str:
+    return "x".join(map(str, shape or ()))

@@ -1,9 +1,13 @@
-"""What `onnxc pack` says of an archive."""
+"""`onnxc pack` and `onnxc unpack`: a lossless, entropy-coded archive of a model, and back."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from . import arguments
+from .options import ModelArgument, VerboseOption, colour, show
 from .tables import Column, draw, percent, plural, screen_width, size
 
 if TYPE_CHECKING:
@@ -11,6 +15,29 @@ if TYPE_CHECKING:
 
 COLUMNS = (Column("tensor", number=False), Column("bytes"), Column("coded"), Column("share"))
 FEW = 12
+
+
+def pack(
+    model: ModelArgument,
+    out: Annotated[str, typer.Option("--out", "-o", metavar="F.onnxz", help="Where to write the archive.")],
+    verbose: VerboseOption = False,
+) -> None:
+    """Write a lossless, entropy-coded archive of a model."""
+    arguments.check_file(out, "-o")
+    from ..coding import pack
+
+    show(f"{render(pack(model, out), verbose=verbose, colour=colour())}\n\nwritten: {out}")
+
+
+def unpack(
+    archive: Annotated[str, typer.Argument(metavar="F.onnxz", help="What onnxc pack wrote.")],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="MODEL", help="Where to write the model.")],
+) -> None:
+    """Give back the files of an archive, byte for byte."""
+    arguments.check_file(out, "-o")
+    from ..coding import unpack
+
+    show("\n".join(f"written: {path}" for path in unpack(archive, out)))
 
 
 def render(packed: Packed, *, verbose: bool = False, width: int | None = None, colour: bool = False) -> str:

@@ -1,0 +1,42 @@
+"""`onnxc bench`: models and compiled libraries timed in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import arguments
+from .options import JsonOption, RemoteOption, ShapeOption, ThreadsOption, bar, colour, json_text, show
+from .tables import Column, draw, plural, seconds
+
+if TYPE_CHECKING:
+    from ..measure.bench import Row
+
+
+def bench(
+    subjects: Annotated[list[str], typer.Argument(metavar="A [B ...]", help="ONNX files and compiled libraries.")],
+    threads: ThreadsOption = 1,
+    shape: ShapeOption = None,
+    remote: RemoteOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Time models and compiled libraries in turns."""
+    from ..measure.subjects import bench
+
+    with bar(1) as step:
+        step("timing", 0.0)
+        rows = bench(subjects, threads=threads, shapes=arguments.shapes(shape), remote=remote)
+    show(json_text({"rows": [row.to_dict() for row in rows]}) if json else render_times(rows, colour=colour()))
+
+
+def render_times(rows: Sequence[Row], *, width: int | None = None, colour: bool = False) -> str:
+    """A row per candidate: median and best time of a call, and the ratio to the first with its quartiles."""
+    columns = (Column("", number=False), Column("median"), Column("best"), Column("ratio"), Column("quartiles"))
+    cells = [
+        [r.name, seconds(r.median), seconds(r.best), f"{r.ratio:.3f}x", f"{r.low:.3f} to {r.high:.3f}"] for r in rows
+    ]
+    how = f"{plural(rows[0].threads, 'thread')}, {rows[0].rounds} rounds in turns"
+    note = f"Time of one call; {how}; ratio: by the time of {rows[0].name}."
+    return f"{draw(columns, cells, width, colour)}\n\n{note}"

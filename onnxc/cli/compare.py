@@ -1,0 +1,46 @@
+"""`onnxc compare`: how far the outputs of two models are apart."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import DataOption, JsonOption, colour, json_text, show
+from .tables import Column, decibels, draw, percent, plural
+
+if TYPE_CHECKING:
+    from ..measure.compare import Comparison
+
+
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="The reference model.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The model to judge.")],
+    data: DataOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show how far apart the outputs of two models are."""
+    from ..measure.compare import compare
+
+    found = compare(a, b, data)
+    show(json_text({"a": a, "b": b, **found.to_dict()}) if json else render(found, colour=colour()))
+
+
+def render(found: Comparison, *, width: int | None = None, colour: bool = False) -> str:
+    """The comparison as text: a row per output, accuracies, and what it was measured on."""
+    columns = (
+        Column("output", number=False),
+        Column("max abs error"),
+        Column("max rel"),
+        Column("SNR dB"),
+        Column("top-1"),
+    )
+    rows = [
+        [name, f"{d.max_abs:.3g}", f"{d.max_rel:.3g}", decibels(d.snr_db), percent(d.top1)]
+        for name, d in found.outputs.items()
+    ]
+    parts = [draw(columns, rows, width, colour)]
+    if found.accuracy:
+        parts.append(f"accuracy: {percent(found.accuracy[0])} and {percent(found.accuracy[1])}")
+    parts.append(f"on {plural(found.samples, 'sample')} of {found.data}")
+    return "\n\n".join(parts)

@@ -1,0 +1,140 @@
+"""`onnxc compile`: a model becomes a standalone C library; what was made of it, and which machines there are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..ir.errors import BadOption
+from . import arguments
+from .options import DataOption, bar, colour, json_text, show
+from .tables import Column, count, draw, plural, screen_width, seconds, size, wrap
+
+if TYPE_CHECKING:
+    from ..codegen import CompileReport
+
+TARGETS = tuple(
+    Column(name, number=False) for name in ("target", "machine", "lanes", "links by", "runs by", "to install")
+)
+COLUMNS = (Column("layer", number=False), Column("MACs"), Column("schedule", number=False))
+
+
+def compile_(
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="An ONNX file.")] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", metavar="DIR", help="Where library, header and manifest go.")
+    ] = None,
+    target: Annotated[
+        str, typer.Option(metavar="T[/T...]", help="The machine; of several the library picks at init.")
+    ] = "native",
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=1x3x224x224",
+            help="Extents of an input; several times: a library for all of them.",
+            show_default=False,
+        ),
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(metavar="raw|coded", help="How the library holds its weights; coded is decoded at init.")
+    ] = "raw",
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="The most threads of a handle.")] = 1,
+    program: Annotated[bool, typer.Option("--program", help="Make a static command-line program too.")] = False,
+    wheel: Annotated[bool, typer.Option("--wheel", help="Make a pip package too, which needs NumPy alone.")] = False,
+    data: DataOption = None,
+    check: Annotated[
+        str, typer.Option(metavar="data|shapes", help="data: run the library beside ONNX Runtime before it is written.")
+    ] = "data",
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the inputs that are drawn.")] = 0,
+    list_targets: Annotated[
+        bool, typer.Option("--list-targets", help="List the machines, and what this one can link and run.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="With --list-targets: as JSON.")] = False,
+) -> None:
+    """Compile a model to a standalone C library."""
+    if list_targets:
+        from ..codegen.target import list_targets as rows
+
+        show(json_text({"targets": rows()}) if json else render_targets(rows(), colour=colour()))
+        return
+    model, out = arguments.wanted(model, "MODEL", "compile"), arguments.wanted(out, "-o DIR", "compile")
+    shapes = arguments.shape_sets(shape)
+    if Path(out).exists() and not Path(out).is_dir():
+        raise BadOption(f"-o {out} is a file", expected="a folder")
+    from ..codegen import compile_model
+    from ..pipeline import load, sound
+
+    loaded = load(model)
+    sound(loaded)
+    with bar(1) as step:
+        done = compile_model(
+            loaded,
+            out,
+            name=library_name(model),
+            target=target,
+            shapes=shapes,
+            threads=threads,
+            weights=weights,
+            program=program,
+            wheel=wheel,
+            check=check,
+            data=data,
+            seed=seed,
+            progress=lambda stage, share: step(stage, share),
+        )
+    show(render(done, colour=colour()))
+
+
+def library_name(path: str) -> str:
+    """A name that C takes, from a file's: `my-net.v2.onnx` -> `my_net_v2`, `string.onnx` -> `m_string`."""
+    from ..codegen.c.names import is_header
+
+    stem = re.sub(r"\W+", "_", Path(path).stem, flags=re.ASCII).strip("_") or "model"
+    return stem if stem[0].isalpha() and not is_header(stem) else f"m_{stem}"
+
+
+def render(report: CompileReport, *, width: int | None = None, colour: bool = False) -> str:
+    """The report as text: a row per kernel, what TVM's own operators did, sizes, and the files."""
+    width = width or screen_width()
+    parts = []
+    if report.kernels:
+        rows = [[k["node"], count(k["macs"]), k["schedule"] or "none of ours"] for k in report.kernels]
+        parts.append(draw(COLUMNS, rows, width, colour))
+    if report.fallbacks:
+        text = ", ".join(f"{f['calls']} {f['function']}" for f in report.fallbacks)
+        parts.append(wrap(f"By the general schedule: {text}", width=width))
+    sizes = (
+        f"library {size(report.library_bytes)}, weights {size(report.weights_bytes)}, arena {size(report.arena_bytes)}"
+    )
+    parts.append(f"{plural(len(report.kernels), 'kernel')} for {report.target} in {seconds(report.seconds)}; {sizes}")
+    parts.append(wrap(proof_line(report.proof), width=width))
+    parts.append(
+        "\n".join(
+            f"written: {path}" for path in filter(None, (report.library, report.header, report.manifest, report.wheel))
+        )
+    )
+    return "\n\n".join(parts)
+
+
+def proof_line(proof: dict) -> str:
+    """What the library was compared on, and how far it was off."""
+    if not proof.get("samples"):
+        return "Not run beside ONNX Runtime: only types and shapes were compared"
+    text = f"Equal to ONNX Runtime within {proof['error']:.1e} of the largest value"
+    if proof["steps"]:
+        text += f", integers within {plural(proof['steps'], 'step')} ({proof['differing']:.2%} differ)"
+    samples = plural(proof["samples"], "random sample" if proof["synthetic"] else "sample")
+    return f"{text}: {samples} on {proof['where']}"
+
+
+def render_targets(rows: list[dict], *, width: int | None = None, colour: bool = False) -> str:
+    """A row a target: what it is, float32 lanes, by what it links and runs here, and what to install."""
+    cells = [
+        [r["name"], r["about"], str(r["lanes"]), r["links"] or "-", r["runs"] or "-", "; ".join(r["install"]) or "-"]
+        for r in rows
+    ]
+    note = "More of a row: NAME,mcpu=CPU,mattr=+FEATURE:-FEATURE,lanes=N,registers=N"
+    return f"{draw(TARGETS, cells, width or screen_width(), colour)}\n\n{note}"

@@ -1,0 +1,70 @@
+"""What several commands share: their options, and how results, JSON and progress are shown."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.")]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="D", help="An .npz named as the inputs, a folder of .npy, or module:function.", show_default=False
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show everything, not the beginning of long lists.")
+]
+ThreadsOption = Annotated[int, typer.Option(min=1, metavar="N", help="Threads of one run.")]
+RemoteOption = Annotated[
+    str | None,
+    typer.Option(metavar="ssh://[USER@]HOST", help="The board on which compiled libraries run.", show_default=False),
+]
+ShapeOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=1x3x224x224", help="Extents of an input; once per input.", show_default=False),
+]
+
+
+def json_text(value: object) -> str:
+    """JSON as the commands print it."""
+    import json
+
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def show(text: str) -> None:
+    """Print one result."""
+    print(text)
+
+
+def colour() -> bool:
+    """Whether tables may be coloured: on a terminal that did not decline."""
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+@contextmanager
+def bar(total: int):
+    """`step(text)` at the start of each of `total` steps, or `step(text, share)`: a bar on a terminal, else nothing."""
+    if not sys.stderr.isatty():
+        yield lambda text, share=None: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(24), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=total)
+        begun = -1
+
+        def step(text: str, share: float | None = None) -> None:
+            nonlocal begun
+            begun += 1
+            progress.update(task, description=text, completed=begun if share is None else share * total)
+
+        yield step

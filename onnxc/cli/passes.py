@@ -1,0 +1,74 @@
+"""`onnxc passes`: transform a model by checked passes. What became of it is drawn by `report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..ir.errors import BadOption
+from . import arguments
+from .options import DataOption, VerboseOption, bar, colour, json_text, show
+
+
+def passes(
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="An ONNX file; with --list, a pass.")] = None,
+    listed: Annotated[
+        str | None, typer.Option("--passes", "-p", metavar="LIST", help='"fuse, prune(ratio=0.3), quant"')
+    ] = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", metavar="OUT", help="Where to write the model.")] = None,
+    recipe: Annotated[str | None, typer.Option(metavar="F.toml", help="The list and its settings as TOML.")] = None,
+    data: DataOption = None,
+    check: Annotated[
+        str | None, typer.Option(metavar="data|shapes", help="data: test every claim by running; the default.")
+    ] = None,
+    report: Annotated[str | None, typer.Option(metavar="F.json|F.html", help="Write the whole report too.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Of all random choices; 0 by default.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the passes, or with a name the options of one.")] = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Transform a model by passes, each one verified."""
+    if list_:
+        from .listing import list_pass, list_passes
+
+        show(list_pass(model) if model else list_passes())
+        return
+    model = arguments.wanted(model, "MODEL")
+    if (listed is None) == (recipe is None):
+        raise BadOption(
+            "give a pass list or a recipe", expected="-p LIST or --recipe F.toml", remedy="see onnxc passes --list"
+        )
+    arguments.check_file(out, "-o")
+    if arguments.check_file(report, "--report") and Path(report).suffix not in (".json", ".html"):
+        raise BadOption("--report writes JSON or HTML", expected="F.json or F.html", found=report)
+    from ..pipeline import Pipeline
+    from ..recipe import parse, read_toml
+    from .report import render
+
+    chosen, settings = (parse(listed), {}) if recipe is None else read_toml(recipe)
+    given = {"data": data, "check": check, "seed": seed}
+    settings |= {key: value for key, value in given.items() if value is not None}
+    pipeline = Pipeline(chosen, **settings)
+    with bar(len(pipeline.passes)) as step:
+        pipeline.progress = step
+        result = pipeline.run(model)
+    if out:
+        result.model.save(out)
+    if report:
+        _write_report(Path(report), result.report, model, out)
+    show(render(result.report, verbose=verbose, colour=colour()))
+    if out:
+        show(f"\nwritten: {out}")
+
+
+def _write_report(path: Path, report, model: str, out: str | None) -> None:
+    from ..ir.files import write_atomically
+    from .report import render_html
+
+    if path.suffix == ".html":
+        text = render_html(report, f"onnxc: {Path(model).name}")
+    else:
+        text = json_text({"onnxc": __version__, "model": model, "out": out, **report.to_dict()}) + "\n"
+    write_atomically(path, [text.encode()])

@@ -1,0 +1,76 @@
+"""`onnxc sensitivity`: a table, JSON and a plot of how much each group of channels matters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..ir.errors import BadOption
+from . import arguments
+from .options import DataOption, JsonOption, ModelArgument, bar, colour, json_text, show
+from .tables import Column, draw, percent, plural
+
+if TYPE_CHECKING:
+    from ..measure.sensitivity import Sensitivity
+
+
+def sensitivity(
+    model: ModelArgument,
+    data: DataOption = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", metavar="F.json", help="Where results are kept; goes on from there.")
+    ] = None,
+    plot: Annotated[str | None, typer.Option(metavar="F.png", help="Draw the curves too.")] = None,
+    criterion: Annotated[str, typer.Option(metavar="C", help="Which channels go first.")] = "l1",
+    recover: Annotated[str, typer.Option(metavar="R", help="none, bias, bn, lstsq or all.")] = "none",
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of all random choices.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Show how much each group of channels matters."""
+    arguments.check_file(out, "-o")
+    arguments.check_file(plot, "--plot")
+    from ..measure.sensitivity import sensitivity as measure
+    from ..passes.prune.recover import RECOVER
+
+    if recover not in RECOVER:
+        raise BadOption("--recover does not fit", expected=", ".join(RECOVER), found=recover)
+    kept = Path(out) if out else None
+    with bar(1) as step:
+        found = measure(model, data, criterion=criterion, recover=recover, seed=seed, out=kept, progress=step)
+    if plot:
+        draw_plot(found, Path(plot))
+    show(json_text(found.to_dict()) if json else render(found, colour=colour()))
+
+
+def render(found: Sensitivity, *, width: int | None = None, colour: bool = False) -> str:
+    """A row for each group: error (and accuracy) at each ratio."""
+    if not found.curves:
+        return "no group of channels can be pruned"
+    ratios = [p.ratio for p in found.curves[0].points]
+    columns = [Column("group", number=False), Column("channels"), *(Column(f"-{percent(r)}") for r in ratios)]
+    rows = []
+    for c in found.curves:
+        cells = [f"{p.error:.3g}" + ("" if p.accuracy is None else f" {percent(p.accuracy)}") for p in c.points]
+        rows.append([c.name, str(c.channels), *cells])
+    words = "relative error of the outputs, and accuracy where there are labels"
+    text = f"{words}; {plural(len(rows), 'group')}, on {found.data}"
+    return "\n\n".join([draw(columns, rows, width, colour), text])
+
+
+def draw_plot(found: Sensitivity, path: Path) -> None:
+    """Error against ratio, a line for each group, as an image file. Raises BadOption without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise BadOption("--plot needs matplotlib", remedy="install the extra: onnxc[plot]") from None
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for c in found.curves:
+        axes.plot([0.0, *(p.ratio for p in c.points)], [0.0, *(p.error for p in c.points)], marker=".", label=c.name)
+    axes.set_xlabel("share of channels removed")
+    axes.set_ylabel("relative error of the outputs")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="xx-small", ncols=1 + len(found.curves) // 24)
+    figure.savefig(path)
