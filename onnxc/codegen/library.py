@@ -18,7 +18,7 @@ from onnxc.codegen.c.build import PARTS, check_static, lay_out_arena, link, obje
 from onnxc.codegen.c.header import C_TYPES, Interface, internal, tensor_bytes
 from onnxc.codegen.c.names import check_name
 from onnxc.codegen.c.pick import by_demand
-from onnxc.codegen.c.wheel import check_wheel, write_wheel
+from onnxc.codegen.c.wheel import check_wheel, wheels_in, write_wheel
 from onnxc.codegen.memory.weights import Weights, gather, lay_out
 from onnxc.codegen.prepare.static import StaticModel, make_static
 from onnxc.codegen.program import Program, compile_program, lower_program
@@ -117,7 +117,7 @@ def compile_model(
             tell("proof", 0.9)
             proof = prove(work, proto, partial(_again, wanted), data, seed)
         _collect(work, done, [*made.files, f"{name}.h", "manifest.json"])
-        put(done, out, old=_files_of(out), last="manifest.json")
+        put(done, out, old=_files_of(out, name), last="manifest.json")
     tell("done", 1.0)
     return CompileReport(
         name, target, str(out / made.files[0]), str(out / f"{name}.h"), str(out / "manifest.json"), made.kernels,
@@ -279,17 +279,18 @@ def _collect(work: Path, done: Path, files: list[str]) -> None:
         os.replace(work / file, done / file)
 
 
-def _files_of(out: Path) -> list[str]:
-    """The files of the library that stands in `out`, if one does: the next takes their place."""
+def _files_of(out: Path, name: str) -> list[str]:
+    """What a library `name` leaves in `out`, if that holds libraries: the next one takes its place.
+
+    Files of a library of another name stay, but for manifest and example, of which a folder has one.
+    """
     try:
-        manifest = read_manifest(out)
+        read_manifest(out)
     except BadModel:
         return []
-    name = manifest["name"]
-    wheels = [path.name for path in out.glob(f"*-1.0.0+{str(manifest.get('model_sha256'))[:12]}-py3-none-*.whl")]
     example = [f"example/{file}" for file in ("main.c", "CMakeLists.txt", "startup.c", "board.ld")]
     programs = [f"run_{name}{suffix}" for suffix in ("", ".elf", ".wasm")]
-    return [f"lib{name}.so", f"lib{name}.a", f"{name}.h", "manifest.json", *example, *programs, *wheels]
+    return ["manifest.json", *example, f"lib{name}.so", f"lib{name}.a", f"{name}.h", *programs, *wheels_in(out, name)]
 
 
 def digest(proto: onnx.ModelProto) -> str:

@@ -287,3 +287,16 @@ def test_progress_and_report(small_model, tmp_path):
     assert made["kernels"][0]["refused"][0]["reason"].startswith("needs as many groups")
     assert made["arena_bytes"] == Library(tmp_path).arena_bytes
     assert made["library_bytes"] == (tmp_path / "libnet.so").stat().st_size > made["weights_bytes"] > 0
+
+
+def test_what_a_folder_keeps(small_model, tmp_path):
+    """A library takes the place of the one of its name, and of no other file."""
+    compile_model(small_model, tmp_path, name="my__Net", check="shapes", program=True, wheel=True)
+    (tmp_path / "notes").write_text("mine")
+    compile_model(small_model, tmp_path, name="other", check="shapes")
+    before = {path.name for path in tmp_path.iterdir()}
+    assert {"libmy__Net.so", "libmy__Net.a", "my__Net.h", "run_my__Net", "libother.so", "other.h", "notes"} <= before
+    compile_model(small_model, tmp_path, name="my__Net", check="shapes")
+    after = {path.name for path in tmp_path.iterdir()}
+    assert before - after == {"run_my__Net", *(name for name in before if name.endswith(".whl"))}
+    assert Library(tmp_path).name == "my__Net"

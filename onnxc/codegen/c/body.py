@@ -39,7 +39,7 @@ int net_init(void *arena, int threads) {
   if ((uintptr_t)arena % NET_ARENA_ALIGN) return NET_MISALIGNED;
   if (threads < 1 || threads > NET_THREADS) return NET_BAD_THREADS;
 #if NET_THREADS > 1
-  if (h->magic == MAGIC && h->threads > 1 && h->threads <= NET_THREADS) return NET_IN_USE;
+  if (h->magic == MAGIC && h->threads > 1 && h->threads <= NET_THREADS && h->pool.context == h) return NET_IN_USE;
 #endif
   h->magic = 0;
   machine = chosen();

@@ -24,6 +24,7 @@ from onnxc.runtime.toolchain import Toolchain
 
 ROOT = Path(__file__).parents[2]
 LOADER = ("ir/errors.py", "runtime/library.py", "runtime/toolchain.py")
+VERSION = "1.0.0"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file can say
 
 
@@ -34,10 +35,19 @@ def check_wheel(chain: Toolchain, name: str) -> None:
         raise Unsupported(f"a wheel for {chain.name}, which has no shared libraries", remedy="link the static library")
 
 
+def _distribution(name: str) -> str:
+    """What pip calls the package of a library."""
+    return re.sub(r"_+", "_", name).strip("_").lower()
+
+
+def wheels_in(folder: Path, name: str) -> list[str]:
+    """The names of the wheels of a library `name` in a folder."""
+    return sorted(path.name for path in folder.glob(f"{_distribution(name)}-{VERSION}+{'?' * 12}-py3-none-*.whl"))
+
+
 def write_wheel(work: Path, face: Interface, chain: Toolchain, digest: str) -> str:
     """Writes the wheel of the library in `work` into it; returns its file name."""
-    distribution = re.sub(r"_+", "_", face.name).strip("_").lower()
-    version = f"1.0.0+{digest[:12]}"
+    version, distribution = f"{VERSION}+{digest[:12]}", _distribution(face.name)
     stem, tag = f"{distribution}-{version}", f"py3-none-linux_{chain.machine}"
     info = f"{stem}.dist-info"
     files: dict[str, bytes] = {
