@@ -49,24 +49,26 @@ class Atom:
 
 
 class Prod:
-    """A row-major product: index = (i * size(b) + j) for parts (a, b)."""
+    """A row-major product: index = (i * size(b) + j) for parts (a, b). `size`: its extent, once that is a number."""
 
-    __slots__ = ("parts",)
+    __slots__ = ("parts", "size")
 
     def __init__(self, parts: Iterable[Axis]):
         self.parts = tuple(parts)
+        self.size: int | None = None
 
     def __repr__(self) -> str:
         return show(self)
 
 
 class Sum:
-    """A disjoint sum: the indices of the first part, then those of the second, and so on."""
+    """A disjoint sum: the indices of the first part, then those of the second, and so on. `size` as in `Prod`."""
 
-    __slots__ = ("parts",)
+    __slots__ = ("parts", "size")
 
     def __init__(self, parts: Iterable[Axis]):
         self.parts = tuple(parts)
+        self.size: int | None = None
 
     def __repr__(self) -> str:
         return show(self)
@@ -109,12 +111,15 @@ def extent(a: Axis) -> Extent:
         return a.size
     if type(a) is Aligned:
         return extent(a.parts[0])
+    if a.size is not None:  # no number changes once it is one: atoms are refined into parts of the same extent
+        return a.size
     sizes = [extent(p) for p in _flat(a)]
     if len(sizes) == 1:
         return sizes[0]
     if not all(isinstance(s, int) for s in sizes):
         return None
-    return prod(sizes) if type(a) is Prod else sum(sizes)
+    a.size = prod(sizes) if type(a) is Prod else sum(sizes)
+    return a.size
 
 
 def atoms(a: Axis) -> Iterator[Atom]:

@@ -53,6 +53,7 @@ class Analysis:
     uses: (node name, input index) -> axes of the initialiser there; each use has its own: sharing couples nothing.
     balanced: axes that must keep equally many indices (the groups of a convolution), or none at all.
     values: tensor name -> known contents of a small integer tensor (object array of int, Axis or None).
+    parts: how many parts the sums that Concat made have, all together.
     """
 
     def __init__(self, model: Model):
@@ -62,6 +63,7 @@ class Analysis:
         self.values: dict[str, np.ndarray] = {}
         self.facts: dict[str, Facts] = {}
         self.balanced: list[Axes] = []
+        self.parts = 0
         self._inferred: dict[str, tuple[Extent, ...] | None] | None = None
 
     def of(self, node: gs.Node, i: int) -> Axes | None:
@@ -92,15 +94,6 @@ class Analysis:
     def all_axes(self) -> Iterator[Axis]:
         for axes in (*self.axes.values(), *self.uses.values()):
             yield from axes or ()
-
-    def free_atoms(self) -> list[Atom]:
-        """Every unfrozen atom of known extent above 1, in graph order."""
-        found: dict[Atom, None] = {}
-        for axis in self.all_axes():
-            for a in atoms(axis):
-                if a.frozen is None and isinstance(a.size, int) and a.size > 1:
-                    found.setdefault(a)
-        return list(found)
 
 
 def proto_shape(info: onnx.ValueInfoProto) -> tuple[Extent, ...] | None:

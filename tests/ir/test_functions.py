@@ -16,6 +16,7 @@ from onnxc.ir.model import DOMAIN, Model
 from onnxc.ir.numbers import number_bits
 from onnxc.ir.verify import verify
 from onnxc.runtime.reference import Session
+from tests.ops.harness import free_atoms
 
 OPSETS = (11, 12, 13, 17, 18, 21, 23)
 
@@ -126,7 +127,7 @@ def test_axes_are_frozen_and_shapes_known():
     analysis = analyse(model)
     assert analysis.shape("w_shared") == (6, 4, 3, 3) and analysis.shape("y") == ("N", 6, 6, 6)
     assert all(a.frozen for axis in analysis.axes["w_shared"] for a in atoms(axis))
-    assert not any(a.size == 6 for a in analysis.free_atoms())
+    assert not any(a.size == 6 for a in free_atoms(analysis))
     assert analysis.facts["w_lookup"].known
 
 

@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from onnxc.ir.analysis import Analysis, analyse
-from onnxc.ir.axes import Atom
+from onnxc.ir.axes import Atom, atoms
 from onnxc.ir.files import load
 from onnxc.ir.masks import apply_masks
 from onnxc.ir.model import Model
@@ -228,9 +228,15 @@ def pruning_model(case: Case) -> onnx.ModelProto:
     return proto([*before, node, *after], case.opset, (), outputs, weights)
 
 
+def free_atoms(analysis: Analysis) -> list[Atom]:
+    """Every unfrozen atom of known extent above 1, in graph order."""
+    every = dict.fromkeys(a for axis in analysis.all_axes() for a in atoms(axis))
+    return [a for a in every if a.frozen is None and isinstance(a.size, int) and a.size > 1]
+
+
 def exact_atoms(analysis: Analysis) -> list[Atom]:
     """The free atoms whose removal is exactly a zeroing."""
-    return [a for a in analysis.free_atoms() if a.soft is None]
+    return [a for a in free_atoms(analysis) if a.soft is None]
 
 
 def random_masks(
@@ -254,7 +260,7 @@ def prune(model: Model, rng: np.random.Generator, share: float = 0.5) -> tuple[M
     twin = zeroed(model, analysis, keep)
     pruned = model.copy()
     again = analyse(pruned)
-    same = dict(zip(analysis.free_atoms(), again.free_atoms(), strict=True))
+    same = dict(zip(free_atoms(analysis), free_atoms(again), strict=True))
     apply_masks(pruned, again, {same[a]: m for a, m in keep.items()})
     verify(pruned, like=model)
     return pruned, twin, len(keep)

@@ -14,8 +14,11 @@ INT = (int, np.integer)
 AXIS = (Atom, Prod, Sum)
 
 
-PARTS = 1024
-"""Parts of a sum at most; more are one frozen axis."""
+PARTS, ALL_PARTS = 4096, 1 << 22
+"""Parts of one sum at most, and of all sums of a model together; what has more is one frozen axis. `Concat(x, x)` a few
+times over has more parts than any memory, and a chain of n concats has n * n / 2."""
+FEW = 64
+"""Parts of a sum that are followed in any case."""
 
 
 @row("Concat")
@@ -42,8 +45,8 @@ def concat(use: Use) -> None:
         a = find(use.ax(i)[k])
         parts += a.parts if isinstance(a, Sum) else [a]
     joined = parts[0] if len(parts) == 1 else Sum(parts)
-    if len(parts) > PARTS:
-        # Concat(x, x) a few times over has more parts than any memory
+    use.analysis.parts += len(parts)
+    if len(parts) > PARTS or (len(parts) > FEW and use.analysis.parts > ALL_PARTS):
         use.fix(*parts, why="a sum of too many parts")
         joined = use.fixed(extent(joined), "a sum of too many parts")
     use.out([*first[:k], joined, *first[k + 1 :]])
