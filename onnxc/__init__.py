@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Model": "onnxc.ir.model",
     "load": "onnxc.ir.files",
-    "save": "onnxc.ir.files",
+    "save": "onnxc.ir.writing",
     "OnnxcError": "onnxc.ir.errors",
     "Claim": "onnxc.passes.base",
     "Pass": "onnxc.passes.base",

@@ -313,7 +313,7 @@ def _worst(reference: Outputs, other: Outputs) -> dict[str, float]:
 def _interface(model: Model):
     import onnx
 
-    from .ir.files import value_info
+    from .ir.values import value_info
 
     proto = onnx.ModelProto()
     proto.graph.input.extend(value_info(t) for t in model.inputs)

@@ -32,12 +32,24 @@ def pack(
 def unpack(
     archive: Annotated[str, typer.Argument(metavar="F.onnxz", help="What onnxc pack wrote.")],
     out: Annotated[str, typer.Option("--out", "-o", metavar="MODEL", help="Where to write the model.")],
+    max_bytes: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Write nothing if it would be more; 4 times the archive and 1 GiB by default.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Give back the files of an archive, byte for byte."""
     arguments.check_file(out, "-o")
-    from ..coding import unpack
+    from ..coding import Archive, unpack
 
-    show("\n".join(f"written: {path}" for path in unpack(archive, out)))
+    with Archive(archive) as opened:
+        total = opened.size
+    written = "\n".join(f"written: {path}" for path in unpack(archive, out, max_bytes=max_bytes))
+    show(f"{size(total)} in {plural(len(opened.files), 'file')}\n{written}")
 
 
 def render(packed: Packed, *, verbose: bool = False, width: int | None = None, colour: bool = False) -> str:

@@ -64,11 +64,11 @@ def passes(
 
 
 def _write_report(path: Path, report, model: str, out: str | None) -> None:
-    from ..ir.files import write_atomically
+    from ..ir.output import write_whole
     from .report import render_html
 
     if path.suffix == ".html":
         text = render_html(report, f"onnxc: {Path(model).name}")
     else:
         text = json_text({"onnxc": __version__, "model": model, "out": out, **report.to_dict()}) + "\n"
-    write_atomically(path, [text.encode()])
+    write_whole(path, [text.encode()])

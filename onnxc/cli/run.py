@@ -55,7 +55,7 @@ def save_outputs(outputs: Arrays, folder: Path) -> None:
     """Write each output as `<name>.npy` into `folder`, which is made. Raises Unsupported if two would share a file."""
     import numpy as np
 
-    from ..ir.files import write_atomically
+    from ..ir.output import write_whole
     from ..runtime.data import file_name
 
     names: dict[str, str] = {}
@@ -67,7 +67,7 @@ def save_outputs(outputs: Arrays, folder: Path) -> None:
     for file, name in names.items():
         buffer = io.BytesIO()
         np.save(buffer, outputs[name])
-        write_atomically(folder / file, [buffer.getvalue()])
+        write_whole(folder / file, [buffer.getvalue()])
 
 
 def render_outputs(outputs: Arrays, fed: str, *, width: int | None = None, colour: bool = False) -> str:

@@ -13,11 +13,12 @@ from types import TracebackType
 import numpy as np
 
 from onnxc.ir.errors import BadData, BadModel, BadOption
+from onnxc.ir.external import mapped
+from onnxc.ir.output import is_special, replacing
 
 from . import layout, native
 from .array import read_header, slabs
-from .files import Replacement, mapped
-from .pack import safe
+from .pack import plain
 from .slab import SLAB
 
 _STEP = 1 << 20
@@ -30,15 +31,23 @@ class Archive:
     Raises BadModel, one line, for whatever is damaged; what is read is checked when it is read.
     """
 
-    def __init__(self, source: str | os.PathLike | bytes | memoryview, *, decoder: native.Decoder | None = None):
-        """`decoder` decodes slabs: C where a compiler was there when onnxc was installed, else NumPy."""
-        self._stack = ExitStack()
+    def __init__(
+        self,
+        source: str | os.PathLike | bytes | memoryview,
+        *,
+        max_bytes: int | None = None,
+        decoder: native.Decoder | None = None,
+    ):
+        """`max_bytes`: a file or an array that is larger is refused, and so are files that are larger together; 4 times the
+        archive and 1 GiB by default. `decoder` decodes slabs: C where a compiler was there when onnxc was installed, else NumPy.
+        """
         if isinstance(source, (str, os.PathLike)):
             self._where = str(source)
-            self._data = self._stack.enter_context(mapped(Path(source)))
+            self._data = mapped(Path(source))
         else:
             self._where = "the archive"
             self._data = memoryview(source).cast("B")
+        self._most = 4 * len(self._data) + 2**30 if max_bytes is None else max_bytes
         self._decode = decoder or native.decoder()
         self._directory = layout.read_directory(self._data)
 
@@ -46,7 +55,8 @@ class Archive:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stack.close()
+        # arrays that look into the mapping keep it until they go
+        self._data = memoryview(b"")
 
     @property
     def tensors(self) -> list[layout.Tensor]:
@@ -77,6 +87,7 @@ class Archive:
             if not named:
                 raise BadModel(f"{self._where} holds no such tensor on its own", tensor=tensor)
             tensor = named[0]
+        self._bound(self._directory.chunks[tensor.chunk].raw)
         data = b"".join(self._chunk(tensor.chunk))
         proto = TensorProto(dims=tensor.dims, data_type=tensor.data_type)
         try:
@@ -91,37 +102,45 @@ class Archive:
         named = [f for f in self._directory.files if f.name == name]
         if not named:
             raise BadModel(f"{self._where} holds no file {name!r}")
+        self._bound(named[0].size)
         return b"".join(self._file(named[0]))
 
     def unpack(self, path: str | os.PathLike) -> list[Path]:
         """Write the model to `path`, and files of external data, if any, beside it under their old names.
 
-        All are complete and checked before the first takes its place. Raises BadModel, or BadOption where something
-        cannot be written or another file of external data stands in the way.
+        All are complete and checked before the first takes its place, the model's last. Raises BadModel, or BadOption where
+        something cannot be written, is too large, or another file stands where external data are to go.
         """
         path = Path(path)
-        free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
-        if path.parent.is_dir() and self.size > free:
+        self._bound(self.size)
+        if path.parent.is_dir() and not is_special(path) and self.size > (free := shutil.disk_usage(path.parent).free):
             raise BadOption(f"{path.parent} has no room", expected=f"{self.size} bytes", found=f"{free} bytes")
         written = []
         with ExitStack() as stack:
             for f in self._directory.files:
                 target = self._target(path, f)
-                if f.name and target.exists():
+                if f.name and os.path.lexists(target):
                     self._agree(target, f)
                     continue
-                out = stack.enter_context(Replacement(target))
+                out = stack.enter_context(replacing(target, new=bool(f.name)))
                 for part in self._file(f):
-                    out.file.write(part)
-                out.file.flush()
+                    out.write(part)
+                out.flush()
                 written.append(target)
         return written
+
+    def _bound(self, size: int) -> None:
+        if size > self._most:
+            raise BadOption(
+                f"{self._where} says that it holds {size} bytes", expected=f"at most {self._most}",
+                remedy=f"if you trust it, allow as many (--max-bytes {size})",
+            )  # fmt: skip
 
     def _target(self, path: Path, f: layout.File) -> Path:
         if not f.name:
             return path
         target = path.parent / f.name
-        if not safe(f.name) or not target.resolve().is_relative_to(path.parent.resolve()):
+        if not plain(f.name) or not target.resolve().is_relative_to(path.parent.resolve()):
             raise BadModel(f"{self._where} would write outside the folder, refused", found=f.name)
         if target.resolve() == path.resolve():
             raise BadOption(f"{path} is the name of the model's external data", remedy="give the model another name")
@@ -129,9 +148,8 @@ class Archive:
         return target
 
     def _agree(self, target: Path, f: layout.File) -> None:
-        with mapped(target) as data:
-            same = len(data) == f.size and zlib.crc32(data) == f.crc
-        if not same:
+        size = target.stat().st_size if target.is_file() else -1
+        if size != f.size or (size and zlib.crc32(mapped(target)) != f.crc):
             raise BadOption(f"{target} is there and is another file", remedy="move it, or unpack elsewhere")
 
     def _file(self, f: layout.File) -> Iterator[bytes]:
@@ -204,9 +222,12 @@ def _varint(value: int) -> bytes:
     return bytes(out) + bytes([value])
 
 
-def unpack(source: str | os.PathLike | bytes, path: str | os.PathLike) -> list[Path]:
-    """Write what `pack` packed: the model to `path`, files of external data beside it. Returns the paths written."""
+def unpack(source: str | os.PathLike | bytes, path: str | os.PathLike, *, max_bytes: int | None = None) -> list[Path]:
+    """Write what `pack` packed: the model to `path`, files of external data beside it. Returns the paths written.
+
+    Above `max_bytes` in all, 4 times the archive and 1 GiB by default, nothing is written.
+    """
     if isinstance(source, (str, os.PathLike)) and Path(source).resolve() == Path(path).resolve():
         raise BadOption(f"{path} is the archive itself", remedy="give the model another name")
-    with Archive(source) as archive:
+    with Archive(source, max_bytes=max_bytes) as archive:
         return archive.unpack(path)

@@ -24,6 +24,9 @@ FIELDS = (4, 5, 7, 9, 10, 11)
 """Of a TensorProto, those that hold numbers: float, int32, int64, raw, double and uint64 data."""
 _MOST_DEFLATE = 1032
 """Deflate shrinks nothing further than this many times."""
+_DIRECTORY_SHARE, _DIRECTORY_FREE = 32, 1 << 20
+"""A directory has at most so many times the bytes of its archive, and so many more: what it takes to read one follows from
+the size of the file. Of thousands of equal tensors it has 7 times."""
 _CHUNK = struct.Struct("<QQQIB")
 _PIECE = struct.Struct("<IQ")
 
@@ -113,7 +116,7 @@ def read_directory(data: memoryview) -> Directory:
     stored = data[offset : offset + size]
     if zlib.crc32(stored) != crc:
         raise BadModel("the archive is damaged: its directory has a wrong checksum")
-    if raw > size * _MOST_DEFLATE:
+    if raw > min(size * _MOST_DEFLATE, total * _DIRECTORY_SHARE + _DIRECTORY_FREE):
         raise BadModel("the archive is damaged: its directory claims too many bytes")
     try:
         stream = zlib.decompressobj()
@@ -175,6 +178,8 @@ class _Reader:
 
 def _check(directory: Directory, end: int) -> None:
     chunks = directory.chunks
+    if sum(c.size for c in chunks) > end or not all(c.size for c in chunks):
+        raise BadModel("the archive is damaged: its chunks are more than it holds")
     for c in chunks:
         if c.kind not in (DEFLATED, CODED) or c.offset < HEADER_SIZE or c.offset + c.size > end:
             raise BadModel("the archive is damaged: a chunk stands outside it, or is of an unknown kind")

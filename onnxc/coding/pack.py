@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from onnxc.ir.errors import BadModel, BadOption
+from onnxc.ir.external import locate, mapped
+from onnxc.ir.output import replacing
 
 from . import layout
 from .array import FORMAT
-from .files import Replacement, mapped
 from .slab import SLAB, encode_slab
 from .wire import Region, regions
 
 SMALLEST = 128
 """Tensors of fewer bytes stay in the frame, and are deflated with it."""
 _STEP = 1 << 24
+_PART = re.compile(r"""[^\s./\\:*?"<>|~-](?:[^/\\:*?"<>|]{0,200}[^\s./\\:*?"<>|])?""")
 
 
 @dataclass(frozen=True)
@@ -46,29 +48,28 @@ def pack(source: object, path: str | os.PathLike) -> Packed:
     `unpack` gives the very same files back. Raises BadModel if the source is no model, BadOption if `path` cannot be
     written.
     """
-    with ExitStack() as stack:
-        if isinstance(source, (str, os.PathLike)):
-            folder: Path | None = Path(source).parent
-            model = stack.enter_context(mapped(Path(source)))
-            if Path(path).resolve() == Path(source).resolve():
-                raise BadOption(f"{path} is the model itself", remedy="give the archive another name")
-        else:
-            if not isinstance(source, (bytes, bytearray, memoryview)):
-                if not hasattr(source, "SerializeToString"):
-                    raise BadModel(f"a {type(source).__name__} is not a model", expected="path, bytes or ModelProto")
-                source = source.SerializeToString()
-            folder, model = None, memoryview(source).cast("B")
-        found = regions(model)
-        files = {"": model}
-        for region in found:
-            if region.location is None or (region.location and region.location in files):
-                continue
-            beside = _beside(folder, region)
-            if beside.resolve() == Path(path).resolve():
-                raise BadOption(f"{path} holds the model's external data", remedy="give the archive another name")
-            files[region.location] = stack.enter_context(mapped(beside))
-        out = stack.enter_context(Replacement(Path(path)))
-        return _write(out.file, files, found)
+    if isinstance(source, (str, os.PathLike)):
+        folder: Path | None = Path(source).parent
+        model = mapped(Path(source))
+        if Path(path).resolve() == Path(source).resolve():
+            raise BadOption(f"{path} is the model itself", remedy="give the archive another name")
+    else:
+        if not isinstance(source, (bytes, bytearray, memoryview)):
+            if not hasattr(source, "SerializeToString"):
+                raise BadModel(f"a {type(source).__name__} is not a model", expected="path, bytes or ModelProto")
+            source = source.SerializeToString()
+        folder, model = None, memoryview(source).cast("B")
+    found = regions(model)
+    files = {"": model}
+    for region in found:
+        if region.location is None or (region.location and region.location in files):
+            continue
+        beside = _beside(folder, region)
+        if beside.resolve() == Path(path).resolve():
+            raise BadOption(f"{path} holds the model's external data", remedy="give the archive another name")
+        files[region.location] = mapped(beside)
+    with replacing(path) as out:
+        return _write(out, files, found)
 
 
 def _beside(folder: Path | None, region: Region) -> Path:
@@ -77,16 +78,18 @@ def _beside(folder: Path | None, region: Region) -> Path:
             "this tensor's data stand in another file", tensor=region.name, remedy="pack the model by its path"
         )
     location = region.location or ""
-    if not safe(location) or not (folder / location).resolve().is_relative_to(folder.resolve()):
-        raise BadModel("external data outside the model's folder are refused", tensor=region.name, found=repr(location))
-    return folder / location
+    if not plain(location):
+        raise BadModel(
+            "external data whose name is not plain are not packed", tensor=region.name, expected="no hidden file, no ..",
+            found=repr(location),
+        )  # fmt: skip
+    return locate(folder, location, region.name)
 
 
-def safe(location: str) -> bool:
-    """Whether a file name stays within the folder that it is taken from."""
-    parts = PurePosixPath(location).parts
-    odd = "\\" in location or "\0" in location or ":" in location or location != "/".join(parts)
-    return bool(parts) and not odd and parts[0] != "/" and ".." not in parts
+def plain(location: str) -> bool:
+    """Whether a name may be given to a file beside the model: a path down from its folder, of parts that any system takes and
+    none hides."""
+    return all(_PART.fullmatch(part) and part.isprintable() for part in location.split("/"))
 
 
 class _Writer:

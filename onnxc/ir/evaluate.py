@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .files import attribute_array
 from .model import Model
+from .values import attribute_array
 
 Arrays = list["np.ndarray | None"]
 
@@ -54,7 +54,7 @@ def evaluate(model: Model, node: gs.Node, inputs: Arrays) -> list[np.ndarray]:
 def _reference(model: Model, node: gs.Node, inputs: Arrays) -> list[np.ndarray]:
     from onnx.reference import ReferenceEvaluator
 
-    from .files import attribute_proto
+    from .values import attribute_proto
 
     names = [f"i{k}" if v is not None else "" for k, v in enumerate(inputs)]
     outs = [f"o{k}" if t.name else "" for k, t in enumerate(node.outputs)]

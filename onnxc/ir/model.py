@@ -2,7 +2,8 @@
 
 Rules: tensor and node names are unique and are the keys; weights are read-only arrays that are replaced, never written
 into; weights that stand in Constant nodes are initialisers; intermediate shapes are not stored, they are derived
-(`onnxc.ir.analysis`); a copy shares the weight arrays. Loading and saving stand in `onnxc.ir.files`.
+(`onnxc.ir.analysis`); a copy shares the weight arrays. Loading stands in `onnxc.ir.files`, saving in
+`onnxc.ir.writing`.
 """
 
 from __future__ import annotations
@@ -242,12 +243,12 @@ class Model:
 
     def to_proto(self, *, weights: bool = True) -> onnx.ModelProto:
         """The model as ONNX. With weights=False large weights become inputs: enough for checker and inference."""
-        from .files import to_proto
+        from .writing import to_proto
 
         return to_proto(self, weights=weights)
 
     def save(self, path) -> None:
         """Write the model, whole or not at all; beyond 2 GiB with external data beside it."""
-        from .files import save
+        from .writing import save
 
         save(self, path)

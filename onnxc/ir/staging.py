@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import shutil
-import socket
-import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from . import temporary
 
 _AT_FDCWD, _EXCHANGE = -100, 2
 
@@ -32,14 +31,8 @@ def staging(out: Path) -> Iterator[Path]:
     """A new folder on the file system of `out`, gone at the end. Folders of dead processes are removed first."""
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
-    home = _home(out)
-    mark = f".{out.name}.onnxc-{_host()}-"
-    _clear(home, mark)
-    work = Path(tempfile.mkdtemp(prefix=f"{mark}{os.getpid()}-", dir=home))
-    try:
+    with temporary.folder(_home(out), out.name) as work:
         yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _home(out: Path) -> Path:
@@ -49,27 +42,6 @@ def _home(out: Path) -> Path:
     if not out.is_dir() or (os.access(parent, os.W_OK | os.X_OK) and out.stat().st_dev == parent.stat().st_dev):
         return parent
     return out
-
-
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())[:32]
-
-
-def _clear(home: Path, mark: str) -> None:
-    for path in home.glob(f"{mark}*"):
-        number = path.name.removeprefix(mark).partition("-")[0]
-        if number.isdigit() and not _alive(int(number)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def put(made: Path, out: Path, *, old: Collection[str] = (), last: str) -> None:

@@ -16,8 +16,8 @@ import onnx_graphsurgeon as gs
 
 from ..ir.axes import Atom, Axis, Extent, Prod, Sum, extent, same
 from ..ir.evaluate import core
-from ..ir.files import tensor_type
 from ..ir.model import CAPTURED, STANDARD, Model, Tensor
+from ..ir.values import tensor_type
 from ..ir.verify import Verified
 from .base import Report
 

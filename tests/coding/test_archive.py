@@ -170,30 +170,107 @@ def test_external_data_are_never_overwritten_by_others(tmp_path):
         unpack(tmp_path / "a.onnxz", tmp_path / "m.data")
 
 
-@pytest.mark.parametrize("location", ["../m.data", "/etc/hostname", "a/../../m.data", "", "c:m.data", "a\\m.data"])
+@pytest.mark.parametrize(
+    "location",
+    [
+        "../m.data",
+        "/etc/hostname",
+        "a/../../m.data",
+        "",
+        "c:m.data",
+        ".m.data",
+        "a/.git/m",
+        "~m",
+        "-m",
+        "a\x1bm",
+        "a//m",
+        "a\\m.data",
+    ],
+)
 def test_locations_outside_the_folder_are_refused(tmp_path, location):
     path, _ = external(tmp_path / "in")
     model = onnx.load(path, load_external_data=False)
     model.graph.initializer[0].external_data[0].value = location
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(BadModel, match="outside the model's folder"):
+    with pytest.raises(BadModel, match="not plain"):
         pack(path, tmp_path / "a.onnxz")
     assert not (tmp_path / "a.onnxz").exists()
 
 
-def test_an_archive_that_would_write_elsewhere_is_refused(tmp_path):
-    path, _ = external(tmp_path / "in")
-    pack(path, tmp_path / "a.onnxz")
-    data = (tmp_path / "a.onnxz").read_bytes()
+def renamed(data: bytes, name: str) -> bytes:
+    """The archive with another name for its second file."""
     directory = layout.read_directory(memoryview(data))
-    directory.files[1].name = "../../evil"
+    at = data.index(zlib.compress(directory.to_bytes(), 9))
+    directory.files[1].name = name
     raw = directory.to_bytes()
     deflated = zlib.compress(raw)
-    at = data.index(zlib.compress(layout.read_directory(memoryview(data)).to_bytes(), 9))
-    evil = layout.header(deflated, len(raw), at) + data[layout.HEADER_SIZE : at] + deflated
-    with pytest.raises(BadModel, match="outside the folder"):
-        unpack(evil, tmp_path / "n.onnx")
-    assert not (tmp_path / "n.onnx").exists()
+    return layout.header(deflated, len(raw), at) + data[layout.HEADER_SIZE : at] + deflated
+
+
+@pytest.mark.parametrize(
+    "name", ["../../evil", "/tmp/evil", ".bashrc", ".git/hooks/post-checkout", "a/.evil", "~", "-rf", "a\nb", "", "x/"]
+)
+def test_an_archive_that_would_write_elsewhere_is_refused(tmp_path, name):
+    path, _ = external(tmp_path / "in")
+    pack(path, tmp_path / "a.onnxz")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(BadModel, match=r"outside the folder|a file twice"):
+        unpack(renamed((tmp_path / "a.onnxz").read_bytes(), name), tmp_path / "out" / "n.onnx")
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_nothing_that_is_there_is_written_over(tmp_path):
+    path, _ = external(tmp_path / "in")
+    pack(path, tmp_path / "a.onnxz")
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "notes").write_bytes(b"mine")
+    for name in ("notes", "link", "in"):
+        with pytest.raises(BadOption, match="is there and is another file"):
+            unpack(renamed((tmp_path / "a.onnxz").read_bytes(), name), tmp_path / "n.onnx")
+    assert (tmp_path / "notes").read_bytes() == b"mine" and not (tmp_path / "nowhere").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.onnxz", "in", "link", "notes"]
+
+
+def test_what_an_archive_opens_into_is_bounded(tmp_path, capsys):
+    zeros = numpy_helper.from_array(np.zeros(3_000_000, np.float32), "z")
+    model = helper.make_model(helper.make_graph([], "g", [], [], [zeros]))
+    pack(model, tmp_path / "a.onnxz")
+    size = len(model.SerializeToString())
+    with Archive(tmp_path / "a.onnxz", max_bytes=1000) as archive:
+        for read in (archive.read, lambda: archive.array("z"), lambda: archive.unpack(tmp_path / "n.onnx")):
+            with pytest.raises(BadOption, match=r"at most 1000.*--max-bytes"):
+                read()
+    assert main(["unpack", str(tmp_path / "a.onnxz"), "-o", str(tmp_path / "n.onnx"), "--max-bytes", "1000"]) == 2
+    assert f"says that it holds {size} bytes" in capsys.readouterr().err and not (tmp_path / "n.onnx").exists()
+    assert main(["unpack", str(tmp_path / "a.onnxz"), "-o", str(tmp_path / "n.onnx"), "--max-bytes", str(size)]) == 0
+    assert capsys.readouterr().out.startswith("12.0 MB in 1 file\nwritten: ")
+    # by default: 4 times the archive and 1 GiB
+    with pytest.raises(BadOption, match="1073"):
+        claim(tmp_path / "a.onnxz", 2**40).unpack(tmp_path / "m.onnx")
+
+
+def claim(path, size: int) -> Archive:
+    """An archive that claims to hold a model of `size` bytes."""
+    archive = Archive(path)
+    archive._directory.files[0].size = size
+    return archive
+
+
+def test_the_directory_is_bounded_by_the_file(tmp_path):
+    directory = layout.Directory([layout.Chunk(layout.HEADER_SIZE, 8, 0, 0, 0)])
+    directory.files = [layout.File("", 0, 0, 0, [(layout.FRAME, 0)] * 3_000_000)]
+    raw = directory.to_bytes()
+    deflated = zlib.compress(raw, 9)
+    data = layout.header(deflated, len(raw), layout.HEADER_SIZE + 8) + zlib.compress(b"") + deflated
+    assert len(raw) > 500 * len(data)
+    with pytest.raises(BadModel, match="claims too many bytes"):
+        Archive(data)
+    directory.files[0].pieces = []
+    directory.chunks *= 100
+    raw = directory.to_bytes()
+    deflated = zlib.compress(raw, 9)
+    with pytest.raises(BadModel, match="chunks are more than it holds"):
+        Archive(layout.header(deflated, len(raw), layout.HEADER_SIZE + 8) + zlib.compress(b"") + deflated)
 
 
 def test_external_data_that_end_too_early_are_refused(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from onnxc.ir import staging as module
+from onnxc.ir import temporary
 from onnxc.ir.staging import put, staging
 
 OLD = {"manifest": "old", "library": "old", "gone": "old", "example/main": "old"}
@@ -37,7 +38,7 @@ def end_after(steps: int, out: Path) -> bool:
 
     def trace(frame, event, _):
         nonlocal left
-        if frame.f_code.co_filename != module.__file__:
+        if frame.f_code.co_filename not in (module.__file__, temporary.__file__):
             return None
         if event == "line":
             left -= 1
@@ -96,8 +97,8 @@ def test_a_new_folder_and_one_that_is_worked_in(tmp_path, monkeypatch):
 
 
 def test_folders_of_others_are_left_alone(tmp_path):
-    alive, strange = tmp_path / f".out.onnxc-{module._host()}-{os.getpid()}-x", tmp_path / ".out.onnxc-elsewhere-1-x"
-    dead = tmp_path / f".out.onnxc-{module._host()}-{2**22 + 1}-x"
+    alive, strange = tmp_path / f".out.onnxc-{temporary.host()}-{os.getpid()}-x", tmp_path / ".out.onnxc-elsewhere-1-x"
+    dead = tmp_path / f".out.onnxc-{temporary.host()}-{2**22 + 1}-x"
     for folder in (alive, strange, dead):
         write(folder, OLD)
     replace(tmp_path / "out")

@@ -8,9 +8,9 @@ import numpy as np
 
 from ..axes import Atom, Axis, Prod, Sum, extent, freeze, same
 from ..errors import DimensionError
-from ..files import attribute_array
 from ..table import VALUE_LIMIT, Unreadable, Use, row
 from ..unify import split_product
+from ..values import attribute_array
 
 INT = (int, np.integer)
 AXIS = (Atom, Prod, Sum)

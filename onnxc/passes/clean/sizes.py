@@ -14,7 +14,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from ...ir.evaluate import EVALUATORS, core
-from ...ir.files import attribute_proto, to_tensor
+from ...ir.values import attribute_proto, to_tensor
 from ..editor import Editor
 
 VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Transpose", "Slice", "Expand", "Dropout"}

@@ -23,9 +23,9 @@ import numpy as np
 from ...ir.analysis import Analysis, analyse
 from ...ir.axes import Atom, atoms
 from ...ir.errors import BadData
-from ...ir.files import write_atomically
 from ...ir.masks import apply_masks
 from ...ir.model import Model
+from ...ir.output import write_whole
 from ..base import Context, Report
 from .budget import Costing
 from .coupling import Group, groups
@@ -188,7 +188,7 @@ def write(file: Path, head: Mapping, curves: Mapping[str, Curve]) -> None:
         key: {"name": c.name, "channels": c.channels, "points": [vars(p) for p in c.points]}
         for key, c in curves.items()
     }
-    write_atomically(file, [(json.dumps({**head, "curves": rows}, indent=1, ensure_ascii=False) + "\n").encode()])
+    write_whole(file, [(json.dumps({**head, "curves": rows}, indent=1, ensure_ascii=False) + "\n").encode()])
 
 
 def read(file: Path, head: Mapping | None = None) -> dict[str, Curve]:

@@ -1,0 +1,253 @@
+"""ModelProto -> Model. Structure is checked first, so that a damaged, cyclic or malicious model gives one BadModel."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from . import qonnx
+from .errors import BadModel
+from .external import Beside
+from .graph import CAPTURED, read_only, stable_topological_order
+from .model import Model
+from .values import attribute, bodies, copied, densify, to_array, variable
+
+MIN_OPSET = 7
+
+_A = onnx.AttributeProto
+
+
+def from_proto(proto: onnx.ModelProto, beside: Beside) -> Model:
+    """The model that `proto` holds; `beside` gives external data, which are copied into `proto` where they are no weights of
+    the outer graph. Raises BadModel."""
+    _check_text(proto)
+    opsets = _opsets(proto)
+    graph = proto.graph
+    if not graph.output:
+        raise BadModel(
+            "the graph has no outputs", remedy="export it again, or declare the tensors that you need as outputs"
+        )
+    tensors: dict[str, gs.Variable | gs.Constant] = {}
+    for init in graph.initializer:
+        if not init.name or init.name in tensors:
+            raise BadModel("an initialiser has no name or stands twice", tensor=init.name or "''")
+        tensors[init.name] = gs.Constant(init.name, to_array(init, beside))
+    for sparse in graph.sparse_initializer:
+        if not sparse.values.name or sparse.values.name in tensors:
+            raise BadModel("a sparse initialiser has no name or stands twice", tensor=sparse.values.name or "''")
+        beside.inline(sparse)
+        tensors[sparse.values.name] = gs.Constant(sparse.values.name, densify(sparse))
+    inputs = []
+    for info in graph.input:
+        if isinstance(tensors.get(info.name), gs.Constant):
+            continue  # IR 3 lists initialisers as inputs too
+        if not info.name or info.name in tensors:
+            raise BadModel("a graph input has no name or stands twice", tensor=info.name or "''")
+        tensors[info.name] = variable(info)
+        inputs.append(tensors[info.name])
+    nodes = _nodes(graph, tensors, beside)
+    outputs = []
+    for info in graph.output:
+        t = tensors.get(info.name)
+        if t is None:
+            raise BadModel("no node makes this graph output", tensor=info.name or "''")
+        if any(t is o for o in outputs):
+            raise BadModel("this graph output stands twice", tensor=info.name)
+        if isinstance(t, gs.Variable) and all(t is not i for i in inputs):
+            like = variable(info)
+            t.dtype, t.shape, t.type = like.dtype, like.shape, like.type
+        outputs.append(t)
+    name = graph.name or "graph"
+    made = gs.Graph(
+        stable_topological_order(nodes), inputs, outputs, name=name, doc_string=graph.doc_string, opset=opsets[""]
+    )
+    for function in proto.functions:
+        beside.inline(function)
+    functions = [copied(f) for f in proto.functions]
+    if any(f.overload for f in functions):
+        raise BadModel("overloaded functions are not supported", found=next(f.name for f in functions if f.overload))
+    wanted = {
+        t.name
+        for n in nodes
+        if n.domain not in ("", "ai.onnx", None) or n.attrs.get(CAPTURED) is not None
+        for t in n.outputs
+    }
+    model = Model(
+        made,
+        opsets=opsets,
+        ir_version=proto.ir_version,
+        functions=functions,
+        metadata={p.key: p.value for p in proto.metadata_props},
+        producer=(proto.producer_name, proto.producer_version, proto.domain, proto.model_version, proto.doc_string),
+        declared={v.name: copied(v) for v in graph.value_info if v.name in wanted},
+        reserved=_inner_names(graph),
+    )
+    _name_nodes(model)
+    qonnx.attach(model)
+    return model
+
+
+def _check_text(proto: onnx.ModelProto) -> None:
+    """Names must be text: protobuf gives what is not UTF-8 as bytes."""
+    strings = [
+        proto.producer_name,
+        proto.producer_version,
+        proto.domain,
+        proto.doc_string,
+        proto.graph.name,
+        proto.graph.doc_string,
+    ]
+    strings += [s for p in proto.metadata_props for s in (p.key, p.value)] + [o.domain for o in proto.opset_import]
+    strings += [s for f in proto.functions for s in (f.name, f.domain, *f.input, *f.output, *f.attribute)]
+    nodes = [n for f in proto.functions for n in f.node]
+    graphs = [proto.graph]
+    while graphs or nodes:
+        if graphs:
+            g = graphs.pop()
+            infos = (*g.input, *g.output, *g.value_info)
+            strings += [t.name for t in (*g.initializer, *infos)] + [t.values.name for t in g.sparse_initializer]
+            strings += [d.dim_param for v in infos for d in v.type.tensor_type.shape.dim]
+            nodes += g.node
+            continue
+        n = nodes.pop()
+        strings += [
+            n.name,
+            n.op_type,
+            n.domain,
+            *n.input,
+            *n.output,
+            *(a.name for a in n.attribute),
+            *(a.ref_attr_name for a in n.attribute),
+        ]
+        graphs += bodies(n)
+    bad = next((s for s in strings if not isinstance(s, str)), None)
+    if bad is not None:
+        raise BadModel("a name is not text", found=repr(bad), remedy="the file is damaged: export it again")
+
+
+def _opsets(proto: onnx.ModelProto) -> dict[str, int]:
+    opsets: dict[str, int] = {}
+    for o in proto.opset_import:
+        domain = "" if o.domain == "ai.onnx" else o.domain
+        opsets[domain] = max(o.version, opsets.get(domain, 0))
+    newest = onnx.defs.onnx_opset_version()
+    if "" not in opsets:
+        if any(n.domain in ("", "ai.onnx") for n in proto.graph.node):
+            raise BadModel("the model imports no standard opset", remedy="export it again")
+        opsets[""] = min(17, newest)
+    if not MIN_OPSET <= opsets[""] <= newest:
+        raise BadModel(
+            "the opset is not supported",
+            expected=f"{MIN_OPSET} to {newest}",
+            found=opsets[""],
+            remedy="convert it with onnx.version_converter",
+        )
+    return opsets
+
+
+def _nodes(graph: onnx.GraphProto, tensors: dict, beside: Beside) -> list[gs.Node]:
+    made: set[str] = set(tensors)
+    for proto in graph.node:
+        for name in proto.output:
+            if name and name in made:
+                raise BadModel("two nodes make this tensor", node=proto.name or proto.op_type, tensor=name)
+            if name:
+                made.add(name)
+    outputs = {o.name for o in graph.output}
+    nodes: list[gs.Node] = []
+    for proto in graph.node:
+        if not proto.op_type:
+            raise BadModel("a node has no operator", node=proto.name or "''")
+        if proto.op_type == "Constant" and proto.domain in ("", "ai.onnx") and len(proto.output) == 1:
+            name = proto.output[0]
+            values = _constant_node(proto, beside)
+            if values is not None and name not in outputs:
+                known = tensors.get(name)
+                if known is not None:  # a reader stood ahead of it
+                    known.to_constant(values)
+                else:
+                    tensors[name] = gs.Constant(name, values)
+                continue
+        beside.inline(proto)
+        captured = _captured(proto)
+        given = list(proto.input)
+        while given and not given[-1]:
+            given.pop()
+        ins = [_use(name, proto, tensors, made) for name in (*given, *captured)]
+        outs = [tensors.setdefault(name, gs.Variable(name)) if name else gs.Variable.empty() for name in proto.output]
+        attrs = {a.name: attribute(a) for a in proto.attribute}
+        if captured:
+            attrs[CAPTURED] = captured
+        elif any(a.type in (_A.GRAPH, _A.GRAPHS) for a in proto.attribute):
+            attrs[CAPTURED] = ()
+        nodes.append(gs.Node(proto.op_type, proto.name, attrs, ins, outs, domain=proto.domain or None))
+    return nodes
+
+
+def _use(name: str, proto: onnx.NodeProto, tensors: dict, made: set[str]):
+    if not name:
+        return gs.Variable.empty()
+    if name not in made:
+        raise BadModel("this input is made by no node", node=proto.name or proto.op_type, tensor=name)
+    return tensors.setdefault(name, gs.Variable(name))
+
+
+def _constant_node(proto: onnx.NodeProto, beside: Beside) -> np.ndarray | None:
+    if len(proto.attribute) != 1:
+        return None
+    a = proto.attribute[0]
+    if a.name == "value" and a.type == _A.TENSOR:
+        return to_array(a.t, beside)
+    if a.name == "sparse_value" and a.type == _A.SPARSE_TENSOR:
+        beside.inline(proto)
+        return densify(a.sparse_tensor)
+    if a.name in ("value_int", "value_ints"):
+        return read_only(np.array(a.i if a.name == "value_int" else list(a.ints), np.int64))
+    if a.name in ("value_float", "value_floats"):
+        return read_only(np.array(a.f if a.name == "value_float" else list(a.floats), np.float32))
+    return None
+
+
+def _captured(proto: onnx.NodeProto) -> tuple[str, ...]:
+    """The outer tensors that the node's bodies read, in order of first use."""
+    found: dict[str, None] = {}
+
+    def walk(graph: onnx.GraphProto, outer: set[str]) -> None:
+        local = outer | {t.name for t in (*graph.initializer, *graph.input)}
+        local |= {name for n in graph.node for name in n.output}
+        for n in graph.node:
+            found.update((name, None) for name in n.input if name and name not in local)
+            for inner in bodies(n):
+                walk(inner, local)
+        found.update((o.name, None) for o in graph.output if o.name not in local)
+
+    for body in bodies(proto):
+        walk(body, set())
+    return tuple(found)
+
+
+def _inner_names(graph: onnx.GraphProto) -> set[str]:
+    names: set[str] = set()
+    stack = [b for n in graph.node for b in bodies(n)]
+    while stack:
+        body = stack.pop()
+        names.update(t.name for t in (*body.initializer, *body.input, *body.output))
+        for n in body.node:
+            names.update((n.name, *n.input, *n.output))
+            stack += bodies(n)
+    return names
+
+
+def _name_nodes(model: Model) -> None:
+    """Give every node a name of its own: missing ones after their operator, repeated ones with a number behind."""
+    taken = set(model.tensors()) | model.reserved
+    seen: set[str] = set()
+    for node in model.nodes:
+        stem = node.name or next((t.name for t in node.outputs if t.name), node.op)
+        name, i = stem, 0
+        while name in seen or (not node.name and name in taken and name != stem):
+            i += 1
+            name = f"{stem}_{i}"
+        node.name = name
+        seen.add(name)

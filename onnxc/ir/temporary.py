@@ -1,0 +1,107 @@
+"""Temporary files and folders that go away whatever happens: at the end, by a signal, or by the next run after a kill.
+
+    .net.onnx.onnxc-HOST-PID-xxxxxxxx    beside net.onnx
+
+A name says whose it is: the host with its process space, and the process. `stale` finds those of processes that have died.
+What this process holds is in `HELD`, so that a signal that ends it can take it along (`discard`). Needs nothing but Python.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+HELD: set[Path] = set()
+"""Temporary files and folders of this process that are there."""
+
+
+@contextmanager
+def folder(home: Path, name: str) -> Iterator[Path]:
+    """A new folder in `home`, only for this user, gone at the end. Those that dead processes left for `name` go first."""
+    for path in stale(home, name):
+        remove(path)
+    path = home / _name(name)
+    path.mkdir(0o700)
+    with _held(path):
+        yield path
+
+
+@contextmanager
+def file(home: Path, name: str, mode: int = 0o666) -> Iterator[Path]:
+    """A new, empty file in `home`, gone at the end unless it has been renamed."""
+    path = home / _name(name)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), mode))
+    with _held(path):
+        yield path
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    HELD.add(path)
+    try:
+        yield
+    finally:
+        remove(path)
+        HELD.discard(path)
+
+
+def remove(path: Path) -> None:
+    """Away with a temporary file or folder, if it is there."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
+def discard() -> None:
+    """Remove all that this process holds: for a process that is about to end."""
+    for path in list(HELD):
+        remove(path)
+
+
+def stale(home: Path, name: str) -> list[Path]:
+    """Temporary files and folders in `home` that were made for `name` by processes of this host that have died."""
+    mark = _mark(name)
+    found = []
+    with suppress(OSError), os.scandir(home) as entries:
+        for entry in entries:
+            number = entry.name.removeprefix(mark).partition("-")[0] if entry.name.startswith(mark) else ""
+            if number.isdigit() and not _alive(int(number)):
+                found.append(home / entry.name)
+    return found
+
+
+def _name(name: str) -> str:
+    return f"{_mark(name)}{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _mark(name: str) -> str:
+    # a name may have 255 bytes
+    return f".{os.fsdecode(os.fsencode(name)[:120])}.onnxc-{host()}-"
+
+
+@cache
+def host() -> str:
+    """This host, and the space in which process numbers count: containers may share a host's name and files."""
+    text = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())[:32]
+    with suppress(OSError):
+        text += f".{os.stat('/proc/self/ns/pid').st_ino}"
+    return text
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
