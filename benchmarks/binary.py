@@ -23,8 +23,9 @@ from models import path_of
 
 import onnxc
 from onnxc.ir.cost import cost
+from onnxc.ir.difference import differences
 from onnxc.ir.verify import verify
-from onnxc.runtime.metrics import accuracy, metrics
+from onnxc.runtime.evaluate import accuracy
 from onnxc.runtime.reference import Session
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,7 +54,7 @@ def score(model: onnxc.Model, test: Data, real: Data | None) -> tuple[Data, dict
     price = cost(model, verify(model))
     found = {"accuracy": round(100 * accuracy(got[name], test["labels"]), 2), "bops": price.bops, "bytes": price.bytes}
     if real is not None:
-        found["snr_db"] = round(metrics(real, got)[name].snr_db, 2)
+        found["snr_db"] = round(differences(real, got)[name].snr_db, 2)
     return got, found
 
 

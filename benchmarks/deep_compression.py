@@ -27,7 +27,7 @@ import numpy as np
 
 import onnxc
 from onnxc.coding import pack, unpack
-from onnxc.runtime.metrics import accuracy
+from onnxc.runtime.evaluate import accuracy
 from onnxc.runtime.reference import Session
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -20,9 +20,9 @@ import numpy as np
 from models import path_of
 
 from onnxc import load, run_passes
+from onnxc.ir.difference import Difference
 from onnxc.ir.errors import BadOption
 from onnxc.runtime.data import open_data
-from onnxc.runtime.metrics import Difference
 from onnxc.runtime.reference import Session
 from onnxc.runtime.specs import input_specs
 

@@ -28,8 +28,9 @@ from models import LIGHT, NotToBeHad, path_of
 from pages import lines, pages
 
 import onnxc
+from onnxc.ir.difference import differences
 from onnxc.ir.model import Model
-from onnxc.runtime.metrics import accuracy, metrics
+from onnxc.runtime.evaluate import accuracy
 from onnxc.runtime.reference import Session
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -163,13 +164,13 @@ def row(model: str, who: str, method: str, make: Callable[[], object], real: Dat
     name = next(iter(real))
     found = {"model": model, "who": who, "method": method, "snr_db": None}
     if who != "float":
-        found["snr_db"] = round(metrics(real, got)[name].snr_db, 2)
+        found["snr_db"] = round(differences(real, got)[name].snr_db, 2)
         found["median_db"] = round(median_snr(*(x.get(AHEAD, x[name]) for x in (real, got))), 2)
     if AHEAD in real and who != "float":
-        found["logits_db"] = round(metrics(real, got)[AHEAD].snr_db, 2)
+        found["logits_db"] = round(differences(real, got)[AHEAD].snr_db, 2)
     if "labels" in test:
         found["accuracy"] = round(100 * accuracy(got[name], test["labels"]), 2)
-    found |= {"top1": round(100 * metrics(real, got)[name].top1, 2), "seconds": round(seconds, 1)}
+    found |= {"top1": round(100 * differences(real, got)[name].top1, 2), "seconds": round(seconds, 1)}
     return found | {"bytes": proto.ByteSize()}
 
 

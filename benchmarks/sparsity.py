@@ -22,7 +22,7 @@ import numpy as np
 import onnxc
 from onnxc.ir.cost import cost
 from onnxc.ir.verify import verify
-from onnxc.runtime.metrics import accuracy
+from onnxc.runtime.evaluate import accuracy
 from onnxc.runtime.reference import Session
 from onnxc.runtime.resample import resample
 

@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .passes.base import Report
 
+if TYPE_CHECKING:
+    from .runtime.evaluate import Score
+
 
 @dataclass
 class PipelineReport:
-    """What a whole list did: one Report per pass, and what the numbers were measured on."""
+    """What a whole list did: one Report per pass, and what the numbers were measured on.
+
+    metrics: of the model as it was given, by labels. metric: the one of them that people are shown.
+    """
 
     rows: list[Report] = field(default_factory=list)
     data: str = ""
     samples: int = 0
     check: str = "data"
     seed: int = 0
-    accuracy: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    metric: str = "accuracy"
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of labels that the model named as it was given; None without labels."""
+        return self.metrics.get("accuracy")
+
+    def take(self, score: Score) -> None:
+        """The metrics of the model as it was given."""
+        self.metrics = score.values()
+        if score.task is not None:
+            self.metric = score.task.metric
 
     def to_dict(self) -> dict:
         """Plain numbers, strings, lists and dicts; ready for JSON but for infinities, which stand as None."""
@@ -30,6 +49,7 @@ class PipelineReport:
                 "check": self.check,
                 "seed": self.seed,
                 "accuracy": self.accuracy,
+                "metrics": self.metrics,
             }
         )
 

@@ -123,11 +123,11 @@ def test_a_claim_is_tested_on_data(claim, factor, holds):
     scaling("t.scale", factor, claim)
     pipeline = Pipeline("t.scale", seed=1)
     if holds:
-        row = pipeline.run(network()).report.rows[0]
+        row = pipeline.transform(network()).report.rows[0]
         assert row.edits and row.error["max_abs"] >= 0
         return
     with pytest.raises(ClaimError, match=r"^pass t\.scale, node \S+, y\[1\]: ") as error:
-        pipeline.run(network())
+        pipeline.transform(network())
     assert error.value.exit_status == 1
 
 
@@ -384,3 +384,52 @@ def test_two_passes_of_one_name_are_refused():
         scaling("t.twice", 1, Claim.EXACT)
     with pytest.raises(BadOption, match="only a subclass of Pass"):
         register("t.no")(object)
+
+
+# lists within lists
+
+
+def test_lists_nest():
+    scaling("t.one", 1, Claim.EXACT), scaling("t.half", 0.5, Claim.LOSSY), idle("t.b", requires=("t.one",))
+    inner = Pipeline(["t.half", Pipeline("t.one, t.half")])
+    flat = onnxc.run_passes(network(), "t.one, t.half, t.one, t.half, t.b")
+    nested = onnxc.run_passes(network(), ["t.one", inner, "t.b"])
+    assert dump(nested.model) == dump(flat.model)
+    rows = nested.report.rows
+    assert [row.name for row in rows] == ["t.one", "[t.half, [t.one, t.half]]", "t.b"]  # what t.b needs has run
+    assert rows[1].claim == Claim.LOSSY and len(rows[1].edits) == 3
+    inside = [rows[0], rows[1].parts[0], *rows[1].parts[1].parts, rows[2]]
+    assert [row.error for row in inside] == [row.error for row in flat.report.rows]
+    assert [part["pass"] for part in nested.report.to_dict()["passes"][1]["parts"]] == ["t.half", "[t.one, t.half]"]
+    assert "    t.half" in str(nested.report)
+
+
+def test_a_list_claims_what_its_passes_do_together():
+    scaling("t.x", 1, Claim.EXACT), scaling("t.y", 1.001, Claim.TOLERANCE(0, 2e-3))
+    both = Pipeline("t.x, t.y, t.x")
+    assert both.claim == Claim("tolerance", 0, pytest.approx(2e-3 + 2e-6)) and not both.needs_data
+    assert Pipeline("t.x").claim.kind == "exact"
+    assert onnxc.run_passes(network(), [both, "t.x"]).report.rows[0].error["max_abs"] > 0
+
+
+def test_a_list_that_fails_inside_leaves_everything_as_it_was_and_names_the_pass():
+    scaling("t.good", 2, Claim.LOSSY), scaling("t.wrong", 2, Claim.EXACT)
+    model = onnxc.load(network())
+    before = dump(model)
+    for check in ("data", "shapes"):
+        if check == "data":
+            with pytest.raises(ClaimError, match=r"^pass t\.wrong"):
+                onnxc.run_passes(model, [Pipeline("t.good, t.wrong")], check=check)
+        else:
+            onnxc.run_passes(model, [Pipeline("t.good, t.wrong")], check=check)
+    assert dump(model) == before
+
+
+def test_whose_pass_fails_its_claim_is_said():
+    scaling("t.wrong", 2, Claim.EXACT)
+    with pytest.raises(ClaimError, match="correct it there, or give it a claim that holds") as theirs:
+        onnxc.run_passes(network(), "t.wrong")
+    assert f"the pass comes from {__name__}" in str(theirs.value) and "report it" not in str(theirs.value)
+    base.PASSES["t.wrong"].__module__ = "onnxc.passes.wrong"
+    with pytest.raises(ClaimError, match="report it with the model; nothing was written"):
+        onnxc.run_passes(network(), "t.wrong")

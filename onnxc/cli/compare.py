@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import DataOption, JsonOption, colour, json_text, show
-from .tables import Column, decibels, draw, percent, plural
+from .options import DataOption, JsonOption, TaskOption, colour, json_text, show
+from .tables import Column, decibels, draw, percent, plural, score
 
 if TYPE_CHECKING:
     from ..measure.compare import Comparison
@@ -17,12 +17,13 @@ def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="The reference model.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The model to judge.")],
     data: DataOption = None,
+    task: TaskOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show how far apart the outputs of two models are."""
     from ..measure.compare import compare
 
-    found = compare(a, b, data)
+    found = compare(a, b, data, task=task)
     show(json_text({"a": a, "b": b, **found.to_dict()}) if json else render(found, colour=colour()))
 
 
@@ -40,7 +41,8 @@ def render(found: Comparison, *, width: int | None = None, colour: bool = False)
         for name, d in found.outputs.items()
     ]
     parts = [draw(columns, rows, width, colour)]
-    if found.accuracy:
-        parts.append(f"accuracy: {percent(found.accuracy[0])} and {percent(found.accuracy[1])}")
+    if found.task is not None:
+        metric = found.task.metric
+        parts.append(f"{metric}: {' and '.join(score(metric, m[metric]) for m in found.metrics)}")
     parts.append(f"on {plural(found.samples, 'sample')} of {found.data}")
     return "\n\n".join(parts)

@@ -95,7 +95,7 @@ def _demo(network: Path, calibration: str, test: dict, folder: Path, tell: Calla
         before, row = models[base] if base else (original, Row("", ""))
         model, row = _transform(before, row.passes, name, passes, calibration)
         session = Session(model.to_proto())
-        row.accuracy = _accuracy(lambda images, s=session: s.run({"image": images})["logits"], test, 32)
+        row.accuracy = _accuracy(session.run, test, 32)
         row.bytes = len(model.to_proto().SerializeToString())
         models[name], calls[name] = (model, row), lambda s=session: s.run(one)
         found.rows.append(row)
@@ -133,15 +133,17 @@ def _compiled(model: Model, base: Row, name: str, folder: Path, test: dict, one:
         row.missing = str(e)
         return row, None
     row.cost, row.bytes = base.cost, (folder / "libresnet20.so").stat().st_size
-    row.accuracy = _accuracy(lambda images: library(image=images)["logits"], test, 1)
+    row.accuracy = _accuracy(library.run, test, 1)
     return row, lambda: library(**one)
 
 
-def _accuracy(logits: Callable[[np.ndarray], np.ndarray], test: dict, batch: int) -> float:
-    images, labels = test["image"], test["labels"]
-    starts = range(0, len(labels), batch)
-    right = sum(int((logits(images[i : i + batch]).argmax(1) == labels[i : i + batch]).sum()) for i in starts)
-    return right / len(labels)
+def _accuracy(run: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]], test: dict, batch: int) -> float:
+    from ..runtime.evaluate import TASKS, Score
+
+    score = Score(TASKS["classification"])
+    for i in range(0, len(test["labels"]), batch):
+        score.add(run({"image": test["image"][i : i + batch]}), test["labels"][i : i + batch])
+    return score.values()["accuracy"]
 
 
 NARROW = 100

@@ -16,6 +16,10 @@ DataOption = Annotated[
         metavar="D", help="An .npz named as the inputs, a folder of .npy, or module:function.", show_default=False
     ),
 ]
+TaskOption = Annotated[
+    str | None,
+    typer.Option(metavar="TASK|m:f", help="What labels mean, where their form does not say it.", show_default=False),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Show everything, not the beginning of long lists.")

@@ -10,7 +10,7 @@ import typer
 from .. import __version__
 from ..ir.errors import BadOption
 from . import arguments
-from .options import DataOption, VerboseOption, bar, colour, json_text, show
+from .options import DataOption, TaskOption, VerboseOption, bar, colour, json_text, show
 
 
 def passes(
@@ -21,6 +21,7 @@ def passes(
     out: Annotated[str | None, typer.Option("--out", "-o", metavar="OUT", help="Where to write the model.")] = None,
     recipe: Annotated[str | None, typer.Option(metavar="F.toml", help="The list and its settings as TOML.")] = None,
     data: DataOption = None,
+    task: TaskOption = None,
     check: Annotated[
         str | None, typer.Option(metavar="data|shapes", help="data: test every claim by running; the default.")
     ] = None,
@@ -48,12 +49,12 @@ def passes(
     from .report import render
 
     chosen, settings = (parse(listed), {}) if recipe is None else read_toml(recipe)
-    given = {"data": data, "check": check, "seed": seed}
+    given = {"data": data, "task": task, "check": check, "seed": seed}
     settings |= {key: value for key, value in given.items() if value is not None}
     pipeline = Pipeline(chosen, **settings)
     with bar(len(pipeline.passes)) as step:
         pipeline.progress = step
-        result = pipeline.run(model)
+        result = pipeline.transform(model)
     if out:
         result.model.save(out)
     if report:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from .tables import (
     draw,
     percent,
     plural,
+    score,
     screen_width,
     seconds,
     size,
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
     from ..passes.base import Refusal, Report
     from ..report import PipelineReport
 
-COLUMNS = (
+HEAD = (
     *(Column("pass", number=False), Column("claim", number=False), Column("nodes"), Column("params"), Column("MACs")),
-    *(Column("bytes"), Column("SNR dB"), Column("top-1"), Column("accuracy"), Column("time")),
+    *(Column("bytes"), Column("SNR dB"), Column("top-1")),
 )
 FEW = 4
 """Reasons shown per pass; the rest is counted."""
@@ -40,7 +41,7 @@ def render(report: PipelineReport, *, verbose: bool = False, width: int | None =
     """The report as text: a row per pass, then what was left alone and why (all of it with `verbose`), then notes."""
     width = width or screen_width()
     parts = [
-        draw(COLUMNS, _rows(report, "\n" if width < NARROW else " "), width, colour),
+        draw(columns(report), _rows(report, "\n" if width < NARROW else " "), width, colour),
         wrap(legend(report), "", width),
     ]
     if verbose:
@@ -52,6 +53,11 @@ def render(report: PipelineReport, *, verbose: bool = False, width: int | None =
         parts += _section("Left alone", _grouped(report.rows), width)
     parts += _section("Notes", [f"{r.name}: {note}" for r in report.rows for note in r.notes], width)
     return "\n\n".join(part for part in parts if part)
+
+
+def columns(report: PipelineReport) -> list[Column]:
+    """One for each figure; the last but one is the task's metric."""
+    return [*HEAD, Column(report.metric), Column("time")]
 
 
 def legend(report: PipelineReport) -> str:
@@ -69,20 +75,33 @@ def _rows(report: PipelineReport, between: str) -> list[list[str]]:
     if not report.rows:
         return []
     first = report.rows[0].before
-    rows = [["as given", "", *_costs(first, first, between), "", "", percent(report.accuracy), ""]]
-    for r in report.rows:
+    rows = [
+        [
+            "as given",
+            "",
+            *_costs(first, first, between),
+            "",
+            "",
+            score(report.metric, report.metrics.get(report.metric)),
+            "",
+        ]
+    ]
+    for r, depth in _nested(report.rows):
         error = r.error
-        measured = [decibels(error.get("snr_db")), percent(error.get("top1")), percent(error.get("accuracy"))]
-        rows.append(
-            [
-                r.name.replace("(", "\n(", 1),
-                str(r.claim),
-                *_costs(r.after, first, between),
-                *measured,
-                seconds(r.seconds),
-            ]
-        )
+        measured = [
+            decibels(error.get("snr_db")),
+            percent(error.get("top1")),
+            score(report.metric, error.get(report.metric)),
+        ]
+        name = "  " * depth + r.name.replace("(", "\n(", 1)
+        rows.append([name, str(r.claim), *_costs(r.after, first, between), *measured, seconds(r.seconds)])
     return rows
+
+
+def _nested(rows: list[Report], depth: int = 0) -> Iterator[tuple[Report, int]]:
+    for r in rows:
+        yield r, depth
+        yield from _nested(r.parts, depth + 1)
 
 
 def _costs(now: Cost | None, first: Cost | None, between: str) -> list[str]:
@@ -139,9 +158,11 @@ details { margin: .6rem 0; } code { font-size: .9em; }
 def render_html(report: PipelineReport, title: str = "onnxc report") -> str:
     """The report as one HTML page that loads nothing: the table, then every edit, refusal and note to unfold."""
     rows = _rows(report, "\n")
-    used = [k for k, _ in enumerate(COLUMNS) if any(row[k] for row in rows)]
-    head = "".join(f"<th{_kind(k)}>{escape(COLUMNS[k].title)}</th>" for k in used)
-    body = "\n".join("<tr>" + "".join(f"<td{_kind(k)}>{_cell(row[k])}</td>" for k in used) + "</tr>" for row in rows)
+    titled = columns(report)
+    used = [k for k, _ in enumerate(titled) if any(row[k] for row in rows)]
+    kinds = {k: "" if titled[k].number else ' class="word"' for k in used}
+    head = "".join(f"<th{kinds[k]}>{escape(titled[k].title)}</th>" for k in used)
+    body = "\n".join("<tr>" + "".join(f"<td{kinds[k]}>{_cell(row[k])}</td>" for k in used) + "</tr>" for row in rows)
     unfold = "\n".join(filter(None, (_unfold(r) for r in report.rows)))
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
@@ -149,10 +170,6 @@ def render_html(report: PipelineReport, title: str = "onnxc report") -> str:
         f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>\n"
         f"<p>{escape(legend(report))}</p>\n{unfold}\n</body></html>\n"
     )
-
-
-def _kind(k: int) -> str:
-    return "" if COLUMNS[k].number else ' class="word"'
 
 
 def _cell(text: str) -> str:

@@ -9,8 +9,8 @@ import typer
 
 from ..ir.errors import BadOption
 from . import arguments
-from .options import DataOption, JsonOption, ModelArgument, bar, colour, json_text, show
-from .tables import Column, draw, percent, plural
+from .options import DataOption, JsonOption, ModelArgument, TaskOption, bar, colour, json_text, show
+from .tables import Column, draw, percent, plural, score
 
 if TYPE_CHECKING:
     from ..measure.sensitivity import Sensitivity
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def sensitivity(
     model: ModelArgument,
     data: DataOption = None,
+    task: TaskOption = None,
     out: Annotated[
         str | None, typer.Option("--out", "-o", metavar="F.json", help="Where results are kept; goes on from there.")
     ] = None,
@@ -38,23 +39,26 @@ def sensitivity(
         raise BadOption("--recover does not fit", expected=", ".join(RECOVER), found=recover)
     kept = Path(out) if out else None
     with bar(1) as step:
-        found = measure(model, data, criterion=criterion, recover=recover, seed=seed, out=kept, progress=step)
+        found = measure(
+            model, data, task=task, criterion=criterion, recover=recover, seed=seed, out=kept, progress=step
+        )
     if plot:
         draw_plot(found, Path(plot))
     show(json_text(found.to_dict()) if json else render(found, colour=colour()))
 
 
 def render(found: Sensitivity, *, width: int | None = None, colour: bool = False) -> str:
-    """A row for each group: error (and accuracy) at each ratio."""
+    """A row for each group: error (and the task's metric) at each ratio."""
     if not found.curves:
         return "no group of channels can be pruned"
     ratios = [p.ratio for p in found.curves[0].points]
     columns = [Column("group", number=False), Column("channels"), *(Column(f"-{percent(r)}") for r in ratios)]
     rows = []
     for c in found.curves:
-        cells = [f"{p.error:.3g}" + ("" if p.accuracy is None else f" {percent(p.accuracy)}") for p in c.points]
+        cells = [" ".join([f"{p.error:.3g}", *(score(*m) for m in list(p.metrics.items())[:1])]) for p in c.points]
         rows.append([c.name, str(c.channels), *cells])
-    words = "relative error of the outputs, and accuracy where there are labels"
+    metric = next(iter(found.curves[0].points[0].metrics), None)
+    words = "relative error of the outputs" + (f", and {metric}" if metric else "")
     text = f"{words}; {plural(len(rows), 'group')}, on {found.data}"
     return "\n\n".join([draw(columns, rows, width, colour), text])
 

@@ -49,6 +49,13 @@ def percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f}%"
 
 
+def score(metric: str, value: float | None) -> str:
+    """What a model is worth by a metric: shares in percent, others in four digits."""
+    from ..runtime.evaluate import is_share
+
+    return percent(value) if value is None or is_share(metric) else f"{value:.4g}"
+
+
 def change(after: float, before: float) -> str:
     """What became of a cost: `-30%`, `+2%`; empty below 0.05%."""
     if not before:

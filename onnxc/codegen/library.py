@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 import time
@@ -25,6 +24,7 @@ from onnxc.codegen.program import Program, compile_program, lower_program
 from onnxc.codegen.proof import Proof, prove
 from onnxc.codegen.target import Target, resolve
 from onnxc.coding.array import encode
+from onnxc.ir.digest import digest
 from onnxc.ir.errors import BadModel, BadOption, Unsupported
 from onnxc.ir.escape import json_text
 from onnxc.ir.files import load
@@ -291,16 +291,6 @@ def _files_of(out: Path, name: str) -> list[str]:
     example = [f"example/{file}" for file in ("main.c", "CMakeLists.txt", "startup.c", "board.ld")]
     programs = [f"run_{name}{suffix}" for suffix in ("", ".elf", ".wasm")]
     return ["manifest.json", *example, f"lib{name}.so", f"lib{name}.a", f"{name}.h", *programs, *wheels_in(out, name)]
-
-
-def digest(proto: onnx.ModelProto) -> str:
-    """SHA-256 in hexadecimal of what a model computes, part by part: a whole model may be too large to serialise."""
-    found = hashlib.sha256()
-    graph = proto.graph
-    for parts in (proto.opset_import, proto.functions, graph.input, graph.output, graph.node, graph.initializer):
-        for part in parts:
-            found.update(hashlib.sha256(part.SerializeToString(deterministic=True)).digest())
-    return found.hexdigest()
 
 
 def _check_options(name: str, threads: int, weights: str, goal: Target) -> None:

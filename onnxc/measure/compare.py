@@ -8,22 +8,30 @@ from typing import TYPE_CHECKING
 from onnxc.ir.errors import VerificationError
 
 if TYPE_CHECKING:
-    from onnxc.runtime.metrics import Difference
+    from onnxc.ir.difference import Difference
+    from onnxc.runtime.evaluate import Task
 
 
 @dataclass(frozen=True)
 class Comparison:
     """What `compare` found: a `Difference` per output of the first model, the data's name and number of samples.
 
-    `accuracy` holds the accuracies of the first and the second model on the data's labels; None without labels, or
-    where the first output is no row of scores per sample.
+    `metrics` holds those of the first and of the second model on the data's labels, by name (accuracy, ...); both are
+    empty without labels, or where no output has the form that they are for. `task` says which metric people are shown.
     """
 
     outputs: dict[str, Difference]
     data: str
     samples: int
     synthetic: bool
-    accuracy: tuple[float, float] | None
+    metrics: tuple[dict[str, float], dict[str, float]]
+    task: Task | None = None
+
+    @property
+    def accuracy(self) -> tuple[float, float] | None:
+        """The accuracies of both, where the labels are classes."""
+        before, after = self.metrics
+        return (before["accuracy"], after["accuracy"]) if "accuracy" in before else None
 
     @property
     def max_rel(self) -> float:
@@ -38,39 +46,32 @@ class Comparison:
             "samples": self.samples,
             "synthetic": self.synthetic,
             "accuracy": list(self.accuracy) if self.accuracy else None,
+            "metrics": list(self.metrics),
         }
 
 
-def compare(a, b, data=None, *, seed: int = 0, batch: int = 32, threads: int = 1) -> Comparison:
+def compare(a, b, data=None, *, task=None, seed: int = 0, batch: int = 32, threads: int = 1) -> Comparison:
     """Run models `a` (the reference) and `b` on the same batches.
 
-    Both are whatever `onnxc.load` takes; `data` is whatever `open_data` takes, by default eight seeded random samples.
+    Both are whatever `onnxc.load` takes; `data` is whatever `open_data` takes, by default eight seeded random samples;
+    `task` is whatever `find_task` takes, by default what the labels' form says.
     Raises `VerificationError` where inputs or outputs differ in name or form, `BadData` where the data do not fit.
     """
     from onnxc.ir.files import load
     from onnxc.runtime.data import open_data
-    from onnxc.runtime.metrics import Difference
+    from onnxc.runtime.evaluate import Comparison as Both
+    from onnxc.runtime.evaluate import find_task
     from onnxc.runtime.reference import Session
 
     first, second = (Session(load(model).to_proto(), threads=threads) for model in (a, b))
     _check_interface(first, second)
     source = open_data(data, first.inputs, seed=seed)
-    outputs = {name: Difference() for name in first.outputs}
-    samples, hits = 0, [0, 0]
-    scored = True
+    both, samples = Both(task=find_task(task)), 0
     for feeds in source.batches(batch):
-        results = first.run(feeds), second.run(feeds)
-        for name, difference in outputs.items():
-            difference.add(results[0][name], results[1][name], name)
         labels = feeds.get("labels") if "labels" not in first.inputs else None
-        samples += len(labels) if labels is not None else _rows(feeds)
-        scores = [result[first.outputs[0]] for result in results] if first.outputs else []
-        scored = scored and labels is not None and bool(scores) and scores[0].shape[:1] == labels.shape
-        scored = scored and scores[0].ndim == 2
-        if scored:
-            hits = [hit + int((score.argmax(1) == labels).sum()) for hit, score in zip(hits, scores)]
-    accuracy = (hits[0] / samples, hits[1] / samples) if scored and samples else None
-    return Comparison(outputs, source.name, samples, source.synthetic, accuracy)
+        both.add(first.run(feeds), second.run(feeds), labels)
+        samples += feeds.samples
+    return Comparison(both.outputs, source.name, samples, source.synthetic, (both.before, both.metrics), both.judged)
 
 
 def _check_interface(first, second) -> None:
@@ -80,7 +81,3 @@ def _check_interface(first, second) -> None:
     ):
         if sorted(mine) != sorted(other):
             raise VerificationError(f"the models' {what} differ", expected=", ".join(mine), found=", ".join(other))
-
-
-def _rows(feeds) -> int:
-    return next((len(array) for array in feeds.values() if array.ndim), 1)

@@ -27,16 +27,18 @@ class Sensitivity:
 
 
 def sensitivity(
-    source, data=None, *, criterion: str = "l1", recover: str = "none", samples: int = SAMPLES, seed: int = 0,
-    out: Path | None = None, progress: Progress | None = None,
+    source, data=None, *, criterion: str = "l1", recover: str = "none", samples: int = SAMPLES, task=None,
+    seed: int = 0, out: Path | None = None, progress: Progress | None = None,
 ) -> Sensitivity:  # fmt: skip
-    """Measure every group of a model (whatever `onnxc.load` takes) on `data` (see `runtime.data.open_data`).
+    """Measure every group of a model (whatever `onnxc.load` takes) on `data` (see `runtime.data.open_data`), and by the
+    metrics of `task` (see `runtime.evaluate.find_task`) where there are labels.
 
     The model is cleaned first, as prune.channels does, so that the groups are the same. Results in `out` are taken
     from there; each further group is added as it is done. Raises OnnxcError.
     """
     from ..pipeline import run_passes, sound
     from ..runtime.data import open_data
+    from ..runtime.evaluate import Evaluator, find_task
     from ..runtime.reference import Runner
     from ..runtime.specs import input_specs
 
@@ -44,9 +46,8 @@ def sensitivity(
     specs = input_specs(model.to_proto(weights=False))
     specs = {t.name: specs[t.name] for t in model.inputs}
     opened = open_data(data, specs, seed=seed)
-    context = Context(
-        sound(model), seed=seed, runner=Runner(optimise=False), data=opened, synthetic=opened.synthetic
-    )  # fmt: skip
+    runner = Runner(optimise=False)
+    context = Context(sound(model), seed, runner, opened, opened.synthetic, Evaluator(runner, opened, find_task(task)))
     curves = measure(
         model, context, criterion=criterion, how=recover, samples=samples, file=out, progress=progress
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from ..ir.cost import Cost
+from ..ir.difference import Difference
 from ..ir.errors import BadOption
 from ..ir.model import Model
 from ..ir.verify import Verified, verify
@@ -42,6 +43,15 @@ class Claim:
         """The claim for a model that computes with this unit roundoff: four of them may add up in any case."""
         return self if self.kind == "lossy" or 4 * unit <= self.rtol else dataclasses.replace(self, rtol=4 * unit)
 
+    @staticmethod
+    def of_all(claims: Iterable[Claim]) -> Claim:
+        """What several passes in turn promise: errors of outputs add up at most, by the triangle inequality."""
+        found = list(claims)
+        if any(c.kind == "lossy" for c in found):
+            return Claim.LOSSY
+        kind = "tolerance" if any(c.kind == "tolerance" for c in found) else "exact"
+        return Claim(kind, sum(c.atol for c in found), sum(c.rtol for c in found))
+
     def __str__(self) -> str:
         return f"±{self.rtol:g}" if self.kind == "tolerance" else self.kind
 
@@ -70,7 +80,8 @@ class Refusal:
 class Report:
     """What one pass did. The manager fills in claim, cost, errors and seconds.
 
-    error: metrics of the outputs against the original model's (max_abs, max_rel, snr_db, top1, accuracy).
+    error: metrics of the outputs against the original model's (max_abs, max_rel, snr_db, top1) and, with labels, of the
+    task (accuracy, ...). parts: of a list within a list, what each of its passes did.
     """
 
     edits: list[Edit] = field(default_factory=list)
@@ -82,6 +93,7 @@ class Report:
     after: Cost | None = None
     error: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    parts: list[Report] = field(default_factory=list)
 
     def edit(self, node: str, what: str) -> None:
         self.edits.append(Edit(node, what))
@@ -92,8 +104,15 @@ class Report:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
+    def add_part(self, part: Report) -> None:
+        """Take in what one pass of a list did."""
+        self.parts.append(part)
+        self.edits += part.edits
+        self.refusals += part.refusals
+        self.notes += part.notes
+
     def to_dict(self) -> dict:
-        return {
+        row = {
             "pass": self.name,
             "claim": str(self.claim),
             "edits": [dataclasses.asdict(e) for e in self.edits],
@@ -104,6 +123,7 @@ class Report:
             "error": dict(self.error),
             "seconds": self.seconds,
         }
+        return row | ({"parts": [part.to_dict() for part in self.parts]} if self.parts else {})
 
 
 class Runner(Protocol):
@@ -116,12 +136,42 @@ class Runner(Protocol):
         """The named tensors for each batch in turn; never more than one batch is held."""
 
 
+class Judgement(Protocol):
+    """A model's outputs beside a reference's and beside labels. See `onnxc.runtime.evaluate.Comparison`.
+
+    noise: power of the error by power of the reference, of the worst output. metrics: of the task, by name; empty
+    without labels.
+    """
+
+    outputs: Mapping[str, Difference]
+
+    @property
+    def noise(self) -> float: ...
+
+    @property
+    def metrics(self) -> dict[str, float]: ...
+
+
+class Judge(Protocol):
+    """Measures models beside the reference that it was made with, on `samples` samples."""
+
+    samples: int
+
+    def __call__(self, model: onnx.ModelProto) -> Judgement: ...
+
+
+class Evaluator(Protocol):
+    """Makes judges; ONNX Runtime, the data and the task behind it."""
+
+    def __call__(self, reference: onnx.ModelProto, samples: int = ...) -> Judge: ...
+
+
 @dataclass
 class Context:
     """What a pass may use beside the model.
 
     verified: the analysis of the model as it came in. runner and data: see `tensors`. synthetic: the data are
-    random inputs.
+    random inputs. evaluator: see `evaluate`. trial: the manager's own.
     """
 
     verified: Verified
@@ -129,6 +179,8 @@ class Context:
     runner: Runner | None = None
     data: object = None
     synthetic: bool = True
+    evaluator: Evaluator | None = None
+    trial: object = None
 
     def rng(self) -> np.random.Generator:
         return np.random.default_rng(self.seed)
@@ -144,6 +196,13 @@ class Context:
         if self.runner is None or self.data is None:
             raise BadOption("this pass looks at activations, and was given no runner or no data")
         return self.runner.stream(model.to_proto(), names, self.data)
+
+    def evaluate(self, reference: Model, samples: int) -> Callable[[Model], Judgement]:
+        """What measures a model beside `reference`, which is run once, on at most so many calibration samples."""
+        if self.evaluator is None:
+            raise BadOption("this pass measures outputs, and was given no evaluator")
+        judge = self.evaluator(reference.to_proto(), samples)
+        return lambda model: judge(model.to_proto())
 
 
 class Pass:
@@ -163,6 +222,10 @@ class Pass:
 
     def run(self, model: Model, ctx: Context) -> Report:
         raise NotImplementedError
+
+    def members(self) -> set[str]:
+        """The names of the passes that it runs: its own, but for lists of passes."""
+        return {self.name}
 
     def within(self, option: str, fits: bool, expected: str) -> None:
         """Raise BadOption unless the value of `option` fits; `expected` says what would."""

@@ -1,7 +1,8 @@
 """Data sets as `--data` names them: an .npz, a folder of .npy, `module:function`, or seeded random inputs.
 
 However they are stored, they come out as batches: dicts of arrays named as the model's inputs, sample axis first, with
-`labels` (integers, one per sample) if there are any. Reading is deterministic and starts afresh with each `batches`.
+`labels` (one for each sample: numbers, arrays, or objects of different extents) if there are any. Reading is
+deterministic and starts afresh with each `batches`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +31,14 @@ _UNREADABLE = (
 )
 
 Chunk = dict[str, np.ndarray]
+
+
+class Batch(Chunk):
+    """Arrays by name, and how many samples they hold; a model that takes no sample axis is fed one at a time."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], samples: int):
+        super().__init__(arrays)
+        self.samples = samples
 
 
 class Data:
@@ -60,7 +70,7 @@ class Data:
         self._chunks = chunks
         self._inputs = dict(inputs)
 
-    def batches(self, size: int = 32, limit: int | None = None) -> Iterator[Chunk]:
+    def batches(self, size: int = 32, limit: int | None = None) -> Iterator[Batch]:
         """Yield batches of `size` samples (of the model's own size where that is fixed), about `limit` in all.
 
         The last batch is cut to meet `limit` only where the model takes a batch of any size.
@@ -71,9 +81,8 @@ class Data:
             if count > left and layout.fixed is None:
                 batch, count = layout.cut(batch, 0, left), left
             _refuse_nan(batch, self._inputs)
-            yield {
-                name: array[0] if layout.stacked and name in self._inputs else array for name, array in batch.items()
-            }
+            alone = layout.stacked
+            yield Batch({k: a[0] if alone and k in self._inputs else a for k, a in batch.items()}, count)
             left -= count
             if left <= 0:
                 return
@@ -125,11 +134,9 @@ class _Layout:
         count = count or 1
         if LABELS in chunk and LABELS not in self.inputs:
             labels = arrays[LABELS] = chunk[LABELS]
-            if labels.shape != (count,) or labels.dtype.kind not in "iu":
+            if labels.shape[:1] != (count,) or labels.dtype.kind not in "biufOU":
                 found = f"{labels.dtype} {list(labels.shape)}"
-                raise BadData(
-                    "one label per sample is needed", tensor=LABELS, expected=f"integers [{count}]", found=found
-                )
+                raise BadData("one label per sample is needed", tensor=LABELS, expected=f"[{count}, ...]", found=found)
         return arrays, count
 
     def cut(self, chunk: Chunk, start: int, stop: int) -> Chunk:
@@ -143,7 +150,9 @@ class _Layout:
         joined = {}
         for name, array in chunks[0].items():
             parts = [chunk[name] for chunk in chunks]
-            if self._counts(name):
+            if name == LABELS and name not in self.inputs:
+                joined[name] = join_labels(parts)
+            elif self._counts(name):
                 joined[name] = np.concatenate(parts)
             elif all(np.array_equal(array, part) for part in parts):
                 joined[name] = array
@@ -198,6 +207,23 @@ def _refuse_nan(batch: Chunk, inputs: Mapping[str, TensorSpec]) -> None:
             raise BadData("the data hold NaN", tensor=name, remedy="clean the data")
 
 
+def ragged(values: Any) -> np.ndarray:
+    """An array of `values`; where they have different extents, an array of objects, one for each."""
+    try:
+        return np.asarray(values)
+    except ValueError:
+        made = np.empty(len(values), object)
+        for i, value in enumerate(values):
+            made[i] = value
+        return made
+
+
+def join_labels(parts: list[np.ndarray]) -> np.ndarray:
+    """The labels of all parts, one after the other; of different extents they become objects."""
+    alike = len({(part.dtype.kind, part.shape[1:]) for part in parts}) == 1
+    return np.concatenate(parts) if alike else ragged([label for part in parts for label in part])
+
+
 def open_data(source: object, inputs: Mapping[str, TensorSpec], *, seed: int = 0, samples: int = 8) -> Data:
     """The data set that `source` names, checked against `inputs` (see `specs.input_specs`).
 
@@ -210,7 +236,7 @@ def open_data(source: object, inputs: Mapping[str, TensorSpec], *, seed: int = 0
     if source is None:
         return _random_data(inputs, seed, samples)
     if isinstance(source, Mapping):
-        return _array_data("the given arrays", {name: np.asarray(array) for name, array in source.items()}, inputs)
+        return _array_data("the given arrays", _arrays(source), inputs)
     if callable(source):
         return Data(getattr(source, "__qualname__", "function"), lambda: _yielded(source), inputs)
     if not isinstance(source, str | Path):
@@ -221,7 +247,7 @@ def open_data(source: object, inputs: Mapping[str, TensorSpec], *, seed: int = 0
     if path.is_file():
         return _array_data(str(source), _read_npz(path, inputs), inputs)
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", str(source)):
-        function = _import_function(str(source))
+        function = import_function(str(source), FORMS)
         return Data(str(source), lambda: _yielded(function), inputs)
     raise BadData(f"no such data: {source}", remedy=FORMS)
 
@@ -301,7 +327,8 @@ def _read_npz(path: Path, inputs: Mapping[str, TensorSpec]) -> Chunk:
         raise BadData(f"{path} is not a readable .npz: {error}", remedy=FORMS) from error
 
 
-def _import_function(source: str) -> Callable[[], Iterable[Mapping[str, object]]]:
+def import_function(source: str, remedy: str | None = None) -> Callable:
+    """The function that `module:function` names, the working folder searched too. Raises BadData."""
     module_name, _, name = source.partition(":")
     # The command's own folder stands in sys.path, the user's does not.
     if "" not in sys.path:
@@ -309,7 +336,7 @@ def _import_function(source: str) -> Callable[[], Iterable[Mapping[str, object]]
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise BadData(f"cannot import {module_name}: {error}", remedy=FORMS) from error
+        raise BadData(f"cannot import {module_name}: {error}", remedy=remedy) from error
     function = getattr(module, name, None)
     if not callable(function):
         raise BadData(f"module {module_name} has no function {name}")
@@ -320,4 +347,8 @@ def _yielded(function: Callable[[], Iterable[Mapping[str, object]]]) -> Iterator
     for item in function():
         if not isinstance(item, Mapping):
             raise BadData("the data function must yield dicts of arrays", found=type(item).__name__)
-        yield {str(name): np.asarray(array) for name, array in item.items()}
+        yield _arrays(item)
+
+
+def _arrays(item: Mapping[str, object]) -> Chunk:
+    return {str(name): ragged(a) if name == LABELS else np.asarray(a) for name, a in item.items()}

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from onnxc.runtime.data import Batch
 from onnxc.runtime.specs import TensorSpec
 
 
@@ -21,9 +22,10 @@ class Resampled:
         self.name, self.samples = data.name, data.samples
         self.labelled, self.synthetic = data.labelled, data.synthetic
 
-    def batches(self, size: int = 32, limit: int | None = None) -> Iterator[dict[str, np.ndarray]]:
+    def batches(self, size: int = 32, limit: int | None = None) -> Iterator[Batch]:
         for batch in self._data.batches(size, limit):
-            yield {k: resample(a, self._inputs[k].shape) if k in self._inputs else a for k, a in batch.items()}
+            fitted = {k: resample(a, self._inputs[k].shape) if k in self._inputs else a for k, a in batch.items()}
+            yield Batch(fitted, batch.samples)
 
 
 def resample(x: np.ndarray, shape) -> np.ndarray:

@@ -135,7 +135,7 @@ def test_an_interrupt_is_one_line_and_status_130(command, model_path, monkeypatc
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("onnxc.pipeline.Pipeline.run", interrupted)
+    monkeypatch.setattr("onnxc.pipeline.Pipeline.transform", interrupted)
     ended = command("passes", model_path, "-p", "clean")
     assert (ended.status, ended.error()) == (130, "interrupted")
 
@@ -144,7 +144,7 @@ def test_running_out_of_memory_is_one_line(command, model_path, monkeypatch):
     def exhausted(*_):
         raise MemoryError
 
-    monkeypatch.setattr("onnxc.pipeline.Pipeline.run", exhausted)
+    monkeypatch.setattr("onnxc.pipeline.Pipeline.transform", exhausted)
     ended = command("passes", model_path, "-p", "clean")
     assert (ended.status, ended.error()) == (1, "out of memory")
 

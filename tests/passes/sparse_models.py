@@ -6,6 +6,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxc.ir.files import load
 from onnxc.ir.model import Model
+from onnxc.runtime.data import Batch
+from onnxc.runtime.evaluate import Evaluator
 from onnxc.runtime.reference import Runner, Session
 
 
@@ -89,9 +91,11 @@ class Samples:
 
     def batches(self, size: int = 32, limit: int | None = None):
         for at in range(0, self.samples if limit is None else min(limit, self.samples), size):
-            yield {name: a[at : at + size] for name, a in self.arrays.items()}
+            stop = min(at + size, self.samples if limit is None else limit)
+            yield Batch({name: a[at:stop] for name, a in self.arrays.items()}, stop - at)
 
 
 def given(**arrays: np.ndarray) -> dict:
     """Arguments of `apply` for a pass that looks at these arrays."""
-    return {"runner": Runner(optimise=False), "data": Samples(**arrays), "synthetic": False}
+    runner, data = Runner(optimise=False), Samples(**arrays)
+    return {"runner": runner, "data": data, "synthetic": False, "evaluator": Evaluator(runner, data)}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnxc.ir.difference import differences
 from onnxc.ir.files import load
 from onnxc.ir.text import dump
 from onnxc.passes.base import apply
 from onnxc.passes.clean import Clean
 from onnxc.passes.clean.fold import SMALL
-from onnxc.runtime.metrics import metrics
 from onnxc.runtime.reference import Session
 from tests import golden
 
@@ -26,7 +26,7 @@ def test_golden(name, update_golden):
     if "random" not in name:
         feeds = golden.feeds(before)
         a, b = (Session(m.to_proto(), optimise=False).run(feeds) for m in (before, after))
-        for k, d in metrics(a, b).items():
+        for k, d in differences(a, b).items():
             assert d.max_rel <= 1e-6, k
     again, second = apply(Clean(), after)
     assert not second.edits and dump(again) == dump(after)

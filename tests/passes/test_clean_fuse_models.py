@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
+from onnxc.ir.difference import differences
 from onnxc.ir.files import load
 from onnxc.ir.model import Model
 from onnxc.ir.text import dump
@@ -15,7 +16,6 @@ from onnxc.ir.verify import verify
 from onnxc.passes.base import Context
 from onnxc.passes.clean import Clean
 from onnxc.passes.fuse import Fuse
-from onnxc.runtime.metrics import metrics
 from onnxc.runtime.reference import Session
 from tests.conftest import LIGHT, TRAINED
 
@@ -50,7 +50,7 @@ def test_equal_outputs_and_no_batch_norm_behind_a_convolution(path):
         Session(m.to_proto(), optimise=False, outputs=inner).run(feeds, [*(t.name for t in before.outputs), *inner])
         for m in (before, after)
     )
-    assert all(d.max_rel <= 1e-5 for d in metrics(a, b).values())
+    assert all(d.max_rel <= 1e-5 for d in differences(a, b).values())
     for node in after.nodes:
         maker = node.inputs[0].inputs[0] if node.inputs and node.inputs[0].inputs else None
         if node.op == "BatchNormalization" and maker is not None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnxc.ir.difference import differences
 from onnxc.ir.files import load
 from onnxc.ir.model import Model
 from onnxc.passes.base import apply
 from onnxc.passes.clean import Clean
 from onnxc.passes.fuse import Fuse
-from onnxc.runtime.metrics import metrics
 from onnxc.runtime.reference import Session
 from tests.passes.rewrite_graphs import BATCH, Chain
 
@@ -19,7 +19,7 @@ CHUNK = 50
 
 def error(before: Model, after: Model, feeds) -> float:
     a, b = (Session(m.to_proto(), optimise=False).run(feeds) for m in (before, after))
-    return max(d.max_rel for d in metrics(a, b).values())
+    return max(d.max_rel for d in differences(a, b).values())
 
 
 @pytest.mark.parametrize("chunk", [pytest.param(k, marks=[pytest.mark.slow] if k >= 2 else []) for k in range(12)])

@@ -25,7 +25,7 @@ from onnxc.passes.quant.cluster_points import RUN, STRIP, points
 from onnxc.passes.registry import make
 from onnxc.pipeline import Pipeline
 from onnxc.runtime.data import open_data
-from onnxc.runtime.metrics import accuracy
+from onnxc.runtime.evaluate import accuracy
 from onnxc.runtime.reference import Runner, Session
 from onnxc.runtime.specs import input_specs
 from tests import golden
@@ -173,7 +173,7 @@ def test_a_weight_that_two_nodes_read_is_packed_once():
 
 def test_other_passes_keep_packed_weights():
     done, _ = clustered(network(), bits=3)
-    after = Pipeline("clean,fuse", check="data").run(done).model
+    after = Pipeline("clean,fuse", check="data").transform(done).model
     assert len(lookups(after)) == 5
     feeds = feeds_of(done)
     assert np.allclose(run(after, feeds)["y"], run(done, feeds)["y"], atol=1e-5)
@@ -362,7 +362,7 @@ def test_importance_lowers_the_weighted_error():
 
 @pytest.fixture
 def fused(resnet20_path):
-    return Pipeline("clean,fuse", check="shapes").run(resnet20_path).model
+    return Pipeline("clean,fuse", check="shapes").transform(resnet20_path).model
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxc.ir.difference import differences
 from onnxc.ir.files import load
 from onnxc.ir.text import dump
 from onnxc.passes.base import apply
 from onnxc.passes.clean import Clean
 from onnxc.passes.fuse import Fuse
-from onnxc.runtime.metrics import metrics
 from onnxc.runtime.reference import Session
 from tests import golden
 
@@ -24,7 +24,7 @@ KINDS = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT, "float64"
 
 def error(before, after, feeds) -> float:
     a, b = (Session(m.to_proto(), optimise=False).run(feeds) for m in (before, after))
-    return max(d.max_rel for d in metrics(a, b).values())
+    return max(d.max_rel for d in differences(a, b).values())
 
 
 @pytest.mark.parametrize("name", CASES)

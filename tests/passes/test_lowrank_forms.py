@@ -1,5 +1,7 @@
 """The forms of convolutions: exact at full rank on every attribute, cheaper where they edit, refused with reasons."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import pytest
@@ -20,6 +22,7 @@ from onnxc.passes.lowrank.target import replace, target
 from onnxc.passes.registry import make
 from onnxc.pipeline import Pipeline
 from onnxc.runtime.data import open_data
+from onnxc.runtime.evaluate import Evaluator
 from onnxc.runtime.reference import Runner, Session
 from onnxc.runtime.specs import input_specs
 
@@ -203,7 +206,8 @@ def test_of_two_plans_that_of_the_nearest_outputs_stays(better, monkeypatch):
     rng = np.random.default_rng(4)
     model = model_of(text, **{k: rng.normal(size=(8, 8, 3, 3)).astype(np.float32) for k in "vw"})
     data = open_data(None, input_specs(model.to_proto()), seed=1, samples=8)
-    given = {"runner": Runner(), "data": data}
+    runner = Runner()
+    given = {"runner": runner, "data": data, "evaluator": Evaluator(runner, data)}
 
     def plans(_pass, _model, _ctx, _found, choices, aware, _report):
         fine = [max(c, key=lambda o: o.macs) for c in choices]
@@ -226,16 +230,20 @@ def test_of_plans_alike_that_of_the_fewest_nodes_stays(longer, nodes, monkeypatc
     def plans(_pass, _model, _ctx, _found, choices, _aware, _report):
         return [[next(c for c in of if c.form.name == name) for of in choices] for name in ("cp", "spatial")]
 
-    snrs = iter([longer, 50.0])
+    noises = iter([10 ** (-longer / 10), 1e-5])
     monkeypatch.setattr(Factorise, "_plans", plans)
-    monkeypatch.setattr("onnxc.passes.lowrank.common.output_snr", lambda *given: next(snrs))
-    assert len(apply(make("lowrank.auto", {"macs": 0.5}), layer())[0].nodes) == nodes
+
+    def judges(_reference, _samples):
+        return lambda _model: SimpleNamespace(noise=next(noises))
+
+    done, _ = apply(make("lowrank.auto", {"macs": 0.5}), layer(), evaluator=judges)
+    assert len(done.nodes) == nodes
 
 
 def test_data_make_the_outputs_closer(resnet20_path, calib_data_path):
     snr = {}
     for fit in ("weights", "outputs"):
-        result = Pipeline(f"lowrank.channel(macs=0.7, fit={fit}, samples=64)", data=str(calib_data_path)).run(
+        result = Pipeline(f"lowrank.channel(macs=0.7, fit={fit}, samples=64)", data=str(calib_data_path)).transform(
             resnet20_path
         )
         snr[fit] = result.report.rows[-1].error["snr_db"]

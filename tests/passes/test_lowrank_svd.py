@@ -220,7 +220,7 @@ def test_options_that_do_not_fit_are_refused(options):
 def test_it_composes_with_pruning_and_quantisation(resnet20_path, calib_data_path, tmp_path):
     with np.load(calib_data_path) as data:
         np.savez(tmp_path / "few.npz", **{name: array[:48] for name, array in data.items()})
-    result = Pipeline("lowrank,prune(ratio=0.1),quant", data=str(tmp_path / "few.npz")).run(resnet20_path)
+    result = Pipeline("lowrank,prune(ratio=0.1),quant", data=str(tmp_path / "few.npz")).transform(resnet20_path)
     rows = {r.name.split("(")[0]: r for r in result.report.rows}
     assert all(rows[name].edits for name in ("lowrank.auto", "prune.channels", "quant.int8"))
     assert result.report.rows[-1].after.bytes < 0.3 * result.report.rows[0].before.bytes

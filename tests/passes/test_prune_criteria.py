@@ -19,6 +19,7 @@ from onnxc.passes.prune.criteria import lookup, scores
 from onnxc.passes.prune.score import ScoringContext
 from onnxc.passes.registry import make
 from onnxc.runtime.data import open_data
+from onnxc.runtime.evaluate import Evaluator
 from onnxc.runtime.reference import Runner, Session
 from onnxc.runtime.specs import input_specs
 from tests.passes.prune_models import TOYS, chain, network
@@ -45,12 +46,9 @@ def context(model, samples=32, seed=0, data=None):
     specs = input_specs(model.to_proto())
     rng = np.random.default_rng(7)
     arrays = {n: rng.normal(size=(samples, *s.shape[1:])).astype(np.float32) for n, s in specs.items()}
-    return {
-        "runner": Runner(optimise=False),
-        "data": open_data(data or arrays, specs),
-        "seed": seed,
-        "synthetic": False,
-    }
+    runner, opened = Runner(optimise=False), open_data(data or arrays, specs)
+    judges = Evaluator(runner, opened)
+    return {"runner": runner, "data": opened, "seed": seed, "synthetic": False, "evaluator": judges}
 
 
 def rate(model, name, **given):

@@ -18,6 +18,7 @@ from onnxc.passes.prune import sensitivity as module
 from onnxc.passes.prune.sensitivity import Curve, Point, measure, read
 from onnxc.passes.registry import make
 from onnxc.runtime.data import open_data
+from onnxc.runtime.evaluate import Evaluator
 from onnxc.runtime.reference import Runner
 from onnxc.runtime.specs import input_specs
 from tests.passes.prune_models import TOYS, network
@@ -41,7 +42,8 @@ def given(model, labels=False):
     specs = input_specs(model.to_proto())
     rng = np.random.default_rng(0)
     arrays = {n: rng.normal(size=(32, *s.shape[1:])).astype(np.float32) for n, s in specs.items()}
-    return {"runner": Runner(optimise=False), "data": open_data(arrays, specs), "synthetic": False}
+    runner, data = Runner(optimise=False), open_data(arrays, specs)
+    return {"runner": runner, "data": data, "synthetic": False, "evaluator": Evaluator(runner, data)}
 
 
 def context(model):

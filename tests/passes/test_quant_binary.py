@@ -19,7 +19,7 @@ from onnxc.passes.quant import rounding
 from onnxc.passes.quant.binary_inputs import best_scale, calibrate, half_gaussian, planes
 from onnxc.passes.registry import make
 from onnxc.runtime.data import open_data
-from onnxc.runtime.metrics import accuracy
+from onnxc.runtime.evaluate import Evaluator, accuracy
 from onnxc.runtime.reference import Runner, Session
 from onnxc.runtime.specs import input_specs
 from tests import golden
@@ -34,7 +34,9 @@ ALL = {"first": True, "last": True, "depthwise": True, "pointwise": True}
 
 def binarised(model, data=None, seed=0, **options):
     source = open_data(data, input_specs(model.to_proto()), samples=16)
-    return apply(make("quant.binary", options), model, runner=Runner(optimise=False), data=source, seed=seed)
+    runner = Runner(optimise=False)
+    judges = Evaluator(runner, source)
+    return apply(make("quant.binary", options), model, runner=runner, data=source, seed=seed, evaluator=judges)
 
 
 # layers of every geometry

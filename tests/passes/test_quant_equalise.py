@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from onnxc.ir.difference import differences
 from onnxc.ir.errors import BadOption
 from onnxc.ir.text import dump
 from onnxc.passes.base import apply
 from onnxc.passes.registry import make
 from onnxc.runtime.data import open_data
-from onnxc.runtime.metrics import metrics
 from onnxc.runtime.reference import Runner
 from onnxc.runtime.specs import input_specs
 
@@ -55,7 +55,7 @@ def test_a_quantised_network_gains():
     model = network("c = Conv(x, w1, b1) r = Relu(c) y = Conv(r, w2)")
     feeds = feeds_of(model, seed=0, samples=8)
     real = run(model, feeds)
-    before, after = (metrics(real, run(quantised(m)[0], feeds))["y"].snr_db for m in (model, equalised(model)[0]))
+    before, after = (differences(real, run(quantised(m)[0], feeds))["y"].snr_db for m in (model, equalised(model)[0]))
     assert after > before + 6
 
 

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 import onnxc
+from onnxc.ir.difference import differences
 from onnxc.ir.errors import BadOption
 from onnxc.ir.text import dump
 from onnxc.passes.base import apply
 from onnxc.passes.registry import make
-from onnxc.runtime.metrics import metrics
 
 from .quant_helpers import feeds_of, model_of, run
 
@@ -27,7 +27,7 @@ def quantised(name: str, **options):
     model = network()
     done, report = apply(make(name, options), model, seed=1)
     feeds = feeds_of(model)
-    return done, report, metrics(run(model, feeds), run(done, feeds))["y"].snr_db
+    return done, report, differences(run(model, feeds), run(done, feeds))["y"].snr_db
 
 
 def stored(done, op: str) -> list[np.ndarray]:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxc.ir.difference import differences
 from onnxc.ir.errors import BadOption, Unsupported
 from onnxc.ir.files import load
 from onnxc.ir.text import dump
@@ -16,7 +17,7 @@ from onnxc.passes.base import apply
 from onnxc.passes.quant import mixed
 from onnxc.passes.registry import make
 from onnxc.pipeline import Pipeline
-from onnxc.runtime.metrics import accuracy, metrics
+from onnxc.runtime.evaluate import accuracy
 from onnxc.runtime.reference import Session
 
 from .quant_helpers import feeds_of, fused_operators, model_of, quantised, run, twin
@@ -55,7 +56,7 @@ def stored(model) -> dict[str, np.ndarray]:
 
 
 def test_trained_networks_equal_their_fake_quantised_twin(trained_path, calib_data_path):
-    model = Pipeline("clean,fuse", check="shapes").run(trained_path).model
+    model = Pipeline("clean,fuse", check="shapes").transform(trained_path).model
     done, report = quantised(model, calib_data_path)
     verify(done, like=model)
     feeds = {"image": np.load(calib_data_path)["image"][:32]}
@@ -138,20 +139,20 @@ def test_any_chain_equals_its_twin_and_comes_near_the_original(model, symmetric,
 
 @pytest.mark.parametrize("calibration", ["minmax", "percentile", "mse"])
 def test_resnet20_loses_at_most_half_a_point(resnet20_path, calib_data_path, test_data_path, calibration):
-    model = Pipeline("clean,fuse", check="shapes").run(resnet20_path).model
+    model = Pipeline("clean,fuse", check="shapes").transform(resnet20_path).model
     done, _ = quantised(model, calib_data_path, calibration=calibration)
     test = np.load(test_data_path)
     feeds = {"image": test["image"]}
     real, plain, fused = (run(m, feeds, o)["logits"] for m, o in ((model, False), (done, False), (done, True)))
     assert accuracy(plain, test["labels"]) >= accuracy(real, test["labels"]) - 0.005
     assert accuracy(fused, test["labels"]) >= accuracy(real, test["labels"]) - 0.005
-    assert metrics({"y": plain}, {"y": fused})["y"].top1 >= 0.995
-    assert metrics({"y": real}, {"y": plain})["y"].snr_db > 34
+    assert differences({"y": plain}, {"y": fused})["y"].top1 >= 0.995
+    assert differences({"y": real}, {"y": plain})["y"].snr_db > 34
     assert len(done.to_proto().SerializeToString()) < 0.3 * len(model.to_proto().SerializeToString())
 
 
 def test_the_other_networks_keep_their_accuracy(trained_path, calib_data_path, test_data_path):
-    model = Pipeline("clean,fuse", check="shapes").run(trained_path).model
+    model = Pipeline("clean,fuse", check="shapes").transform(trained_path).model
     done, _ = quantised(model, calib_data_path)
     test = np.load(test_data_path)
     real, fused = (run(m, {"image": test["image"]}, True)["logits"] for m in (model, done))
@@ -159,7 +160,7 @@ def test_the_other_networks_keep_their_accuracy(trained_path, calib_data_path, t
 
 
 def test_resnet20_runs_on_integers_from_end_to_end(resnet20_path, calib_data_path, tmp_path):
-    model = Pipeline("clean,fuse", check="shapes").run(resnet20_path).model
+    model = Pipeline("clean,fuse", check="shapes").transform(resnet20_path).model
     found = fused_operators(quantised(model, calib_data_path)[0], tmp_path)
     assert found["QLinearConv"] == 21 and found["QLinearAdd"] == 9 and found["QGemm"] == 1
     assert found["QLinearGlobalAveragePool"] == 1
@@ -217,7 +218,7 @@ def test_a_graph_output_keeps_its_name_and_other_readers_see_the_same_numbers():
     assert [t.name for t in done.outputs] == ["c", "y"]
     assert done.outputs[0].inputs[0].op == "DequantizeLinear"
     feeds = feeds_of(model)
-    assert metrics(run(model, feeds), run(done, feeds))["c"].snr_db > 25
+    assert differences(run(model, feeds), run(done, feeds))["c"].snr_db > 25
 
 
 def test_a_shared_weight_is_stored_once():
@@ -235,7 +236,7 @@ def test_transposed_convolution_scales_its_second_axis_over_all_groups():
     dequantise = done.nodes[-1].inputs[1].inputs[0]
     assert dequantise.attrs["axis"] == 1 and dequantise.inputs[1].values.shape == (3,)
     feeds = feeds_of(model)
-    assert metrics(run(model, feeds), run(done, feeds))["y"].snr_db > 35
+    assert differences(run(model, feeds), run(done, feeds))["y"].snr_db > 35
     assert np.allclose(run(done, feeds)["y"], run(twin(done), feeds)["y"], rtol=1e-5, atol=1e-5)
 
 
@@ -247,7 +248,7 @@ def test_alpha_and_beta_are_folded_into_the_integers():
     assert not {"alpha", "beta"} & set(done.nodes[-1].attrs)
     assert done.nodes[-1].inputs[2].inputs[0].inputs[0].values.shape == (5,)
     feeds = feeds_of(model)
-    assert metrics(run(model, feeds), run(done, feeds))["y"].snr_db > 30
+    assert differences(run(model, feeds), run(done, feeds))["y"].snr_db > 30
 
 
 @pytest.mark.parametrize("bits", [2, 4, 7])
@@ -262,11 +263,11 @@ def test_fewer_bits_use_fewer_numbers(bits):
 
 @pytest.fixture
 def float_resnet20(resnet20_path):
-    return Pipeline("clean,fuse", check="shapes").run(resnet20_path).model
+    return Pipeline("clean,fuse", check="shapes").transform(resnet20_path).model
 
 
 def snr(real, done, feeds) -> float:
-    return metrics(run(real, feeds), run(done, feeds))["logits"].snr_db
+    return differences(run(real, feeds), run(done, feeds))["logits"].snr_db
 
 
 def test_fitted_weights_of_four_bits_keep_within_a_point(float_resnet20, calib_data_path, test_data_path):
@@ -430,7 +431,7 @@ def test_older_models_are_raised(opset):
     done, report = quantised(model)
     assert done.opset == 13 and f"raised from opset {opset} to 13: scales by channel need that" in report.notes
     feeds = feeds_of(model)
-    assert metrics(run(model, feeds), run(done, feeds))["y"].snr_db > 20
+    assert differences(run(model, feeds), run(done, feeds))["y"].snr_db > 20
 
 
 def test_where_that_fails_opset_12_gets_one_scale_per_weight_and_9_an_error():
@@ -455,7 +456,7 @@ def _identity_function(opset: int):
 @pytest.mark.parametrize("name", ["squeezenet", "shufflenet"])
 def test_a_light_model_of_opset_9_goes_all_the_way(name):
     light = Path(onnx.__file__).parent / f"backend/test/data/light/light_{name}.onnx"
-    result = Pipeline("fuse,quant", check="shapes").run(light)
+    result = Pipeline("fuse,quant", check="shapes").transform(light)
     row = result.report.rows[-1]
     assert len(row.edits) > 20 and row.after.bytes < 0.35 * row.before.bytes
     Session(result.model.to_proto())

@@ -90,7 +90,7 @@ def test_a_sum_and_a_bound_that_integers_pass_stay_in_qdq_form():
 
 
 def test_resnet20_agrees_to_the_bit_with_what_the_runtime_fuses(resnet20_path, calib_data_path):
-    model = Pipeline("clean,fuse", check="shapes").run(resnet20_path).model
+    model = Pipeline("clean,fuse", check="shapes").transform(resnet20_path).model
     qdq, _ = quantised(model, calib_data_path)
     done, _ = quantised(model, calib_data_path, form="qoperator")
     assert Counter(n.op for n in done.nodes)["QLinearConv"] == 21

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from onnxc.ir.difference import differences
 from onnxc.ir.errors import BadOption
 from onnxc.ir.text import dump
 from onnxc.passes.base import apply
 from onnxc.passes.registry import make
 from onnxc.runtime.data import open_data
-from onnxc.runtime.metrics import metrics
 from onnxc.runtime.reference import Runner
 from onnxc.runtime.specs import input_specs
 
@@ -66,7 +66,7 @@ def test_a_quantiser_of_the_whole_tensor_gains():
     feeds = feeds_of(model)
     real = run(model, feeds)
     plain, smooth = (run(quantised(m)[0], feeds) for m in (model, smoothed(model)[0]))
-    assert metrics(real, smooth)["y"].snr_db > metrics(real, plain)["y"].snr_db + 6
+    assert differences(real, smooth)["y"].snr_db > differences(real, plain)["y"].snr_db + 6
 
 
 def test_several_readers_and_transposed_weights_share_one_scale():

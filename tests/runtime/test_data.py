@@ -136,8 +136,9 @@ def test_a_folder_is_read_batch_by_batch(tmp_path):
         ({"x": rows(2)[:, :2]}, "x[1]: wrong extent, expected 3, found 2"),
         ({"x": rows(0)}, "there are no samples"),
         ({"x": rows(2), "labels": np.arange(3)}, "labels: one label per sample"),
-        ({"x": rows(2), "labels": np.zeros(2)}, "labels: one label per sample"),
-        ({"x": rows(2), "labels": np.zeros((2, 10), int)}, "labels: one label per sample"),
+        ({"x": rows(2), "labels": np.zeros((10, 2), int)}, "labels: one label per sample"),
+        ({"x": rows(2), "labels": np.zeros(2, complex)}, "labels: one label per sample"),
+        ({"x": rows(2), "labels": np.array([{}] * 3)}, "labels: one label per sample"),
     ],
 )
 def test_arrays_that_do_not_fit(tmp_path, arrays, said):
@@ -255,3 +256,23 @@ def test_a_data_set_passes_through():
 def test_file_names_are_safe():
     assert file_name("a/b:0") == "a_b_0.npy"
     assert os.sep not in file_name("../../etc/passwd")
+
+
+def test_labels_may_be_arrays_or_of_different_extents():
+    boxes = [np.full((n, 4), n) for n in (1, 3, 0, 3, 3)]
+    for labels in (np.arange(10.0).reshape(5, 2), boxes, ["a", "bc", "", "d", "e"]):
+        for source in ({"x": rows(5), "labels": labels}, lambda found=labels: _in_parts(found)):
+            batches = list(open_data(source, X).batches(2))
+            assert [len(b["labels"]) for b in batches] == [b.samples for b in batches] == [2, 2, 1]
+            for got, put in zip((one for b in batches for one in b["labels"]), labels, strict=True):
+                np.testing.assert_array_equal(got, put)
+
+
+def _in_parts(labels):
+    for start, stop in ((0, 3), (3, 5)):
+        yield {"x": rows(5)[start:stop], "labels": labels[start:stop]}
+
+
+def test_a_model_without_a_sample_axis_is_fed_samples_that_count_once():
+    inputs = {"x": TensorSpec((3,), np.dtype("f4"))}
+    assert [b.samples for b in open_data({"x": rows(4)}, inputs).batches(2)] == [1] * 4

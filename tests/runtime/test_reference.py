@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from onnxc.ir.errors import BadData, VerificationError
 from onnxc.runtime import reference
 from onnxc.runtime.data import open_data
-from onnxc.runtime.metrics import accuracy
+from onnxc.runtime.evaluate import accuracy
 from onnxc.runtime.reference import Runner, Session, capture
 from onnxc.runtime.specs import input_specs
 

@@ -1,5 +1,4 @@
-"""Activations batch by batch in bounded memory: of the part of a model that makes them, and at sampled positions; and
-how far the outputs of two models are apart."""
+"""Activations batch by batch in bounded memory: of the part of a model that makes them, and at sampled positions."""
 
 from __future__ import annotations
 
@@ -136,22 +135,6 @@ class Trail:
         self.kept = {n: arrays for n, arrays in self.kept.items() if n in needed}
         while self.kept and sum(a.nbytes for arrays in self.kept.values() for a in arrays) > HELD_BYTES:
             del self.kept[next(iter(self.kept))]
-
-
-def output_snr(ctx: Context, analysis: Analysis, real: Model, other: Model, samples: int) -> float:
-    """Signal to noise of the outputs of `other`, those of `real` being the signal, on the calibration samples, in dB.
-
-    Squares are summed over all outputs of numbers. `analysis`: of either.
-    """
-    names = [t.name for t in real.outputs]
-    a, b = Probe(ctx, real, names), Probe(ctx, other, names)
-    power = error = 0.0
-    for feeds in Stream(ctx, analysis, names, samples):
-        x, y = a(feeds), b(feeds)
-        numbers = [n for n in names if x[n].dtype.kind in "fiub"]
-        power += sum(float((x[n].astype(np.float64) ** 2).sum()) for n in numbers)
-        error += sum(float(((x[n].astype(np.float64) - y[n]) ** 2).sum()) for n in numbers)
-    return 10 * float(np.log10(max(power, 1e-300) / max(error, 1e-300)))
 
 
 def pick(rng: np.random.Generator, positions: int, wanted: int) -> np.ndarray:

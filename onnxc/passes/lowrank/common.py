@@ -9,10 +9,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from ...ir.difference import decibels
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Context, Pass, Report
-from ..layers.capture import output_snr
 from ..layers.covariance import in_parts
 from ..layers.linear import Linear, add_to_bias
 from .fit import LARGE, Whitened, error, likely
@@ -229,13 +229,13 @@ class Factorise(Pass):
         if len(plans) == 1:
             self._replace(model, found, plans[0], layers, ctx, report)
             return plans[0]
-        tried = []
+        tried, judge = [], ctx.evaluate(model, self.samples)
         for picked in plans:
             work, said = model.copy(), Report()
             nodes = {n.name: n for n in work.nodes}
             twins = [(but(at, nodes=[nodes[n.name] for n in at.nodes]), forms) for at, forms in found]
             self._replace(work, twins, picked, {n: readable(work, twins[n][0]) for n in layers}, ctx, said)
-            tried.append((output_snr(ctx, ctx.verified.analysis, model, work, self.samples), work, said))
+            tried.append((decibels(judge(work).noise), work, said))
         snrs = [snr for snr, *_ in tried]
         sure = np.nan_to_num(snrs, nan=-np.inf)
         level = [n for n in range(len(tried)) if sure[n] >= sure.max() - ALIKE]

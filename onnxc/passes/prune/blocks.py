@@ -18,9 +18,13 @@ import onnx_graphsurgeon as gs
 from ...ir.analysis import Analysis
 from ...ir.axes import same
 from ...ir.cost import node_macs
+from ...ir.difference import Difference
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
+
+SAMPLES = 256
+"""Most calibration samples on which outputs are compared."""
 
 
 @register("prune.blocks")
@@ -76,52 +80,25 @@ class PruneBlocks(Pass):
 
     def _outputs(self, original: Model, model: Model, left: list[Branch], ctx: Context) -> dict[str, float]:
         """The relative squared change of all outputs, by Add, if this branch went too."""
-        names = [t.name for t in original.outputs]
-        rated = {}
+        rated, judge = {}, ctx.evaluate(original, SAMPLES)
         for branch in left:
             trial = model.copy()
             if not branch.remove(trial):
                 rated[branch.add] = float("inf")
                 continue
             trial.drop_dead()
-            change = Change()
-            for a, b in zip(ctx.tensors(original, names), ctx.tensors(trial, names), strict=True):
-                for name in names:
-                    change.add(a[name], b[name])
-            rated[branch.add] = change.ratio
+            rated[branch.add] = judge(trial).noise
         return rated
 
     def _local(self, original: Model, model: Model, left: list[Branch], ctx: Context) -> dict[str, float]:
         """The relative squared change of the sum, by Add, if its branch went."""
-        changes = {branch.add: Change() for branch in left}
+        changes = {branch.add: Difference() for branch in left}
         names = sorted({name for branch in left for name in (branch.out, branch.total)})
         for batch in ctx.tensors(original, names):
             for branch in left:
                 whole = batch[branch.total].astype(np.float64)
                 changes[branch.add].add(whole, whole - batch[branch.out])
-        return {name: change.ratio for name, change in changes.items()}
-
-
-class Change:
-    """A running sum of squared differences over squared values."""
-
-    def __init__(self) -> None:
-        self.noise = self.signal = 0.0
-
-    def add(self, a: np.ndarray, b: np.ndarray) -> None:
-        if a.dtype.kind == "f":
-            a, b = a.astype(np.float64), b.astype(np.float64)
-        else:
-            a, b = (a != b).astype(np.float64), np.zeros(a.shape)  # labels count as right or wrong
-            self.signal += a.size
-            self.noise += float(a.sum())
-            return
-        self.signal += float(np.square(a).sum())
-        self.noise += float(np.square(a - b).sum())
-
-    @property
-    def ratio(self) -> float:
-        return self.noise / self.signal if self.signal else 0.0
+        return {name: change.noise for name, change in changes.items()}
 
 
 @dataclass(frozen=True)

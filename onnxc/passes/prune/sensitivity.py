@@ -1,7 +1,7 @@
 """How much the outputs change when one group alone loses a share of its channels; and ratios that meet a budget by it.
 
 A unit is a group, together with what must keep equally many channels (the blocks of grouped convolutions). Its error is
-sqrt(sum (y' - y)² / sum y²) over all floating outputs and samples, without recovery unless asked for.
+sqrt(sum (y' - y)² / sum y²) over all samples, of the output where that is largest, without recovery unless asked for.
 
 Ratios for a budget: errors of different units add up roughly as squares, so each unit takes the ratio r that minimises
 
@@ -12,16 +12,17 @@ at one price for all, and the price is searched until the budget is met.
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from ...ir.analysis import Analysis, analyse
 from ...ir.axes import Atom, atoms
+from ...ir.digest import digest
 from ...ir.errors import BadData
 from ...ir.masks import apply_masks
 from ...ir.model import Model
@@ -39,16 +40,19 @@ from .uncut import Uncut
 RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9)
 GRID = np.linspace(0, max(RATIOS), 91)
 SAMPLES = 256
-FORM = "onnxc sensitivity 1"
+WORST = 1e12
+"""The noise of outputs that hold no numbers any more."""
+FORM = "onnxc sensitivity 2"
 
 
 @dataclass(frozen=True)
 class Point:
-    """What one cut does. ratio: the share of channels asked for; error: see above; accuracy: None without labels."""
+    """What one cut does. ratio: the share of channels asked for; error: see above; metrics: of the task, by name, and
+    empty without labels."""
 
     ratio: float
     error: float
-    accuracy: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -89,24 +93,25 @@ def measure(
     rated = scores(ScoringContext(model, analysis, found, ctx, samples, ctx.seed), criterion)
     found = [g for g in found if g.atom in rated]
     head = {
-        "form": FORM, "model": digest(model), "data": getattr(ctx.data, "name", ""), "criterion": criterion, "recover": how,
+        "form": FORM, "model": digest(model.to_proto()), "data": getattr(ctx.data, "name", ""), "criterion": criterion, "recover": how,
         "statistics": statistics, "samples": samples, "seed": ctx.seed, "ratios": list(ratios),
     }  # fmt: skip
     done = read(file, head) if file is not None and file.exists() else {}
     work = units(found, analysis)
     plan = Plan(found, analysis, rated)
-    bench = None
+    judge = None
     for k, unit in enumerate(work):
         if progress is not None:
             progress(unit[0].name, k / len(work))
         key = _key(unit, k)
         if key in done:
             continue
-        bench = bench or _Bench(model, ctx, samples)
+        judge = judge or ctx.evaluate(model, samples)
         points = []
         for ratio in ratios:
             keep = masks(found, rated, plan.by_ratio({g.atom: ratio for g in unit}))
-            points.append(Point(ratio, *bench.compare(_cut(model, analysis, keep, ctx, how, samples))))
+            seen = judge(_cut(model, analysis, keep, ctx, how, samples))
+            points.append(Point(ratio, math.sqrt(min(seen.noise, WORST)), seen.metrics))
         done[key] = Curve(unit[0].name, sum(g.size for g in unit), points)
         if file is not None:
             write(file, head, done)
@@ -128,58 +133,6 @@ def _cut(
         uncut.advance(analysis, keep)
         recover(work, uncut, how, Report())
     return work
-
-
-class _Bench:
-    """The outputs of the whole model on the samples, and how far those of another are from them."""
-
-    def __init__(self, model: Model, ctx: Context, samples: int):
-        self.ctx, self.samples = ctx, samples
-        self.feeds = []
-        left = samples
-        for batch in ctx.batches(32):
-            self.feeds.append(batch)
-            left -= max((len(a) for a in batch.values() if a.ndim), default=1)
-            if left <= 0:
-                break
-        self.outputs = self._run(model)
-        self.labels = [f["labels"] for f in self.feeds if "labels" in f]
-
-    def _run(self, model: Model) -> list[dict[str, np.ndarray]]:
-        proto = model.to_proto()
-        return [self.ctx.runner(proto, f) for f in self.feeds]
-
-    def compare(self, model: Model) -> tuple[float, float | None]:
-        """(error, accuracy) of `model`."""
-        ours = self._run(model)
-        gap = level = 0.0
-        for a, b in zip(self.outputs, ours, strict=True):
-            for name, y in a.items():
-                if y.dtype.kind == "f":
-                    gap += float(np.square(b[name].astype(np.float64) - y).sum())
-                    level += float(np.square(y.astype(np.float64)).sum())
-        return float(np.sqrt(gap / level)) if level else float(np.sqrt(gap)), self._accuracy(ours)
-
-    def _accuracy(self, outputs: list[dict[str, np.ndarray]]) -> float | None:
-        name = next((n for n, y in outputs[0].items() if y.dtype.kind == "f" and y.ndim == 2), None)
-        if name is None or len(self.labels) != len(outputs):
-            return None
-        right = sum(int((y[name].argmax(1) == labels).sum()) for y, labels in zip(outputs, self.labels))
-        return right / sum(map(len, self.labels))
-
-
-def digest(model: Model) -> str:
-    """What a model computes, as 16 hexadecimal digits: nodes, attributes and the contents of its weights."""
-    found = hashlib.blake2b(digest_size=8)
-    for node in model.nodes:
-        inputs, outputs = [t.name for t in node.inputs], [t.name for t in node.outputs]
-        found.update(repr((node.op, node.domain, inputs, outputs, sorted(node.attrs.items(), key=str))).encode())
-    for name, t in sorted(model.constants().items()):
-        found.update(repr((name, t.values.dtype.str, t.values.shape)).encode())
-        found.update(
-            np.ascontiguousarray(t.values).tobytes() if t.values.dtype != object else repr(t.values.tolist()).encode()
-        )
-    return found.hexdigest()
 
 
 def write(file: Path, head: Mapping, curves: Mapping[str, Curve]) -> None:

@@ -11,12 +11,12 @@ import onnx_graphsurgeon as gs
 
 from ...ir import functions
 from ...ir.analysis import Analysis
+from ...ir.difference import decibels
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ...ir.ops.window import explicit_pads
 from ...ir.verify import verify
 from ..base import Context, Pass, Report, register
-from ..layers.capture import output_snr
 from ..layers.linear import Linear, bias_home, linear
 from ..layers.stored import layers
 from ..opset import raise_opset
@@ -142,11 +142,11 @@ class QuantBinary(Pass):
 
     def _bearing(self, real: Model, chosen: list[str], analysis: Analysis, ctx: Context, report: Report) -> list[str]:
         """Those of which the outputs keep `bear` dB when each alone is binarised."""
-        kept = []
+        kept, judge = [], ctx.evaluate(real, fit.SAMPLES)
         for name in chosen:
             work = real.copy()
             self._binarise(work, [name], analysis, ctx, Report())
-            snr = output_snr(ctx, analysis, real, work, fit.SAMPLES)
+            snr = decibels(judge(work).noise)
             if snr >= self.bear:
                 kept.append(name)
             else:

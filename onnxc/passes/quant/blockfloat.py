@@ -6,6 +6,7 @@ from dataclasses import field
 
 import numpy as np
 
+from ...ir.difference import snr
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Context, Pass, Report, register
@@ -53,7 +54,7 @@ class QuantBlockfloat(Pass):
             back = (integers * steps).reshape(values.shape)
             formats.dequantised(model, layer, integers.reshape(values.shape), scale, None, axis, block)
             by = f"blocks of {block}" if self.block else "the tensor"
-            text = f"{values.size} mantissas of {self.bits} bits, an exponent for {by}, {formats.snr(values, back)}"
+            text = f"{values.size} mantissas of {self.bits} bits, an exponent for {by}, {snr(values, back)}"
             report.edit(layer.name, text)
         return report
 

@@ -7,6 +7,7 @@ from dataclasses import field
 import ml_dtypes
 import numpy as np
 
+from ...ir.difference import snr
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ...ir.qtype import stored_bytes
@@ -62,7 +63,7 @@ class QuantBlockwise(Pass):
             formats.dequantised(model, layer, integers.reshape(values.shape), scale, zero, axis, block)
             each = 8 * size / values.size
             report.edit(layer.name, f"{values.size} weights in blocks of {block}, {each:.2f} bits each, "
-                        f"{formats.snr(values, back)}")  # fmt: skip
+                        f"{snr(values, back)}")  # fmt: skip
         return report
 
 

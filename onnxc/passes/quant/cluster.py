@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from ...ir.difference import snr
 from ...ir.errors import BadOption
 from ...ir.functions import OPSET
 from ...ir.model import Model
@@ -179,8 +180,8 @@ class QuantCluster(Pass):
 def describe(layer: Layer, indices: np.ndarray, book: np.ndarray, values: np.ndarray) -> tuple[str, float]:
     """What became of a layer, in words, and the entropy of its indices in bits."""
     entropy = entropy_of(np.bincount(indices.ravel(), minlength=2))
-    w = layer.view().astype(np.float64)
-    power, error = float((w**2).sum()), float(((w - values) ** 2).sum())
-    snr = "exact" if error == 0 else f"SNR {10 * np.log10(max(power, 1e-300) / error):.1f} dB"
     rows = f" in {len(book)} codebooks" if len(book) > 1 else ""
-    return f"{layer.size} weights share {book.shape[1]} values{rows}, {entropy:.2f} bits of entropy, {snr}", entropy
+    return (
+        f"{layer.size} weights share {book.shape[1]} values{rows}, {entropy:.2f} bits of entropy, {snr(layer.view(), values)}",
+        entropy,
+    )

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from ...ir.difference import snr
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Context, Pass, Report, register
@@ -49,7 +50,7 @@ class QuantFixed(Pass):
             integers = np.clip(whole, -top - 1, top).astype(np.int8 if self.bits <= 8 else np.int16)
             scale = np.array(2.0**-fraction, np.float32)
             formats.dequantised(model, layer, integers, scale, None, 0, 0)
-            done = formats.snr(values, integers * scale)
+            done = snr(values, integers * scale)
             report.edit(layer.name, f"{values.size} weights to {self.bits} bits, {fraction} behind the point, {done}")
         return report
 

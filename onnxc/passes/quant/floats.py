@@ -7,6 +7,7 @@ from dataclasses import field
 import ml_dtypes
 import numpy as np
 
+from ...ir.difference import snr
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
 from . import formats
@@ -32,9 +33,7 @@ class Short(Pass):
                 report.refuse(layer.name, f"its largest weight, {np.abs(values).max():.3g}, is out of range")
                 continue
             formats.cast(model, layer, short)
-            report.edit(
-                layer.name, f"{values.size} weights to {np.dtype(self.dtype).name}, {formats.snr(values, back)}"
-            )
+            report.edit(layer.name, f"{values.size} weights to {np.dtype(self.dtype).name}, {snr(values, back)}")
         return report
 
 

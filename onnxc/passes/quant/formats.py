@@ -79,9 +79,3 @@ def _replace(model: Model, layer: Layer, op: str, inputs: list[gs.Constant], att
         op, inputs, [model.variable(f"{stem}_float")], name=f"{stem}_float", attrs=attrs, before=model.nodes[0]
     )
     model.replace_uses(old, out.outputs[0])
-
-
-def snr(before: np.ndarray, after: np.ndarray) -> str:
-    """The signal-to-noise ratio of stored weights, in words."""
-    power, error = (float(np.square(x, dtype=np.float64).sum()) for x in (before, before - after))
-    return "exact" if error == 0 else f"SNR {10 * np.log10(max(power, 1e-300) / error):.1f} dB"

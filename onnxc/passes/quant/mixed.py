@@ -19,6 +19,7 @@ from math import prod
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from ...ir.difference import Difference
 from ...ir.model import Model, Tensor
 from ...ir.qtype import QType
 from ...ir.verify import verify
@@ -109,9 +110,5 @@ def _noise(model: Model, name: str, x: QType, bits: int, *, real: dict, feeds: d
     work.node("QuantizeLinear", [node.inputs[0], scale, zero], [stored], before=node)
     node.inputs[0] = work.node("DequantizeLinear", [stored, scale, zero], before=node).outputs[0]
     got = ctx.runner(work.to_proto(), feeds, list(real))
-    shares = []
-    for key, y in real.items():
-        if y.dtype.kind == "f":
-            power = float(np.square(y, dtype=np.float64).sum())
-            shares.append(float(np.square(got[key].astype(np.float64) - y).sum()) / max(power, 1e-30))
+    shares = [Difference().add(y, got[key], key).noise for key, y in real.items() if y.dtype.kind == "f"]
     return float(np.mean(shares)) if shares else 0.0

@@ -6,6 +6,7 @@ from dataclasses import field
 
 import numpy as np
 
+from ...ir.difference import snr
 from ...ir.errors import BadOption
 from ...ir.functions import OPSET
 from ...ir.model import Model
@@ -42,7 +43,7 @@ class QuantPow2(Pass):
             if store.stored_size(layer, self.bits, book) >= view.nbytes:
                 report.refuse(layer.name, f"a codebook does not pay for {view.size} weights")
                 continue
-            done = formats.snr(view, store.restore(indices, book))
+            done = snr(view, store.restore(indices, book))
             store.share(model, layer, indices, book, self.bits)
             largest = int(np.log2(book.max()))
             report.edit(layer.name, f"{view.size} weights to powers of two up to 2^{largest}, {done}")

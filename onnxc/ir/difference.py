@@ -1,4 +1,4 @@
-"""How far two models' outputs are apart: absolute and relative error, signal to noise, agreement of the top class."""
+"""How far arrays are apart: absolute and relative error, signal to noise, agreement of the top class."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from onnxc.ir.errors import VerificationError
+from .errors import VerificationError
 
 
 class Difference:
-    """Running difference between one output of a reference model and the same output of another, batch by batch.
+    """Running difference between arrays of a reference and others in their place, batch by batch: the outputs of two
+    models, or weights before and after.
 
     - `max_abs`: max |a - b|, inf where just one of the two is NaN, or where infinities differ.
     - `max_rel`: max_abs / max |a|, both over all batches.
-    - `snr_db`: 10 log10(sum a^2 / sum (a - b)^2), inf where there is no difference.
+    - `noise`: sum (a - b)^2 / sum a^2, 0 where there is no difference, inf where only the reference is silent.
+    - `snr_db`: the same as 10 log10(1 / noise): inf where there is no difference.
     - `top1`: share of rows with the same argmax, None for outputs that hold no scores (integers, vectors, one class).
       The classes are the second axis of images (rank 4 and more) and the last axis of everything else.
     """
@@ -68,11 +70,14 @@ class Difference:
         return self.max_abs / self._peak if self._peak else math.inf
 
     @property
-    def snr_db(self) -> float:
+    def noise(self) -> float:
         if self._noise == 0:
-            return math.inf
-        ratio = self._signal / self._noise
-        return 10 * math.log10(ratio) if ratio > 0 else -math.inf
+            return 0.0
+        return self._noise / self._signal if self._signal else math.inf
+
+    @property
+    def snr_db(self) -> float:
+        return decibels(self.noise)
 
     @property
     def top1(self) -> float | None:
@@ -90,7 +95,7 @@ def _kind(array: np.ndarray) -> str:
     return "i" if array.dtype.kind in "iu" else "f" if array.dtype.kind in "fV" else array.dtype.kind
 
 
-def metrics(reference: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> dict[str, Difference]:
+def differences(reference: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> dict[str, Difference]:
     """The `Difference` of each output of `reference`; `other` must have all of them."""
     missing = [name for name in reference if name not in other]
     if missing:
@@ -98,6 +103,14 @@ def metrics(reference: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]
     return {name: Difference().add(array, other[name], name) for name, array in reference.items()}
 
 
-def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Share of rows of `logits` (samples x classes) whose largest entry is the label."""
-    return float(np.mean(logits.argmax(-1) == labels))
+def decibels(noise: float) -> float:
+    """The signal-to-noise ratio in dB for noise power by signal power; no noise is inf, noise alone -inf."""
+    if noise == 0:
+        return math.inf
+    return -10 * math.log10(noise) if math.isfinite(noise) else -math.inf
+
+
+def snr(reference: np.ndarray, other: np.ndarray) -> str:
+    """The signal-to-noise ratio of arrays of numbers in words: `exact`, or `SNR 41.3 dB`."""
+    found = Difference().add(reference, other)
+    return "exact" if found.noise == 0 else f"SNR {found.snr_db:.1f} dB"

@@ -1,0 +1,148 @@
+"""What the manager tests passes on: the data, the outputs before a pass and after it, and the claim between the two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+
+from .ir.errors import BadModel, ClaimError, OnnxcError, VerificationError
+from .ir.model import Model, Tensor
+from .ir.values import value_info
+from .passes.base import Claim, Pass
+
+if TYPE_CHECKING:
+    from .runtime.data import Data
+    from .runtime.evaluate import Evaluator, Judge, Task
+    from .runtime.reference import Runner
+
+SYNTHETIC_SAMPLES = 4
+
+Outputs = list[dict[str, np.ndarray]]
+
+
+@dataclass
+class Trial:
+    """ONNX Runtime and the data. judge: holds the outputs of the model as it was given, which errors are measured
+    against; None where claims are not tested. last: the outputs before the pass whose turn it is."""
+
+    runner: Runner
+    data: Data
+    task: Task | None = None
+    judge: Judge | None = None
+    last: Outputs = field(default_factory=list)
+
+    @classmethod
+    def of(cls, model: Model, source: object, seed: int, task: str | Task | None, *, tested: bool) -> Trial:
+        """On the data that `source` names (see `runtime.data.open_data`); `tested`: claims are. Raises OnnxcError."""
+        from .runtime.data import open_data
+        from .runtime.evaluate import SAMPLES, find_task
+        from .runtime.reference import Runner
+        from .runtime.specs import input_specs
+
+        data = open_data(source, input_specs(_interface(model)), seed=seed, samples=SYNTHETIC_SAMPLES)
+        made = cls(Runner(optimise=False), data, find_task(task))
+        if tested:
+            try:
+                limit = SYNTHETIC_SAMPLES if data.synthetic else SAMPLES
+                made.judge = made.evaluator()(model.to_proto(), limit)
+            except VerificationError as e:
+                as_input(e, "the model as given does not run: repair it, or use --check shapes")
+                raise
+            made.last = made.judge.outputs
+        return made
+
+    def evaluator(self) -> Evaluator:
+        """What passes judge models with."""
+        from .runtime.evaluate import Evaluator
+
+        return Evaluator(self.runner, self.data, self.task)
+
+    def fit(self, model: Model) -> None:
+        """From here on the data are resampled to the inputs of `model`."""
+        from .runtime.resample import Resampled
+        from .runtime.specs import input_specs
+
+        self.data = Resampled(self.data, input_specs(_interface(model)))
+        if self.judge is not None:
+            self.judge.data = self.data
+
+    def test(self, p: Pass, model: Model, unit: float) -> dict[str, float]:
+        """Hold `p` to its claim, for a model that computes with this unit roundoff, and measure what it left: see `errors`.
+
+        Raises ClaimError.
+        """
+        if self.judge is None:
+            return {}
+        outputs = self.judge.run(model.to_proto())
+        claim = p.claim.at(unit)
+        for t in model.outputs:
+            for before, after in zip(self.last, outputs, strict=True):
+                _hold(p, claim, t, before[t.name], after[t.name])
+        self.last = outputs
+        return self.errors(outputs)
+
+    def errors(self, outputs: Outputs) -> dict[str, float]:
+        """Metrics of `outputs` against the original model's, and by labels; see `runtime.evaluate.Comparison.to_dict`."""
+        return {} if self.judge is None else self.judge.compare(outputs).to_dict()
+
+
+def _hold(p: Pass, claim: Claim, t: Tensor, a: np.ndarray, b: np.ndarray) -> None:
+    """Raise ClaimError where the output `t` was `a` before the pass and is `b`, further off than the claim allows."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        raise ClaimError(
+            "an output changed its form",
+            tensor=t.name,
+            expected=f"{a.dtype}{list(a.shape)}",
+            found=f"{b.dtype}{list(b.shape)}",
+            remedy=_remedy(p),
+        )
+    if claim.kind == "lossy":
+        if a.dtype.kind == "f" and np.isfinite(a).all() and not np.isfinite(b).all():
+            raise ClaimError(
+                "the pass made outputs that are not finite",
+                node=t.inputs[0].name if t.inputs else None, tensor=t.name, axis=max(a.ndim - 1, 0),
+                expected="numbers", found="inf or NaN",
+            )  # fmt: skip
+        return
+    if a.dtype.kind not in "fc":
+        bad = a != b
+        allowed, worst = 0.0, float(np.count_nonzero(bad))
+    else:
+        x, y = a.astype(np.float64), b.astype(np.float64)
+        level = np.abs(x[np.isfinite(x)]).max(initial=0.0)
+        allowed = claim.atol + claim.rtol * float(level)
+        with np.errstate(invalid="ignore"):
+            gap = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, np.abs(x - y))
+        gap = np.where(np.isnan(gap), np.inf, gap)
+        bad, worst = gap > allowed, float(gap.max(initial=0.0))
+    if bad.any():
+        where = np.argwhere(bad)[0]
+        raise ClaimError(
+            f"the claim {claim} does not hold at index {where.tolist()}",
+            node=t.inputs[0].name if t.inputs else None, tensor=t.name, axis=max(a.ndim - 1, 0),
+            expected=f"a change of at most {allowed:.3g}", found=f"{worst:.3g}",
+            remedy=_remedy(p),
+        )  # fmt: skip
+
+
+def _remedy(p: Pass) -> str:
+    """What to do about a claim that fails: a pass of ours is at fault, one of somebody else's is theirs to correct."""
+    home = type(p).__module__
+    if home.split(".")[0] == __package__:
+        return "report it with the model; nothing was written"
+    return f"the pass comes from {home}: correct it there, or give it a claim that holds; nothing was written"
+
+
+def as_input(e: OnnxcError, remedy: str) -> None:
+    """Let an error say that the input is at fault, and what to do unless it says that itself."""
+    e.exit_status = BadModel.exit_status
+    e.remedy = e.remedy or remedy
+
+
+def _interface(model: Model) -> onnx.ModelProto:
+    proto = onnx.ModelProto()
+    proto.graph.input.extend(value_info(t) for t in model.inputs)
+    return proto
