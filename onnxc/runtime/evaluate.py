@@ -251,7 +251,8 @@ def misfit(task: Task, outputs: Outputs, labels: np.ndarray | None) -> BadData:
     """The error for outputs, or labels, that a task cannot judge."""
     forms = [f"{name} {y.dtype}{list(y.shape)}" for name, y in outputs.items()]
     forms += [] if labels is None else [f"labels {labels.dtype}{list(labels.shape)}"]
-    return BadData(f"the task {task.name} cannot judge these outputs", found=", ".join(forms))
+    remedy = "give --task" if labels is None else "give --task, or data whose labels have another form, or none"
+    return BadData(f"the task {task.name} cannot judge these outputs", found=", ".join(forms), remedy=remedy)
 
 
 @dataclass
