@@ -196,7 +196,10 @@ def test_data_that_is_no_file_beside_the_recipe_stays_as_it_is(tmp_path):
         ("[[pass]]\nratio = 0.5", "lists no passes"),
         ("[[pass]]\nname = 3", "lists no passes"),
         ("[[pass", "is not TOML"),
-        ('sed = 1\n[[pass]]\nname = "clean"', "a setting that is not known, expected seed, data, check, task, found sed"),
+        (
+            'sed = 1\n[[pass]]\nname = "clean"',
+            "a setting that is not known, expected seed, data, check, task, found sed",
+        ),
         ('seed = "1"\n[[pass]]\nname = "clean"', "setting seed of the recipe"),
         ('seed = true\n[[pass]]\nname = "clean"', "setting seed of the recipe"),
         ('data = 3\n[[pass]]\nname = "clean"', "setting data of the recipe"),
