@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxc.codegen.c.function import CFunction, compile_functions
+from onnxc.codegen.c.private import keep_private
 from onnxc.codegen.kernels import generic
 from onnxc.codegen.lower.lowering import lower
 from onnxc.codegen.memory.plan import Plan, make_plan
@@ -23,11 +24,12 @@ from onnxc.ir.errors import Unsupported
 class Program:
     """What `lower_program` has made of a model: its plan, TIR functions by C name, and rows of the report.
 
-    `compiled` says how C calls each function, once `compile_program` has been.
+    All names in its object file begin with `prefix`. `compiled` says how C calls each function, once `compile_program` has been.
     """
 
     static: StaticModel
     target: Target
+    prefix: str
     plan: Plan
     bodies: dict[str, object]
     kernels: tuple[dict, ...]
@@ -62,12 +64,13 @@ def lower_program(static: StaticModel, target: Target, threads: int, prefix: str
     count = Counter(function for function, _ in plan.calls)
     fallbacks = [{"function": f, "calls": n} for f, n in sorted(count.items()) if not _ours(f)]
     bodies = _functions(module, plan, prefix, target, threads)
-    return Program(static, target, plan, bodies, tuple(lowered.kernels), tuple(fallbacks), {})
+    return Program(static, target, prefix, plan, bodies, tuple(lowered.kernels), tuple(fallbacks), {})
 
 
 def compile_program(program: Program, threads: int, path: Path) -> None:
     """Compiles the functions into the object file `path`."""
     program.compiled = compile_functions(program.bodies, program.target, threads, path)
+    path.write_bytes(keep_private(path.read_bytes(), program.prefix, program.bodies))
 
 
 def _ours(function: str) -> bool:

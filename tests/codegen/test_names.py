@@ -14,14 +14,19 @@ from urllib.parse import unquote
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, parser
 
 from onnxc.codegen import compile_model
+from onnxc.codegen.c.header import FUNCTIONS
 from onnxc.codegen.c.names import HEADERS
+from onnxc.codegen.target import TARGETS
 from onnxc.ir.errors import BadModel, BadOption, Unsupported
 from onnxc.ir.escape import from_c_string
 from onnxc.runtime.library import Library, interface_digest, read_manifest
-from onnxc.runtime.program import Program
+from onnxc.runtime.program import Program, build_program
+
+from .objects import members, symbols
+from .test_targets import ready
 
 CONTROLS = "".join(map(chr, [*range(1, 160), 0x2028, 0x202E, 0x2066, 0xFEFF, 0x1F600]))
 INJECTION = "x *\\\n/ \n__attribute__((constructor)) void run(void) { __builtin_trap(); } /\\\n* "
@@ -114,10 +119,51 @@ def test_twenty_libraries_in_one_program(tmp_path):
     )
     source += "  const void *in[] = {x};\n  void *out[] = {y};\n" + "".join(calls) + "  return 0;\n}\n"
     (tmp_path / "main.c").write_text(source)
-    command = ["gcc", "-std=c11", "-Wall", "-Werror", "-static", "-I.", "main.c", *archives, "-lm", "-o", "all"]
-    subprocess.run(command, check=True, cwd=tmp_path)
-    said = subprocess.run([tmp_path / "all"], capture_output=True, text=True, check=True).stdout
-    assert said.split() == [f"{2.0 + i:g}" for i in range(len(AWKWARD))]
+    shared = [flag for name in AWKWARD for flag in (f"-Wl,-rpath,{tmp_path / name}", tmp_path / name / f"lib{name}.so")]
+    for libraries in (["-static", *archives], shared):
+        command = ["gcc", "-std=c11", "-Wall", "-Werror", "-I.", "main.c", *libraries, "-lm", "-o", "all"]
+        subprocess.run(command, check=True, cwd=tmp_path)
+        said = subprocess.run([tmp_path / "all"], capture_output=True, text=True, check=True).stdout
+        assert said.split() == [f"{2.0 + i:g}" for i in range(len(AWKWARD))]
+
+
+@pytest.mark.parametrize("target", ["x86-64-v2", "aarch64", "armv7", "riscv64", "cortex-m7", "wasm32"])
+def test_only_the_interface_is_for_others(tmp_path, target):
+    """Whatever LLVM adds to the kernels bears the library's name, on every machine: a program may have its like."""
+    ready(target)
+    compile_model(halved(), tmp_path / "made", name="net", check="shapes", target=target, program=True)
+    if target != "wasm32":
+        found = [s for elf in members(tmp_path / "made/libnet.a") for s in symbols(elf)]
+        names = {name for name, here in found if here}
+        assert names == {*(f"net_{f}" for f in FUNCTIONS), *(n for n in names if n.startswith("_onnxc3net_"))}
+    (tmp_path / "made/example/main.c").write_text(PROGRAM_OF_ITS_OWN)
+    chain = TARGETS[target].toolchain
+    build_program(tmp_path / "made", "net", chain, tmp_path / f"run{chain.suffix}")
+    if target == "x86-64-v2":
+        said = subprocess.run([tmp_path / "run"], capture_output=True, text=True, check=True).stdout
+        assert said == "0.333251953 0.333333343\n"
+
+
+PROGRAM_OF_ITS_OWN = """#include <stdio.h>
+#include "net.h"
+unsigned short __truncsfhf2(float x) { __builtin_trap(); return x > 0; }
+float __extendhfsf2(unsigned short x) { __builtin_trap(); return x; }
+static _Alignas(64) char arena[NET_ARENA_BYTES];
+int main(void) {
+  static float x[3] = {1.0f / 3, 2, 3}, y[3];
+  const void *in[] = {x};
+  void *out[] = {y};
+  if (net_init(arena, 1) || net_run(arena, in, out)) return 1;
+  printf("%.9f %.9f\\n", y[0], x[0]);
+  return 0;
+}
+"""
+
+
+def halved() -> onnx.ModelProto:
+    """Through float16 and back."""
+    return parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+      g (float[3] x) => (float[3] y) { h = Cast<to=10>(x) y = Cast<to=1>(h) }""")
 
 
 def test_names_of_headers_and_packages_are_refused(tmp_path):
