@@ -66,7 +66,7 @@ class Pipeline(Pass):
     def transform(self, model) -> Result:
         """Transform a model (path, bytes, ModelProto, gs.Graph or Model), which is never changed. Raises OnnxcError."""
         work = load(model).copy()
-        ctx = Context(sound(work), seed=self.seed)
+        ctx = Context(sound(work), seed=self.seed, original=work.copy(), trainer=_Trainer())
         report = PipelineReport(check=self.check, seed=self.seed)
         if self.check == "data" or self.data is not None or self.needs_data:
             trial = Trial.of(work, self.data, self.seed, self.task, tested=self.check == "data")
@@ -85,7 +85,7 @@ class Pipeline(Pass):
         for p in self.passes:
             self.progress(str(p))
             start = time.perf_counter()
-            current, verified, row = _step(p, current, _context(verified, ctx.seed, trial))
+            current, verified, row = _step(p, current, _context(verified, ctx, trial))
             row.name, row.claim, row.before = str(p), p.claim, before
             row.after = before = cost(current, verified)
             row.seconds = time.perf_counter() - start
@@ -94,10 +94,12 @@ class Pipeline(Pass):
         return whole
 
 
-def _context(verified: Verified, seed: int, trial: Trial | None) -> Context:
-    if trial is None:
-        return Context(verified, seed)
-    return Context(verified, seed, trial.runner, trial.data, trial.data.synthetic, trial.evaluator(), trial)
+def _context(verified: Verified, outer: Context, trial: Trial | None) -> Context:
+    ctx = replace(outer, verified=verified, trial=trial)
+    if trial is not None:
+        ctx.runner, ctx.data, ctx.synthetic = trial.runner, trial.data, trial.data.synthetic
+        ctx.evaluator = trial.evaluator()
+    return ctx
 
 
 def _step(p: Pass, model: Model, ctx: Context) -> tuple[Model, Verified, Report]:
@@ -123,6 +125,17 @@ def _step(p: Pass, model: Model, ctx: Context) -> tuple[Model, Verified, Report]
         e.pass_name = getattr(e, "pass_name", None) or p.name
         raise
     return work, checked, row
+
+
+class _Trainer:
+    """The trainer of `onnxc.torch`, imported when a pass trains: torch takes seconds to load, and may not be there."""
+
+    def fit(self, *args, **kwargs):
+        try:
+            from .torch.trainer import Trainer
+        except ImportError as e:
+            raise BadOption("training needs torch", remedy="pip install 'onnxc[train]'") from e
+        return Trainer().fit(*args, **kwargs)
 
 
 def sound(model: Model) -> Verified:

@@ -166,12 +166,20 @@ class Evaluator(Protocol):
     def __call__(self, reference: onnx.ModelProto, samples: int = ...) -> Judge: ...
 
 
+class Trainer(Protocol):
+    """Trains models for training passes; torch behind it."""
+
+    def fit(self, model: Model, objective, schedule, ctx: Context, keep_last: bool = False):
+        """Train the weights of `model` in place; returns a History (`passes.train.objective`)."""
+
+
 @dataclass
 class Context:
     """What a pass may use beside the model.
 
     verified: the analysis of the model as it came in. runner and data: see `tensors`. synthetic: the data are
-    random inputs. evaluator: see `evaluate`. trial: the manager's own.
+    random inputs. evaluator: see `evaluate`. trial: the manager's own. original: the model as the user gave it. trainer:
+    what training passes train with.
     """
 
     verified: Verified
@@ -181,6 +189,8 @@ class Context:
     synthetic: bool = True
     evaluator: Evaluator | None = None
     trial: object = None
+    original: Model | None = None
+    trainer: Trainer | None = None
 
     def rng(self) -> np.random.Generator:
         return np.random.default_rng(self.seed)

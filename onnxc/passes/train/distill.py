@@ -1,0 +1,33 @@
+"""train.distill: train a changed model to give what the model as given gives. Needs no labels."""
+
+from __future__ import annotations
+
+from ...ir.model import Model
+from ..base import Context, Report, register
+from .common import Train
+from .objective import Objective
+from .weights import kept_zeros
+
+
+@register("train.distill")
+class Distill(Train):
+    """Distil the model as the user gave it into the model as it stands in the list (Hinton 2015).
+
+    Classes are compared as softened by `temperature`, other outputs by squares relative to their variance; maps of
+    attention of tensors that both models name alike are matched too (Zagoruyko 2017), with the weight `features`. What is
+    zero stays zero, shared weights stay shared, stored integers stay integers. The other options are those of
+    train.finetune. steps: the scales of quantisers are learnt too (Esser 2020).
+    """
+
+    temperature: float = 2.0
+    features: float = 1.0
+    steps: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.within("temperature", self.temperature > 0, "above 0")
+        self.within("features", self.features >= 0, "at least 0")
+
+    def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
+        teacher = self.teacher(ctx, self.temperature, self.features)
+        return Objective(teacher=teacher, forms=kept_zeros(model), steps=self.steps)

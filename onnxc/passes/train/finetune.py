@@ -1,0 +1,32 @@
+"""train.finetune: train a model's weights on labels, as it stands in the list: pruned, factored, shared or quantised."""
+
+from __future__ import annotations
+
+from ...ir.model import Model
+from ..base import Context, Report, register
+from .common import Train
+from .objective import Objective
+from .weights import kept_zeros
+
+
+@register("train.finetune")
+class Finetune(Train):
+    """Train on labels by cross entropy; what is zero stays zero, shared weights stay shared, stored integers stay integers.
+
+    epochs, batch: length and step. rate: the largest learning rate of one cycle; none: by a range test. held: share of
+    samples on which the best epoch is chosen. patience: epochs without progress before it ends; 0: never. augment: some
+    of flip, shift, mix, for images. checkpoint: a file that a killed run goes on from. threads: part of the result, as
+    sums depend on how they are split. smooth: label smoothing (Szegedy 2016). distil: weight of the given model's
+    softened outputs beside the labels (Hinton 2015).
+    """
+
+    smooth: float = 0.0
+    distil: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.within("smooth", 0 <= self.smooth < 1, "at least 0 and below 1")
+
+    def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
+        teacher = self.teacher(ctx, 2.0, 0.0) if self.distil else None
+        return Objective(labels=True, smooth=self.smooth, teacher=teacher, forms=kept_zeros(model))

@@ -1,0 +1,53 @@
+"""train.group_sparse: structured sparsity: a group lasso on filters, channels or kernel positions (Wen 2016, Zhou 2016)."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Literal
+
+from ...ir.errors import BadOption
+from ...ir.model import Model
+from ..base import Context, Report, register
+from .common import Train
+from .objective import Objective, Penalty
+from .weights import kept_zeros, products
+
+
+@register("train.group_sparse")
+class GroupSparse(Train):
+    """Train with strength * sum_g sqrt(size of g) |w_g|, so that whole groups of weights fade (Wen 2016, eq. 2).
+
+    groups: filters (all weights of an output channel), channels (all of an input channel), positions (all of a place in
+    the kernel, of all filters: group-wise brain damage, Lebedev 2016). exclusive: weight of the squared l1 norm within
+    filters beside it, for which inputs compete (combined group and exclusive sparsity, Yoon 2017). skip: patterns of
+    layer names to leave alone. Learns from labels where the data have them, else from the model as given. The other
+    options are those of train.finetune.
+    """
+
+    always = True
+    strength: float = 1e-5
+    groups: Literal["filters", "channels", "positions"] = "filters"
+    exclusive: float = 0.0
+    skip: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.within("strength", self.strength > 0, "above 0")
+        self.within("exclusive", self.exclusive >= 0, "at least 0")
+
+    def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
+        penalties = []
+        for node, w, out in products(model, self.skip):
+            inside = 1 - out if w.values.ndim > 1 and out < 2 else 0
+            fixed = {"filters": {out}, "channels": {inside}, "positions": set(range(2, w.values.ndim))}[self.groups]
+            if self.groups == "positions" and w.values.ndim < 3:
+                report.refuse(node.name, "it has no kernel")
+                continue
+            axes = tuple(d for d in range(w.values.ndim) if d not in fixed)
+            penalties.append(Penalty("group", w.name, self.strength, axes))
+            if self.exclusive:
+                within = tuple(d for d in range(w.values.ndim) if d != out)
+                penalties.append(Penalty("exclusive", w.name, self.strength * self.exclusive, within))
+        if not penalties:
+            raise BadOption("no layer has such groups", pass_name=self.name, found=self.groups)
+        return Objective(**self.learnt_from(ctx), penalties=tuple(penalties), forms=kept_zeros(model))

@@ -1,0 +1,108 @@
+"""What a training pass asks of the Trainer: losses, penalties on weights, forms that weights take, and a schedule. Plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ...ir.model import Model
+
+Source = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Distillation from `model`, whose outputs are called as the student's.
+
+    temperature: of softened classes (Hinton 2015). features: weight of the maps of attention, the mean of squares over
+    the channels at each position, scaled to length 1 (Zagoruyko 2017, eq. 2), of tensors that bear the same name and
+    the same extents but for the channels in both.
+    """
+
+    model: Model
+    temperature: float = 2.0
+    features: float = 0.0
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """`strength` times a sum over the groups of a weight that share all indices but those of `axes`.
+
+    l1: |w|. group: sqrt(group size) times the group's Euclidean norm (Yuan and Lin 2006). exclusive: half the squared
+    l1 norm of each group (Zhou 2010). decay: w^2 / 2. hanson: |w| / (1 + |w|), scaled to `scale` (Hanson and Pratt 1989).
+    """
+
+    kind: Literal["l1", "group", "exclusive", "decay", "hanson"]
+    tensor: str
+    strength: float
+    axes: tuple[int, ...] = ()
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a weight is read while it is trained, and left when training ends.
+
+    zeros: what is zero stays so. magnitude: the smallest share `sparsity` reads as zero; it grows from `first` by a
+    cubic schedule over the first half of the steps (Zhu and Gupta 2017, eq. 1), and what is zero may come back (dynamic
+    network surgery, Guo 2016). binary: the sign times the mean of |w| of each output channel along `axis` (XNOR-Net,
+    Rastegari 2016, eq. 6). connect: the sign times one mean of |w| (BinaryConnect, Courbariaux 2015, by a scale that
+    ternary and binary share here). ternary: -a, 0, a with the threshold 0.7 mean |w| (Li 2016, eq. 6).
+    """
+
+    kind: Literal["zeros", "magnitude", "binary", "connect", "ternary"]
+    sparsity: float = 0.0
+    first: float = 0.0
+    axis: int = 0
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is learnt: from labels, from a teacher, or both; under penalties; by weights of the given forms.
+
+    smooth: label smoothing. steps: the scales of quantisers are learnt too (LSQ). keep: only these tensors move; None: all.
+    """
+
+    labels: bool = False
+    smooth: float = 0.0
+    teacher: Teacher | None = None
+    penalties: tuple[Penalty, ...] = ()
+    forms: Mapping[str, Form] = field(default_factory=dict)
+    steps: bool = False
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast.
+
+    epochs: over the samples not held out. batch: samples a step. rate: the largest learning rate of one cycle (Smith
+    2018); None: found by a range test. held: share of samples on which progress is judged. patience: epochs without
+    progress before it ends. augment: flip, shift, mix. checkpoint: a file that a killed run goes on from.
+    """
+
+    epochs: int = 3
+    batch: int = 32
+    rate: float | None = None
+    held: float = 0.1
+    patience: int = 0
+    augment: tuple[str, ...] = ()
+    checkpoint: str | None = None
+    threads: int = 2
+
+
+@dataclass
+class History:
+    """What training did: the loss on the held samples at the start and after each epoch, and what was chosen."""
+
+    rate: float
+    start: float
+    losses: list[float] = field(default_factory=list)
+    best: int = 0
+    steps: int = 0
+    changed: list[str] = field(default_factory=list)
+
+    @property
+    def loss(self) -> float:
+        """The held loss of the weights that were kept; epoch 0 is before training."""
+        return self.start if self.best == 0 else self.losses[self.best - 1]

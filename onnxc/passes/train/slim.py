@@ -1,0 +1,36 @@
+"""train.slim: network slimming: an l1 penalty on batch-norm scales, so that whole channels fade (Liu 2017)."""
+
+from __future__ import annotations
+
+from ...ir.errors import BadOption
+from ...ir.model import Model
+from ..base import Context, Report, register
+from .common import Train
+from .objective import Objective, Penalty
+from .weights import kept_zeros, scales
+
+
+@register("train.slim")
+class Slim(Train):
+    """Train with strength * sum |scale| over all batch normalisations (Liu 2017, eq. 1); `prune(criterion=bn)` cuts then.
+
+    Learns from labels where the data have them, else from the model as given. The other options are those of
+    train.finetune.
+    """
+
+    always = True
+    strength: float = 1e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.within("strength", self.strength > 0, "above 0")
+
+    def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
+        found = scales(model)
+        if not found:
+            raise BadOption(
+                "the model has no batch normalisation", pass_name=self.name,
+                remedy="take it ahead of fuse, or use train.group_sparse",
+            )  # fmt: skip
+        penalties = tuple(Penalty("l1", t.name, self.strength) for t in found)
+        return Objective(**self.learnt_from(ctx), penalties=penalties, forms=kept_zeros(model))

@@ -1,0 +1,60 @@
+"""Which weights a training pass speaks of: products and their output axes, scales of batch normalisations, kept zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ...ir.model import Model
+from .objective import Form
+
+SPARSE = 0.1
+"""A weight with at least this share of zeros was made sparse: they stay."""
+
+
+def kept_zeros(model: Model) -> dict[str, Form]:
+    """The form that keeps zeros for every float weight that is sparse, by name."""
+    return {
+        name: Form("zeros")
+        for name, t in model.constants().items()
+        if t.values.dtype.kind == "f" and t.values.size > 1 and np.mean(t.values == 0) >= SPARSE
+    }
+
+
+def products(model: Model, skip: list[str] = ()) -> Iterator[tuple[gs.Node, gs.Constant, int]]:
+    """(node, weight, axis of its outputs) of each convolution and matrix product with a stored float weight, once a weight."""
+    seen = set()
+    for node in model.nodes:
+        if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or node.domain not in (None, "", "ai.onnx"):
+            continue
+        for i in (1, 0) if node.op == "MatMul" else (1,):
+            w = node.inputs[i] if len(node.inputs) > i else None
+            if not isinstance(w, gs.Constant) or w.values.dtype.kind != "f" or w.values.ndim < 2 or id(w) in seen:
+                continue
+            if any(fnmatchcase(node.name, pattern) for pattern in skip):
+                continue
+            seen.add(id(w))
+            yield node, w, output_axis(node, w.values.ndim, i)
+
+
+def output_axis(node: gs.Node, rank: int, operand: int) -> int:
+    """The axis of a weight along which its outputs stand."""
+    if node.op == "Conv":
+        return 0
+    if node.op == "ConvTranspose":
+        return 1
+    if node.op == "Gemm":
+        return 0 if node.attrs.get("transB", 0) else 1
+    return rank - 1 if operand else rank - 2
+
+
+def scales(model: Model) -> list[gs.Constant]:
+    """The scales of batch normalisations, each once."""
+    found = {}
+    for node in model.nodes:
+        if node.op == "BatchNormalization" and isinstance(node.inputs[1], gs.Constant):
+            found[node.inputs[1].name] = node.inputs[1]
+    return list(found.values())

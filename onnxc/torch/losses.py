@@ -1,0 +1,125 @@
+"""Losses: of labels, of a teacher's outputs and maps of attention, and penalties on weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+
+from onnxc.ir.errors import BadOption
+from onnxc.passes.train.objective import Penalty
+
+from .network import Network
+
+Tensors = Mapping[str, torch.Tensor]
+SMALL = 1e-12
+
+
+class Classes:
+    """The logarithms of a network's classes, from the first floating output [n, classes] at least two wide.
+
+    `probabilities`: the output is a Softmax's; else it holds logits, or their logarithms, which Softmax leaves alike.
+    """
+
+    def __init__(self, net: Network):
+        self.makers = {name: step.op for step in net.steps for name in step.outputs}
+
+    def of(self, outputs: Tensors) -> dict[str, torch.Tensor]:
+        """Logits (up to a constant) by output name, of those that hold classes."""
+        found = {}
+        for name, y in outputs.items():
+            if y.is_floating_point() and y.ndim == 2 and y.shape[1] > 1 and self.makers.get(name) in CLASS_MAKERS:
+                found[name] = (y + SMALL).log() if self.makers[name] == "Softmax" else y
+        return found
+
+
+CLASS_MAKERS = ("Softmax", "LogSoftmax", "Gemm", "MatMul", "Add", "Flatten", "Reshape", "Squeeze", "Identity", "Conv",
+                "DequantizeLinear", "Mul")  # fmt: skip
+
+
+def labelled(logits: Mapping[str, torch.Tensor], labels: torch.Tensor, smooth: float) -> torch.Tensor:
+    """Cross entropy of the first output that holds classes."""
+    if not logits:
+        raise BadOption(
+            "no output holds classes", expected="a floating output [samples, classes]",
+            remedy="distil instead: train.distill needs no labels",
+        )  # fmt: skip
+    y = next(iter(logits.values()))
+    if int(labels.min()) < 0 or int(labels.max()) >= y.shape[1]:
+        raise BadOption("a label names no class", expected=f"0 to {y.shape[1] - 1}", found=int(labels.max()))
+    return F.cross_entropy(y, labels.long(), label_smoothing=smooth)
+
+
+def taught(outputs: Tensors, logits: Tensors, goals: Tensors, goal_logits: Tensors, temperature: float):
+    """The distance from a teacher's outputs: T^2 KL of classes (Hinton 2015), else squares relative to the variance."""
+    total = torch.zeros(())
+    for name, y in outputs.items():
+        goal = goals[name]
+        if not y.is_floating_point() or not y.requires_grad and torch.is_grad_enabled():
+            continue
+        if name in logits and name in goal_logits and y.shape == goal.shape:
+            soft = F.log_softmax(goal_logits[name] / temperature, 1)
+            mine = F.log_softmax(logits[name] / temperature, 1)
+            total = total + temperature**2 * F.kl_div(mine, soft, reduction="batchmean", log_target=True)
+        else:
+            total = total + (y - goal).square().mean() / (goal.var() + SMALL)
+    return total
+
+
+def attention(mine: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
+    """Squared distance of the two maps of attention, each of length 1 (Zagoruyko 2017, eq. 2)."""
+
+    def flat(t):
+        return F.normalize(t.square().mean(1).flatten(1), dim=1)
+
+    return (flat(mine) - flat(goal)).square().sum(1).mean()
+
+
+def alike(student: Network, teacher: Network, mine: Tensors, theirs: Tensors) -> list[str]:
+    """Names whose tensors [n, c, *positions] both networks have, with the same extents but for c; one of each extent.
+
+    Of several tensors of one extent the last is taken: it has seen all layers before.
+    """
+    found: dict[tuple, str] = {}
+    for step in student.steps:
+        for name in step.outputs:
+            a, b = mine.get(name), theirs.get(name)
+            if a is None or b is None or a.ndim < 3 or a.ndim != b.ndim or not a.is_floating_point():
+                continue
+            if a.shape[2:] == b.shape[2:] and a.shape[2:].numel() > 1:
+                found[tuple(a.shape[2:])] = name
+    return list(found.values())
+
+
+def penalised(penalties: Sequence[Penalty], weights: Tensors) -> torch.Tensor:
+    """The sum of the penalties; see `Penalty`."""
+    total = torch.zeros(())
+    for p in penalties:
+        total = total + p.strength * PENALTIES[p.kind](weights[p.tensor], p)
+    return total
+
+
+def _group(w: torch.Tensor, p: Penalty) -> torch.Tensor:
+    axes = [d for d in range(w.ndim) if d in p.axes] or list(range(w.ndim))
+    size = torch.tensor([w.shape[d] for d in axes]).prod().sqrt()
+    return (w.square().sum(axes) + SMALL).sqrt().sum() * size
+
+
+def _exclusive(w: torch.Tensor, p: Penalty) -> torch.Tensor:
+    axes = [d for d in range(w.ndim) if d in p.axes] or list(range(w.ndim))
+    return w.abs().sum(axes).square().sum() / 2
+
+
+def _hanson(w: torch.Tensor, p: Penalty) -> torch.Tensor:
+    size = w.abs() / p.scale
+    return (size / (1 + size)).sum()
+
+
+PENALTIES = {
+    "l1": lambda w, p: w.abs().sum(),
+    "decay": lambda w, p: w.square().sum() / 2,
+    "group": _group,
+    "exclusive": _exclusive,
+    "hanson": _hanson,
+}

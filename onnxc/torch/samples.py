@@ -1,0 +1,142 @@
+"""Samples for training: a seeded order for each epoch, a share held out, and what augmentation makes of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from onnxc.ir.errors import BadData, BadOption
+
+HELD_BYTES = 2**30
+"""Samples up to this size are held in memory; of larger sets as many are mixed at a time as fit."""
+HELD_SAMPLES = 2000
+"""At most so many samples are held out for judging."""
+LABELS = "labels"
+
+Chunk = dict[str, np.ndarray]
+
+
+class Samples:
+    """The samples of a data set, a share `held` of them for judging, the rest in batches of `size` in a new order each epoch.
+
+    The order follows from `seed` and the epoch alone. `counted` are the arrays whose first axis counts samples: those that
+    follow the batch size that is asked for. Where none does, each batch of the data is one run of a model of fixed extents:
+    `stacked`, the runs stand along a new first axis.
+    """
+
+    def __init__(self, data, size: int, held: float, seed: int):
+        self.data, self.size, self.seed = data, size, seed
+        self.counted = self._follow(data)
+        self.stacked = not self.counted
+        self._first, whole = self._fill(self._source())
+        self._all = self._first if whole else None
+        count = self.size_of(self._first)
+        kept = min(round(count * held), HELD_SAMPLES, count - 1) if held else 0
+        self._hidden = np.sort(np.random.default_rng([seed, 1]).permutation(count)[:kept])
+        self.count = count if whole or data.samples is None else data.samples
+        if count - kept < 1:
+            raise BadData("there are too few samples to train on", found=count)
+
+    @staticmethod
+    def _follow(data) -> set[str]:
+        two, three = (next(iter(data.batches(n)), None) for n in (2, 3))
+        if two is None or three is None:
+            raise BadData("there are no samples to train on")
+        return {n for n, a in two.items() if np.ndim(a) and len(a) == 2 and len(three[n]) > 2}
+
+    def _source(self) -> Iterator[Chunk]:
+        for chunk in self.data.batches(self.size):
+            yield {n: np.asarray(a)[None] for n, a in chunk.items()} if self.stacked else chunk
+
+    def _fill(self, source: Iterator[Chunk]) -> tuple[Chunk, bool]:
+        """As many samples as may be held, and whether these are all."""
+        chunks, size = [], 0
+        for chunk in source:
+            chunks.append(chunk)
+            size += sum(a.nbytes for a in chunk.values())
+            if size >= HELD_BYTES:
+                return self._joined(chunks), False
+        if not chunks:
+            raise BadData("there are no samples to train on")
+        return self._joined(chunks), True
+
+    def _joined(self, chunks: list[Chunk]) -> Chunk:
+        if len(chunks) == 1:
+            return dict(chunks[0])
+        return {n: np.concatenate([c[n] for c in chunks]) if self._counts(n) else a for n, a in chunks[0].items()}
+
+    def _counts(self, name: str) -> bool:
+        return self.stacked or name in self.counted
+
+    def size_of(self, chunk: Chunk) -> int:
+        """How many samples a chunk holds."""
+        return max(len(a) for n, a in chunk.items() if self._counts(n))
+
+    def _of(self, chunk: Chunk, index) -> Chunk:
+        return {n: a[index] if self._counts(n) else a for n, a in chunk.items()}
+
+    def epoch(self, number: int) -> Iterator[Chunk]:
+        """The batches of epoch `number`; a last one with fewer samples is left out."""
+        rng = np.random.default_rng([self.seed, 2, number])
+        source, hidden = self._source(), self._hidden
+        while True:
+            held, done = (self._all, True) if self._all is not None else self._fill(source)
+            order = rng.permutation(self.size_of(held))
+            order, hidden = order[~np.isin(order, hidden)], hidden[:0]  # what is held out stands among the first
+            size = min(self.size, len(order))
+            for i in range(0, len(order) - size + 1, size) if size else ():
+                yield self._of(held, order[i : i + size])
+            if done:
+                return
+
+    def batches(self) -> int:
+        """Batches an epoch, where all samples are held; else about so many."""
+        left = self.count - len(self._hidden)
+        return max(left // min(self.size, left), 1)
+
+    def judged(self) -> Iterator[Chunk]:
+        """The samples held out, in batches; where none are, the first of all."""
+        count = self.size_of(self._first)
+        which = self._hidden if len(self._hidden) else np.arange(min(count, HELD_SAMPLES))
+        for i in range(0, len(which), self.size):
+            yield self._of(self._first, which[i : i + self.size])
+
+
+def augmented(
+    feeds: dict[str, torch.Tensor], kinds: Sequence[str], rng: np.random.Generator
+) -> dict[str, torch.Tensor]:
+    """A batch of images [n, c, h, w] changed at random: flipped left to right, shifted by up to an eighth, mixed in pairs.
+
+    mix: x = a x1 + (1 - a) x2, a uniform in [0.5, 1] (Zhang 2018, for what needs no labels). Raises BadOption where an
+    input is no image.
+    """
+    changed = dict(feeds)
+    for name, x in feeds.items():
+        if name == LABELS or not kinds:
+            continue
+        if x.ndim != 4 or not x.is_floating_point():
+            raise BadOption(
+                "augmentation changes images", tensor=name, expected="float [n, c, h, w]", found=list(x.shape)
+            )
+        if "flip" in kinds:
+            turned = torch.from_numpy(rng.random(len(x)) < 0.5)
+            x = torch.where(turned[:, None, None, None], x.flip(3), x)
+        if "shift" in kinds:
+            x = _shifted(x, rng)
+        if "mix" in kinds:
+            a = torch.from_numpy(rng.uniform(0.5, 1, len(x)).astype(np.float32))[:, None, None, None]
+            x = a * x + (1 - a) * x[torch.from_numpy(rng.permutation(len(x)))]
+        changed[name] = x
+    return changed
+
+
+def _shifted(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Each image moved by up to an eighth of its extents; the border is repeated."""
+    n, _, h, w = x.shape
+    dy, dx = rng.integers(-(h // 8), h // 8 + 1, n), rng.integers(-(w // 8), w // 8 + 1, n)
+    rows = torch.from_numpy((np.arange(h) + dy[:, None]).clip(0, h - 1))
+    columns = torch.from_numpy((np.arange(w) + dx[:, None]).clip(0, w - 1))
+    x = x.gather(2, rows[:, None, :, None].expand(x.shape))
+    return x.gather(3, columns[:, None, None, :].expand(x.shape))

@@ -1,0 +1,303 @@
+"""The Trainer that training passes are handed: it fits a Model's weights to an objective and puts them back.
+
+Each epoch the learning rate follows one cycle over all steps (Smith 2018): up from a tenth over the first quarter, then
+down along a cosine. Its height, where none is given, is found by a range test on a copy (Smith 2017): rates grow from
+1e-5 to 1 over RANGE steps, and a fifth of that where the smoothed loss is least is taken. Sums depend on how work is
+spread, so the number of threads belongs to the schedule: equal schedules give equal bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from onnxc.ir.errors import BadData, BadOption, OnnxcError
+from onnxc.ir.model import Model
+from onnxc.passes.train.objective import History, Objective, Schedule
+
+from .forms import Clock, form
+from .losses import Classes, alike, attention, labelled, penalised, taught
+from .network import Network, store
+from .samples import LABELS, Samples, augmented
+from .steps import tensor
+
+RANGE = 40
+LOWEST, HIGHEST = 1e-5, 1.0
+WARM = 0.25
+CLIP = 5.0
+"""Gradients longer than this are shortened to it."""
+
+
+class Trainer:
+    """Fits models; `progress` is told how far it has come, in words."""
+
+    def __init__(self, progress: Callable[[str], None] | None = None):
+        self.progress = progress or (lambda text: None)
+
+    def fit(self, model: Model, objective: Objective, schedule: Schedule, ctx, keep_last: bool = False) -> History:
+        """Train the weights of `model` in place; ctx has `data`, `synthetic` and `seed`. Raises BadOption, BadData."""
+        if objective.labels and not getattr(ctx.data, "labelled", False):
+            raise BadOption(
+                "training on labels needs labels",
+                remedy="give --data with an array `labels`, or train.distill, which needs none",
+            )
+        with _settled(schedule.threads, ctx.seed):
+            return _Fit(model, objective, schedule, ctx, self.progress).run(keep_last)
+
+
+@contextmanager
+def _settled(threads: int, seed: int) -> Iterator[None]:
+    """Threads, seed and deterministic kernels for a training; what was set before is set again after it."""
+    before, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    state = torch.get_rng_state()
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        torch.use_deterministic_algorithms(exact)
+        torch.set_rng_state(state)
+
+
+class _Fit:
+    """One training of one model."""
+
+    def __init__(self, model: Model, objective: Objective, schedule: Schedule, ctx, progress):
+        self.model, self.objective, self.schedule = model, objective, schedule
+        self.seed, self.progress = ctx.seed, progress
+        self.clock = Clock()
+        self.net = Network(model, learn_steps=objective.steps)
+        self.weights = {n: p for n, p in self.net.named_parameters()}
+        if not self.weights:
+            raise BadOption("the model has no weights to train")
+        self.net.forms = {
+            n: form(f, self.weights[n].detach().clone(), self.clock)
+            for n, f in objective.forms.items() if n in self.weights
+        }  # fmt: skip
+        self.teacher = Network(objective.teacher.model) if objective.teacher else None
+        self.classes = Classes(self.net)
+        self.their_classes = Classes(self.teacher) if self.teacher else None
+        self.features: list[str] | None = None
+        self.samples = Samples(ctx.data, schedule.batch, schedule.held, self.seed)
+        self.many = self.samples.stacked and self._takes_many()
+
+    # losses
+
+    def feeds(self, chunk: dict[str, np.ndarray], rng: np.random.Generator | None) -> dict[str, torch.Tensor]:
+        """A batch as tensors, changed at random where `rng` is given. Where runs are stacked and one run takes many, they are joined."""
+        made = {n: tensor(a, n) for n, a in chunk.items()}
+        if self.many:
+            made = {n: t.flatten(0, 1) for n, t in made.items()}
+        return augmented(made, self.schedule.augment, rng) if rng is not None and self.schedule.augment else made
+
+    def loss(self, feeds: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The losses of labels and teacher for one batch, by one run or run by run."""
+        if not self.samples.stacked or self.many:
+            return self._loss(feeds)
+        count = len(next(iter(feeds.values())))
+        return torch.stack([self._loss({n: t[i] for n, t in feeds.items()}) for i in range(count)]).mean()
+
+    def _loss(self, feeds: dict[str, torch.Tensor]) -> torch.Tensor:
+        goal, total = self.objective, torch.zeros(())
+        names = list(self.net.outputs)
+        theirs: dict[str, torch.Tensor] = {}
+        if self.teacher is not None:
+            if goal.teacher.features and self.features is None:
+                self.features = self._alike(feeds)
+            wanted = names + (self.features if goal.teacher.features else [])
+            with torch.no_grad():
+                theirs = self.teacher(feeds, wanted)
+        mine = self.net(feeds, names + (self.features or []))
+        outputs = {n: mine[n] for n in names}
+        logits = self.classes.of(outputs)
+        if goal.labels:
+            total = total + labelled(logits, feeds[LABELS], goal.smooth)
+        if self.teacher is not None:
+            total = total + taught(
+                outputs, logits, theirs, self.their_classes.of({n: theirs[n] for n in names}), goal.teacher.temperature
+            )
+            for name in self.features or []:
+                total = total + goal.teacher.features * attention(mine[name], theirs[name])
+        return total
+
+    def _alike(self, feeds) -> list[str]:
+        def every(net: Network) -> dict[str, torch.Tensor]:
+            return net(feeds, [n for s in net.steps for n in s.outputs if n])
+
+        with torch.no_grad():
+            return alike(self.net, self.teacher, every(self.net), every(self.teacher))
+
+    def judge(self) -> float:
+        """The loss on the held samples, without penalties."""
+        self.net.eval()
+        total = count = 0
+        with torch.no_grad():
+            for chunk in self.samples.judged():
+                feeds = self.feeds(chunk, None)
+                n = self.samples.size_of(chunk)
+                total, count = total + n * float(self.loss(feeds)), count + n
+        self.net.train()
+        return total / max(count, 1)
+
+    def _takes_many(self) -> bool:
+        """Whether two runs of a model of fixed extents may be one, joined along the first axis."""
+        feeds = {n: tensor(a, n)[:2] for n, a in next(self.samples.judged()).items() if n in self.net.inputs}
+        if not all(t.ndim > 1 and len(t) == 2 for t in feeds.values()):
+            return False
+        try:
+            with torch.no_grad():
+                both = self.net({n: t.flatten(0, 1) for n, t in feeds.items()})
+                ones = [self.net({n: t[i] for n, t in feeds.items()}) for i in (0, 1)]
+        except (OnnxcError, RuntimeError):
+            return False
+        joined = {n: torch.cat([one[n] for one in ones]) for n in both if ones[0][n].ndim}
+        return joined.keys() == both.keys() and all(
+            t.shape == joined[n].shape and torch.allclose(t.float(), joined[n].float(), 1e-4, 1e-5)
+            for n, t in both.items()
+        )
+
+    # steps
+
+    def step(self, optimiser, chunk, rate: float, rng: np.random.Generator) -> float:
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        optimiser.zero_grad(set_to_none=True)
+        loss = self.loss(self.feeds(chunk, rng))
+        whole = loss + penalised(self.objective.penalties, self.weights) if self.objective.penalties else loss
+        if not whole.requires_grad:
+            raise BadOption("no weight has a share in the loss")
+        whole.backward()
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
+        optimiser.step()
+        return float(loss.detach())
+
+    def optimiser(self):
+        return torch.optim.Adam(self.net.parameters(), lr=0.0)
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        return {n: t.detach().clone() for n, t in self._places().items()}
+
+    def _places(self) -> dict[str, torch.Tensor]:
+        return {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
+
+    def _set(self, state: dict[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for name, t in self._places().items():
+                t.copy_(state[name])
+
+    def range_test(self) -> float:
+        """A learning rate for the largest of one cycle."""
+        before, optimiser = self._state(), self.optimiser()
+        rng, smooth, least, best = np.random.default_rng([self.seed, 3]), None, math.inf, LOWEST
+        batches = self._endless()
+        for i in range(RANGE):
+            rate = LOWEST * (HIGHEST / LOWEST) ** (i / (RANGE - 1))
+            loss = self.step(optimiser, next(batches), rate, rng)
+            smooth = loss if smooth is None else 0.7 * smooth + 0.3 * loss
+            if not math.isfinite(loss) or smooth > 4 * least + 1e-9:
+                break
+            if smooth < least:
+                least, best = smooth, rate
+        self._set(before)
+        return min(max(best / 5, 2 * LOWEST), 1e-2)
+
+    def _endless(self):
+        number = 0
+        while True:
+            yield from self.samples.epoch(number)
+            number += 1
+
+    def run(self, keep_last: bool) -> History:
+        self.net.train()
+        saved = self._resume()
+        if saved is None:
+            start = self.judge()
+            rate = self.schedule.rate or self.range_test()
+            optimiser, history, at = self.optimiser(), History(rate, start), 0
+            best, kept = (math.inf if keep_last else start), self._state()
+        else:
+            rate, history, at = saved["history"].rate, saved["history"], saved["at"]
+            optimiser, best, kept = self.optimiser(), saved["best"], saved["kept"]
+            self._set(saved["state"])
+            optimiser.load_state_dict(saved["optimiser"])
+        every = self.samples.batches()
+        steps = every * self.schedule.epochs
+        for epoch in range(at, self.schedule.epochs):
+            for i, chunk in enumerate(self.samples.epoch(epoch)):
+                done = min((epoch * every + i) / steps, 1.0)
+                self.clock.share = done
+                rng = np.random.default_rng([self.seed, 4, epoch, i])
+                loss = self.step(optimiser, chunk, rate * cycle(done), rng)
+                history.steps += 1
+                if i % 10 == 0:
+                    self.progress(f"epoch {epoch + 1}/{self.schedule.epochs}, {done:.0%}, loss {loss:.4g}")
+            self.clock.share = (epoch + 1) / self.schedule.epochs
+            history.losses.append(self.judge())
+            if history.losses[-1] < best or (keep_last and math.isfinite(history.losses[-1])):
+                best, kept, history.best = history.losses[-1], self._state(), epoch + 1
+            self._save(history, epoch + 1, optimiser, best, kept)
+            if self.schedule.patience and epoch + 1 - history.best >= self.schedule.patience:
+                break
+        self._set(kept)
+        self.net.eval()
+        if history.best:
+            history.changed = store(self.net, self.model)
+        return history
+
+    # checkpoints
+
+    def _mark(self) -> str:
+        """What a checkpoint belongs to: the weights as they came and the schedule."""
+        import hashlib
+
+        h = hashlib.sha256(repr((self.schedule, self.seed)).encode())
+        for name, p in sorted(self.net._initial.items()):
+            h.update(name.encode() + p.detach().numpy().tobytes())
+        return h.hexdigest()
+
+    def _save(self, history: History, at: int, optimiser, best: float, kept) -> None:
+        if not self.schedule.checkpoint:
+            return
+        path = Path(self.schedule.checkpoint)
+        new = path.with_name(f".{path.name}.{os.getpid()}")
+        torch.save(
+            {
+                "mark": self._mark(), "history": vars(history), "at": at, "state": self._state(), "best": best,
+                "kept": kept, "optimiser": optimiser.state_dict(),
+            },
+            new,
+        )  # fmt: skip
+        os.replace(new, path)
+
+    def _resume(self) -> dict | None:
+        path = self.schedule.checkpoint and Path(self.schedule.checkpoint)
+        if not path or not path.is_file():
+            return None
+        try:
+            saved = torch.load(path, weights_only=True)
+            ours = saved["mark"] == self._mark()
+        except (OSError, RuntimeError, KeyError, ValueError, EOFError, TypeError) as e:
+            raise BadData(f"{path} is no checkpoint of a training", remedy="remove it") from e
+        except Exception as e:
+            if type(e).__module__.startswith(("pickle", "_pickle", "torch")):
+                raise BadData(f"{path} is no checkpoint of a training", remedy="remove it") from e
+            raise
+        if not ours:
+            raise BadData(f"{path} is the checkpoint of another training", remedy="remove it or name another file")
+        saved["history"] = History(**saved["history"])
+        return saved
+
+
+def cycle(done: float) -> float:
+    """The learning rate, as a share of the largest, when the share `done` of all steps is done."""
+    if done < WARM:
+        return 0.1 + 0.9 * done / WARM
+    return 0.01 + 0.99 * (1 + math.cos(math.pi * (done - WARM) / (1 - WARM))) / 2
