@@ -21,5 +21,5 @@ def builtin() -> None:
         recognise,
         smooth,
     )
-    from .train import decay, distill, finetune, group_sparse, prune_retrain, qat, slim, ternary  # noqa: F401
     from .train import binary as _binary  # noqa: F401
+    from .train import decay, distill, finetune, group_sparse, prune_retrain, qat, slim, ternary  # noqa: F401

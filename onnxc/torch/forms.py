@@ -43,7 +43,7 @@ def _magnitude(f: Form, start: torch.Tensor, clock: Clock):
     def read(w: torch.Tensor) -> torch.Tensor:
         done = min(clock.share / 0.5, 1.0)
         share = f.sparsity + (f.first - f.sparsity) * (1 - done) ** 3
-        count = int(round(share * w.numel()))
+        count = round(share * w.numel())
         size = w.detach().abs().reshape(-1)
         mask = torch.ones_like(size)
         mask[torch.argsort(size, stable=True)[:count]] = 0

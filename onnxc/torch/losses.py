@@ -1,14 +1,13 @@
-"""Losses: of labels, of a teacher's outputs and maps of attention, and penalties on weights."""
+"""Losses: of labels, and of a teacher's outputs and maps of attention."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 
 from onnxc.ir.errors import BadOption
-from onnxc.passes.train.objective import Penalty
 
 from .network import Network
 
@@ -56,7 +55,7 @@ def taught(outputs: Tensors, logits: Tensors, goals: Tensors, goal_logits: Tenso
     total = torch.zeros(())
     for name, y in outputs.items():
         goal = goals[name]
-        if not y.is_floating_point() or not y.requires_grad and torch.is_grad_enabled():
+        if not y.is_floating_point() or (not y.requires_grad and torch.is_grad_enabled()):
             continue
         if name in logits and name in goal_logits and y.shape == goal.shape:
             soft = F.log_softmax(goal_logits[name] / temperature, 1)
@@ -90,36 +89,3 @@ def alike(student: Network, teacher: Network, mine: Tensors, theirs: Tensors) ->
             if a.shape[2:] == b.shape[2:] and a.shape[2:].numel() > 1:
                 found[tuple(a.shape[2:])] = name
     return list(found.values())
-
-
-def penalised(penalties: Sequence[Penalty], weights: Tensors) -> torch.Tensor:
-    """The sum of the penalties; see `Penalty`."""
-    total = torch.zeros(())
-    for p in penalties:
-        total = total + p.strength * PENALTIES[p.kind](weights[p.tensor], p)
-    return total
-
-
-def _group(w: torch.Tensor, p: Penalty) -> torch.Tensor:
-    axes = [d for d in range(w.ndim) if d in p.axes] or list(range(w.ndim))
-    size = torch.tensor([w.shape[d] for d in axes]).prod().sqrt()
-    return (w.square().sum(axes) + SMALL).sqrt().sum() * size
-
-
-def _exclusive(w: torch.Tensor, p: Penalty) -> torch.Tensor:
-    axes = [d for d in range(w.ndim) if d in p.axes] or list(range(w.ndim))
-    return w.abs().sum(axes).square().sum() / 2
-
-
-def _hanson(w: torch.Tensor, p: Penalty) -> torch.Tensor:
-    size = w.abs() / p.scale
-    return (size / (1 + size)).sum()
-
-
-PENALTIES = {
-    "l1": lambda w, p: w.abs().sum(),
-    "decay": lambda w, p: w.square().sum() / 2,
-    "group": _group,
-    "exclusive": _exclusive,
-    "hanson": _hanson,
-}

@@ -1,9 +1,8 @@
 """The Trainer that training passes are handed: it fits a Model's weights to an objective and puts them back.
 
-Each epoch the learning rate follows one cycle over all steps (Smith 2018): up from a tenth over the first quarter, then
-down along a cosine. Its height, where none is given, is found by a range test on a copy (Smith 2017): rates grow from
-1e-5 to 1 over RANGE steps, and a fifth of that where the smoothed loss is least is taken. Sums depend on how work is
-spread, so the number of threads belongs to the schedule: equal schedules give equal bytes.
+The learning rate follows one cycle over all steps (Smith 2018): up from a tenth over the first quarter, then down along
+a cosine. Its height, where none is given, is the one of RATES that leads to the least held loss in TRIAL steps of a copy.
+Sums depend on how work is spread, so the number of threads belongs to the schedule: equal schedules give equal bytes.
 """
 
 from __future__ import annotations
@@ -22,13 +21,14 @@ from onnxc.ir.model import Model
 from onnxc.passes.train.objective import History, Objective, Schedule
 
 from .forms import Clock, form
-from .losses import Classes, alike, attention, labelled, penalised, taught
+from .losses import Classes, alike, attention, labelled, taught
 from .network import Network, store
 from .samples import LABELS, Samples, augmented
+from .shrink import Pulls
 from .steps import tensor
 
-RANGE = 40
-LOWEST, HIGHEST = 1e-5, 1.0
+RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+TRIAL = 12
 WARM = 0.25
 CLIP = 5.0
 """Gradients longer than this are shortened to it."""
@@ -75,13 +75,14 @@ class _Fit:
         self.seed, self.progress = ctx.seed, progress
         self.clock = Clock()
         self.net = Network(model, learn_steps=objective.steps)
-        self.weights = {n: p for n, p in self.net.named_parameters()}
+        self.weights = dict(self.net.named_parameters())
         if not self.weights:
             raise BadOption("the model has no weights to train")
         self.net.forms = {
             n: form(f, self.weights[n].detach().clone(), self.clock)
             for n, f in objective.forms.items() if n in self.weights
         }  # fmt: skip
+        self.pulls = Pulls(objective.penalties, self.weights)
         self.teacher = Network(objective.teacher.model) if objective.teacher else None
         self.classes = Classes(self.net)
         self.their_classes = Classes(self.teacher) if self.teacher else None
@@ -171,10 +172,9 @@ class _Fit:
             group["lr"] = rate
         optimiser.zero_grad(set_to_none=True)
         loss = self.loss(self.feeds(chunk, rng))
-        whole = loss + penalised(self.objective.penalties, self.weights) if self.objective.penalties else loss
-        if not whole.requires_grad:
+        if not loss.requires_grad:
             raise BadOption("no weight has a share in the loss")
-        whole.backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
         optimiser.step()
         return float(loss.detach())
@@ -193,21 +193,17 @@ class _Fit:
             for name, t in self._places().items():
                 t.copy_(state[name])
 
-    def range_test(self) -> float:
-        """A learning rate for the largest of one cycle."""
-        before, optimiser = self._state(), self.optimiser()
-        rng, smooth, least, best = np.random.default_rng([self.seed, 3]), None, math.inf, LOWEST
-        batches = self._endless()
-        for i in range(RANGE):
-            rate = LOWEST * (HIGHEST / LOWEST) ** (i / (RANGE - 1))
-            loss = self.step(optimiser, next(batches), rate, rng)
-            smooth = loss if smooth is None else 0.7 * smooth + 0.3 * loss
-            if not math.isfinite(loss) or smooth > 4 * least + 1e-9:
-                break
-            if smooth < least:
-                least, best = smooth, rate
-        self._set(before)
-        return min(max(best / 5, 2 * LOWEST), 1e-2)
+    def try_rates(self) -> float:
+        """The rate of RATES that takes the weights furthest in a short training of a copy; least rates win ties."""
+        before, found = self._state(), {}
+        for rate in RATES:
+            optimiser, batches = self.optimiser(), self._endless()
+            for i in range(TRIAL):
+                self.step(optimiser, next(batches), rate, np.random.default_rng([self.seed, 3, i]))
+            loss = self.judge()
+            found[rate] = loss if math.isfinite(loss) else math.inf
+            self._set(before)
+        return min(found, key=found.__getitem__)
 
     def _endless(self):
         number = 0
@@ -220,7 +216,7 @@ class _Fit:
         saved = self._resume()
         if saved is None:
             start = self.judge()
-            rate = self.schedule.rate or self.range_test()
+            rate = self.schedule.rate or self.try_rates()
             optimiser, history, at = self.optimiser(), History(rate, start), 0
             best, kept = (math.inf if keep_last else start), self._state()
         else:
@@ -230,12 +226,14 @@ class _Fit:
             optimiser.load_state_dict(saved["optimiser"])
         every = self.samples.batches()
         steps = every * self.schedule.epochs
+        pull = sum(cycle(i / steps) for i in range(steps))
         for epoch in range(at, self.schedule.epochs):
             for i, chunk in enumerate(self.samples.epoch(epoch)):
                 done = min((epoch * every + i) / steps, 1.0)
                 self.clock.share = done
                 rng = np.random.default_rng([self.seed, 4, epoch, i])
                 loss = self.step(optimiser, chunk, rate * cycle(done), rng)
+                self.pulls.apply(cycle(done) / pull)
                 history.steps += 1
                 if i % 10 == 0:
                     self.progress(f"epoch {epoch + 1}/{self.schedule.epochs}, {done:.0%}, loss {loss:.4g}")

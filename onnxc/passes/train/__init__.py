@@ -1,1 +1,1 @@
-"""Training as passes: each states what is to be learnt; the Trainer of `onnxc.torch`, which a pass is handed, learns it."""
+"""Training as passes: each states what is to be learnt, and is handed the Trainer of `onnxc.torch`, which learns it."""

@@ -16,7 +16,9 @@ from .weights import products
 
 @register("train.binary")
 class Binary(Train):
-    """Train with weights read as their signs times a scale, and leave them so; `quant.recognise` stores them in one bit each.
+    """Train with weights read as their signs times a scale, and leave them so.
+
+    `quant.recognise` stores them in one bit each.
 
     scale: channel (the mean of |w| of each output channel: XNOR-Net, Rastegari 2016, eq. 6) or layer (one for all).
     skip: patterns of layer names that keep their floats; ends: the first and the last product keep theirs too, as in

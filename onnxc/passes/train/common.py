@@ -8,6 +8,7 @@ from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report
 from .objective import History, Objective, Schedule, Teacher
+from .weights import untied
 
 AUGMENT = ("flip", "shift", "mix")
 
@@ -31,7 +32,7 @@ class Train(Pass):
     patience: int = 0
     augment: list[str] = field(default_factory=list)
     checkpoint: str | None = None
-    threads: int = 2
+    threads: int = 1
 
     always = False
     """Whether the last weights are kept whatever the held loss says, as where the form of weights changes."""
@@ -39,7 +40,7 @@ class Train(Pass):
     def __post_init__(self) -> None:
         self.within("epochs", self.epochs >= 1, "at least 1")
         self.within("batch", self.batch >= 1, "at least 1")
-        self.within("rate", self.rate is None or self.rate > 0, "above 0, or none for a range test")
+        self.within("rate", self.rate is None or self.rate > 0, "above 0, or none to have some tried")
         self.within("held", 0 <= self.held < 1, "at least 0 and below 1")
         self.within("patience", self.patience >= 0, "at least 0")
         self.within("threads", 1 <= self.threads <= 1024, "1 to 1024")
@@ -50,6 +51,7 @@ class Train(Pass):
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
+        untied(model)
         objective = self.objective(model, ctx, report)
         if ctx.trainer is None:
             raise BadOption("this pass trains, and was given no trainer", pass_name=self.name)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Literal
 
-import numpy as np
-
 from ...ir.model import Model
 from ..base import Context, Report, register
 from .common import Train
@@ -16,15 +14,16 @@ from .weights import kept_zeros, products
 
 @register("train.decay")
 class Decay(Train):
-    """Train with strength * sum u / (1 + u), u = |w| / scale (Hanson and Pratt 1989, eq. 8), or with w^2 / 2.
+    """Train with the penalty sum u / (1 + u), u = |w| / scale (Hanson and Pratt 1989, eq. 8), or with w^2 / 2.
 
-    kind: hanson (its slope is largest at 0: small weights go, large ones stay) or plain. scale: in standard deviations of
-    each layer. skip: patterns of layer names to leave alone. Learns from labels where the data have them, else from the
-    model as given. The other options are those of train.finetune.
+    strength: by how many scales a weight near zero shrinks over the training that the loss does not hold. kind: hanson
+    (its slope is largest at 0: small weights go, large ones stay) or plain. scale: in standard deviations of the layer.
+    skip: patterns of layer names to leave alone. Learns from labels where the data have them, else from the model as
+    given. The other options are those of train.finetune.
     """
 
     always = True
-    strength: float = 1e-5
+    strength: float = 0.3
     kind: Literal["hanson", "plain"] = "hanson"
     scale: float = 1.0
     skip: list[str] = field(default_factory=list)
@@ -37,7 +36,6 @@ class Decay(Train):
     def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
         kind = "hanson" if self.kind == "hanson" else "decay"
         penalties = tuple(
-            Penalty(kind, w.name, self.strength, scale=self.scale * (float(np.std(w.values)) or 1.0))
-            for _, w, _ in products(model, self.skip)
+            Penalty(kind, w.name, self.strength, scale=self.scale) for _, w, _ in products(model, self.skip)
         )
         return Objective(**self.learnt_from(ctx), penalties=penalties, forms=kept_zeros(model))

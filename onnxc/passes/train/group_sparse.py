@@ -1,4 +1,4 @@
-"""train.group_sparse: structured sparsity: a group lasso on filters, channels or kernel positions (Wen 2016, Zhou 2016)."""
+"""train.group_sparse: a group lasso on filters, channels or kernel positions (Wen 2016, Zhou 2016)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from .weights import kept_zeros, products
 
 @register("train.group_sparse")
 class GroupSparse(Train):
-    """Train with strength * sum_g sqrt(size of g) |w_g|, so that whole groups of weights fade (Wen 2016, eq. 2).
+    """Train with a group lasso, so that whole groups of weights become zero (Wen 2016, eq. 2), by proximal steps.
 
+    strength: by how much of the mean norm a group shrinks over the training that the loss does not hold.
     groups: filters (all weights of an output channel), channels (all of an input channel), positions (all of a place in
     the kernel, of all filters: group-wise brain damage, Lebedev 2016). exclusive: weight of the squared l1 norm within
     filters beside it, for which inputs compete (combined group and exclusive sparsity, Yoon 2017). skip: patterns of
@@ -25,7 +26,7 @@ class GroupSparse(Train):
     """
 
     always = True
-    strength: float = 1e-5
+    strength: float = 1.0
     groups: Literal["filters", "channels", "positions"] = "filters"
     exclusive: float = 0.0
     skip: list[str] = field(default_factory=list)

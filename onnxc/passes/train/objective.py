@@ -1,4 +1,4 @@
-"""What a training pass asks of the Trainer: losses, penalties on weights, forms that weights take, and a schedule. Plain data."""
+"""What a training pass asks of the Trainer, as plain data: losses, penalties, forms of weights, a schedule."""
 
 from __future__ import annotations
 
@@ -27,10 +27,15 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Penalty:
-    """`strength` times a sum over the groups of a weight that share all indices but those of `axes`.
+    """A pull on a weight towards zero, as a proximal step after each step of the optimiser (Parikh and Boyd 2014, 6.5).
 
-    l1: |w|. group: sqrt(group size) times the group's Euclidean norm (Yuan and Lin 2006). exclusive: half the squared
-    l1 norm of each group (Zhou 2010). decay: w^2 / 2. hanson: |w| / (1 + |w|), scaled to `scale` (Hanson and Pratt 1989).
+    Groups share all indices but those of `axes`. Over the whole training, spread as the learning rate is, a group that the
+    loss does not hold is shortened by `strength` times the mean size that groups had at the start; what reaches zero is
+    zero. So a strength means the same whatever the rate, the epochs and the scale of weights.
+
+    l1: each weight by itself. group: its Euclidean norm (Yuan and Lin 2006). exclusive: each weight by the mean |w| of its
+    group, so that the members of a group compete (Zhou 2010). decay: by a share of itself. hanson: the slope of
+    u / (1 + u), u = |w| / (`scale` times the deviation): small ones shrink fastest (Hanson and Pratt 1989).
     """
 
     kind: Literal["l1", "group", "exclusive", "decay", "hanson"]
@@ -61,7 +66,7 @@ class Form:
 class Objective:
     """What is learnt: from labels, from a teacher, or both; under penalties; by weights of the given forms.
 
-    smooth: label smoothing. steps: the scales of quantisers are learnt too (LSQ). keep: only these tensors move; None: all.
+    smooth: label smoothing. steps: the scales of quantisers are learnt too (LSQ).
     """
 
     labels: bool = False
@@ -77,7 +82,7 @@ class Schedule:
     """How long and how fast.
 
     epochs: over the samples not held out. batch: samples a step. rate: the largest learning rate of one cycle (Smith
-    2018); None: found by a range test. held: share of samples on which progress is judged. patience: epochs without
+    2018); None: the best of six in short trials. held: share of samples on which progress is judged. patience: epochs without
     progress before it ends. augment: flip, shift, mix. checkpoint: a file that a killed run goes on from.
     """
 
@@ -88,7 +93,7 @@ class Schedule:
     patience: int = 0
     augment: tuple[str, ...] = ()
     checkpoint: str | None = None
-    threads: int = 2
+    threads: int = 1
 
 
 @dataclass

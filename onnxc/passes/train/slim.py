@@ -12,14 +12,18 @@ from .weights import kept_zeros, scales
 
 @register("train.slim")
 class Slim(Train):
-    """Train with strength * sum |scale| over all batch normalisations (Liu 2017, eq. 1); `prune(criterion=bn)` cuts then.
+    """Train with an l1 penalty on the scales of all batch normalisations (Liu 2017, eq. 1), by proximal steps.
+
+    `prune(criterion=bn_scale)` cuts the channels that have faded.
+
+    strength: by how much of the mean scale a scale shrinks over the training that the loss does not hold.
 
     Learns from labels where the data have them, else from the model as given. The other options are those of
     train.finetune.
     """
 
     always = True
-    strength: float = 1e-4
+    strength: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Which weights a training pass speaks of: products and their output axes, scales of batch normalisations, kept zeros."""
+"""Which weights a training pass speaks of: products and their output axes, batch normalisations, kept zeros."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def kept_zeros(model: Model) -> dict[str, Form]:
 
 
 def products(model: Model, skip: list[str] = ()) -> Iterator[tuple[gs.Node, gs.Constant, int]]:
-    """(node, weight, axis of its outputs) of each convolution and matrix product with a stored float weight, once a weight."""
+    """(node, weight, axis of its outputs) of each product with a stored float weight; a weight comes once."""
     seen = set()
     for node in model.nodes:
         if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or node.domain not in (None, "", "ai.onnx"):
@@ -58,3 +58,18 @@ def scales(model: Model) -> list[gs.Constant]:
         if node.op == "BatchNormalization" and isinstance(node.inputs[1], gs.Constant):
             found[node.inputs[1].name] = node.inputs[1]
     return list(found.values())
+
+
+def untied(model: Model) -> None:
+    """Operands of batch normalisations that only their equal values made one tensor become tensors of their own.
+
+    A scale of ones may be the variance of ones: the one is trained, the other is a statistic.
+    """
+    seen = set()
+    for node in model.nodes:
+        if node.op != "BatchNormalization" or not model.is_standard(node, node.op):
+            continue
+        for i, t in enumerate(node.inputs[1:5], 1):
+            if isinstance(t, gs.Constant) and t.name in seen:
+                node.inputs[i] = model.constant(t.name, t.values)
+            seen.add(t.name)
