@@ -16,6 +16,7 @@ _HOMES = {
     "save": "onnxc.ir.writing",
     "OnnxcError": "onnxc.ir.errors",
     "Claim": "onnxc.passes.base",
+    "Context": "onnxc.passes.base",
     "Pass": "onnxc.passes.base",
     "Report": "onnxc.passes.base",
     "register": "onnxc.passes.base",

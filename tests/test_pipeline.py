@@ -338,13 +338,19 @@ def test_steps_are_told_in_order():
 # entry points
 
 
+def install(folder: Path, name: str, points: dict[str, str], modules: dict[str, str]) -> None:
+    """Put a package with these entry points and modules (file -> text) into `folder`, as pip leaves it."""
+    for file, text in modules.items():
+        (folder / file).write_text(text)
+    info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[onnxc.passes]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()))
+
+
 def plugin(folder: Path, code: str) -> None:
     """A package of somebody else's that is installed in `folder`."""
-    (folder / "their_passes.py").write_text(code)
-    info = folder / "theirs-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[onnxc.passes]\ntheirs = their_passes\n")
+    install(folder, "theirs", {"theirs": "their_passes"}, {"their_passes.py": code})
 
 
 def run_with_plugin(folder: Path, *argv) -> subprocess.CompletedProcess:
