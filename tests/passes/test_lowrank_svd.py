@@ -13,7 +13,8 @@ from onnxc.ir.model import Model
 from onnxc.ir.text import dump
 from onnxc.ir.verify import verify
 from onnxc.passes.base import apply
-from onnxc.passes.lowrank import layers
+from onnxc.passes.lowrank.forms import FORMS
+from onnxc.passes.lowrank import target as targets
 from onnxc.passes.lowrank.forms import halves, pair
 from onnxc.passes.registry import make
 from onnxc.pipeline import Pipeline
@@ -57,12 +58,21 @@ def lowrank(model: Model, **options):
 def factor_everything(model: Model, rank: int) -> Model:
     """Split every layer at this rank, whether or not that saves anything."""
     model = model.copy()
+    analysis = verify(model).analysis
     for node in list(model.nodes):
         if model.is_standard(node, "Gemm", "MatMul", "Conv"):
-            w = layers.matrix(node)
-            factors = layers.Factors.of(model, node, *(f.astype(w.dtype) for f in halved(w, min(rank, *w.shape))))
-            layers.split(model, node, factors)
+            w = matrix(node)
+            first, second = halved(w, min(rank, *w.shape))
+            targets.replace(
+                model, targets.target(analysis, [node]), FORMS["channel"], [first[None, :, :, None, None], second[None]]
+            )
     return model
+
+
+def matrix(node) -> np.ndarray:
+    """The weight as [outputs, inputs], of a kernel of one position."""
+    w = targets.weight(node)
+    return w.reshape(w.shape[1:3])
 
 
 # the decomposition
@@ -149,7 +159,7 @@ def test_the_pass_factors_just_where_macs_and_parameters_fall(model, rank):
     before = cost(model, verify(model))
     done, report = lowrank(model, rank=rank)
     after = cost(done, verify(done, like=model))
-    m, n = layers.matrix(model.nodes[0]).shape
+    m, n = matrix(model.nodes[0]).shape
     if rank * (m + n) < m * n:
         assert len(report.edits) == 1 and after.macs < before.macs and after.params < before.params
         assert f"{before.macs} MACs to {after.macs}" in report.edits[0].what

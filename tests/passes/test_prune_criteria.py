@@ -188,8 +188,8 @@ def test_do_not_merge_what_activations_are_contracted_with():
 
 def test_obs_is_the_error_that_least_squares_leaves():
     """The OBS score of a channel is the smallest mean squared error of the reader without that channel."""
-    from onnxc.passes.layers.covariance import covariances
-    from onnxc.passes.prune.criteria_data import centred, consumers
+    from onnxc.passes.layers.moments import moments
+    from onnxc.passes.prune.criteria_data import consumers
 
     model = chain(width=4)
     found, rated = rate(model, "obs")
@@ -197,8 +197,9 @@ def test_obs_is_the_error_that_least_squares_leaves():
     from onnxc.passes.prune import coupling
 
     scene.groups = coupling.groups(model, scene.analysis)
-    (layer, second), *_ = covariances(model, scene.analysis, consumers(scene), scene.ctx, 512)
-    cov, w = centred(second[0]), layer.matrix()[0]
+    layer, *_ = consumers(scene)
+    seen, *_ = moments(model, scene.analysis, [[layer]], scene.ctx, 512)
+    cov, w = seen.covariance()[0], layer.matrix()[0]
     energy = np.einsum("oi,ij,oj->", w, cov, w)
     for c in range(4):
         kept = np.delete(np.arange(36), np.arange(9 * c, 9 * c + 9))

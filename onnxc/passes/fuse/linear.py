@@ -10,47 +10,39 @@ a*(x + b/a): the factor goes into W, and x + b/a, which padding follows as befor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from ...ir.evaluate import core
 from ..editor import Editor, alike, size
+from ..layers.layout import PRODUCTS, Layout, layout
 from .affine import AFFINE, Affine, affine_of, aligned, busy, is_float, per_channel, store
 
-LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 GAIN = 16.0
 
 
 @dataclass
 class Weights:
-    """The weights of a linear node with its channel counts, and the channel axis and rank of its output."""
+    """The weights of a linear node, how they are stored, and the channel axis and rank of its output."""
 
     values: np.ndarray
-    outputs: int
-    inputs: int
+    layout: Layout
     axis: int
     rank: int
-    group: int = 1
 
-    def scaled(self, op: str, attrs: dict, vector: np.ndarray, *, inward: bool) -> np.ndarray | None:
+    @property
+    def outputs(self) -> int:
+        return self.layout.groups * self.layout.outputs
+
+    @property
+    def inputs(self) -> int:
+        return self.layout.groups * self.layout.channels
+
+    def scaled(self, vector: np.ndarray, *, inward: bool) -> np.ndarray | None:
         """W times a vector over its output (or input) channels, in the type of W; None where it overflows."""
-        w, g = self.values, self.group
-        if vector.ndim == 0:
-            return product(w, vector)
-        if op in ("Conv", "ConvTranspose"):
-            taps = (1,) * (w.ndim - 2)
-            if inward == (op == "ConvTranspose"):  # along axis 0 of W: every group has its own rows
-                return product(w, vector.reshape(-1, 1, *taps))
-            if g == 1:
-                return product(w, vector.reshape(1, -1, *taps))
-            # along axis 1 of W, which counts within a group
-            split = w.reshape(g, w.shape[0] // g, *w.shape[1:])
-            out = product(split, vector.reshape(g, 1, -1, *taps))
-            return None if out is None else out.reshape(w.shape)
-        rows = inward != (op == "Gemm" and bool(attrs.get("transB", 0)))
-        return product(w, vector[:, None] if rows else vector)
+        return product(self.values, vector if vector.ndim == 0 else self.layout.factor(vector, inward=inward))
 
 
 def product(w: np.ndarray, factor: np.ndarray) -> np.ndarray | None:
@@ -75,21 +67,11 @@ def weights_of(e: Editor, node: gs.Node) -> Weights | None:
     t = node.inputs[1] if len(node.inputs) > 1 else None
     if not isinstance(t, gs.Constant) or not is_float(t.values):
         return None
-    w = t.values
-    if node.op in ("Conv", "ConvTranspose"):
-        g = node.attrs.get("group", 1)
-        if w.ndim < 3:
-            return None
-        if node.op == "Conv":
-            return Weights(w, w.shape[0], w.shape[1] * g, 1, w.ndim, g)
-        return Weights(w, w.shape[1] * g, w.shape[0], 1, w.ndim, g)
-    if w.ndim != 2:
+    conv = node.op in ("Conv", "ConvTranspose")
+    if t.values.ndim < 3 if conv else t.values.ndim != 2:
         return None
-    if node.op == "Gemm":
-        n, k = w.shape if node.attrs.get("transB", 0) else w.shape[::-1]
-        return Weights(w, n, k, 1, 2)
-    rank = e.rank(node.outputs[0])
-    return None if rank is None else Weights(w, w.shape[1], w.shape[0], rank - 1, rank)
+    at, rank = layout(node), e.rank(node.outputs[0]) if node.op == "MatMul" else len(t.values.shape)
+    return None if rank is None else Weights(t.values, at, 1 if conv else rank - 1, rank)
 
 
 def bias_of(node: gs.Node, w: Weights) -> np.ndarray | None:
@@ -137,7 +119,7 @@ def fold_after(e: Editor, node: gs.Node, *, shared: bool = False) -> bool:
     if node.op not in AFFINE:
         return False
     now = affine_of(e, node)
-    maker = e.producer(now.x, *LINEAR) if now is not None else None
+    maker = e.producer(now.x, *PRODUCTS) if now is not None else None
     if maker is None:
         return now is not None and _through_add(e, node, now)
     w = weights_of(e, maker)
@@ -160,7 +142,7 @@ def fold_after(e: Editor, node: gs.Node, *, shared: bool = False) -> bool:
         if had or b is not None
         else None
     )
-    new = w.values if a is None else w.scaled(maker.op, maker.attrs, a, inward=False)
+    new = w.values if a is None else w.scaled(a, inward=False)
     if new is None or (new_bias is None and (had or b is not None)):
         return e.refuse(node, f"folded into {maker.name} a weight overflows")
     name, op = node.name, node.op
@@ -210,7 +192,7 @@ def _after_matmul(e: Editor, node: gs.Node, maker: gs.Node, w: Weights, a, b) ->
     """MatMul takes a factor; a shift stays behind as Add."""
     if a is None:
         return False
-    new = w.scaled("MatMul", {}, a, inward=False)
+    new = w.scaled(a, inward=False)
     shift = None if b is None else store(aligned(np.broadcast_to(b, (w.outputs,)), w.rank, w.axis), w.values.dtype)
     if new is None or (b is not None and shift is None):
         return e.refuse(node, f"folded into {maker.name} a weight overflows")
@@ -239,7 +221,7 @@ def _through_add(e: Editor, node: gs.Node, now: Affine) -> bool:
     if got is None or under is None:
         return e.refuse(node, "its constant is not per channel")
     a, b = got
-    new = w.scaled("MatMul", {}, a, inward=False)
+    new = w.scaled(a, inward=False)
     shift = store(np.broadcast_to(under[1] * a + (0 if b is None else b), (w.outputs,)), w.values.dtype)
     if new is None or shift is None:
         return e.refuse(node, f"folded into {maker.name} a weight overflows")
@@ -260,7 +242,7 @@ def unpadded(node: gs.Node) -> bool:
 
 def fold_before(e: Editor, node: gs.Node) -> bool:
     """Fold an affine node into the linear node that reads it."""
-    if node.op not in LINEAR or not node.inputs:
+    if node.op not in PRODUCTS or not node.inputs:
         return False
     x = node.inputs[0]
     maker = e.producer(x, *AFFINE)
@@ -274,7 +256,7 @@ def fold_before(e: Editor, node: gs.Node) -> bool:
         why = "is a graph output" if e.is_output(x) else "has other readers"
         return e.refuse(maker, f"it is not folded into {node.name}, because its output {why}")
     rank = e.rank(x)
-    got = _vectors(now, Weights(w.values, w.outputs, w.inputs, rank - 1 if node.op == "MatMul" else 1, rank), w.inputs)
+    got = _vectors(now, replace(w, axis=rank - 1 if node.op == "MatMul" else 1, rank=rank), w.inputs)
     if got is None:
         return e.refuse(maker, f"it is not folded into {node.name}, because its constant is not per channel")
     a, b = got
@@ -288,7 +270,7 @@ def fold_before(e: Editor, node: gs.Node) -> bool:
 
 
 def _before(e: Editor, node: gs.Node, maker: gs.Node, now: Affine, w: Weights, a, b) -> bool:
-    new = w.values if a is None else w.scaled(node.op, node.attrs, a, inward=True)
+    new = w.values if a is None else w.scaled(a, inward=True)
     bias = None
     if b is not None:
         old = bias_of(node, w)
@@ -310,12 +292,10 @@ def _before(e: Editor, node: gs.Node, maker: gs.Node, now: Affine, w: Weights, a
 
 def _summed(node: gs.Node, w: Weights, b: np.ndarray) -> np.ndarray:
     """Sum over input channels and taps of W*b, for each output channel (alpha of Gemm counted in)."""
-    b = np.broadcast_to(b, (w.inputs,))
-    values = w.values.astype(np.float64)
-    if node.op == "Gemm":
-        return node.attrs.get("alpha", 1.0) * (values @ b if node.attrs.get("transB", 0) else b @ values)
-    taps = values.sum(tuple(range(2, values.ndim))).reshape(w.group, -1, values.shape[1])
-    return np.einsum("goi,gi->go", taps, b.reshape(w.group, -1)).reshape(-1)
+    b = np.broadcast_to(b, (w.inputs,)).reshape(w.layout.groups, -1)
+    taps = w.layout.view(w.values.astype(np.float64)).sum(3)
+    alpha = node.attrs.get("alpha", 1.0) if node.op == "Gemm" else 1.0
+    return alpha * np.einsum("goc,gc->go", taps, b).reshape(-1)
 
 
 def _factor_below(e: Editor, node: gs.Node, maker: gs.Node, now: Affine, w: Weights) -> bool:
@@ -329,7 +309,7 @@ def _factor_below(e: Editor, node: gs.Node, maker: gs.Node, now: Affine, w: Weig
     # a factor near zero would blow the shift up
     if got is None or np.any(np.abs(scale.a) < 1e-3):
         return e.refuse(maker, reason)
-    shift, new = store(now.b / scale.a, w.values.dtype), w.scaled(node.op, node.attrs, got[0], inward=True)
+    shift, new = store(now.b / scale.a, w.values.dtype), w.scaled(got[0], inward=True)
     if shift is None or new is None:
         return e.refuse(maker, reason)
     e.rewrite(maker, "Add", [scale.x, e.constant(f"{maker.name}_shift", shift)])

@@ -15,25 +15,39 @@ import onnx_graphsurgeon as gs
 
 from ...ir.model import Model
 from ...ir.ops.window import explicit_pads
+from .layout import Layout, layout
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A node that multiplies an activation (input 0) with a stored floating weight (input 1).
-
-    groups: blocks of the weight that see inputs of their own.
-    """
+    """A node that multiplies an activation with a stored floating weight, its input `i`."""
 
     node: gs.Node
-    groups: int
+    layout: Layout
+    i: int = 1
 
     @property
     def is_conv(self) -> bool:
-        return self.node.op == "Conv"
+        return self.layout.is_conv
+
+    @property
+    def groups(self) -> int:
+        """Blocks of the weight that see inputs of their own."""
+        return self.layout.groups
 
     @property
     def weight(self) -> np.ndarray:
-        return self.node.inputs[1].values
+        return self.node.inputs[self.i].values
+
+    @property
+    def reads(self) -> str:
+        """The name of the activation."""
+        return self.node.inputs[1 - self.i].name
+
+    @property
+    def makes(self) -> str:
+        """The name of the output."""
+        return self.node.outputs[0].name
 
     @property
     def bias(self) -> np.ndarray | None:
@@ -42,7 +56,8 @@ class Linear:
 
     @property
     def outputs(self) -> int:
-        return self.weight.shape[0] if self.is_conv or _transposed(self.node) else self.weight.shape[1]
+        """Of all groups."""
+        return self.layout.groups * self.layout.outputs
 
     @property
     def channel_axis(self) -> int:
@@ -52,21 +67,15 @@ class Linear:
     @property
     def columns(self) -> int:
         """The length of a row: the inputs of one output of one group."""
-        return self.weight.size // self.outputs
+        return self.layout.columns
 
     def matrix(self) -> np.ndarray:
         """The weight as float64 [groups, outputs / groups, columns]."""
-        w = self.weight
-        if not self.is_conv and not _transposed(self.node):
-            w = w.T
-        return w.reshape(self.groups, self.outputs // self.groups, -1).astype(np.float64)
+        return self.layout.matrix(self.weight)
 
     def as_weight(self, matrix: np.ndarray) -> np.ndarray:
         """The inverse of `matrix`, in the weight's own shape and type."""
-        flat = matrix.reshape(self.outputs, -1)
-        if not self.is_conv:
-            return np.ascontiguousarray(flat if _transposed(self.node) else flat.T, self.weight.dtype)
-        return flat.reshape(self.weight.shape).astype(self.weight.dtype)
+        return self.layout.store(matrix, self.weight.dtype)
 
     def rows(self, x: np.ndarray, out: tuple[int, ...], picked: np.ndarray) -> np.ndarray:
         """The rows that make the outputs at the positions `picked`, float32 [groups, n·len(picked), columns].
@@ -75,6 +84,7 @@ class Linear:
         the last axis else); picked: indices into these, flattened.
         """
         if not self.is_conv:
+            x = self._turned(x)
             return x.reshape(len(x), -1, x.shape[-1])[:, picked].reshape(1, -1, x.shape[-1])
         at = np.unravel_index(picked, out)
         found = self._windows(x, out)[(slice(None), slice(None), *at)]  # n, channels, picked, *kernel
@@ -99,10 +109,17 @@ class Linear:
         holes = tuple(slice(None, None, r) for r in dilations)
         return views[(slice(None), slice(None), *steps, *holes)]
 
+    def _turned(self, x: np.ndarray) -> np.ndarray:
+        """A product's activation [n, ..., columns]."""
+        if x.ndim == 1:
+            return x[None]
+        across = bool(self.node.op == "Gemm" and self.node.attrs.get("transA" if self.i else "transB", 0))
+        return np.moveaxis(x, -2, -1) if across == (self.i == 1) else x
+
     def extents(self, x: np.ndarray) -> tuple[int, ...]:
         """The extents of the output's positions for an input `x`, as `rows` takes them."""
         if not self.is_conv:
-            return x.shape[1:-1]
+            return self._turned(x).shape[1:-1]
         attrs, kernel = self.node.attrs, self.weight.shape[2:]
         d = len(kernel)
         strides, dilations = attrs.get("strides", [1] * d), attrs.get("dilations", [1] * d)
@@ -137,9 +154,9 @@ def linear(model: Model, node: gs.Node) -> Linear | None:
     ):
         return None
     if node.op == "Conv":
-        return Linear(node, node.attrs.get("group", 1)) if w.values.ndim >= 3 else None
+        return Linear(node, layout(node)) if w.values.ndim >= 3 else None
     plain = not node.attrs.get("transA", 0) and node.attrs.get("alpha", 1.0) == 1 and node.attrs.get("beta", 1.0) == 1
-    return Linear(node, 1) if w.values.ndim == 2 and plain else None
+    return Linear(node, layout(node)) if w.values.ndim == 2 and plain else None
 
 
 def bias_home(model: Model, node: gs.Node) -> tuple[gs.Node, int] | None:
@@ -173,7 +190,3 @@ def add_to_bias(model: Model, node: gs.Node, b: np.ndarray) -> None:
 
 def has_input(node: gs.Node, i: int) -> bool:
     return i < len(node.inputs) and bool(node.inputs[i].name)
-
-
-def _transposed(node: gs.Node) -> bool:
-    return node.op == "Gemm" and bool(node.attrs.get("transB", 0))

@@ -1,17 +1,9 @@
-"""The weights that sparsity passes zero: one initialiser of convolutions or matrix products, seen in one common layout.
-
-Every weight is viewed as [groups, outputs, channels, positions]: an output is a sum over channels x positions.
-
-    Conv            [g·o, c, *k]   ->  [g, o, c, k]
-    ConvTranspose   [g·c, o, *k]   ->  [g, o, c, k]
-    Gemm, MatMul    [b, c, o]      ->  [b, o, c, 1]
-"""
+"""Stored weights with all nodes that read them: one initialiser of convolutions or matrix products, in the common view."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -20,22 +12,19 @@ from ...ir.analysis import Analysis
 from ...ir.errors import BadOption
 from ...ir.model import Model, read_only
 from ..base import Report
-
-PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+from .layout import PRODUCTS, Layout, layout
+from .linear import Linear
+from .moments import MAX_COLUMNS
 
 
 @dataclass
 class Layer:
-    """One initialiser with all nodes that read it; each reads it at input `i`, in the same layout.
-
-    shape and order: `values.reshape(shape).transpose(order)` is the common view [groups, outputs, channels, positions].
-    """
+    """One initialiser with all nodes that read it; each reads it at input `i`, in the same layout."""
 
     tensor: gs.Constant
     nodes: list[gs.Node]
     i: int
-    shape: tuple[int, ...]
-    order: tuple[int, ...]
+    layout: Layout
 
     @property
     def name(self) -> str:
@@ -47,13 +36,19 @@ class Layer:
 
     def view(self) -> np.ndarray:
         """The weights as [groups, outputs, channels, positions]; read-only, in their own dtype."""
-        return self.tensor.values.reshape(self.shape).transpose(self.order)
+        return self.layout.view(self.tensor.values)
+
+    def matrix(self) -> np.ndarray:
+        """The weights as float64 [groups, outputs, columns]."""
+        return self.layout.matrix(self.tensor.values)
+
+    def linears(self) -> list[Linear]:
+        """Each node by itself."""
+        return [Linear(node, self.layout, self.i) for node in self.nodes]
 
     def store(self, view: np.ndarray) -> None:
         """Replace the weights, for all readers, by an array in the common view."""
-        old = self.tensor.values
-        back = view.transpose(np.argsort(self.order)).reshape(old.shape)
-        self.tensor.values = read_only(np.ascontiguousarray(back, dtype=old.dtype))
+        self.tensor.values = read_only(self.layout.store(view, self.tensor.values.dtype))
 
     def drop(self, dropped: np.ndarray, report: Report) -> None:
         """Zero the weights where `dropped`, a boolean array that broadcasts to the common view, is True."""
@@ -126,21 +121,33 @@ def _layer(model: Model, t: gs.Constant, uses: list[tuple[gs.Node, int]], skip: 
     others = [n for n in t.outputs if id(n) not in mine]
     if others or model.is_output(t):
         return None, f"its weight is read by {f'{others[0].op} {others[0].name}' if others else 'the graph output'} too"
-    views = {(i, *_layout(node, i, t.values.shape)) for node, i in uses}
+    views = {(i, layout(node, i)) for node, i in uses}
     if len(views) > 1 or len(t.outputs) != len(uses):
         return None, f"its weight is read in another layout by {uses[-1][0].name}"
-    i, shape, order = views.pop()
-    return Layer(t, [node for node, _ in uses], i, shape, order), None
+    return Layer(t, [node for node, _ in uses], *views.pop()), None
 
 
-def _layout(node: gs.Node, i: int, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    g = node.attrs.get("group", 1)
-    if node.op == "Conv":
-        return (g, shape[0] // g, shape[1], prod(shape[2:])), (0, 1, 2, 3)
-    if node.op == "ConvTranspose":
-        return (g, shape[0] // g, shape[1], prod(shape[2:])), (0, 2, 1, 3)
-    turned = node.op == "Gemm" and node.attrs.get("transB" if i else "transA", 0)
-    return (prod(shape[:-2]), *shape[-2:], 1), (0, 1, 2, 3) if bool(turned) == bool(i) else (0, 2, 1, 3)
+def unread(layer: Layer) -> str | None:
+    """Why the inputs of a layer are not read as columns, or None."""
+    if layer.nodes[0].op == "ConvTranspose":
+        return "inputs of transposed convolutions are not read"
+    if not layer.layout.is_conv and layer.layout.groups > 1:
+        return "inputs of batched matrix products are not read"
+    if layer.layout.columns > MAX_COLUMNS:
+        return f"each output has {layer.layout.columns} inputs, and second moments are kept for at most {MAX_COLUMNS}"
+    return None
+
+
+def readable(found: list[Layer], report: Report) -> list[Layer]:
+    """The layers whose inputs can be read as columns; the others are refused."""
+    kept = []
+    for layer in found:
+        reason = unread(layer)
+        if reason is None:
+            kept.append(layer)
+        else:
+            report.refuse(layer.name, reason)
+    return kept
 
 
 def _foreign(model: Model, node: gs.Node, analysis: Analysis) -> str | None:

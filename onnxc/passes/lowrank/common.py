@@ -13,11 +13,12 @@ from ...ir.difference import decibels
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Context, Pass, Report
-from ..layers.covariance import in_parts
+from ..layers.inturn import InTurn
 from ..layers.linear import Linear, add_to_bias
+from ..layers.moments import moments
 from .fit import LARGE, Whitened, error, likely
 from .forms import FORMS, Form
-from .moments import InTurn, Moments, moments, readable
+from .moments import Fit, fitted, readable
 from .rank import Choice, leads, spend, vbmf_rank
 from .target import CONVOLUTIONS, PRODUCTS, Target, refusal, replace, target
 
@@ -141,8 +142,9 @@ class Factorise(Pass):
 
     def _all_moments(self, model, found, layers: dict[int, Linear], ctx):
         yield from ((n, None) for n in range(len(found)) if n not in layers)
-        for part in in_parts(layers, lambda n: 8 * layers[n].groups * layers[n].columns ** 2):
-            yield from zip(part, moments(model, ctx.verified.analysis, [layers[n] for n in part], ctx, self.samples))
+        each = moments(model, ctx.verified.analysis, [[layer] for layer in layers.values()], ctx, self.samples)
+        for (n, layer), seen in zip(layers.items(), each, strict=True):
+            yield n, fitted(model, layer, seen)
 
     def _ranks(self, at: Target, form: Form, h: np.ndarray | None) -> list[Choice]:
         start = Whitened(form, at.w, h)
@@ -251,13 +253,13 @@ class Factorise(Pass):
         original = model.copy() if layers else model
         order = {id(n): i for i, n in enumerate(model.nodes)}
         turns = sorted((n for n in range(len(found)) if picked[n]), key=lambda n: order[id(found[n][0].node)])
-        fitted = [layers[n] for n in turns if n in layers]
-        seen = InTurn(original, model, ctx.verified.analysis, fitted, ctx, self.samples)
+        read = [layers[n] for n in turns if n in layers]
+        seen = InTurn(original, model, ctx.verified.analysis, read, ctx, self.samples)
         for n in turns:
-            moment = seen.next() if n in layers else None
+            moment = fitted(model, layers[n], seen.next(), crossed=True) if n in layers else None
             self._one(model, found[n][0], picked[n], moment, layers.get(n), report)
 
-    def _one(self, model, at: Target, choice: Choice, moment: Moments | None, layer: Linear | None, report) -> None:
+    def _one(self, model, at: Target, choice: Choice, moment: Fit | None, layer: Linear | None, report) -> None:
         form, w = choice.form, at.w
         h = None
         if moment is not None:

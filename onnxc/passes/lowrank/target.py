@@ -11,8 +11,8 @@ import onnx_graphsurgeon as gs
 from ...ir.analysis import Analysis
 from ...ir.cost import node_macs, number
 from ...ir.model import Model
+from ..layers.layout import Layout, layout
 from .forms import Form, Rank, Stage
-from .layers import Factors, matrix, split
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 PRODUCTS = ("Gemm", "MatMul")
@@ -112,13 +112,9 @@ def target(analysis: Analysis, users: list[gs.Node]) -> Target:
 
 def weight(node: gs.Node) -> np.ndarray:
     """The weight as float64 [g, o, c, i, j]; i holds all kernel axes but the last."""
-    if node.op in PRODUCTS:
-        return matrix(node)[None, :, :, None, None].astype(np.float64)
-    w, g = node.inputs[1].values.astype(np.float64), node.attrs.get("group", 1)
-    j = w.shape[-1] if w.ndim > 2 else 1
-    if node.op == "Conv":
-        return w.reshape(g, w.shape[0] // g, w.shape[1], -1, j)
-    return w.reshape(g, w.shape[0] // g, w.shape[1], -1, j).transpose(0, 2, 1, 3, 4)
+    stored = node.inputs[1].values
+    view = layout(node).view(stored).astype(np.float64)
+    return view.reshape(*view.shape[:3], -1, stored.shape[-1] if node.op in CONVOLUTIONS else 1)
 
 
 def replace(model: Model, at: Target, form: Form, factors: list[np.ndarray]) -> None:
@@ -126,10 +122,14 @@ def replace(model: Model, at: Target, form: Form, factors: list[np.ndarray]) -> 
     node = at.node
     dtype = node.inputs[1].values.dtype
     if not at.is_conv:
-        first, second = (f.reshape(f.shape[1:3]).astype(dtype) for f in factors)
-        stored = Factors.of(model, node, first, second)
+        rows_lead = layout(node).output_axis == 0
+        stored = (f.reshape(f.shape[1:3]) for f in factors)
+        weights = [
+            model.constant(f"{node.inputs[1].name}_{part}", np.ascontiguousarray(f if rows_lead else f.T, dtype))
+            for part, f in zip(("first", "second"), stored, strict=True)
+        ]
         for user in at.nodes:
-            split(model, user, stored)
+            _split(model, user, *weights)
         return
     stages = form.stages(factors)
     kernel = node.inputs[1].values.shape[2:]
@@ -137,6 +137,16 @@ def replace(model: Model, at: Target, form: Form, factors: list[np.ndarray]) -> 
     weights = [model.constant(f"{stem}_{n + 1}", _stored(s, node, kernel, dtype)) for n, s in enumerate(stages)]
     for user in at.nodes:
         _chain(model, user, stages, weights)
+
+
+def _split(model: Model, node: gs.Node, first: gs.Constant, second: gs.Constant) -> None:
+    """Put a product by the first factor ahead of `node`, which goes on with the second; bias, alpha and beta stay there."""
+    ahead: dict = {}
+    if node.op == "Gemm":
+        ahead = {k: node.attrs[k] for k in ("transA", "transB") if k in node.attrs}
+        node.attrs.pop("transA", None)
+    new = model.node(node.op, [node.inputs[0], first], name=f"{node.name}_first", attrs=ahead, before=node)
+    node.inputs[0], node.inputs[1] = new.outputs[0], second
 
 
 def _chain(model: Model, node: gs.Node, stages: list[Stage], weights: list[gs.Constant]) -> None:
@@ -178,9 +188,5 @@ def _stored(stage: Stage, node: gs.Node, kernel: tuple[int, ...], dtype) -> np.n
     """The stage's weight as its node stores it."""
     w = stage.weight
     shape = {"k": kernel, "k0": (*kernel[:1], 1), "k1": (1, *kernel[1:])}.get(stage.place, (1,) * len(kernel))
-    outputs, inputs = w.shape[:2]
-    if node.op == "ConvTranspose" and stage.place not in ("pre", "post"):
-        g = stage.groups
-        w = w.reshape(g, outputs // g, inputs, -1).transpose(0, 2, 1, 3)
-        return np.ascontiguousarray(w.reshape(g * inputs, outputs // g, *shape), dtype)
-    return np.ascontiguousarray(w.reshape(outputs, inputs, *shape), dtype)
+    op = "Conv" if stage.place in ("pre", "post") else node.op
+    return Layout.of(op, stage.groups, w.shape[0] // stage.groups, w.shape[1], shape).store(w, dtype)

@@ -9,8 +9,8 @@ import onnx_graphsurgeon as gs
 
 from ...ir.axes import Atom, atoms
 from ..layers.capture import Probe, Stream
-from ..layers.covariance import MAX_COLUMNS, covariances
 from ..layers.linear import Linear, linear
+from ..layers.moments import MAX_COLUMNS, Moments, moments
 from .coupling import blocks, places, project
 from .score import Ratings, ScoringContext, criterion
 
@@ -74,42 +74,39 @@ def consumers(scene: ScoringContext) -> list[Linear]:
 def columns(scene: ScoringContext, layer: Linear) -> Iterator[tuple[int, Atom, np.ndarray]]:
     """(block, atom, columns [atom.size, n]) for every group that `layer` sums over."""
     wanted = {g.atom for g in scene.groups}
-    uses = scene.analysis.uses[layer.node.name, 1]
-    d = 1 if layer.is_conv or layer.node.attrs.get("transB", 0) else 0
-    taps = int(np.prod(layer.weight.shape[2:], dtype=int)) if layer.is_conv else 1
-    for j, part in enumerate(blocks(uses[d])):
+    axis = scene.analysis.uses[layer.node.name, 1][layer.layout.channel_axis]
+    taps = layer.layout.positions
+    for j, part in enumerate(blocks(axis)):
         for atom, at in places(part).items():
             if atom in wanted:
                 yield j, atom, (at[:, :, None] * taps + np.arange(taps)).reshape(atom.size, -1)
 
 
+def _seen(scene: ScoringContext, name: str) -> Iterator[tuple[Linear, Moments]]:
+    """The layers that sum over a channel of some group, with the moments of what they read."""
+    ctx, found = scene.data(name), consumers(scene)
+    each = moments(scene.model, scene.analysis, [[layer] for layer in found], ctx, scene.samples)
+    return zip(found, each, strict=True)
+
+
 def _layerwise(scene: ScoringContext, name: str, rate: Callable) -> Ratings:
-    """rate(matrix [O, K], moment [K+1, K+1], columns [size, n]) -> [size], as a part of the layer's output energy."""
-    ctx = scene.data(name)
+    """rate(matrix [O, K], what it prepared, columns [size, n]) -> [size], as a part of the layer's output energy."""
     found: dict[Atom, list[np.ndarray]] = {}
-    for layer, second in covariances(scene.model, scene.analysis, consumers(scene), ctx, scene.samples):
-        prepared: dict[int, object] = {}
+    for layer, seen in _seen(scene, name):
+        matrix, covariance, prepared = layer.matrix(), seen.covariance(), rate.prepare(seen)
         for j, atom, at in columns(scene, layer):
-            w = layer.matrix()[j]
-            if j not in prepared:
-                prepared[j] = rate.prepare(second[j])
-            energy = float(np.einsum("oi,ij,oj->", w, centred(second[j]), w, optimize=True))
+            w = matrix[j]
+            energy = float(np.einsum("oi,ij,oj->", w, covariance[j], w, optimize=True))
             score = rate(w, prepared[j], at)
             found.setdefault(atom, []).append(score / energy if energy > 0 else score)
     return found
 
 
-def centred(second: np.ndarray) -> np.ndarray:
-    """The covariance [K, K] of a moment matrix with its column of ones."""
-    mean = second[:-1, -1]
-    return second[:-1, :-1] - np.outer(mean, mean)
-
-
 class _Removal:
     """E ||W_c x_c||²: how much an output changes when channel c goes and nothing makes up for it."""
 
-    def prepare(self, second: np.ndarray) -> np.ndarray:
-        return second[:-1, :-1]
+    def prepare(self, seen: Moments) -> np.ndarray:
+        return seen.second()
 
     def __call__(self, w: np.ndarray, h: np.ndarray, at: np.ndarray) -> np.ndarray:
         cut = w.T[at]  # size, n, O
@@ -120,8 +117,8 @@ class _Removal:
 class _Compensated:
     """tr(W_c [(H^-1)_cc]^-1 W_c'): the same when all other weights, and the bias, make up for it as well as they can."""
 
-    def prepare(self, second: np.ndarray) -> np.ndarray:
-        return inverse(centred(second))
+    def prepare(self, seen: Moments) -> np.ndarray:
+        return inverse(seen.covariance())
 
     def __call__(self, w: np.ndarray, inv: np.ndarray, at: np.ndarray) -> np.ndarray:
         cut = w.T[at]
@@ -130,11 +127,9 @@ class _Compensated:
 
 
 def inverse(h: np.ndarray) -> np.ndarray:
-    """The inverse of a damped moment matrix."""
-    h = h.copy()
-    k = len(h)
-    h[np.arange(k), np.arange(k)] += DAMP * max(np.trace(h) / k, 1e-12)
-    return np.linalg.inv(h)
+    """The inverse of each damped moment matrix [..., k, k]."""
+    level = np.maximum(np.trace(h, axis1=-2, axis2=-1) / h.shape[-1], 1e-12)
+    return np.linalg.inv(h + DAMP * level[..., None, None] * np.eye(h.shape[-1]))
 
 
 @criterion("hessian", normalise="none", needs_data=True, lacks=WIDE)
@@ -164,14 +159,12 @@ def reconstruction(scene: ScoringContext) -> Ratings:
     Channels go one by one, each time the one whose loss costs the group's readers least; after each, W and H^-1 of every
     reader are brought up to date as least squares would (He et al., Channel Pruning, 2017; Frantar, OBC, 2022).
     """
-    ctx = scene.data("reconstruction")
     readers: dict[Atom, list[_Reader]] = {}
-    for layer, second in covariances(scene.model, scene.analysis, consumers(scene), ctx, scene.samples):
-        inverses: dict[int, np.ndarray] = {}
+    for layer, seen in _seen(scene, "reconstruction"):
+        matrix, covariance = layer.matrix(), seen.covariance()
+        inverses = inverse(covariance)
         for j, atom, at in columns(scene, layer):
-            w, cov = layer.matrix()[j], centred(second[j])
-            if j not in inverses:
-                inverses[j] = inverse(cov)
+            w, cov = matrix[j], covariance[j]
             energy = float(np.einsum("oi,ij,oj->", w, cov, w, optimize=True)) or 1.0
             readers.setdefault(atom, []).append(_Reader(w.T, inverses[j], at, energy))
     return {a: [_greedy(r)] for a, r in readers.items()}

@@ -84,7 +84,7 @@ class PruneKernelShape(Pass):
         for layer in layers(model, analysis, self.skip, report):
             if layer.nodes[0].op == "ConvTranspose":
                 report.refuse(layer.name, "only kernels of Conv are cut")
-            elif layer.nodes[0].op == "Conv" and layer.shape[3] > 1:
+            elif layer.nodes[0].op == "Conv" and layer.layout.positions > 1:
                 kernel = Kernel.read(layer, analysis, self.shapes, self.dilated)
                 if isinstance(kernel, str):
                     report.refuse(layer.name, kernel)

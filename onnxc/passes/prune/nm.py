@@ -52,9 +52,9 @@ def regular(found: list[Layer], m: int, report: Report) -> list[Layer]:
     """The layers whose input channels are a multiple of `m`; the others are refused."""
     kept = []
     for layer in found:
-        channels = layer.view().shape[2]
+        channels = layer.layout.channels
         if channels % m:
-            per = " per group" if layer.shape[0] > 1 else ""
+            per = " per group" if layer.layout.groups > 1 else ""
             report.refuse(layer.name, f"its {channels} input channels{per} are no multiple of {m}")
         else:
             kept.append(layer)

@@ -18,10 +18,10 @@ import numpy as np
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
-from ..layers.moments import Moment, moments, parts, readable
-from ..layers.stored import Layer, check_share, layers, select, total
+from ..layers.moments import damped, moments
+from ..layers.stored import Layer, check_share, layers, readable, select, total
 from .nm import beyond, check_pattern, regular
-from .refit import columns, damped, error, from_columns, refit
+from .refit import error, refit
 
 SOLVER_ROUNDS = 30
 """Conjugate-gradient steps in a round; the last round takes three times as many."""
@@ -65,29 +65,27 @@ class PruneObs(Pass):
         if self.n is not None:
             found = regular(found, self.m, report)
         found = readable(found, report)
-        original = model.copy()
-        together = self.scope == "global" and self.n is None
-        for part in [found] if together else parts(found):
-            seen = moments(original, part, ctx)
-            if together:
-                self._solve(part, seen, report)
-            else:
-                for layer, moment in zip(part, seen, strict=True):
-                    self._solve([layer], [moment], report)
+        each = [layer.linears() for layer in found]
+        seen = (m.second() for m in moments(model.copy(), ctx.verified.analysis, each, ctx))
+        if self.scope == "global" and self.n is None:
+            self._solve(found, list(seen), report)
+        else:
+            for layer, h in zip(found, seen, strict=True):
+                self._solve([layer], [h], report)
         total(found, report)
         return report
 
-    def _solve(self, found: list[Layer], seen: list[Moment], report: Report) -> None:
-        whole = [columns(layer.view()) for layer in found]
-        h = [damped(moment.h, self.damp) for moment in seen]
+    def _solve(self, found: list[Layer], seen: list[np.ndarray], report: Report) -> None:
+        whole = [layer.matrix() for layer in found]
+        h = [damped(moment, self.damp) for moment in seen]
         now = list(whole)
         for k in range(1, self.rounds + 1):
             keep = self._masks(found, now, h, k / self.rounds)
             steps = SOLVER_ROUNDS * (3 if k == self.rounds else 1)
             now = [refit(w, mask, a, v, steps) for w, mask, a, v in zip(whole, keep, h, now, strict=True)]
         for layer, w, v, moment in zip(found, whole, now, seen, strict=True):
-            changed = f", output changed by {error(w, v, moment.h):.2%}"
-            layer.replace(from_columns(v, layer.view()), report, changed)
+            changed = f", output changed by {error(w, v, moment):.2%}"
+            layer.replace(v.reshape(layer.view().shape), report, changed)
 
     def _masks(self, found: list[Layer], now: list[np.ndarray], h: list[np.ndarray], part: float) -> list[np.ndarray]:
         """What stays at a point of the way, from 0 to 1; [groups, outputs, columns] for each layer."""
@@ -100,5 +98,5 @@ class PruneObs(Pass):
             )  # many at first, few where each one hurts (Zhu and Gupta 2017)
             return [~gone for gone in select(scores, share, self.scope == "global")]
         n = self.m - int((self.m - self.n) * part)
-        grids = [from_columns(s, layer.view()) for s, layer in zip(scores, found, strict=True)]
-        return [columns(~beyond(s, n, self.m)).astype(bool) for s in grids]
+        grids = [s.reshape(layer.view().shape) for s, layer in zip(scores, found, strict=True)]
+        return [~beyond(grid, n, self.m).reshape(s.shape) for grid, s in zip(grids, scores, strict=True)]

@@ -18,6 +18,7 @@ from ...ir.axes import Atom, mask, touched
 from ...ir.model import Model
 from ..base import Context, Report
 from ..layers.capture import Probe, Stream
+from ..layers.channels import spreads
 from ..layers.linear import Linear, bias_home, linear
 from .coupling import blocks
 
@@ -43,16 +44,16 @@ def bias_shifts(
                 readers.append((layer, _gone(layer, analysis, keep)))
     if not readers:
         return []
-    names = [layer.node.inputs[0].name for layer, _ in readers]
-    means = channel_means(
-        model, analysis, ctx, samples, {layer.node.inputs[0].name: layer.channel_axis for layer, _ in readers}
-    )
+    names = [layer.reads for layer, _ in readers]
+    probe = Probe(ctx, model, names)
+    axes = {layer.reads: layer.channel_axis for layer, _ in readers}
+    means = {name: seen.mean for name, seen in spreads(map(probe, Stream(ctx, analysis, names, samples)), axes).items()}
     shifts = []
     for (layer, gone), name in zip(readers, names):
         taps = layer.columns * layer.groups // len(means[name])
         x = np.repeat(means[name], taps).reshape(layer.groups, -1)
         shift = np.einsum("gok,gk->go", layer.matrix(), np.where(gone, x, 0)).reshape(-1)
-        out = analysis.axes[layer.node.outputs[0].name][layer.channel_axis]
+        out = analysis.axes[layer.makes][layer.channel_axis]
         shifts.append((layer.node.name, shift[mask(out, keep)]))
     return shifts
 
@@ -66,21 +67,5 @@ def _follows(analysis: Analysis, node, keep: Mapping[Atom, np.ndarray]) -> bool:
 def _gone(layer: Linear, analysis: Analysis, keep: Mapping[Atom, np.ndarray]) -> np.ndarray:
     """Which columns of each group are about to go, bool [groups, columns]."""
     axes = analysis.uses[layer.node.name, 1]
-    d = 1 if layer.is_conv or layer.node.attrs.get("transB", 0) else 0
-    gone = np.stack([~mask(part, keep) for part in blocks(axes[d])])
+    gone = np.stack([~mask(part, keep) for part in blocks(axes[layer.layout.channel_axis])])
     return np.repeat(gone, layer.columns // gone.shape[1], axis=1)
-
-
-def channel_means(
-    model: Model, analysis: Analysis, ctx: Context, samples: int, tensors: Mapping[str, int]
-) -> dict[str, np.ndarray]:
-    """The mean of each channel of each tensor (name -> channel axis), float64, over samples and positions."""
-    probe = Probe(ctx, model, list(tensors))
-    sums = dict.fromkeys(tensors, 0.0)
-    counts = dict.fromkeys(tensors, 0)
-    for feeds in Stream(ctx, analysis, list(tensors), samples):
-        for name, x in probe(feeds).items():
-            d = tensors[name] % x.ndim
-            sums[name] = sums[name] + x.sum(tuple(k for k in range(x.ndim) if k != d), dtype=np.float64)
-            counts[name] += x.size // x.shape[d]
-    return {name: np.asarray(sums[name]) / counts[name] for name in tensors}

@@ -10,7 +10,7 @@ Batch Normalization, 2016; no labels).
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from ...ir.analysis import analyse
 from ...ir.model import Model
 from ..base import Report
 from ..layers.capture import Probe, Stream, Trail
+from ..layers.channels import spreads
 from ..layers.linear import Linear, add_to_bias, bias_home, linear
 from .uncut import Uncut
 
@@ -55,7 +56,7 @@ def renormalise(model: Model, uncut: Uncut, report: Report) -> None:
         later = [name for t in turns[k + 1 :] for name in t.reads]
         changing = [turn.tensor] if turn.layer else []
         batches = trail.look(model, turn.reads, later, changing)
-        mean, var, n = _summed(batches, {turn.tensor: turn.channel})[turn.tensor]
+        mean, var, n = spreads(batches, {turn.tensor: turn.channel})[turn.tensor]
         node = turn.node
         if n < MIN_VALUES:
             left = "is not levelled" if turn.layer else "keeps its statistics"
@@ -93,7 +94,7 @@ def _layers_statistics(model: Model, uncut: Uncut, altered: set[str]) -> dict[st
     found = {}
     probe = Probe(uncut.ctx, uncut.original, list(layers))
     stream = Stream(uncut.ctx, uncut.analysis, list(layers), uncut.samples)
-    statistics = _summed(map(probe, stream), {t: layer.channel_axis for t, layer in layers.items()})
+    statistics = spreads(map(probe, stream), {t: layer.channel_axis for t, layer in layers.items()})
     for t, layer in layers.items():
         kept = uncut.kept(t, layer.channel_axis)
         mean, var, _ = statistics[t]
@@ -112,23 +113,3 @@ def _level(model: Model, layer: Linear, mean0: np.ndarray, var0: np.ndarray, mea
     new = layer.matrix() * gain.reshape(layer.groups, -1, 1)
     model.set_weight(layer.node, 1, layer.as_weight(new))
     add_to_bias(model, layer.node, mean0 - mean * gain + inside * (gain - 1))
-
-
-def _summed(
-    batches: Iterable[dict[str, np.ndarray]], tensors: dict[str, int]
-) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
-    """Mean, variance, float64 by channel of each tensor (name -> channel axis), and how many values they are taken over."""
-    sums = {t: [0.0, 0.0, 0] for t in tensors}
-    for got in batches:
-        for t, s in sums.items():
-            x = got[t]
-            d = tensors[t] % x.ndim
-            rest = tuple(k for k in range(x.ndim) if k != d)
-            s[0] = s[0] + x.sum(rest, dtype=np.float64)
-            s[1] = s[1] + np.square(x, dtype=np.float64).sum(rest)
-            s[2] += x.size // x.shape[d]
-    found = {}
-    for t, (first, second, n) in sums.items():
-        mean = np.asarray(first) / n
-        found[t] = mean, np.maximum(np.asarray(second) / n - mean**2, 0.0), n
-    return found

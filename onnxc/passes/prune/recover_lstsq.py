@@ -9,12 +9,12 @@ puts out there (He et al., Channel Pruning, 2017, with the asymmetric inputs of 
 goes into a residual Add, t is what the sum should be less what the other branch gives now: the last layer of a branch
 then repairs the shortcut too. No labels are read.
 
-With rows X [R, K + 1] (the last column is 1) and targets T [R, O] the solution is W' = W + D,
+With H = cov(x') and C = cov(t, x') the solution is W' = W + D,
 
-    (X'X + ridge) D = X'T - X'X W
+    D (H + ridge) = C - W H,    b' = E[t] - W' E[x'],
 
-so X'X and X'T are all that is kept; they are summed over blocks in float64. Positions are sampled, so a layer costs the
-same whatever the size of its image.
+second moments about zero (of t - b) in their place where there is no bias to move. Positions are sampled, so a layer
+costs the same whatever the size of its image.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ import onnx_graphsurgeon as gs
 from ...ir.analysis import Analysis, analyse
 from ...ir.model import Model
 from ..base import Report
-from ..layers.capture import Probe, Stream, Trail, pick
-from ..layers.covariance import MAX_COLUMNS, ROWS_PER_COLUMN, per_sample, rows_wanted, with_ones
+from ..layers.capture import Probe, Stream, Trail
 from ..layers.linear import Linear, add_to_bias, bias_home, linear
+from ..layers.moments import MAX_COLUMNS, ROWS_PER_COLUMN, Moments, picked, rows_wanted
 from .uncut import Uncut
 
 TARGET_BYTES = 128 * 2**20
@@ -55,7 +55,7 @@ class Task:
     @property
     def reads(self) -> list[str]:
         """The tensors of the pruned model that are looked at."""
-        return [self.layer.node.inputs[0].name, *([self.other] if self.other else [])]
+        return [self.layer.reads, *([self.other] if self.other else [])]
 
 
 def solve_layers(model: Model, uncut: Uncut, report: Report) -> None:
@@ -141,17 +141,19 @@ def affine(model: Model, node: gs.Node, t: gs.Variable, channel: int, analysis: 
 def _solve_part(model: Model, uncut: Uncut, tasks: list[Task], later: list[Task], trail: Trail) -> None:
     targets, picks = _targets(uncut, tasks, trail.stream)
     for k, task in enumerate(tasks):
-        x = task.layer.node.inputs[0].name
-        equations = Equations(task.layer)
+        layer = task.layer
+        seen = Moments(layer.groups, layer.columns, layer.outputs // layer.groups)
         rest = [n for t in [*tasks[k + 1 :], *later] for n in t.reads]
         for j, got in enumerate(trail.look(model, task.reads, rest)):
-            goal, (out, picked) = targets[k][j].astype(np.float64), picks[k][j]
+            goal, (out, at) = targets[k][j].astype(np.float64), picks[k][j]
             if task.other:
-                goal = goal - task.layer.pick(got[task.other], picked)
+                goal = goal - layer.pick(got[task.other], at)
             goal = (goal - task.shift) / _safe(task.scale)
-            equations.add(task.layer.rows(got[x], out, picked), goal)
+            seen.add(
+                layer.rows(got[layer.reads], out, at), goal.reshape(len(goal), layer.groups, -1).transpose(1, 0, 2)
+            )
         targets[k] = []
-        _install(model, task, *equations.solve(RIDGE, bias_home(model, task.layer.node) is not None))
+        _install(model, task, *solved(layer, seen, RIDGE, bias_home(model, layer.node) is not None))
 
 
 def _safe(scale):
@@ -173,54 +175,31 @@ def _targets(uncut: Uncut, tasks: list[Task], stream: Stream):
         for k, task in enumerate(tasks):
             y = got[task.target]
             out = task.layer.positions(y)
-            rng = np.random.default_rng((uncut.ctx.seed, k, j))
-            picked = pick(rng, int(np.prod(out, dtype=int)), per_sample(uncut.ctx, task.layer.columns, uncut.samples))
-            picks[k].append((out, picked))
-            targets[k].append(task.layer.pick(y, picked)[:, task.kept])
+            at = picked(uncut.ctx, task.layer, out, uncut.samples, (k, j))
+            picks[k].append((out, at))
+            targets[k].append(task.layer.pick(y, at)[:, task.kept])
     return targets, picks
 
 
-class Equations:
-    """The normal equations of one layer, by group: X'X [g, K+1, K+1] and X'T [g, K+1, O], in float64."""
+def solved(layer: Linear, seen: Moments, ridge: float, biased: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """The new matrix [g, O, K] for these moments, and what must be added to the bias [g·O] (nothing, unless `biased`).
 
-    def __init__(self, layer: Linear):
-        self.layer = layer
-        g, k = layer.groups, layer.columns
-        self.gram = np.zeros((g, k + 1, k + 1))
-        self.right = np.zeros((g, k + 1, layer.outputs // g))
-
-    def add(self, rows: np.ndarray, targets: np.ndarray) -> None:
-        """rows [g, R, K], targets [R, g·O]."""
-        x = with_ones(rows)
-        t = targets.reshape(x.shape[1], x.shape[0], -1).transpose(1, 0, 2)
-        self.gram += x.transpose(0, 2, 1) @ x
-        self.right += x.transpose(0, 2, 1) @ t
-
-    def _ridge(self, ridge: float) -> float:
-        """More where rows are few for so many columns (a layer behind a global pool sees one a sample), so that chance is
-        not fitted: 144 times as much at a row a column."""
-        rows = float(self.gram[0, -1, -1])
-        return ridge * max(1.0, ROWS_PER_COLUMN * self.layer.columns / max(rows, 1.0)) ** 2
-
-    def solve(self, ridge: float, biased: bool = True) -> tuple[np.ndarray, np.ndarray]:
-        """The new matrix [g, O, K] and what must be added to the bias [g·O] (nothing, unless `biased`)."""
-        layer = self.layer
-        k = layer.columns
-        old = np.concatenate([layer.matrix(), np.zeros((layer.groups, layer.outputs // layer.groups, 1))], axis=2)
-        if layer.bias is not None:
-            old[:, :, k] = np.broadcast_to(layer.bias.reshape(-1), layer.outputs).reshape(layer.groups, -1)
-        start = old.transpose(0, 2, 1)
-        gram = self.gram.copy()
-        level = np.trace(gram[:, :k, :k], axis1=1, axis2=2) / k
-        damp = self._ridge(ridge) * level + 1e-12 * np.maximum(self.gram[:, k, k], 1)
-        gram[:, np.arange(k), np.arange(k)] += damp[:, None]
-        right = self.right - self.gram @ start
-        if not biased:
-            gram, right = gram[:, :k, :k], right[:, :k]
-        step = np.linalg.solve(gram, right).transpose(0, 2, 1)
-        if not biased:
-            step = np.concatenate([step, np.zeros_like(step[:, :, :1])], axis=2)
-        return layer.matrix() + step[:, :, :k], step[:, :, k].reshape(-1)
+    ridge: as a share of the mean square of the inputs; more where rows are few for so many columns (a layer behind a
+    global pool sees one a sample), so that chance is not fitted: 144 times as much at a row a column.
+    """
+    w = layer.matrix()
+    bias = np.zeros(w.shape[:2])
+    if layer.bias is not None:
+        bias = np.broadcast_to(layer.bias.reshape(-1).astype(np.float64), layer.outputs).reshape(bias.shape)
+    h, c, mean, target = seen.around(centred=biased)
+    level = np.einsum("gii->gi", h if not biased else seen.second()).mean(1)
+    damp = ridge * max(1.0, ROWS_PER_COLUMN * layer.columns / max(seen.count, 1)) ** 2 * level + 1e-12
+    if not biased:
+        c = c - bias[:, :, None] * seen.mean[:, None, :]
+    step = np.linalg.solve(h + damp[:, None, None] * np.eye(h.shape[1]), (c - w @ h).transpose(0, 2, 1))
+    new = w + step.transpose(0, 2, 1)
+    shift = target - np.einsum("gok,gk->go", new, mean) - bias if biased else np.zeros_like(bias)
+    return new, shift.reshape(-1)
 
 
 def _install(model: Model, task: Task, matrix: np.ndarray, shift: np.ndarray) -> None:

@@ -10,27 +10,11 @@ import numpy as np
 
 from ...ir.model import Model
 from ..base import Context, Report
-from ..layers.moments import moments, parts, readable
-from ..layers.stored import Layer
+from ..layers.moments import damped, moments
+from ..layers.stored import Layer, readable
 
 DAMP = 0.01
 """What is added to the diagonal of a moment, as a share of its mean."""
-
-
-def columns(view: np.ndarray) -> np.ndarray:
-    """[groups, outputs, channels, positions] -> [groups, outputs, channels·positions], float64."""
-    return view.reshape(*view.shape[:2], -1).astype(np.float64)
-
-
-def from_columns(rows: np.ndarray, view: np.ndarray) -> np.ndarray:
-    """The inverse of `columns`, in the shape of `view`."""
-    return rows.reshape(view.shape)
-
-
-def damped(h: np.ndarray, damp: float) -> np.ndarray:
-    """H plus `damp` times its mean diagonal on the diagonal; inputs that are always zero get one there too."""
-    level = np.einsum("gii->gi", h).mean(1)
-    return h + np.eye(h.shape[1]) * (damp * np.where(level > 0, level, 1.0))[:, None, None]
 
 
 def refit(w: np.ndarray, keep: np.ndarray, h: np.ndarray, start: np.ndarray, rounds: int = 100) -> np.ndarray:
@@ -72,11 +56,12 @@ def adapted(model: Model, ctx: Context, chosen: list[tuple[Layer, np.ndarray]], 
     for r in refused.refusals:
         report.note(f"{r.node} is not adapted: {r.reason}")
     views = {id(layer): np.where(gone, 0, layer.view()) for layer, gone in chosen}
-    masks = {id(layer): np.broadcast_to(~gone, layer.view().shape) for layer, gone in chosen}
-    for part in parts([layer for layer, _ in chosen if id(layer) in able]):
-        for layer, moment in zip(part, moments(model, part, ctx), strict=True):
-            w, keep = columns(layer.view()), columns(masks[id(layer)]).astype(bool)
-            views[id(layer)] = from_columns(refit(w, keep, damped(moment.h, DAMP), w), layer.view())
+    todo = [(layer, ~np.broadcast_to(gone, layer.view().shape)) for layer, gone in chosen if id(layer) in able]
+    found = moments(model, ctx.verified.analysis, [layer.linears() for layer, _ in todo], ctx)
+    for (layer, keep), moment in zip(todo, found, strict=True):
+        w = layer.matrix()
+        new = refit(w, keep.reshape(w.shape), damped(moment.second(), DAMP), w)
+        views[id(layer)] = new.reshape(layer.view().shape)
     return [views[id(layer)] for layer, _ in chosen]
 
 

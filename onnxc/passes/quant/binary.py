@@ -17,7 +17,9 @@ from ...ir.model import Model
 from ...ir.ops.window import explicit_pads
 from ...ir.verify import verify
 from ..base import Context, Pass, Report, register
+from ..layers.layout import PRODUCTS
 from ..layers.linear import Linear, bias_home, linear
+from ..layers.moments import MAX_COLUMNS
 from ..layers.stored import layers
 from ..opset import raise_opset
 from . import binary_fit as fit
@@ -27,7 +29,6 @@ from .few_bits import pack
 RAISE_TO = 13
 BY_DATA = ("residual", "hashing", "admm", "proximal")
 """Ways to make weights that look at what a layer reads."""
-MAX_COLUMNS = 4608
 
 
 @register("quant.binary", alias="binarize")
@@ -206,7 +207,7 @@ class QuantBinary(Pass):
         twins: fit.Twins | None, report: Report,
     ) -> None:  # fmt: skip
         node, w = done.node, layer.matrix()
-        done = Linear(node, layer.groups)
+        done = Linear(node, layer.layout)
         free = self.correct and home is not None
         looks = twins is not None and q.kind != "xnor"
         found = twins.moments(layer, done) if looks else None
@@ -275,6 +276,6 @@ def _reach(start, neighbours, forward: bool = False) -> list:
             continue
         seen[id(t)] = t
         for node in neighbours(t):
-            if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+            if node.op not in PRODUCTS:
                 todo += node.outputs if forward else node.inputs
     return list(seen.values())

@@ -13,16 +13,14 @@ import onnx_graphsurgeon as gs
 from ...ir.analysis import Analysis
 from ...ir.model import Model
 from ..base import Context, Feeds
-from ..layers.capture import Probe, Stream, pick
+from ..layers.capture import Probe, Stream
 from ..layers.linear import Linear, add_to_bias
+from ..layers.moments import ROWS_PER_COLUMN, Moments, damped, picked
 from . import binary_weights, rounding
-from .refine import Moments
 
 SAMPLES = 256
 VALUES = 1 << 15
 """Values of a tensor that its quantiser is calibrated on, about."""
-MIN_ROWS = 4096
-ROWS_PER_COLUMN = 8
 HELD = 512 * 2**20
 """Bytes of the float model's tensors that are kept; beyond, they are made again for each layer."""
 
@@ -36,7 +34,7 @@ class Twins:
 
     def __init__(self, real: Model, work: Model, analysis: Analysis, layers: list[Linear], ctx: Context):
         self.real, self.work, self.analysis, self.ctx = real, work, analysis, ctx
-        names = [t.name for x in layers for t in (x.node.inputs[0], x.node.outputs[0])]
+        names = [t for x in layers for t in (x.reads, x.makes)]
         self.names = list(dict.fromkeys(names))
         self.held: list[dict[str, np.ndarray]] | None = None
         self.feeds: list[Feeds] = list(Stream(ctx, analysis, self.names, SAMPLES))
@@ -85,17 +83,12 @@ class Twins:
 
     def moments(self, layer: Linear, done: Linear) -> Moments:
         """Second moments of what the layer reads in the model in work (x'), with the float model's x."""
-        found = Moments.empty(layer.groups, layer.columns)
-        names, source = [layer.node.inputs[0].name, layer.node.outputs[0].name], done.node.inputs[0].name
-        total = sum(len(next(iter(f.values()))) for f in self.feeds)
-        wanted = -(-max(MIN_ROWS, ROWS_PER_COLUMN * layer.columns) // max(total, 1))
-        for j, (made, got) in enumerate(
-            zip(self.made(source, keep=source in self.names), self.floats(names), strict=True)
-        ):
-            out = layer.positions(got[names[1]])
-            picked = pick(np.random.default_rng((self.ctx.seed, j)), int(np.prod(out, dtype=int)), wanted)
-            x_hat = done.rows(made, out, picked)
-            found.add(layer.rows(got[names[0]], out, picked), x_hat)
+        found = Moments(layer.groups, layer.columns, layer.columns)
+        made = self.made(done.reads, keep=done.reads in self.names)
+        for j, (x_hat, got) in enumerate(zip(made, self.floats([layer.reads]), strict=True)):
+            out = layer.extents(got[layer.reads])
+            at = picked(self.ctx, layer, out, SAMPLES, (j,))
+            found.add(done.rows(x_hat, out, at), layer.rows(got[layer.reads], out, at))
         return found
 
     def shift(self, node: gs.Node, name: str) -> np.ndarray:
@@ -118,11 +111,11 @@ def weights(w: np.ndarray, method: str, bits: int, gain: float, found: Moments |
     if found is None or method in ("bwn", "ternary"):
         made = {"none": np.array, "bwn": binary_weights.bwn, "ternary": binary_weights.ternary}[method](w)
         return made * gain
-    h, c, _, _ = found.centred() if free else found.plain()
+    h, c, _, _ = found.around(centred=free)
     if method == "proximal":
         return binary_weights.proximal(w * gain, h)
     damp = rounding.DAMP + max(0.0, w.shape[2] / max(found.count, 1) - 1 / ROWS_PER_COLUMN)
-    u, h = rounding.target(w, h, c, damp), rounding.damped(h, damp)
+    u, h = rounding.target(w, h, c, damp), damped(h, damp)
     if method == "none":
         return u
     if method == "hashing":
@@ -142,5 +135,4 @@ def add_shift(work: Model, node: gs.Node, home: tuple[gs.Node, int], shift: np.n
 
 def mean_error(w: np.ndarray, made: np.ndarray, found: Moments) -> np.ndarray:
     """E[W x] - E[V x'], [outputs], of the rows seen."""
-    n = max(found.count, 1)
-    return (np.einsum("gok,gk->go", w, found.mean / n) - np.einsum("gok,gk->go", made, found.mean_hat / n)).reshape(-1)
+    return (np.einsum("gok,gk->go", w, found.target) - np.einsum("gok,gk->go", made, found.mean)).reshape(-1)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..layers.moments import damped
 from . import rounding
 
 LEVELS = {1: (-1.0, 1.0), 2: (-1.0, 0.0, 1.0), 3: (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)}
@@ -38,13 +39,13 @@ def bwn(w: np.ndarray) -> np.ndarray:
 
 def sketched(u: np.ndarray, h: np.ndarray, order: int) -> np.ndarray:
     """Planes one by one, each by `hashing` of what is left; then all scales anew: (P H P^T) a = P H u."""
-    damped = rounding.damped(h)
+    ridge = damped(h, rounding.DAMP)
     planes: list[np.ndarray] = []
     made = np.zeros_like(u)
     for _ in range(order):
         planes.append(np.where(hashing(u - made, h) >= 0, 1.0, -1.0))
         p = np.stack(planes, 2)
-        turned = np.einsum("gopk,gkl->gopl", p, damped, optimize=True)
+        turned = np.einsum("gopk,gkl->gopl", p, ridge, optimize=True)
         gram = np.einsum("gopl,goql->gopq", turned, p, optimize=True)
         scales = np.einsum("gopq,goq->gop", np.linalg.pinv(gram), np.einsum("gopl,gol->gop", turned, u))
         made = np.einsum("gop,gopk->gok", scales, p)
@@ -72,7 +73,7 @@ def proximal(w: np.ndarray, h: np.ndarray) -> np.ndarray:
 
 def hashing(u: np.ndarray, h: np.ndarray) -> np.ndarray:
     """Alternate the scale and one sweep over the signs; neither makes the error larger."""
-    h = rounding.damped(h)
+    h = damped(h, rounding.DAMP)
     q = np.where(u >= 0, 1.0, -1.0)
     return _polished(q, u, h, snap(LEVELS[1]))
 
@@ -82,7 +83,7 @@ def admm(u: np.ndarray, h: np.ndarray, bits: int) -> np.ndarray:
 
     V = argmin tr (V - U) H (V - U)^T + r |V - G + m|^2,   G = levels nearest to V + m,   m += V - G
     """
-    h = rounding.damped(h)
+    h = damped(h, rounding.DAMP)
     nearest = snap(LEVELS[bits])
     eye = np.eye(h.shape[1])
     r = np.einsum("gii->gi", h).mean(1)[:, None, None]

@@ -16,9 +16,9 @@ import numpy as np
 from ...ir.analysis import Analysis
 from ...ir.model import Model
 from ..base import Context, Report
-from ..layers.covariance import MAX_COLUMNS, covariances
-from ..layers.linear import Linear, bias_home, linear
-from ..layers.stored import Layer
+from ..layers.linear import bias_home, linear
+from ..layers.moments import damped, moments
+from ..layers.stored import Layer, unread
 
 DAMP = 0.01
 """Added to the diagonal as a share of its mean."""
@@ -34,35 +34,27 @@ class Inputs:
     mean: np.ndarray
 
 
-def readable(model: Model, found: list[Layer], report: Report) -> list[tuple[Layer, Linear]]:
+def readable(model: Model, found: list[Layer], report: Report) -> list[Layer]:
     """The layers whose inputs can be read and whose errors' mean a bias can take; the others are noted."""
     kept = []
     for layer in found:
-        got = linear(model, layer.nodes[0]) if len(layer.nodes) == 1 else None
+        reason = unread(layer)
         if len(layer.nodes) > 1:
             reason = f"its weight is read by {len(layer.nodes)} nodes"
-        elif got is None or bias_home(model, layer.nodes[0]) is None:
+        elif linear(model, layer.nodes[0]) is None or bias_home(model, layer.nodes[0]) is None:
             reason = f"inputs of this {layer.nodes[0].op} are not read, or it has no place for a bias"
-        elif got.columns > MAX_COLUMNS:
-            reason = f"each output has {got.columns} inputs, and covariances are kept for at most {MAX_COLUMNS}"
-        else:
-            kept.append((layer, got))
+        if reason is None:
+            kept.append(layer)
             continue
         report.note(f"{layer.name} is clustered without data: {reason}")
     return kept
 
 
-def inputs(
-    model: Model, analysis: Analysis, able: list[tuple[Layer, Linear]], ctx: Context
-) -> Iterator[tuple[Layer, Inputs]]:
+def inputs(model: Model, analysis: Analysis, able: list[Layer], ctx: Context) -> Iterator[tuple[Layer, Inputs]]:
     """(layer, what it reads) one by one; no more covariances than fit into memory are held."""
-    by_node = {id(one.node): layer for layer, one in able}
-    for one, moment in covariances(model, analysis, [one for _, one in able], ctx, SAMPLES):
-        mean = moment[:, :-1, -1]
-        covariance = moment[:, :-1, :-1] - mean[:, :, None] * mean[:, None, :]
-        level = np.einsum("gii->gi", covariance).mean(1)
-        covariance += np.eye(mean.shape[1]) * (DAMP * np.where(level > 0, level, 1.0))[:, None, None]
-        yield by_node[id(one.node)], Inputs(covariance, mean)
+    each = moments(model, analysis, [layer.linears() for layer in able], ctx, SAMPLES)
+    for layer, seen in zip(able, each, strict=True):
+        yield layer, Inputs(damped(seen.covariance(), DAMP), seen.mean)
 
 
 def importance(layer: Layer, seen: Inputs, together: bool) -> np.ndarray:

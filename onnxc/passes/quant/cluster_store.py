@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from ...ir import functions
 from ...ir.model import Model, read_only
+from ..layers.layout import PLAIN
 from ..layers.stored import Layer
 
 
@@ -26,7 +27,7 @@ def stored_size(layer: Layer, bits: int, codebook: np.ndarray | gs.Constant) -> 
 
 def by_outputs(layer: Layer) -> bool:
     """Whether runs of outputs can have rows of a codebook: outputs lead the weight, or it is a matrix that turns."""
-    return layer.order == (0, 1, 2, 3) or (layer.tensor.values.ndim == 2 and layer.order == (0, 2, 1, 3))
+    return layer.layout.order == PLAIN or layer.tensor.values.ndim == 2
 
 
 def share(model: Model, layer: Layer, indices: np.ndarray, codebook: np.ndarray | gs.Constant, bits: int) -> None:
@@ -35,10 +36,10 @@ def share(model: Model, layer: Layer, indices: np.ndarray, codebook: np.ndarray 
     indices: uint8, in the common view [groups, outputs, channels, positions]; codebook: float [rows, values], rows more
     than one only where `by_outputs`, or the initialiser of an earlier layer.
     """
-    stem, turned = layer.tensor.name, layer.order != (0, 1, 2, 3)
+    stem, turned = layer.tensor.name, layer.layout.order != PLAIN
     rows = codebook.values if isinstance(codebook, gs.Constant) else codebook
     if turned and len(rows) == 1:
-        indices, turned = indices.transpose(np.argsort(layer.order)).reshape(layer.tensor.values.shape), False
+        indices, turned = layer.layout.store(indices, indices.dtype), False
     elif turned:
         indices = indices.reshape(layer.tensor.values.shape[::-1])
     else:

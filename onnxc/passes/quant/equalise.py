@@ -9,7 +9,8 @@ import numpy as np
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
-from .scaling import Class, blocks, classes, rescale
+from ..layers.layout import layout
+from .scaling import Class, classes, rescale
 
 LEAST = 2.0**-7
 """Channels are enlarged up to the reciprocal: beyond it a channel is as good as dead."""
@@ -124,7 +125,7 @@ def estimate(c: Class, s: np.ndarray, seen: dict[str, Seen], bits: int) -> float
     power = sum(t.power / max(t.count, 1) for t in tensors) / len(tensors) / s**2
     total = 0.0
     for node, repeat in c.readers:
-        w = blocks(node)
+        w = layout(node).view(node.inputs[1].values).astype(np.float64)
         g, _, columns, taps = w.shape
         w = w * np.repeat(s, repeat).reshape(g, 1, columns, 1)
         weight_step = np.abs(w).max((2, 3)) / ((1 << (bits - 1)) - 1)

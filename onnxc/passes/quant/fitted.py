@@ -16,7 +16,9 @@ from ...ir.model import Model, read_only
 from ...ir.qtype import QType
 from ...ir.verify import verify
 from ..base import Context
+from ..layers.inturn import InTurn
 from ..layers.linear import Linear, bias_home, linear
+from ..layers.moments import Moments, moments
 from . import affine, refine
 
 SHRINK = np.linspace(1.0, 0.4, 31)
@@ -45,7 +47,7 @@ class Request:
         """What the product reads instead of `x`."""
         return affine.dequantise(affine.quantise(x, self.x), self.x)
 
-    def solved(self, moments: refine.Moments, how: str, biased: bool) -> Fitted:
+    def solved(self, seen: Moments, how: str, biased: bool) -> Fitted:
         """The integers for these moments; biased: whether the product may have a bias."""
         layer = self.layer
         bias = None
@@ -53,7 +55,7 @@ class Request:
             bias = np.zeros(layer.outputs) if layer.bias is None else np.broadcast_to(layer.bias, layer.outputs)
             bias = np.asarray(bias, np.float64).ravel()
         top = (1 << (self.bits - 1)) - 1
-        stored, scale, bias = refine.solve(layer.matrix(), bias, moments, self._scales(bias, top), top, how)
+        stored, scale, bias = refine.solve(layer.matrix(), bias, seen, self._scales(bias, top), top, how)
         stored = layer.as_weight(stored).astype(np.int8)
         scale = np.asarray(scale.ravel() if self.per_channel else scale.max(), np.float32)
         return Fitted(read_only(stored), scale, None if bias is None else bias.astype(np.float32))
@@ -100,15 +102,15 @@ def fit(real: Model, done: Model, asked: list[Request], how: str, ctx: Context) 
     """(name, integers) product by product. `done` is the model that the caller quantises on the way: with `adaptive` it
     must hold each product's integers before the next is asked for."""
     analysis = verify(real).analysis
-    by_name = {r.layer.node.name: r for r in asked}
-    if how != "adaptive":
-        todo = [(r.layer, r.quantise) for r in asked]
-        for layer, moments in refine.local(real, analysis, todo, ctx):
-            yield layer.node.name, by_name[layer.node.name].solved(moments, how, _biased(real, layer.node))
-        return
-    seen = refine.InTurn(real, done, analysis, [r.layer for r in asked], ctx)
-    for name, request in by_name.items():
-        yield name, request.solved(seen.next(), how, _biased(real, request.layer.node))
+    layers = [r.layer for r in asked]
+    if how == "adaptive":
+        walk = InTurn(real, done, analysis, layers, ctx, targets="inputs")
+        seen = (walk.next() for _ in layers)
+    else:
+        seen = moments(real, analysis, [[x] for x in layers], ctx, instead=[r.quantise for r in asked])
+    for request in asked:
+        node = request.layer.node
+        yield node.name, request.solved(next(seen), how, _biased(real, node))
 
 
 def _biased(model: Model, node: gs.Node) -> bool:

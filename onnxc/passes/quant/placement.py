@@ -21,8 +21,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ...ir.model import Model, Tensor
+from ..layers.layout import PRODUCTS
 
-PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 INTEGER_OUT = ("Conv",)
 """Products with no integer kernel that gives floats: their output is quantised whoever reads it."""
 SUMS = ("Add", "Sum", "Mul")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from ..layers.layout import layout
+
 FLOAT = 1
 """The ONNX element type that is quantised."""
 
@@ -68,16 +70,14 @@ def read(node: gs.Node) -> Product:
         w = w if alpha == 1.0 else w * np.float32(alpha)
         if bias is not None:
             bias = np.broadcast_to(bias if beta == 1.0 else bias * np.float32(beta), (_columns(node, node.inputs[1]),))
-        return Product(node, w, bias, 0 if node.attrs.get("transB", 0) else 1)
-    if node.op == "MatMul":
-        return Product(node, w, None, 1 if w.ndim == 2 else None)
-    if node.op == "ConvTranspose":
-        return Product(node, w, bias, 1, node.attrs.get("group", 1))
-    return Product(node, w, bias, 0)
+    elif node.op == "MatMul" and w.ndim != 2:
+        return Product(node, w, None, None)
+    at = layout(node)
+    return Product(node, w, bias, at.output_axis, at.groups if node.op == "ConvTranspose" else 1)
 
 
 def _columns(node: gs.Node, w: gs.Constant) -> int:
-    return w.values.shape[0 if node.attrs.get("transB", 0) else 1]
+    return w.values.shape[layout(node).output_axis]
 
 
 def _bias(node: gs.Node):

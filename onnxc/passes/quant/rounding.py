@@ -20,16 +20,12 @@ from functools import partial
 
 import numpy as np
 
+from ..layers.moments import damped
+
 DAMP = 1e-3
 """What is added to the diagonal of H, as a share of its mean: keeps directions that the data never show near W."""
 BLOCK = 128
 SWEEPS = 4
-
-
-def damped(h: np.ndarray, damp: float = DAMP) -> np.ndarray:
-    """H with `damp` times its mean diagonal added; inputs that are always zero get one there."""
-    level = np.einsum("gii->gi", h).mean(1)
-    return h + np.eye(h.shape[1]) * (damp * np.where(level > 0, level, 1.0))[:, None, None]
 
 
 def target(w: np.ndarray, h: np.ndarray, c: np.ndarray, damp: float = DAMP) -> np.ndarray:

@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 
 from ...ir.analysis import Analysis
 from ...ir.model import Model
+from ..layers.layout import layout
 
 SAME = (
     *("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity"),
@@ -70,41 +71,23 @@ def scalable(model: Model, node: gs.Node) -> bool:
         return False
     if len(node.inputs) < 3 or not node.inputs[2].name:
         return True
-    outputs = w.values.shape[0 if node.op == "Conv" or node.attrs.get("transB", 0) else 1]
-    return isinstance(node.inputs[2], gs.Constant) and node.inputs[2].values.size == outputs
+    return (
+        isinstance(node.inputs[2], gs.Constant)
+        and node.inputs[2].values.size == w.values.shape[layout(node).output_axis]
+    )
 
 
 def rescale(model: Model, node: gs.Node, s_in: np.ndarray | None, s_out: np.ndarray | None) -> None:
     """Take scales into the weights of a product: `s_in` [inputs], `s_out` [outputs], float64."""
-    w = node.inputs[1].values.astype(np.float64)
-    out_axis = 0 if node.op == "Conv" or node.attrs.get("transB", 0) else 1
+    w, at = node.inputs[1].values.astype(np.float64), layout(node)
     if s_in is not None:
-        groups = node.attrs.get("group", 1) if node.op == "Conv" else 1
-        if groups > 1:
-            # group j of the outputs reads group j of the inputs
-            by_row = np.repeat(s_in.reshape(groups, -1), w.shape[0] // groups, axis=0)
-            w = w * by_row.reshape(*by_row.shape, *[1] * (w.ndim - 2))
-        else:
-            w = w * _along(s_in, 1 - out_axis, w.ndim)
+        w = w * at.factor(s_in, inward=True)
     if s_out is not None:
-        w = w / _along(s_out, out_axis, w.ndim)
+        w = w / at.factor(s_out, inward=False)
         if len(node.inputs) > 2 and node.inputs[2].name:
             bias = node.inputs[2].values
             model.set_weight(node, 2, (bias / s_out.reshape(bias.shape)).astype(bias.dtype))
     model.set_weight(node, 1, w.astype(np.float32))
-
-
-def blocks(node: gs.Node) -> np.ndarray:
-    """The weight of a product as float64 [groups, outputs, inputs, positions], outputs and inputs those of a group."""
-    w = node.inputs[1].values.astype(np.float64)
-    if node.op == "Gemm":
-        return (w if node.attrs.get("transB", 0) else w.T)[None, :, :, None]
-    groups = node.attrs.get("group", 1)
-    return w.reshape(groups, w.shape[0] // groups, w.shape[1], -1)
-
-
-def _along(values: np.ndarray, axis: int, rank: int) -> np.ndarray:
-    return values.reshape([-1 if d == axis else 1 for d in range(rank)])
 
 
 def _alike(node: gs.Node, analysis: Analysis) -> bool:
