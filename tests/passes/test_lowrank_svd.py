@@ -13,9 +13,8 @@ from onnxc.ir.model import Model
 from onnxc.ir.text import dump
 from onnxc.ir.verify import verify
 from onnxc.passes.base import apply
-from onnxc.passes.lowrank.forms import FORMS
 from onnxc.passes.lowrank import target as targets
-from onnxc.passes.lowrank.forms import halves, pair
+from onnxc.passes.lowrank.forms import FORMS, halves, pair
 from onnxc.passes.registry import make
 from onnxc.pipeline import Pipeline
 from onnxc.runtime.data import open_data
