@@ -241,7 +241,7 @@ def test_hashing_finds_nearly_the_best_signs():
     rng = np.random.default_rng(3)
     x = rng.normal(size=(50, 8))
     u, h = rng.normal(size=(1, 4, 8)), (x.T @ x / 50)[None]
-    damped = rounding.damped(h)
+    damped = rounding.damped(h, rounding.DAMP)
     every = ((np.arange(256)[:, None] >> np.arange(8)) & 1) * 2.0 - 1
     power, cross = np.einsum("si,ij,sj->s", every, damped[0], every), every @ damped[0] @ u[0].T
     best = np.einsum("oi,ij,oj->o", u[0], damped[0], u[0]) - (np.maximum(cross, 0) ** 2 / power[:, None]).max(0)
