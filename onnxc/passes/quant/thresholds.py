@@ -29,7 +29,7 @@ from ...ir.verify import Verified
 from ..base import Report
 from ..editor import Editor
 from ..fuse.affine import AFFINE, affine_of, per_channel
-from ..layers.linear import Linear, has_input
+from ..layers.linear import has_input
 from .few_bits import integers, stored_weight
 
 EXACT = 1 << 23
@@ -105,7 +105,7 @@ def chain(e: Editor, end: gs.Node) -> Chain | str | None:
     w = stored_weight(maker.inputs[1]) if len(maker.inputs) > 1 else None
     if w is None or w.ndim < 2:
         return None
-    outputs = Linear(maker, 1).outputs if isinstance(maker.inputs[1], gs.Constant) else _outputs(maker, w)
+    outputs = _outputs(maker, w)
     factor, shift = np.ones(outputs), np.zeros(outputs)
     rank = e.rank(maker.outputs[0])
     for one in affine[::-1]:
