@@ -161,7 +161,7 @@ def test_entropy_ignores_an_outlier_and_never_clips_more_than_its_tail():
 def test_rounding_for_outputs_errs_less_than_rounding_of_weights_and_descent_less_still():
     rng = np.random.default_rng(3)
     x = rng.normal(size=(400, 12)) @ rng.normal(size=(12, 12))
-    h = rounding.damped((x.T @ x / 400)[None])
+    h = rounding.damped((x.T @ x / 400)[None], rounding.DAMP)
     w = rng.normal(size=(1, 6, 12))
     scale = np.abs(w).max(2, keepdims=True) / 3
     plain = rounding.nearest(w, scale, 3)
