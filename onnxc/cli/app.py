@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from onnxc import __version__
-from onnxc.cli import bench, compare, compile, demo, inspect, pack, passes, run, sensitivity
+from onnxc.cli import bench, compare, compile, demo, inspect, pack, passes, run, sensitivity, signals
 from onnxc.ir.errors import OnnxcError
+from onnxc.ir.escape import line
 
 app = typer.Typer(
     name="onnxc",
@@ -66,19 +68,19 @@ def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"] or ["--help"]
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+    _open_streams()
     try:
-        _dispatch(argv)
-        sys.stdout.flush()
+        with signals.handled():
+            _dispatch(argv)
+            sys.stdout.flush()
         return 0
     except typer.Exit as e:
         return e.exit_code
     except BrokenPipeError:
-        # the reader has gone: nobody is left to tell, and Python must not try to flush again at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # the reader has gone, and nobody is left to tell
         return 128 + 13
+    except signals.Ended as e:
+        return _complain(e.said, 128 + e.number, debug)
     except KeyboardInterrupt:
         return _complain("interrupted", 130, debug)
     except OnnxcError as e:
@@ -87,6 +89,26 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(f"{e.format_message().rstrip('.')}; see {_path(e)} --help", 2, debug)
     except Exception as e:  # noqa: BLE001
         return _complain(*_unforeseen(e), debug)
+
+
+def _open_streams() -> None:
+    """Where a stream was closed before we began, what is opened next would take its number, and prints would end up there."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        if hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="replace")
+
+
+def _drop_output() -> None:
+    """Python must not try to write again, at its end, what could not be written."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # Typer brings its own copy of Click or uses the installed one; either way this is the base of all usage errors.
@@ -119,5 +141,10 @@ def _complain(text: str, status: int, debug: bool) -> int:
         import traceback
 
         traceback.print_exc()
-    print(f"onnxc: error: {' '.join(text.split())}", file=sys.stderr)
+    with suppress(OSError):  # where nothing can be said, the status says it
+        print(f"onnxc: error: {line(text)}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()
     return status

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..ir.errors import BadOption
+from ..ir.output import destination, is_special
 
 
 def wanted(value: str | None, name: str, command: str = "passes") -> str:
@@ -55,9 +56,11 @@ def check_file(path: str | None, option: str) -> bool:
     """Refuse, before any work, a file that cannot be written. Whether there is one to write."""
     if path is None:
         return False
-    folder = Path(path).parent
     if not path or Path(path).is_dir():
         raise BadOption(f"{option} {path or repr(path)} is a folder or nothing", expected="a file")
+    if is_special(path):
+        return True
+    folder = destination(path).parent
     if not folder.is_dir():
         raise BadOption(f"{option}: there is no folder {folder}", remedy="make it first")
     if not os.access(folder, os.W_OK | os.X_OK):

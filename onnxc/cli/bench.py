@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..ir.escape import readable
 from . import arguments
 from .options import JsonOption, RemoteOption, ShapeOption, ThreadsOption, bar, colour, json_text, show
 from .tables import Column, draw, plural, seconds
@@ -33,6 +34,7 @@ def bench(
 
 def render_times(rows: Sequence[Row], *, width: int | None = None, colour: bool = False) -> str:
     """A row per candidate: median and best time of a call, and the ratio to the first with its quartiles."""
+    rows = readable(rows)
     columns = (Column("", number=False), Column("median"), Column("best"), Column("ratio"), Column("quartiles"))
     cells = [
         [r.name, seconds(r.median), seconds(r.best), f"{r.ratio:.3f}x", f"{r.low:.3f} to {r.high:.3f}"] for r in rows

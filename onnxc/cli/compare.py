@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..ir.escape import readable
 from .options import DataOption, JsonOption, TaskOption, colour, json_text, show
 from .tables import Column, decibels, draw, percent, plural, score
 
@@ -29,6 +30,7 @@ def compare(
 
 def render(found: Comparison, *, width: int | None = None, colour: bool = False) -> str:
     """The comparison as text: a row per output, accuracies, and what it was measured on."""
+    found = readable(found)
     columns = (
         Column("output", number=False),
         Column("max abs error"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..ir.errors import BadOption
+from ..ir.escape import readable
 from . import arguments
 from .options import DataOption, bar, colour, json_text, show
 from .tables import Column, count, draw, plural, screen_width, seconds, size, wrap
@@ -98,6 +99,7 @@ def library_name(path: str) -> str:
 
 def render(report: CompileReport, *, width: int | None = None, colour: bool = False) -> str:
     """The report as text: a row per kernel, what TVM's own operators did, sizes, and the files."""
+    report = readable(report)
     width = width or screen_width()
     parts = []
     if report.kernels:

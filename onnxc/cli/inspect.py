@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from ..ir.escape import readable
 from . import tables
 from .options import JsonOption, ModelArgument, VerboseOption, colour, json_text, show
 
@@ -35,6 +36,7 @@ FEW = 24
 
 def render(found: Inspection, *, verbose: bool = False, width: int | None = None, colour: bool = False) -> str:
     """The inspection as text. Without `verbose`: only layers with weights or MACs, and the beginning of long lists."""
+    found = readable(found)
     width = width or tables.screen_width()
     parts = [_head(found, width)]
     layers = [x for x in found.layers if verbose or ((x.macs or x.params) and x.op not in QUANTISERS)]

@@ -37,9 +37,9 @@ ShapeOption = Annotated[
 
 def json_text(value: object) -> str:
     """JSON as the commands print it."""
-    import json
+    from ..ir import escape
 
-    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    return escape.json_text(value)
 
 
 def show(text: str) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..ir.escape import line, readable
 from . import arguments
 from .options import ModelArgument, VerboseOption, colour, show
 from .tables import Column, draw, percent, plural, screen_width, size
@@ -26,7 +27,7 @@ def pack(
     arguments.check_file(out, "-o")
     from ..coding import pack
 
-    show(f"{render(pack(model, out), verbose=verbose, colour=colour())}\n\nwritten: {out}")
+    show(f"{render(pack(model, out), verbose=verbose, colour=colour())}\n\nwritten: {line(out)}")
 
 
 def unpack(
@@ -48,12 +49,13 @@ def unpack(
 
     with Archive(archive) as opened:
         total = opened.size
-    written = "\n".join(f"written: {path}" for path in unpack(archive, out, max_bytes=max_bytes))
+    written = "\n".join(f"written: {line(str(path))}" for path in unpack(archive, out, max_bytes=max_bytes))
     show(f"{size(total)} in {plural(len(opened.files), 'file')}\n{written}")
 
 
 def render(packed: Packed, *, verbose: bool = False, width: int | None = None, colour: bool = False) -> str:
     """The largest tensors with their sizes before and after (all of them if `verbose`), and the sum."""
+    packed = readable(packed)
     rows = sorted(packed.tensors, key=lambda row: -row[1])
     shown = rows if verbose else rows[:FEW]
     parts = []

@@ -9,6 +9,7 @@ import typer
 
 from .. import __version__
 from ..ir.errors import BadOption
+from ..ir.escape import line
 from . import arguments
 from .options import DataOption, TaskOption, VerboseOption, bar, colour, json_text, show
 
@@ -61,7 +62,7 @@ def passes(
         _write_report(Path(report), result.report, model, out)
     show(render(result.report, verbose=verbose, colour=colour()))
     if out:
-        show(f"\nwritten: {out}")
+        show(f"\nwritten: {line(out)}")
 
 
 def _write_report(path: Path, report, model: str, out: str | None) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from html import escape
 from typing import TYPE_CHECKING
 
+from ..ir.escape import html, readable
 from .tables import (
     NARROW,
     Column,
@@ -39,6 +39,7 @@ FEW = 4
 
 def render(report: PipelineReport, *, verbose: bool = False, width: int | None = None, colour: bool = False) -> str:
     """The report as text: a row per pass, then what was left alone and why (all of it with `verbose`), then notes."""
+    report = readable(report)
     width = width or screen_width()
     parts = [
         draw(columns(report), _rows(report, "\n" if width < NARROW else " "), width, colour),
@@ -161,20 +162,20 @@ def render_html(report: PipelineReport, title: str = "onnxc report") -> str:
     titled = columns(report)
     used = [k for k, _ in enumerate(titled) if any(row[k] for row in rows)]
     kinds = {k: "" if titled[k].number else ' class="word"' for k in used}
-    head = "".join(f"<th{kinds[k]}>{escape(titled[k].title)}</th>" for k in used)
+    head = "".join(f"<th{kinds[k]}>{html(titled[k].title)}</th>" for k in used)
     body = "\n".join("<tr>" + "".join(f"<td{kinds[k]}>{_cell(row[k])}</td>" for k in used) + "</tr>" for row in rows)
     unfold = "\n".join(filter(None, (_unfold(r) for r in report.rows)))
     return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style></head>\n<body><h1>{escape(title)}</h1>\n"
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html(title)}</title>'
+        f"<style>{STYLE}</style></head>\n<body><h1>{html(title)}</h1>\n"
         f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>\n"
-        f"<p>{escape(legend(report))}</p>\n{unfold}\n</body></html>\n"
+        f"<p>{html(legend(report))}</p>\n{unfold}\n</body></html>\n"
     )
 
 
 def _cell(text: str) -> str:
     value, _, moved = text.partition("\n")
-    return escape(value) + (f'<span class="change">{escape(moved)}</span>' if moved else "")
+    return html(value) + (f'<span class="change">{html(moved)}</span>' if moved else "")
 
 
 def _unfold(r: Report) -> str:
@@ -186,6 +187,6 @@ def _unfold(r: Report) -> str:
     text = ""
     for title, items in lists:
         if items:
-            lines = "".join(f"<li>{f'<code>{escape(n)}</code> ' if n else ''}{escape(what)}</li>" for n, what in items)
-            text += f"<details><summary>{escape(r.name)}: {title}</summary><ul>{lines}</ul></details>"
+            lines = "".join(f"<li>{f'<code>{html(n)}</code> ' if n else ''}{html(what)}</li>" for n, what in items)
+            text += f"<details><summary>{html(r.name)}: {title}</summary><ul>{lines}</ul></details>"
     return text

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..ir.errors import BadOption, Unsupported
+from ..ir.escape import line, readable
 from . import arguments
 from .options import RemoteOption, colour, show
 from .tables import Column, draw, shape
@@ -48,7 +49,7 @@ def run(
         save_outputs(outputs, Path(out))
     show(render_outputs(outputs, fed, colour=colour()))
     if out:
-        show(f"\nwritten: {out}")
+        show(f"\nwritten: {line(out)}")
 
 
 def save_outputs(outputs: Arrays, folder: Path) -> None:
@@ -81,6 +82,8 @@ def render_outputs(outputs: Arrays, fed: str, *, width: int | None = None, colou
             # NaN shows itself; float64 so that float16 sums do not overflow
             wide = a.astype(np.float64)
             figures = [f"{v:.6g}" for v in (wide.min(), wide.mean(), wide.max())]
-        rows.append([name, str(a.dtype), shape(a.shape), *figures])
+        rows.append([readable(name), str(a.dtype), shape(a.shape), *figures])
     columns = (Column("output", number=False), Column("type", number=False), Column("shape", number=False))
-    return f"{draw([*columns, Column('min'), Column('mean'), Column('max')], rows, width, colour)}\n\nfed: {fed}"
+    return (
+        f"{draw([*columns, Column('min'), Column('mean'), Column('max')], rows, width, colour)}\n\nfed: {readable(fed)}"
+    )

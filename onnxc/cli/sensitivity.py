@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..ir.errors import BadOption
+from ..ir.escape import readable
 from . import arguments
 from .options import DataOption, JsonOption, ModelArgument, TaskOption, bar, colour, json_text, show
 from .tables import Column, draw, percent, plural, score
@@ -49,6 +50,7 @@ def sensitivity(
 
 def render(found: Sensitivity, *, width: int | None = None, colour: bool = False) -> str:
     """A row for each group: error (and the task's metric) at each ratio."""
+    found = readable(found)
     if not found.curves:
         return "no group of channels can be pruned"
     ratios = [p.ratio for p in found.curves[0].points]

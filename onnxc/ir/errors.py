@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .escape import line, terminal
+
 
 class OnnxcError(Exception):
     """Base of every error that onnxc raises on purpose.
@@ -39,9 +41,10 @@ class OnnxcError(Exception):
         if self.pass_name:
             place.append(f"pass {self.pass_name}")
         if self.node:
-            place.append(f"node {self.node}")
+            place.append(f"node {terminal(self.node)}")
         if self.tensor is not None:
-            place.append(self.tensor if self.axis is None else f"{self.tensor}[{self.axis}]")
+            name = terminal(self.tensor)
+            place.append(name if self.axis is None else f"{name}[{self.axis}]")
         text = ": ".join([", ".join(place), self.what] if place else [self.what])
         if self.expected is not None:
             text += f", expected {self.expected}"
@@ -49,7 +52,7 @@ class OnnxcError(Exception):
             text += f", found {self.found}"
         if self.remedy:
             text += f"; {self.remedy}"
-        return " ".join(text.split())
+        return line(text)
 
 
 class BadModel(OnnxcError):

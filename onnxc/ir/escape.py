@@ -10,6 +10,8 @@ Needs nothing but Python, as it goes into the wheels of libraries.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import re
 
@@ -75,6 +77,36 @@ def terminal(text: str) -> str:
     if text.isprintable() and "\\" not in text:
         return text
     return "".join(c if c.isprintable() and c != "\\" else _python_escape(c) for c in text)
+
+
+LONG = 1000
+"""Characters of a name that are shown whole."""
+
+
+def readable(value):
+    """A copy of a result (dataclasses, lists, tables, texts, numbers) in which every text is as `terminal` shows it, long ones
+    with their middle left out: what is drawn from it shows names as they are, and nothing that a name says is done."""
+    if isinstance(value, str):
+        if len(value) <= LONG:
+            return terminal(value)
+        return f"{terminal(value[: LONG // 2])}…{terminal(value[-LONG // 4 :])} ({len(value)} characters)"
+    if isinstance(value, dict):
+        return {readable(k): readable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        parts = [readable(v) for v in value]
+        return parts if isinstance(value, list) else type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        copied = copy.copy(value)
+        for field in dataclasses.fields(value):
+            object.__setattr__(copied, field.name, readable(getattr(value, field.name)))
+        return copied
+    return value
+
+
+def line(text: str) -> str:
+    """A message with names in it as one line: white space becomes a space, all else that does not print is escaped."""
+    text = " ".join(text.split())
+    return text if text.isprintable() else "".join(c if c.isprintable() else _python_escape(c) for c in text)
 
 
 def html(text: str) -> str:

@@ -23,7 +23,7 @@ from onnxc.ir.escape import comment
 from onnxc.runtime.toolchain import Toolchain
 
 ROOT = Path(__file__).parents[2]
-LOADER = ("ir/errors.py", "runtime/library.py", "runtime/toolchain.py")
+LOADER = ("ir/errors.py", "ir/escape.py", "runtime/library.py", "runtime/toolchain.py")
 VERSION = "1.0.0"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file can say
 

@@ -24,6 +24,7 @@ from ...ir.analysis import Analysis, analyse
 from ...ir.axes import Atom, atoms
 from ...ir.digest import digest
 from ...ir.errors import BadData
+from ...ir.escape import json_text
 from ...ir.masks import apply_masks
 from ...ir.model import Model
 from ...ir.output import write_whole
@@ -141,7 +142,7 @@ def write(file: Path, head: Mapping, curves: Mapping[str, Curve]) -> None:
         key: {"name": c.name, "channels": c.channels, "points": [vars(p) for p in c.points]}
         for key, c in curves.items()
     }
-    write_whole(file, [(json.dumps({**head, "curves": rows}, indent=1, ensure_ascii=False) + "\n").encode()])
+    write_whole(file, [(json_text({**head, "curves": rows}) + "\n").encode()])
 
 
 def read(file: Path, head: Mapping | None = None) -> dict[str, Curve]:
