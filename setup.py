@@ -9,7 +9,15 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "onnxc/__init__.py").read_text(encoding="utf-8"), re.M).group(1)
 
 EXTRAS = {
-    "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.12", "onnxslim>=0.1.80", "ziglang>=0.13"],
+    "test": [
+        "pytest>=8",
+        "pytest-xdist>=3.5",
+        "hypothesis>=6.100",
+        "pyte>=0.8",
+        "ruff>=0.12",
+        "onnxslim>=0.1.80",
+        "ziglang>=0.13",
+    ],
     # Links for every target but bare metal where no cross compiler is installed; for WebAssembly always.
     "cross": ["ziglang>=0.13"],
     "bench": ["onnxslim>=0.1.80", "onnxsim>=0.4.36", "scikit-learn>=1.5"],

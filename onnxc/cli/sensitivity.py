@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from ..ir.errors import BadOption
 from ..ir.escape import readable
+from ..ir.output import write_whole
 from . import arguments
 from .options import DataOption, JsonOption, ModelArgument, TaskOption, bar, colour, json_text, show
 from .tables import Column, draw, percent, plural, score
@@ -73,10 +75,17 @@ def draw_plot(found: Sensitivity, path: Path) -> None:
         raise BadOption("--plot needs matplotlib", remedy="install the extra: onnxc[plot]") from None
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.add_subplot()
-    for c in found.curves:
-        axes.plot([0.0, *(p.ratio for p in c.points)], [0.0, *(p.error for p in c.points)], marker=".", label=c.name)
+    for c in readable(found).curves:
+        # a dollar would begin a formula, an underscore hide the line
+        label = f" {c.name}".replace("$", r"\$")
+        axes.plot([0.0, *(p.ratio for p in c.points)], [0.0, *(p.error for p in c.points)], marker=".", label=label)
     axes.set_xlabel("share of channels removed")
     axes.set_ylabel("relative error of the outputs")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="xx-small", ncols=1 + len(found.curves) // 24)
-    figure.savefig(path)
+    image = io.BytesIO()
+    try:
+        figure.savefig(image, format=path.suffix[1:] or "png")
+    except ValueError as e:
+        raise BadOption(f"--plot: {e}") from None
+    write_whole(path, [image.getvalue()])

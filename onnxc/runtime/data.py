@@ -7,6 +7,7 @@ deterministic and starts afresh with each `batches`.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import re
 import sys
@@ -23,6 +24,8 @@ from onnxc.ir.errors import BadData
 from onnxc.runtime.specs import TensorSpec, check_array, listing, random_feeds
 
 LABELS = "labels"
+LONGEST = 180
+"""Characters of a file's name that are a tensor's."""
 FORMS = "give an .npz, a folder of .npy files, or module:function"
 # What numpy and zipfile raise on damaged files; the header of an .npy is parsed as Python.
 _UNREADABLE = (
@@ -282,8 +285,14 @@ def _is_whole(spec: TensorSpec) -> bool:
 
 
 def file_name(tensor: str) -> str:
-    """The file of a tensor in a folder of .npy: its name, with `_` for what file systems or shells do not like."""
-    return re.sub(r"[^\w.-]", "_", tensor, flags=re.ASCII) + ".npy"
+    """The file of a tensor in a folder of .npy: its name, with `_` for what file systems or shells do not like.
+
+    A name that is too long ends in a digest.
+    """
+    name = re.sub(r"[^\w.-]|^[.-]", "_", tensor, flags=re.ASCII)
+    if len(name) > LONGEST:
+        name = name[:LONGEST] + hashlib.sha256(tensor.encode(errors="surrogatepass")).hexdigest()[:16]
+    return f"{name}.npy"
 
 
 def read_npy(path: Path) -> np.ndarray:

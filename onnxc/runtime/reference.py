@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnxc.ir import temporary
 from onnxc.ir.errors import Unsupported, VerificationError
 from onnxc.runtime.data import Data
 from onnxc.runtime.specs import check_feeds, input_specs
@@ -74,12 +75,12 @@ class Session:
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
         providers = ["CPUExecutionProvider"]
-        with tempfile.TemporaryDirectory(prefix="onnxc-", ignore_cleanup_errors=True) as folder:
+        with temporary.folder(Path(tempfile.gettempdir()), "session") as folder:
             try:
                 if isinstance(model, str | Path) and not extra:
                     self._session = ort.InferenceSession(str(model), options, providers)
                 else:
-                    source = _loadable(proto, extra, Path(folder))
+                    source = _loadable(proto, extra, folder)
                     self._session = ort.InferenceSession(source, options, providers)
             except _ort_errors() as error:
                 raise _verification_error("ONNX Runtime does not take the model", error) from error
