@@ -1,0 +1,221 @@
+"""How time and memory grow with a model: processor time for 10,000 and 100,000 nodes, memory for hundreds of megabytes.
+
+    python benchmarks/scale.py [time|memory] [--nodes 10000 100000] [--graphs NAMES] [--lists LISTS] [--json FILE]
+
+Time: graphs of one awkward kind each go through pass lists, with no data and `check="shapes"`, each run in a process of its
+own; `growth` is the processor time at the larger number of nodes by that at the smaller. Ten times the nodes may take at
+most 12 times the time. Memory: models of several hundred megabytes of weights go through pass lists with data; `peak` is
+the resident memory of the process at its highest, above that of a process that has imported everything, by the weights.
+Results are written to benchmarks/results/scale.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+OUT = Path(__file__).parent / "results/scale.json"
+LISTS = ("clean,fuse", "prune", "quant", "lowrank")
+GROWTH = 12.0
+"""Allowed for ten times the nodes."""
+
+
+class Graph:
+    """Nodes and weights of a model under construction; the weights are seeded noise."""
+
+    def __init__(self, names: bool = True):
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self.rng = np.random.default_rng(0)
+        self.names = names
+
+    def op(self, op: str, *inputs: str, **attrs) -> str:
+        out = f"t{len(self.nodes)}"
+        name = f"{op}_{len(self.nodes)}" if self.names else "node"
+        self.nodes.append(helper.make_node(op, list(inputs), [out], name=name, **attrs))
+        return out
+
+    def weight(self, *shape: int) -> str:
+        fan = max(1, int(np.prod(shape[1:])))
+        return self.constant((self.rng.standard_normal(shape) / np.sqrt(fan)).astype(np.float32))
+
+    def constant(self, values) -> str:
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(np.asarray(values), name))
+        return name
+
+    def model(self, x: tuple, y: tuple, out: str) -> onnx.ModelProto:
+        info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", x), (out, y))]
+        graph = helper.make_graph(self.nodes, "scale", info[:1], info[1:], self.weights)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def equal_names(n: int) -> onnx.ModelProto:
+    """Residual blocks of convolutions, all nodes of one name, with weights of their own and BatchNormalization."""
+    g, x = Graph(names=False), "x"
+    while len(g.nodes) < n:
+        y = g.op("Conv", x, g.weight(4, 4, 1, 1))
+        y = g.op("BatchNormalization", y, *(g.constant(np.ones(4, np.float32) * v) for v in (0.5, 0.1, 0.2, 1.0)))
+        y = g.op("Relu", y)
+        x = g.op("Add", x, y)
+    return g.model((1, 4, 2, 2), (1, 4, 2, 2), x)
+
+
+def shared_constant(n: int) -> onnx.ModelProto:
+    """A chain of convolutions that all read one weight and one bias, with additions of one constant between them."""
+    g, x = Graph(), "x"
+    w, b, c = g.weight(4, 4, 1, 1), g.weight(4), g.constant(np.full((1, 4, 1, 1), 0.1, np.float32))
+    while len(g.nodes) < n:
+        x = g.op("Relu", g.op("Add", g.op("Conv", x, w, b), c))
+    return g.model((1, 4, 2, 2), (1, 4, 2, 2), x)
+
+
+def dense(n: int) -> onnx.ModelProto:
+    """A chain of MatMul, Add and Relu with weights of their own."""
+    g, x = Graph(), "x"
+    while len(g.nodes) < n:
+        x = g.op("Relu", g.op("Add", g.op("MatMul", x, g.weight(8, 8)), g.weight(8)))
+    return g.model((1, 8), (1, 8), x)
+
+
+def slices(n: int) -> onnx.ModelProto:
+    """A chain of Slices that each take one element off a convolution's channels, and a convolution behind each."""
+    g, x = Graph(), "x"
+    zero, axis, w = g.constant(np.array([0])), g.constant(np.array([1])), g.weight(8, 6, 1, 1)
+    seven, six = g.constant(np.array([7])), g.constant(np.array([6]))
+    while len(g.nodes) < n:
+        x = g.op("Conv", g.op("Slice", g.op("Slice", x, zero, seven, axis), zero, six, axis), w)
+    return g.model((1, 8, 2, 2), (1, 8, 2, 2), x)
+
+
+def long_slices(n: int) -> onnx.ModelProto:
+    """Slices in a row, each shorter by one than the last."""
+    g, x = Graph(), "x"
+    zero, axis = g.constant(np.array([0])), g.constant(np.array([1]))
+    for i in range(n):
+        x = g.op("Slice", x, zero, g.constant(np.array([n - i])), axis)
+        if i % 2:
+            x = g.op("Relu", x)
+    return g.model((1, n + 1), (1, 1), x)
+
+
+def many_readers(n: int) -> onnx.ModelProto:
+    """One tensor that n / 2 convolutions read, added up by one Sum; many constants that are equal."""
+    g = Graph()
+    first = g.op("Relu", "x")
+    outs = []
+    while len(g.nodes) < n:
+        y = g.op("Conv", first, g.weight(4, 4, 1, 1))
+        outs.append(g.op("Mul", y, g.constant(np.float32(0.5))))
+    return g.model((1, 4, 2, 2), (1, 4, 2, 2), g.op("Sum", *outs))
+
+
+def concats(n: int) -> onnx.ModelProto:
+    """A convolution joined to all before it, again and again, fresh every 64."""
+    g, x = Graph(), "x"
+    i = 0
+    w = g.weight(4, 4, 1, 1)
+    while len(g.nodes) < n:
+        joined = first = g.op("Conv", x, w)
+        for _ in range(64):
+            joined = g.op("Concat", joined, g.op("Relu", first), axis=1)
+            first = g.op("Conv", first, w)
+        x = g.op("Conv", joined, g.weight(4, 4 * 65, 1, 1))
+        i += 1
+    return g.model((1, 4, 1, 1), (1, 4, 1, 1), x)
+
+
+def dead_weight(n: int) -> onnx.ModelProto:
+    """Identities, inverse pairs, duplicates and foldable chains: everything that clean removes."""
+    g, x = Graph(), "x"
+    perm, one = [0, 2, 3, 1], g.constant(np.float32(1.0))
+    while len(g.nodes) < n:
+        a = g.op("Identity", g.op("Transpose", g.op("Transpose", x, perm=perm), perm=[0, 3, 1, 2]))
+        b = g.op("Mul", a, one)
+        c, d = g.op("Sigmoid", b), g.op("Sigmoid", b)
+        k = g.op("Sqrt", g.op("Abs", g.weight(4, 1, 1)))
+        x = g.op("Add", g.op("Add", c, d), k)
+    return g.model((1, 4, 2, 2), (1, 4, 2, 2), x)
+
+
+GRAPHS = {f.__name__: f for f in (equal_names, shared_constant, dense, slices, long_slices, many_readers, concats, dead_weight)}
+
+
+def worker(kind: str, n: int, passes: str) -> dict:
+    """One run, in this process: processor time of reading and of the passes, and the highest resident memory."""
+    import onnxc
+
+    data = GRAPHS[kind](n).SerializeToString()
+    start = time.process_time()
+    model = onnxc.load(data)
+    loaded = time.process_time()
+    result = onnxc.run_passes(model, passes, check="shapes")
+    end = time.process_time()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        "nodes": n, "load_s": round(loaded - start, 2), "cpu_s": round(end - start, 2), "peak_mb": round(peak),
+        "edits": sum(len(r.edits) for r in result.report.rows), "nodes_after": len(result.model.nodes),
+    }  # fmt: skip
+
+
+def measured(arguments: list[str], seconds: int) -> dict:
+    """What a process of its own prints as its last line; a verdict where it fails or takes longer."""
+    command = [sys.executable, __file__, *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"over {seconds} s"}
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        return {"failed": (done.stderr.strip().splitlines() or ["no output"])[-1][:200]}
+    return json.loads(lines[-1])
+
+
+def times(kinds: list[str], lists: list[str], nodes: list[int], seconds: int) -> dict:
+    """graph -> pass list -> the runs by number of nodes, and the growth from the first to the last."""
+    table: dict[str, dict] = {}
+    for kind in kinds:
+        for passes in lists:
+            runs = [measured(["worker", kind, str(n), passes], seconds) for n in nodes]
+            row = {"runs": runs}
+            if all("cpu_s" in r for r in runs):
+                row["growth"] = round(runs[-1]["cpu_s"] / runs[0]["cpu_s"], 2)
+            table.setdefault(kind, {})[passes] = row
+            shown = "  ".join(f"{r['cpu_s']:8.1f} s {r['peak_mb']:6d} MB" if "cpu_s" in r else r["failed"] for r in runs)
+            print(f"{kind:16} {passes:12} {shown}  growth {row.get('growth', '-')}", flush=True)
+    return table
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["worker"]:
+        print(json.dumps(worker(sys.argv[2], int(sys.argv[3]), sys.argv[4])))
+        return
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", nargs="?", choices=["time", "memory", "all"], default="all")
+    parser.add_argument("--nodes", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--graphs", nargs="+", choices=GRAPHS, default=list(GRAPHS))
+    parser.add_argument("--lists", nargs="+", default=list(LISTS))
+    parser.add_argument("--seconds", type=int, default=1800, help="a run that takes longer is given up")
+    parser.add_argument("--json", type=Path, default=OUT)
+    args = parser.parse_args()
+    found = json.loads(args.json.read_text()) if args.json.exists() else {}
+    if args.what in ("time", "all"):
+        found["time"] = times(args.graphs, args.lists, args.nodes, args.seconds)
+    args.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
