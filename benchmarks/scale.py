@@ -17,7 +17,6 @@ import os
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -151,7 +150,10 @@ def dead_weight(n: int) -> onnx.ModelProto:
     return g.model((1, 4, 2, 2), (1, 4, 2, 2), x)
 
 
-GRAPHS = {f.__name__: f for f in (equal_names, shared_constant, dense, slices, long_slices, many_readers, concats, dead_weight)}
+GRAPHS = {
+    f.__name__: f
+    for f in (equal_names, shared_constant, dense, slices, long_slices, many_readers, concats, dead_weight)
+}
 
 
 def worker(kind: str, n: int, passes: str) -> dict:
@@ -194,7 +196,9 @@ def times(kinds: list[str], lists: list[str], nodes: list[int], seconds: int) ->
             if all("cpu_s" in r for r in runs):
                 row["growth"] = round(runs[-1]["cpu_s"] / runs[0]["cpu_s"], 2)
             table.setdefault(kind, {})[passes] = row
-            shown = "  ".join(f"{r['cpu_s']:8.1f} s {r['peak_mb']:6d} MB" if "cpu_s" in r else r["failed"] for r in runs)
+            shown = "  ".join(
+                f"{r['cpu_s']:8.1f} s {r['peak_mb']:6d} MB" if "cpu_s" in r else r["failed"] for r in runs
+            )
             print(f"{kind:16} {passes:12} {shown}  growth {row.get('growth', '-')}", flush=True)
     return table
 

@@ -1,9 +1,13 @@
-"""What holds of any onnx-graphsurgeon graph: domains that count as standard, read-only arrays, order, cheap copies."""
+"""What holds of any onnx-graphsurgeon graph: domains that count as standard, read-only arrays, order, cheap edits and
+copies."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.util.misc import SynchronizedList
 
 from .errors import BadModel
 
@@ -21,6 +25,56 @@ def read_only(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values).view()
     values.flags.writeable = False
     return values
+
+
+def position(items: list, one, near: int = 0) -> int:
+    """Where `one` stands in `items`, by identity; -1 if nowhere. The search begins at `near`, just ahead of where the
+    last one was: edits go through a graph in its order or against it, so that each finds its place at once."""
+    near = max(0, min(near, len(items)) - 1)
+    for i in range(near, len(items)):
+        if items[i] is one:
+            return i
+    return next((i for i in range(near) if items[i] is one), -1)
+
+
+def unlink(items: SynchronizedList, one) -> None:
+    """Take `one` out of the readers or makers of a tensor once, by identity."""
+    at = position(items, one, getattr(items, "near", 0))
+    if at >= 0:
+        list.__delitem__(items, at)
+        items.near = at
+
+
+def _unlink_from(self: SynchronizedList, elem) -> None:
+    unlink(getattr(elem, self.field_name), self.parent_obj)
+
+
+# gs looks for the reader to take out by equality, which compares whole nodes with everything that reads the same tensor:
+# a constant with n readers would cost n * n comparisons of nodes. Its lists are right, only slow.
+SynchronizedList._remove_from_elem = _unlink_from
+
+
+class Names:
+    """Names that are taken, and new ones: `stem`, else `stem_1`, `stem_2`, ... Many of one stem cost no more than one."""
+
+    def __init__(self, taken: Iterable[str]):
+        self._taken = set(taken)
+        self._next: dict[str, int] = {}
+
+    def take(self, name: str) -> None:
+        """From now on this name is taken."""
+        self._taken.add(name)
+
+    def fresh(self, stem: str) -> str:
+        """A name that was not taken, and is now."""
+        name = stem
+        if name in self._taken:
+            i = self._next.get(stem, 1)
+            while (name := f"{stem}_{i}") in self._taken:
+                i += 1
+            self._next[stem] = i + 1
+        self._taken.add(name)
+        return name
 
 
 def stable_topological_order(nodes: list[gs.Node]) -> list[gs.Node]:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .graph import CAPTURED, DOMAIN, STANDARD, Tensor, copy_graph, read_only, stable_topological_order
+from .graph import CAPTURED, DOMAIN, STANDARD, Names, Tensor, copy_graph, position, read_only, stable_topological_order
 
 __all__ = ["CAPTURED", "DOMAIN", "STANDARD", "Model", "Tensor", "read_only"]
 
@@ -52,6 +52,7 @@ class Model:
         self.producer = producer
         self.declared = dict(declared or {})
         self.reserved = frozenset(reserved)
+        self._near = 0
 
     # what is in it
 
@@ -73,8 +74,8 @@ class Model:
         return self.graph.outputs
 
     @cached_property
-    def _names(self) -> set[str]:
-        return {n.name for n in self.nodes} | set(self.tensors()) | self.reserved | {""}
+    def _names(self) -> Names:
+        return Names({n.name for n in self.nodes} | set(self.tensors()) | self.reserved | {""})
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the outer graph by name: inputs, then in order of use, then outputs."""
@@ -106,12 +107,7 @@ class Model:
 
     def fresh(self, stem: str) -> str:
         """A name that no tensor and no node bears: `stem`, else `stem_1`, `stem_2`, ..."""
-        name, i = stem, 0
-        while name in self._names:
-            i += 1
-            name = f"{stem}_{i}"
-        self._names.add(name)
-        return name
+        return self._names.fresh(stem)
 
     def constant(self, stem: str, values: np.ndarray) -> gs.Constant:
         """A new initialiser; `values` becomes read-only."""
@@ -137,7 +133,7 @@ class Model:
         if outputs is None:
             outputs = [self.variable(f"{name}_out")]
         node = gs.Node(op, name, dict(attrs or {}), list(inputs), list(outputs), domain=domain)
-        at = len(self.nodes) if before is None else next(i for i, n in enumerate(self.nodes) if n is before)
+        at = len(self.nodes) if before is None else self._place(before)
         self.nodes.insert(at, node)
         return node
 
@@ -145,8 +141,13 @@ class Model:
         """Take `node` out of the graph and cut its ties to its tensors."""
         node.inputs.clear()
         node.outputs.clear()
-        at = next(i for i, n in enumerate(self.nodes) if n is node)
-        del self.nodes[at]
+        del self.nodes[self._place(node)]
+
+    def _place(self, node: gs.Node) -> int:
+        self._near = position(self.nodes, node, self._near)
+        if self._near < 0:
+            raise ValueError(f"node {node.name} is not in the model")
+        return self._near
 
     def replace_uses(self, old: Tensor, new: Tensor) -> None:
         """Let every reader of `old` read `new`. A graph output keeps its name: see `bypass`."""
@@ -176,7 +177,7 @@ class Model:
         if not isinstance(source, gs.Variable) or not source.inputs or self.is_output(source):
             return False
         producer = source.inputs[0]
-        if all(producer is not n for n in self.nodes):
+        if position(self.nodes, producer, self._near) < 0:
             return False
         self.remove(node)
         self.replace_uses(source, out)
@@ -186,12 +187,9 @@ class Model:
     def set_weight(self, node: gs.Node, i: int, values: np.ndarray) -> gs.Constant:
         """Give input `i` of `node` new contents, for this use only: an initialiser with other readers is split."""
         old = node.inputs[i]
-        new = self.constant(old.name or f"{node.name}_in{i}", values)
         alone = isinstance(old, gs.Constant) and len(old.outputs) == 1 and not self.is_output(old)
-        node.inputs[i] = new
-        if alone:
-            self._names.discard(new.name)
-            new.name = old.name
+        name = old.name if alone else self.fresh(old.name or f"{node.name}_in{i}")
+        new = node.inputs[i] = gs.Constant(name, read_only(values))
         return new
 
     def drop_dead(self) -> int:

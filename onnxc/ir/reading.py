@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 from . import qonnx
 from .errors import BadModel
 from .external import Beside
-from .graph import CAPTURED, read_only, stable_topological_order
+from .graph import CAPTURED, Names, read_only, stable_topological_order
 from .model import Model
 from .values import attribute, bodies, copied, densify, to_array, variable
 
@@ -241,13 +241,13 @@ def _inner_names(graph: onnx.GraphProto) -> set[str]:
 
 def _name_nodes(model: Model) -> None:
     """Give every node a name of its own: missing ones after their operator, repeated ones with a number behind."""
-    taken = set(model.tensors()) | model.reserved
+    names = Names(set(model.tensors()) | model.reserved)
     seen: set[str] = set()
     for node in model.nodes:
         stem = node.name or next((t.name for t in node.outputs if t.name), node.op)
-        name, i = stem, 0
-        while name in seen or (not node.name and name in taken and name != stem):
-            i += 1
-            name = f"{stem}_{i}"
-        node.name = name
-        seen.add(name)
+        if stem in seen:
+            node.name = names.fresh(stem)
+        else:  # a node may be named as a tensor is
+            node.name = stem
+            names.take(stem)
+        seen.add(node.name)

@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 
 from ..ir.axes import Atom, Axis, Extent, Prod, Sum, extent, same
 from ..ir.evaluate import core
+from ..ir.graph import unlink
 from ..ir.model import CAPTURED, STANDARD, Model, Tensor
 from ..ir.values import tensor_type
 from ..ir.verify import Verified
@@ -198,14 +199,6 @@ class Editor:
                 before.pop(id(n), None)
             for name in before.values():
                 self.edited(name, "dropped: no output needs it")
-
-
-def unlink(items: list, one) -> None:
-    """Take `one` (by identity) out of a gs list once."""
-    for i, item in enumerate(items):
-        if item is one:
-            list.__delitem__(items, i)
-            return
 
 
 def opaque(node: gs.Node) -> bool:
