@@ -7,7 +7,8 @@ import pytest
 from onnx import helper
 
 from onnxc.ir.evaluate import EVALUATORS, CannotFold, evaluate
-from onnxc.ir.files import load, tensor_type
+from onnxc.ir.files import load
+from onnxc.ir.values import tensor_type
 from onnxc.runtime.reference import Session
 
 RNG = np.random.default_rng(7)
