@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .model import Model
 from .values import attribute_array
 
 Arrays = list["np.ndarray | None"]
@@ -37,21 +36,21 @@ def evaluator(*ops: str):
     return enter
 
 
-def evaluate(model: Model, node: gs.Node, inputs: Arrays) -> list[np.ndarray]:
+def evaluate(node: gs.Node, inputs: Arrays, opset: int) -> list[np.ndarray]:
     """The outputs of `node` on constant inputs (None for omitted ones). Raises CannotFold with a reason."""
     f = EVALUATORS.get(node.op)
     try:
         with np.errstate(all="ignore"):
             if f is not None and len(node.outputs) == 1:
-                return [np.asarray(f(node, inputs, model.opset))]
-            return _reference(model, node, inputs)
+                return [np.asarray(f(node, inputs, opset))]
+            return _reference(node, inputs, opset)
     except (ValueError, TypeError, IndexError, KeyError, ZeroDivisionError, OverflowError, AttributeError) as e:
         raise CannotFold(f"it does not evaluate: {str(e).splitlines()[0] if str(e) else type(e).__name__}") from None
     except MemoryError:
         raise CannotFold("its result does not fit into memory") from None
 
 
-def _reference(model: Model, node: gs.Node, inputs: Arrays) -> list[np.ndarray]:
+def _reference(node: gs.Node, inputs: Arrays, opset: int) -> list[np.ndarray]:
     from onnx.reference import ReferenceEvaluator
 
     from .values import attribute_proto
@@ -61,7 +60,7 @@ def _reference(model: Model, node: gs.Node, inputs: Arrays) -> list[np.ndarray]:
     proto = onnx.NodeProto(op_type=node.op, input=names, output=outs)
     proto.attribute.extend(attribute_proto(k, v) for k, v in node.attrs.items())
     try:
-        session = ReferenceEvaluator(proto, opsets={"": model.opset})
+        session = ReferenceEvaluator(proto, opsets={"": opset})
         got = session.run(None, {n: v for n, v in zip(names, inputs, strict=True) if n})
     except (RuntimeError, NotImplementedError) as e:
         raise CannotFold(f"the reference evaluator refuses it: {str(e).splitlines()[0]}") from None

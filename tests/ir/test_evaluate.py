@@ -129,7 +129,7 @@ def node_model(op, inputs, attrs):
 def test_as_onnx_runtime(op, inputs, attrs):
     proto = node_model(op, inputs, attrs)
     model = load(proto)
-    got = evaluate(model, model.nodes[0], [None if v is None else np.asarray(v) for v in inputs])
+    got = evaluate(model.nodes[0], [None if v is None else np.asarray(v) for v in inputs], model.opset)
     want = Session(proto, optimise=False).run({f"i{k}": np.asarray(v) for k, v in enumerate(inputs) if v is not None})
     for a, b in zip(got, want.values(), strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape
@@ -161,4 +161,4 @@ def test_the_table_is_covered():
 def test_what_is_refused(op, inputs, attrs, reason):
     model = load(node_model(op, inputs, attrs))
     with pytest.raises(CannotFold, match=reason):
-        evaluate(model, model.nodes[0], [np.asarray(v) for v in inputs])
+        evaluate(model.nodes[0], [np.asarray(v) for v in inputs], model.opset)

@@ -134,7 +134,7 @@ def test_what_is_said_beforehand_is_what_it_takes(data):
     node = model.nodes[0]
     node.attrs.update(attrs)
     try:
-        results = evaluate(model, node, list(constants.values()))
+        results = evaluate(node, list(constants.values()), model.opset)
     except CannotFold:
         return
     from onnxc.ir.verify import verify

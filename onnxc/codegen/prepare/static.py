@@ -14,8 +14,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxc.codegen.prepare.fold import SMALL, Integers, copy_of, fold, infer
+from onnxc.codegen.prepare.fold import SMALL, copy_of, infer
+from onnxc.codegen.prepare.opening import opener
 from onnxc.codegen.prepare.rewrite import rewrite
+from onnxc.codegen.prepare.walk import Integers, Walk, constant_of
+from onnxc.codegen.tvm_api import onnx_frontend
 from onnxc.ir.errors import BadOption, Unsupported
 
 WEIGHT_OPERANDS = {
@@ -58,11 +61,26 @@ def make_static(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | 
     """
     work, constants = _strip(_inline(model))
     fixed = _fix_inputs(work, constants, dict(shapes or {}))
-    integers: dict[str, Integers] = {}
-    fold(work, constants, integers)
+    walk = _walk(work, constants)
+    constants, integers = walk.constants, walk.integers
     rewrite(work, constants, integers)
     _prune_dead(work)
     return _separate(work, constants, integers, fixed)
+
+
+def _walk(work: onnx.ModelProto, constants: dict[str, np.ndarray]) -> Walk:
+    """Computes what is constant, and opens what has no row, in place."""
+    opsets = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in work.opset_import}
+    walk = Walk(opsets, constants, {value.name: value.type for value in work.graph.input}, opener(has_row))
+    walk.run(work.graph)
+    del work.graph.node[:]
+    work.graph.node.extend(walk.nodes)
+    return walk
+
+
+def has_row(operator: str, domain: str, opset: int) -> bool:
+    """Whether the importer knows an operator."""
+    return not domain and operator in (*onnx_frontend()._get_convert_map(), "Constant")
 
 
 def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -89,7 +107,7 @@ def _strip(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, np.ndarra
     graph.output.extend(model.graph.output)
     for i, node in enumerate(model.graph.node):
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
-            constants[node.output[0]] = _constant(node)
+            constants[node.output[0]] = constant_of(node)
             continue
         copy = graph.node.add()
         copy.CopyFrom(node)
@@ -97,19 +115,6 @@ def _strip(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, np.ndarra
         if node.op_type == "Dropout":  # inference passes its input through; nobody reads the mask in a valid one
             copy.CopyFrom(helper.make_node("Identity", node.input[:1], node.output[:1], name=copy.name))
     return work, constants
-
-
-def _constant(node: onnx.NodeProto) -> np.ndarray:
-    attribute = node.attribute[0]
-    value = helper.get_attribute_value(attribute)
-    match attribute.name:
-        case "value":
-            return numpy_helper.to_array(value)
-        case "value_float" | "value_floats":
-            return np.asarray(value, np.float32)
-        case "value_int" | "value_ints":
-            return np.asarray(value, np.int64)
-    raise Unsupported(f"Constant with {attribute.name}", node=node.name, remedy="use a dense numeric constant")
 
 
 def _fix_inputs(work: onnx.ModelProto, constants: dict, shapes: dict) -> list[tuple[str, tuple[int, ...], str]]:

@@ -49,7 +49,7 @@ def fold(e: Editor, node: gs.Node) -> bool:
     if reason:
         return e.refuse(node, reason)
     try:
-        results = evaluate(e.model, node, arrays)
+        results = evaluate(node, arrays, e.model.opset)
     except CannotFold as reason:
         return e.refuse(node, str(reason))
     if len(results) != len(node.outputs):

@@ -1,0 +1,213 @@
+"""Operators on integers in standard ones that quantised kernels know: DequantizeLinear ahead, QuantizeLinear behind.
+
+QLinearConv(x, sx, zx, w, sw, zw, sy, zy, b)  ->  Q(Conv(D(x), D(w), D(b)), sy, zy), b in units of sx sw
+MatMulInteger(a, b, za, zb)                   ->  MatMul(a - za, b - zb) on int32
+MatMulNBits(a, packed)                        ->  MatMul(a, D(unpacked))
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxc.codegen.prepare.build import REWRITES, Build, rewrites
+from onnxc.codegen.prepare.fused import MICROSOFT, added, channels_first, channels_last
+
+INT32 = "int32"
+
+
+def dequantised(b: Build, x: str, scale: str, zero: str | None, axis: int) -> str:
+    """(x - zero) scale, with one scale, one for each index of `axis`, or any that broadcast."""
+    extents = b.shape(scale)
+    if len(extents) > 1 and int(np.prod(extents)) > 1:
+        kind = b.walk.element(scale)
+        wide = b.cast(x, kind)
+        return b("Mul", wide if zero is None else b("Sub", wide, b.cast(zero, kind)), scale)
+    if int(np.prod(extents)) == 1:
+        scale, zero = b.reshape(scale, ()), zero and b.reshape(zero, ())
+        return b("DequantizeLinear", x, scale, zero)
+    if zero is not None and b.shape(zero) in ((), (1,)):  # one zero point for all scales
+        zero = b("Expand", b.reshape(zero, (1,)), b.constant(extents, np.int64))
+    return b("DequantizeLinear", x, scale, zero, axis=axis)
+
+
+def quantised(b: Build, y: str, scale: str, zero: str | None) -> str:
+    """y / scale, rounded to even, plus the zero point, cut to its type."""
+    return b("QuantizeLinear", y, b.reshape(scale, ()), zero and b.reshape(zero, ()))
+
+
+@rewrites("QLinearConv")
+def _conv(b: Build):
+    x, sx, zx, w, sw, zw, sy, zy, bias = (b.input(i) for i in range(9))
+    own = b.attributes()
+    last = bool(own.pop("channels_last", 0))
+    real = dequantised(b, channels_first(b, x) if last else x, sx, zx, 1)
+    operands = [real, dequantised(b, w, sw, zw, 0)]
+    if bias is not None:
+        unit = b("Mul", b.reshape(sx, ()), sw)
+        unit = b.reshape(unit, ()) if int(np.prod(b.shape(unit))) == 1 else unit
+        operands.append(dequantised(b, bias, unit, None, 0))
+    y = quantised(b, b("Conv", *operands, **own), sy, zy)
+    return channels_last(b, y) if last else y
+
+
+REWRITES[MICROSOFT, "QLinearConv"] = REWRITES["", "QLinearConv"]
+
+
+@rewrites("QLinearMatMul")
+def _matmul(b: Build):
+    x, sx, zx, w, sw, zw, sy, zy = (b.input(i) for i in range(8))
+    left = dequantised(b, x, sx, zx, len(b.shape(x)) - 2)
+    return quantised(b, b("MatMul", left, dequantised(b, w, sw, zw, len(b.shape(w)) - 1)), sy, zy)
+
+
+@rewrites("QGemm", domain=MICROSOFT)
+def _gemm(b: Build):
+    x, sx, zx, w, sw, zw, c, sy, zy = (b.input(i) for i in range(9))
+    columns = 0 if b.attribute("transB", 0) else 1
+    operands = [dequantised(b, x, sx, zx, 0), dequantised(b, w, sw, zw, columns)]
+    if c is not None:
+        unit = b("Mul", b.like(b.attribute("alpha", 1.0), sx), b("Mul", b.reshape(sx, ()), sw))
+        operands.append(dequantised(b, c, unit, None, len(b.shape(c)) - 1))
+    y = b("Gemm", *operands, **b.attributes())
+    return y if sy is None else quantised(b, y, sy, zy)
+
+
+def widened(b: Build, x: str, zero: str | None, rows: bool) -> str:
+    """x - zero in int32; a zero point for each row, or for each column, is spread over the other axis."""
+    x = b.cast(x, INT32)
+    if zero is None:
+        return x
+    zero, extents = b.cast(zero, INT32), b.shape(zero)
+    if rows and len(extents) == 1 and extents[0] > 1:
+        zero = b.reshape(zero, (*extents, 1))
+    return b("Sub", x, zero)
+
+
+@rewrites("MatMulInteger")
+def _matmul_integer(b: Build):
+    a, w, za, zw = (b.input(i) for i in range(4))
+    return b("MatMul", widened(b, a, za, True), widened(b, w, zw, False))
+
+
+@rewrites("MatMulIntegerToFloat", domain=MICROSOFT)
+def _matmul_to_float(b: Build):
+    a, w, sa, sw, za, zw, bias = (b.input(i) for i in range(7))
+    return _scaled(b, a, w, sa, sw, za, zw, bias)
+
+
+@rewrites("DynamicQuantizeMatMul", domain=MICROSOFT)
+def _dynamic_matmul(b: Build):
+    a, w, sw, zw, bias = (b.input(i) for i in range(5))
+    whole, sa, za = b.several("DynamicQuantizeLinear", 3, a)
+    return _scaled(b, whole, w, sa, sw, za, zw, bias)
+
+
+def _scaled(b: Build, a: str, w: str, sa: str, sw: str, za, zw, bias) -> str:
+    total = b("MatMulInteger", a, w, za, zw)
+    return added(b, b("Mul", b.cast(total, b.walk.element(sw)), b("Mul", sa, sw)), bias)
+
+
+def _unary(op: str, *attributes: str):
+    def made(b: Build):
+        x, sx, zx, sy, zy = (b.input(i) for i in range(5))
+        own = {name: b.attribute(name) for name in attributes}
+        return quantised(b, b(op, dequantised(b, x, sx, zx, 1), **own), sy, zy)
+
+    return made
+
+
+REWRITES[MICROSOFT, "QLinearSigmoid"] = _unary("Sigmoid")
+REWRITES[MICROSOFT, "QLinearLeakyRelu"] = _unary("LeakyRelu", "alpha")
+
+
+def _binary(op: str):
+    def made(b: Build):
+        x, sx, zx, y, sy, zy, sz, zz = (b.input(i) for i in range(8))
+        return quantised(b, b(op, dequantised(b, x, sx, zx, 1), dequantised(b, y, sy, zy, 1)), sz, zz)
+
+    return made
+
+
+REWRITES[MICROSOFT, "QLinearAdd"] = _binary("Add")
+REWRITES[MICROSOFT, "QLinearMul"] = _binary("Mul")
+
+
+@rewrites("QLinearAveragePool", "QLinearGlobalAveragePool", domain=MICROSOFT)
+def _pool(b: Build):
+    x, sx, zx, sy, zy = (b.input(i) for i in range(5))
+    own = b.attributes()
+    last = bool(own.pop("channels_last", 0))
+    real = dequantised(b, channels_first(b, x) if last else x, sx, zx, 1)
+    y = quantised(b, b(b.node.op_type.removeprefix("QLinear"), real, **own), sy, zy)
+    return channels_last(b, y) if last else y
+
+
+@rewrites("QLinearSoftmax", domain=MICROSOFT)
+def _softmax(b: Build):
+    x, sx, zx, sy, zy = (b.input(i) for i in range(5))
+    shape, axis = b.shape(x), b.attribute("axis", -1)
+    axis = axis % len(shape)
+    real = dequantised(b, x, sx, zx, 1)
+    if b.attribute("opset", 13) < 13:  # over all axes from `axis` on
+        flat = b.reshape(real, (int(np.prod(shape[:axis])), int(np.prod(shape[axis:]))))
+        y = b.reshape(b("Softmax", flat, axis=1), shape)
+    else:
+        order = [*(i for i in range(len(shape)) if i != axis), axis]
+        back = [order.index(i) for i in range(len(shape))]
+        y = b.transpose(b("Softmax", b.transpose(real, *order), axis=len(shape) - 1), *back)
+    return quantised(b, y, sy, zy)
+
+
+@rewrites("QLinearReduceMean", domain=MICROSOFT)
+def _mean(b: Build):
+    x, sx, zx, sy, zy = (b.input(i) for i in range(5))
+    shape = b.shape(x)
+    axes = sorted(axis % len(shape) for axis in b.attribute("axes", range(len(shape))))
+    y = dequantised(b, x, sx, zx, 1)
+    for axis in axes:
+        y = b.mean(y, axis)
+    if not b.attribute("keepdims", 1):
+        y = b.reshape(y, [extent for i, extent in enumerate(shape) if i not in axes])
+    return quantised(b, y, sy, zy)
+
+
+@rewrites("QLinearConcat", domain=MICROSOFT)
+def _concat(b: Build):
+    scale, zero, *rest = b.node.input
+    parts = [dequantised(b, *rest[i : i + 3], 1) for i in range(0, len(rest), 3)]
+    return quantised(b, b("Concat", *parts, axis=b.attribute("axis")), scale, zero)
+
+
+@rewrites("QLinearWhere", domain=MICROSOFT)
+def _where(b: Build):
+    condition, x, sx, zx, y, sy, zy, sz, zz = (b.input(i) for i in range(9))
+    return quantised(b, b("Where", condition, dequantised(b, x, sx, zx, 1), dequantised(b, y, sy, zy, 1)), sz, zz)
+
+
+@rewrites("MatMulNBits", domain=MICROSOFT)
+def _few_bits(b: Build):
+    a, packed, scales, zeros, order, bias = (b.input(i) for i in range(6))
+    k, n, bits, block = (b.attribute(name) for name in ("K", "N", "bits", "block_size"))
+    bits = bits or 4
+    b.attribute("accuracy_level")  # how exact ONNX Runtime is: this is exact
+    known = [b.known(name) for name in (packed, scales, zeros)]
+    if known[0] is None or known[1] is None or (zeros is not None and known[2] is None):
+        raise b.refusal("its weights are computed at run time", remedy="make them constants")
+    if order is not None or bits not in (2, 4, 8):
+        raise b.refusal(f"g_idx and {bits} bits are not known")
+    blocks = -(-k // block)
+    levels = _fields(known[0].reshape(n, blocks, -1), bits)[:, :, :block].astype(np.float32)
+    middle = np.full((n, blocks), 1 << bits - 1, np.float32)
+    if zeros is not None and known[2].dtype == np.uint8:
+        middle = _fields(known[2].reshape(n, -1), bits)[:, :blocks].astype(np.float32)
+    elif zeros is not None:
+        middle = known[2].reshape(n, blocks).astype(np.float32)
+    scale = known[1].reshape(n, blocks, 1)
+    weights = ((levels - middle[:, :, None]) * scale.astype(np.float32)).reshape(n, blocks * block)[:, :k]
+    return added(b, b("MatMul", a, b.constant(weights.T.astype(scale.dtype))), bias)
+
+
+def _fields(packed: np.ndarray, bits: int) -> np.ndarray:
+    """The numbers of `bits` bits in the bytes of the last axis, the lowest bits first."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    return ((packed[..., None] >> shifts) & (1 << bits) - 1).reshape(*packed.shape[:-1], -1)

@@ -1,0 +1,282 @@
+"""One walk over a model with static shapes: constants are computed, types told, and what is made of other operators is opened.
+
+    Reshape(x, Concat(Slice(Shape(x)), -1))   ->   Reshape(x, [1, -1])
+    If(true) {a} {b}                          ->   a
+    Loop(2) {body}                            ->   body body
+    an operator without a row                 ->   its definition in other operators
+
+Nodes are visited in order, each once, and with every shape before it known: what depends on shapes alone is constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import helper
+
+from onnxc.ir.errors import BadModel, Unsupported
+from onnxc.ir.evaluate import CannotFold, evaluate
+from onnxc.ir.values import attribute, to_array, to_tensor
+
+STANDARD = ("", "ai.onnx")
+SHOWN = 1024  # elements: constants of at most so many are shown to the inference of types
+MOST_NODES = 50_000  # of a model whose bodies are opened
+RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+Scope = dict[str, str]
+"""What names of a body mean outside it."""
+
+
+@dataclass(frozen=True)
+class Integers:
+    """A constant as `values` (int8) times `scale` (float32), which broadcasts to the shape of the values."""
+
+    values: np.ndarray
+    scale: np.ndarray
+
+
+def attributes_of(node: onnx.NodeProto) -> dict:
+    """The attributes of a node by name: numbers, lists, text, arrays, protos."""
+    return {a.name: attribute(a) for a in node.attribute}
+
+
+@dataclass
+class Walk:
+    """State of a walk, and what has come of it.
+
+    `nodes` are what is left to compute, `constants` every tensor that is known, `types` the type of every tensor. `integers`
+    names the constants that have been dequantised. `open_node(walk, node, scope)` answers the tensors that stand for a
+    node's outputs, or None for a node that stays.
+    """
+
+    opsets: dict[str, int]
+    constants: dict[str, np.ndarray]
+    types: dict[str, onnx.TypeProto]
+    open_node: Callable[[Walk, onnx.NodeProto, Scope], Sequence[str] | None]
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    integers: dict[str, Integers] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)  # of nodes
+
+    @property
+    def opset(self) -> int:
+        """The version of the standard operators."""
+        return self.opsets.get("", self.opsets.get("ai.onnx", 1))
+
+    def run(self, graph: onnx.GraphProto) -> None:
+        """Visits the nodes of the outer graph. Raises BadModel where types contradict each other, Unsupported."""
+        self.taken = {name for node in graph.node for name in (*node.input, *node.output)} | set(self.constants)
+        self.taken.update(self.types)
+        outer: Scope = {}
+        for node in graph.node:
+            self.visit(node, outer)
+        for value in graph.output:
+            source = outer.get(value.name, value.name)
+            if source in self.constants:
+                self.constants[value.name] = self.constants[source]
+            elif source != value.name:
+                self._keep(helper.make_node("Identity", [source], [value.name], name=f"output {value.name}"))
+
+    def fresh(self, stem: str) -> str:
+        """A name that nothing has yet."""
+        name, i = stem, 0
+        while name in self.taken:
+            i += 1
+            name = f"{stem}_{i}"
+        self.taken.add(name)
+        return name
+
+    def constant(self, values, stem: str = "constant") -> str:
+        """The name of a new constant."""
+        name = self.fresh(stem)
+        self.constants[name] = np.asarray(values)
+        return name
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The extents of a tensor; None where they are not known."""
+        if name in self.constants:
+            return self.constants[name].shape
+        kind = self.types.get(name)
+        if kind is None or not kind.tensor_type.HasField("shape"):
+            return None
+        dims = kind.tensor_type.shape.dim
+        return tuple(d.dim_value for d in dims) if all(d.HasField("dim_value") for d in dims) else None
+
+    def element(self, name: str) -> int:
+        """The element type of a tensor, 0 where it is not known."""
+        if name in self.constants:
+            return helper.np_dtype_to_tensor_dtype(self.constants[name].dtype)
+        kind = self.types.get(name)
+        return kind.tensor_type.elem_type if kind is not None else 0
+
+    def visit(self, node: onnx.NodeProto, scope: Scope) -> None:
+        """Takes one node of a graph or body, whose names `scope` translates."""
+        made = onnx.NodeProto()
+        made.CopyFrom(node)
+        made.input[:] = [scope.get(name, name) for name in node.input]
+        results = self._constants(made)
+        if results is None:
+            results = self.open_node(self, made, scope)
+        if results is not None:
+            scope.update((name, result) for name, result in zip(node.output, results) if name and result)
+            return
+        for i, name in enumerate(node.output):
+            if name and (name in self.types or name in self.constants):  # a body opened once more
+                made.output[i] = self.fresh(name)
+            self.taken.add(made.output[i])
+        scope.update((name, now) for name, now in zip(node.output, made.output) if name and name != now)
+        self._keep(made)
+
+    def open_body(self, body: onnx.GraphProto, inputs: Sequence[str], scope: Scope, stem: str) -> list[str]:
+        """The tensors that stand for the outputs of a body whose inputs are the tensors `inputs`."""
+        inner = dict(scope)
+        inner.update(zip((value.name for value in body.input), inputs))
+        for tensor in body.initializer:
+            inner[tensor.name] = self.constant(to_array(tensor, None), tensor.name)
+        for i, node in enumerate(body.node):
+            own = onnx.NodeProto()
+            own.CopyFrom(node)
+            own.name = f"{stem}/{node.name or f'{node.op_type}_{i}'}"
+            for name in own.output:
+                inner.pop(name, None)
+            self.visit(own, inner)
+        return [inner.get(value.name, value.name) for value in body.output]
+
+    def _keep(self, node: onnx.NodeProto) -> None:
+        if len(self.nodes) >= MOST_NODES:
+            raise Unsupported(
+                f"a model of more than {MOST_NODES} nodes, once its loops are unrolled", node=node.name,
+                remedy="compile the body of the loop and call it in a loop of your own",
+            )  # fmt: skip
+        stem, i = node.name or node.op_type, 0
+        while not node.name or node.name in self.names:
+            node.name = f"{stem}_{i}" if i else stem
+            i += 1
+        self.names.add(node.name)
+        self.nodes.append(node)
+        self.types.update(self._inferred(node))
+
+    def _inferred(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
+        domain = "" if node.domain in STANDARD else node.domain
+        version = self.opset if not domain else self.opsets.get(domain, 1)
+        try:
+            schema = onnx.defs.get_schema(node.op_type, version, domain)
+        except onnx.defs.SchemaError:
+            return {}
+        inputs = [name for name in node.input if name]
+        if not all(name in self.constants or name in self.types for name in inputs):
+            return {}
+        known = {name: self.type_of(name) for name in inputs}
+        shown = {
+            name: to_tensor(name, self.constants[name])
+            for name in inputs
+            if name in self.constants and self.constants[name].size <= SHOWN
+        }
+        imports = [helper.make_opsetid(name, number) for name, number in self.opsets.items()]
+        try:
+            return onnx.shape_inference.infer_node_outputs(schema, node, known, shown, opset_imports=imports)
+        except onnx.shape_inference.InferenceError as error:
+            text = " ".join(str(error).split())
+            raise BadModel(f"shape inference fails: {text}", node=node.name) from None
+
+    def type_of(self, name: str) -> onnx.TypeProto:
+        """The type of a tensor that is known or has been visited."""
+        if name not in self.constants:
+            return self.types[name]
+        array = self.constants[name]
+        return helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+
+    def _constants(self, node: onnx.NodeProto) -> list[str] | None:
+        """The names of new constants that the outputs of a node are, or None where they are not known."""
+        if node.domain not in STANDARD or node.op_type in RANDOM or any(a.HasField("g") for a in node.attribute):
+            return None
+        arrays = self._values(node)
+        if arrays is None:
+            return None
+        names = []
+        for name, array in zip(node.output, arrays, strict=True):
+            used = name in self.constants or name in self.types  # a body opened once more
+            names.append(self.fresh(name) if used else name)
+            if name:
+                self.constants[names[-1]] = array
+                self.taken.add(names[-1])
+        if node.op_type == "DequantizeLinear":
+            found = _integers(node, [self.constants[name] for name in node.input if name])
+            if found is not None:
+                self.integers[names[0]] = found
+        return names
+
+    def _values(self, node: onnx.NodeProto) -> list[np.ndarray] | None:
+        if node.op_type in ("Shape", "Size"):
+            shape = self.shape(node.input[0])
+            if shape is None:
+                return None
+            if node.op_type == "Size":
+                return [np.asarray(np.prod(shape, dtype=np.int64))]
+            own = attributes_of(node)
+            return [np.asarray(shape[own.get("start", 0) : own.get("end", len(shape))], np.int64)]
+        if node.op_type == "Constant":
+            return [constant_of(node)]
+        if not all(name in self.constants for name in node.input if name):
+            return None
+        arrays = [self.constants[name] if name else None for name in node.input]
+        if node.op_type == "DequantizeLinear":
+            return [_dequantised(node, arrays)]
+        outputs = [gs.Variable(name) for name in node.output]
+        stand_in = gs.Node(node.op_type, node.name, attributes_of(node), [], outputs)
+        try:
+            return evaluate(stand_in, arrays, self.opset)
+        except CannotFold:
+            return None  # the row of the operator may still know what to do
+
+
+def constant_of(node: onnx.NodeProto) -> np.ndarray:
+    """What a Constant node holds. Raises Unsupported for text and sparse tensors."""
+    own = node.attribute[0]
+    value = helper.get_attribute_value(own)
+    match own.name:
+        case "value":
+            return to_array(value, None)
+        case "value_float" | "value_floats":
+            return np.asarray(value, np.float32)
+        case "value_int" | "value_ints":
+            return np.asarray(value, np.int64)
+    raise Unsupported(f"Constant with {own.name}", node=node.name, remedy="use a dense numeric constant")
+
+
+def _spread(node: onnx.NodeProto, operands: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values, scale and zero point of DequantizeLinear, the latter two ready to broadcast."""
+    values, scale = operands[0], operands[1]
+    zero = operands[2] if len(operands) > 2 and operands[2] is not None else np.zeros(scale.shape, values.dtype)
+    own = attributes_of(node)
+    axis, block = own.get("axis", 1), own.get("block_size", 0)
+    if block:
+        scale, zero = (np.repeat(a, block, axis).take(range(values.shape[axis]), axis) for a in (scale, zero))
+    elif scale.size > 1:
+        view = [1] * values.ndim
+        view[axis] = -1
+        scale, zero = scale.reshape(view), zero.reshape(view)
+    else:
+        scale, zero = scale.reshape(()), zero.reshape(())
+    return values, scale, zero
+
+
+def _dequantised(node: onnx.NodeProto, operands: list) -> np.ndarray:
+    """(values - zero point) scale, per tensor, per axis or per block, as ONNX defines it."""
+    values, scale, zero = _spread(node, operands)
+    wide = np.int64 if values.dtype.kind in "iu" or values.dtype.name.lstrip("u").startswith("int") else np.float32
+    levels = values.astype(wide) - zero.astype(wide)
+    return (levels.astype(scale.dtype) * scale).astype(scale.dtype)
+
+
+def _integers(node: onnx.NodeProto, operands: list) -> Integers | None:
+    """The integers of a dequantised constant, if int8 holds them and there is one scale a tensor or axis."""
+    if attributes_of(node).get("block_size", 0) or operands[0].dtype.name not in ("int8", "uint8"):
+        return None
+    values, scale, zero = _spread(node, operands)
+    levels = values.astype(np.int64) - zero.astype(np.int64)
+    fits = levels.min(initial=0) >= -128 and levels.max(initial=0) <= 127
+    return Integers(levels.astype(np.int8), scale) if fits and scale.dtype == np.float32 else None
