@@ -12,19 +12,23 @@ from collections.abc import Callable
 import onnx_graphsurgeon as gs
 
 from . import ops  # noqa: F401  the rows enter themselves
-from .axes import Atom, Prod, Sum, extent, freeze, settle
+from .axes import Aligned, Atom, Axis, Prod, Sum, extent, find, freeze, settle
 from .errors import DimensionError
 from .model import Model
 from .table import ROWS, Analysis, Unreadable, Use, key_of, proto_shape
+from .unify import tie
 
 __all__ = ["Analysis", "analyse"]
 
 
-def analyse(model: Model, prepare: Callable[[Analysis, gs.Node], None] | None = None) -> Analysis:
+def analyse(
+    model: Model, prepare: Callable[[Analysis, gs.Node], None] | None = None, *, alike: bool = False
+) -> Analysis:
     """Tie all axes of `model`. Raises DimensionError, naming node and tensor[axis], where two uses disagree.
 
     prepare: called with the analysis so far and each node before it is read; it may change that node's constants and
-    attributes to fit what reaches it.
+    attributes to fit what reaches it. alike: all products that read one weight have the same axes there, so that one
+    mask cuts it for all of them; without, each use has axes of its own.
     """
     result = Analysis(model)
     for t in model.inputs:
@@ -35,8 +39,29 @@ def analyse(model: Model, prepare: Callable[[Analysis, gs.Node], None] | None = 
         _visit(result, node)
     for t in model.outputs:
         _check_output(result, t)
+    if alike:
+        _share(result)
     settle(a for axes in (*result.axes.values(), *result.uses.values()) for a in axes or ())
     return result
+
+
+def _share(result: Analysis) -> None:
+    """Tie the axes of all uses of each weight that several products read, each at the same input."""
+    first: dict[tuple[int, int], tuple[Axis, ...]] = {}
+    for node in result.model.nodes:
+        if not result.facts[node.name].iteration:
+            continue
+        for i, t in enumerate(node.inputs):
+            if not isinstance(t, gs.Constant) or t.values.ndim < 2:
+                continue
+            axes = result.uses[node.name, i]
+            for a, b in zip(first.setdefault((id(t), i), axes), axes, strict=True):
+                a, b = find(a), find(b)
+                if type(a) is Aligned and type(b) is Aligned and len(a.parts) == len(b.parts):
+                    for x, y in zip(a.parts, b.parts, strict=True):
+                        tie(x, y)
+                else:
+                    tie(a, b)
 
 
 def _visit(result: Analysis, node: gs.Node) -> None:

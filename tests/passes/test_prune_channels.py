@@ -18,7 +18,7 @@ from onnxc.passes.prune import groups
 from onnxc.passes.registry import make
 from onnxc.runtime.reference import Session
 from onnxc.runtime.specs import random_feeds
-from tests.passes.prune_models import TOYS, chain
+from tests.passes.prune_models import TOYS, chain, network
 from tests.strategies import feeds, models
 
 HALF = {
@@ -284,3 +284,76 @@ def test_nothing_is_said_of_what_is_not_there():
     small, report = apply(make("prune"), model)
     assert not report.edits and [r.node for r in report.refusals] == ["only"]
     assert analyse(small).shape("y") == ("N", 3)
+
+
+TOWERS = """[s0] a = Conv<pads=[1,1,1,1]>(x, ws) r = Relu(a) [o0] c = Conv(r, w0) p = AveragePool<kernel_shape=[2,2], strides=[2,2]>(x)
+    [s1] b = Conv<pads=[1,1,1,1]>(p, ws) q = Relu(b) [o1] d = Conv(q, w1) g = GlobalAveragePool(c) h = GlobalAveragePool(d) y = Add(g, h)"""
+SHAPES = {"ws": (16, 3, 3, 3), "w0": (6, 16, 1, 1), "w1": (6, 16, 1, 1)}
+
+
+def towers():
+    return network(f"g (float[N, 3, 8, 8] x) => (float[N, 6, 1, 1] y) {{ {TOWERS} }}", **SHAPES)
+
+
+@pytest.mark.parametrize(
+    "options", [{"ratio": 0.5}, {"params": 0.6}, {"macs": 0.6}, {"ratio": 0.5, "criterion": "l2"}], ids=str
+)
+def test_a_weight_of_several_layers_is_cut_once_for_all(options):
+    model = towers()
+    before = cost(model, verify(model))
+    done, report = apply(make("prune", options), model)
+    after = cost(done, verify(done))
+    kernels = {n.name: n.inputs[1] for n in done.nodes if n.name in ("s0", "s1")}
+    assert kernels["s0"] is kernels["s1"] and kernels["s0"].values.shape[0] < 16
+    assert after.params < before.params and after.bytes < before.bytes
+    assert len([e for e in report.edits if e.node in ("s0", "s1")]) == 1
+    found = groups(model)
+    found.cut(0.5)
+    close(found.apply(), found.zeroed())
+
+
+def test_apart_cuts_each_use_by_itself():
+    """Channels that only one reader needs differ, so the copies do, and the weight is stored twice."""
+    model = towers()
+    keep = np.arange(16) < 8
+    for node in model.nodes:
+        if node.name in ("o0", "o1"):
+            scale = np.where(keep if node.name == "o0" else ~keep, 100.0, 0.01).reshape(1, -1, 1, 1)
+            model.set_weight(node, 1, (node.inputs[1].values * scale).astype(np.float32))
+    apart, _ = apply(make("prune", {"shared": "apart"}), model)
+    alike, _ = apply(make("prune"), model)
+    assert cost(apart, verify(apart)).params > cost(alike, verify(alike)).params
+
+
+def test_a_weight_that_one_of_its_layers_needs_whole_stays_whole():
+    body = "[s0] a = Conv(x, ws) r = Relu(a) [s1] y = Conv(r, ws)"
+    model = network(f"g (float[N, 8, 4, 4] x) => (float[N, 8, 4, 4] y) {{ {body} }}", ws=(8, 8, 1, 1))
+    done, report = apply(make("prune"), model)
+    assert not report.edits and cost(done, verify(done)).params == 64
+
+
+def bare(seed=0):
+    """Convolutions without biases, so that recovery adds some."""
+    body = """[a] a = Conv<pads=[1,1,1,1]>(x, wa) r = Relu(a) [b] b = Conv<pads=[1,1,1,1]>(r, wb) q = Relu(b)
+        [c] c = Conv(q, wc) s = Relu(c) [d] y = Conv(s, wd)"""
+    shapes = {"wa": (16, 3, 3, 3), "wb": (16, 16, 3, 3), "wc": (24, 16, 1, 1), "wd": (4, 24, 1, 1)}
+    return network(f"g (float[N, 3, 8, 8] x) => (float[N, 4, 8, 8] y) {{ {body} }}", seed, **shapes)
+
+
+@pytest.mark.parametrize("unit", ["params", "bytes", "macs"])
+@pytest.mark.parametrize("recover", ["bias", "lstsq", "all", "none"])
+def test_a_budget_holds_with_the_biases_that_recovery_adds(unit, recover):
+    model = bare()
+    whole = getattr(cost(model, verify(model)), unit)
+    data = {"x": np.random.default_rng(1).standard_normal((40, 3, 8, 8)).astype(np.float32)}
+    done = run_passes(model, f"prune({unit}=0.6,recover={recover})", data=data).model
+    found = getattr(cost(done, verify(done)), unit)
+    assert 0.5 * whole < found <= 0.6 * whole
+    if recover != "none":
+        assert any(n.op == "Conv" and len(n.inputs) > 2 for n in done.nodes)
+
+
+@pytest.mark.parametrize("budget", ["macs=0.5", "params=0.5", "bytes=1000"])
+def test_do_not_take_a_ratio_beside_a_budget(budget):
+    with pytest.raises(BadOption, match="both say how much"):
+        run_passes(bare(), f"prune(ratio=0.3,{budget})")

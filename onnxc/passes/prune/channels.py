@@ -21,7 +21,7 @@ from ...ir.masks import apply_masks
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
 from ..layers.linear import add_to_bias
-from .budget import UNITS, Costing, limit, search
+from .budget import TOLERANCE, UNITS, Costing, limit, search
 from .coupling import Group, frozen_layers, groups
 from .criteria import lookup, scores
 from .plan import Plan, inner, matching, multiple_of
@@ -34,11 +34,16 @@ from .sensitivity import SAMPLES, Allocation, Curve, measure, units
 from .uncut import Uncut
 
 
+RATIO = 0.5
+TRIES = 4
+"""How often a cut is made deeper because recovery has added to the cost."""
+
+
 @register("prune.channels", alias="prune")
 class PruneChannels(Pass):
     """Remove the least important channels of every group of coupled channels.
 
-    ratio: share of channels removed, unless a budget says how much; "auto": by group, so that the budget is met at the
+    ratio: share of channels removed; 0.5 unless a budget says how much; "auto": by group, so that the budget is met at the
     least error, by its sensitivity. sensitivity: the file that holds the sensitivities for ratio=auto, as `onnxc
     sensitivity` writes it; measured, and written there, where it does not exist. scope: of each group ("layer"), or of all together
     by score ("global"). macs: budget of multiply-accumulates, a share of the model's, or a number above 1; met within
@@ -54,13 +59,15 @@ class PruneChannels(Pass):
     least. ratio_by: ratios of their own for layers by glob on node names. keep: globs of layers whose channels all stay.
     couple: "inner" leaves everything alone that a shortcut ties. statistics: whether channels may go over which an
     operator takes a statistic, so that removing is no longer the same as zeroing: "window" (LRN's sums over neighbours),
-    "all" (LayerNormalization, GroupNormalization, means too), "none".
+    "all" (LayerNormalization, GroupNormalization, means too), "none". shared: whether a weight that several layers
+    read is cut for all of them alike and stays one, or for each by itself ("apart": it is split, and all its copies are
+    stored).
     """
 
     claim = Claim.LOSSY
     requires = ("clean",)
 
-    ratio: float | Literal["auto"] = 0.5
+    ratio: float | Literal["auto"] | None = None
     scope: Literal["layer", "global"] = "layer"
     macs: float | None = None
     params: float | None = None
@@ -78,11 +85,12 @@ class PruneChannels(Pass):
     couple: Literal["all", "inner"] = "all"
     statistics: Literal["none", "window", "all"] = "window"
     sensitivity: str | None = None
+    shared: Literal["alike", "apart"] = "alike"
 
     def __post_init__(self) -> None:
         for name in ("ratio", *(f"ratio_by of {k}" for k in self.ratio_by or ())):
             value = self.ratio if name == "ratio" else self.ratio_by[name.removeprefix("ratio_by of ")]
-            if value != "auto" and not 0 <= value < 1:
+            if value not in ("auto", None) and not 0 <= value < 1:
                 raise self._bad(name, "0 <= ratio < 1", value)
         for name in ("steps", "samples", "min_channels", "round_to"):
             value = getattr(self, name)
@@ -95,6 +103,10 @@ class PruneChannels(Pass):
         if len(given) > 1:
             raise BadOption("only one budget can be met", pass_name=self.name, found=", ".join(given))
         self.budget = next(iter(given.items()), None)
+        if self.budget is not None and self.ratio not in ("auto", None):
+            raise BadOption(f"ratio and {self.budget[0]} both say how much goes", pass_name=self.name,
+                            found=f"ratio={self.ratio:g}, {self.budget[0]}={self.budget[1]:g}",
+                            remedy="give one of them; ratio_by sets single layers beside a budget")  # fmt: skip
         if self.ratio == "auto" and self.budget is None:
             raise BadOption("ratio=auto needs a budget", pass_name=self.name, remedy="add macs=, params= or bytes=")
         if self.sensitivity and self.ratio != "auto":
@@ -106,20 +118,39 @@ class PruneChannels(Pass):
         return BadOption(f"option {option} does not fit", pass_name=self.name, expected=expected, found=found)
 
     def run(self, model: Model, ctx: Context) -> Report:
+        if self.budget is None:
+            return self._prune(model, ctx, None)
+        unit, wanted = self.budget
+        wanted = goal = limit(Costing(model, analyse(model), unit, set()).whole, wanted)
+        over = 0.0
+        for _ in range(TRIES):
+            work = model.copy()
+            report = self._prune(work, ctx, (unit, goal))
+            over = Costing(work, analyse(work), unit, set()).whole - wanted
+            if over <= 0 or not report.edits:
+                break
+            goal -= over  # of what recovery has added: biases
+        if over > TOLERANCE * wanted:
+            raise BadOption("the budget cannot be met", pass_name=self.name, expected=f"at most {wanted:.0f} {unit}",
+                            found=f"{wanted + over:.0f}", remedy="ask for less, or take recover=none")  # fmt: skip
+        model.adopt(work)
+        return report
+
+    def _prune(self, model: Model, ctx: Context, costing: tuple[str, float] | None) -> Report:
+        """Cut and recover; costing: the unit of the budget, and how much of it may be left."""
         report = Report()
         given = ctx.runner is not None and ctx.data is not None and not ctx.synthetic
         how = self.recover if self.recover != "auto" else "lstsq" if given else "none"
         self._criterion = self.criterion if self.criterion != "auto" else "reconstruction" if given else "l1"
-        analysis = analyse(model)
+        analysis = self._analyse(model)
         original = model.copy() if how != "none" else None
         uncut = Uncut(original, analyse(original), ctx, self.samples) if original is not None else None
-        costing = self._costing(model, analysis)
         sizes = {g.key: g.size for g in groups(model, analysis, self.statistics)}
         self._refusals(model, analysis, report)
         edits: dict[str, dict[tuple, list[int]]] = {}
         for step in range(1, self.steps + 1):
             if step > 1:
-                analysis = analyse(model)
+                analysis = self._analyse(model)
             found, rated = self._rate(model, analysis, ctx, report if step == 1 else Report())
             known = {g.atom: sizes.get(g.key, g.size) for g in found}
             keep = self._choose(model, analysis, found, rated, known, costing, step / self.steps, ctx)
@@ -133,16 +164,12 @@ class PruneChannels(Pass):
             report.edit(name, f"{before} -> {after} channels in {weights} weights")
         return report
 
+    def _analyse(self, model: Model) -> Analysis:
+        return analyse(model, alike=self.shared == "alike")
+
     def _refusals(self, model: Model, analysis: Analysis, report: Report) -> None:
         for node, reason in frozen_layers(model, analysis, self.statistics):
             report.refuse(node, reason)
-
-    def _costing(self, model: Model, analysis: Analysis) -> tuple[str, float] | None:
-        """The unit of the budget, and the budget as a number."""
-        if self.budget is None:
-            return None
-        unit, wanted = self.budget
-        return unit, limit(Costing(model, analysis, unit, set()).whole, wanted)
 
     def _rate(self, model: Model, analysis: Analysis, ctx: Context, report: Report):
         """The groups that may be cut, and their scores. What may not is refused, with the reason."""
@@ -173,7 +200,8 @@ class PruneChannels(Pass):
                 fixed[g.atom] = 1 - (1 - ratio) ** share
         plan = Plan(found, analysis, rated, self.scope, self.min_channels, multiple_of(self.round_to), fixed, sizes)
         if budget is None:
-            return masks(found, rated, plan.at(1 - (1 - self.ratio) ** share))
+            ratio = RATIO if self.ratio is None else self.ratio
+            return masks(found, rated, plan.at(1 - (1 - ratio) ** share))
         unit, wanted = budget
         cost = Costing(model, analysis, unit, {g.atom for g in found})
         target = wanted if share == 1 else cost.whole * (wanted / cost.whole) ** (1 / (1 + self._steps_left(share)))
@@ -188,8 +216,9 @@ class PruneChannels(Pass):
         file = Path(self.sensitivity) if self.sensitivity and self.steps == 1 else None
         criterion = "l1" if self._criterion == "reconstruction" else self._criterion
         curves = measure(
-            model, ctx, criterion=criterion, statistics=self.statistics, samples=min(self.samples, SAMPLES), file=file
-        )
+            model, ctx, criterion=criterion, statistics=self.statistics, samples=min(self.samples, SAMPLES), file=file,
+            alike=self.shared == "alike",
+        )  # fmt: skip
         by_name = {c.name: c for c in curves}
         return [by_name[u[0].name] for u in units(plan.groups, plan.analysis)]
 

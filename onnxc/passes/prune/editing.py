@@ -63,7 +63,7 @@ class Groups:
 
     def __init__(self, model: Model, criterion: str, statistics: str, context: Context | None):
         self.model = model
-        self.analysis = analyse(model)
+        self.analysis = analyse(model, alike=True)
         found = coupling.groups(model, self.analysis, statistics)
         seed = context.seed if context is not None else 0
         rated = scores(ScoringContext(model, self.analysis, found, context, seed=seed), criterion)

@@ -84,19 +84,21 @@ def units(found: list[Group], analysis: Analysis) -> list[list[Group]]:
 def measure(
     model: Model, ctx: Context, *, criterion: str = "l1", how: str = "none", statistics: str = "window", samples: int = SAMPLES,
     ratios: tuple[float, ...] = RATIOS, file: Path | None = None, progress: Callable[[str, float], None] | None = None,
+    alike: bool = True,
 ) -> list[Curve]:  # fmt: skip
     """The curve of every unit of `model`. Each finished unit is written to `file` at once, and read from it next time.
 
+    alike: a weight that several layers read is cut for all of them alike.
     Raises BadData where `file` holds results of another model, other data or other settings.
     """
-    analysis = analyse(model)
+    analysis = analyse(model, alike=alike)
     found = groups(model, analysis, statistics)
     rated = scores(ScoringContext(model, analysis, found, ctx, samples, ctx.seed), criterion)
     found = [g for g in found if g.atom in rated]
     head = {
         "form": FORM, "model": digest(model.to_proto()), "data": getattr(ctx.data, "name", ""), "criterion": criterion, "recover": how,
         "statistics": statistics, "samples": samples, "seed": ctx.seed, "ratios": list(ratios),
-    }  # fmt: skip
+    } | ({} if alike else {"shared": "apart"})  # fmt: skip
     done = read(file, head) if file is not None and file.exists() else {}
     work = units(found, analysis)
     plan = Plan(found, analysis, rated)

@@ -49,7 +49,7 @@ class PruneWidth(Pass):
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
-        analysis = ctx.verified.analysis if ctx.verified.analysis.model is model else analyse(model)
+        analysis = analyse(model, alike=True)
         found, keep = self.plan(model, analysis)
         for node, reason in frozen_layers(model, analysis, "all"):
             report.refuse(node, reason)
