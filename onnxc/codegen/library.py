@@ -115,7 +115,7 @@ def compile_model(
         made = _make(proto, statics, wanted, work, tell)
         if check == "data":
             tell("proof", 0.9)
-            proof = prove(work, proto, partial(_again, wanted), data, seed)
+            proof = prove(work, proto, partial(_again, wanted), wanted.targets, data, seed)
         _collect(work, done, [*made.files, f"{name}.h", "manifest.json"])
         put(done, out, old=_files_of(out, name), last="manifest.json")
     tell("done", 1.0)

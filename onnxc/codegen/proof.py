@@ -1,13 +1,16 @@
 """The proof of a library: it is run beside ONNX Runtime before it is put to its place, for every shape that it takes.
 
-A library of this machine runs in a process of its own, one of another machine in its emulator. Where there is no emulator, or a
+A library of this machine runs in a process of its own, with the kernels for each of its instruction sets that the machine
+has; one of another machine in its emulator. Where there is no emulator, or a
 network takes too long in one, the same lowering built for this machine stands for it. Where outputs differ, the first node
-whose tensor does is searched by halves: the model up to a node is compiled and compared like the whole.
+whose tensor does is searched by halves: the model up to a node is compiled and compared like the whole, as long as that takes
+no more than SEARCH_SECONDS.
 """
 
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +19,14 @@ import onnx
 
 from onnxc.codegen.agreement import Arrays, Difference, Reference, make_feeds
 from onnxc.codegen.prefix import kinds_of, needed, until
+from onnxc.codegen.target import Target, runs_here
 from onnxc.ir.errors import MissingTool, OnnxcError, Unsupported, VerificationError
 from onnxc.runtime.apart import run_apart
 from onnxc.runtime.emulate import Emulated
 from onnxc.runtime.library import read_manifest, shapes_of
-from onnxc.runtime.toolchain import TOOLCHAINS, host_features
 
 EMULATED_MACS = 3e8  # more take minutes in an emulator
+SEARCH_SECONDS = 60.0
 HERE = "this machine"
 Build = Callable[[onnx.ModelProto, Sequence[Mapping[str, tuple[int, ...]]], str | None, Path], None]
 """(model, shapes, target or None for that of the library, folder): compiles into the folder, without a proof."""
@@ -45,8 +49,12 @@ class Proof:
         return dict(vars(self))
 
 
-def prove(folder: Path, proto: onnx.ModelProto, build: Build, data=None, seed: int = 0) -> Proof:
+def prove(
+    folder: Path, proto: onnx.ModelProto, build: Build, targets: Sequence[Target], data=None, seed: int = 0
+) -> Proof:
     """Compares the library in `folder` with ONNX Runtime on `data`, a sample a shape; None: seeded random inputs.
+
+    `targets` are the rows of its instruction sets, in its order.
 
     Raises VerificationError where it differs or ends its process, naming the first node whose tensor does; Unsupported where
     ONNX Runtime does not run the model; BadData where the data do not fit.
@@ -55,46 +63,55 @@ def prove(folder: Path, proto: onnx.ModelProto, build: Build, data=None, seed: i
     shapes = [[(name, shape, dtype) for name, (shape, dtype) in inputs.items()] for inputs, _ in shapes_of(manifest)]
     feeds = make_feeds(proto, shapes, data, seed)
     reference = Reference(proto, feeds)
-    subject = _Subject(folder, manifest, build)
-    try:
-        found = subject.run(proto, folder, feeds)
-    except VerificationError as error:
-        node = _first_node(proto, subject, feeds[0], list(reference.outputs[0]))
-        raise VerificationError(error.what, node=node, tensor=error.tensor, remedy=error.remedy) from error
+    subject = _Subject(folder, manifest, build, targets)
     made = []
-    for number, outputs in enumerate(found):
-        judged = reference.judge(number, outputs)
-        wrong = [one for one in judged if not one.excess <= 1]
-        if wrong:
-            raise _refusal(wrong[0], _first_node(proto, subject, feeds[number], [one.tensor for one in wrong]))
-        made += judged
+    for machine in subject.machines:
+        subject.machine = machine
+        made += _compare(subject, reference, folder)
     return Proof(
         subject.where, len(feeds), max((one.error for one in made), default=0.0),
         max((one.steps for one in made), default=0), max((one.differing for one in made), default=0.0), data is None,
     )  # fmt: skip
 
 
-def _refusal(wrong: Difference, node: str | None) -> VerificationError:
-    return VerificationError(
-        "the library differs from ONNX Runtime, nothing was written", node=node, tensor=wrong.tensor, found=wrong.what,
-        remedy="report it with the model; --check shapes writes the library all the same",
-    )  # fmt: skip
+def _compare(subject: _Subject, reference: Reference, folder: Path) -> list[Difference]:
+    """How all outputs of the library in `folder` differ. Raises VerificationError where they do so too much."""
+    proto, feeds = reference.proto, reference.feeds
+    try:
+        found = subject.run(proto, folder, feeds)
+    except VerificationError as error:
+        node, where = _first_node(proto, subject, feeds[0], list(reference.outputs[0]))
+        raise VerificationError(error.what + where, node=node, tensor=error.tensor, remedy=error.remedy) from error
+    made = []
+    for number, outputs in enumerate(found):
+        judged = reference.judge(number, outputs)
+        wrong = [one for one in judged if not one.excess <= 1]
+        if wrong:
+            node, where = _first_node(proto, subject, feeds[number], [one.tensor for one in wrong])
+            raise VerificationError(
+                f"the library differs from ONNX Runtime, nothing was written{where}", node=node, tensor=wrong[0].tensor,
+                found=wrong[0].what, remedy="report it with the model; --check shapes writes the library all the same",
+            )  # fmt: skip
+        made += judged
+    return made
 
 
 class _Subject:
     """Where libraries of one target are run: `where` says it once something has. Others are built beside `folder`."""
 
-    def __init__(self, folder: Path, manifest: dict, build: Build):
-        chain = TOOLCHAINS[manifest["toolchain"]]
-        self.build, self.scratch = build, folder.parent
-        self.here = chain.native and set(manifest["needs"]) <= host_features()
+    def __init__(self, folder: Path, manifest: dict, build: Build, targets: Sequence[Target]):
+        runs = [runs_here(target) for target in targets]
+        self.build, self.scratch, self.here = build, folder.parent, any(runs)
+        self.machines = [number for number, it in enumerate(runs) if it] if len(runs) > 1 and self.here else [None]
+        self.machine: int | None = None
         self.emulated = not self.here and sum(row["macs"] for row in manifest["kernels"]) <= EMULATED_MACS
-        self.where = HERE
+        others = ", ".join(target.name for target, it in zip(targets, runs) if not it)
+        self.where = f"{HERE}, which cannot run the kernels for {others}" if self.here and others else HERE
 
     def run(self, proto: onnx.ModelProto, folder: Path, feeds: Sequence[Arrays]) -> list[Arrays]:
         """The outputs for each of `feeds` of the library of `proto` in `folder`."""
         if self.here:
-            return run_apart(folder, feeds)
+            return run_apart(folder, feeds, self.machine)
         if self.emulated:
             try:
                 emulated = Emulated(folder)
@@ -126,25 +143,31 @@ class _Subject:
             return None
 
 
-def _first_node(proto: onnx.ModelProto, subject: _Subject, feeds: Arrays, outputs: list[str]) -> str | None:
-    """The first node, in the order of the model, up to which its library differs; by halves among those that `outputs` need."""
-    kinds = kinds_of(proto)
+def _first_node(proto: onnx.ModelProto, subject: _Subject, feeds: Arrays, outputs: list[str]) -> tuple[str | None, str]:
+    """The first node, in the order of the model, up to which its library differs; by halves among those that `outputs` need.
+
+    Where there was no time to find it: one after it, and how far it may be, in words.
+    """
+    kinds, end = kinds_of(proto), time.monotonic() + SEARCH_SECONDS
     steps = needed(proto, outputs)
     if not steps:
-        return None
+        return None, ""
     good, top = -1, len(steps) - 1
     answer = top
-    while top - good > 1:
+    while top - good > 1 and time.monotonic() < end:
         middle = (good + top) // 2
         verdict, probe = None, middle
-        while probe < top:  # what cannot be compiled alone tells nothing: the next one may
+        while probe < top and time.monotonic() < end:  # what cannot be compiled alone tells nothing: the next one may
             verdict = subject.differs(until(proto, steps[: probe + 1], outputs, kinds), feeds)
             if verdict is not None:
                 break
             probe += 1
+        if verdict is None and time.monotonic() >= end:
+            break
         if verdict is False:
             good = probe
         else:
             top, answer = middle, probe if verdict else answer
     node = proto.graph.node[steps[answer]]
-    return node.name or f"{node.op_type} of {node.output[0]}"
+    where = f", first at this node or one of the {top - good - 1} before it" if top - good > 1 else ""
+    return node.name or f"{node.op_type} of {node.output[0]}", where

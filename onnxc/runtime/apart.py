@@ -1,6 +1,7 @@
 """A library run in a process of its own: what is wrong with it ends that process and not this one.
 
     outputs = run_apart("build", [feeds, more_feeds])
+    outputs = run_apart("build", [feeds], machine=0)     # by the kernels for the first of its instruction sets
 
 The process is a fork, so nothing is started or imported anew; inputs and outputs lie in memory that both share. Each output
 stands between guards, whose bytes tell of a kernel that writes past its tensor.
@@ -8,6 +9,7 @@ stands between guards, whose bytes tell of a kernel that writes past its tensor.
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import gc
 import mmap
@@ -28,12 +30,17 @@ from onnxc.runtime.library import ALIGN, Library, Tensors, read_manifest, shape_
 GUARD = 4096  # bytes before and after each output
 FILL = 0xA5
 TIMEOUT = 600  # seconds
+MACHINE_AT = 16  # `machine` in the head of a handle (codegen/c/body.py)
 
 Feeds = Mapping[str, np.ndarray]
 
 
-def run_apart(folder: str | os.PathLike, feeds: Sequence[Feeds]) -> list[dict[str, np.ndarray]]:
+def run_apart(
+    folder: str | os.PathLike, feeds: Sequence[Feeds], machine: int | None = None
+) -> list[dict[str, np.ndarray]]:
     """The outputs for each of `feeds` of the library of this machine in `folder`, run one after the other.
+
+    Of several instruction sets of a library, its kernels for number `machine` are run; None for those that init picks.
 
     Raises VerificationError where the library ends the process, does not end itself, fails, or writes past an output; and
     BadModel, BadData as `Library` does.
@@ -48,7 +55,7 @@ def run_apart(folder: str | os.PathLike, feeds: Sequence[Feeds]) -> list[dict[st
         status = 1
         try:
             _silence()
-            status = _child(folder, feeds, held, writing)
+            status = _child(folder, feeds, machine, held, writing)
         finally:
             os._exit(status)
     os.close(writing)
@@ -71,9 +78,13 @@ def _silence() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _child(folder: str | os.PathLike, feeds: Sequence[Feeds], held: list[_Outputs], writing: int) -> int:
+def _child(
+    folder: str | os.PathLike, feeds: Sequence[Feeds], machine: int | None, held: list[_Outputs], writing: int
+) -> int:
     try:
         library = Library(Path(folder))
+        if machine is not None:
+            ctypes.c_uint32.from_address(library.handle() + MACHINE_AT).value = machine
         for one, outputs in zip(feeds, held, strict=True):
             library.run(one, out=outputs.arrays)
     except OnnxcError as error:

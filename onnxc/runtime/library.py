@@ -100,13 +100,13 @@ class Library:
             results = {name: empty_aligned(shape, dtype) for name, (shape, dtype) in outputs.items()}
         else:
             results = check_outputs(outputs, out)
-        handle = self._handle()
+        handle = self.handle()
         if len(self.shapes) > 1:
             self._check(self._select(handle, number))
         self._check(self._run(handle, _pointers(arrays), _pointers(list(results.values()))))
         return results
 
-    def _handle(self) -> int:
+    def handle(self) -> int:
         """The handle of this thread, made at its first call, and anew in a forked process, which has no threads of it."""
         made = getattr(self._local, "handle", None)
         if made is None or made.process != os.getpid():

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from onnxc.codegen import compile_model, library, proof
+from onnxc.codegen import compile_model, kernels, library, proof
 from onnxc.codegen.agreement import Reference, make_feeds, relative
 from onnxc.codegen.c import body, source
 from onnxc.ir.errors import BadData, BadOption, Unsupported, VerificationError
+from onnxc.runtime.apart import run_apart
 
+from .test_bits import layers
+from .test_int8 import Layer, qdq
 from .test_targets import ready
 
 
@@ -43,8 +48,11 @@ def spoil(monkeypatch, wrong: str, right: str) -> None:
     monkeypatch.setattr(library, "_statics", statics)
 
 
+SLOW_PAIRS = [("Exp", "Softplus"), ("Sigmoid", "Tanh"), ("ArgMax", "ArgMin")]
+
+
 @pytest.mark.parametrize(
-    "right, wrong", [("Tanh", "Softsign"), ("Exp", "Softplus"), ("Sigmoid", "Tanh"), ("ArgMax", "ArgMin")]
+    "right, wrong", [("Tanh", "Softsign"), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW_PAIRS)]
 )
 def test_a_wrong_operator_is_named_and_nothing_written(chain, tmp_path, monkeypatch, right, wrong):
     spoil(monkeypatch, wrong, right)
@@ -66,7 +74,7 @@ def test_a_wrong_operator_is_named_and_nothing_written(chain, tmp_path, monkeypa
 )  # fmt: skip
 def test_faults_of_memory_are_found(chain, tmp_path, monkeypatch, line, said):
     monkeypatch.setattr(source, "PROGRAM", body.PROGRAM.replace("  return @flags@", f"  {line}\n  return @flags@"))
-    monkeypatch.setattr(proof, "_first_node", lambda *_: None)
+    monkeypatch.setattr(proof, "_first_node", lambda *_: (None, ""))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "kept").write_text("")
     with pytest.raises(VerificationError, match=said):
@@ -138,3 +146,74 @@ def test_relative_errors():
     for b in ([1, 0, np.inf, -2], [1, np.nan, -np.inf, -2], [np.nan, np.nan, np.inf, -2]):
         assert relative(np.float32(b), a)[0] == np.inf
     assert relative(np.float32([]), np.float32([]))[0] == 0
+
+
+def named(model: onnx.ModelProto) -> onnx.ModelProto:
+    for node in model.graph.node:
+        node.name = f"{node.op_type} {node.output[0]}"
+    return model
+
+
+def few_bits() -> onnx.ModelProto:
+    """A float layer, a depthwise one, and one of binary weights and activations that is large enough to be counted."""
+    text = """g (float[1,64,18,18] x) => (float[1,70,18,18] y) {
+      a = Conv<pads=[1,1,1,1]>(x, w0) b = Conv<pads=[1,1,1,1], group=64>(a, w1) c = ai.onnxc.Binarize(b)
+      y = Conv<pads=[1,1,1,1]>(c, w2) }"""
+    rng = np.random.default_rng(5)
+    real = {"w0": (64, 64, 3, 3), "w1": (64, 1, 3, 3)}
+    weights = {name: rng.standard_normal(shape).astype("f") / 8 for name, shape in real.items()}
+    return named(layers(text, ("Binarize",), **weights, w2=rng.choice(np.float32([-1, 1]), (70, 64, 3, 3))))
+
+
+def eight_bits() -> onnx.ModelProto:
+    """Two convolutions between quantisers, the second depthwise."""
+    return named(qdq({"a": Layer((1, 12, 9, 9), 20), "b": Layer((1, 12, 9, 9), 12, groups=12)})[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [few_bits, eight_bits])
+def test_spoilt_weights_are_found_in_every_family(make, tmp_path, monkeypatch):
+    """Packed weights of one family at a time stand one place further: a kernel of it is named."""
+    model, right = make(), kernels.FAMILIES
+    report = compile_model(model, tmp_path / "right", name="net")
+    rows = {row["kernel"]: row["node"].split()[1][0] for row in report.kernels}
+    assert len(rows) == len(report.kernels) >= 2
+    for name, layer in rows.items():
+        spoilt = (
+            replace(f, pack=lambda *given, f=f: np.roll(f.pack(*given), 1)) if name.startswith(f.name) else f
+            for f in right
+        )
+        monkeypatch.setattr(kernels, "FAMILIES", tuple(spoilt))
+        with pytest.raises(VerificationError) as caught:
+            compile_model(model, tmp_path / "out", name="net")
+        assert caught.value.node.split()[1][0] == layer, name
+        assert not (tmp_path / "out").exists()
+
+
+def test_every_instruction_set_is_run(chain, tmp_path, monkeypatch):
+    """A library for several runs the kernels for each that this machine has, not only those that init would pick."""
+    for name in ("x86-64-v2", "x86-64-v3"):
+        ready(name)
+    ran = []
+    monkeypatch.setattr(proof, "run_apart", lambda *given: ran.append(given[2:]) or run_apart(*given))
+    report = compile_model(chain, tmp_path / "out", name="net", target="x86-64-v2/x86-64-v3/icelake")
+    assert ran[:2] == [(0,), (1,)]
+    assert ("icelake" in report.proof["where"]) == (len(ran) == 2)
+    before = library.lower_program
+
+    def spoiled(static, target, *rest):
+        made = before(static, target, *rest)
+        if target.name == "x86-64-v2":
+            made.plan.calls.pop()
+        return made
+
+    monkeypatch.setattr(library, "lower_program", spoiled)
+    with pytest.raises(VerificationError):
+        compile_model(chain, tmp_path / "wrong", name="net", target="x86-64-v2/x86-64-v3")
+
+
+def test_the_search_for_a_node_ends(chain, tmp_path, monkeypatch):
+    spoil(monkeypatch, "Softsign", "Tanh")
+    monkeypatch.setattr(proof, "SEARCH_SECONDS", -1)
+    with pytest.raises(VerificationError, match=r"first at this node or one of the \d+ before it"):
+        compile_model(chain, tmp_path / "out", name="net")
