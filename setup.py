@@ -43,7 +43,7 @@ setup(
         Extension(
             "onnxc.coding._decode",
             ["onnxc/runtime/c/decode.c"],
-            depends=["onnxc/runtime/c/decode.h"],
+            depends=["onnxc/runtime/c/decode.h", "onnxc/runtime/c/planes.h"],
             extra_compile_args=["-O2"],
             optional=True,
         )

@@ -25,6 +25,7 @@ from onnxc.runtime.toolchain import Linker, Toolchain
 C_DIR = Path(__file__).parents[2] / "runtime" / "c"
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
 PARTS = "parts"  # a folder, and names with a dash: a model may be called decode, pool or weights
+_FILES = {"decode": ("decode.c", "decode.h", "planes.h"), "pool": ("pool.c", "pool.h")}
 # Names of the parts, which a library bears under its own name: two libraries in one program share nothing.
 _SYMBOLS = {
     "decode": ("onnxc_decode", "onnxc_decode_slab"),
@@ -72,8 +73,8 @@ def write_sources(
     for file, text in texts.items():
         (work / file).write_text(text, encoding="ascii")
     for part in own_parts(face, weights):
-        for suffix in ("c", "h"):
-            shutil.copy(C_DIR / f"{part}.{suffix}", work / PARTS)
+        for file in _FILES[part]:
+            shutil.copy(C_DIR / file, work / PARTS)
     with open(work / "weights.bin", "wb") as file:
         for chunk in weights.chunks():
             file.write(chunk)
