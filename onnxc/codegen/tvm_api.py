@@ -1,4 +1,4 @@
-"""The one door to TVM: lazy import, the ONNX importer, the pass pipelines, targets.
+"""The one door to TVM: lazy import, the pass pipelines, targets.
 
 Importing tvm takes seconds and 200 MB, so it happens when something is compiled and not before.
 """
@@ -6,10 +6,13 @@ Importing tvm takes seconds and 200 MB, so it happens when something is compiled
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 from types import SimpleNamespace
 
 from onnxc.ir.errors import MissingTool
 
+# what TVM raises, in Python and from C++
+TVM_ERRORS = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError)
 SCALABLE = ("+v", "+sve", "+sve2", "+sme")
 
 
@@ -31,22 +34,31 @@ def name_of(global_var) -> str:
     return global_var.name_hint if hasattr(global_var, "name_hint") else global_var.name
 
 
-def onnx_frontend():
-    """TVM's module of ONNX converters."""
+def __getattr__(name: str):
+    """tvm_api.te, .tirx and .topi, imported when first used."""
+    if name not in ("te", "tirx", "topi"):
+        raise AttributeError(f"tvm_api has no {name}")
     tvm_modules()
-    from tvm.relax.frontend.onnx import onnx_frontend as frontend
+    return import_module(f"tvm.{name}")
 
-    return frontend
+
+def script_builder():
+    """TVM's builder of scripts, and the type that collects what it builds: (tirx, IRBuilder)."""
+    tvm_modules()
+    from tvm.script.ir_builder import IRBuilder
+    from tvm.script.ir_builder import tirx as script
+
+    return script, IRBuilder
 
 
 def finish(module, target):
     """Legalises and fuses what has no kernel of ours: -> module of PrimFuncs and a flat main. `plan` places its tensors."""
-    from onnxc.codegen.kernels import rounding
+    from onnxc.codegen.kernels import legal
 
     m = tvm_modules()
     t = m.relax.transform
     steps = [
-        t.LegalizeOps({"relax.quantize": rounding.legalise}),
+        t.LegalizeOps(legal.RULES),
         t.AnnotateTIROpPattern(),
         t.FoldConstant(),
         t.FuseOps(),

@@ -44,8 +44,8 @@ class _Lowering:
 
     def __init__(self, model: StaticModel, target: Target, threads: int):
         self.model, self.target, self.threads = model, target, threads
-        self.imported = import_onnx(model.proto)
-        self.function = self.imported["main"]
+        self.imported = import_onnx(model)
+        self.function = self.imported.module["main"]
         self.relax = tvm_modules().relax
         self.builder = self.relax.BlockBuilder()
         self.arrays: list[np.ndarray] = []
@@ -60,13 +60,9 @@ class _Lowering:
         """The walk; parameters are known only at its end, so the function is put together there."""
         relax, function = self.relax, self.function
         count = len(self.model.inputs)
-        names = [value.name for value in self.model.proto.graph.input]
-        named = {param: name for param, name in zip(function.params, names, strict=True) if name in self.model.weights}
-        self.names = {param: self.model.users[name] for param, name in named.items()}
-        self.constants = Constants({param: self.model.weights[name] for param, name in named.items()})
-        self.constants.integers = {
-            param: self.model.integers[name] for param, name in named.items() if name in self.model.integers
-        }
+        self.names = self.imported.users
+        self.constants = Constants(self.imported.weights)
+        self.constants.integers = self.imported.integers
         inputs = list(function.params[:count])
         self.values.update({param: {FIRST: param} for param in inputs})
         bindings = [b for block in function.body.blocks for b in block.bindings]
@@ -177,7 +173,7 @@ class _Lowering:
         for i, arg in enumerate(args):
             if isinstance(arg, self.relax.GlobalVar):
                 if arg not in self.functions:
-                    self.functions[arg] = self.builder.add_func(self.imported[arg], name_of(arg))
+                    self.functions[arg] = self.builder.add_func(self.imported.module[arg], name_of(arg))
                 args[i] = self.functions[arg]
         return self.relax.Call(call.op, args, call.attrs, call.ty_args if hasattr(call, "ty_args") else None)
 

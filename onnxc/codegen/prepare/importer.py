@@ -1,117 +1,168 @@
-"""TVM's ONNX importer with the converters that we do otherwise. Errors name the node.
+"""A static ONNX model as a Relax module, node by node through the table of operators.
 
-Clip(x, lo, hi) with constant bounds   ->   relax.clip, which kernels take in (TVM: four opaque calls)
-Pad(x, constant widths and value)      ->   relax.nn.pad, which keeps channels-last (TVM: an opaque call)
-Sum(a, b, c)                           ->   (a + b) + c (TVM: stack and reduce)
+    t1 = Relu(t0)   ->   lv = relax.nn.relu(x0)
+
+No name of the model gets into the module: inputs are x0, x1, ..., weights w0, w1, .... Tensors of types that are not computed
+with (float16 and others, `operators.node.HELD`) are held in a wider one, and converted at inputs and outputs alone. What
+cannot be taken is collected, so that all of a model's refusals come at once.
 """
 
 from __future__ import annotations
 
-import warnings
+from dataclasses import dataclass, field
 
 import numpy as np
-import onnx
 
-from onnxc.codegen.tvm_api import onnx_frontend, tvm_modules
+from onnxc.codegen.operators.node import Node, Refused, held
+from onnxc.codegen.operators.table import convert
+from onnxc.codegen.prepare.static import StaticModel
+from onnxc.codegen.tvm_api import tvm_modules
 from onnxc.ir.errors import Unsupported
 
-TVM_ERRORS = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError)
-VARIADIC = ("Sum", "Max", "Min", "Mean")
+
+@dataclass
+class Imported:
+    """`module["main"]` has the model's inputs and then its weights as parameters, and answers the outputs and then int32
+    scalars, which are other than 0 where an index was out of range. `weights`, `users` and `integers` say of a weight's
+    variable its array, the node that it is for, and the 8-bit integers that it is made of."""
+
+    module: object
+    weights: dict = field(default_factory=dict)
+    users: dict = field(default_factory=dict)
+    integers: dict = field(default_factory=dict)
 
 
-def import_onnx(proto: onnx.ModelProto):
-    """A static ONNX model as a Relax module: inference operators, straight-line bindings in `main`.
+def import_onnx(static: StaticModel) -> Imported:
+    """The module of a static model: inference operators, straight-line bindings in `main`.
 
-    Raises Unsupported, naming node and operator, for what cannot be imported.
+    Raises Unsupported for all nodes that no row takes, each with operator, reason and remedy.
     """
     m = tvm_modules()
-    importer = _importer_class()({}, "float32", keep_params_in_input=False, sanitize=True)
-    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
-    nodes = list(proto.graph.node)
-    importer.reached = 0
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            module = importer.from_onnx(proto.graph, opset)
-    except TVM_ERRORS as error:
-        node = nodes[max(importer.reached - 1, 0)]
-        importer.bb._end_block()  # or TVM warns on stderr
-        text = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise _refusal(node, f"TVM's importer refuses it: {text[:200]}") from error
+    run = _Import(static)
+    module = run.module()
     t = m.relax.transform
-    pipeline = [t.DecomposeOpsForInference(), t.CanonicalizeBindings(), t.DeadCodeElimination()]
-    return m.tvm.transform.Sequential(pipeline)(module)
+    module = m.tvm.transform.Sequential([t.CanonicalizeBindings(), t.DeadCodeElimination()])(module)
+    params = list(module["main"].params)[len(static.inputs) :]
+    made = Imported(module)
+    for param, (array, user, integers) in zip(params, run.stored, strict=True):
+        made.weights[param], made.users[param] = array, user
+        if integers is not None:
+            made.integers[param] = integers
+    return made
 
 
-def _refusal(node: onnx.NodeProto, why: str) -> Unsupported:
-    return Unsupported(
-        f"operator {node.op_type} cannot be compiled ({why})",
-        node=node.name,
-        remedy="run onnxc passes -p clean,fuse first, or compile the part of the model without this node",
-    )
+class _Import:
+    """One walk over the nodes. `values`: tensor name -> expression; `stored`: (array, user, integers) of each weight."""
+
+    def __init__(self, static: StaticModel):
+        self.static, self.relax = static, tvm_modules().relax
+        self.builder = self.relax.BlockBuilder()
+        self.values: dict[str, object] = {}
+        self.arrays: dict[str, np.ndarray] = {}
+        self.stored: list[tuple] = []
+        self.weights: list = []
+        self.flags: list = []
+        self.refusals: list[tuple[Node, Refused]] = []
+
+    def module(self):
+        relax, static = self.relax, self.static
+        inputs = [
+            relax.Var(f"x{i}", relax.TensorType(shape, dtype)) for i, (_, shape, dtype) in enumerate(static.inputs)
+        ]
+        with self.builder.function("main", inputs):
+            with self.builder.dataflow():
+                for var, (name, _, dtype) in zip(inputs, static.inputs, strict=True):
+                    self.values[name] = self._as(var, held(dtype))
+                for node in static.nodes:
+                    self._node(node)
+                outputs = [self._output(name, shape, dtype) for name, shape, dtype in static.outputs]
+                result = self.builder.emit_output(relax.Tuple([*outputs, *self.flags]))
+            self.builder.emit_func_output(result)
+        if self.refusals:
+            raise refusal(self.refusals)
+        module = self.builder.get()
+        main = module["main"]
+        module["main"] = relax.Function([*inputs, *self.weights], main.body, main.ret_ty, main.is_pure, main.attrs)
+        return module
+
+    def _as(self, value, dtype: str):
+        return value if str(value.ty.dtype) == dtype else self.builder.emit(self.relax.op.astype(value, dtype))
+
+    def _output(self, name: str, shape: tuple[int, ...], dtype: str):
+        value = self._value(name)
+        if value is None:  # refused before
+            return self.builder.emit(self.relax.op.zeros(shape, dtype))
+        return self._as(value, dtype)
+
+    def _value(self, name: str):
+        """The expression of a tensor, a constant's made when it is first read."""
+        if name not in self.values and name in self.static.constants:
+            array = self._array(name)
+            if name in self.static.weights:
+                found = self.add_weight(array, self.static.users.get(name, ""), self.static.integers.get(name))
+            else:
+                found = self.relax.const(array, array.dtype.name)
+            self.values[name] = found
+        return self.values.get(name)
+
+    def _array(self, name: str) -> np.ndarray:
+        """A constant's values in the type in which they are held."""
+        if name not in self.arrays:
+            array = self.static.constants[name]
+            dtype = held(array.dtype.name)
+            self.arrays[name] = np.asarray(array if dtype == array.dtype.name else array.astype(dtype), order="C")
+        return self.arrays[name]
+
+    def add_weight(self, array: np.ndarray, user: str, integers=None):
+        """A new parameter of main that stands for an array."""
+        var = self.relax.Var(f"w{len(self.weights)}", self.relax.TensorType(array.shape, array.dtype.name))
+        self.weights.append(var)
+        self.stored.append((array, user, integers))
+        return var
+
+    def _node(self, proto) -> None:
+        static = self.static
+        args = [self._value(name) if name else None for name in proto.input]
+        results = [static.types.get(name) if name else None for name in proto.output]
+        arrays = {name: self._array(name) for name in proto.input if name in static.constants}
+        domain = "" if proto.domain == "ai.onnx" else proto.domain
+        opset = static.opsets.get(domain, 1)
+        node = Node(proto, opset, args, results, arrays, self.builder, self.flags, self.add_weight)
+        if any(name and arg is None for name, arg in zip(proto.input, args, strict=True)):
+            return  # what it reads was refused before
+        try:
+            made = convert(node)
+        except Refused as error:
+            self.refusals.append((node, error))
+            made = [self._stand_in(result) for result in results]
+        for name, value in zip(proto.output, made):
+            if name and value is not None:
+                self.values[name] = value
+
+    def _stand_in(self, result):
+        """A tensor in the place of one that was refused, so that the nodes after it can be looked at."""
+        if result is None:
+            return None
+        shape, dtype = result
+        return self.builder.emit(self.relax.op.zeros(shape, held(dtype)))
 
 
-def _importer_class():
-    frontend = onnx_frontend()
-
-    class Importer(frontend.ONNXGraphImporter):
-        """`reached` counts the nodes that conversion has begun."""
-
-        reached = 0
-
-        def _check_for_unsupported_ops(self, graph) -> None:
-            known = frontend._get_convert_map()
-            for node in graph.node:
-                if node.domain not in ("", "ai.onnx"):
-                    raise _refusal(node, f"domain {node.domain} has no kernel")
-                if node.op_type not in known and node.op_type not in ("If", "Constant"):
-                    raise _refusal(node, "no kernel, and TVM's importer does not know it")
-
-        def _convert_operator(self, op_name, inputs, attrs, opset):
-            self.reached += 1
-            made = _convert(frontend, self.bb, op_name, inputs, attrs)
-            return super()._convert_operator(op_name, inputs, attrs, opset) if made is None else made
-
-    return Importer
-
-
-def _convert(frontend, builder, op_name: str, inputs: list, attrs: dict):
-    """Our own conversions; None leaves the operator to TVM."""
-    relax = tvm_modules().relax
-    if op_name in VARIADIC:
-        return frontend._get_convert_map()[op_name]._impl_dynamic(builder, list(inputs))
-    if op_name == "Clip" and str(inputs[0].ty.dtype).startswith("float"):
-        low = _bound(inputs, 1, attrs.get("min"), -np.inf)
-        high = _bound(inputs, 2, attrs.get("max"), np.inf)
-        if low is not None and high is not None:
-            return builder.normalize(relax.op.clip(inputs[0], low, high))
-    if op_name == "Pad" and attrs.get("mode", b"constant") == b"constant":
-        return _pad(builder, inputs)
-    return None
-
-
-def _pad(builder, inputs: list):
-    """Pad of four axes by constants as relax.nn.pad; None for others."""
-    m = tvm_modules()
-    known = [isinstance(operand, m.ir.GenericConst) for operand in inputs[1:3] if operand is not None]
-    if len(inputs) < 2 or not all(known) or (len(inputs) > 3 and inputs[3] is not None):
-        return None
-    pads = inputs[1].value.numpy()
-    value = inputs[2].value.numpy().item() if len(inputs) > 2 and inputs[2] is not None else 0.0
-    if pads.size != 8 or (pads < 0).any() or str(inputs[0].ty.dtype) != "float32":
-        return None
-    widths = [int(width) for axis in range(4) for width in (pads[axis], pads[axis + 4])]
-    return builder.normalize(m.relax.op.nn.pad(inputs[0], widths, "constant", float(value)))
-
-
-def _bound(inputs: list, index: int, attribute: float | None, default: float) -> float | None:
-    """A bound of Clip as a number; None when it is computed at run time. NaN means no bound, as in ONNX Runtime."""
-    operand = inputs[index] if len(inputs) > index else None
-    if operand is None:
-        value = default if attribute is None else float(attribute)
-    elif isinstance(operand, tvm_modules().ir.GenericConst):
-        value = float(operand.value.numpy().reshape(-1)[0])
-    else:
-        return None
-    value = default if np.isnan(value) else value
-    return float(np.clip(value, -3.4e38, 3.4e38))
+def refusal(found: list[tuple[Node, Refused]]) -> Unsupported:
+    """One error for all that was refused: each operator and reason once, with its nodes."""
+    if len(found) == 1:
+        node, error = found[0]
+        return Unsupported(
+            f"operator {node.op} cannot be compiled: {error.why}",
+            node=node.name,
+            remedy=error.remedy or "compile the part of the model without this node",
+        )
+    groups: dict[tuple[str, str], list[str]] = {}
+    for node, error in found:
+        groups.setdefault((node.op, error.why), []).append(node.name)
+    parts = []
+    for (op, why), names in groups.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        parts.append(f"operator {op} (node {', '.join(names[:3])}{more}): {why}")
+    remedies = dict.fromkeys(error.remedy for _, error in found if error.remedy)
+    remedy = "; ".join(remedies) or "compile the part of the model without these nodes"
+    return Unsupported(f"{len(found)} nodes cannot be compiled: " + "; ".join(parts), remedy=remedy)

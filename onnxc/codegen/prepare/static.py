@@ -1,8 +1,8 @@
 """A model made static: functions inlined, shapes fixed, constants folded, weights taken out of the graph.
 
-    Conv(x, 500 MB of initialiser)   ->   Conv(x, w0), w0 an input
+    Conv(x, 500 MB of initialiser)   ->   Conv(x, w), the array of w beside the nodes
 
-Weights become extra inputs, so that nothing downstream copies or folds hundreds of megabytes.
+Nothing downstream copies or folds hundreds of megabytes, as weights become parameters of the program.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from onnxc.codegen.prepare.fold import SMALL, copy_of, infer
 from onnxc.codegen.prepare.opening import opener
@@ -38,19 +38,23 @@ WEIGHT_OPERANDS = {
 
 @dataclass
 class StaticModel:
-    """A graph with static shapes whose weights are graph inputs.
+    """A graph with static shapes whose constants are held apart from its nodes.
 
-    `inputs` and `outputs` are the user's (name, shape, dtype); in `proto` they are called x0, x1, ... and y0, y1, ...
-    `weights` maps the other inputs of `proto` to arrays, `users` to the name of the first node that reads them,
-    `integers` to the 8-bit integers that they are made of, where they are.
+    `inputs` and `outputs` are the user's (name, shape, dtype), `nodes` in an order in which they can run. `constants` are the
+    arrays that nodes or outputs read; those named in `weights` are large, or operands that kernels pack, and are never
+    folded. `users` says of a weight which node reads it first, `integers` which 8-bit integers it is made of, if it is.
+    `types` has (shape, dtype) of the tensors whose shape is known, `opsets` the version of each domain.
     """
 
-    proto: onnx.ModelProto
+    nodes: list[onnx.NodeProto]
     inputs: list[tuple[str, tuple[int, ...], str]]
     outputs: list[tuple[str, tuple[int, ...], str]]
-    weights: dict[str, np.ndarray]
+    constants: dict[str, np.ndarray]
+    weights: set[str]
     users: dict[str, str]
     integers: dict[str, Integers]
+    types: dict[str, tuple[tuple[int, ...], str]]
+    opsets: dict[str, int]
 
 
 def make_static(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None) -> StaticModel:
@@ -195,7 +199,7 @@ def _prune_dead(work: onnx.ModelProto) -> None:
 
 
 def _separate(work: onnx.ModelProto, constants: dict[str, np.ndarray], integers: dict, fixed: list) -> StaticModel:
-    """Weights become inputs w0, w1, ...; the user's inputs x0, x1, ... and outputs y0, y1, ..."""
+    """Which constants are weights, and what is known of every tensor."""
     found = infer(work, constants)
     outputs = []
     for value in work.graph.output:
@@ -211,52 +215,30 @@ def _separate(work: onnx.ModelProto, constants: dict[str, np.ndarray], integers:
                 remedy="compile the part of the model before the data-dependent operator",
             )
         outputs.append((value.name, shape, _dtype(kind, value.name)))
-    rename = {name: f"x{i}" for i, (name, _, _) in enumerate(fixed)}
-    graph = onnx.GraphProto(name="main")
     nodes = [copy_of(node) for node in work.graph.node]
-    inner = {name for n in nodes for a in n.attribute for g in [a.g, *a.graphs] for k in g.node for name in k.input}
-    weights, users, names = {}, {}, {}
-    used = {value.name for value in work.graph.output}
+    weights: set[str] = set()
+    used: dict[str, np.ndarray] = {name: constants[name] for name, _, _ in outputs if name in constants}
+    users: dict[str, str] = {}
     for node in nodes:
-        used.update(node.input)
         operands = WEIGHT_OPERANDS.get(node.op_type, ())
         for i, name in enumerate(node.input):
-            array = constants.get(name)
-            if array is None or name in names or name in inner:
+            if name not in constants:
                 continue
+            array = used[name] = constants[name]
             if (i in operands and array.ndim and array.dtype == np.float32) or array.size > SMALL:
-                names[name] = f"w{len(names)}"
-                weights[names[name]], users[names[name]] = array, node.name
+                weights.add(name)
+                users.setdefault(name, node.name)
+    _check_static(nodes, found)
+    types = {name: (shape, _dtype(kind, name)) for name, (shape, kind) in found.items() if shape is not None and kind}
+    opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in work.opset_import}
+    known = {name: found for name, found in integers.items() if name in weights}
+    return StaticModel(nodes, fixed, outputs, used, weights, users, known, types, opsets)
+
+
+def _check_static(nodes: list[onnx.NodeProto], found: dict) -> None:
     for node in nodes:
-        for i, name in enumerate(node.input):
-            if name in names or name in rename:
-                node.input[i] = names.get(name) or rename[name]
-    for name, array in constants.items():
-        if name in used | inner and name not in names:
-            graph.initializer.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
-    for name, shape, dtype in fixed:
-        graph.input.append(helper.make_tensor_value_info(rename[name], _elem(dtype), shape))
-    for name, array in weights.items():
-        graph.input.append(helper.make_tensor_value_info(name, _elem(array.dtype), array.shape))
-    graph.node.extend(nodes)
-    for i, (name, shape, dtype) in enumerate(outputs):
-        source = names.get(name) or rename.get(name) or name
-        graph.node.append(helper.make_node("Identity", [source], [f"y{i}"], name=f"output {name}"))
-        graph.output.append(helper.make_tensor_value_info(f"y{i}", _elem(dtype), shape))
-    proto = helper.make_model(graph, opset_imports=work.opset_import, ir_version=work.ir_version)
-    _check_static(proto, found, inner)
-    known = {names[name]: found for name, found in integers.items() if name in names}
-    return StaticModel(proto, fixed, outputs, weights, users, known)
-
-
-def _elem(dtype) -> int:
-    return helper.np_dtype_to_tensor_dtype(np.dtype(dtype)) if dtype != "bfloat16" else TensorProto.BFLOAT16
-
-
-def _check_static(proto: onnx.ModelProto, found: dict, inner: set[str]) -> None:
-    for node in proto.graph.node:
         for name in node.output:
-            if name and node.op_type != "Identity" and found.get(name, ((), 0))[0] is None:
+            if name and found.get(name, ((), 0))[0] is None:
                 raise Unsupported(
                     f"{node.op_type}'s output shape depends on data",
                     node=node.name,

@@ -1,0 +1,161 @@
+"""How Relax operators become loops where TVM's own way is not ONNX's.
+
+    relu(x), clip, maximum, minimum, max, min   ->   NaN stays NaN
+    a / b of integers                           ->   towards zero; 0 where b is 0, as no trap may end the program
+    quantize                                    ->   rounding.py
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from onnxc.codegen.kernels import rounding
+
+
+def larger(a, b):
+    """The larger of two, NaN where one is: `a` is taken only where it is larger or NaN."""
+    from tvm import tirx
+
+    if "float" not in str(a.ty.dtype):
+        return tirx.max(a, b)
+    return tirx.Select(tirx.any(a > b, a != a), a, b)
+
+
+def smaller(a, b):
+    """The smaller of two, NaN where one is."""
+    from tvm import tirx
+
+    if "float" not in str(a.ty.dtype):
+        return tirx.min(a, b)
+    return tirx.Select(tirx.any(a < b, a != a), a, b)
+
+
+def _constant(expr):
+    """A scalar constant as a TIR number, anything else as it is."""
+    from tvm import tirx
+    from tvm.ir import GenericConst
+
+    if isinstance(expr, GenericConst) and not expr.value.numpy().ndim:
+        return tirx.const(expr.value.numpy().item(), str(expr.ty.dtype))
+    return expr
+
+
+def _elements(function, name: str, builder, call):
+    """`function` of one element of each operand, broadcast."""
+    import numpy as np
+    from tvm import te
+    from tvm.tirx import FloatImm, IntImm
+
+    def compute(*operands):
+        shapes = [() if isinstance(t, FloatImm | IntImm) else tuple(int(e) for e in t.shape) for t in operands]
+
+        def element(*index):
+            picked = []
+            for operand, own in zip(operands, shapes, strict=True):
+                if isinstance(operand, FloatImm | IntImm):
+                    picked.append(operand)
+                    continue
+                tail = index[len(index) - len(own) :]
+                picked.append(operand(*(0 if e == 1 else i for i, e in zip(tail, own, strict=True))))
+            return function(*picked)
+
+        return te.compute(np.broadcast_shapes(*shapes), element, name=name)
+
+    args = [_constant(arg) for arg in call.args]
+    if all(isinstance(arg, FloatImm | IntImm) for arg in args):
+        args[0] = call.args[0]
+    return builder.call_te(compute, *args, primfunc_name_hint=name)
+
+
+def _relu(x):
+    """Written so that the hardware's maximum, whose second operand wins against NaN, is the instruction."""
+    from tvm import tirx
+
+    zero = tirx.const(0, x.ty.dtype)
+    return tirx.Select(x < zero, zero, x)
+
+
+def _clip(builder, call):
+    from tvm import tirx
+
+    kind = str(call.args[0].ty.dtype)
+    low, high = (tirx.const(_number(arg), kind) for arg in call.args[1:3])
+
+    def bounded(x):
+        floor = tirx.Select(x < low, low, x)
+        return tirx.Select(floor > high, high, floor)
+
+    return _elements(bounded, "clip", builder, _Operands(call.args[:1]))
+
+
+class _Operands:
+    """Stands for a call of which only some operands are tensors."""
+
+    def __init__(self, args):
+        self.args = list(args)
+
+
+def _number(arg):
+    value = arg.value if hasattr(arg, "value") else arg
+    return value.value if hasattr(value, "value") else value
+
+
+def _divide(builder, call):
+    from tvm import tirx
+
+    kind = str(call.args[0].ty.dtype)
+    if "float" in kind:
+        return call.op.get_attr("FLegalize")(builder, call)
+
+    def quotient(a, b):
+        one, zero = tirx.const(1, kind), tirx.const(0, kind)
+        trap = b == zero
+        if kind.startswith("int"):
+            trap = tirx.any(trap, b == tirx.const(-1, kind))
+        whole = tirx.truncdiv(a, tirx.Select(trap, one, b))
+        return tirx.Select(b == zero, zero, whole if kind.startswith("uint") else tirx.Select(trap, zero - a, whole))
+
+    return _elements(quotient, "divide", builder, call)
+
+
+def _extreme(which, builder, call):
+    """max and min over axes, NaN where one is among them."""
+    from tvm import te, tirx
+
+    x, axes, keep = call.args[0], call.attrs.axis, bool(call.attrs.keepdims)
+    shape = [int(extent) for extent in x.ty.shape.values]
+    kind = str(x.ty.dtype)
+    if "float" not in kind:
+        return call.op.get_attr("FLegalize")(builder, call)
+    gone = sorted(int(a) % len(shape) for a in axes) if axes is not None else list(range(len(shape)))
+    worst = tirx.const(float("-inf") if which is larger else float("inf"), kind)
+    reducer = te.comm_reducer(which, lambda _: worst, name="extreme")
+
+    def compute(t):
+        runs = {axis: te.reduce_axis((0, shape[axis])) for axis in gone}
+
+        def element(*index):
+            left = iter(index)
+            at = []
+            for axis in range(len(shape)):
+                at.append(runs[axis] if axis in runs else next(left))
+                if axis in runs and keep:
+                    next(left)
+            return reducer(t[tuple(at)], axis=list(runs.values()))
+
+        result = [1 if axis in runs else extent for axis, extent in enumerate(shape) if keep or axis not in runs]
+        return te.compute(result, element, name="extreme")
+
+    return builder.call_te(compute, x, primfunc_name_hint=call.op.name.rsplit(".", 1)[1])
+
+
+RULES = {
+    "relax.quantize": rounding.legalise,
+    "relax.nn.relu": partial(_elements, _relu, "relu"),
+    "relax.maximum": partial(_elements, larger, "maximum"),
+    "relax.minimum": partial(_elements, smaller, "minimum"),
+    "relax.clip": _clip,
+    "relax.divide": _divide,
+    "relax.max": partial(_extreme, larger),
+    "relax.min": partial(_extreme, smaller),
+}

@@ -1,0 +1,19 @@
+"""What each ONNX operator computes, as Relax and TE: a row per operator, a file per kind. `convert` applies a row."""
+
+from onnxc.codegen.operators import (  # noqa: F401  each file enters its rows into the table
+    cast,
+    elementwise,
+    linear,
+    logic,
+    norm,
+    quantised,
+    reduce,
+    resize,
+    scatter,
+    select,
+    shape,
+    window,
+)
+from onnxc.codegen.operators.table import ROWS, convert, has_row
+
+__all__ = ["ROWS", "convert", "has_row"]
