@@ -69,9 +69,7 @@ class Programs:
         for raw, size in [(raw, raw.size - guard) for raw, _ in outputs] + [(b, b.size - guard) for b in buffers]:
             assert (raw[size:] == 0xA5).all(), f"{name}: written past the end"
         self.index[name] = any(int(at(flag).reshape(-1).view(np.int32)[0]) for flag in made.plan.flags)
-        return {
-            key: view.copy() for (key, _, _), (_, view) in zip(made.static.outputs, outputs, strict=True)
-        }
+        return {key: view.copy() for (key, _, _), (_, view) in zip(made.static.outputs, outputs, strict=True)}
 
 
 def _guarded(shape: tuple[int, ...], dtype: str, guard: int) -> tuple[np.ndarray, np.ndarray]:

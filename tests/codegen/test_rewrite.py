@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 from onnx import helper, numpy_helper
 
 from onnxc.codegen.prepare.static import make_static
@@ -24,7 +25,10 @@ def convolution(extents, kernel, strides, dilations, pads):
 def as_model(static) -> onnx.ModelProto:
     """A static model as ONNX again."""
     values = [
-        [helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), shape) for name, shape, kind in side]
+        [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), shape)
+            for name, shape, kind in side
+        ]
         for side in (static.inputs, static.outputs)
     ]
     constants = [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in static.constants.items()]

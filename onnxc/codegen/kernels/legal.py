@@ -1,8 +1,8 @@
 """How Relax operators become loops where TVM's own way is not ONNX's.
 
-    relu(x), clip, maximum, minimum, max, min   ->   NaN stays NaN
-    a / b of integers                           ->   towards zero; 0 where b is 0, as no trap may end the program
-    quantize                                    ->   rounding.py
+relu, clip, sign, maximum, minimum, max, min ->   NaN stays NaN
+a / b of integers                           ->   towards zero; 0 where b is 0, as no trap may end the program
+quantize                                    ->   rounding.py
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from onnxc.codegen.kernels import rounding
 
 
 def larger(a, b):
-    """The larger of two, NaN where one is: `a` is taken only where it is larger or NaN."""
+    """The larger of two; where neither is as large as the other one is NaN, and so is the sum."""
     from tvm import tirx
 
     if "float" not in str(a.ty.dtype):
         return tirx.max(a, b)
-    return tirx.Select(tirx.any(a > b, a != a), a, b)
+    return tirx.Select(a > b, a, tirx.Select(b >= a, b, a + b))
 
 
 def smaller(a, b):
@@ -27,7 +27,7 @@ def smaller(a, b):
 
     if "float" not in str(a.ty.dtype):
         return tirx.min(a, b)
-    return tirx.Select(tirx.any(a < b, a != a), a, b)
+    return tirx.Select(a < b, a, tirx.Select(b <= a, b, a + b))
 
 
 def _constant(expr):
@@ -73,6 +73,15 @@ def _relu(x):
 
     zero = tirx.const(0, x.ty.dtype)
     return tirx.Select(x < zero, zero, x)
+
+
+def _sign(x):
+    """-1, 0, 1, or NaN: what is neither above nor below 0 is its own sign."""
+    from tvm import tirx
+
+    kind = x.ty.dtype
+    below = x if "uint" in str(kind) else tirx.Select(x < tirx.const(0, kind), tirx.const(-1, kind), x)
+    return tirx.Select(x > tirx.const(0, kind), tirx.const(1, kind), below)
 
 
 def _clip(builder, call):
@@ -152,6 +161,7 @@ def _extreme(which, builder, call):
 RULES = {
     "relax.quantize": rounding.legalise,
     "relax.nn.relu": partial(_elements, _relu, "relu"),
+    "relax.sign": partial(_elements, _sign, "sign"),
     "relax.maximum": partial(_elements, larger, "maximum"),
     "relax.minimum": partial(_elements, smaller, "minimum"),
     "relax.clip": _clip,

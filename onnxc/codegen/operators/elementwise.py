@@ -61,7 +61,12 @@ def reciprocal(n: Node, x):
 def power(n: Node, x, e):
     """x to the e, in the type of x: products for whole constant e up to 4, integers by squaring, else libm's pow."""
     known = n.known(1)
-    if known is not None and known.size == 1 and float(known.reshape(-1)[0]) in (1.0, 2.0, 3.0, 4.0) and known.ndim <= 1:
+    if (
+        known is not None
+        and known.size == 1
+        and float(known.reshape(-1)[0]) in (1.0, 2.0, 3.0, 4.0)
+        and known.ndim <= 1
+    ):
         count = int(known.reshape(-1)[0])
         made = n.broadcast(x, np.broadcast_shapes(shape_of(x), known.shape))
         square = n.do("multiply", made, made) if count > 1 else made
@@ -213,7 +218,9 @@ def gelu(n: Node, x):
 
 @row("Shrink")
 def shrink(n: Node, x):
-    """x + bias below -lambd, x - bias above lambd, else 0."""
+    """x + bias below -lambd, x - bias above lambd, else 0; integers are computed with in floats, and cut."""
+    if not is_float(x):
+        return n.cast(shrink(n, n.cast(x, "float64")), dtype_of(x))
     bias, lambd = n.like(n.attribute("bias", 0.0), x), n.attribute("lambd", 0.5)
     low = n.do("where", n.do("less", x, n.like(-lambd, x)), n.do("add", x, bias), n.like(0, x))
     return n.do("where", n.do("greater", x, n.like(lambd, x)), n.do("subtract", x, bias), low)

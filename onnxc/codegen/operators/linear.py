@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxc.codegen.operators.node import Node, dtype_of, shape_of
+from onnxc.codegen.operators.node import Node
 from onnxc.codegen.operators.table import row
 
 

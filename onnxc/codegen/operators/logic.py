@@ -66,6 +66,7 @@ def shift(n: Node, a, b):
 
 def broadcast_with(n: Node, function, *args):
     """`function` of one element of each operand, over their broadcast shape."""
+
     def compute(*tensors):
         shapes = [tuple(int(extent) for extent in t.shape) for t in tensors]
         shape = np.broadcast_shapes(*shapes)
@@ -85,7 +86,7 @@ def broadcast_with(n: Node, function, *args):
 @row("IsNaN")
 def is_nan(n: Node, x):
     """Whether x is no number."""
-    return n.do("not_equal", x, x)
+    return n.do("isnan", x)
 
 
 @row("IsInf")

@@ -20,16 +20,15 @@ def loops(n: Node, args: Sequence, results: Sequence[tuple[tuple[int, ...], str]
     """An expression for each of `results` (shape, dtype); one alone is not a tuple."""
     name = name or n.op.lower()
     T, builder = tvm.script_builder()
-    with builder() as made:
-        with T.prim_func(s_tir=True):
-            T.func_name(name)
-            given = [T.arg(f"a{i}", T.buffer(shape_of(arg), dtype_of(arg))) for i, arg in enumerate(args)]
-            given += [T.arg(f"r{i}", T.buffer(shape, dtype)) for i, (shape, dtype) in enumerate(results)]
-            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            with T.sblock("root"):
-                T.reads([])
-                T.writes([])
-                body(T, *given)
+    with builder() as made, T.prim_func(s_tir=True):
+        T.func_name(name)
+        given = [T.arg(f"a{i}", T.buffer(shape_of(arg), dtype_of(arg))) for i, arg in enumerate(args)]
+        given += [T.arg(f"r{i}", T.buffer(shape, dtype)) for i, (shape, dtype) in enumerate(results)]
+        T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
+        with T.sblock("root"):
+            T.reads([])
+            T.writes([])
+            body(T, *given)
     relax = tvm.tvm_modules().relax
     function = n.builder.add_func(made.get(), name)
     types = [relax.TensorType(shape, dtype) for shape, dtype in results]
@@ -40,9 +39,8 @@ def loops(n: Node, args: Sequence, results: Sequence[tuple[tuple[int, ...], str]
 @contextmanager
 def when(T, condition):
     """Statements that run where the condition holds."""
-    with T.If(condition):
-        with T.Then():
-            yield
+    with T.If(condition), T.Then():
+        yield
 
 
 def grid(T, shape: Sequence[int]):

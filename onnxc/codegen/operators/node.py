@@ -13,7 +13,9 @@ from onnxc.codegen.tvm_api import tvm_modules
 
 HELD = {
     **dict.fromkeys(("float16", "bfloat16"), "float32"),
-    **dict.fromkeys(("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"), "float32"),
+    **dict.fromkeys(
+        ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"), "float32"
+    ),
     **dict.fromkeys(("float4_e2m1fn",), "float32"),
     **dict.fromkeys(("int4", "int2"), "int8"),
     **dict.fromkeys(("uint4", "uint2"), "uint8"),

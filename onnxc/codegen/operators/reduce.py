@@ -123,7 +123,8 @@ def place(n: Node, x):
 def flat_softmax(n: Node, x):
     """Before opset 13: over all axes from `axis` on together."""
     shape = shape_of(x)
-    axis = n.axis("axis", 1, max(len(shape), 2))
+    axis = int(n.attribute("axis", 1))
+    axis += len(shape) if axis < 0 else 0
     flat = n.reshape(x, (int(np.prod(shape[:axis])), int(np.prod(shape[axis:]))))
     if n.op == "Hardmax":
         return n.reshape(_hardmax(n, flat, 1), shape)

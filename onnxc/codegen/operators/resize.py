@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxc.codegen import tvm_api as tvm
-from onnxc.codegen.operators.node import Node, Refused, dtype_of, shape_of, within
+from onnxc.codegen.operators.node import Node, dtype_of, shape_of, within
 from onnxc.codegen.operators.shape import wanted_shape
 from onnxc.codegen.operators.table import row
 
@@ -215,9 +215,7 @@ def _along(n: Node, x, axis: int, table: Taps, nearest: bool, floats: str):
 
 def _reader(t, axis: int, at):
     shape = [*t.shape[:axis], at.shape[0], *t.shape[axis + 1 :]]
-    return tvm.te.compute(
-        shape, lambda *index: t(*index[:axis], at(index[axis], 0), *index[axis + 1 :]), name="resize"
-    )
+    return tvm.te.compute(shape, lambda *index: t(*index[:axis], at(index[axis], 0), *index[axis + 1 :]), name="resize")
 
 
 def _filled(n: Node, x, tables: dict[int, Taps], fill: float):

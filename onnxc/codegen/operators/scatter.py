@@ -19,7 +19,7 @@ def _join(kind: str, reduction: str) -> Callable:
     tirx = tvm.tirx
     if kind == "bool":
         both = {"add": tirx.any, "max": tirx.any, "mul": tirx.all, "min": tirx.all}
-        return both[reduction] if reduction in both else lambda old, new: new
+        return both.get(reduction, lambda old, new: new)
     return {
         "none": lambda old, new: new, "add": lambda old, new: old + new, "mul": lambda old, new: old * new,
         "max": lambda old, new: tirx.Select(new > old, new, old), "min": lambda old, new: tirx.Select(new < old, new, old),
@@ -132,5 +132,3 @@ def tensor_scatter(n: Node, cache, update, starts=None):
     made, flag = loops(n, [cache, update, starts], [(shape, dtype_of(cache)), ((), "int32")], body)
     n.flags.append(flag)
     return made
-
-

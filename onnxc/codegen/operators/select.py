@@ -123,9 +123,7 @@ def one_hot(n: Node, indices, depth, values):
 
         def element(*index):
             given = at(*index[:axis], *index[axis + 1 :])
-            front = tvm.tirx.Select(
-                given < tvm.tirx.const(0, kind), given + tvm.tirx.const(count, kind), given
-            )
+            front = tvm.tirx.Select(given < tvm.tirx.const(0, kind), given + tvm.tirx.const(count, kind), given)
             return tvm.tirx.Select(front == tvm.tirx.Cast(kind, index[axis]), two[1], two[0])
 
         shape = list(at.shape)

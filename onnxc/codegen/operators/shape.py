@@ -73,6 +73,7 @@ def cut(n: Node, x, parts: dict[int, tuple[int, int, int]]):
     if min(steps) > 0:
         ends = [s + (parts[axis][2] - 1) * step + 1 for axis, s, step in zip(axes, starts, steps, strict=True)]
         return n.do("strided_slice", x, axes, starts, ends, steps)
+
     def backward(t):
         shape = [parts.get(i, (0, 1, int(extent)))[2] for i, extent in enumerate(t.shape)]
 
@@ -132,7 +133,12 @@ def pad(n: Node, x, *_):
     before, after = [0] * rank, [0] * rank
     for i, axis in enumerate(axes):
         before[axis], after[axis] = int(widths[i]), int(widths[len(axes) + i])
-    if mode == "constant" and isinstance(value, float | int) and min(*before, *after, 0) >= 0 and dtype_of(x) == "float32":
+    if (
+        mode == "constant"
+        and isinstance(value, float | int)
+        and min(*before, *after, 0) >= 0
+        and dtype_of(x) == "float32"
+    ):
         if rank == 4 and np.isfinite(value):
             pairs = [width for axis in range(4) for width in (before[axis], after[axis])]
             return n.do("nn.pad", x, pairs, "constant", float(value))

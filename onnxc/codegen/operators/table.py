@@ -84,6 +84,8 @@ def _checked(node: Node, results: tuple) -> tuple:
         if wanted is None:
             continue
         if (shape, dtype) != (wanted[0], held(wanted[1])):
-            expected, found = (f"{kind} {list(extents)}" for extents, kind in ((wanted[0], held(wanted[1])), (shape, dtype)))
+            expected, found = (
+                f"{kind} {list(extents)}" for extents, kind in ((wanted[0], held(wanted[1])), (shape, dtype))
+            )
             raise Refused(f"its output {name} would be {found} where the model says {expected}")
     return results[: len(node.outputs)]

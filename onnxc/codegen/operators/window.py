@@ -101,7 +101,9 @@ def convolution(n: Node, x, w, b, window: Window, groups: int):
         x, w = n.reshape(x, (*shape[:2], 1, shape[2])), n.reshape(w, (*weights[:2], 1, weights[2]))
         strides, dilations, pads, rank = [1, *strides], [1, *dilations], [0, pads[0], 0, pads[1]], 2
     if min(pads) < 0:
-        parts = {2 + d: (max(-pads[d], 0), 1, shape_of(x)[2 + d] + min(pads[d], 0) + min(pads[rank + d], 0)) for d in range(rank)}  # fmt: skip
+        parts = {}
+        for d, (before, after) in enumerate(zip(pads[:rank], pads[rank:], strict=True)):
+            parts[2 + d] = (max(-before, 0), 1, shape_of(x)[2 + d] + min(before, 0) + min(after, 0))
         x, pads = cut(n, x, parts), [max(pad, 0) for pad in pads]
     names = LAYOUTS[rank]
     options = {"strides": strides, "padding": pads, "dilation": dilations, "groups": groups}

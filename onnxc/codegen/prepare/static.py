@@ -7,18 +7,18 @@ Nothing downstream copies or folds hundreds of megabytes, as weights become para
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnxc.codegen.operators import has_row
 from onnxc.codegen.prepare.fold import SMALL, copy_of, infer
 from onnxc.codegen.prepare.opening import opener
 from onnxc.codegen.prepare.rewrite import rewrite
 from onnxc.codegen.prepare.walk import Integers, Walk, constant_of
-from onnxc.codegen.tvm_api import onnx_frontend
 from onnxc.ir.errors import BadOption, Unsupported
 
 WEIGHT_OPERANDS = {
@@ -80,11 +80,6 @@ def _walk(work: onnx.ModelProto, constants: dict[str, np.ndarray]) -> Walk:
     del work.graph.node[:]
     work.graph.node.extend(walk.nodes)
     return walk
-
-
-def has_row(operator: str, domain: str, opset: int) -> bool:
-    """Whether the importer knows an operator."""
-    return not domain and operator in (*onnx_frontend()._get_convert_map(), "Constant")
 
 
 def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -209,11 +204,7 @@ def _separate(work: onnx.ModelProto, constants: dict[str, np.ndarray], integers:
             shape, kind = array.shape, helper.np_dtype_to_tensor_dtype(array.dtype)
         if shape is None:
             infer(work, constants, strict=True)  # if the model is at fault, this says where
-            raise Unsupported(
-                "the output's shape depends on data",
-                tensor=value.name,
-                remedy="compile the part of the model before the data-dependent operator",
-            )
+            raise _unknown(work.graph.node, constants, found, value.name)
         outputs.append((value.name, shape, _dtype(kind, value.name)))
     nodes = [copy_of(node) for node in work.graph.node]
     weights: set[str] = set()
@@ -228,20 +219,38 @@ def _separate(work: onnx.ModelProto, constants: dict[str, np.ndarray], integers:
             if (i in operands and array.ndim and array.dtype == np.float32) or array.size > SMALL:
                 weights.add(name)
                 users.setdefault(name, node.name)
-    _check_static(nodes, found)
+    for node in nodes:
+        for name in node.output:
+            if name and found.get(name, ((), 0))[0] is None and name not in constants:
+                raise _unknown(nodes, constants, found, name)
     types = {name: (shape, _dtype(kind, name)) for name, (shape, kind) in found.items() if shape is not None and kind}
     opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in work.opset_import}
     known = {name: found for name, found in integers.items() if name in weights}
     return StaticModel(nodes, fixed, outputs, used, weights, users, known, types, opsets)
 
 
-def _check_static(nodes: list[onnx.NodeProto], found: dict) -> None:
-    for node in nodes:
-        for name in node.output:
-            if name and found.get(name, ((), 0))[0] is None:
-                raise Unsupported(
-                    f"{node.op_type}'s output shape depends on data",
-                    node=node.name,
-                    tensor=name,
-                    remedy="compile the part of the model before this operator",
-                )
+def _unknown(nodes: Sequence[onnx.NodeProto], constants: dict, found: dict, tensor: str) -> Unsupported:
+    """Why tensors have no static shape: the nodes that read known ones only, but make others."""
+
+    def known(name: str) -> bool:
+        return not name or name in constants or found.get(name, (None, 0))[0] is not None
+
+    roots = [node for node in nodes if all(map(known, node.input)) and not all(map(known, node.output))]
+    reasons = []
+    for node in roots:
+        missing = not has_row(node.op_type, node.domain)
+        domain = f" of domain {node.domain}" if node.domain not in ("", "ai.onnx") else ""
+        why = (
+            f"there is no row for {node.op_type}{domain}"
+            if missing
+            else f"{node.op_type}'s output shape depends on data"
+        )
+        reasons.append((node, why))
+    remedy = "compile the part of the model before " + ("this operator" if len(reasons) < 2 else "these operators")
+    if len(reasons) == 1:
+        return Unsupported(
+            reasons[0][1], node=roots[0].name, tensor=next(n for n in roots[0].output if not known(n)), remedy=remedy
+        )
+    if not reasons:
+        return Unsupported("its shape depends on data", tensor=tensor, remedy=remedy)
+    return Unsupported("; ".join(f"node {node.name}: {why}" for node, why in reasons), remedy=remedy)

@@ -1,0 +1,272 @@
+"""Rows of the table against ONNX Runtime: attributes, ranks, types and values are drawn, many models go into one object file."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from onnxc.ir.errors import Unsupported
+
+from .conftest import run_ort
+from .programs import Programs
+
+FLOATS = ("float32", "float64")
+INTEGERS = ("int8", "uint8", "int32", "int64")
+
+
+class Case:
+    """A model of one node: constants for operands that set shapes, inputs for the others."""
+
+    def __init__(self, op: str, inputs: list, outputs: int = 1, opset: int = 17, domain: str = "", **attributes):
+        """`inputs`: arrays, None for one left out, or ("const", array)."""
+        names, constants, self.feeds = [], [], {}
+        for i, given in enumerate(inputs):
+            if given is None:
+                names.append("")
+                continue
+            fixed, array = given if isinstance(given, tuple) else (None, given)
+            array = np.asarray(array)
+            names.append(f"x{i}")
+            if fixed:
+                constants.append(numpy_helper.from_array(array, f"x{i}"))
+            else:
+                self.feeds[f"x{i}"] = array
+        made = [f"y{i}" for i in range(outputs)]
+        node = helper.make_node(op, names, made, name="it", domain=domain, **attributes)
+        values = [
+            helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+            for k, v in self.feeds.items()
+        ]
+        graph = helper.make_graph([node], "g", values, [onnx.ValueInfoProto(name=name) for name in made], constants)
+        opsets = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
+        self.model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+        _type_outputs(self.model)
+        self.text = f"{op} {attributes} {[None if g is None else np.shape(g[1] if isinstance(g, tuple) else g) for g in inputs]}"
+
+
+def _type_outputs(model: onnx.ModelProto) -> None:
+    """Outputs get the types that inference finds; a runtime finds the shapes."""
+    found = {v.name: v for v in onnx.shape_inference.infer_shapes(model).graph.output}
+    for value in model.graph.output:
+        if value.name in found:
+            value.CopyFrom(found[value.name])
+
+
+def check(cases: list[Case], tmp_path, tolerance: float = 2e-5, least: float = 0.95) -> None:
+    """Every case that ONNX Runtime runs gives its numbers; at least a share of them is not refused."""
+    wanted = {}
+    for i, case in enumerate(cases):
+        try:
+            wanted[str(i)] = run_ort(case.model, case.feeds)
+        except Exception as error:  # noqa: BLE001  it has no kernel, or takes it for an error
+            assert any(
+                text in str(error) for text in ("NOT_IMPLEMENTED", "FAIL", "INVALID", "Invalid", "not supported")
+            ), case.text
+    assert len(wanted) > len(cases) * 0.35
+    programs = Programs(tmp_path)
+    refused = {name: error for name in wanted if (error := programs.add(name, cases[int(name)].model)) is not None}
+    programs.build()
+    wrong = []
+    for name in wanted:
+        if name in refused:
+            continue
+        case = cases[int(name)]
+        found = programs.run(name, case.feeds)
+        wrong += [
+            f"{case.text}: {why}"
+            for key, value in wanted[name].items()
+            if (why := differs(found[key], value, tolerance))
+        ]
+        wrong += [f"{case.text}: an index flag"] if programs.index[name] else []
+    assert not wrong, "\n".join(wrong[:12])
+    assert len(refused) <= (1 - least) * len(wanted), "\n".join(
+        f"{cases[int(n)].text}: {e}" for n, e in refused.items()
+    )
+
+
+def differs(found: np.ndarray, wanted: np.ndarray, tolerance: float) -> str:
+    """How the two differ: type, shape, NaN and infinities, floats by more than `tolerance` of the largest value, integers at all."""
+    if (found.dtype, found.shape) != (wanted.dtype, wanted.shape):
+        return f"{found.dtype} {found.shape} for {wanted.dtype} {wanted.shape}"
+    both = f"{found.ravel()[:12]} for {wanted.ravel()[:12]}"
+    if wanted.dtype.kind != "f":
+        return "" if np.array_equal(found, wanted) else both
+    finite = np.isfinite(wanted)
+    if not np.array_equal(found[~finite], wanted[~finite], equal_nan=True):
+        return both
+    largest = max(np.abs(wanted[finite]).max(initial=0), 1e-6)
+    return "" if np.abs(found[finite] - wanted[finite]).max(initial=0) <= tolerance * largest else both
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Seeded draws."""
+    return np.random.default_rng(5)
+
+
+def values(rng, shape, dtype: str = "float32", special: bool = False) -> np.ndarray:
+    """Numbers of a type; with `special` NaN, infinities and zeros among floats, the extremes among integers."""
+    kind = np.dtype(dtype)
+    if kind.kind == "b":
+        return rng.integers(0, 2, shape).astype(bool)
+    if kind.kind == "f":
+        made = np.asarray(rng.standard_normal(shape) * 2, kind)
+        if special and made.size:
+            spots = rng.random(shape) < 0.3
+            made[spots] = rng.choice([np.nan, np.inf, -np.inf, 0.0, -0.0], spots.sum())
+        return made
+    limits = np.iinfo(kind)
+    made = np.asarray(rng.integers(max(limits.min, -20), 21, shape), kind)
+    if special and made.size:
+        spots = rng.random(shape) < 0.2
+        made[spots] = rng.choice([limits.min, limits.max, 0], spots.sum())
+    return made
+
+
+def shape(rng, ranks=(0, 5), most: int = 6) -> tuple[int, ...]:
+    """A small shape of one of the ranks [low, high)."""
+    return tuple(int(e) for e in rng.integers(1, most, rng.integers(*ranks)))
+
+
+def mates(rng, whole: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape that broadcasts to `whole`."""
+    made = [1 if rng.random() < 0.3 else e for e in whole]
+    return tuple(made[rng.integers(0, len(made) + 1) :])
+
+
+UNARY = """Abs Acos Acosh Asin Asinh Atan Atanh Ceil Cos Cosh Erf Exp Floor Log Neg Reciprocal Relu Round Sigmoid Sign Sin Sinh Sqrt
+Tan Tanh Softplus Softsign HardSwish Mish Elu Selu Celu LeakyRelu ThresholdedRelu HardSigmoid Shrink IsNaN IsInf Identity Not"""
+DRAWN = {
+    "Elu": ("alpha",), "Selu": ("alpha", "gamma"), "Celu": ("alpha",), "LeakyRelu": ("alpha",), "ThresholdedRelu": ("alpha",),
+    "HardSigmoid": ("alpha", "beta"), "Shrink": ("bias", "lambd"),
+}  # fmt: skip
+
+
+def test_functions_of_one_tensor(rng, tmp_path):
+    cases = []
+    for op in UNARY.split():
+        for dtype in (*FLOATS, "int32", "int64", "int8"):
+            if op == "Not":
+                dtype = "bool"
+            drawn = {name: float(rng.uniform(0.1, 2)) for name in DRAWN.get(op, ()) if rng.random() < 0.7}
+            if op == "IsInf":
+                drawn = {f"detect_{side}": int(rng.integers(0, 2)) for side in ("positive", "negative")}
+            special = (
+                op not in ("Acosh", "Cosh", "Sinh", "Exp", "Erf", "Tanh", "Mish", "Softplus", "Sigmoid", "HardSwish")
+                or dtype == "float64"
+            )
+            cases.append(
+                Case(op, [values(rng, shape(rng), dtype, special=special and op != "Mish")], opset=20, **drawn)
+            )
+    check(cases, tmp_path)
+
+
+BINARY = """Add Sub Mul Div Max Min Mean Sum Pow Mod Equal Less LessOrEqual Greater GreaterOrEqual And Or Xor BitwiseAnd BitwiseOr
+BitwiseXor BitShift PRelu Where Clip"""
+
+
+def test_functions_of_several_tensors(rng, tmp_path):
+    cases = []
+    for op in BINARY.split() * 2:
+        for dtype in (*FLOATS, *INTEGERS, "bool"):
+            whole = shape(rng)
+            a, b = (
+                values(rng, mates(rng, whole) if op != "PRelu" else whole, dtype, special=op != "Pow") for _ in range(2)
+            )
+            drawn, inputs = {}, [a, b]
+            if op == "PRelu":
+                inputs[1] = values(rng, mates(rng, whole), dtype)
+            if op in ("Max", "Min", "Mean", "Sum"):
+                inputs = [values(rng, mates(rng, whole), dtype, special=True) for _ in range(rng.integers(1, 4))]
+            if op == "Pow":
+                inputs = [
+                    np.abs(a) if np.dtype(dtype).kind == "f" else a,
+                    ("const", np.asarray(rng.choice([0.5, 1, 2, 3, 2.5]), dtype)),
+                ]
+            if op in ("Div", "Mod") and np.dtype(dtype).kind in "iu":  # a trap in ONNX Runtime
+                inputs = [
+                    values(rng, np.shape(a), dtype),
+                    np.where(values(rng, np.shape(b), dtype) == 0, 3, values(rng, np.shape(b), dtype) | 1).astype(
+                        dtype
+                    ),
+                ]
+            if op == "Mod":
+                drawn["fmod"] = 1 if np.dtype(dtype).kind == "f" else int(rng.integers(0, 2))
+                inputs = [values(rng, np.shape(a), dtype), inputs[1]] if np.dtype(dtype).kind == "f" else inputs
+            if op == "BitShift":
+                dtype = "uint8" if rng.random() < 0.5 else "uint32"
+                drawn["direction"] = str(rng.choice(["LEFT", "RIGHT"]))
+                inputs = [
+                    values(rng, np.shape(a), "int64").astype(dtype),
+                    rng.integers(0, 8, np.shape(b)).astype(dtype),
+                ]
+            if op == "Where":
+                inputs = [values(rng, mates(rng, whole), "bool"), a, b]
+            if op == "Clip":
+                bounds = [None if rng.random() < 0.3 else values(rng, (), dtype) for _ in range(2)]
+                inputs = [a, *(None if v is None else ("const", v) if rng.random() < 0.6 else v for v in bounds)]
+            cases.append(Case(op, inputs, opset=18, **drawn))
+    check(cases, tmp_path)
+
+
+REDUCE = "Sum Mean Max Min Prod L1 L2 SumSquare LogSum LogSumExp"
+
+
+def test_reductions(rng, tmp_path):
+    cases = []
+    for name in REDUCE.split() * 4:
+        for dtype in FLOATS if "Log" in name else ("float32", "float64", "int32", "int64"):
+            op, x = (
+                f"Reduce{name}",
+                values(rng, shape(rng, (1, 5)), dtype),
+            )
+            x = np.abs(x) + 1 if name == "LogSum" else x % 3 if name == "Prod" else x
+            axes = sorted(rng.permutation(x.ndim)[: rng.integers(0, x.ndim + 1)].tolist())
+            axes = [a - x.ndim if rng.random() < 0.3 else a for a in axes]
+            drawn = {"keepdims": int(rng.integers(0, 2))} if rng.random() < 0.8 else {}
+            old = rng.random() < 0.4
+            if old:
+                opset = 12
+                cases.append(Case(op, [x], opset=opset, **drawn, **({"axes": axes} if axes else {})))
+                continue
+            if not axes and rng.random() < 0.5:
+                drawn["noop_with_empty_axes"] = 1
+            operand = [("const", np.asarray(axes, np.int64))] if axes or rng.random() < 0.5 else []
+            cases.append(Case(op, [x, *operand], opset=18, **drawn))
+    for op in ("ArgMax", "ArgMin") * 8:
+        x = values(rng, shape(rng, (1, 5)), str(rng.choice(["float32", "int32"]))).round()
+        drawn = {
+            "axis": int(rng.integers(-x.ndim, x.ndim)),
+            "keepdims": int(rng.integers(0, 2)),
+            "select_last_index": int(rng.integers(0, 2)),
+        }
+        cases.append(Case(op, [x], **drawn))
+    for op in ("Softmax", "LogSoftmax", "Hardmax") * 6:
+        x = values(rng, shape(rng, (1, 5)))
+        cases.append(Case(op, [x], opset=int(rng.choice([11, 13])), axis=int(rng.integers(-x.ndim, x.ndim))))
+    check(cases, tmp_path)
+
+
+def test_an_attribute_that_no_row_reads_is_refused(tmp_path):
+    case = Case("Relu", [np.ones((2, 3), "f")])
+    case.model.graph.node[0].attribute.append(helper.make_attribute("slope", 0.5))
+    error = Programs(tmp_path).add("a", case.model)
+    assert isinstance(error, Unsupported) and "node it" in str(error) and "attribute slope = 0.5" in str(error)
+
+
+def test_all_refusals_come_at_once(tmp_path):
+    value = helper.make_tensor_value_info("x", 1, (2, 2))
+    nodes = [
+        helper.make_node("Shrink", ["x"], ["a"], name="first", slope=1.0),
+        helper.make_node("Relu", ["x"], ["b"], name="fine"),
+        helper.make_node("Gelu", ["b"], ["y"], name="second", approximate="rough"),
+    ]
+    out = [helper.make_tensor_value_info(n, 1, (2, 2)) for n in ("a", "y")]
+    opsets = [helper.make_opsetid("", 20)]
+    graph = helper.make_graph(nodes, "g", [value], out)
+    error = Programs(tmp_path).add("a", helper.make_model(graph, opset_imports=opsets))
+    assert isinstance(error, Unsupported)
+    for part in ("2 nodes", "Shrink (node first)", "slope = 1.0", "Gelu (node second)", "approximate = rough"):
+        assert part in str(error), part
