@@ -238,7 +238,8 @@ def _unknown(nodes: Sequence[onnx.NodeProto], constants: dict, found: dict, tens
     roots = [node for node in nodes if all(map(known, node.input)) and not all(map(known, node.output))]
     reasons = []
     for node in roots:
-        missing = not has_row(node.op_type, node.domain)
+        typed = any(found.get(name, (None, 0))[1] for name in node.output)  # ONNX knows the operator, and no shape
+        missing = not typed and not has_row(node.op_type, node.domain)
         domain = f" of domain {node.domain}" if node.domain not in ("", "ai.onnx") else ""
         why = (
             f"there is no row for {node.op_type}{domain}"
