@@ -15,7 +15,8 @@ from .passes.base import Claim, Context, Pass, Report, interface
 from .passes.registry import make
 from .recipe import resolve
 from .report import PipelineReport
-from .trial import Trial, as_input
+from .require import Requirements
+from .trial import Clock, Trial, as_input
 
 
 @dataclass
@@ -44,6 +45,8 @@ class Pipeline(Pass):
         check: str = "data",
         seed: int = 0,
         task: object = None,
+        require: str = "",
+        time: bool = False,
         progress: Callable[[str], None] | None = None,
     ):
         if check not in ("data", "shapes"):
@@ -52,6 +55,8 @@ class Pipeline(Pass):
             raise BadOption("a seed does not fit", expected="an integer, at least 0", found=seed)
         self.passes = with_requirements(resolve(passes))
         self.data, self.check, self.seed, self.task = data, check, seed, task
+        self.require = require
+        self.time = time or (bool(require) and Requirements(require).timed)
         self.progress = progress or (lambda text: None)
         self.claim = Claim.of_all(p.claim for p in self.passes)
         self.needs_data = any(p.needs_data for p in self.passes)
@@ -74,7 +79,19 @@ class Pipeline(Pass):
             if trial.judge is not None:
                 report.samples = trial.judge.samples
                 report.take(trial.judge.score(trial.last))
+                report.synthetic = trial.data.synthetic
+            if self.time:
+                trial.clock = Clock(work, trial.data)
+        elif self.time:
+            raise BadOption("time is measured with --check data")
+        require = Requirements(self.require) if self.require else None
+        if require is not None:
+            require.take(report.metrics, report.metric, tested=self.check == "data")
+            if ctx.trial is not None:
+                ctx.trial.require = require
         report.rows = self.run(work, ctx).parts
+        if require is not None and report.rows:
+            require.costs(report.rows[-1], report.rows[0])
         return Result(work, report)
 
     def run(self, model: Model, ctx: Context) -> Report:
@@ -89,9 +106,16 @@ class Pipeline(Pass):
             row.name, row.claim, row.before = str(p), p.claim, before
             row.after = before = cost(current, verified)
             row.seconds = time.perf_counter() - start
+            if trial is not None and trial.clock is not None:
+                row.error["time"] = trial.clock.ratio(current, trial.data)
             whole.add_part(row)
         model.adopt(current)
         return whole
+
+
+def _required(trial: Trial, row: Report) -> None:
+    if trial.require is not None:
+        trial.require.qualities(row)
 
 
 def _context(verified: Verified, outer: Context, trial: Trial | None) -> Context:
@@ -114,12 +138,14 @@ def _step(p: Pass, model: Model, ctx: Context) -> tuple[Model, Verified, Report]
         if not row.edits and _untouched(work, model):
             if trial is not None:
                 row.error = trial.errors(trial.last)
+                _required(trial, row)
             return model, ctx.verified, row
         checked = verify(work, like=interface(p, model, work))
         if trial is not None:
             if p.changes_inputs:
                 trial.fit(work)
             row.error = trial.test(p, work, _rounding(ctx.verified))
+            _required(trial, row)
     except Exception as e:
         # any error, another person's bug included, bears the name of the pass in which it arose
         e.pass_name = getattr(e, "pass_name", None) or p.name
@@ -192,6 +218,10 @@ def with_requirements(passes: Iterable[Pass]) -> list[Pass]:
     return out
 
 
-def run_passes(model, passes, *, data=None, check: str = "data", seed: int = 0, task=None, progress=None) -> Result:
+def run_passes(
+    model, passes, *, data=None, check: str = "data", seed: int = 0, task=None, require="", time=False, progress=None
+) -> Result:
     """Transform `model` by a pass list ("fuse, prune(ratio=0.3), quant"), Pass objects or names. See Pipeline."""
-    return Pipeline(passes, data=data, check=check, seed=seed, task=task, progress=progress).transform(model)
+    return Pipeline(
+        passes, data=data, check=check, seed=seed, task=task, require=require, time=time, progress=progress
+    ).transform(model)

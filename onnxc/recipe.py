@@ -133,11 +133,11 @@ def _scalar(text: str):
     return text
 
 
-_SETTINGS = {"seed": int, "data": str, "check": str, "task": str}
+_SETTINGS = {"seed": int, "data": str, "check": str, "task": str, "require": str, "time": bool}
 
 
 def read_toml(path: str | Path) -> tuple[list[Pass], dict]:
-    """A recipe: `[[pass]]` tables with `name` and options, and settings (seed, data, check, task) above them.
+    """A recipe: `[[pass]]` tables with `name` and options, and settings (seed, data, check, task, require, time) above them.
 
     A relative path in `data` starts at the recipe's folder. Raises BadOption.
     """

@@ -13,11 +13,18 @@ if TYPE_CHECKING:
     from .runtime.evaluate import Score
 
 
+LOST = 10.0
+"""Signal to noise of the outputs, in dB, below which a model does no longer what it did."""
+RISE, SLOWER = 5e-4, 0.05
+"""From what share on a cost, or a time, counts as worse."""
+
+
 @dataclass
 class PipelineReport:
     """What a whole list did: one Report per pass, and what the numbers were measured on.
 
-    metrics: of the model as it was given, by labels. metric: the one of them that people are shown.
+    metrics: of the model as it was given, by labels. metric: the one of them that people are shown. synthetic: the data
+    are random inputs.
     """
 
     rows: list[Report] = field(default_factory=list)
@@ -27,6 +34,7 @@ class PipelineReport:
     seed: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     metric: str = "accuracy"
+    synthetic: bool = False
 
     @property
     def accuracy(self) -> float | None:
@@ -39,6 +47,26 @@ class PipelineReport:
         if score.task is not None:
             self.metric = score.task.metric
 
+    def warnings(self) -> list[str]:
+        """What got worse by the passes of the list: bytes, MACs, time, and outputs that are lost."""
+        found = []
+        snr, time = float("inf"), 1.0
+        for r in self.rows:
+            for name, unit in (("bytes", "bytes"), ("macs", "MACs")):
+                was, now = (getattr(c, name) if c else 0 for c in (r.before, r.after))
+                if now > was * (1 + RISE):
+                    found.append(f"{r.name} raises {unit} from {was:,} to {now:,}")
+            slower = r.error.get("time", time)
+            if slower > time * (1 + SLOWER):
+                found.append(f"{r.name} makes the model slower: {slower:.2f}x the time as given, {time:.2f}x before it")
+            left = r.error.get("snr_db", snr)
+            if left < LOST <= snr:
+                found.append(
+                    f"{r.name} loses the outputs: {left:.1f} dB of signal to noise are left; retrain, or ask less of it"
+                )
+            snr, time = left, slower
+        return found
+
     def to_dict(self) -> dict:
         """Plain numbers, strings, lists and dicts; ready for JSON but for infinities, which stand as None."""
         return _finite(
@@ -50,6 +78,7 @@ class PipelineReport:
                 "seed": self.seed,
                 "accuracy": self.accuracy,
                 "metrics": self.metrics,
+                "warnings": self.warnings(),
             }
         )
 

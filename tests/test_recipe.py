@@ -198,7 +198,7 @@ def test_data_that_is_no_file_beside_the_recipe_stays_as_it_is(tmp_path):
         ("[[pass", "is not TOML"),
         (
             'sed = 1\n[[pass]]\nname = "clean"',
-            "a setting that is not known, expected seed, data, check, task, found sed",
+            "a setting that is not known, expected seed, data, check, task, require, time, found sed",
         ),
         ('seed = "1"\n[[pass]]\nname = "clean"', "setting seed of the recipe"),
         ('seed = true\n[[pass]]\nname = "clean"', "setting seed of the recipe"),

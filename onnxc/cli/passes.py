@@ -27,6 +27,10 @@ def passes(
         str | None, typer.Option(metavar="data|shapes", help="data: test every claim by running; the default.")
     ] = None,
     report: Annotated[str | None, typer.Option(metavar="F.json|F.html", help="Write the whole report too.")] = None,
+    require: Annotated[
+        str | None, typer.Option(metavar="BOUNDS", help='"accuracy>=0.92, drop<=1%, bytes<=300k": else exit 1.')
+    ] = None,
+    time: Annotated[bool, typer.Option("--time", help="Measure each pass's model in ONNX Runtime.")] = False,
     seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Of all random choices; 0 by default.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the passes, or with a name the options of one.")] = False,
     verbose: VerboseOption = False,
@@ -50,7 +54,7 @@ def passes(
     from .report import render
 
     chosen, settings = (parse(listed), {}) if recipe is None else read_toml(recipe)
-    given = {"data": data, "task": task, "check": check, "seed": seed}
+    given = {"data": data, "task": task, "check": check, "seed": seed, "require": require, "time": time or None}
     settings |= {key: value for key, value in given.items() if value is not None}
     pipeline = Pipeline(chosen, **settings)
     with bar(len(pipeline.passes)) as step:

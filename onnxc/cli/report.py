@@ -45,6 +45,7 @@ def render(report: PipelineReport, *, verbose: bool = False, width: int | None =
         draw(columns(report), _rows(report, "\n" if width < NARROW else " "), width, colour),
         wrap(legend(report), "", width),
     ]
+    parts += [_warned(text, colour) for text in _section("Got worse", report.warnings(), width)]
     if verbose:
         parts += _section("Edits", _each((r.name, e.node, e.what) for r in report.rows for e in r.edits), width)
         parts += _section(
@@ -56,9 +57,13 @@ def render(report: PipelineReport, *, verbose: bool = False, width: int | None =
     return "\n\n".join(part for part in parts if part)
 
 
+def _warned(text: str, colour: bool) -> str:
+    return f"\x1b[1;33m{text}\x1b[0m" if colour else text
+
+
 def columns(report: PipelineReport) -> list[Column]:
     """One for each figure; the last but one is the task's metric."""
-    return [*HEAD, Column(report.metric), Column("time")]
+    return [*HEAD, Column(report.metric), Column("model time"), Column("time")]
 
 
 def legend(report: PipelineReport) -> str:
@@ -84,6 +89,7 @@ def _rows(report: PipelineReport, between: str) -> list[list[str]]:
             "",
             "",
             score(report.metric, report.metrics.get(report.metric)),
+            "1.00x" if any("time" in r.error for r in report.rows) else "",
             "",
         ]
     ]
@@ -93,6 +99,7 @@ def _rows(report: PipelineReport, between: str) -> list[list[str]]:
             decibels(error.get("snr_db")),
             percent(error.get("top1")),
             score(report.metric, error.get(report.metric)),
+            f"{error['time']:.2f}x" if "time" in error else "",
         ]
         name = "  " * depth + r.name.replace("(", "\n(", 1)
         rows.append([name, str(r.claim), *_costs(r.after, first, between), *measured, seconds(r.seconds)])

@@ -208,6 +208,12 @@ def is_share(metric: str) -> bool:
     return bool(makers) and makers[0]().share
 
 
+def is_higher_better(metric: str) -> bool:
+    """Whether more is better of the metric of that name; True for one of a function of the user's own."""
+    makers = [make for task in TASKS.values() for name, make in task.metrics.items() if name == metric]
+    return not makers or makers[0]().higher
+
+
 def recognise(outputs: Outputs, labels: np.ndarray) -> Task | None:
     """The task that these labels are for, or None."""
     fitting = (TASKS[name] for name in RECOGNISED)

@@ -33,7 +33,6 @@ from .select import masks
 from .sensitivity import SAMPLES, Allocation, Curve, measure, units
 from .uncut import Uncut
 
-
 RATIO = 0.5
 TRIES = 4
 """How often a cut is made deeper because recovery has added to the cost."""
@@ -141,6 +140,10 @@ class PruneChannels(Pass):
         report = Report()
         given = ctx.runner is not None and ctx.data is not None and not ctx.synthetic
         how = self.recover if self.recover != "auto" else "lstsq" if given else "none"
+        if self.recover == "auto" and not given:
+            report.note(
+                "no data given: the layers behind the cut are as they were, not repaired; give --data, or retrain"
+            )
         self._criterion = self.criterion if self.criterion != "auto" else "reconstruction" if given else "l1"
         analysis = self._analyse(model)
         original = model.copy() if how != "none" else None
