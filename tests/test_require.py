@@ -121,7 +121,7 @@ class Heavier(Pass):
 def test_what_got_worse_is_said():
     found = run_passes(classifier(), [Heavier()]).report
     text = str(found)
-    assert "heavier raises bytes from" in text and "heavier loses the outputs: 0.0 dB" in text
+    assert "heavier raises bytes from" in text and "heavier loses the outputs" in text
     assert len(found.to_dict()["warnings"]) == 2
     assert not run_passes(classifier(), "clean,fuse").report.warnings()
 
