@@ -33,13 +33,15 @@ class Atom:
     """One independent extent. `frozen` is None, or the reason why it must not change.
 
     `soft` is None, or (kind, reason) where an operator takes a statistic over it: removing indices is then not the
-    same as zeroing them. Kind "window" (a sum over neighbours) or "statistic" (a mean, a variance).
+    same as zeroing them. Kind "window" (a sum over neighbours) or "statistic" (a mean, a variance). `cuts`: how many
+    times an axis has been cut, one cut within the last, until this was left.
     """
 
-    __slots__ = ("__weakref__", "frozen", "ref", "size", "soft")
+    __slots__ = ("__weakref__", "cuts", "frozen", "ref", "size", "soft")
 
-    def __init__(self, size: Extent, frozen: str | None = None, soft: tuple[str, str] | None = None):
+    def __init__(self, size: Extent, frozen: str | None = None, soft: tuple[str, str] | None = None, cuts: int = 0):
         self.size = size
+        self.cuts = cuts
         self.ref: Axis | None = None
         self.frozen = frozen
         self.soft = soft
@@ -55,7 +57,8 @@ class Prod:
 
     def __init__(self, parts: Iterable[Axis]):
         self.parts = tuple(parts)
-        self.size: int | None = None
+        sizes = [extent(p) for p in self.parts]
+        self.size = prod(sizes) if all(isinstance(n, int) for n in sizes) else None
 
     def __repr__(self) -> str:
         return show(self)
@@ -68,7 +71,8 @@ class Sum:
 
     def __init__(self, parts: Iterable[Axis]):
         self.parts = tuple(parts)
-        self.size: int | None = None
+        sizes = [extent(p) for p in self.parts]
+        self.size = sum(sizes) if all(isinstance(n, int) for n in sizes) else None
 
     def __repr__(self) -> str:
         return show(self)
@@ -152,10 +156,15 @@ def normal(a: Axis) -> Axis:
     if type(a) is Atom or type(a) is Aligned:
         return a
     kind, neutral = type(a), 1 if type(a) is Prod else 0
+    flat = _flat(a)
     parts: list[Axis] = []
-    for part in map(normal, _flat(a)):
-        parts += part.parts if type(part) is kind else [part]
-    parts = [p for p in parts if extent(p) != neutral] or parts[:1]
+    for part in flat:
+        part = part if type(part) is Atom else normal(part)
+        if type(part) is kind:
+            parts += part.parts
+        elif part.size != neutral if type(part) is Atom else extent(part) != neutral:
+            parts.append(part)
+    parts = parts or [normal(p) for p in flat[:1]]
     return parts[0] if len(parts) == 1 else kind(parts)
 
 

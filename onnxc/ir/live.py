@@ -13,7 +13,7 @@ from math import prod
 import onnx
 import onnx_graphsurgeon as gs
 
-from .axes import Aligned, Atom, Axis, Prod, find
+from .axes import Aligned, Atom, Axis, Prod, extent, find
 from .model import Model
 from .numbers import read
 from .qtype import dtype_bits
@@ -39,9 +39,12 @@ WITHIN = (
 
 def number(a: Axis, sizes: Sizes) -> int:
     """The extent of `a` as a number; symbolic ones from `sizes`, else 1."""
+    known = extent(a)
+    if known is not None:
+        return known if isinstance(known, int) else sizes.get(known, 1)
     a = find(a)
     if type(a) is Atom:
-        return a.size if isinstance(a.size, int) else sizes.get(a.size, 1)
+        return sizes.get(a.size, 1)
     if type(a) is Aligned:
         return number(a.parts[0], sizes)
     parts = [number(p, sizes) for p in a.parts]

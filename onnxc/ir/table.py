@@ -12,16 +12,22 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .axes import Atom, Axis, Conflict, Extent, Prod, atoms, extent, freeze, soften
+from .axes import Atom, Axis, Conflict, Extent, Prod, Sum, atoms, extent, find, freeze, soften
 from .errors import DimensionError
 from .model import STANDARD, Model
-from .unify import tie
+from .unify import split_sum, tie
 
 Axes = tuple[Axis, ...]
 VALUE_LIMIT = 64
 """Integer tensors up to this many elements are followed as possible shape operands."""
 
 
+PARTS, ALL_PARTS = 4096, 1 << 21
+"""Parts of one sum at most, and of all sums of a model together; what has more is one frozen axis. `Concat(x, x)` a few
+times over has more parts than any memory, and a chain of n concats, or of n slices, has n * n / 2."""
+MANY = "a sum of too many parts"
+FEW = 64
+"""Parts of a sum that are followed in any case."""
 LONG = 1 << 16
 """Elements of a vector beyond which it is no shape."""
 
@@ -53,7 +59,7 @@ class Analysis:
     uses: (node name, input index) -> axes of the initialiser there; each use has its own: sharing couples nothing.
     balanced: axes that must keep equally many indices (the groups of a convolution), or none at all.
     values: tensor name -> known contents of a small integer tensor (object array of int, Axis or None).
-    parts: how many parts the sums that Concat made have, all together.
+    parts: how many parts the sums that were joined or cut have, all together.
     """
 
     def __init__(self, model: Model):
@@ -231,6 +237,30 @@ class Use:
         parts = tuple(Atom(s) for s in sizes)
         self.tie(self.ax(i)[d], Prod(parts), i, d)
         return parts
+
+    def join(self, *parts: Axis) -> Axis:
+        """These axes one behind the other: sums among them are taken apart, so that a chain of joins does not nest."""
+        flat: list[Axis] = []
+        for a in map(find, parts):
+            flat += a.parts if type(a) is Sum else [a]
+        joined = flat[0] if len(flat) == 1 else Sum(flat)
+        return self.fixed(extent(joined), MANY) if self._too_many(len(flat), joined) else joined
+
+    def cut(self, a: Axis, *sizes: int) -> tuple[Axis, ...] | None:
+        """Consecutive ranges of `a` of these sizes; None where a cut would split a product."""
+        pieces = split_sum(a, sizes)
+        if pieces is None or len(sizes) == 1:
+            return pieces
+        depth = max(p.cuts if type(p) is Atom else len(p.parts) for p in map(find, pieces))
+        return tuple(self.fixed(s, MANY) for s in sizes) if self._too_many(depth, a) else pieces
+
+    def _too_many(self, parts: int, a: Axis) -> bool:
+        """Whether so many parts of a sum are not followed any more: `a` is frozen then."""
+        self.analysis.parts += parts
+        if parts <= PARTS and (parts <= FEW or self.analysis.parts <= ALL_PARTS):
+            return False
+        self.fix(a, why=MANY)
+        return True
 
     def out(self, axes: Sequence[Axis], j: int = 0) -> None:
         self.outs[j] = tuple(axes)

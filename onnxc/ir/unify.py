@@ -115,7 +115,7 @@ def split_sum(a: Axis, sizes: tuple[int, ...]) -> tuple[Axis, ...] | None:
     if not isinstance(extent(a), int) or sum(sizes) != extent(a):
         return None
     if type(a) is Atom:
-        parts = tuple(Atom(s, a.frozen, a.soft) for s in sizes)
+        parts = tuple(Atom(s, a.frozen, a.soft, a.cuts + 1) for s in sizes)
         a.ref = Sum(parts)
         return parts
     if type(a) is Prod:

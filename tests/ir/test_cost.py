@@ -13,10 +13,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper, parser
 
+from onnxc.ir import table
 from onnxc.ir.analysis import analyse
 from onnxc.ir.cost import cost
 from onnxc.ir.files import load
-from onnxc.ir.ops import select
 from onnxc.ir.text import dump
 from onnxc.ir.verify import verify
 from tests.ops.harness import free_atoms
@@ -250,11 +250,11 @@ def test_long_chains_of_concats_and_sums():
 
 def test_sums_of_sums_are_bounded(monkeypatch):
     """A chain of n concats has n * n / 2 parts, n doublings 2^n; what is beyond the bound is frozen, its extent stays."""
-    monkeypatch.setattr(select, "ALL_PARTS", 1 << 14)
+    monkeypatch.setattr(table, "ALL_PARTS", 1 << 14)
     analysis = analyse(load(sums(300)))
     assert analysis.shape("x300") == (1, 602, 1, 1)
     assert 1 << 14 < analysis.parts < 1 << 15
-    assert len(free_atoms(analysis)) <= select.FEW < len(free_atoms(analyse(load(sums(100)))))
+    assert len(free_atoms(analysis)) <= table.FEW < len(free_atoms(analyse(load(sums(100)))))
     doublings = " ".join(f"a{i + 1} = Concat<axis=1>(a{i}, a{i})" for i in range(40))
     body = f"a0 = Conv(x, w) {doublings} y = Shape(a40)"
     analysis = analyse(load(text(body, "float[1, 2, 1, 1] x", "int64[4] y", w=f32(2, 2, 1, 1))))

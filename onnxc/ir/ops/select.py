@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..axes import Atom, Axis, Prod, Sum, extent, find, freeze
+from ..axes import Atom, Axis, Prod, Sum, extent, freeze
 from ..errors import DimensionError
 from ..masks import Minus
 from ..table import Unreadable, Use, row
-from ..unify import split_sum
 
 INT = (int, np.integer)
 AXIS = (Atom, Prod, Sum)
-
-
-PARTS, ALL_PARTS = 4096, 1 << 22
-"""Parts of one sum at most, and of all sums of a model together; what has more is one frozen axis. `Concat(x, x)` a few
-times over has more parts than any memory, and a chain of n concats has n * n / 2."""
-FEW = 64
-"""Parts of a sum that are followed in any case."""
 
 
 @row("Concat")
@@ -40,16 +32,7 @@ def concat(use: Use) -> None:
         for d in range(len(first)):
             if d != k:
                 use.tie(other[d], first[d], i, d)
-    parts: list[Axis] = []  # sums are joined, so that a chain of concats does not nest
-    for i in range(count):
-        a = find(use.ax(i)[k])
-        parts += a.parts if isinstance(a, Sum) else [a]
-    joined = parts[0] if len(parts) == 1 else Sum(parts)
-    use.analysis.parts += len(parts)
-    if len(parts) > PARTS or (len(parts) > FEW and use.analysis.parts > ALL_PARTS):
-        use.fix(*parts, why="a sum of too many parts")
-        joined = use.fixed(extent(joined), "a sum of too many parts")
-    use.out([*first[:k], joined, *first[k + 1 :]])
+    use.out([*first[:k], use.join(*(use.ax(i)[k] for i in range(count))), *first[k + 1 :]])
     _concat_values(use, count, len(first))
 
 
@@ -93,7 +76,7 @@ def split(use: Use) -> None:
             expected=n,
             found=f"{sizes}",
         )
-    parts = split_sum(xs[k], tuple(sizes)) if sizes is not None and isinstance(n, int) else None
+    parts = use.cut(xs[k], *sizes) if sizes is not None and isinstance(n, int) else None
     if parts is None:
         use.fix(xs[k], why="it cuts through a product")
         parts = [use.fixed(s) for s in sizes] if sizes is not None else [use.fixed(None)] * count
@@ -174,7 +157,7 @@ def _slice_one(use: Use, a: Axis, start, end, step: int) -> tuple[Axis, object, 
     count = len(range(lo, hi, by))
     if count == n and by == 1:
         return a, start, end
-    pieces = split_sum(a, (lo, count, n - lo - count)) if by == 1 and count else None
+    pieces = use.cut(a, lo, count, n - lo - count) if by == 1 and count else None
     if pieces is None:
         use.fix(a, why="it does not take a plain range" if by != 1 else "it cuts through a product")
         return use.fixed(count), start, end
@@ -258,7 +241,7 @@ def pad(use: Use) -> None:
         n = extent(xs[k])
         if use.attr("mode", "constant") == "constant" and min(before, after) >= 0 and isinstance(n, int):
             ends = [(use.fixed(p, "padding"),) if p else () for p in (before, after)]
-            xs[k] = Sum((*ends[0], xs[k], *ends[1]))
+            xs[k] = use.join(*ends[0], xs[k], *ends[1])
         else:
             use.fix(xs[k])
             xs[k] = use.fixed(n + before + after if isinstance(n, int) else None)
