@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .ir.errors import BadOption
 from .passes.base import Pass
 from .passes.registry import make
+from .runtime.code import CODE
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<mark>[()\[\]{},=:])|(?P<word>[^\s()\[\]{},=:"']+))""",
@@ -133,13 +134,16 @@ def _scalar(text: str):
     return text
 
 
+LARGEST, DEEPEST = 2**20, 1000
+"""Bytes of a recipe, and dots in a line of it: what TOML takes grows with their square."""
 _SETTINGS = {"seed": int, "data": str, "check": str, "task": str, "require": str, "time": bool}
 
 
-def read_toml(path: str | Path) -> tuple[list[Pass], dict]:
+def read_toml(path: str | Path, *, allow_code: bool = False) -> tuple[list[Pass], dict]:
     """A recipe: `[[pass]]` tables with `name` and options, and settings (seed, data, check, task, require, time) above them.
 
-    A relative path in `data` starts at the recipe's folder. Raises BadOption.
+    A relative path in `data` starts at the recipe's folder. A recipe is data: what names code to run, `module:function`, is
+    refused unless `allow_code`. Raises BadOption.
     """
     try:
         import tomllib
@@ -147,11 +151,18 @@ def read_toml(path: str | Path) -> tuple[list[Pass], dict]:
         import tomli as tomllib
     path = Path(path)
     try:
-        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8") if path.stat().st_size <= LARGEST else ""
+        if not text.strip() or max(line.count(".") for line in text.splitlines()) > DEEPEST:
+            why = "nested too deeply" if text.strip() else f"empty, or larger than {LARGEST} bytes"
+            raise BadOption(f"the recipe {path} lists no passes: it is {why}")
+        recipe = tomllib.loads(text)
     except OSError as e:
         raise BadOption(f"cannot read the recipe {path}: {(e.strerror or str(e)).lower()}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise BadOption(f"the recipe {path} is not TOML: {e}") from None
+    except (RecursionError, ValueError) as e:
+        why = "it is nested too deeply" if isinstance(e, RecursionError) else str(e)
+        raise BadOption(f"the recipe {path} cannot be read: {why}") from None
     tables = recipe.pop("pass", None)
     if not isinstance(tables, list) or not tables or not all(_is_pass(t) for t in tables):
         raise BadOption(f"the recipe {path} lists no passes", remedy='give [[pass]] tables with name = "..."')
@@ -164,9 +175,30 @@ def read_toml(path: str | Path) -> tuple[list[Pass], dict]:
             raise BadOption(
                 f"setting {key} of the recipe {path} does not fit", expected=_SETTINGS[key].__name__, found=repr(value)
             )
-    if (path.parent / recipe.get("data", "")).exists() and "data" in recipe:
+    if "data" in recipe and _exists(path.parent / recipe["data"]):
         recipe["data"] = str(path.parent / recipe["data"])
+    code = [text for text in _texts((recipe, tables)) if CODE.fullmatch(text) and not _exists(Path(text))]
+    if code and not allow_code:
+        raise BadOption(
+            f"the recipe {path} names code to run", found=code[0], remedy="if you trust it, give --allow-code"
+        )
     return [make(t["name"], {k: v for k, v in t.items() if k != "name"}) for t in tables], recipe
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text in tables and lists."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
 
 
 def _is_pass(table: object) -> bool:

@@ -183,8 +183,35 @@ def test_a_recipe_gives_passes_and_settings(tmp_path):
 
 
 def test_data_that_is_no_file_beside_the_recipe_stays_as_it_is(tmp_path):
-    _, settings = read_toml(write(tmp_path, 'data = "module:function"\n[[pass]]\nname = "clean"\n'))
-    assert settings == {"data": "module:function"}
+    text = 'data = "elsewhere.npz"\n[[pass]]\nname = "clean"\n'
+    assert read_toml(write(tmp_path, text))[1] == {"data": "elsewhere.npz"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'data = "module:function"\n[[pass]]\nname = "clean"\n',
+        'data = "päckage.module:funktion"\n[[pass]]\nname = "clean"\n',
+        'task = "module:function"\n[[pass]]\nname = "clean"\n',
+        '[[pass]]\nname = "all"\ntext = "module:function"\n',
+        '[[pass]]\nname = "all"\nwords = ["a", "module:function"]\n',
+    ],
+)
+def test_a_recipe_names_code_only_where_that_is_allowed(tmp_path, text):
+    with pytest.raises(BadOption, match=r"names code to run, found .*; if you trust it, give --allow-code"):
+        read_toml(write(tmp_path, text))
+    assert read_toml(write(tmp_path, text), allow_code=True)
+
+
+def test_a_recipe_that_is_nested_too_deeply(tmp_path):
+    for text in (
+        "a = " + "[" * 100_000,
+        "a = " + "{a = " * 50_000,
+        "a." * 50_000 + "b = 1\n",
+        "[" + "a." * 5000 + "b]\n",
+    ):
+        with pytest.raises(BadOption, match=r"cannot be read|is not TOML|lists no passes"):
+            read_toml(write(tmp_path, text))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Annotated
 
 import typer
@@ -40,9 +40,13 @@ def _common(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Anywhere: show the traceback of an error too.")] = False,
+    allow_code: Annotated[
+        bool,
+        typer.Option("--allow-code", help="Anywhere: a recipe may name module:function, the working folder hold it."),
+    ] = False,
 ) -> None:
-    # `main` has taken --debug out, and --version has its callback: both stand here for --help
-    del version, debug
+    # `main` has taken --debug and --allow-code out, and --version has its callback: they stand here for --help
+    del version, debug, allow_code
 
 
 for _name, _command in {
@@ -67,10 +71,11 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
-    argv = [a for a in argv if a != "--debug"] or ["--help"]
+    trusting = "--allow-code" in argv
+    argv = [a for a in argv if a not in ("--debug", "--allow-code")] or ["--help"]
     _open_streams()
     try:
-        with signals.handled():
+        with signals.handled(), _allowing(trusting):
             _dispatch(argv)
             sys.stdout.flush()
         return 0
@@ -89,6 +94,14 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(f"{e.format_message().rstrip('.')}; see {_path(e)} --help", 2, debug)
     except Exception as e:  # noqa: BLE001
         return _complain(*_unforeseen(e), debug)
+
+
+def _allowing(trusting: bool) -> AbstractContextManager[None]:
+    if not trusting:
+        return nullcontext()
+    from onnxc.runtime.code import allowing
+
+    return allowing(True)
 
 
 def _open_streams() -> None:

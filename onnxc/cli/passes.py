@@ -51,9 +51,10 @@ def passes(
         raise BadOption("--report writes JSON or HTML", expected="F.json or F.html", found=report)
     from ..pipeline import Pipeline
     from ..recipe import parse, read_toml
+    from ..runtime.code import allowed
     from .report import render
 
-    chosen, settings = (parse(listed), {}) if recipe is None else read_toml(recipe)
+    chosen, settings = (parse(listed), {}) if recipe is None else read_toml(recipe, allow_code=allowed())
     given = {"data": data, "task": task, "check": check, "seed": seed, "require": require, "time": time or None}
     settings |= {key: value for key, value in given.items() if value is not None}
     pipeline = Pipeline(chosen, **settings)

@@ -14,6 +14,8 @@ from .model import Model
 from .values import attribute, bodies, copied, densify, to_array, variable
 
 MIN_OPSET = 7
+MOST_NODES = 1_000_000
+"""Nodes that calls of functions may stand for, beside those that are there: ONNX and its runtimes write them all out."""
 
 _A = onnx.AttributeProto
 
@@ -67,6 +69,7 @@ def from_proto(proto: onnx.ModelProto, beside: Beside) -> Model:
     functions = [copied(f) for f in proto.functions]
     if any(f.overload for f in functions):
         raise BadModel("overloaded functions are not supported", found=next(f.name for f in functions if f.overload))
+    _bound_calls(graph, functions)
     wanted = {
         t.name
         for n in nodes
@@ -86,6 +89,41 @@ def from_proto(proto: onnx.ModelProto, beside: Beside) -> Model:
     _name_nodes(model)
     qonnx.attach(model)
     return model
+
+
+def _bound_calls(graph: onnx.GraphProto, functions: list[onnx.FunctionProto]) -> None:
+    """Raise BadModel where functions call themselves, or where all calls written out are more than MOST_NODES."""
+    known = {(f.domain, f.name): f for f in functions}
+    sizes: dict[tuple[str, str], int] = {}
+    stack, open_calls = [(key, False) for key in known], set()
+    while stack:
+        key, left = stack.pop()
+        if key in sizes:
+            continue
+        nodes = _with_bodies(known[key].node)
+        calls = [(n.domain, n.op_type) for n in nodes if (n.domain, n.op_type) in known]
+        if left:
+            sizes[key] = len(nodes) + sum(sizes[call] for call in calls)
+            open_calls.discard(key)
+            continue
+        open_calls.add(key)
+        if key in calls or open_calls.intersection(calls):
+            raise BadModel("functions call each other in a circle", found=f"{key[0]}.{key[1]}")
+        stack += [(key, True), *((call, False) for call in dict.fromkeys(calls))]
+    total = sum(sizes.get((n.domain, n.op_type), 0) for n in _with_bodies(graph.node))
+    if total > MOST_NODES:
+        raise BadModel(
+            "the functions that the model calls stand for too many nodes", expected=f"at most {MOST_NODES}",
+            found=total if total < 10**18 else "more than 10^18",
+        )  # fmt: skip
+
+
+def _with_bodies(nodes) -> list[onnx.NodeProto]:
+    """Nodes, and those of the bodies in them."""
+    found = list(nodes)
+    for node in found:  # which grows
+        found += [n for body in bodies(node) for n in body.node]
+    return found
 
 
 def _check_text(proto: onnx.ModelProto) -> None:

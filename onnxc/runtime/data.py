@@ -8,12 +8,8 @@ deterministic and starts afresh with each `batches`.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import re
 import sys
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,18 +17,14 @@ from typing import Any
 import numpy as np
 
 from onnxc.ir.errors import BadData
+from onnxc.runtime.code import CODE, failed, import_function
+from onnxc.runtime.npy import read_npy, read_npz
 from onnxc.runtime.specs import TensorSpec, check_array, listing, random_feeds
 
 LABELS = "labels"
 LONGEST = 180
 """Characters of a file's name that are a tensor's."""
 FORMS = "give an .npz, a folder of .npy files, or module:function"
-# What numpy and zipfile raise on damaged files; the header of an .npy is parsed as Python.
-_UNREADABLE = (
-    *(OSError, ValueError, TypeError, EOFError, KeyError, MemoryError, OverflowError, RuntimeError, SyntaxError),
-    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
-)
-
 Chunk = dict[str, np.ndarray]
 
 
@@ -83,7 +75,7 @@ class Data:
         for layout, batch, count in _rebatch(self._chunks(), self._inputs, max(1, min(size, left))):
             if count > left and layout.fixed is None:
                 batch, count = layout.cut(batch, 0, left), left
-            _refuse_nan(batch, self._inputs)
+            _refuse_wild(batch, self._inputs)
             alone = layout.stacked
             yield Batch({k: a[0] if alone and k in self._inputs else a for k, a in batch.items()}, count)
             left -= count
@@ -204,10 +196,14 @@ def _materialise(batch: Chunk) -> Chunk:
     return {name: np.array(array) if isinstance(array, np.memmap) else array for name, array in batch.items()}
 
 
-def _refuse_nan(batch: Chunk, inputs: Mapping[str, TensorSpec]) -> None:
-    for name in inputs:
-        if batch[name].dtype.kind in "fc" and np.isnan(batch[name]).any():
-            raise BadData("the data hold NaN", tensor=name, remedy="clean the data")
+def _refuse_wild(batch: Chunk, inputs: Mapping[str, TensorSpec]) -> None:
+    """Numbers that stand for none would go through every layer, and make any error of a pass look like one of the data."""
+    for name in [*inputs, LABELS]:
+        array = batch.get(name)
+        if array is None or array.dtype.kind not in "fc" or np.isfinite(array).all():
+            continue
+        found = "NaN" if np.isnan(array).any() else "Inf"
+        raise BadData(f"the data hold {found}", tensor=name, remedy="clean the data")
 
 
 def ragged(values: Any) -> np.ndarray:
@@ -248,8 +244,8 @@ def open_data(source: object, inputs: Mapping[str, TensorSpec], *, seed: int = 0
     if path.is_dir():
         return _array_data(str(source), _read_folder(path, inputs), inputs)
     if path.is_file():
-        return _array_data(str(source), _read_npz(path, inputs), inputs)
-    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", str(source)):
+        return _array_data(str(source), read_npz(path, [*inputs, LABELS], list(inputs)), inputs)
+    if CODE.fullmatch(str(source)):
         function = import_function(str(source), FORMS)
         return Data(str(source), lambda: _yielded(function), inputs)
     raise BadData(f"no such data: {source}", remedy=FORMS)
@@ -295,18 +291,6 @@ def file_name(tensor: str) -> str:
     return f"{name}.npy"
 
 
-def read_npy(path: Path) -> np.ndarray:
-    """A .npy file, memory-mapped. Raises `BadData`."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except _UNREADABLE as error:
-        raise BadData(f"{path} is not a readable .npy file: {error}") from error
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise BadData(f"{path} is an archive, not an .npy file")
-    return array
-
-
 def _read_folder(path: Path, inputs: Mapping[str, TensorSpec]) -> Chunk:
     arrays = {}
     for name in [*inputs, LABELS]:
@@ -319,44 +303,20 @@ def _read_folder(path: Path, inputs: Mapping[str, TensorSpec]) -> Chunk:
     return arrays
 
 
-def _read_npz(path: Path, inputs: Mapping[str, TensorSpec]) -> Chunk:
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise BadData(
-                f"{path} is one array, not an .npz", remedy="save it with numpy.savez, named as the model's input"
-            )
-        with archive:
-            missing = [name for name in inputs if name not in archive]
-            if missing:
-                found = ", ".join(archive.files) or "no arrays"
-                raise BadData(f"{path} has no array for this input", tensor=missing[0], found=found)
-            return {name: archive[name] for name in [*inputs, LABELS] if name in archive}
-    except _UNREADABLE as error:
-        raise BadData(f"{path} is not a readable .npz: {error}", remedy=FORMS) from error
-
-
-def import_function(source: str, remedy: str | None = None) -> Callable:
-    """The function that `module:function` names, the working folder searched too. Raises BadData."""
-    module_name, _, name = source.partition(":")
-    # The command's own folder stands in sys.path, the user's does not.
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise BadData(f"cannot import {module_name}: {error}", remedy=remedy) from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise BadData(f"module {module_name} has no function {name}")
-    return function
-
-
 def _yielded(function: Callable[[], Iterable[Mapping[str, object]]]) -> Iterator[Chunk]:
-    for item in function():
+    items = iter(_called(function, function))
+    while (item := _called(function, next, items, None)) is not None:
         if not isinstance(item, Mapping):
             raise BadData("the data function must yield dicts of arrays", found=type(item).__name__)
         yield _arrays(item)
+
+
+def _called(function: Callable, call: Callable, *args: object) -> Any:
+    """What `call` gives; an error in the user's code is theirs, and said so."""
+    try:
+        return call(*args)
+    except Exception as error:
+        raise failed(getattr(function, "__qualname__", "the data function"), error) from error
 
 
 def _arrays(item: Mapping[str, object]) -> Chunk:

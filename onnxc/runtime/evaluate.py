@@ -15,7 +15,8 @@ import numpy as np
 
 from onnxc.ir.difference import Difference
 from onnxc.ir.errors import BadData, BadOption
-from onnxc.runtime.data import LABELS, Data, import_function, join_labels
+from onnxc.runtime.code import import_function
+from onnxc.runtime.data import LABELS, Data, join_labels
 
 if TYPE_CHECKING:
     import onnx

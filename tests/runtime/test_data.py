@@ -4,6 +4,7 @@ import io
 import os
 import sys
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxc.ir.errors import BadData
+from onnxc.runtime.code import allowing, import_function
 from onnxc.runtime.data import file_name, open_data
 from onnxc.runtime.specs import TensorSpec
 
@@ -104,7 +106,17 @@ def test_npz_folder_function_and_mapping_agree(tmp_path, monkeypatch):
         "    yield {'x': np.arange(15, dtype='f4').reshape(5, 3), 'labels': np.arange(5)}\n"
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    for folder in ("", ".", str(tmp_path)):  # the working folder is no place to import from
+        monkeypatch.setattr(sys, "path", [folder, *sys.path])
+        with pytest.raises(BadData, match="no such module; install it, set PYTHONPATH, or give --allow-code"):
+            open_data("feeding_module:feed", X)
+    (tmp_path / "json").mkdir()
+    (tmp_path / "scipy.py").write_text("raise SystemError('not this one')")
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", ".", str(tmp_path))])
+    with allowing(True):
+        open_data("feeding_module:feed", X)
+        assert import_function("scipy.special:erf")(0.0) == 0  # what is installed goes first
+    assert "" not in sys.path and str(tmp_path) not in sys.path
     for source in (tmp_path / "d.npz", "d.npz", "folder", "feeding_module:feed", arrays):
         data = open_data(source, X)
         for _ in range(2):  # reading starts afresh
@@ -162,13 +174,15 @@ def test_inputs_must_agree_with_each_other():
         open_data({"a": ones, "b": ones[:1]}, inputs)
 
 
-def test_nan_is_refused_and_infinity_is_not():
+@pytest.mark.parametrize("value, said", [(np.nan, "NaN"), (np.inf, "Inf"), (-np.inf, "Inf")])
+def test_what_is_no_number_is_refused(value, said):
     x = rows(4)
-    x[2, 1] = -np.inf
-    assert len(joined(open_data({"x": x}, X))) == 4
-    x[3, 1] = np.nan
-    with pytest.raises(BadData, match="x: the data hold NaN"):
+    x[2, 1] = value
+    with pytest.raises(BadData, match=f"x: the data hold {said}"):
         joined(open_data({"x": x}, X))
+    labels = np.array([0, 1, value, 3], np.float32)
+    with pytest.raises(BadData, match=f"labels: the data hold {said}"):
+        joined(open_data({"x": rows(4), "labels": labels}, X))
 
 
 def test_files_that_are_no_data(tmp_path):
@@ -182,7 +196,7 @@ def test_files_that_are_no_data(tmp_path):
         ("empty.npz", "is not a readable .npz"),
         ("text.npz", "is not a readable .npz"),
         ("one.npy", "is one array, not an .npz"),
-        ("pickled.npz", "is not a readable .npz: Object arrays cannot be loaded"),
+        ("pickled.npz", "is not a readable .npz: it holds python objects"),
         ("folder", "no file x.npy in"),
         ("absent.npz", "no such data: "),
     ]:
@@ -276,3 +290,87 @@ def _in_parts(labels):
 def test_a_model_without_a_sample_axis_is_fed_samples_that_count_once():
     inputs = {"x": TensorSpec((3,), np.dtype("f4"))}
     assert [b.samples for b in open_data({"x": rows(4)}, inputs).batches(2)] == [1] * 4
+
+
+def fails_at_once():
+    raise KeyError("inner")
+
+
+def fails_later():
+    yield {"x": rows(1)}
+    raise OSError(5, "the disk", "mine")
+
+
+def fails_on_purpose():
+    raise BadData("my own words")
+    yield
+
+
+@pytest.mark.parametrize(
+    "function, said",
+    [(fails_at_once, "fails_at_once fails: KeyError: 'inner'"), (fails_later, "fails_later fails: OSError"),
+     (fails_on_purpose, "^my own words$")],
+)  # fmt: skip
+def test_errors_in_the_users_code_are_said_to_be(function, said):
+    with pytest.raises(BadData, match=said):
+        joined(open_data(function, X))
+
+
+def test_errors_while_a_module_is_imported(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for number, (text, said) in enumerate(
+        [
+            ("1 / 0", "ZeroDivisionError"),
+            ("import nothing_of_that_name", "ModuleNotFoundError: No module named"),
+            ("def", "SyntaxError"),
+        ]
+    ):
+        (tmp_path / f"broken{number}.py").write_text(text)
+        with pytest.raises(BadData, match=f"broken{number}:feed fails: {said}"):
+            open_data(f"broken{number}:feed", X)
+
+
+def npy(shape="(3,)", descr="'<f4'", data=bytes(12), order="False") -> bytes:
+    header = f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (npy("(1099511627776,)"), "truncated"),
+        (npy("(2, 2)"), "truncated"),
+        (npy("(-1,)"), "shape is none"),
+        (npy("(True,)"), "shape is none"),
+        (npy(f"({'1,' * 40})"), "shape is none"),
+        (npy("[3]"), "shape is none"),
+        (npy(descr="'|O'"), "python objects"),
+        (npy(descr="[('a', '<f4')]"), "records"),
+        (npy(descr="'<q9'"), "data type"),
+        (npy(f"{'(' * 2000}"), "header is damaged"),
+        (npy("__import__('os').system('true')"), "malformed node"),
+        (b"\x93NUMPY\x01\x00\xff\xff{", "header"),
+        (b"\x93NUMPY\x09\x00" + bytes(100), "another version"),
+        (b"PK", "does not begin as one"),
+    ],
+)
+def test_arrays_that_are_none(tmp_path, content, said):
+    (tmp_path / "x.npy").write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        archive.writestr("x.npy", content)
+    for path in (tmp_path, tmp_path / "d.npz"):
+        with pytest.raises(BadData, match=said) as refusal:
+            open_data(path, X)
+        assert "pickle" not in str(refusal.value) and "unsafe" not in str(refusal.value)
+
+
+def test_members_are_bounded_and_read_as_they_were(tmp_path, monkeypatch):
+    arrays = {"x": np.asfortranarray(rows(4)), "labels": np.arange(4, dtype=">i8"), "text": np.array(["a"])}
+    np.savez_compressed(tmp_path / "d.npz", **arrays)
+    np.save(tmp_path / "x.npy", arrays["x"])
+    for source in (tmp_path, tmp_path / "d.npz"):
+        np.testing.assert_array_equal(joined(open_data(source, X)), rows(4))
+    np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros((1_000_000, 3), F32))
+    monkeypatch.setattr("onnxc.runtime.npy.FREE", 1 << 20)
+    with pytest.raises(BadData, match=r"holds too much, expected at most .* found 12000128 bytes"):
+        open_data(tmp_path / "bomb.npz", X)
