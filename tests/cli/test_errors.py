@@ -27,7 +27,7 @@ USAGE = [
     (["passes", "MODEL", "-p", "prune("], "a name is missing, found prune(<here>"),
     (["passes", "MODEL", "-p", "prunes"], "there is no pass prunes; did you mean prune"),
     (["passes", "MODEL", "-p", "prune(rato=0.5)"], "pass prune.channels: there is no option rato; it takes ratio"),
-    (["passes", "MODEL", "-p", "prune(ratio=much)"], "option ratio does not fit, expected float or auto, found much"),
+    (["passes", "MODEL", "-p", "prune(ratio=much)"], "option ratio does not fit, expected float or auto"),
     (["passes", "MODEL", "-p", "prune(ratio=1.5)"], "expected 0 <= ratio < 1, found 1.5"),
     (["passes", "MODEL", "-p", "prune(scope=all)"], "expected layer or global, found all"),
     (["passes", "MODEL", "-p", "clean", "--seed", "-1"], "--seed"),
