@@ -137,6 +137,29 @@ def test_no_files_import_each_other_in_a_circle():
     assert circles(imported_files(sources)) == set()
 
 
+LONGEST = 450
+
+
+@pytest.mark.parametrize(
+    "path", [f.relative_to(ROOT).as_posix() for f in sorted(ROOT.rglob("*.[pch]*")) if f.suffix in (".py", ".c", ".h")]
+)
+def test_no_file_is_longer_than_one_idea_needs(path):
+    assert len((ROOT / path).read_text(encoding="utf-8").splitlines()) <= LONGEST
+
+
+def test_the_page_of_changes_names_files_that_are_there_and_no_more_than_four():
+    text = (ROOT.parent / "docs/architecture.md").read_text(encoding="utf-8")
+    table = text.split("## Where a change goes")[1].split("\n## ")[0]
+    rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| ") and "---" not in line][1:]
+    assert len(rows) >= 10
+    for change, files in rows:
+        named = re.findall(r"`([\w./<> -]+)`", files)
+        assert 1 <= len(named) <= 4, change
+        for name in named:
+            whole = ROOT.parent / name.split("<")[0]
+            assert whole.exists() if "<" not in name else whole.parent.is_dir() or whole.is_dir(), (change, name)
+
+
 def test_a_circle_is_noticed():
     sources = {
         "ir/a.py": "from . import b",
