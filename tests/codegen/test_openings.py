@@ -164,6 +164,86 @@ def test_operators_of_onnx_runtime_in_standard_ones(op):
                 assert np.abs(found[name] - array).max() <= 2e-5 * np.abs(array).max()
 
 
+def recurrent(op: str, directions: int, gates: int, given: str, first: bool = False) -> list:
+    """Inputs of a layer of 4 steps, 3 sequences, 5 features and 6 hidden ones; `given` names the optional ones."""
+    h, lead = 6, (3, directions) if first else (directions, 3)
+    parts = [f(3, 4, 5) if first else f(4, 3, 5), f(directions, gates * h, 5), f(directions, gates * h, h)]
+    parts.append(f(directions, 2 * gates * h) if "b" in given else None)
+    parts.append(np.array([4, 2, 3], "i4") if "l" in given else None)
+    parts.append(f(*lead, h) if "h" in given else None)
+    if op == "LSTM":
+        parts.append(f(*lead, h) if "c" in given else None)
+        parts.append(f(directions, 3 * h) if "p" in given else None)
+    while parts[-1] is None:
+        parts.pop()
+    return parts
+
+
+RECURRENT = [
+    ("LSTM", 4, "bhcp", {}), ("LSTM", 4, "bl", {"direction": "bidirectional"}),
+    ("LSTM", 4, "", {"direction": "reverse", "clip": 0.5}), ("LSTM", 4, "bhl", {"input_forget": 1}),
+    ("LSTM", 4, "b", {"activations": ["HardSigmoid", "Softsign", "Relu"], "activation_alpha": [0.3], "activation_beta": [0.4]}),
+    ("GRU", 3, "bh", {}), ("GRU", 3, "bhl", {"direction": "bidirectional", "linear_before_reset": 1}),
+    ("GRU", 3, "bl", {"direction": "reverse"}),
+    ("RNN", 1, "bhl", {"direction": "bidirectional"}), ("RNN", 1, "", {"activations": ["Relu"], "clip": 0.3}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("op, gates, given, attributes", RECURRENT)
+def test_recurrent_layers(op, gates, given, attributes):
+    count = 2 if attributes.get("direction") == "bidirectional" else 1
+    attributes = {"hidden_size": 6, **attributes}
+    outputs = 3 if op == "LSTM" else 2
+    model, feeds = node_model(
+        op, recurrent(op, count, gates, given), outputs, constants=(1, 2, 3, 7), domain="", **attributes
+    )
+    made = opened(model)
+    assert op not in {node.op_type for node in made.graph.node}
+    wanted, found = run_ort(model, feeds), run_ort(made, feeds)
+    assert all(np.allclose(found[name], wanted[name], rtol=1e-4, atol=1e-5) for name in wanted)
+
+
+EQUATIONS = {
+    "bij,bjk->bik": ((2, 3, 4), (2, 4, 5)), "ij,jk": ((3, 4), (4, 5)), "...ij,...kj->...ik": ((2, 3, 4), (1, 5, 4)),
+    "bhwij,bhwjk->bhwik": ((2, 1, 2, 3, 4), (2, 1, 2, 4, 2)), "ii->i": ((4, 4),), "ij->": ((3, 4),), "i,j,k->kij": ((2,), (3,), (4,)),
+    "bnth,bnsh->bnts": ((2, 3, 4, 5), (2, 3, 6, 5)), "ijk,ki->kj": ((2, 3, 4), (4, 2)), "ba,ba->b": ((3, 4), (3, 4)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_einsum(equation):
+    inputs = [f(*shape) for shape in EQUATIONS[equation]]
+    model, feeds = node_model("Einsum", inputs, 1, domain="", equation=equation)
+    found = run_ort(opened(model), feeds)["o0"]
+    assert np.allclose(found, np.einsum(equation, *inputs), rtol=1e-4, atol=1e-5)
+
+
+TRANSFORMS = [
+    ((2, 7, 1), {}, None), ((2, 3, 8, 2), {"axis": 2, "inverse": 1}, None), ((2, 8, 1), {"onesided": 1}, None),
+    ((2, 8, 1), {}, 5), ((2, 6, 2), {"axis": 1}, 9),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape, attributes, size", TRANSFORMS)
+def test_fourier_transforms(shape, attributes, size):
+    inputs = [f(*shape), *([] if size is None else [np.array(size)])]
+    model, feeds = node_model("DFT", inputs, 1, domain="", constants=(1,), **attributes)
+    x, axis = inputs[0], attributes.get("axis", 1)
+    x = x[..., 0] + (1j * x[..., 1] if shape[-1] == 2 else 0)
+    wanted = (np.fft.ifft if attributes.get("inverse") else np.fft.fft)(x, size, axis)
+    if attributes.get("onesided"):
+        wanted = wanted[:, : x.shape[1] // 2 + 1]
+    found = run_ort(opened(model), feeds)["o0"]
+    assert np.allclose(found, np.stack([wanted.real, wanted.imag], -1), atol=1e-5)
+
+
+def test_windows_of_a_signal_are_transformed():
+    signal, window = f(2, 20, 1), np.hanning(8).astype("f")
+    model, feeds = node_model("STFT", [signal, np.array(3), window], 1, domain="", constants=(1, 2))
+    wanted, found = run_ort(model, feeds)["o0"], run_ort(opened(model), feeds)["o0"]
+    assert np.allclose(found, wanted, atol=1e-5)
+
+
 def test_attributes_that_are_not_known_are_named():
     for op, attributes in (("Attention", {"num_heads": 2, "odd": 1}), ("RotaryEmbedding", {"scale": 2.0})):
         inputs, outputs, _ = CASES[op][0]

@@ -39,8 +39,11 @@ class Integers:
 
 
 def attributes_of(node: onnx.NodeProto) -> dict:
-    """The attributes of a node by name: numbers, lists, text, arrays, protos."""
-    return {a.name: attribute(a) for a in node.attribute}
+    """The attributes of a node by name: numbers, text, lists of them, protos."""
+    return {
+        a.name: [text.decode() for text in a.strings] if a.type == onnx.AttributeProto.STRINGS else attribute(a)
+        for a in node.attribute
+    }
 
 
 @dataclass
