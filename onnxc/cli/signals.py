@@ -47,22 +47,28 @@ def handled() -> Iterator[None]:
     theirs.setblocking(False)
     threading.Thread(target=_watch, args=(ours,), daemon=True).start()
     wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    came: list[int] = []
+
+    def end(number: int, frame: object) -> None:
+        del frame
+        came.append(number)
+        # the thread ends the process at the next one: what unwinds is not interrupted
+        signal.signal(number, lambda *_: None)
+        raise Ended(number)
+
     for n in told:
-        signal.signal(n, _raise)
+        signal.signal(n, end)
     try:
         yield
+    except Exception as error:  # TVM turns what is raised in its callbacks, `Ended` too, into errors of its own
+        if came:
+            raise Ended(came[0]) from error
+        raise
     finally:
         for n in told:
             signal.signal(n, old[n])
         signal.set_wakeup_fd(wakeup)
         theirs.close()
-
-
-def _raise(number: int, frame: object) -> None:
-    del frame
-    # the thread ends the process at the next one: what unwinds is not interrupted
-    signal.signal(number, lambda *_: None)
-    raise Ended(number)
 
 
 def _watch(ours: socket.socket) -> None:

@@ -30,6 +30,7 @@ from onnxc.runtime.library import ALIGN, Library, Tensors, read_manifest, shape_
 GUARD = 4096  # bytes before and after each output
 FILL = 0xA5
 TIMEOUT = 600  # seconds
+_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 MACHINE_AT = 16  # `machine` in the head of a handle (codegen/c/body.py)
 
 Feeds = Mapping[str, np.ndarray]
@@ -48,18 +49,24 @@ def run_apart(
     shapes = shapes_of(read_manifest(folder))
     held = [_Outputs(shapes[shape_number(shapes, one)][1]) for one in feeds]
     reading, writing = os.pipe()
+    parent = os.getpid()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads in a forked process: it uses none of them
         child = os.fork()
     if child == 0:
         status = 1
         try:
-            _silence()
+            _silence(parent)
             status = _child(folder, feeds, machine, held, writing)
         finally:
             os._exit(status)
     os.close(writing)
-    said = _until_the_end(reading, child)
+    try:
+        said = _until_the_end(reading, child)
+    except BaseException:  # a signal ends the compilation: nobody waits for the library any more
+        _kill(child)
+        os.waitpid(child, 0)
+        raise
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
@@ -71,8 +78,13 @@ def run_apart(
     return [one.arrays for one in held]
 
 
-def _silence() -> None:
-    """No collection of garbage that the parent has to end, and no word or file of a crash, which the parent reports."""
+def _silence(parent: int) -> None:
+    """No collection of garbage that the parent has to end, no word or file of a crash, which the parent reports, and no life
+    after the parent's (on Linux)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
     gc.disable()
     faulthandler.disable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -99,13 +111,17 @@ def _until_the_end(reading: int, child: int) -> str:
         while True:
             ready, _, _ = select.select([pipe], [], [], TIMEOUT)
             if not ready:
-                with suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGKILL)
+                _kill(child)
                 return f"it does not end within {TIMEOUT} s"
             data = pipe.read(4096)
             if not data:
                 return said.decode("utf-8", "replace")
             said += data
+
+
+def _kill(child: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
 
 
 class _Outputs:

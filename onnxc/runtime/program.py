@@ -39,15 +39,18 @@ def build_program(folder: Path, name: str, chain: Toolchain, out: Path) -> None:
         flags += ["--specs=rdimon.specs", "-Wl,-z,noexecstack", "-T", "example/board.ld"]
     elif chain.machine:
         flags += ["-static", "-pthread", "-Wl,--build-id=none"]
-    run_tool([*chain.linker().static_command(), *flags, *sources, "-lm", "-o", str(out.resolve())], folder)
+    run_tool([*chain.linker().static_command(), *flags, *sources, "-lm", "-o", str(out.resolve())], folder, out.parent)
 
 
-def run_tool(command: list[str], folder: Path) -> None:
-    """Runs a compiler, linker or archiver in `folder`.
+def run_tool(command: list[str], folder: Path, temporary: Path | None = None) -> None:
+    """Runs a compiler, linker or archiver in `folder`; files that it needs for a while stand there too, or in `temporary`.
 
     Raises Unsupported where functions are missing, MissingTool for any other failure.
     """
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+    environment = os.environ | {"TMPDIR": str((temporary or folder).resolve())}  # gone with the folder if it is killed
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace", check=False
+    )
     if done.returncode == 0:
         return
     found = re.findall(r"undefined (?:reference to|symbol:) [`']?(\w+)", done.stderr)
