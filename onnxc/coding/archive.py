@@ -73,10 +73,6 @@ class Archive:
         """The bytes that all files have together, as the archive says: what `unpack` writes, and `read` at most holds."""
         return sum(f.size for f in self._directory.files)
 
-    def coded_size(self, tensor: layout.Tensor) -> int:
-        """The bytes that a tensor takes in the archive; equal tensors share them."""
-        return self._directory.chunks[tensor.chunk].size
-
     def array(self, tensor: layout.Tensor | str) -> np.ndarray:
         """One tensor, or the first of that name, decoded alone. Raises BadModel if it is damaged or not there."""
         from google.protobuf.message import Error

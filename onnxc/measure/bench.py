@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 from onnxc.ir.errors import BadOption
@@ -75,16 +75,6 @@ def measure(
         if collecting:
             gc.enable()
     return [_row(name, threads, times[name], times[names[0]], calls[name]) for name in names]
-
-
-def measure_threads(
-    makers: Mapping[str, Callable[[int], Callable[[], object]]], counts: Iterable[int], **options: object
-) -> list[Row]:
-    """`measure` for each number of threads; `makers[name](threads)` gives the callable. Ratios are per number."""
-    rows = []
-    for threads in counts:
-        rows += measure({name: make(threads) for name, make in makers.items()}, threads=threads, **options)
-    return rows
 
 
 def _warm_up(call: Callable[[], object], warmup: int) -> int:

@@ -17,6 +17,7 @@ from onnxc.passes.clean import Clean
 from onnxc.passes.fuse import Fuse
 from onnxc.runtime.reference import Session
 from tests import golden
+from tests.passes.prune_models import network
 
 CASES = golden.cases("fuse")
 KINDS = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
@@ -185,3 +186,27 @@ def test_two_runs_give_the_same_bytes(trained_path):
         return apply(Fuse(), model)[0].to_proto().SerializeToString(deterministic=True)
 
     assert run() == run()
+
+
+@pytest.mark.parametrize(
+    "mean, deviation, folds", [(2020, 5, False), (101325, 0.5, False), (127, 60, True), (0.5, 0.25, True)]
+)
+@pytest.mark.parametrize("norm", [False, True], ids=["Sub and Mul", "BatchNormalization"])
+def test_a_shift_that_cancels_is_not_folded_into_a_bias(mean, deviation, folds, norm):
+    """Sensors, years, pressures: W (x - m) / s, against float64; where it is folded, no digits are lost."""
+    rng = np.random.default_rng(0)
+    body = "z = BatchNormalization<epsilon=0.0>(x, one, zero, mu, v)" if norm else "c = Sub(x, mu) z = Mul(c, i)"
+    weights = {
+        "w": rng.standard_normal((16, 8)) * 0.3, "b": rng.standard_normal(8), "mu": np.full(16, mean),
+        "i": np.array(1 / deviation), "one": np.ones(16), "zero": np.zeros(16), "v": np.full(16, deviation**2),
+    }  # fmt: skip
+    model = network(f"g (float[N, 16] x) => (float[N, 8] y) {{ {body} y = Gemm(z, w, b) }}", **weights)
+    clean = apply(Clean(), model)[0]
+    done, report = apply(Fuse(), clean)
+    assert (len(done.nodes) == 1) == folds
+    assert folds or any("would cost digits" in r.reason for r in report.refusals)
+    x = (mean + rng.standard_normal((64, 16)) * deviation).astype(np.float32)
+    real = (x.astype(np.float64) - mean) / deviation @ weights["w"].astype(np.float32) + weights["b"].astype(np.float32)
+    before, after = (Session(m.to_proto(), optimise=False).run({"x": x})["y"] for m in (clean, done))
+    # ONNX Runtime's own BatchNormalization cancels as well
+    assert np.abs(after - real).max() < max(1e-5 * np.abs(real).max(), 1.01 * np.abs(before - real).max())

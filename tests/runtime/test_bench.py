@@ -7,7 +7,7 @@ import pytest
 
 from onnxc.ir.errors import BadOption
 from onnxc.measure import bench
-from onnxc.measure.bench import measure, measure_threads
+from onnxc.measure.bench import measure
 
 
 @pytest.fixture
@@ -72,16 +72,6 @@ def test_each_candidate_goes_first_in_turn(clock):
 
     measure({"a": candidate("a"), "b": candidate("b")}, rounds=4, warmup=1)
     assert "".join(order) == "ab" + "ab" + "ba" + "ab" + "ba"
-
-
-def test_threads_are_handed_to_the_makers(clock):
-    rows = measure_threads(
-        {"base": lambda threads: taking(clock, 8_000_000 // threads), "other": lambda _: taking(clock, 4_000_000)},
-        [1, 2],
-        rounds=3,
-    )
-    assert [(row.name, row.threads) for row in rows] == [("base", 1), ("other", 1), ("base", 2), ("other", 2)]
-    assert [row.ratio for row in rows] == pytest.approx([1, 0.5, 1, 1])
 
 
 def test_real_clocks_and_the_collector():

@@ -11,8 +11,6 @@ import onnx_graphsurgeon as gs
 from ..axes import Atom, Axis, Extent, Prod, Sum, extent, same
 from ..table import Unreadable, Use, row
 
-MAX_END = 2**31 - 1
-
 
 def _spatial(use: Use, rank: int, name: str, default: int) -> list[int]:
     values = use.attr(name) or [default] * rank

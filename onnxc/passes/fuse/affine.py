@@ -103,12 +103,6 @@ def aligned(vector: np.ndarray, rank: int, axis: int) -> np.ndarray:
     return vector if vector.ndim == 0 else vector.reshape(-1, *(1,) * (rank - 1 - axis))
 
 
-def channel_count(e: Editor, t, axis: int) -> int | None:
-    axes = e.analysis.shape(t.name)
-    n = axes[axis] if axes is not None and -len(axes) <= axis < len(axes) else None
-    return n if isinstance(n, int) else None
-
-
 def merge_affine(e: Editor, node: gs.Node) -> bool:
     """Two affine nodes in a row become one.
 

@@ -21,6 +21,9 @@ from ..layers.layout import PRODUCTS, Layout, layout
 from .affine import AFFINE, Affine, affine_of, aligned, busy, is_float, per_channel, store
 
 GAIN = 16.0
+CANCELS = 256.0
+"""W (x - m) = W x - W m cancels: with |m| by so much above the spread of x, 8 of the 24 bits of float32 are lost. The
+spread is a batch normalisation's scale, else taken for 1; 8-bit pictures stay below."""
 
 
 @dataclass
@@ -262,6 +265,11 @@ def fold_before(e: Editor, node: gs.Node) -> bool:
     a, b = got
     if b is not None and np.any(b):
         if node.op in ("Conv", "Gemm") and (node.op == "Gemm" or unpadded(node)):
+            spread = np.abs(maker.inputs[1].values).max() if maker.op == "BatchNormalization" else 1.0
+            if np.abs(b).max() > CANCELS * spread:
+                return e.refuse(
+                    maker, f"it is not folded into {node.name}: a shift of {np.abs(b).max():g} would cost digits"
+                )
             return _before(e, node, maker, now, w, a, b)
         if node.op in ("MatMul", "Gemm") or a is not None:
             return e.refuse(maker, f"it is not folded into {node.name}: its shift is not the same at every place")
