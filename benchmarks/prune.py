@@ -33,8 +33,8 @@ from onnxc.ir.cost import cost
 from onnxc.ir.errors import VerificationError
 from onnxc.ir.verify import verify
 from onnxc.passes.prune import groups
+from onnxc.runtime.draw import random_feeds
 from onnxc.runtime.reference import Session
-from onnxc.runtime.specs import random_feeds
 
 LIGHT = Path(find_spec("onnx").origin).parent / "backend/test/data/light"
 HALF = {

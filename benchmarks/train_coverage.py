@@ -24,8 +24,9 @@ import torch
 
 from benchmarks.models import LIGHT, TRAINED
 from onnxc.ir.files import load
+from onnxc.runtime.draw import random_feeds
 from onnxc.runtime.reference import Runner
-from onnxc.runtime.specs import input_specs, random_feeds
+from onnxc.runtime.specs import input_specs
 from onnxc.torch.network import Network, store
 from tests.strategies import build
 

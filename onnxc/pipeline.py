@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from .ir.cost import cost
 from .ir.errors import BadOption, OnnxcError, VerificationError
@@ -17,6 +18,9 @@ from .recipe import resolve
 from .report import PipelineReport
 from .require import Requirements
 from .trial import Clock, Trial, as_input
+
+if TYPE_CHECKING:
+    from .runtime.feeding import Wishes
 
 
 @dataclass
@@ -32,7 +36,9 @@ class Pipeline(Pass):
 
     check: "data" runs the model before and after each pass in ONNX Runtime, on `data` or on seeded random inputs, and
     tests the pass's claim. "shapes" keeps the dimension check, strict inference and the interface check only. task: what
-    labels mean (see `runtime.evaluate.TASKS`); by default what their form says. In another list, that list's settings hold.
+    labels mean (see `runtime.evaluate.TASKS`); by default what their form says. wishes:
+    shapes of inputs, which axis counts samples, arrays of single inputs (see `runtime.feeding`). In another list, that
+    list's settings hold.
     """
 
     name = "list"
@@ -47,6 +53,7 @@ class Pipeline(Pass):
         task: object = None,
         require: str = "",
         time: bool = False,
+        wishes: Wishes | None = None,
         progress: Callable[[str], None] | None = None,
     ):
         if check not in ("data", "shapes"):
@@ -54,7 +61,7 @@ class Pipeline(Pass):
         if not isinstance(seed, int) or seed < 0:
             raise BadOption("a seed does not fit", expected="an integer, at least 0", found=seed)
         self.passes = with_requirements(resolve(passes))
-        self.data, self.check, self.seed, self.task = data, check, seed, task
+        self.data, self.check, self.seed, self.task, self.wishes = data, check, seed, task, wishes
         self.require = require
         self.time = time or (bool(require) and Requirements(require).timed)
         self.progress = progress or (lambda text: None)
@@ -74,8 +81,9 @@ class Pipeline(Pass):
         ctx = Context(sound(work), seed=self.seed, original=work.copy(), trainer=_Trainer())
         report = PipelineReport(check=self.check, seed=self.seed)
         if self.check == "data" or self.data is not None or self.needs_data:
-            trial = Trial.of(work, self.data, self.seed, self.task, tested=self.check == "data")
-            ctx.trial, report.data = trial, trial.data.name
+            tested = self.check == "data"
+            trial = Trial.of(work, self.data, self.seed, self.task, tested=tested, wishes=self.wishes)
+            ctx.trial, report.data, report.fed = trial, trial.data.name, list(trial.data.remarks)
             if trial.judge is not None:
                 report.samples = trial.judge.samples
                 report.take(trial.judge.score(trial.last))
@@ -219,9 +227,18 @@ def with_requirements(passes: Iterable[Pass]) -> list[Pass]:
 
 
 def run_passes(
-    model, passes, *, data=None, check: str = "data", seed: int = 0, task=None, require="", time=False, progress=None
+    model,
+    passes,
+    *,
+    data=None,
+    check: str = "data",
+    seed: int = 0,
+    task=None,
+    require: str = "",
+    time: bool = False,
+    wishes: Wishes | None = None,
+    progress=None,
 ) -> Result:
     """Transform `model` by a pass list ("fuse, prune(ratio=0.3), quant"), Pass objects or names. See Pipeline."""
-    return Pipeline(
-        passes, data=data, check=check, seed=seed, task=task, require=require, time=time, progress=progress
-    ).transform(model)
+    settings = {"data": data, "check": check, "seed": seed, "task": task, "require": require, "time": time}
+    return Pipeline(passes, **settings, wishes=wishes, progress=progress).transform(model)

@@ -24,11 +24,12 @@ class PipelineReport:
     """What a whole list did: one Report per pass, and what the numbers were measured on.
 
     metrics: of the model as it was given, by labels. metric: the one of them that people are shown. synthetic: the data
-    are random inputs.
+    are random inputs. fed: what was chosen of the inputs.
     """
 
     rows: list[Report] = field(default_factory=list)
     data: str = ""
+    fed: list[str] = field(default_factory=list)
     samples: int = 0
     check: str = "data"
     seed: int = 0
@@ -73,6 +74,7 @@ class PipelineReport:
             {
                 "passes": [r.to_dict() for r in self.rows],
                 "data": self.data,
+                "fed": self.fed,
                 "samples": self.samples,
                 "check": self.check,
                 "seed": self.seed,

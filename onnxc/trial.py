@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .require import Requirements
     from .runtime.data import Data
     from .runtime.evaluate import Evaluator, Judge, Task
+    from .runtime.feeding import Wishes
     from .runtime.reference import Runner
 
 SYNTHETIC_SAMPLES = 4
@@ -41,15 +42,29 @@ class Trial:
     clock: Clock | None = None
 
     @classmethod
-    def of(cls, model: Model, source: object, seed: int, task: str | Task | None, *, tested: bool) -> Trial:
-        """On the data that `source` names (see `runtime.data.open_data`); `tested`: claims are. Raises OnnxcError."""
-        from .runtime.data import open_data
+    def of(
+        cls,
+        model: Model,
+        source: object,
+        seed: int,
+        task: str | Task | None,
+        *,
+        tested: bool,
+        wishes: Wishes | None = None,
+    ) -> Trial:
+        """On the data that `source` names, or random inputs that the model takes (see `runtime.feeding.feed`); `tested`:
+        claims are. Raises OnnxcError."""
         from .runtime.evaluate import SAMPLES, find_task
+        from .runtime.feeding import feed
         from .runtime.reference import Runner
-        from .runtime.specs import input_specs
 
-        data = open_data(source, input_specs(_interface(model)), seed=seed, samples=SYNTHETIC_SAMPLES)
-        made = cls(Runner(optimise=False), data, find_task(task))
+        runner = Runner(optimise=False)
+        try:
+            data = feed(model.to_proto(), source, wishes, seed=seed, samples=SYNTHETIC_SAMPLES, runner=runner)
+        except VerificationError as e:
+            as_input(e, "the model as given does not run: repair it, or use --check shapes")
+            raise
+        made = cls(runner, data, find_task(task))
         if tested:
             try:
                 limit = SYNTHETIC_SAMPLES if data.synthetic else SAMPLES

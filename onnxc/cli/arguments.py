@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..ir.errors import BadOption
+from ..ir.errors import BadData, BadOption
 from ..ir.output import destination, is_special
+
+if TYPE_CHECKING:
+    from ..runtime.feeding import Wishes
 
 
 def wanted(value: str | None, name: str, command: str = "passes") -> str:
@@ -42,7 +46,7 @@ def shape_sets(texts: Iterable[str] | None) -> list[dict[str, tuple[int, ...]]]:
 
 
 def shapes(texts: Iterable[str] | None) -> dict[str, tuple[int, ...]]:
-    """`NAME=1x3x224x224` of each text: name -> extents."""
+    """`NAME=1x3x224x224` or `SYMBOL=224` of each text: name -> extents."""
     found = {}
     for text in texts or ():
         name, extents = pair(text, "--shape", "NAME=1x3x224x224")
@@ -50,6 +54,22 @@ def shapes(texts: Iterable[str] | None) -> dict[str, tuple[int, ...]]:
             raise BadOption("--shape does not fit", expected="NAME=1x3x224x224", found=text)
         found[name] = tuple(map(int, extents.split("x")))
     return found
+
+
+def wishes(
+    shape: Iterable[str] | None = None, samples: str | None = None, inputs: Iterable[str] | None = None
+) -> Wishes:
+    """What `--shape`, `--samples` and `--input` say together. Raises BadOption, BadData."""
+    from ..runtime.data import read_npy
+    from ..runtime.feeding import Wishes
+
+    arrays = {}
+    for text in inputs or ():
+        name, file = pair(text, "--input", "NAME=F.npy")
+        if not Path(file).is_file():
+            raise BadData(f"there is no file {file}")
+        arrays[name] = read_npy(Path(file))
+    return Wishes(shapes(shape), samples, arrays)
 
 
 def check_file(path: str | None, option: str) -> bool:

@@ -9,7 +9,7 @@ import typer
 
 from ..ir.escape import readable
 from . import arguments
-from .options import JsonOption, RemoteOption, ShapeOption, ThreadsOption, bar, colour, json_text, show
+from .options import InputOption, JsonOption, RemoteOption, ShapeOption, ThreadsOption, bar, colour, json_text, show
 from .tables import Column, draw, plural, seconds
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ def bench(
     subjects: Annotated[list[str], typer.Argument(metavar="A [B ...]", help="ONNX files and compiled libraries.")],
     threads: ThreadsOption = 1,
     shape: ShapeOption = None,
+    inputs: InputOption = None,
     remote: RemoteOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -28,7 +29,7 @@ def bench(
 
     with bar(1) as step:
         step("timing", 0.0)
-        rows = bench(subjects, threads=threads, shapes=arguments.shapes(shape), remote=remote)
+        rows = bench(subjects, threads=threads, wishes=arguments.wishes(shape, None, inputs), remote=remote)
     show(json_text({"rows": [row.to_dict() for row in rows]}) if json else render_times(rows, colour=colour()))
 
 

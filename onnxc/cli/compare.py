@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..ir.escape import readable
-from .options import DataOption, JsonOption, TaskOption, colour, json_text, show
+from . import arguments
+from .options import (
+    DataOption,
+    InputOption,
+    JsonOption,
+    SamplesOption,
+    ShapeOption,
+    TaskOption,
+    colour,
+    json_text,
+    show,
+)
 from .tables import Column, decibels, draw, percent, plural, score
 
 if TYPE_CHECKING:
@@ -19,12 +30,15 @@ def compare(
     b: Annotated[str, typer.Argument(metavar="B", help="The model to judge.")],
     data: DataOption = None,
     task: TaskOption = None,
+    shape: ShapeOption = None,
+    samples: SamplesOption = None,
+    inputs: InputOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show how far apart the outputs of two models are."""
     from ..measure.compare import compare
 
-    found = compare(a, b, data, task=task)
+    found = compare(a, b, data, task=task, wishes=arguments.wishes(shape, samples, inputs))
     show(json_text({"a": a, "b": b, **found.to_dict()}) if json else render(found, colour=colour()))
 
 

@@ -31,7 +31,17 @@ RemoteOption = Annotated[
 ]
 ShapeOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=1x3x224x224", help="Extents of an input; once per input.", show_default=False),
+    typer.Option(metavar="NAME=1x3x224x224", help="Extents of an input, or SYMBOL=N; once each.", show_default=False),
+]
+SamplesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SYMBOL|none", help="The axis of inputs that counts samples; found by itself.", show_default=False
+    ),
+]
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option("--input", metavar="NAME=F.npy", help="An input's array; the others are random.", show_default=False),
 ]
 
 

@@ -11,7 +11,18 @@ from .. import __version__
 from ..ir.errors import BadOption
 from ..ir.escape import line
 from . import arguments
-from .options import DataOption, TaskOption, VerboseOption, bar, colour, json_text, show
+from .options import (
+    DataOption,
+    InputOption,
+    SamplesOption,
+    ShapeOption,
+    TaskOption,
+    VerboseOption,
+    bar,
+    colour,
+    json_text,
+    show,
+)
 
 
 def passes(
@@ -23,6 +34,9 @@ def passes(
     recipe: Annotated[str | None, typer.Option(metavar="F.toml", help="The list and its settings as TOML.")] = None,
     data: DataOption = None,
     task: TaskOption = None,
+    shape: ShapeOption = None,
+    samples: SamplesOption = None,
+    inputs: InputOption = None,
     check: Annotated[
         str | None, typer.Option(metavar="data|shapes", help="data: test every claim by running; the default.")
     ] = None,
@@ -56,6 +70,7 @@ def passes(
 
     chosen, settings = (parse(listed), {}) if recipe is None else read_toml(recipe, allow_code=allowed())
     given = {"data": data, "task": task, "check": check, "seed": seed, "require": require, "time": time or None}
+    given["wishes"] = arguments.wishes(shape, samples, inputs)
     settings |= {key: value for key, value in given.items() if value is not None}
     pipeline = Pipeline(chosen, **settings)
     with bar(len(pipeline.passes)) as step:

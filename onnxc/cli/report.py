@@ -72,6 +72,8 @@ def legend(report: PipelineReport) -> str:
         return "Checked: dimensions, strict shape inference, interface. No claim was tested on data (--check shapes)."
     samples = plural(report.samples, "sample")
     text = f"Changes and errors are against the model as given; every claim held on {samples} of {report.data}."
+    if report.fed:
+        text += f" Inputs: {'; '.join(report.fed)}."
     if any(r.error.get("snr_db") == float("inf") for r in report.rows):
         text += " SNR ∞: the very same numbers."
     return text

@@ -11,7 +11,7 @@ import typer
 from ..ir.errors import BadOption, Unsupported
 from ..ir.escape import line, readable
 from . import arguments
-from .options import RemoteOption, colour, show
+from .options import InputOption, RemoteOption, ShapeOption, colour, show
 from .tables import Column, draw, shape
 
 if TYPE_CHECKING:
@@ -24,27 +24,20 @@ def run(
     subject: Annotated[
         str, typer.Argument(metavar="MODEL|LIBRARY", help="An ONNX file, or a folder from onnxc compile.")
     ],
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            metavar="NAME=F.npy",
-            help="An input's array; without any: seeded random inputs.",
-            show_default=False,
-        ),
-    ] = None,
+    inputs: InputOption = None,
+    shape: ShapeOption = None,
     out: Annotated[
         str | None, typer.Option("--out", "-o", metavar="DIR", help="Where the outputs go, as .npy.")
     ] = None,
     remote: RemoteOption = None,
 ) -> None:
     """Run a model or a compiled library once."""
-    files = dict(arguments.pair(text, "--input", "NAME=F.npy") for text in inputs or ())
+    wishes = arguments.wishes(shape, None, inputs)
     if out and Path(out).exists() and not Path(out).is_dir():
         raise BadOption(f"-o {out} is a file", expected="a folder")
     from ..measure.subjects import run_once
 
-    outputs, fed = run_once(subject, files, remote)
+    outputs, fed = run_once(subject, wishes, remote)
     if out:
         save_outputs(outputs, Path(out))
     show(render_outputs(outputs, fed, colour=colour()))

@@ -12,7 +12,18 @@ from ..ir.errors import BadOption
 from ..ir.escape import readable
 from ..ir.output import write_whole
 from . import arguments
-from .options import DataOption, JsonOption, ModelArgument, TaskOption, bar, colour, json_text, show
+from .options import (
+    DataOption,
+    JsonOption,
+    ModelArgument,
+    SamplesOption,
+    ShapeOption,
+    TaskOption,
+    bar,
+    colour,
+    json_text,
+    show,
+)
 from .tables import Column, draw, percent, plural, score
 
 if TYPE_CHECKING:
@@ -23,6 +34,8 @@ def sensitivity(
     model: ModelArgument,
     data: DataOption = None,
     task: TaskOption = None,
+    shape: ShapeOption = None,
+    samples: SamplesOption = None,
     out: Annotated[
         str | None, typer.Option("--out", "-o", metavar="F.json", help="Where results are kept; goes on from there.")
     ] = None,
@@ -41,10 +54,9 @@ def sensitivity(
     if recover not in RECOVER:
         raise BadOption("--recover does not fit", expected=", ".join(RECOVER), found=recover)
     kept = Path(out) if out else None
+    settings = {"criterion": criterion, "recover": recover, "seed": seed, "wishes": arguments.wishes(shape, samples)}
     with bar(1) as step:
-        found = measure(
-            model, data, task=task, criterion=criterion, recover=recover, seed=seed, out=kept, progress=step
-        )
+        found = measure(model, data, task=task, out=kept, progress=step, **settings)
     if plot:
         draw_plot(found, Path(plot))
     show(json_text(found.to_dict()) if json else render(found, colour=colour()))

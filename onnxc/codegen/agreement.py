@@ -18,8 +18,9 @@ import onnx
 
 from onnxc.ir.errors import Unsupported, VerificationError
 from onnxc.runtime.data import open_data
+from onnxc.runtime.draw import random_feeds
 from onnxc.runtime.reference import Session
-from onnxc.runtime.specs import TensorSpec, input_specs, random_feeds
+from onnxc.runtime.specs import TensorSpec, input_specs
 
 FLOAT_ERROR = 1e-4
 HALF_ERRORS = {onnx.TensorProto.FLOAT16: 2e-3, onnx.TensorProto.BFLOAT16: 2e-2}
@@ -51,7 +52,7 @@ def make_feeds(proto: onnx.ModelProto, shapes: Sequence[Sequence[tuple]], data, 
             feeds.append(random_feeds(specs, seed))
             continue
         opened = open_data(data, {n: _free(s, given[n]) for n, s in specs.items()}, seed=seed)
-        batch = next((shape[0] for _, shape, _ in inputs if shape), 1)
+        batch = next((spec.shape[spec.sample] for n, spec in specs.items() if given[n].counts and spec.shape), 1)
         chunk = next(opened.batches(batch))
         feeds.append({name: np.ascontiguousarray(chunk[name]) for name in specs})
     return feeds
@@ -59,9 +60,10 @@ def make_feeds(proto: onnx.ModelProto, shapes: Sequence[Sequence[tuple]], data, 
 
 def _free(spec: TensorSpec, given: TensorSpec) -> TensorSpec:
     """The static spec, but with the sample axis that the model leaves free."""
-    if spec.shape and given.shape and not isinstance(given.shape[0], int):
-        return spec._replace(shape=("samples", *spec.shape[1:]))
-    return spec
+    if not spec.shape or not given.counts:
+        return spec
+    axis = given.sample
+    return spec._replace(shape=(*spec.shape[:axis], "samples", *spec.shape[axis + 1 :]))
 
 
 class Reference:

@@ -10,6 +10,7 @@ from onnxc.ir.errors import VerificationError
 if TYPE_CHECKING:
     from onnxc.ir.difference import Difference
     from onnxc.runtime.evaluate import Task
+    from onnxc.runtime.feeding import Wishes
 
 
 @dataclass(frozen=True)
@@ -50,22 +51,26 @@ class Comparison:
         }
 
 
-def compare(a, b, data=None, *, task=None, seed: int = 0, batch: int = 32, threads: int = 1) -> Comparison:
+def compare(
+    a, b, data=None, *, task=None, seed: int = 0, batch: int = 32, threads: int = 1, wishes: Wishes | None = None
+) -> Comparison:
     """Run models `a` (the reference) and `b` on the same batches.
 
-    Both are whatever `onnxc.load` takes; `data` is whatever `open_data` takes, by default eight seeded random samples;
+    Both are whatever `onnxc.load` takes; `data` is whatever `open_data` takes, by default eight seeded random samples,
+    for which `wishes` may say shapes and more (see `runtime.feeding`);
     `task` is whatever `find_task` takes, by default what the labels' form says.
     Raises `VerificationError` where inputs or outputs differ in name or form, `BadData` where the data do not fit.
     """
     from onnxc.ir.files import load
-    from onnxc.runtime.data import open_data
     from onnxc.runtime.evaluate import Comparison as Both
     from onnxc.runtime.evaluate import find_task
+    from onnxc.runtime.feeding import feed
     from onnxc.runtime.reference import Session
 
-    first, second = (Session(load(model).to_proto(), threads=threads) for model in (a, b))
+    protos = [load(model).to_proto() for model in (a, b)]
+    first, second = (Session(proto, threads=threads) for proto in protos)
     _check_interface(first, second)
-    source = open_data(data, first.inputs, seed=seed)
+    source = feed(protos[0], data, wishes, seed=seed, runner=lambda proto, feeds: first.run(feeds))
     both, samples = Both(task=find_task(task)), 0
     for feeds in source.batches(batch):
         labels = feeds.get("labels") if "labels" not in first.inputs else None

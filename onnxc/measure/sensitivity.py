@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..ir.files import load
 from ..passes.base import Context
 from ..passes.prune.sensitivity import SAMPLES, Curve, measure
+
+if TYPE_CHECKING:
+    from ..runtime.feeding import Wishes
 
 Progress = Callable[[str, float], None]
 
@@ -28,7 +32,7 @@ class Sensitivity:
 
 def sensitivity(
     source, data=None, *, criterion: str = "l1", recover: str = "none", samples: int = SAMPLES, task=None,
-    seed: int = 0, out: Path | None = None, progress: Progress | None = None,
+    seed: int = 0, out: Path | None = None, progress: Progress | None = None, wishes: Wishes | None = None,
 ) -> Sensitivity:  # fmt: skip
     """Measure every group of a model (whatever `onnxc.load` takes) on `data` (see `runtime.data.open_data`), and by the
     metrics of `task` (see `runtime.evaluate.find_task`) where there are labels.
@@ -37,16 +41,13 @@ def sensitivity(
     from there; each further group is added as it is done. Raises OnnxcError.
     """
     from ..pipeline import run_passes, sound
-    from ..runtime.data import open_data
     from ..runtime.evaluate import Evaluator, find_task
+    from ..runtime.feeding import feed
     from ..runtime.reference import Runner
-    from ..runtime.specs import input_specs
 
     model = run_passes(load(source), "clean", check="shapes").model
-    specs = input_specs(model.to_proto(weights=False))
-    specs = {t.name: specs[t.name] for t in model.inputs}
-    opened = open_data(data, specs, seed=seed)
     runner = Runner(optimise=False)
+    opened = feed(model.to_proto(), data, wishes, seed=seed, runner=runner)
     context = Context(sound(model), seed, runner, opened, opened.synthetic, Evaluator(runner, opened, find_task(task)))
     curves = measure(
         model, context, criterion=criterion, how=recover, samples=samples, file=out, progress=progress

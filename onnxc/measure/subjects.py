@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..ir.errors import BadData, BadOption
+from ..ir.errors import BadOption
+from ..runtime.feeding import Wishes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Subject:
     """Something that runs. inputs: name -> (shape, dtype), as `runtime.specs.random_feeds` takes them; `choices` the same for
-    each shape that a library takes."""
+    each shape that a library takes; `proto`: a model as ONNX."""
 
     name: str
     inputs: Mapping[str, tuple]
@@ -28,6 +29,7 @@ class Subject:
     compiled: bool
     timed: Callable[[Arrays, int], tuple[Arrays, float]] | None = None
     choices: tuple[Mapping[str, tuple], ...] = ()
+    proto: object = None
 
     def inputs_for(self, wanted: Mapping[str, tuple[int, ...]]) -> Mapping[str, tuple]:
         """The inputs in the first shape that has the extents `wanted`, by name; else in the first."""
@@ -79,75 +81,84 @@ def open_subject(path: str, threads: int = 1, remote: str | None = None) -> Subj
 
     model = load(path)
     sound(model)
-    session = Session(model.to_proto(), threads=threads)
-    return Subject(path, session.inputs, session.run, False)
+    proto = model.to_proto()
+    session = Session(proto, threads=threads)
+    return Subject(path, session.inputs, session.run, False, proto=proto)
 
 
-def run_once(path: str, files: Mapping[str, str], remote: str | None = None) -> tuple[Arrays, str]:
-    """The outputs for inputs read from .npy `files` (by input name), or for seeded random ones where none are given;
-    and a word on what was fed."""
-    from ..runtime.data import read_npy
-    from ..runtime.specs import random_feeds
-
+def run_once(path: str, wishes: Wishes, remote: str | None = None) -> tuple[Arrays, str]:
+    """The outputs for the inputs that `wishes` gives, or for seeded random ones where it gives none; and a word on what was fed."""
     subject = open_subject(path, remote=remote)
-    unknown = sorted(set(files) - set(subject.inputs))
-    if unknown:
-        raise BadOption("there is no such input", tensor=unknown[0], expected=", ".join(subject.inputs) or "none")
-    if not files:
-        return subject.run(random_feeds(subject.inputs, seed=0)), "seeded random inputs (seed 0)"
-    missing = [name for name in subject.inputs if name not in files]
-    if missing:
-        raise BadData("no array for this input", tensor=missing[0], remedy=f"add --input {missing[0]}=F.npy")
-    for file in files.values():
-        if not Path(file).is_file():
-            raise BadData(f"there is no file {file}")
-    return subject.run({name: read_npy(Path(file)) for name, file in files.items()}), ", ".join(files.values())
+    _known(wishes, [subject])
+    feeds, told = _feeds(subject, wishes)
+    return subject.run(feeds), told
 
 
 def bench(
-    paths: Sequence[str],
-    *,
-    threads: int = 1,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    remote: str | None = None,
+    paths: Sequence[str], *, threads: int = 1, wishes: Wishes | None = None, remote: str | None = None
 ) -> list[Row]:
     """Time them in turns on seeded random inputs of one sample; the first is the base.
 
-    Extents that a model leaves open are those of `shapes`, else those of a library among `paths`, else the defaults of
-    `random_feeds`. Raises BadOption where `shapes` names no input or does not fit one.
+    Extents that a model leaves open are those of `wishes`, else those of a library among `paths`, else those of the first
+    model, else such that the model runs with (`runtime.feeding`). Raises BadOption where a wish names no input or does not
+    fit one.
     """
-    from ..runtime.specs import random_feeds
     from .bench import measure
 
+    wishes = wishes or Wishes()
     subjects = [open_subject(path, threads, remote) for path in paths]
-    known = {name for s in subjects for name in s.inputs}
-    strange = sorted(set(shapes or ()) - known)
-    if strange:
-        raise BadOption("--shape names no input", found=strange[0], expected=", ".join(sorted(known)))
-    wanted = dict(shapes or {})
-    offered = {s.name: s.inputs_for(wanted) for s in subjects}
-    fixed = {name: extents for s in subjects if s.compiled for name, (extents, _) in offered[s.name].items()} | wanted
+    _known(wishes, subjects)
+    wanted = dict(wishes.shapes)
+    for s in subjects:
+        if s.compiled:
+            wanted = {name: extents for name, (extents, _) in s.inputs_for(wishes.shapes).items()} | wanted
     calls: dict[str, Callable[[], object]] = {}
     for s in subjects:
-        specs = {
-            name: (_settle(s.name, name, spec[0], fixed.get(name)), spec[1]) for name, spec in offered[s.name].items()
-        }
-        feeds = random_feeds(specs, seed=0)
+        feeds, _ = _feeds(s, replace(wishes, shapes=wanted))
+        wanted |= {name: array.shape for name, array in feeds.items() if name not in wanted and not s.compiled}
         calls[_free(s.name, calls)] = _Call(s, feeds) if s.timed is None else _TimedCall(s, feeds)
     return measure(calls, threads=threads)
 
 
-def _settle(subject: str, name: str, declared: tuple | None, wanted: tuple[int, ...] | None) -> tuple | None:
-    if wanted is None:
-        return declared
-    fits = declared is None or (
-        len(declared) == len(wanted) and all(not isinstance(d, int) or d == w for d, w in zip(declared, wanted))
+def _known(wishes: Wishes, subjects: Sequence[Subject]) -> None:
+    known = dict.fromkeys(name for s in subjects for name in s.inputs)
+    symbols = {dim for s in subjects for fields in s.inputs.values() for dim in fields[0] or () if isinstance(dim, str)}
+    for option, names, have in (("shape", wishes.shapes, {*known, *symbols}), ("input", wishes.arrays, {*known})):
+        strange = sorted(set(names) - have)
+        if strange:
+            what = "--shape names no input" if option == "shape" else "there is no such input"
+            raise BadOption(what, tensor=strange[0], expected=", ".join([*known, *sorted(have - set(known))]) or "none")
+
+
+def _feeds(subject: Subject, wishes: Wishes) -> tuple[Arrays, str]:
+    """Arrays of one sample (or of the shape that is wished for) that the subject takes, and a word on them."""
+    from ..runtime.draw import random_feeds
+    from ..runtime.feeding import feed, wished_sizes
+    from ..runtime.specs import TensorSpec, check_feeds
+
+    if not subject.compiled:
+        specs = {name: TensorSpec(*fields) for name, fields in subject.inputs.items()}
+        mine = {
+            n: e for n, e in wishes.shapes.items() if n in specs or any(n in (s.shape or ()) for s in specs.values())
+        }
+        own = replace(wishes, shapes=mine, arrays={n: a for n, a in wishes.arrays.items() if n in specs})
+        sizes = wished_sizes(specs, own)
+        data = feed(subject.proto, None, own, samples=1, runner=lambda proto, feeds: subject.run(feeds))
+        batch = max((sizes.get(s.shape[s.sample], 1) for s in specs.values() if s.counts and s.shape), default=1)
+        return next(data.batches(batch)), "; ".join([data.name, *data.remarks])
+    inputs = subject.inputs_for(wishes.shapes | {n: a.shape for n, a in wishes.arrays.items()})
+    for name, shape in wishes.shapes.items():
+        if name in inputs and tuple(inputs[name][0]) != tuple(shape):
+            expected, found = ("x".join(map(str, e or ())) for e in (inputs[name][0], shape))
+            raise BadOption(f"{subject.name} does not take this shape", tensor=name, expected=expected, found=found)
+    given = {n: a for n, a in wishes.arrays.items() if n in inputs}
+    specs = {n: TensorSpec(*f) for n, f in inputs.items()}
+    check_feeds(given, {n: specs[n] for n in given})
+    others = {n: f for n, f in specs.items() if n not in given}
+    told = [f"{', '.join(given)} as given"] if given else []
+    return random_feeds(others, seed=0) | given, "; ".join(
+        [*told, *(["seeded random inputs (seed 0)"] if others else [])]
     )
-    if not fits:
-        raise BadOption(
-            f"{subject} does not take this shape", tensor=name, expected=_extents(declared), found=_extents(wanted)
-        )
-    return wanted
 
 
 def _free(name: str, taken: Mapping[str, object]) -> str:
@@ -156,7 +167,3 @@ def _free(name: str, taken: Mapping[str, object]) -> str:
     while (label := name if n == 1 else f"{name} ({n})") in taken:
         n += 1
     return label
-
-
-def _extents(shape: tuple | None) -> str:
-    return "x".join(map(str, shape or ()))

@@ -15,8 +15,9 @@ import numpy as np
 
 from onnxc.ir.difference import Difference
 from onnxc.ir.errors import BadData, BadOption
+from onnxc.runtime.batches import LABELS, join_labels
 from onnxc.runtime.code import import_function
-from onnxc.runtime.data import LABELS, Data, join_labels
+from onnxc.runtime.data import Data
 
 if TYPE_CHECKING:
     import onnx

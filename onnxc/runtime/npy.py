@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import math
 import os
+import re
 import tokenize
 import zipfile
 import zlib
@@ -40,19 +41,24 @@ def read_npy(path: Path) -> np.ndarray:
         raise BadData(f"{path} is not a readable .npy file: {_why(error)}") from None
 
 
+_NUMBER = re.compile(r"\[\d+\]$")
+
+
 def read_npz(path: Path, wanted: list[str], needed: list[str]) -> dict[str, np.ndarray]:
-    """The arrays of an .npz that are `wanted` and there; those that are `needed` must be. Raises `BadData`."""
+    """The arrays of an .npz that are `wanted` and there; those that are `needed` must be. Raises `BadData`.
+
+    `x[0]`, `x[1]`, ... are the samples of x, and stand for it."""
     try:
         with open(path, "rb") as file:
             if file.read(6) == b"\x93NUMPY":
                 raise BadData(f"{path} is one array, not an .npz", remedy=FORMS)
         with zipfile.ZipFile(path) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            missing = [name for name in needed if name not in members]
+            missing = [name for name in needed if name not in members and f"{name}[0]" not in members]
             if missing:
                 found = ", ".join(sorted(members)[:20]) or "no arrays"
                 raise BadData(f"{path} has no array for this input", tensor=missing[0], found=found)
-            names = [name for name in wanted if name in members]
+            names = [name for name in members if name in wanted or _NUMBER.sub("", name) in wanted]
             total, most = sum(members[name].file_size for name in names), 4 * path.stat().st_size + FREE
             if total > most:
                 raise BadData(

@@ -54,7 +54,7 @@ class Session:
         import onnxruntime as ort
 
         proto = _as_proto(model, load_external=bool(outputs))
-        self.inputs = input_specs(proto)
+        self.inputs = input_specs(proto, values=False)
         self.outputs = tuple(value.name for value in proto.graph.output)
         for value in proto.graph.output:
             if value.type.WhichOneof("value") not in (None, "tensor_type"):

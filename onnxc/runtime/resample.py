@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from onnxc.runtime.data import Batch
+from onnxc.runtime.batches import Batch
 from onnxc.runtime.specs import TensorSpec
 
 
@@ -20,7 +20,7 @@ class Resampled:
         self._data = data
         self._inputs = dict(inputs)
         self.name, self.samples = data.name, data.samples
-        self.labelled, self.synthetic = data.labelled, data.synthetic
+        self.labelled, self.synthetic, self.remarks = data.labelled, data.synthetic, data.remarks
 
     def batches(self, size: int = 32, limit: int | None = None) -> Iterator[Batch]:
         for batch in self._data.batches(size, limit):

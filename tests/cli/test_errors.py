@@ -57,7 +57,7 @@ USAGE = [
     (["compile", "MODEL", "-o", "DIR/lib", "--threads", "0"], "--threads"),
     (["compile", "MODEL", "-o", "DIR/lib", "--target", "z80"], "no target 'z80'"),
     (["run", "MODEL", "--input", "x"], "--input does not fit, expected NAME=F.npy"),
-    (["run", "MODEL", "--input", "z=DIR/none.npy"], "z: there is no such input, expected x"),
+    (["run", "MODEL", "--input", "z=DIR/none.npy"], "there is no file"),
     (["run", "MODEL", "--input", "x=DIR/none.npy"], "there is no file"),
     (["run", "MODEL", "--input", "x=MODEL"], "is not a readable .npy file"),
     (["run", "DIR"], "no manifest.json"),

@@ -14,6 +14,7 @@ from onnxc.codegen import compile_model
 from onnxc.ir.errors import BadData, BadOption, MissingTool, Unsupported
 from onnxc.measure.subjects import bench, run_once
 from onnxc.runtime.emulate import Emulated
+from onnxc.runtime.feeding import Wishes
 from onnxc.runtime.library import Library
 from onnxc.runtime.remote import Remote, parse_address
 
@@ -63,14 +64,14 @@ def test_a_library_runs_on_the_board(shared_model, board, tmp_path):
 def test_run_and_bench_take_it(small_model, board, tmp_path):
     compile_model(small_model, tmp_path / "out", name="net", check="shapes", target="x86-64-v2", program=True)
     address = f"ssh://board{board}"
-    outputs, _ = run_once(str(tmp_path / "out"), {}, address)
+    outputs, _ = run_once(str(tmp_path / "out"), Wishes(), address)
     feeds = random_feeds(Library(tmp_path / "out"))
     assert outputs.keys() == run_ort(small_model, feeds).keys()
     (row,) = bench([str(tmp_path / "out")], remote=address)
     assert row.name.endswith(f"in {address}") and row.median > 0
     (tmp_path / "m.onnx").write_bytes(small_model.SerializeToString())
     with pytest.raises(BadOption, match="--remote runs libraries"):
-        run_once(str(tmp_path / "m.onnx"), {}, address)
+        run_once(str(tmp_path / "m.onnx"), Wishes(), address)
 
 
 def test_failures_on_the_way_are_told(small_model, board, tmp_path, monkeypatch):

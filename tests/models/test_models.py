@@ -13,8 +13,9 @@ from onnxc.ir.verify import verify
 from onnxc.passes.prune.coupling import groups
 from onnxc.passes.prune.select import balance, masks
 from onnxc.passes.prune.twin import zeroed
+from onnxc.runtime.draw import random_feeds
 from onnxc.runtime.reference import Runner
-from onnxc.runtime.specs import input_specs, random_feeds
+from onnxc.runtime.specs import input_specs
 
 LARGE = {"light_vgg19", "light_bvlc_alexnet", "light_zfnet512", "tumor_vgg16"}
 

@@ -6,7 +6,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxc.ir.files import load
 from onnxc.ir.model import Model
-from onnxc.runtime.data import Batch
+from onnxc.runtime.batches import Batch
 from onnxc.runtime.evaluate import Evaluator
 from onnxc.runtime.reference import Runner, Session
 

@@ -16,8 +16,8 @@ from onnxc.ir.verify import verify
 from onnxc.passes.base import apply
 from onnxc.passes.prune import groups
 from onnxc.passes.registry import make
+from onnxc.runtime.draw import random_feeds
 from onnxc.runtime.reference import Session
-from onnxc.runtime.specs import random_feeds
 from tests.passes.prune_models import TOYS, chain, network
 from tests.strategies import feeds, models
 

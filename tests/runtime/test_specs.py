@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from onnxc.ir.errors import BadData, Unsupported
-from onnxc.runtime.specs import TensorSpec, check_feeds, input_specs, random_feeds
+from onnxc.runtime.draw import random_feeds
+from onnxc.runtime.specs import TensorSpec, check_feeds, input_specs
+from onnxc.runtime.values import Values
 
 from .graphs import affine, model
 
@@ -21,7 +23,7 @@ def test_inputs_with_a_default_are_not_asked_for():
 def test_symbols_unknown_extents_and_unknown_rank():
     proto = affine()
     shape = proto.graph.input[0].type.tensor_type.shape
-    assert input_specs(proto)["x"] == (("N", 3), np.float32, False, 0)
+    assert input_specs(proto)["x"] == (("N", 3), np.float32, Values(), 0)
     shape.dim[1].dim_value = -1
     shape.dim[0].Clear()
     assert input_specs(proto)["x"].shape == (None, None)
@@ -45,17 +47,20 @@ def test_what_divides_integers_is_never_zero():
         "g (int32[N,8] a, int32[N,8] b, float[N,8] c) => (int32[N,8] y) { d = Identity(b) q = Div(a, d) y = Mod(q, d) }"
     )
     specs = input_specs(proto)
-    assert [spec.divides for spec in specs.values()] == [False, True, False]
+    assert [spec.values.low for spec in specs.values()] == [0, 1, 0]
     feeds = random_feeds(specs, batch=4)
     assert (feeds["a"] == 0).any() and (feeds["b"] == 1).all()
     proto = model("g (float[N,8] a, float[N,8] b) => (float[N,8] y) { y = Div(a, b) }")
-    assert not any(spec.divides for spec in input_specs(proto).values())
+    assert not any(spec.values.low for spec in input_specs(proto).values())
 
 
 DIMS = st.one_of(st.integers(1, 4), st.none(), st.sampled_from(["N", "S", "T"]))
 DTYPES = st.sampled_from(["float16", "float32", "float64", "int8", "uint8", "int32", "int64", "bool", "complex64"])
 SPECS = st.builds(
-    TensorSpec, st.lists(DIMS, max_size=3).map(tuple), DTYPES.map(np.dtype), st.just(False), st.integers(0, 100)
+    lambda shape, dtype, below: TensorSpec(tuple(shape), np.dtype(dtype), Values(0, below)),
+    st.lists(DIMS, max_size=3),
+    DTYPES,
+    st.integers(0, 100),
 )
 
 

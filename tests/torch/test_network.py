@@ -15,8 +15,9 @@ import onnxc
 from onnxc.ir import functions
 from onnxc.ir.errors import OnnxcError, Unsupported
 from onnxc.ir.files import load
+from onnxc.runtime.draw import random_feeds
 from onnxc.runtime.reference import Runner
-from onnxc.runtime.specs import input_specs, random_feeds
+from onnxc.runtime.specs import input_specs
 from tests.strategies import feeds, models
 
 CLOSE = 1e-5

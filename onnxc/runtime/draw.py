@@ -1,0 +1,139 @@
+"""Seeded random inputs.
+
+Sample i of an input depends on nothing but the seed, its name, i and its shape, so it is the same in batches of any size and
+beside any other inputs. Floats are standard normal, 32- and 64-bit integers are 0 or 1 (they are mostly indices, masks and
+token types), shorter ones in 0..127, booleans are even odds; what the graph says of values goes before (`runtime.values`).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from onnxc.ir.errors import BadData
+from onnxc.runtime.specs import TensorSpec
+from onnxc.runtime.values import FULL, Values
+
+Sizes = Mapping[str, int]
+"""Extents by symbol, and by "name[axis]" for an axis without a name."""
+IMAGE, PLAIN = 64, 16
+
+
+def extents(inputs: Mapping[str, tuple], batch: int = 1, sizes: Sizes | None = None) -> dict[str, tuple[int, ...]]:
+    """The shape that each input is drawn in: the sample axis takes `batch`, another symbol `sizes[symbol]`, an axis without a
+    name `sizes["name[axis]"]`, else 64 in inputs of rank 4 and more (images) and 16 in others. Raises `BadData` for an
+    input of unknown rank."""
+    sizes = dict(sizes or {})
+    specs = {name: TensorSpec(*fields) for name, fields in inputs.items()}
+    for spec in specs.values():
+        if spec.shape and spec.counts and isinstance(spec.shape[spec.sample], str):
+            sizes.setdefault(spec.shape[spec.sample], batch)
+    found = {}
+    for name, spec in specs.items():
+        if spec.shape is None:
+            raise BadData(
+                "random data need a shape", tensor=name, found="unknown rank", remedy="give --data or --shape"
+            )
+        plain = IMAGE if len(spec.shape) >= 4 else PLAIN
+        shape = []
+        for axis, dim in enumerate(spec.shape):
+            if isinstance(dim, int):
+                shape.append(dim)
+            else:
+                usual = batch if spec.counts and axis == spec.sample else plain
+                shape.append(sizes.setdefault(dim or f"{name}[{axis}]", usual))
+        found[name] = tuple(shape)
+    return found
+
+
+def random_feeds(
+    inputs: Mapping[str, tuple], seed: int = 0, batch: int = 1, sizes: Sizes | None = None, first: int = 0
+) -> dict[str, np.ndarray]:
+    """Seeded random inputs: name -> array of the input's type, in the shapes of `extents`. `inputs`: name -> TensorSpec, or its
+    first fields. `first` is the number of the first sample."""
+    shapes = extents(inputs, batch, sizes)
+    specs = {name: TensorSpec(*fields) for name, fields in inputs.items()}
+    known = _symbols(specs, shapes)
+    feeds = {}
+    for name, spec in specs.items():
+        shape, dtype, axis = shapes[name], np.dtype(spec.dtype), spec.sample
+        values, key = _settled(spec, shape, known, specs), zlib.crc32(name.encode())
+        if spec.counts and axis is not None:
+            rest = (*shape[:axis], *shape[axis + 1 :])
+            rows = [_draw((seed, key, first + i), rest, dtype, name, values) for i in range(shape[axis])]
+            feeds[name] = np.stack(rows, axis) if rows else np.zeros(shape, dtype)
+        else:
+            feeds[name] = _draw((seed, key, first), shape, dtype, name, values)
+    return feeds
+
+
+def _symbols(specs: Mapping[str, TensorSpec], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    return {
+        dim: extent
+        for name, spec in specs.items()
+        for dim, extent in zip(spec.shape, shapes[name])
+        if isinstance(dim, str)
+    }
+
+
+def _settled(spec: TensorSpec, shape: tuple[int, ...], known: Sizes, specs: Mapping[str, TensorSpec]) -> Values:
+    """The values with numbers for symbols."""
+    values = spec.values
+    if values.below == FULL:
+        lengths = [
+            known[dim]
+            for other in specs.values()
+            for axis, dim in enumerate(other.shape or ())
+            if isinstance(dim, str) and not (other.counts and axis == other.sample)
+        ]
+        return Values(choices=(lengths[0] if lengths else 1,))
+    if isinstance(values.below, str):
+        return values._replace(below=known.get(values.below, 0))
+    return values
+
+
+def _draw(seed: tuple[int, ...], shape: tuple[int, ...], dtype: np.dtype, name: str, values: Values) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    if values.array is not None:
+        return values.array
+    if values.choices:
+        return np.asarray(rng.choice(np.asarray(values.choices), shape)).astype(dtype)
+    if dtype.kind == "b":
+        return np.asarray(rng.integers(0, 2, shape)).astype(dtype)
+    if dtype.kind in "iu":
+        usual = 2 if dtype.itemsize >= 4 else 128
+        below = min(values.below, 128) if dtype.itemsize == 1 else values.below
+        low = values.low if not below or values.low < below else 0
+        return np.asarray(rng.integers(low, below or max(low + 1, usual), shape)).astype(dtype)
+    if dtype.kind == "c":
+        return np.asarray(rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype)
+    if dtype.kind == "f" or dtype.name.startswith(("bfloat", "float")):
+        return np.asarray(rng.standard_normal(shape)).astype(dtype)
+    if dtype.name in ("int2", "uint2", "int4", "uint4"):
+        return np.asarray(rng.integers(0, 2, shape)).astype(dtype)
+    raise BadData("no random data for this type", tensor=name, found=dtype, remedy="give --data")
+
+
+def words(inputs: Mapping[str, TensorSpec], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """What was drawn, where that was a choice: extents of open axes, ranges of integers and the readers that demand them."""
+    sizes: dict[str, int] = {}
+    texts = []
+    for name, spec in inputs.items():
+        for axis, (dim, extent) in enumerate(zip(spec.shape or (), shapes[name])):
+            if not isinstance(dim, int) and not (spec.counts and axis == spec.sample):
+                sizes[dim or f"{name}[{axis}]"] = extent
+    texts += [f"{symbol} = {extent}" for symbol, extent in sizes.items()]
+    known = _symbols(dict(inputs), shapes)
+    for name, spec in inputs.items():
+        values = _settled(spec, shapes[name], known, inputs) if spec.shape is not None else spec.values
+        if values.array is not None:
+            texts.append(f"{name} as given")
+            continue
+        because = f" ({spec.values.why})" if spec.values.why else ""
+        if values.choices:
+            texts.append(f"{name} {' or '.join(f'{c:g}' for c in values.choices)}{because}")
+        elif values.below and np.dtype(spec.dtype).kind in "iu":
+            texts.append(f"{name} {values.low} to {values.below - 1}{because}")
+    return texts
