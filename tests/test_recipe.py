@@ -1,5 +1,6 @@
 """Pass lists and TOML recipes: what is read, what is refused, and that a pass writes itself as it is read."""
 
+import typing
 from typing import Literal
 
 import pytest
@@ -273,3 +274,42 @@ def test_options_are_described_from_the_docstring():
     assert found["many"].kind == "list of int" and found["maybe"].kind == "int or none"
     assert found["table"].kind == "table or none" and found["words"].kind == "list of text or text or none"
     assert [o.default for o in describe_options(Must)] == [None]
+
+
+def bare(kind: object) -> bool:
+    """Whether a type is, or has in it, a container that does not say of what."""
+    inner = typing.get_args(kind)
+    return kind in (list, dict, tuple) if not inner else any(map(bare, inner))
+
+
+ODD = [
+    1,
+    -1,
+    10**400,
+    0.5,
+    float("nan"),
+    float("inf"),
+    True,
+    None,
+    "",
+    "a",
+    [1, 2],
+    [None],
+    [["a"]],
+    {"a": 1},
+    {"a": [1]},
+    {},
+]
+
+
+@pytest.mark.parametrize("name", [name for name in registry.available() if not name.startswith("recipe.")])
+def test_options_of_odd_types_are_refused_before_a_pass_runs(name):
+    cls = registry.find(name)
+    kinds = typing.get_type_hints(cls)
+    for option in describe_options(cls):
+        assert not bare(kinds[option.name]), f"{name}.{option.name}: a list of what?"
+        for odd in ODD:
+            try:
+                registry.make(name, {option.name: odd})
+            except BadOption as e:
+                assert str(e).isprintable()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -116,7 +117,8 @@ def _fit(value, kind):
     elif base is typing.Any or base is object:
         return value
     elif base is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        if abs(value) <= sys.float_info.max or isinstance(value, float):
+            return float(value)
     elif base in (int, str, bool) and type(value) is base:
         return value
     elif base is type(None) and value is None:

@@ -7,6 +7,7 @@ token types), shorter ones in 0..127, booleans are even odds; what the graph say
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping
 
@@ -48,6 +49,10 @@ def extents(inputs: Mapping[str, tuple], batch: int = 1, sizes: Sizes | None = N
     return found
 
 
+MOST, MOST_AXES = 2**30, 31
+"""Bytes of an input that are drawn at most, and its axes: NumPy has 32, one of which counts samples."""
+
+
 def random_feeds(
     inputs: Mapping[str, tuple], seed: int = 0, batch: int = 1, sizes: Sizes | None = None, first: int = 0
 ) -> dict[str, np.ndarray]:
@@ -59,6 +64,12 @@ def random_feeds(
     feeds = {}
     for name, spec in specs.items():
         shape, dtype, axis = shapes[name], np.dtype(spec.dtype), spec.sample
+        taken = math.prod(shape) * dtype.itemsize
+        if taken > MOST or len(shape) > MOST_AXES:
+            raise BadData(
+                "random data are not drawn for this input", tensor=name, expected=f"at most {MOST} bytes and {MOST_AXES} axes",
+                found=f"{taken} bytes, {len(shape)} axes", remedy="give --data",
+            )  # fmt: skip
         values, key = _settled(spec, shape, known, specs), zlib.crc32(name.encode())
         if spec.counts and axis is not None:
             rest = (*shape[:axis], *shape[axis + 1 :])

@@ -274,7 +274,7 @@ def read_manifest(path: str | os.PathLike) -> dict:
         raise BadModel(
             f"no manifest.json in {path.parent}", remedy="give the folder that onnxc compile wrote"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadModel(f"cannot read {path}: {error}", remedy="compile the model again") from None
     wanted = {"name", "library", "arena_bytes", "inputs", "outputs"}
     if not isinstance(manifest, dict) or manifest.get("format") != 1 or not wanted <= manifest.keys():

@@ -83,7 +83,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
 def _header(file: BinaryIO, size: int) -> tuple[np.dtype, tuple[int, ...], bool]:
     """What stands at the head of an .npy file of `size` bytes: element type, shape, whether columns come first."""
     magic = file.read(8)
-    if magic[:6] != b"\x93NUMPY":
+    if len(magic) < 8 or magic[:6] != b"\x93NUMPY":
         raise ValueError("it does not begin as one")
     wide = 2 if magic[6] == 1 else 4
     length = int.from_bytes(file.read(wide), "little")

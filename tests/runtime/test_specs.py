@@ -98,3 +98,9 @@ def test_feeds_are_checked():
     ]:
         with pytest.raises(BadData, match=said):
             check_feeds(feeds, inputs)
+
+
+@pytest.mark.parametrize("shape", [(2**40, 2**40), (2**62, 2**62), (1,) * 200, (None,) * 200, (2**29,), ("n", 2**40)])
+def test_inputs_that_are_too_large_to_draw(shape):
+    with pytest.raises(BadData, match=r"x: random data are not drawn for this input, .* axes; give --data"):
+        random_feeds({"x": (shape, np.dtype(np.float32))})

@@ -50,7 +50,7 @@ class Factorise(Pass):
     round_to: int = 1
     fit: Literal["auto", "weights", "outputs"] = "auto"
     samples: int = 256
-    skip: list | str | None = None
+    skip: list[str] | str | None = None
 
     requires = ("clean",)
     forms: ClassVar[tuple[str, ...]] = ()

@@ -73,8 +73,8 @@ class QuantInt8(Pass):
     rounding: Literal["nearest", "gptq", "adaptive"] = "nearest"
     bias_correction: bool = False
     form: Literal["qdq", "qoperator"] = "qdq"
-    ops: list | str | None = None
-    skip: list | str | None = None
+    ops: list[str] | str | None = None
+    skip: list[str] | str | None = None
 
     requires = ("clean", "fuse")
     needs_data = True
