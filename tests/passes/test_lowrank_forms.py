@@ -25,6 +25,7 @@ from onnxc.runtime.data import open_data
 from onnxc.runtime.evaluate import Evaluator
 from onnxc.runtime.reference import Runner, Session
 from onnxc.runtime.specs import input_specs
+from tests.passes.prune_models import network
 
 
 def model_of(text: str, **weights: np.ndarray) -> Model:
@@ -248,3 +249,38 @@ def test_data_make_the_outputs_closer(resnet20_path, calib_data_path):
         )
         snr[fit] = result.report.rows[-1].error["snr_db"]
     assert snr["outputs"] > snr["weights"] + 2
+
+
+def plain_als(w, rank, sweeps, start):
+    """CP of w [o, c, i, j] by alternating least squares, one pseudoinverse a factor (Kolda and Bader 2009)."""
+    b, a, u, v = start
+    unfold = [w.reshape(len(w), -1), *(np.moveaxis(w, k, 0).reshape(w.shape[k], -1) for k in (1, 2, 3))]
+    for _ in range(sweeps):
+        factors = [b, a, u, v]
+        for k in range(4):
+            others = [f for n, f in enumerate(factors) if n != k]
+            khatri = np.einsum("ar,br,cr->abcr", *others).reshape(-1, rank)
+            factors[k] = unfold[k] @ np.linalg.pinv(khatri).T
+        b, a, u, v = factors
+    return float(np.square(w - np.einsum("or,cr,ir,jr->ocij", b, a, u, v)).sum() / np.square(w).sum())
+
+
+@pytest.mark.parametrize("rank", [4, 12])
+def test_cp_is_as_good_as_plain_alternating_least_squares(rank):
+    rng = np.random.default_rng(rank)
+    w = rng.standard_normal((12, 10, 3, 3)) * np.linspace(2, 0.2, 12)[:, None, None, None]
+    form = FORMS["cp"]
+    found = Whitened(form, w[None], None).factors((rank,))
+    ours = error(w[None], form.compose(found), None)
+    starts = [[rng.standard_normal((n, rank)) for n in w.shape] for _ in range(3)]
+    plain = np.mean([plain_als(w, rank, 200, start) for start in starts])
+    assert ours <= 1.01 * plain
+
+
+def test_vbmf_finds_both_ranks_of_tucker():
+    rng = np.random.default_rng(0)
+    core, left, right = rng.standard_normal((5, 3, 3, 3)), rng.standard_normal((32, 5)), rng.standard_normal((24, 3))
+    w = np.einsum("qpij,oq,cp->ocij", core, left, right) + 0.05 * rng.standard_normal((32, 24, 3, 3))
+    model = network("g (float[N, 24, 6, 6] x) => (float[N, 32, 6, 6] y) { [a] y = Conv<pads=[1,1,1,1]>(x, w) }", w=w)
+    _, report = apply(make("lowrank.tucker", {"vbmf": True}), model)
+    assert "rank (3, 5)" in report.edits[0].what

@@ -74,9 +74,11 @@ class Factorise(Pass):
         )
         if len(given) > 1:
             raise BadOption(f"give {' or '.join(given)}, not both", pass_name=self.name)
-        if self.vbmf and not {"channel", "spatial"} & set(self.forms):
+        if self.vbmf and not {"channel", "spatial", "tucker"} & set(self.forms):
             raise BadOption(
-                "vbmf estimates ranks of matrices", pass_name=self.name, expected="lowrank.svd, .channel, .spatial"
+                "vbmf estimates ranks of matrices",
+                pass_name=self.name,
+                expected="lowrank.svd, .channel, .spatial, .tucker",
             )
 
     def run(self, model: Model, ctx: Context) -> Report:
@@ -160,13 +162,13 @@ class Factorise(Pass):
                 step = -(-step // self.round_to) * self.round_to
                 ranks, errors = ranks[step - 1 :: step], errors[step - 1 :: step]
         if self.vbmf:
-            if form.name not in ("channel", "spatial"):
+            if form.name not in ("channel", "spatial", "tucker"):
                 return []
-            _g, o, c, i, j = at.w.shape
-            m, n = (o, c * i * j) if form.name == "channel" else (o * j, c * i)
-            energies = np.square(np.linalg.svd(_unfolded(form, at.w), compute_uv=False))
-            wanted = max(vbmf_rank(e, m, n) for e in energies)
-            ranks, errors = [(wanted,)], [start.errors[min(wanted, len(start.errors)) - 1]]
+            wanted = tuple(
+                max(vbmf_rank(e, *m.shape[1:]) for e in np.square(np.linalg.svd(m, compute_uv=False)))
+                for m in _unfoldings(form, at.w)
+            )
+            ranks, errors = [wanted], [start.errors[start.ranks.index(wanted)] if wanted in start.ranks else 0.5]
         made = []
         for r, e in zip(ranks, errors, strict=True):
             if any(v % self.round_to for v in r) and form.name != "separable":
@@ -285,9 +287,13 @@ class Factorise(Pass):
             )
 
 
-def _unfolded(form: Form, w: np.ndarray) -> np.ndarray:
+def _unfoldings(form: Form, w: np.ndarray) -> list[np.ndarray]:
+    """The matrices [g, rows, columns] whose ranks are those of a form; for tucker as Kim 2016 has it."""
     g, o, c, i, j = w.shape
-    return w.reshape(g, o, -1) if form.name == "channel" else w.transpose(0, 1, 4, 2, 3).reshape(g, o * j, c * i)
+    if form.name == "spatial":
+        return [w.transpose(0, 1, 4, 2, 3).reshape(g, o * j, c * i)]
+    by_output = w.reshape(g, o, -1)
+    return [by_output] if form.name == "channel" else [w.transpose(0, 2, 1, 3, 4).reshape(g, c, -1), by_output]
 
 
 def _measured(at: Target, form: Form, start: Whitened, h, made: list[Choice], budget: bool) -> list[Choice]:

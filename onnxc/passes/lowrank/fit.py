@@ -12,15 +12,18 @@ import numpy as np
 from .forms import Channel, Form, Rank, Start, basis
 
 SWEEPS, STEPS = 4, 8
+CP_SWEEPS, STILL = 200, 3e-5
+"""Alternating least squares of CP goes on until a sweep lowers the error by less than this share of it."""
 NEAR = 0.4
 LARGE = 1500
 """Columns beyond which only the last factor is fitted, in closed form: a step costs outputs times columns squared."""
 
 
-def refine(form: Form, w: np.ndarray, h: np.ndarray | None, factors: list[np.ndarray], sweeps: int = SWEEPS):
+def refine(form: Form, w: np.ndarray, h: np.ndarray | None, factors: list[np.ndarray], sweeps: int | None = None):
     """Better factors for w [g, o, c, i, j]; h: [g, cij, cij], None for the identity. Never a larger error."""
     if h is None and form.name == "cp":
-        return _alternate(w, factors, sweeps)
+        return _alternate(w, factors, CP_SWEEPS if sweeps is None else sweeps)
+    sweeps = SWEEPS if sweeps is None else sweeps
     if int(np.prod(w.shape[2:])) > LARGE:
         sweeps = 0
     factors = [np.array(f, np.float64) for f in factors]
@@ -51,6 +54,7 @@ def _alternate(w: np.ndarray, factors: list[np.ndarray], sweeps: int) -> list[np
         ridge = np.where(level > 0, 1e-6 * level, 1.0)
         return np.linalg.solve(made + ridge * np.eye(made.shape[1]), side + ridge * old)
 
+    left, energy = np.inf, float(np.square(w).sum())
     for _ in range(sweeps):
         p = (b @ flat).reshape(g, -1, *rest)
         a = prox(a, np.einsum("grcij,gri,grj->grc", p, u, v, optimize=True), gram(u, v, b))
@@ -58,7 +62,12 @@ def _alternate(w: np.ndarray, factors: list[np.ndarray], sweeps: int) -> list[np
         u = prox(u, np.einsum("grij,grj->gri", q, v), gram(a, v, b))
         v = prox(v, np.einsum("grij,gri->grj", q, u), gram(a, u, b))
         t = np.einsum("grc,gri,grj->grcij", a, u, v, optimize=True).reshape(g, a.shape[1], -1)
-        b = prox(b, t @ flat.transpose(0, 2, 1), gram(a, u, v))
+        side, made = t @ flat.transpose(0, 2, 1), gram(a, u, v)
+        b = prox(b, side, made)
+        now = energy - 2 * float((side * b).sum()) + float((b * (made @ b)).sum())  # |w - v|^2
+        if left - now < STILL * now:
+            break
+        left = now
     return [a, u, v, b.transpose(0, 2, 1)]
 
 
@@ -162,7 +171,7 @@ class Whitened:
     def errors(self) -> np.ndarray:
         return self.start.errors
 
-    def factors(self, rank: Rank, sweeps: int = SWEEPS) -> list[np.ndarray]:
+    def factors(self, rank: Rank, sweeps: int | None = None) -> list[np.ndarray]:
         factors = self.form.at(self.start, rank)
         if self.inverse is not None:
             s = self.form.factors[0]
