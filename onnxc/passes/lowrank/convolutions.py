@@ -13,11 +13,11 @@ _OPTIONS = """
     where its MACs and its parameters both fall. With data the error of the outputs is least, not that of the weights:
     inputs are those of the model factored so far, and biases take the rest of the mean.
 
-    energy: share of the weight's energy (with data: of the output's variance) that each layer keeps. rank: one rank for
-    all layers instead. vbmf: the rank that variational Bayes tells from noise (Nakajima 2013), of matrices and, for tucker, of both unfoldings
-    (Kim 2016). macs:
-    MACs of the whole model, up to 1 as a share, spent where the error per MAC saved is least. params: the same with
-    parameters. round_to: ranks are multiples of it. fit: weights, outputs, or auto: outputs where data are given.
+    energy: share of the weight's energy (with data: of the output's variance) that each layer keeps. rank: one rank
+    for all layers instead. vbmf: the rank that variational Bayes tells from noise (Nakajima 2013), of matrices and,
+    for tucker, of both unfoldings (Kim 2016). macs: MACs of the whole model, up to 1 as a share, spent where the
+    error per MAC saved is least. params: the same with parameters. round_to: ranks are multiples of it. fit: weights,
+    outputs, or auto: outputs where data are given.
     samples: how many of the data are looked at. skip: globs of names of nodes to leave alone.
 
     Not idempotent: a second run factors the factors.
