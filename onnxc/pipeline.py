@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .ir.cost import cost
-from .ir.errors import BadOption, OnnxcError, VerificationError
+from .ir.errors import BadModel, BadOption, OnnxcError, VerificationError
 from .ir.files import load
 from .ir.model import Model
 from .ir.verify import Verified, verify
@@ -82,6 +83,7 @@ class Pipeline(Pass):
         report = PipelineReport(check=self.check, seed=self.seed)
         if self.check == "data" or self.data is not None or self.needs_data:
             tested = self.check == "data"
+            _fits(cost(work, ctx.verified).peak_bytes)
             trial = Trial.of(work, self.data, self.seed, self.task, tested=tested, wishes=self.wishes)
             ctx.trial, report.data, report.fed = trial, trial.data.name, list(trial.data.remarks)
             if trial.judge is not None:
@@ -170,6 +172,19 @@ class _Trainer:
         except ImportError as e:
             raise BadOption("training needs torch", remedy="pip install 'onnxc[train]'") from e
         return Trainer().fit(*args, **kwargs)
+
+
+def _fits(activations: int) -> None:
+    """Raise BadModel where the activations of one sample are more than the memory of this machine: no run is begun."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return
+    if activations > memory:
+        raise BadModel(
+            "the model's activations are more than this machine's memory", expected=f"at most {memory} bytes",
+            found=f"{activations} bytes", remedy="use --check shapes",
+        )  # fmt: skip
 
 
 def sound(model: Model) -> Verified:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -25,6 +26,8 @@ from onnxc.runtime.specs import check_feeds, input_specs
 if TYPE_CHECKING:
     import onnx
 
+# What one run of a model with loops may take: a Loop without end would keep a check for ever.
+SECONDS = 600.0
 # Protobuf cannot serialise 2 GiB; what is larger goes to ORT as a file with external data.
 INLINE_BYTES = 2**31 - 2**22
 # Tensors at least this large move to the external file.
@@ -63,6 +66,7 @@ class Session:
                     "this output is not compared", tensor=value.name, expected="a tensor", found=found,
                     remedy="use --check shapes",
                 )  # fmt: skip
+        self._loops = _loops(proto)
         extra, self._fixed = _split_requests(proto, outputs)
         self._given = {name for name in outputs if name in self.inputs}
         self._computed = {*self.outputs, *extra}
@@ -102,7 +106,7 @@ class Session:
         if unknown:
             raise VerificationError("no such output", tensor=unknown[0], expected=", ".join(sorted(self._computed)))
         try:
-            values = dict(zip(computed, self._session.run(computed, feeds))) if computed else {}
+            values = dict(zip(computed, self._outputs(computed, feeds))) if computed else {}
         except _ort_errors() as error:
             raise _verification_error("the model fails in ONNX Runtime", error) from error
         except RuntimeError as error:  # types that ONNX Runtime and NumPy do not share: float8, bfloat16, 4 bits
@@ -111,6 +115,42 @@ class Session:
                 f"ONNX Runtime cannot exchange this type with NumPy: {text}", remedy="use --check shapes"
             ) from error
         return {name: values[name] if name in values else self._fixed.get(name, feeds.get(name)) for name in names}
+
+    def _outputs(self, names: list[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        if not self._loops:
+            return self._session.run(names, feeds)
+        import onnxruntime as ort
+
+        options = ort.RunOptions()
+        ended = threading.Event()
+
+        def watch() -> None:
+            if not ended.wait(SECONDS):
+                options.terminate = True
+
+        threading.Thread(target=watch, daemon=True).start()
+        try:
+            return self._session.run(names, feeds, options)
+        except _ort_errors() as error:
+            if options.terminate:
+                raise VerificationError(
+                    "the model has not ended", expected=f"a run of at most {SECONDS:g} s", remedy="use --check shapes"
+                ) from error
+            raise
+        finally:
+            ended.set()
+
+
+def _loops(proto: onnx.ModelProto) -> bool:
+    """Whether a model repeats something, at any depth: how often may be known to nobody before it ends."""
+    stack = [proto.graph, *proto.functions]
+    while stack:
+        for node in stack.pop().node:
+            if node.op_type in ("Loop", "Scan"):
+                return True
+            for a in node.attribute:
+                stack += [a.g, *a.graphs] if a.g.node or a.graphs else []
+    return False
 
 
 def _saturates(proto: onnx.ModelProto) -> bool:
