@@ -99,10 +99,18 @@ class Pipeline(Pass):
             require.take(report.metrics, report.metric, tested=self.check == "data")
             if ctx.trial is not None:
                 ctx.trial.require = require
+        work.shapes = self._shapes(work, ctx.trial)
+        report.sizes = open_sizes(work)
         report.rows = self.run(work, ctx).parts
         if require is not None and report.rows:
             require.costs(report.rows[-1], report.rows[0])
         return Result(work, report)
+
+    def _shapes(self, model: Model, trial: Trial | None) -> dict[str, tuple[int, ...]]:
+        """Of one sample of each input: the data's, else what is wished for, else the usual ones."""
+        from .runtime.feeding import usual_shapes
+
+        return usual_shapes(model.to_proto(weights=False), self.wishes) if trial is None else trial.data.shapes()
 
     def run(self, model: Model, ctx: Context) -> Report:
         """Run the passes in turn, each on a copy that is kept or dropped; the model becomes what the last one leaves."""
@@ -126,6 +134,16 @@ class Pipeline(Pass):
 def _required(trial: Trial, row: Report) -> None:
     if trial.require is not None:
         trial.require.qualities(row)
+
+
+def open_sizes(model: Model) -> list[str]:
+    """At which extents the costs of a model with open axes are counted: `H = 64`, in words."""
+    found: dict[str, int] = {}
+    for t in model.inputs:
+        for axis, (dim, extent) in enumerate(zip(t.shape or (), model.shapes.get(t.name, ()))):
+            if not isinstance(dim, int) and extent != 1:
+                found.setdefault(dim or f"{t.name}[{axis}]", extent)
+    return [f"{name} = {extent}" for name, extent in found.items()]
 
 
 def _context(verified: Verified, outer: Context, trial: Trial | None) -> Context:

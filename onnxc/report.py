@@ -30,6 +30,7 @@ class PipelineReport:
     rows: list[Report] = field(default_factory=list)
     data: str = ""
     fed: list[str] = field(default_factory=list)
+    sizes: list[str] = field(default_factory=list)
     samples: int = 0
     check: str = "data"
     seed: int = 0
@@ -75,6 +76,7 @@ class PipelineReport:
                 "passes": [r.to_dict() for r in self.rows],
                 "data": self.data,
                 "fed": self.fed,
+                "sizes": self.sizes,
                 "samples": self.samples,
                 "check": self.check,
                 "seed": self.seed,

@@ -6,8 +6,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from ..ir.escape import readable
-from . import tables
-from .options import JsonOption, ModelArgument, VerboseOption, colour, json_text, show
+from . import arguments, tables
+from .options import JsonOption, ModelArgument, SamplesOption, ShapeOption, VerboseOption, colour, json_text, show
 
 if TYPE_CHECKING:
     from ..measure.inspect import Inspection, Layer
@@ -92,7 +92,9 @@ def _head(found: Inspection, width: int) -> str:
         lines.append(f"functions: {', '.join(found.functions)}")
     totals = [tables.plural(c.nodes, "node"), f"{tables.count(c.params)} parameters", f"{tables.count(c.macs)} MACs"]
     totals += [f"{tables.count(c.bops)} bit operations", f"{tables.size(c.bytes)} of weights"]
-    lines.append(", ".join([*totals, f"{tables.size(c.peak_bytes)} of activations at most (symbolic extents as 1)"]))
+    lines.append(", ".join([*totals, f"{tables.size(c.peak_bytes)} of activations at most"]))
+    if found.sizes:
+        lines.append(f"costs at {', '.join(found.sizes)} (--shape gives others)")
     return "\n".join(tables.wrap(line, width=width) for line in lines)
 
 
@@ -112,9 +114,15 @@ def _lists(found: Inspection, verbose: bool, width: int) -> list[str]:
     return parts
 
 
-def inspect(model: ModelArgument, json: JsonOption = False, verbose: VerboseOption = False) -> None:
+def inspect(
+    model: ModelArgument,
+    shape: ShapeOption = None,
+    samples: SamplesOption = None,
+    json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
     """Show layers, coupled channels, parameters, MACs, bytes."""
     from ..measure.inspect import inspect
 
-    found = inspect(model)
+    found = inspect(model, arguments.wishes(shape, samples))
     show(json_text(found.to_dict()) if json else render(found, verbose=verbose, colour=colour()))

@@ -69,9 +69,12 @@ def columns(report: PipelineReport) -> list[Column]:
 def legend(report: PipelineReport) -> str:
     """What the columns were measured on."""
     if report.check != "data":
-        return "Checked: dimensions, strict shape inference, interface. No claim was tested on data (--check shapes)."
+        text = "Checked: dimensions, strict shape inference, interface. No claim was tested on data (--check shapes)."
+        return f"{text} Costs at {', '.join(report.sizes)}." if report.sizes else text
     samples = plural(report.samples, "sample")
     text = f"Changes and errors are against the model as given; every claim held on {samples} of {report.data}."
+    if report.sizes and not set(report.sizes) <= set(report.fed):
+        text += f" Costs at {', '.join(report.sizes)}."
     if report.fed:
         text += f" Inputs: {'; '.join(report.fed)}."
     if any(r.error.get("snr_db") == float("inf") for r in report.rows):

@@ -42,7 +42,35 @@ def analyse(
     if alike:
         _share(result)
     settle(a for axes in (*result.axes.values(), *result.uses.values()) for a in axes or ())
+    result.measure = _measure
     return result
+
+
+def _measure(analysis: Analysis) -> dict[Axis, int]:
+    """Extents of the axes that are no numbers where the inputs have `Model.shapes`: the same model is read once more, with
+    those, and its tensors' axes are looked up beside the first reading's."""
+    model = analysis.model
+    opened = any(not isinstance(d, int) for t in model.inputs for d in t.shape or (None,))
+    if not model.shapes or not opened:
+        return {}
+    fixed = model.copy()
+    for t in fixed.inputs:
+        if t.name in model.shapes and (t.shape is None or len(t.shape) == len(model.shapes[t.name])):
+            t.shape = list(model.shapes[t.name])
+    for t in fixed.outputs:
+        if isinstance(t, gs.Variable):
+            t.shape = None
+    try:
+        second = analyse(fixed)
+    except DimensionError:
+        return {}
+    found: dict[Axis, int] = {}
+    for name, axes in analysis.axes.items():
+        for axis, n in zip(axes or (), second.shape(name) or ()):
+            a = find(axis)
+            if not isinstance(extent(a), int) and isinstance(n, int):
+                found.setdefault(a, n)
+    return found
 
 
 def _share(result: Analysis) -> None:

@@ -1,6 +1,6 @@
 """What a model costs: MACs, bit operations, parameters, stored bytes, peak activations; read off the operator table.
 
-Symbolic extents (batch, free image sizes) count as 1, or as `sizes` says.
+Extents that are no numbers (batch, free image sizes) count as in `Model.shapes`, or as `sizes` says, else as 1.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Cost:
 
 
 def cost(model: Model, verified: Verified, sizes: Sizes | None = None) -> Cost:
-    """The cost of a verified model for one sample (or for the symbolic extents given in `sizes`)."""
-    sizes = sizes or {}
+    """The cost of a verified model at `Model.shapes`, or for the symbolic extents given in `sizes`."""
+    sizes = verified.analysis.sizes if sizes is None else sizes
     constants = model.constants().values()
     macs = bops = 0
     for node in model.nodes:
@@ -66,7 +66,7 @@ def cost(model: Model, verified: Verified, sizes: Sizes | None = None) -> Cost:
 def node_macs(analysis: Analysis, node: gs.Node, sizes: Sizes | None = None) -> int:
     """Multiply-accumulates of one node: the product of its iteration extents."""
     axes = analysis.facts[node.name].iteration
-    return prod(number(a, sizes or {}) for a in axes) if axes else 0
+    return prod(number(a, analysis.sizes if sizes is None else sizes) for a in axes) if axes else 0
 
 
 def _factor_bits(node: gs.Node, verified: Verified) -> int:

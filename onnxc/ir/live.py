@@ -19,8 +19,8 @@ from .numbers import read
 from .qtype import dtype_bits
 from .verify import Verified
 
-Sizes = Mapping[str, int]
-"""Extents for the names of symbolic axes; what it lacks counts as 1."""
+Sizes = Mapping["Axis | str", int]
+"""Extents of axes that are no numbers, by axis or by the name of a symbolic one; what it lacks counts as 1."""
 ROUNDERS = ("QuantizeLinear", "Quantize", "Binarize", "ResidualBinarize", "DynamicResidualBinarize")
 WITHIN = (
     "Relu",
@@ -39,10 +39,12 @@ WITHIN = (
 
 def number(a: Axis, sizes: Sizes) -> int:
     """The extent of `a` as a number; symbolic ones from `sizes`, else 1."""
-    known = extent(a)
-    if known is not None:
-        return known if isinstance(known, int) else sizes.get(known, 1)
     a = find(a)
+    known = extent(a)
+    if isinstance(known, int):
+        return known
+    if a in sizes:
+        return sizes[a]
     if type(a) is Atom:
         return sizes.get(a.size, 1)
     if type(a) is Aligned:
@@ -53,7 +55,7 @@ def number(a: Axis, sizes: Sizes) -> int:
 
 def peak_bytes(model: Model, verified: Verified, sizes: Sizes | None = None) -> int:
     """The most bytes of intermediate tensors (inputs and outputs included) alive at once, in node order."""
-    held = _Held(model, verified, sizes or {})
+    held = _Held(model, verified, verified.analysis.sizes if sizes is None else sizes)
     outputs = {held.root(t.name) for t in model.outputs}
     last: dict[str, int] = {}
     for i, node in enumerate(model.nodes):

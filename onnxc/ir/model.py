@@ -25,7 +25,8 @@ class Model:
 
     `graph` is a `onnx_graphsurgeon.Graph`; its nodes and tensors may be edited directly or with the helpers below.
     `declared` holds type and shape of those intermediate tensors that ONNX inference cannot derive (outputs of foreign
-    operators), as ValueInfoProto by name; `reserved` the names that subgraph bodies use inside.
+    operators), as ValueInfoProto by name; `reserved` the names that subgraph bodies use inside;
+    `shapes` the extents of inputs, by name, at which costs are counted where the model leaves them open.
 
     A body (If, Loop, Scan) stays an opaque GraphProto attribute. The outer tensors that it captures stand behind the
     node's own inputs, and `node.attrs[CAPTURED]` holds the names by which the body calls them: readers, dead code and
@@ -43,8 +44,10 @@ class Model:
         producer: tuple[str, str, str, int, str] = ("", "", "", 0, ""),
         declared: dict[str, onnx.ValueInfoProto] | None = None,
         reserved: Iterable[str] = (),
+        shapes: dict[str, tuple[int, ...]] | None = None,
     ):
         self.graph = graph
+        self.shapes = dict(shapes or {})
         self.opsets = dict(opsets)
         self.ir_version = ir_version
         self.functions = {(f.domain, f.name): f for f in functions}
@@ -230,13 +233,14 @@ class Model:
             producer=self.producer,
             declared=self.declared,
             reserved=self.reserved,
+            shapes=self.shapes,
         )
 
     def adopt(self, other: Model) -> None:
         """Become `other`: its graph, opsets, functions and declared types. `other` must not be used any more."""
         self.graph = other.graph
         self.opsets, self.functions = other.opsets, other.functions
-        self.declared, self.reserved = other.declared, other.reserved
+        self.declared, self.reserved, self.shapes = other.declared, other.reserved, other.shapes
         self.__dict__.pop("_names", None)
 
     def to_proto(self, *, weights: bool = True) -> onnx.ModelProto:

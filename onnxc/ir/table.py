@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -71,6 +72,12 @@ class Analysis:
         self.balanced: list[Axes] = []
         self.parts = 0
         self._inferred: dict[str, tuple[Extent, ...] | None] | None = None
+        self.measure: Callable[[Analysis], dict[Axis, int]] = lambda analysis: {}
+
+    @cached_property
+    def sizes(self) -> dict[Axis, int]:
+        """Extents, at `Model.shapes`, of the axes that are no numbers; looked up once, when first asked."""
+        return self.measure(self)
 
     def of(self, node: gs.Node, i: int) -> Axes | None:
         """The axes of input `i` of `node`; None where there is no such input or its rank is unknown."""

@@ -47,6 +47,8 @@ def verify(model: Model, like: Model | None = None) -> Verified:
         if info.type.WhichOneof("value") == "tensor_type":
             types[info.name] = info.type.tensor_type.elem_type
         _agree(analysis, info)
+    if model.shapes:
+        _ = analysis.sizes  # now: a pass that edits the model may ask later
     return Verified(analysis, types)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -18,7 +19,10 @@ from ..ir.qtype import stored_bytes
 from ..ir.table import ROWS, Facts, key_of
 from ..ir.verify import Verified
 from ..passes.prune.coupling import frozen_layers, groups
-from ..pipeline import sound
+from ..pipeline import open_sizes, sound
+
+if TYPE_CHECKING:
+    from ..runtime.feeding import Wishes
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ class ChannelGroup:
 @dataclass(frozen=True)
 class Inspection:
     """Everything that `inspect` found. inputs and outputs: name -> text of type and shape; frozen: (node, reason);
-    unknown: (operator, nodes, reason) of what the operator table cannot follow."""
+    unknown: (operator, nodes, reason) of what the operator table cannot follow;
+    sizes: extents of open axes at which costs are counted."""
 
     inputs: dict[str, str]
     outputs: dict[str, str]
@@ -64,6 +69,7 @@ class Inspection:
     ir_version: int
     functions: tuple[str, ...]
     cost: Cost
+    sizes: tuple[str, ...]
     layers: tuple[Layer, ...]
     groups: tuple[ChannelGroup, ...]
     frozen: tuple[tuple[str, str], ...]
@@ -77,9 +83,13 @@ class Inspection:
         return found
 
 
-def inspect(source) -> Inspection:
-    """Look at a model (whatever `onnxc.load` takes). Raises OnnxcError where it is not sound."""
-    model = load(source)
+def inspect(source, wishes: Wishes | None = None) -> Inspection:
+    """Look at a model (whatever `onnxc.load` takes), with costs at the shapes that `wishes` says or at usual ones. Raises
+    OnnxcError where it is not sound."""
+    from ..runtime.feeding import usual_shapes
+
+    model = load(source).copy()
+    model.shapes = usual_shapes(model.to_proto(weights=False), wishes)
     verified = sound(model)
     analysis = verified.analysis
     return Inspection(
@@ -89,6 +99,7 @@ def inspect(source) -> Inspection:
         ir_version=model.ir_version,
         functions=tuple(f"{domain}.{name}" for domain, name in model.functions),
         cost=cost(model, verified),
+        sizes=tuple(open_sizes(model)),
         layers=tuple(_layer(node, verified) for node in model.nodes),
         groups=tuple(_group(g) for g in groups(model, analysis)),
         frozen=tuple(frozen_layers(model, analysis)),

@@ -102,6 +102,19 @@ def feed(
     return data
 
 
+def usual_shapes(proto: onnx.ModelProto, wishes: Wishes | None = None) -> dict[str, tuple[int, ...]]:
+    """The shape of one sample of each input, as wished for or usual; nothing is run. Empty where a rank or type is unknown.
+
+    Raises `BadOption`."""
+    wishes = wishes or Wishes()
+    try:
+        inputs = input_specs(proto, wishes.samples, values=False)
+    except Unsupported:
+        return {}
+    sizes = wished_sizes(inputs, wishes)
+    return {} if any(spec.shape is None for spec in inputs.values()) else extents(inputs, 1, sizes)
+
+
 def wished_sizes(inputs: Mapping[str, TensorSpec], wishes: Wishes) -> dict[str, int]:
     """The extents that are wished for, by symbol or "name[axis]". Raises `BadOption`."""
     symbols = {dim for spec in inputs.values() for dim in spec.shape or () if isinstance(dim, str)}
@@ -234,4 +247,4 @@ def _one_or_many(data: Data, attempt: Attempt) -> None:
         data.single = False
 
 
-__all__ = ["NONE", "Wishes", "feed", "wished_sizes"]
+__all__ = ["NONE", "Wishes", "feed", "usual_shapes", "wished_sizes"]

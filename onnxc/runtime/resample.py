@@ -22,6 +22,11 @@ class Resampled:
         self.name, self.samples = data.name, data.samples
         self.labelled, self.synthetic, self.remarks = data.labelled, data.synthetic, data.remarks
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each input with one sample."""
+        first = next(self.batches(1))
+        return {name: first[name].shape for name in self._inputs}
+
     def batches(self, size: int = 32, limit: int | None = None) -> Iterator[Batch]:
         for batch in self._data.batches(size, limit):
             fitted = {k: resample(a, self._inputs[k].shape) if k in self._inputs else a for k, a in batch.items()}

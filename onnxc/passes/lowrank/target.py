@@ -100,8 +100,10 @@ def target(analysis: Analysis, users: list[gs.Node]) -> Target:
             for place in spots:
                 spots[place] += node_macs(analysis, node) // w.size
             continue
-        before, after = ([number(a, {}) for a in analysis.axes[t.name][2:]] for t in (node.inputs[0], node.outputs[0]))
-        batch = number(analysis.axes[node.outputs[0].name][0], {})
+        before, after = (
+            [number(a, analysis.sizes) for a in analysis.axes[t.name][2:]] for t in (node.inputs[0], node.outputs[0])
+        )
+        batch = number(analysis.axes[node.outputs[0].name][0], analysis.sizes)
         grids = {"pre": before, "post": after, "k": after, "k0": [after[0], *before[1:]], "k1": after}
         if node.op == "ConvTranspose":
             grids |= {"k": before, "k0": before, "k1": [after[0], *before[1:]]}

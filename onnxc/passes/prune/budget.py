@@ -34,7 +34,8 @@ class _Term:
 class Costing:
     """The cost of a model in one unit (macs, params or bytes) as a function of the groups' counts.
 
-    Only what some group can change is looked at again; the rest is a constant. Symbolic extents count as 1.
+    Only what some group can change is looked at again; the rest is a constant. Extents that are no
+    numbers count as in `Model.shapes`.
     """
 
     def __init__(self, model: Model, analysis: Analysis, unit: str, free: set[Atom]):
@@ -42,7 +43,7 @@ class Costing:
         self.terms: list[_Term] = []
         for factor, axes in _all_terms(model, analysis, unit):
             moving = tuple(a for a in axes if any(x in free for x in atoms(a)))
-            factor *= prod(number(a, {}) for a in axes if a not in moving)
+            factor *= prod(number(a, analysis.sizes) for a in axes if a not in moving)
             if moving:
                 self.terms.append(_Term(factor, moving))
             else:

@@ -1,0 +1,80 @@
+"""Costs and budgets of models with open axes are counted at the shapes of their inputs."""
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxc
+from onnxc.ir.cost import cost
+from onnxc.ir.files import load
+from onnxc.ir.verify import verify
+from onnxc.measure.inspect import inspect
+from onnxc.runtime.feeding import Wishes
+
+
+def network(shape, layers) -> onnx.ModelProto:
+    """Convolutions of (channels, stride, kernel)."""
+    rng = np.random.default_rng(0)
+    nodes, weights, x, before = [], [], "x", shape[1]
+    for i, (channels, stride, kernel) in enumerate(layers):
+        w = rng.standard_normal((channels, before, kernel, kernel)).astype(np.float32) / kernel
+        weights.append(numpy_helper.from_array(w, f"w{i}"))
+        pads = [kernel // 2] * 4
+        nodes += [
+            helper.make_node("Conv", [x, f"w{i}"], [f"c{i}"], strides=[stride] * 2, pads=pads, name=f"conv{i}"),
+            helper.make_node("Relu", [f"c{i}"], [f"r{i}"], name=f"relu{i}"),
+        ]
+        x, before = f"r{i}", channels
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)]
+    outputs = [helper.make_tensor_value_info(x, TensorProto.FLOAT, ["N", before, None, None])]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+LAYERS = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 3), st.sampled_from([1, 3, 5])), min_size=1, max_size=4)
+
+
+@given(layers=LAYERS, height=st.integers(9, 40), width=st.integers(9, 40))
+@settings(max_examples=25, deadline=None)
+def test_costs_are_those_of_the_model_with_these_shapes(layers, height, width):
+    opened = load(network(["N", 3, "H", None], layers)).copy()
+    fixed = load(network([1, 3, height, width], layers))
+    opened.shapes = {"x": (1, 3, height, width)}
+    assert cost(opened, verify(opened)) == cost(fixed, verify(fixed))
+    other = opened.copy()
+    assert cost(other, verify(other)).macs == cost(fixed, verify(fixed)).macs
+    opened.shapes = {}
+    assert cost(opened, verify(opened)).macs <= cost(fixed, verify(fixed)).macs
+
+
+EARLY_AND_LATE = [(8, 1, 3), (16, 1, 3), (16, 2, 3), (64, 4, 3), (64, 1, 3), (4, 1, 1)]
+
+
+@pytest.mark.parametrize("source", ["data", "shape", "symbols", "usual"])
+def test_a_budget_holds_at_the_size_that_is_told(source):
+    proto = network(["N", 3, "H", "W"], EARLY_AND_LATE)
+    size = 64 if source == "usual" else 24
+    settings = {
+        "data": {"data": {"x": np.random.default_rng(0).standard_normal((3, 3, 24, 24)).astype(np.float32)}},
+        "shape": {"wishes": Wishes(shapes={"x": (1, 3, 24, 24)})},
+        "symbols": {"wishes": Wishes(shapes={"H": (24,), "W": (24,)})},
+        "usual": {},
+    }[source]
+    result = onnxc.run_passes(proto, "prune(macs=0.5)", **settings)
+    assert result.report.sizes == [f"H = {size}", f"W = {size}"]
+    assert f"H = {size}, W = {size}" in str(result.report).replace(";", ",")
+
+    def macs(model) -> int:
+        return inspect(model, Wishes(shapes={"x": (1, 3, size, size)})).cost.macs
+
+    assert 0.35 * macs(proto) < macs(result.model) <= 0.51 * macs(proto)
+    assert macs(proto) == result.report.rows[0].before.macs
+
+
+def test_inspect_says_the_size():
+    found = inspect(network(["N", 3, "H", "W"], EARLY_AND_LATE))
+    assert found.sizes == ("H = 64", "W = 64")
+    assert inspect(network([1, 3, 8, 8], EARLY_AND_LATE)).sizes == ()
