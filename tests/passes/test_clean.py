@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnx.numpy_helper
 import pytest
 
 from onnxc.ir.difference import differences
@@ -91,3 +93,23 @@ def test_the_original_is_left_alone():
     before = dump(model)
     apply(Clean(), model)
     assert dump(model) == before
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8", "uint8", "int16"])
+@pytest.mark.parametrize("to", ["FLOAT", "DOUBLE"])
+@pytest.mark.parametrize("scaled", [True, False])
+def test_a_weight_stored_short_stays_short(dtype, to, scaled):
+    kind = getattr(onnx.TensorProto, to)
+    real = onnx.helper.tensor_dtype_to_np_dtype(kind)
+    w = np.arange(-32, 32).reshape(8, 8).astype(dtype)
+    nodes = [onnx.helper.make_node("Cast", ["w"], ["c"], name="cast", to=kind)]
+    nodes += [onnx.helper.make_node("Mul", ["c", "s"], ["v"])] if scaled else []
+    nodes.append(onnx.helper.make_node("MatMul", ["x", "v" if scaled else "c"], ["y"]))
+    io = [onnx.helper.make_tensor_value_info(name, kind, ["N", 8]) for name in "xy"]
+    stored = [
+        onnx.numpy_helper.from_array(a, n) for n, a in (("w", w), ("s", np.array(0.5, real))) if n == "w" or scaled
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", io[:1], io[1:], stored)
+    done, report = apply(Clean(), load(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])))
+    assert done.constants()["w"].values.dtype == w.dtype and len(done.nodes) == len(nodes)
+    assert any(r.node == "cast" and "on purpose" in r.reason for r in report.refusals)

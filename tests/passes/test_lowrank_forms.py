@@ -14,9 +14,12 @@ from onnxc.ir.files import load
 from onnxc.ir.model import Model
 from onnxc.ir.verify import verify
 from onnxc.passes.base import apply
+from onnxc.passes.layers.linear import linear
+from onnxc.passes.layers.moments import Moments
 from onnxc.passes.lowrank.common import Factorise
 from onnxc.passes.lowrank.fit import Whitened, error, likely, refine
 from onnxc.passes.lowrank.forms import FORMS
+from onnxc.passes.lowrank.moments import fitted
 from onnxc.passes.lowrank.rank import Choice, leads, spend, vbmf_rank
 from onnxc.passes.lowrank.target import replace, target
 from onnxc.passes.registry import make
@@ -284,3 +287,16 @@ def test_vbmf_finds_both_ranks_of_tucker():
     model = network("g (float[N, 24, 6, 6] x) => (float[N, 32, 6, 6] y) { [a] y = Conv<pads=[1,1,1,1]>(x, w) }", w=w)
     _, report = apply(make("lowrank.tucker", {"vbmf": True}), model)
     assert "rank (3, 5)" in report.edits[0].what
+
+
+def test_the_target_leans_on_the_weight_where_data_say_nothing():
+    """An input that is always zero on the data keeps its weights; the others are what makes the wanted outputs."""
+    model = network("g (float[N, 4] x) => (float[N, 3] y) { y = Gemm(x, w, b) }", w=(4, 3), b=(3,))
+    layer = linear(model, model.nodes[0])
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((400, 4)).astype(np.float32)
+    rows[:, 2] = 0
+    wanted = layer.matrix() + np.array([0.5, -0.5, 0, 0.25])
+    seen = Moments(1, 4, 3)
+    seen.add(rows[None], np.einsum("rk,gok->gro", rows, wanted))
+    np.testing.assert_allclose(fitted(model, layer, seen, crossed=True).w, wanted, atol=2e-2)

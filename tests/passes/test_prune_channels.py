@@ -357,3 +357,10 @@ def test_a_budget_holds_with_the_biases_that_recovery_adds(unit, recover):
 def test_do_not_take_a_ratio_beside_a_budget(budget):
     with pytest.raises(BadOption, match="both say how much"):
         run_passes(bare(), f"prune(ratio=0.3,{budget})")
+
+
+def test_a_model_without_groups_says_why():
+    model = network("g (float[N, 4] x) => (float[N, 3] y) { [only] y = MatMul(x, w) }", w=(4, 3))
+    with pytest.warns(UserWarning, match="only: its channels are frozen by graph output.*run clean"):
+        found = groups(model)
+    assert len(found) == 0 and [node for node, _ in found.frozen] == ["only"]

@@ -8,6 +8,7 @@ small = groups.apply()
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -59,7 +60,10 @@ class EditableGroup:
 
 
 class Groups:
-    """Every group of a model that may be cut, in graph order; the masks on them; and what comes of applying these."""
+    """Every group of a model that may be cut, in graph order; the masks on them; and what comes of applying these.
+
+    frozen: (node, reason) of each layer whose channels all stay.
+    """
 
     def __init__(self, model: Model, criterion: str, statistics: str, context: Context | None):
         self.model = model
@@ -68,6 +72,7 @@ class Groups:
         seed = context.seed if context is not None else 0
         rated = scores(ScoringContext(model, self.analysis, found, context, seed=seed), criterion)
         self._groups = [EditableGroup(g, rated.get(g.atom)) for g in found]
+        self.frozen = coupling.frozen_layers(model, self.analysis, statistics)
 
     def __iter__(self) -> Iterator[EditableGroup]:
         return iter(self._groups)
@@ -126,7 +131,15 @@ class Groups:
 def groups(model, criterion: str = "l1", statistics: str = "window", context: Context | None = None) -> Groups:
     """The groups of coupled channels of a model (whatever `onnxc.load` takes), with scores, to look at and to edit.
 
-    context: data and runner, for criteria that look at activations. Raises BadOption, OnnxcError.
+    context: data and runner, for criteria that look at activations. Warns where there are none, and says why. Raises
+    BadOption, OnnxcError.
     """
     lookup(criterion)
-    return Groups(load(model), criterion, statistics, context)
+    found = Groups(load(model), criterion, statistics, context)
+    if not len(found):
+        why = "; ".join(f"{node}: {reason}" for node, reason in found.frozen[:3]) or "no layer has stored weights"
+        warnings.warn(
+            f"the model has no channels that can be cut ({why}); run clean first if it comes from an exporter",
+            stacklevel=2,
+        )
+    return found
