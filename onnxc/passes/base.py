@@ -132,6 +132,11 @@ class Runner(Protocol):
     def __call__(self, model: onnx.ModelProto, feeds: Feeds, outputs: list[str] | None = None) -> dict[str, np.ndarray]:
         """The named tensors (graph outputs by default, intermediates too) for one batch."""
 
+    def prepare(
+        self, model: onnx.ModelProto, outputs: list[str] | None = None
+    ) -> Callable[[Feeds], dict[str, np.ndarray]]:
+        """The same, made ready once for many batches."""
+
     def stream(self, model: onnx.ModelProto, outputs: list[str], data) -> Iterator[dict[str, np.ndarray]]:
         """The named tensors for each batch in turn; never more than one batch is held."""
 

@@ -335,8 +335,9 @@ class Judge:
         self.labels: list[np.ndarray | None] = []
         self.samples = held = 0
         self._limit = samples
+        run = runner.prepare(reference)
         for batch in data.batches(BATCH, samples):
-            self.outputs.append(runner(reference, batch))
+            self.outputs.append(run(batch))
             self.labels.append(batch.get(LABELS))
             self.samples += batch.samples
             held += sum(a.nbytes for a in self.outputs[-1].values())
@@ -345,8 +346,8 @@ class Judge:
 
     def run(self, model: onnx.ModelProto) -> list[dict[str, np.ndarray]]:
         """The outputs of another model on the same samples."""
-        batches = self.data.batches(BATCH, self._limit)
-        return [self.runner(model, batch) for _, batch in zip(self.outputs, batches, strict=False)]
+        run, batches = self.runner.prepare(model), self.data.batches(BATCH, self._limit)
+        return [run(batch) for _, batch in zip(self.outputs, batches, strict=False)]
 
     def score(self, outputs: list[dict[str, np.ndarray]]) -> Score:
         """What such outputs are worth by the labels."""

@@ -11,7 +11,7 @@ import re
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -163,7 +163,7 @@ def _saturates(proto: onnx.ModelProto) -> bool:
 class Runner:
     """What passes get to look at numbers with: `runner(model, feeds, outputs)` returns named arrays.
 
-    Sessions of the last few models are kept, by digest, so that a loop over batches does not build one each time.
+    Sessions of the last few models are kept, by a digest of all weights; see `prepare` for loops.
     """
 
     def __init__(self, *, threads: int = 1, optimise: bool = True, sessions: int = 4):
@@ -186,7 +186,15 @@ class Runner:
         self, model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
     ) -> dict[str, np.ndarray]:
         """The graph's outputs, or the tensors `outputs` (intermediate ones, inputs and initialisers included)."""
-        return self.session(model, outputs or ()).run(feeds, outputs)
+        return self.prepare(model, outputs)(feeds)
+
+    def prepare(
+        self, model: onnx.ModelProto, outputs: Sequence[str] | None = None
+    ) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+        """A function from feeds to these tensors: for a loop over batches, which reads and hashes the weights once
+        instead of each time. `model` itself is not held."""
+        session = self.session(model, outputs or ())
+        return lambda feeds: session.run(feeds, outputs)
 
     def stream(
         self, model: onnx.ModelProto, outputs: Sequence[str] | None, data: Data, *, batch: int | None = None

@@ -208,6 +208,16 @@ def test_the_runner_keeps_sessions_but_notices_a_changed_weight():
     assert runner.session(twin) is not first  # only two are kept
 
 
+def test_a_prepared_model_is_hashed_once(monkeypatch):
+    calls = []
+    digest = reference._digest
+    monkeypatch.setattr(reference, "_digest", lambda model: calls.append(1) or digest(model))
+    run = Runner().prepare(affine(), ["twice"])
+    for k in range(3):
+        assert run({"x": np.full((1, 3), k, np.float32)})["twice"].tolist() == [[2 * k] * 3]
+    assert len(calls) == 1
+
+
 def test_functions_run():
     proto = onnx.parser.parse_model("""
         <ir_version: 8, opset_import: ["" : 17, "ai.onnxc" : 1]>

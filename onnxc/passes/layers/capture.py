@@ -54,7 +54,6 @@ class Probe:
     """
 
     def __init__(self, ctx: Context, model: Model, names: Sequence[str], known: Mapping[str, np.ndarray] | None = None):
-        self.ctx = ctx
         self.names = list(dict.fromkeys(names))
         part = model.copy()
         made = part.tensors()
@@ -69,14 +68,12 @@ class Probe:
         for t in cut:
             _make_input(part, t, known[t.name])
         part.drop_dead()
-        self.proto = part.to_proto() if wanted else None
+        self.made = [t.name for t in wanted]
+        self.run = ctx.runner.prepare(part.to_proto(), self.made) if wanted else None
 
     def __call__(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """The tensors for one batch."""
-        if self.proto is None:
-            return {n: feeds[n] for n in self.names}
-        made = [t.name for t in self.proto.graph.output]
-        found = self.ctx.runner(self.proto, feeds, made)
+        found = self.run(feeds) if self.run is not None else {}
         return {n: found[n] if n in found else feeds[n] for n in self.names}
 
 

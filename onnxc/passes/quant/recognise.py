@@ -105,9 +105,9 @@ class QuantRecognise(Pass):
             return {s.node.name: "it keeps 0, and there are no data to see whether 0 turns up" for s in steps}
         hit: dict[str, str] = {}
         names = sorted({s.x.name for s in steps})
-        proto = model.to_proto()
+        run = ctx.runner.prepare(model.to_proto(), names)
         for feeds in Stream(ctx, ctx.verified.analysis, names, SAMPLES):
-            got = ctx.runner(proto, feeds, names)
+            got = run(feeds)
             for s in steps:
                 level = np.float32(0) if s.threshold is None else s.threshold
                 count = int((got[s.x.name] == level).sum())
