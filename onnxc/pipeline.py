@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .ir.cost import cost
-from .ir.errors import BadModel, BadOption, OnnxcError, VerificationError
+from .ir.declared import correct_outputs
+from .ir.errors import BadModel, BadOption, DimensionError, OnnxcError, VerificationError
 from .ir.files import load
 from .ir.model import Model
 from .ir.verify import Verified, verify
@@ -80,7 +81,7 @@ class Pipeline(Pass):
         """Transform a model (path, bytes, ModelProto, gs.Graph or Model), which is never changed. Raises OnnxcError."""
         work = load(model).copy()
         ctx = Context(sound(work), seed=self.seed, original=work.copy(), trainer=_Trainer())
-        report = PipelineReport(check=self.check, seed=self.seed)
+        report = PipelineReport(check=self.check, seed=self.seed, remarks=ctx.verified.remarks)
         if self.check == "data" or self.data is not None or self.needs_data:
             tested = self.check == "data"
             _fits(cost(work, ctx.verified).peak_bytes)
@@ -206,9 +207,16 @@ def _fits(activations: int) -> None:
 
 
 def sound(model: Model) -> Verified:
-    """Verify a model as the user gave it: what is wrong with it is bad input, not a failure of ours."""
+    """Verify a model as the user gave it: what is wrong with it is bad input, not a failure of ours. Outputs that are declared
+    with another shape than they have, which runtimes overlook, are corrected in `model`, and `Verified.remarks` says so."""
     try:
-        return verify(model)
+        try:
+            return verify(model)
+        except DimensionError as e:
+            remarks = correct_outputs(model) if any(e.tensor == t.name for t in model.outputs) else []
+            if not remarks:
+                raise
+            return replace(verify(model), remarks=remarks)
     except OnnxcError as e:
         as_input(e, "the model as given is not sound: export it again")
         raise

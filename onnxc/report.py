@@ -31,6 +31,7 @@ class PipelineReport:
     data: str = ""
     fed: list[str] = field(default_factory=list)
     sizes: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     samples: int = 0
     check: str = "data"
     seed: int = 0
@@ -77,6 +78,7 @@ class PipelineReport:
                 "data": self.data,
                 "fed": self.fed,
                 "sizes": self.sizes,
+                "remarks": self.remarks,
                 "samples": self.samples,
                 "check": self.check,
                 "seed": self.seed,

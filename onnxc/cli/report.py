@@ -53,6 +53,7 @@ def render(report: PipelineReport, *, verbose: bool = False, width: int | None =
         )
     else:
         parts += _section("Left alone", _grouped(report.rows), width)
+    parts += _section("As given", report.remarks, width)
     parts += _section("Notes", [f"{r.name}: {note}" for r in report.rows for note in r.notes], width)
     return "\n\n".join(part for part in parts if part)
 

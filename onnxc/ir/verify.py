@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx
 
@@ -14,10 +14,12 @@ from .table import Analysis, long_vectors, proto_shape
 
 @dataclass
 class Verified:
-    """The evidence of a verified model: its axes, and the element type (ONNX number) of every tensor that has one."""
+    """The evidence of a verified model: its axes, the element type (ONNX number) of every tensor that has one,
+    and what was corrected on the way."""
 
     analysis: Analysis
     types: dict[str, int]
+    remarks: list[str] = field(default_factory=list)
 
 
 def verify(model: Model, like: Model | None = None) -> Verified:

@@ -1,0 +1,42 @@
+"""Outputs whose declared shape is not what the graph gives: runtimes run such files, so the declaration is corrected.
+
+y declared [N, T], MatMul gives [N, 5, 4]   ->   y declared [N, 5, 4], and a remark
+"""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from .analysis import analyse
+from .axes import Extent
+from .model import Model
+
+
+def correct_outputs(model: Model) -> list[str]:
+    """Give outputs that are declared with another rank, or another number, the shape that they have; a remark for each.
+
+    The model is changed. Raises DimensionError where something else disagrees.
+    """
+    outputs = [t for t in model.outputs if isinstance(t, gs.Variable)]
+    declared = [t.shape for t in outputs]
+    for t in outputs:
+        t.shape = None
+    analysis = analyse(model)
+    remarks = []
+    for t, before in zip(outputs, declared, strict=True):
+        have = analysis.shape(t.name)
+        if have is None or before is None or _agree(before, have):
+            t.shape = before
+            continue
+        t.shape = list(have)
+        remarks.append(f"output {t.name} is declared {_text(before)}, and is {_text(have)}: corrected")
+    return remarks
+
+
+def _agree(before, have: tuple[Extent, ...]) -> bool:
+    numbers = zip(before, have, strict=False)
+    return len(before) == len(have) and all(a == b for a, b in numbers if isinstance(a, int) and isinstance(b, int))
+
+
+def _text(shape) -> str:
+    return "×".join("?" if e is None else str(e) for e in shape) or "a scalar"
