@@ -257,3 +257,13 @@ def test_the_readme_holds_the_two_commands_that_ci_runs():
 
 def test_the_bundle_stays_within_two_megabytes():
     assert sum(file.stat().st_size for file in (ROOT / "data").iterdir()) <= 2_000_000
+
+
+def test_python_versions_are_named_alike_everywhere():
+    root = ROOT.parent
+    texts = {
+        path: path.read_text(encoding="utf-8")
+        for path in (root / "setup.py", root / "README.md", ROOT / "codegen" / "c" / "wheel.py")
+    }
+    named = {path.name: set(re.findall(r"(?:>=|Python )(3\.\d\d)", text)) for path, text in texts.items()}
+    assert set(map(frozenset, named.values())) == {frozenset({"3.10"})}, named

@@ -88,7 +88,7 @@ _METADATA = """Metadata-Version: 2.1
 Name: {name}
 Version: {version}
 Summary: A compiled model. Made by onnxc.
-Requires-Python: >=3.11
+Requires-Python: >=3.10
 Requires-Dist: numpy
 """
 
