@@ -50,5 +50,5 @@ def grid(T, shape: Sequence[int]):
 
 def picked(index, shape: Sequence[int]):
     """The variables of `grid` as a tuple for a buffer of that shape."""
-    found = tuple(index) if isinstance(index, tuple | list) else (index,)
+    found = (index,) if len(shape) < 2 else tuple(index)
     return found if shape else (0,)
