@@ -171,3 +171,17 @@ def test_rounding_for_outputs_errs_less_than_rounding_of_weights_and_descent_les
     assert errors[1].sum() < 0.8 * errors[0].sum()
     assert (errors[2] <= errors[1] + 1e-12).all() and errors[2].sum() < errors[1].sum()
     assert all(np.abs(v).max() <= 3 for v in (plain, better, best))
+
+
+@pytest.mark.parametrize("columns", [40, 300])
+def test_gptq_hands_errors_on_beyond_its_block(columns):
+    """Columns are rounded in blocks of 128: what a block leaves must reach the ones behind it."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(2000, columns)) @ rng.normal(size=(columns, columns)) * np.linspace(1, 0.1, columns)
+    h = rounding.damped((x.T @ x / 2000)[None], rounding.DAMP)
+    w = rng.normal(size=(1, 4, columns))
+    scale = np.abs(w).max(2, keepdims=True) / 3
+    plain, ours = (
+        rounding.error(q * scale, w, h).sum() for q in (rounding.nearest(w, scale, 3), rounding.gptq(w, h, scale, 3))
+    )
+    assert ours < 0.6 * plain
