@@ -52,7 +52,7 @@ def node_model(op: str, inputs: list, outputs: int, constants=(), domain=MICROSO
         [onnx.ValueInfoProto(name=name) for name in results],
         [numpy_helper.from_array(a, n) for k, (n, a) in enumerate(zip(names, inputs)) if n and k in constants],
     )  # fmt: skip
-    imports = [helper.make_opsetid("", 17), helper.make_opsetid(MICROSOFT, 1)]
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid(MICROSOFT, 1), helper.make_opsetid("ai.onnx.ml", 3)]
     model = helper.make_model(graph, ir_version=8, opset_imports=imports)
     return model, {n: a for k, (n, a) in enumerate(zip(names, inputs)) if n and k not in constants}
 
@@ -242,6 +242,34 @@ def test_windows_of_a_signal_are_transformed():
     model, feeds = node_model("STFT", [signal, np.array(3), window], 1, domain="", constants=(1, 2))
     wanted, found = run_ort(model, feeds)["o0"], run_ort(opened(model), feeds)["o0"]
     assert np.allclose(found, wanted, atol=1e-5)
+
+
+CLASSICAL = [
+    ("Scaler", [f(3, 4)], 1, {"offset": [0.5, 1.0, -1.0, 0.0], "scale": [2.0, 1.0, 0.5, 3.0]}),
+    ("Binarizer", [f(3, 4)], 1, {"threshold": 0.2}),
+    ("Normalizer", [f(3, 4)], 1, {"norm": "L1"}), ("Normalizer", [f(3, 4)], 1, {"norm": "L2"}),
+    ("Imputer", [f(3, 4).round()], 1, {"imputed_value_floats": [0.5, 1.5, 2.5, 3.5], "replaced_value_float": 1.0}),
+    ("ArrayFeatureExtractor", [f(3, 4), np.array([3, 1])], 1, {}),
+    ("LinearRegressor", [f(3, 4)], 1, {"coefficients": [float(v) for v in f(8)], "intercepts": [0.5, -1.0], "targets": 2}),
+    ("LinearClassifier", [f(5, 4)], 2, {"coefficients": [float(v) for v in f(12)], "intercepts": [0.5, -1.0, 0.1],
+                                        "classlabels_ints": [4, 9, 2], "post_transform": "SOFTMAX", "multi_class": 1}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("op, inputs, outputs, attributes", CLASSICAL)
+def test_classical_models(op, inputs, outputs, attributes):
+    model, feeds = node_model(op, inputs, outputs, domain="ai.onnx.ml", **attributes)
+    made = opened(model)
+    assert all(node.domain == "" for node in made.graph.node)
+    wanted, found = run_ort(model, feeds), run_ort(made, feeds)
+    assert all(np.allclose(found[name], wanted[name], rtol=1e-5, atol=1e-6) for name in wanted)
+
+
+@pytest.mark.parametrize("time", [0, 1])
+def test_reversed_sequences(time):
+    inputs = [f(4, 3, 2) if time == 0 else f(3, 4, 2), np.array([4, 2, 3])]
+    model, feeds = node_model("ReverseSequence", inputs, 1, domain="", time_axis=time, batch_axis=1 - time)
+    assert np.array_equal(run_ort(opened(model), feeds)["o0"], run_ort(model, feeds)["o0"])
 
 
 def test_attributes_that_are_not_known_are_named():

@@ -6,6 +6,7 @@ from onnxc.codegen.operators import (  # noqa: F401  each file enters its rows i
     linear,
     logic,
     norm,
+    order,
     quantised,
     reduce,
     resize,

@@ -35,6 +35,8 @@ WEIGHT_OPERANDS = {
     "LayerNormalization": (1, 2),
 }
 
+PLAIN_OPSET = 17  # of a model that imports no standard operators
+
 
 @dataclass
 class StaticModel:
@@ -100,6 +102,8 @@ def _strip(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, np.ndarra
     work = onnx.ModelProto()
     work.ir_version = max(model.ir_version, 4)
     work.opset_import.extend(model.opset_import)
+    if all(entry.domain not in ("", "ai.onnx") for entry in model.opset_import):  # what is opened needs one
+        work.opset_import.add(version=PLAIN_OPSET)
     graph = work.graph
     graph.name = model.graph.name or "graph"
     graph.input.extend(value for value in model.graph.input if value.name not in constants)

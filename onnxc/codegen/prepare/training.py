@@ -1,0 +1,93 @@
+"""Steps of training, and reversals by length, in standard operators.
+
+Momentum(r, t, x, g, v)   ->   v' = alpha v + beta g, x' = x - r v'
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxc.codegen.prepare.build import Build, rewrites
+
+TRAINING = "ai.onnx.preview.training"
+
+
+def _groups(b: Build, count: int) -> list[list[str]]:
+    """The tensors of each variable: the first of all, then the second of all, and so on."""
+    rest = list(b.node.input[2:])
+    each = len(rest) // count
+    return [rest[i::each] for i in range(each)]
+
+
+def _number(b: Build, name: str, default: float, like: str) -> str:
+    return b.like(b.attribute(name, default), like)
+
+
+def _regularised(b: Build, x: str, g: str) -> str:
+    return b("Add", b("Mul", _number(b, "norm_coefficient", 0.0, x), x), g)
+
+
+def _first_step(b: Build) -> str:
+    return b("Equal", b.input(1), b.like(0, b.input(1)))
+
+
+@rewrites("Momentum", domain=TRAINING)
+def _momentum(b: Build) -> list[str]:
+    rate, made = b.input(0), []
+    mode = b.attribute("mode", "standard")
+    for x, g, v in _groups(b, 3):
+        g = _regularised(b, x, g)
+        alpha, beta = _number(b, "alpha", 0.0, x), _number(b, "beta", 1.0, x)
+        beta = b("Where", _first_step(b), b.like(1, x), beta)
+        new = b("Add", b("Mul", alpha, v), b("Mul", beta, g))
+        step = b("Add", g, b("Mul", alpha, new)) if mode == "nesterov" else new
+        made.append((b("Sub", x, b("Mul", rate, step)), new))
+    return [one for kind in zip(*made) for one in kind]
+
+
+@rewrites("Adagrad", domain=TRAINING)
+def _adagrad(b: Build) -> list[str]:
+    made = []
+    for x, g, h in _groups(b, 3):
+        g = _regularised(b, x, g)
+        steps = b("Mul", b.cast(b.input(1), b.walk.element(x)), _number(b, "decay_factor", 0.0, x))
+        rate = b("Div", b.input(0), b("Add", steps, b.like(1, x)))
+        new = b("Add", h, b("Mul", g, g))
+        root = b("Add", b("Sqrt", new), _number(b, "epsilon", 1e-6, x))
+        made.append((b("Sub", x, b("Div", b("Mul", rate, g), root)), new))
+    return [one for kind in zip(*made) for one in kind]
+
+
+@rewrites("Adam", domain=TRAINING)
+def _adam(b: Build) -> list[str]:
+    made = []
+    for x, g, v, h in _groups(b, 4):
+        g, one = _regularised(b, x, g), b.like(1, x)
+        alpha, beta = _number(b, "alpha", 0.9, x), _number(b, "beta", 0.999, x)
+        new_v = b("Add", b("Mul", alpha, v), b("Mul", b("Sub", one, alpha), g))
+        new_h = b("Add", b("Mul", beta, h), b("Mul", b("Sub", one, beta), b("Mul", g, g)))
+        steps = b.cast(b.input(1), b.walk.element(x))
+        left = b("Sub", one, b("Pow", beta, steps))
+        rate = b("Mul", b.input(0), b("Div", b("Sqrt", left), b("Sub", one, b("Pow", alpha, steps))))
+        rate = b("Where", _first_step(b), b.input(0), rate)
+        root = b("Add", b("Sqrt", new_h), _number(b, "epsilon", 1e-6, x))
+        after = b("Sub", x, b("Div", b("Mul", rate, new_v), root))
+        after = b("Mul", b("Sub", one, _number(b, "norm_coefficient_post", 0.0, x)), after)
+        made.append((after, new_v, new_h))
+    return [one for kind in zip(*made) for one in kind]
+
+
+@rewrites("ReverseSequence")
+def _reversed(b: Build) -> str:
+    """Elements along time_axis up to each sequence's length are turned round."""
+    x, lengths = b.input(0), b.input(1)
+    time, batch = b.attribute("time_axis", 0), b.attribute("batch_axis", 1)
+    order = [time, batch, *range(2, len(b.shape(x)))]
+    if sorted((time, batch)) != [0, 1]:
+        raise b.refusal("its axes are 0 and 1 alone")
+    x = b.transpose(x, *order)
+    count, own, *rest = b.shape(x)
+    steps, ends = b.constant(np.arange(count)[:, None], np.int64), b.reshape(lengths, (1, own))
+    at = b("Where", b("Less", steps, ends), b("Sub", b("Sub", ends, b.constant(1, np.int64)), steps), steps)
+    at = b("Expand", b.reshape(at, (count, own, *[1] * len(rest))), b.constant((count, own, *rest), np.int64))
+    return b.transpose(b("GatherElements", x, at, axis=0), *order)
