@@ -181,11 +181,11 @@ def recurrent(op: str, directions: int, gates: int, given: str, first: bool = Fa
 
 RECURRENT = [
     ("LSTM", 4, "bhcp", {}), ("LSTM", 4, "bl", {"direction": "bidirectional"}),
-    ("LSTM", 4, "", {"direction": "reverse", "clip": 0.5}), ("LSTM", 4, "bhl", {"input_forget": 1}),
+    ("LSTM", 4, "b", {"direction": "reverse", "clip": 0.5}), ("LSTM", 4, "bhl", {"input_forget": 1}),
     ("LSTM", 4, "b", {"activations": ["HardSigmoid", "Softsign", "Relu"], "activation_alpha": [0.3], "activation_beta": [0.4]}),
     ("GRU", 3, "bh", {}), ("GRU", 3, "bhl", {"direction": "bidirectional", "linear_before_reset": 1}),
     ("GRU", 3, "bl", {"direction": "reverse"}),
-    ("RNN", 1, "bhl", {"direction": "bidirectional"}), ("RNN", 1, "", {"activations": ["Relu"], "clip": 0.3}),
+    ("RNN", 1, "bhl", {"direction": "bidirectional"}), ("RNN", 1, "b", {"activations": ["Relu"], "clip": 0.3}),
 ]  # fmt: skip
 
 
