@@ -121,8 +121,10 @@ def recurrent(b: Build) -> list[str | None]:
     count = b.shape(b.input(1))[0]
     names = b.attribute("activations") or DEFAULTS[op] * count
     alphas, betas = (iter(b.attribute(f"activation_{which}") or []) for which in ("alpha", "beta"))
-    functions = [_Activation(b, name, alphas, betas, clip) for name in names]
     each = len(DEFAULTS[op])
+    # the cell itself is not cut ahead of its activation, the third of LSTM: so does ONNX Runtime
+    clips = [None if i % each == 2 else clip for i in range(len(names))]
+    functions = [_Activation(b, name, alphas, betas, bound) for name, bound in zip(names, clips)]
     results, states = [], []
     for d in range(count):
         layer = _Layer(b, d, functions[d * each : (d + 1) * each])
