@@ -66,10 +66,12 @@ def compile_(
     if Path(out).exists() and not Path(out).is_dir():
         raise BadOption(f"-o {out} is a file", expected="a folder")
     from ..codegen import compile_model
+    from ..measure.shapes import settled
     from ..pipeline import load, sound
 
     loaded = load(model)
     sound(loaded)
+    shapes = settled(loaded, shapes, data=data, seed=seed)
     with bar(1) as step:
         done = compile_model(
             loaded,
