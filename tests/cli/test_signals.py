@@ -17,6 +17,10 @@ from onnxc.ir import external, temporary
 from tests.cli.test_errors import ROOT
 
 
+POINTS = int(os.environ.get("ONNXC_KILL_POINTS", "3"))
+"""At how many random points a command is ended, for each command and signal; 34 make 200 in all."""
+
+
 def start(*argv, **options) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, *map(str, argv)],
@@ -104,7 +108,7 @@ LOWERED += "writing.PROTO_LIMIT = 1000; sys.exit(main(sys.argv[1:]))"
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("command", ["passes", "large", "pack"])
-def test_killed_at_any_time_a_command_leaves_the_old_or_the_new(tmp_path, command, number, points=3, seed=0):
+def test_killed_at_any_time_a_command_leaves_the_old_or_the_new(tmp_path, command, number, seed=0):
     old, new = tmp_path / "old.onnx", tmp_path / "new.onnx"
     large(old, 0.5)
     large(new, 0.25)
@@ -123,7 +127,7 @@ def test_killed_at_any_time_a_command_leaves_the_old_or_the_new(tmp_path, comman
         took = time.perf_counter() - begun
         contents.append(whole(home))
     rng = random.Random(seed)
-    for _ in range(points):
+    for _ in range(POINTS):
         child = start(*call(new))
         time.sleep(took * rng.random())
         child.send_signal(number)
