@@ -15,6 +15,7 @@ EXTRAS = {
         "hypothesis>=6.100",
         "pyte>=0.8",
         "ruff>=0.12",
+        "mypy>=1.15",
         "onnxslim>=0.1.80",
         "ziglang>=0.13",
     ],

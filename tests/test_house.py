@@ -267,3 +267,10 @@ def test_python_versions_are_named_alike_everywhere():
     }
     named = {path.name: set(re.findall(r"(?:>=|Python )(3\.\d\d)", text)) for path, text in texts.items()}
     assert set(map(frozenset, named.values())) == {frozenset({"3.10"})}, named
+
+
+def test_modules_that_are_not_typed_through_exist_and_only_become_fewer():
+    text = (ROOT.parent / "pyproject.toml").read_text(encoding="utf-8")
+    listed = re.findall(r'^    "(onnxc\.[\w.]+)",$', text, re.M)
+    assert len(listed) == len(set(listed)) <= 149
+    assert [name for name in listed if find_spec(name) is None] == []

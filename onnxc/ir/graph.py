@@ -4,6 +4,7 @@ copies."""
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -17,7 +18,7 @@ CAPTURED = "onnxc.captured"
 """The attribute that names the outer tensors which a node's bodies read."""
 STANDARD = ("", "ai.onnx", None)
 
-Tensor = gs.Variable | gs.Constant
+Tensor: TypeAlias = gs.Variable | gs.Constant
 
 
 def read_only(values: np.ndarray) -> np.ndarray:
