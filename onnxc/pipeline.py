@@ -15,6 +15,7 @@ from .ir.files import load
 from .ir.model import Model
 from .ir.verify import Verified, verify
 from .passes.base import Claim, Context, Pass, Report, interface
+from .passes.blas import one_thread
 from .passes.registry import make
 from .recipe import resolve
 from .report import PipelineReport
@@ -159,7 +160,8 @@ def _step(p: Pass, model: Model, ctx: Context) -> tuple[Model, Verified, Report]
     """Run one pass on a copy: the model as it leaves it, verified, and what it did; the same model where that is nothing."""
     work, trial = model.copy(), ctx.trial
     try:
-        row = p.run(work, ctx)
+        with one_thread():
+            row = p.run(work, ctx)
         if not isinstance(row, Report):
             raise VerificationError("a pass must return a Report", found=type(row).__name__)
         if p.needs_data and ctx.synthetic:
