@@ -10,13 +10,14 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import scipy
 
 
 @cache
 def _controls() -> list[tuple[Callable[[], int], Callable[[int], None]]]:
     """How many threads each OpenBLAS that NumPy and SciPy bring has, and the function that sets it; none where they use
     another library, which then decides by itself."""
+    import scipy
+
     found = []
     for package in (np, scipy):
         root = Path(package.__file__).parent
