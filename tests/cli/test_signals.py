@@ -16,7 +16,6 @@ from onnxc.cli import signals
 from onnxc.ir import external, temporary
 from tests.cli.test_errors import ROOT
 
-
 POINTS = int(os.environ.get("ONNXC_KILL_POINTS", "3"))
 """At how many random points a command is ended, for each command and signal; 34 make 200 in all."""
 
