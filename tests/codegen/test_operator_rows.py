@@ -249,6 +249,103 @@ def test_reductions(rng, tmp_path):
     check(cases, tmp_path)
 
 
+def test_recurrent_layers(rng, tmp_path):
+    cases = []
+    for op, gates in (("RNN", 1), ("GRU", 3), ("LSTM", 4)) * 6:
+        way = str(rng.choice(["forward", "reverse", "bidirectional"]))
+        d = 2 if way == "bidirectional" else 1
+        steps, batch, width, hidden = (int(v) for v in rng.integers(1, 6, 4))
+        drawn = {"direction": way, "hidden_size": hidden}
+        if op == "GRU":
+            drawn["linear_before_reset"] = int(rng.integers(0, 2))
+        if rng.random() < 0.3:
+            drawn["clip"] = 0.5
+        if rng.random() < 0.3:
+            pick = [
+                str(v)
+                for v in rng.choice(
+                    ["Relu", "Tanh", "Sigmoid", "Softsign", "HardSigmoid"], {"RNN": 1, "GRU": 2, "LSTM": 3}[op]
+                )
+            ]
+            drawn["activations"] = pick * d
+        weights = [("const", values(rng, s) / 2) for s in ((d, gates * hidden, width), (d, gates * hidden, hidden))]
+        inputs = [values(rng, (steps, batch, width)), *weights]
+        inputs.append(("const", values(rng, (d, 2 * gates * hidden))) if rng.random() < 0.6 else None)
+        inputs.append(rng.integers(1, steps + 1, batch).astype("int32") if rng.random() < 0.5 else None)
+        inputs += [values(rng, (d, batch, hidden)) if rng.random() < 0.5 else None for _ in range(1 + (op == "LSTM"))]
+        if op == "LSTM" and rng.random() < 0.4:
+            inputs.append(("const", values(rng, (d, 3 * hidden))))
+        cases.append(Case(op, inputs, 3 if op == "LSTM" else 2, opset=14, **drawn))
+    check(cases, tmp_path, tolerance=1e-4)
+
+
+def test_order_along_an_axis(rng, tmp_path):
+    cases = []
+    for _ in range(10):
+        x = values(rng, shape(rng, (1, 4)), str(rng.choice(["float32", "int64"]))).round()
+        axis = int(rng.integers(-x.ndim, x.ndim))
+        drawn = {"exclusive": int(rng.integers(0, 2)), "reverse": int(rng.integers(0, 2))}
+        cases.append(Case("CumSum", [x, ("const", np.int64(axis))], opset=14, **drawn))
+        k = np.array([rng.integers(1, x.shape[axis] + 1)])
+        cases.append(Case("TopK", [x, ("const", k)], 2, axis=axis, largest=int(rng.integers(0, 2))))
+    check(cases, tmp_path)
+
+
+def test_indices(rng, tmp_path):
+    cases = []
+    for _ in range(8):
+        x = values(rng, shape(rng, (1, 4)), str(rng.choice(["float32", "int64", "bool"])))
+        axis = int(rng.integers(-x.ndim, x.ndim))
+        size = x.shape[axis]
+        for fixed in (None, "const"):
+            i = rng.integers(-size, size, shape(rng, (0, 3)))
+            cases.append(Case("Gather", [x, (fixed, i)], axis=axis))
+            low = tuple(int(rng.integers(1, e + 1)) for e in x.shape)
+            i = rng.integers(-size, size, low)
+            cases.append(Case("GatherElements", [x, (fixed, i)], axis=axis))
+            once = np.sort(
+                rng.permuted(
+                    np.broadcast_to(
+                        np.arange(size).reshape([-1 if d == axis % x.ndim else 1 for d in range(x.ndim)]), x.shape
+                    ),
+                    axis=axis,
+                ),
+                axis=axis,
+            )
+            cases.append(
+                Case(
+                    "ScatterElements",
+                    [x, (fixed, once[tuple(slice(e) for e in low)]), values(rng, low, x.dtype.name)],
+                    axis=axis,
+                    opset=18,
+                )
+            )
+            depth = int(rng.integers(1, x.ndim + 1))
+            lead = shape(rng, (1, 3), 3)
+            i = np.stack([rng.integers(-x.shape[d], x.shape[d], lead) for d in range(depth)], -1)
+            cases.append(Case("GatherND", [x, (fixed, i)]))
+    check(cases, tmp_path)
+
+
+@pytest.mark.parametrize("beyond", [50, -51, 2**31, 2**40, -(2**33)])
+def test_an_index_out_of_range_raises_a_flag_and_touches_nothing(tmp_path, beyond):
+    table, rows = np.arange(100.0, dtype="f").reshape(50, 2), np.ones((3, 2), "f")
+    i = np.array([0, beyond, -1])
+    cases = [
+        Case("Gather", [table, i]),
+        Case("GatherElements", [table, np.stack([i, i], 1)]),
+        Case("GatherND", [table, i[:, None]]),
+        Case("ScatterND", [table, i[:, None], rows], opset=18),
+        Case("ScatterElements", [table, np.stack([i, i], 1), rows], opset=18),
+    ]
+    programs = Programs(tmp_path)
+    assert [programs.add(str(k), case.model) for k, case in enumerate(cases)] == [None] * len(cases)
+    programs.build()
+    for k, case in enumerate(cases):
+        programs.run(str(k), case.feeds)
+        assert programs.index[str(k)], case.text
+
+
 def test_an_attribute_that_no_row_reads_is_refused(tmp_path):
     case = Case("Relu", [np.ones((2, 3), "f")])
     case.model.graph.node[0].attribute.append(helper.make_attribute("slope", 0.5))

@@ -8,11 +8,14 @@ from onnxc.codegen.operators import (  # noqa: F401  each file enters its rows i
     norm,
     order,
     quantised,
+    recurrent,
     reduce,
     resize,
+    sample,
     scatter,
     select,
     shape,
+    sort,
     window,
 )
 from onnxc.codegen.operators.table import ROWS, convert, has_row
