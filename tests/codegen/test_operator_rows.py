@@ -96,7 +96,7 @@ def differs(found: np.ndarray, wanted: np.ndarray, tolerance: float) -> str:
     finite = np.isfinite(wanted)
     if not np.array_equal(found[~finite], wanted[~finite], equal_nan=True):
         return both
-    largest = max(np.abs(wanted[finite]).max(initial=0), 1e-6)
+    largest = max(np.abs(wanted[finite]).max(initial=0), 1e-3)
     return "" if np.abs(found[finite] - wanted[finite]).max(initial=0) <= tolerance * largest else both
 
 
@@ -344,6 +344,97 @@ def test_an_index_out_of_range_raises_a_flag_and_touches_nothing(tmp_path, beyon
     for k, case in enumerate(cases):
         programs.run(str(k), case.feeds)
         assert programs.index[str(k)], case.text
+
+
+def test_windows(rng, tmp_path):
+    cases = []
+    for op in ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool") * 8:
+        rank = int(rng.integers(1, 3 if "Conv" in op else 4))
+        group = int(rng.choice([1, 1, 2])) if "Conv" in op else 1
+        sizes, kernel = (tuple(int(v) for v in rng.integers(low, high, rank)) for low, high in ((4, 9), (1, 4)))
+        drawn = {"strides": rng.integers(1, 4, rank).tolist()}
+        if op == "MaxPool" or ("Conv" in op and rng.random() < 0.4):
+            drawn["dilations"] = rng.integers(1, 3, rank).tolist()
+        way = rng.choice(["pads", "SAME_UPPER", "SAME_LOWER", "VALID"], p=[0.6, 0.15, 0.15, 0.1])
+        if way == "pads":
+            drawn["pads"] = [int(rng.integers(0, kernel[d % rank])) for d in range(2 * rank)]
+        elif op != "LpPool":
+            drawn["auto_pad"] = str(way)
+        x = values(rng, (2, 2 * group, *sizes))
+        if "Conv" in op:
+            drawn["group"] = group
+            w = values(rng, (6, 2, *kernel) if op == "Conv" else (2 * group, 3, *kernel))
+            bias = values(rng, (6 if op == "Conv" else 3 * group,))
+            if op == "ConvTranspose" and rng.random() < 0.3:
+                drawn["output_padding"] = [int(rng.integers(0, s)) for s in drawn["strides"]]
+            if op == "ConvTranspose":
+                drawn["dilations"] = drawn.get("dilations", [1] * rank)
+            fixed = "const" if rng.random() < 0.7 else None
+            cases.append(Case(op, [x, (fixed, w), *([("const", bias)] if rng.random() < 0.5 else [])], **drawn))
+            continue
+        drawn["kernel_shape"] = list(kernel)
+        if op != "LpPool" and way == "pads":
+            drawn["ceil_mode"] = int(rng.integers(0, 2))
+        if op == "AveragePool":
+            drawn["count_include_pad"] = int(rng.integers(0, 2))
+        if op == "LpPool":
+            drawn["p"] = int(rng.integers(1, 4))
+        outputs = 1 + int(op == "MaxPool" and rng.random() < 0.5 and "auto_pad" not in drawn)
+        cases.append(Case(op, [x], outputs, opset=int(rng.choice([13, 22])) if op != "LpPool" else 11, **drawn))
+    check(cases, tmp_path, tolerance=1e-4)
+
+
+def test_resizes(rng, tmp_path):
+    cases = []
+    for i in range(48):
+        mode = str(rng.choice(["nearest", "linear", "cubic"]))
+        how = ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "half_pixel_symmetric"]
+        drawn = {"mode": mode, "coordinate_transformation_mode": str(rng.choice(how))}
+        if mode == "nearest":
+            drawn["nearest_mode"] = str(rng.choice(["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]))
+        if mode == "cubic":
+            drawn |= {"exclude_outside": int(rng.integers(0, 2)), "cubic_coeff_a": float(rng.choice([-0.5, -0.75]))}
+        if mode != "nearest" and rng.random() < 0.3:
+            drawn["antialias"] = 1
+        x = values(rng, (1, 2, *(int(v) for v in rng.integers(2, 9, 2))))
+        if rng.random() < 0.5:
+            sizes = np.array([1, 2, *rng.integers(1, 13, 2)])
+            inputs = [x, None, None, ("const", sizes)]
+        else:
+            scales = np.array([1, 1, *rng.choice([0.5, 0.75, 1.5, 2, 3, 1.2], 2)], np.float32)
+            inputs = [x, None, ("const", scales)]
+        cases.append(Case("Resize", inputs, opset=19, **drawn))
+    check(cases, tmp_path, tolerance=1e-4)
+
+
+def test_normalisations(rng, tmp_path):
+    cases = []
+    for _ in range(6):
+        x = values(rng, (2, 4, *shape(rng, (1, 3))))
+        c = [values(rng, (4,)), values(rng, (4,)), values(rng, (4,)), np.abs(values(rng, (4,))) + 0.1]
+        eps = {"epsilon": float(rng.choice([1e-5, 1e-2]))}
+        cases.append(Case("BatchNormalization", [x, *(("const" if rng.random() < 0.5 else None, v) for v in c)], **eps))
+        cases.append(Case("BatchNormalization", [x, *c], 3, training_mode=1, momentum=0.8, **eps))
+        cases.append(Case("InstanceNormalization", [x, c[0], c[1]], **eps))
+        cases.append(Case("GroupNormalization", [x, c[0][:2], c[1][:2]], opset=18, num_groups=2, **eps))
+        cases.append(Case("GroupNormalization", [x, c[0], c[1]], opset=21, num_groups=2, **eps))
+        axis = int(rng.integers(0, x.ndim))
+        s = values(rng, x.shape[axis:])
+        cases.append(
+            Case(
+                "LayerNormalization",
+                [x, s, *([s] if rng.random() < 0.5 else [])],
+                int(rng.choice([1, 3])),
+                axis=axis,
+                **eps,
+            )
+        )
+        cases.append(Case("LpNormalization", [x], axis=axis, p=int(rng.integers(1, 3))))
+        cases.append(
+            Case("LRN", [x], size=int(rng.integers(1, 5)), alpha=0.1, beta=float(rng.choice([0.75, 0.5])), bias=2.0)
+        )
+        cases.append(Case("MeanVarianceNormalization", [values(rng, (2, 3, 4, 4))]))
+    check(cases, tmp_path, tolerance=1e-4)
 
 
 def test_an_attribute_that_no_row_reads_is_refused(tmp_path):

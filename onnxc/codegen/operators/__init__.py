@@ -15,6 +15,7 @@ from onnxc.codegen.operators import (  # noqa: F401  each file enters its rows i
     scatter,
     select,
     shape,
+    signal,
     sort,
     window,
 )

@@ -70,7 +70,7 @@ def power(n: Node, x, e):
         count = int(known.reshape(-1)[0])
         made = n.broadcast(x, np.broadcast_shapes(shape_of(x), known.shape))
         square = n.do("multiply", made, made) if count > 1 else made
-        return {1: made, 2: square}.get(count) or n.do("multiply", square, made if count == 3 else square)
+        return n.do("multiply", square, made if count == 3 else square) if count > 2 else square
     kind = dtype_of(x)
     if known is not None and known.size == 1 and float(known.reshape(-1)[0]) == 0.5 and is_float(x) and known.ndim <= 1:
         return n.do("sqrt", n.broadcast(x, np.broadcast_shapes(shape_of(x), known.shape)))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from onnxc.codegen import tvm_api as tvm
-from onnxc.codegen.operators.node import Node, Refused, dtype_of
+from onnxc.codegen.operators.cast import dtype_name
+from onnxc.codegen.operators.node import Node, Refused, dtype_of, held
 from onnxc.codegen.operators.table import row
 
 COMPARE = {
@@ -50,16 +51,19 @@ def inverse(n: Node, x):
 
 @row("BitShift")
 def shift(n: Node, a, b):
-    """Bits moved left or right; a shift by the type's width or more gives 0, as in ONNX Runtime."""
+    """Bits moved left or right; a shift by the type's width or more leaves 0, or the sign."""
     way, kind = n.attribute("direction"), dtype_of(a)
     if way not in ("LEFT", "RIGHT"):
         raise Refused(f"attribute direction = {way} is not known, only LEFT, RIGHT")
     width = int(kind.lstrip("uint"))
 
     def moved(x, y):
-        near = tvm.tirx.min(y, tvm.tirx.const(width - 1, kind))
-        made = x << near if way == "LEFT" else x >> near
-        return tvm.tirx.Select(y < tvm.tirx.const(width, kind), made, tvm.tirx.const(0, kind))
+        most, zero = tvm.tirx.const(width - 1, kind), tvm.tirx.const(0, kind)
+        beyond = y > most if kind.startswith("uint") else tvm.tirx.any(y > most, y < zero)
+        near = tvm.tirx.Select(beyond, most, y)
+        if way == "RIGHT" and not kind.startswith("uint"):
+            return x >> near
+        return tvm.tirx.Select(beyond, zero, x << near if way == "LEFT" else x >> near)
 
     return broadcast_with(n, moved, a, b)
 
@@ -99,3 +103,12 @@ def is_inf(n: Node, x):
     if above or below:
         return top if above else bottom
     return n.do("logical_and", top, bottom)
+
+
+@row("BitCast")
+def bit_cast(n: Node, x):
+    """The same bits read as another type of as many bits."""
+    kind = dtype_name(n.attribute("to"))
+    if "bool" in (kind, dtype_of(x)) or held(kind) != kind:
+        raise Refused(f"bits as {kind} are not known")
+    return broadcast_with(n, lambda v: tvm.tirx.reinterpret(kind, v), x)

@@ -133,19 +133,21 @@ def conv_transpose(n: Node, x, w, b=None):
         before, after = ([0] * rank, [0] * rank) if how == "VALID" else (pads[:rank], pads[rank:])
         out = [full - p - q for full, p, q in zip(whole, before, after, strict=True)]
     taps = n.known(1)
-    if taps is None:
-        raise Refused(f"its weights ({n.inputs[1]}) are computed at run time", "make them a constant")
     oc = weights[1] * groups
     steps = [
         _phases(e, k, s, d, p, o)
         for e, k, s, d, p, o in zip(shape[2:], kernel, strides, dilations, before, out, strict=True)
     ]
-    small = taps.reshape(groups, shape[1] // groups, weights[1], *kernel).swapaxes(1, 2)
-    shuffled = np.zeros((groups, weights[1], *strides, shape[1] // groups, *(len(s.places) for s in steps)), taps.dtype)
-    for at in itertools.product(*(step.taps for step in steps)):
-        phase, place, tap = zip(*at, strict=True)
-        shuffled[(slice(None), slice(None), *phase, slice(None), *place)] = small[(..., *tap)]
-    kernels = n.weight(shuffled.reshape(oc * prod(strides), shape[1] // groups, *shuffled.shape[3 + rank :]))
+    if taps is None:
+        kernels = _spread_at_run_time(n, w, steps, groups)
+    else:
+        small = taps.reshape(groups, shape[1] // groups, weights[1], *kernel).swapaxes(1, 2)
+        places = [len(step.places) for step in steps]
+        spread = np.zeros((groups, weights[1], *strides, shape[1] // groups, *places), taps.dtype)
+        for at in itertools.product(*(step.taps for step in steps)):
+            phase, place, tap = zip(*at, strict=True)
+            spread[(slice(None), slice(None), *phase, slice(None), *place)] = small[(..., *tap)]
+        kernels = n.weight(spread.reshape(oc * prod(strides), shape[1] // groups, *places))
     window = Window.__new__(Window)
     window.sizes, window.kernel, window.strides, window.dilations = shape[2:], kernel, [1] * rank, [1] * rank
     window.before, window.after = [s.before for s in steps], [s.after for s in steps]
@@ -166,12 +168,39 @@ def conv_transpose(n: Node, x, w, b=None):
     return cut(n, made, {2 + d: (0, 1, extent) for d, extent in enumerate(out)})
 
 
+def _spread_at_run_time(n: Node, w, steps: list, groups: int):
+    """The weights of the convolution from weights that are computed."""
+    c, each, *_ = shape_of(w)
+    tables = []
+    for step in steps:
+        table = np.full((step.stride, len(step.places)), -1, np.int32)
+        for phase, place, tap in step.taps:
+            table[phase, place] = tap
+        tables.append(n.weight(table))
+    strides, places = [step.stride for step in steps], [len(step.places) for step in steps]
+
+    def compute(t, *maps):
+        def element(o, channel, *place):
+            phases, rest = [], o
+            for stride in reversed(strides):
+                phases.insert(0, tvm.tirx.indexmod(rest, stride))
+                rest = tvm.tirx.indexdiv(rest, stride)
+            found = [m(phase, at) for m, phase, at in zip(maps, phases, place, strict=True)]
+            source = tvm.tirx.indexdiv(rest, each) * (c // groups) + channel
+            value = t(source, tvm.tirx.indexmod(rest, each), *(tvm.tirx.max(tap, 0) for tap in found))
+            return tvm.tirx.Select(tvm.tirx.all(*(tap >= 0 for tap in found)), value, tvm.tirx.const(0, t.dtype))
+
+        return tvm.te.compute((each * groups * prod(strides), c // groups, *places), element, name="spread")
+
+    return n.te(compute, w, *tables)
+
+
 class _phases:
     """How one axis of a transposed convolution is a convolution: which (phase, place in the window, tap) belong together,
     the window's places, the padding, and how many windows there are."""
 
     def __init__(self, extent: int, kernel: int, stride: int, dilation: int, before: int, out: int):
-        self.count = -(-out // stride)
+        self.stride, self.count = stride, -(-out // stride)
         found = []
         for phase, tap in itertools.product(range(stride), range(kernel)):
             offset = phase + before - tap * dilation

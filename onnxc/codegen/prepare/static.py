@@ -207,7 +207,6 @@ def _separate(work: onnx.ModelProto, constants: dict[str, np.ndarray], integers:
             array = constants[value.name]
             shape, kind = array.shape, helper.np_dtype_to_tensor_dtype(array.dtype)
         if shape is None:
-            infer(work, constants, strict=True)  # if the model is at fault, this says where
             raise _unknown(work.graph.node, constants, found, value.name)
         outputs.append((value.name, shape, _dtype(kind, value.name)))
     nodes = [copy_of(node) for node in work.graph.node]

@@ -160,9 +160,11 @@ class Walk:
             i += 1
         self.names.add(node.name)
         self.nodes.append(node)
-        self.types.update(self._inferred(node))
+        self.types.update(self.inferred(node))
 
-    def _inferred(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
+    def inferred(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
+        """The types of a node's outputs, as ONNX infers them. Raises BadModel where types contradict each other."""
+        node = settled(node, self.shape(node.input[0]) if node.input and node.input[0] else None, self.opset)
         domain = "" if node.domain in STANDARD else node.domain
         version = self.opset if not domain else self.opsets.get(domain, 1)
         try:
@@ -236,6 +238,37 @@ class Walk:
             return evaluate(stand_in, arrays, self.opset)
         except CannotFold:
             return None  # the row of the operator may still know what to do
+
+
+def settled(node: onnx.NodeProto, extents: tuple[int, ...] | None, opset: int) -> onnx.NodeProto:
+    """What stands for a node in the inference of types, where ONNX's own is not what runtimes compute.
+
+    GroupNormalization of opset 18 to 20 was deprecated afterwards, and is not inferred; MeanVarianceNormalization has a default
+    that inference overlooks; before opset 22 pools with ceil_mode count a window that begins in the end padding. STFT is onesided by default, which inference overlooks.
+    """
+    if node.op_type == "STFT" and node.domain in STANDARD and "onesided" not in attributes_of(node):
+        return helper.make_node("STFT", node.input, node.output, name=node.name, onesided=1)
+    pool = node.op_type in ("MaxPool", "AveragePool", "LpPool") and opset < 22
+    if node.domain not in STANDARD or not (pool or node.op_type in ("GroupNormalization", "MeanVarianceNormalization")):
+        return node
+    if not pool:
+        return helper.make_node("Identity", node.input[:1], node.output[:1], name=node.name)
+    own = attributes_of(node)
+    if not own.get("ceil_mode") or not extents or own.get("auto_pad", "NOTSET") not in ("", "NOTSET"):
+        return node
+    kernel = list(own["kernel_shape"])
+    rank = len(kernel)
+    strides, dilations, pads = own.get("strides"), own.get("dilations"), own.get("pads")
+    strides, dilations = (list(given) if given else [1] * rank for given in (strides, dilations))
+    pads = list(pads) if pads else [0] * 2 * rank
+    ends = []
+    for d, size in enumerate(extents[2:]):
+        reach = dilations[d] * (kernel[d] - 1) + 1
+        count = -(-(size + pads[d] + pads[rank + d] - reach) // strides[d]) + 1
+        count -= (count - 1) * strides[d] >= size + pads[d]
+        ends.append(max((count - 1) * strides[d] + reach - size - pads[d], 0))
+    changed = {**own, "ceil_mode": 0, "pads": [*pads[:rank], *ends]}
+    return helper.make_node(node.op_type, node.input, node.output, name=node.name, **changed)
 
 
 def constant_of(node: onnx.NodeProto) -> np.ndarray:
