@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxc.codegen import tvm_api as tvm
-from onnxc.codegen.operators.node import Node, dtype_of, shape_of, within
+from onnxc.codegen.operators.node import Node, Refused, dtype_of, shape_of, within
 from onnxc.codegen.operators.shape import wanted_shape
 from onnxc.codegen.operators.table import row
 
@@ -55,6 +55,8 @@ def resize(n: Node, x, *_):
                  "round_prefer_floor"),
         n.attribute("cubic_coeff_a", -0.75), bool(n.attribute("exclude_outside", 0)), bool(n.attribute("antialias", 0)),
     )  # fmt: skip
+    if way.exclude and way.antialias:
+        raise Refused("exclude_outside = 1 together with antialias = 1 is not known")
     fill = n.attribute("extrapolation_value", 0.0)
     rank = len(shape_of(x))
     axes = [within(int(axis), rank, "axes") for axis in n.attribute("axes") or range(rank)]
@@ -135,7 +137,7 @@ def taps(way: Way, extent: int, out: int, scale: float, region: tuple[float, flo
     count = int(np.ceil(2 * support)) + (1 if stretch < 1 else 0)
     places = first[:, None] + np.arange(count)
     weights = _filter(way, np.abs((places - at[:, None]) * stretch))
-    if way.exclude or way.antialias:
+    if way.exclude:
         weights = np.where((places < 0) | (places >= extent), 0, weights)
     if way.exclude or way.antialias:
         weights = weights / np.maximum(weights.sum(1, keepdims=True), 1e-30)

@@ -174,6 +174,9 @@ class Walk:
         inputs = [name for name in node.input if name]
         if not all(name in self.constants or name in self.types for name in inputs):
             return {}
+        if any(a.name not in schema.attributes for a in node.attribute):  # which its row refuses by name
+            kept = {name: value for name, value in attributes_of(node).items() if name in schema.attributes}
+            node = helper.make_node(node.op_type, node.input, node.output, name=node.name, domain=node.domain, **kept)
         known = {name: self.type_of(name) for name in inputs}
         shown = {
             name: to_tensor(name, self.constants[name])
@@ -183,8 +186,6 @@ class Walk:
         imports = [helper.make_opsetid(name, number) for name, number in self.opsets.items()]
         try:
             return onnx.shape_inference.infer_node_outputs(schema, node, known, shown, opset_imports=imports)
-        except onnx.checker.ValidationError:
-            return {}  # an attribute that the operator has not: its row refuses it by name
         except onnx.shape_inference.InferenceError as error:
             text = " ".join(str(error).split())
             raise BadModel(f"shape inference fails: {text}", node=node.name) from None
@@ -244,7 +245,8 @@ def settled(node: onnx.NodeProto, extents: tuple[int, ...] | None, opset: int) -
     """What stands for a node in the inference of types, where ONNX's own is not what runtimes compute.
 
     GroupNormalization of opset 18 to 20 was deprecated afterwards, and is not inferred; MeanVarianceNormalization has a default
-    that inference overlooks; before opset 22 pools with ceil_mode count a window that begins in the end padding. STFT is onesided by default, which inference overlooks.
+    that inference overlooks; before opset 22 pools with ceil_mode count a window that begins in the end padding. STFT
+    is onesided by default, which inference overlooks.
     """
     if node.op_type == "STFT" and node.domain in STANDARD and "onesided" not in attributes_of(node):
         return helper.make_node("STFT", node.input, node.output, name=node.name, onesided=1)
