@@ -126,6 +126,8 @@ def _cell(n: Node, x, r) -> Cell:
         beta = (betas.pop(0) if betas else default[1]) if default and takes_beta else 0.0
         functions.append(_activation(name, alpha, beta, kind))
     each = len(functions) // d
+    if n.op == "LSTM":
+        n.only("clip", 0.0)  # runtimes do not agree on which gates it bounds
     steps, batch, _ = shape_of(x)
     hidden = shape_of(r)[2]
     if n.attribute("hidden_size", hidden) != hidden:
