@@ -71,14 +71,14 @@ def compile_(
 
     loaded = load(model)
     sound(loaded)
-    shapes = settled(loaded, shapes, data=data, seed=seed)
+    chosen = settled(loaded, shapes, data=data, seed=seed)
     with bar(1) as step:
         done = compile_model(
             loaded,
             out,
             name=library_name(model),
             target=target,
-            shapes=shapes,
+            shapes=chosen,
             threads=threads,
             weights=weights,
             program=program,

@@ -27,8 +27,9 @@ def cumulative(n: Node, x, axis):
     exclusive, backward = bool(n.attribute("exclusive", 0)), bool(n.attribute("reverse", 0))
     if 0 in shape:
         return x
-    if n.known(1) is not None:
-        return _running(n, x, within(int(n.known(1).reshape(-1)[0]), rank), exclusive, backward)
+    known = n.known(1)
+    if known is not None:
+        return _running(n, x, within(int(known.reshape(-1)[0]), rank), exclusive, backward)
     axis, made = n.reshape(axis, ()), None
     for at in range(rank):
         one = _running(n, x, at, exclusive, backward)
