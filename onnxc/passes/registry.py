@@ -163,19 +163,28 @@ class Option:
 
 
 def describe_options(cls: type[Pass]) -> list[Option]:
-    """The options of a pass. The docstring describes them as `name: what it does`, each up to the next name."""
-    doc = " ".join((cls.__doc__ or "").split())
+    """The options of a pass. Its docstring, or a base's, describes them as `name: what it does`, each up to the next name."""
     fields = dataclasses.fields(cls)
-    starts = {f.name: m for f in fields if (m := re.search(rf"(?<![\w.]){f.name}: ", doc))}
+    texts: dict[str, str] = {}
+    for base in cls.__mro__[:-1]:
+        texts = {**_described(base.__doc__ or "", [f.name for f in fields]), **texts}
     hints = typing.get_type_hints(cls)
     found = []
     for f in fields:
-        text = ""
-        if f.name in starts:
-            end = min((m.start() for m in starts.values() if m.start() > starts[f.name].start()), default=len(doc))
-            text = doc[starts[f.name].end() : end].strip()
+        text = texts.get(f.name, "")
         default = default_of(f)
         found.append(
             Option(f.name, kind_name(hints[f.name]), None if default is dataclasses.MISSING else show(default), text)
         )
     return found
+
+
+def _described(doc: str, names: list[str]) -> dict[str, str]:
+    """What a docstring says of each of `names` that it describes."""
+    doc = " ".join(doc.split())
+    starts = {name: m for name in names if (m := re.search(rf"(?<![\w.]){name}: ", doc))}
+    ends = sorted(m.start() for m in starts.values())
+    return {
+        name: doc[m.end() : min((e for e in ends if e > m.start()), default=len(doc))].strip()
+        for name, m in starts.items()
+    }

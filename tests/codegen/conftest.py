@@ -105,3 +105,21 @@ def same_as_ort(tmp_path) -> Callable:
         return report, library
 
     return check
+
+
+def counting(model: onnx.ModelProto, folder):
+    """The report for a machine that counts bits in vectors of 16 words: what is chosen differs between machines."""
+    from onnxc.codegen import compile_model
+
+    return compile_model(model, folder / "counting", name="net", target="znver4", check="shapes")
+
+
+@pytest.fixture
+def counted(same_as_ort, tmp_path) -> Callable:
+    """As `same_as_ort`, on this machine, with the report of one that counts bits in vectors."""
+
+    def check(model: onnx.ModelProto, tolerance: float = 1e-5):
+        _, library = same_as_ort(model, tolerance)
+        return counting(model, tmp_path), library
+
+    return check

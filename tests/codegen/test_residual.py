@@ -92,23 +92,23 @@ GRAPHS = {
 @pytest.mark.parametrize(
     "graph, order", [*((graph, 2) for graph in GRAPHS), ("padding ahead", 1), ("padding ahead", 4)]
 )
-def test_models(same_as_ort, graph, order):
+def test_models(counted, graph, order):
     numbers = {
         "s": SCALES[:order], "w": signs(32, 32, 3, 3), "one": np.float32(1), "tenth": np.float32(0.125),
         "widths": np.int64([0, 0, 1, 0, 0, 0, 2, 1]),
     }  # fmt: skip
     text = f"g (float[1,32,7,6] x) => (float[a,b,c,d] y) {{ {GRAPHS[graph]} }}"
     used = {name: value for name, value in numbers.items() if name in re.findall(r"\w+", GRAPHS[graph])}
-    report, _ = same_as_ort(layers(text, ("ResidualBinarize",), **used), tolerance=1e-5)
+    report, _ = counted(layers(text, ("ResidualBinarize",), **used), tolerance=1e-5)
     assert set(rules(report)) == {"bits.direct"}
     assert all("1x7x6x32 ->" in row["spec"] for row in report.kernels)  # the padding is the packing's
     assert all(f"{order}-bit residual x 1-bit bipolar" in row["spec"] for row in report.kernels)
 
 
-def test_planes_that_are_not_of_what_is_left_stay_floats(same_as_ort):
+def test_planes_that_are_not_of_what_is_left_stay_floats(counted):
     """The second plane is of x itself, as no residual is."""
     text = """g (float[1,16,7,6] x) => (float[a,b,c,d] y) { b = ai.onnxc.Binarize(x) p = Mul(b, s) t = Sub(x, u)
       c = ai.onnxc.Binarize(t) q = Mul(c, s) z = Add(p, q) y = Conv(z, w) }"""
     numbers = {"s": np.float32(0.5), "u": np.float32(0.25), "w": signs(32, 16, 3, 3)}
-    report, _ = same_as_ort(layers(text, ("Binarize",), **numbers))
+    report, _ = counted(layers(text, ("Binarize",), **numbers))
     assert rules(report) == ["float32.direct"]

@@ -18,12 +18,11 @@ from .weights import products
 class Binary(Train):
     """Train with weights read as their signs times a scale, and leave them so.
 
+    Learns from labels where the data have them, else from the model as given.
     `quant.recognise` stores them in one bit each.
 
     scale: channel (the mean of |w| of each output channel: XNOR-Net, Rastegari 2016, eq. 6) or layer (one for all).
-    skip: patterns of layer names that keep their floats; ends: the first and the last product keep theirs too, as in
-    the papers. Learns from labels where the data have them, else from the model as given. The other options are those of
-    train.finetune.
+    ends: the first and the last product keep their floats, as in the papers. skip: patterns of layer names that keep theirs.
     """
 
     always = True

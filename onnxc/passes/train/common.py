@@ -19,6 +19,11 @@ class Train(Pass):
 
     Weights move, the graph stays: every initialiser keeps its name, shape and type. The weights of the epoch with the
     least loss on held samples are kept; where none was better than the model as it came, nothing changes.
+
+    epochs: how often all samples are seen. batch: samples a step. rate: the largest learning rate of one cycle; none: the
+    best of six in short trials. held: share of samples on which the best epoch is chosen. patience: epochs without
+    progress before it ends; 0: never. augment: some of flip, shift, mix, for images. checkpoint: a file that a killed
+    run goes on from. threads: part of the result, as sums depend on how they are split.
     """
 
     claim = Claim.LOSSY

@@ -18,8 +18,7 @@ class Decay(Train):
 
     strength: by how many scales a weight near zero shrinks over the training that the loss does not hold. kind: hanson
     (its slope is largest at 0: small weights go, large ones stay) or plain. scale: in standard deviations of the layer.
-    skip: patterns of layer names to leave alone. Learns from labels where the data have them, else from the model as
-    given. The other options are those of train.finetune.
+    skip: patterns of layer names to leave alone.
     """
 
     always = True

@@ -13,10 +13,11 @@ from .weights import kept_zeros
 class Distill(Train):
     """Distil the model as the user gave it into the model as it stands in the list (Hinton 2015).
 
-    Classes are compared as softened by `temperature`, other outputs by squares relative to their variance; maps of
-    attention of tensors that both models name alike are matched too (Zagoruyko 2017), with the weight `features`. What is
-    zero stays zero, shared weights stay shared, stored integers stay integers. The other options are those of
-    train.finetune. steps: the scales of quantisers are learnt too (Esser 2020).
+    Classes are compared as softened, other outputs by squares relative to their variance. What is zero stays zero,
+    shared weights stay shared, stored integers stay integers.
+
+    temperature: by which classes are softened. features: weight of the maps of attention of tensors that both models
+    name alike (Zagoruyko 2017). steps: the scales of quantisers are learnt too (Esser 2020).
     """
 
     temperature: float = 2.0

@@ -13,11 +13,7 @@ from .weights import kept_zeros
 class Finetune(Train):
     """Train on labels by cross entropy; what is zero stays zero, shared weights stay shared, stored integers stay integers.
 
-    epochs, batch: length and step. rate: the largest learning rate of one cycle; none: the best of six in short trials.
-    held: share of samples on which the best epoch is chosen. patience: epochs without progress before it ends; 0: never. augment: some
-    of flip, shift, mix, for images. checkpoint: a file that a killed run goes on from. threads: part of the result, as
-    sums depend on how they are split. smooth: label smoothing (Szegedy 2016). distil: weight of the given model's
-    softened outputs beside the labels (Hinton 2015).
+    smooth: label smoothing (Szegedy 2016). distil: learn from the given model's softened outputs too (Hinton 2015).
     """
 
     smooth: float = 0.0

@@ -21,8 +21,7 @@ class GroupSparse(Train):
     groups: filters (all weights of an output channel), channels (all of an input channel), positions (all of a place in
     the kernel, of all filters: group-wise brain damage, Lebedev 2016). exclusive: weight of the squared l1 norm within
     filters beside it, for which inputs compete (combined group and exclusive sparsity, Yoon 2017). skip: patterns of
-    layer names to leave alone. Learns from labels where the data have them, else from the model as given. The other
-    options are those of train.finetune.
+    layer names to leave alone.
     """
 
     always = True

@@ -20,8 +20,7 @@ class PruneRetrain(Train):
 
     sparsity: share of zeros in each layer at the end; reached half way, the rest of the time the network recovers. Until
     then a weight that is cut goes on learning and returns if it grows (dynamic network surgery, Guo 2016). skip: patterns of
-    layer names to leave alone. Learns from labels where the data have them, else from the model as given. The other
-    options are those of train.finetune.
+    layer names to leave alone.
     """
 
     always = True

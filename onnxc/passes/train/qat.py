@@ -14,8 +14,9 @@ from .weights import kept_zeros
 class Qat(Train):
     """Train weights and the scales of quantisers, straight through the rounding (Esser 2020, eq. 2 and 3).
 
-    Takes a model as `quant` makes it, of any number of bits. Learns from the model as given, so that no labels are needed;
-    with labels=true from them too. The other options are those of train.finetune.
+    Takes a model as `quant` makes it, of any number of bits. Learns from the model as given, so that no labels are needed.
+
+    labels: learn from labels too.
     """
 
     labels: bool = False

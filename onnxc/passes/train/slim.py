@@ -17,9 +17,6 @@ class Slim(Train):
     `prune(criterion=bn_scale)` cuts the channels that have faded.
 
     strength: by how much of the mean scale a scale shrinks over the training that the loss does not hold.
-
-    Learns from labels where the data have them, else from the model as given. The other options are those of
-    train.finetune.
     """
 
     always = True

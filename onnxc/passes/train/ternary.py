@@ -17,9 +17,9 @@ from .weights import products
 class Ternary(Train):
     """Train with weights read as -a, 0 or a: a threshold of 0.7 mean |w|, a the mean of what is above (Li 2016, eq. 6).
 
-    skip: patterns of layer names that keep their floats; ends: the first and the last product keep theirs too, as in
-    the papers. Learns from labels where the data have them, else from the model as given. The other options are those of
-    train.finetune.
+    Learns from labels where the data have them, else from the model as given.
+
+    ends: the first and the last product keep their floats, as in the papers. skip: patterns of layer names that keep theirs.
     """
 
     always = True
