@@ -20,7 +20,7 @@ def _controls() -> list[tuple[Callable[[], int], Callable[[int], None]]]:
 
     found = []
     for package in (np, scipy):
-        root = Path(package.__file__).parent
+        root = Path(str(package.__file__)).parent
         for file in sorted((root.parent / f"{package.__name__}.libs").glob("*openblas*")) + sorted(
             (root / ".dylibs").glob("*openblas*")
         ):

@@ -71,25 +71,11 @@ class Session:
         self._given = {name for name in outputs if name in self.inputs}
         self._computed = {*self.outputs, *extra}
 
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.use_deterministic_compute = True
-        level = ort.GraphOptimizationLevel
-        plain = level.ORT_DISABLE_ALL
-        if _saturates(proto):
-            options.add_session_config_entry("session.x64quantprecision", "1")
-            plain = level.ORT_ENABLE_EXTENDED
-        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else plain
         providers = ["CPUExecutionProvider"]
         with temporary.folder(Path(tempfile.gettempdir()), "session") as folder:
             try:
-                if isinstance(model, str | Path) and not extra:
-                    self._session = ort.InferenceSession(str(model), options, providers)
-                else:
-                    source = _loadable(proto, extra, folder)
-                    self._session = ort.InferenceSession(source, options, providers)
+                source = str(model) if isinstance(model, str | Path) and not extra else _loadable(proto, extra, folder)
+                self._session = ort.InferenceSession(source, _options(threads, optimise, saturates(proto)), providers)
             except _ort_errors() as error:
                 raise _verification_error("ONNX Runtime does not take the model", error) from error
 
@@ -153,11 +139,29 @@ def _loops(proto: onnx.ModelProto) -> bool:
     return False
 
 
-def _saturates(proto: onnx.ModelProto) -> bool:
-    """Whether the sums of a model may saturate: on x86 without VNNI, ONNX Runtime's products of uint8 and int8 keep sums of two
-    in 16 bits. By `session.x64quantprecision` its optimiser exchanges them for exact ones."""
+def saturates(proto: onnx.ModelProto) -> bool:
+    """Whether sums of a model may saturate even if ONNX Runtime does not optimise it: on x86 without VNNI its products of
+    uint8 and int8 keep sums of two in 16 bits."""
     products = ("QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger", "QGemm", "DynamicQuantizeMatMul")
     return any(node.op_type in products for node in proto.graph.node)
+
+
+def _options(threads: int, optimise: bool, saturating: bool):
+    """The options of a session. Sums of integers are asked to be exact: by `session.x64quantprecision` the optimiser
+    exchanges products that saturate on this machine, so it is needed where there are any."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.use_deterministic_compute = True
+    level = ort.GraphOptimizationLevel
+    plain = level.ORT_ENABLE_EXTENDED if saturating else level.ORT_DISABLE_ALL
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else plain
+    if optimise or saturating:
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
 
 
 class Runner:

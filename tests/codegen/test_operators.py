@@ -202,7 +202,12 @@ REFUSED = {
     "wrong_rank": ("g (float[N,2] x) => (float[N,2] y) { y = Relu(x) }", {"x": (2,)}, BadOption, "rank"),
     "fixed": ("g (float[N,2] x) => (float[N,2] y) { y = Relu(x) }", {"x": (1, 3)}, BadOption, r"x\[1\].*expected 2"),
     "data_dependent": ("g (float[4] x) => (int64[1,N] y) { y = NonZero(x) }", None, Unsupported, "depends on data"),
-    "unknown_operator": ("g (float[2,2] x) => (float y) { y = Det(x) }", None, Unsupported, "node Det_0: operator Det"),
+    "unknown_operator": (
+        "g (float[2,2] x) => (float[2,2] y) { y = Bernoulli(x) }",
+        None,
+        Unsupported,
+        "node Bernoulli_0: operator Bernoulli",
+    ),
     "contradiction": ("g (float[4] x) => (float y) { s = STFT(x, k) y = Relu(s) }", None, BadModel, "STFT_0"),
 }
 

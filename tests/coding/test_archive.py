@@ -313,8 +313,8 @@ def test_deep_nesting_is_refused():
         (lambda d: b"PK" + d[2:], "no archive"),
         (lambda d: d[:-1], "truncated"),
         (lambda d: d + b"\0", "truncated"),
-        (lambda d: d[:20] + b"\x01" + d[21:], "header has a wrong checksum"),
-        (lambda d: d[:-5] + b"\x01" + d[-4:], "directory has a wrong checksum"),
+        (lambda d: d[:20] + bytes([d[20] ^ 1]) + d[21:], "header has a wrong checksum"),
+        (lambda d: d[:-5] + bytes([d[-5] ^ 1]) + d[-4:], "directory has a wrong checksum"),
     ],
 )
 def test_a_damaged_archive_is_refused_in_one_line(packed, change, said, tmp_path):

@@ -7,6 +7,7 @@ with both. The length is known, so the matrix is a constant, and the product run
 from __future__ import annotations
 
 from math import prod
+from typing import cast
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def dft(n: Node, x, *_):
     results = [n.do("permute_dims", part, perm) if rank > 2 else part for part in results]
     if len(results) == 1:
         return n.reshape(results[0], (*shape_of(results[0]), 1))
-    return _pairs(*results, n)
+    return _pairs(results[0], results[1], n)
 
 
 def _real_inverse(n: Node, parts: list, length: int, kind: str):
@@ -108,7 +109,9 @@ def stft(n: Node, x, *_):
 @row("Col2Im")
 def col_to_im(n: Node, x, *_):
     """Patches (n, channels * places of a block, blocks) summed where they overlap."""
-    sizes, block = ([int(v) for v in n.array(i, what)] for i, what in ((1, "image shape"), (2, "block shape")))
+    sizes, block = (
+        [int(v) for v in cast(np.ndarray, n.array(i, what))] for i, what in ((1, "image shape"), (2, "block shape"))
+    )
     rank, kind = len(sizes), dtype_of(x)
     strides, dilations = (list(n.attribute(name) or [1] * rank) for name in ("strides", "dilations"))
     pads = list(n.attribute("pads") or [0] * 2 * rank)

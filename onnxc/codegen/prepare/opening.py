@@ -11,6 +11,7 @@ from onnxc.codegen.prepare.bodies import open_bodies
 from onnxc.codegen.prepare.build import REWRITES, Build
 from onnxc.codegen.prepare.definitions import open_definition
 from onnxc.codegen.prepare.walk import STANDARD, Scope, Walk
+from onnxc.ir.errors import BadModel
 
 HasRow = Callable[[str, str, int], bool]
 """(operator, domain, opset) -> whether the code generator computes it as it is."""
@@ -26,7 +27,13 @@ def opener(has_row: HasRow) -> Callable[[Walk, onnx.NodeProto, Scope], Sequence[
         domain = "" if node.domain in STANDARD else node.domain
         if (domain, node.op_type) in REWRITES:
             build = Build(walk, node)
-            made = REWRITES[domain, node.op_type](build)
+            try:
+                made = REWRITES[domain, node.op_type](build)
+            except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+                raise BadModel(
+                    f"operands and attributes do not fit {node.op_type}: {error}", node=node.name,
+                    remedy="repair the model: onnx.checker says more",
+                ) from error  # fmt: skip
             if made is not None:
                 for name in build.unread():
                     raise build.refusal(f"attribute {name} is not known")
