@@ -85,7 +85,7 @@ class Pipeline(Pass):
         report = PipelineReport(check=self.check, seed=self.seed, remarks=ctx.verified.remarks)
         if self.check == "data" or self.data is not None or self.needs_data:
             tested = self.check == "data"
-            _fits(cost(work, ctx.verified).peak_bytes)
+            _fits(cost(work, ctx.verified, sizes={}).peak_bytes)  # at the least
             trial = Trial.of(work, self.data, self.seed, self.task, tested=tested, wishes=self.wishes)
             ctx.trial, report.data, report.fed = trial, trial.data.name, list(trial.data.remarks)
             if trial.judge is not None:
@@ -102,6 +102,8 @@ class Pipeline(Pass):
             if ctx.trial is not None:
                 ctx.trial.require = require
         work.shapes = self._shapes(work, ctx.trial)
+        if work.shapes:
+            ctx.verified = verify(work)  # read at these sizes
         report.sizes = open_sizes(work)
         report.rows = self.run(work, ctx).parts
         if require is not None and report.rows:

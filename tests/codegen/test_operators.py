@@ -206,7 +206,7 @@ REFUSED = {
         "g (float[2,2] x) => (float[2,2] y) { y = Bernoulli(x) }",
         None,
         Unsupported,
-        "node Bernoulli_0: operator Bernoulli",
+        "Bernoulli_0: operator Bernoulli",
     ),
     "contradiction": ("g (float[4] x) => (float y) { s = STFT(x, k) y = Relu(s) }", None, BadModel, "STFT_0"),
 }
