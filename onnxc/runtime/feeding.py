@@ -186,6 +186,8 @@ def _accepted(
     first = attempt(random_feeds(inputs, seed, sizes=sizes))
     if first is None:
         return inputs, sizes
+    if isinstance(first, Unsupported):  # which no other numbers change
+        raise first
     for tried, values in itertools.islice(_others(inputs, sizes, proto), TRIALS):
         if attempt(random_feeds(values, seed, sizes=tried)) is None:
             return values, tried

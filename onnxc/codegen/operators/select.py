@@ -135,14 +135,19 @@ def one_hot(n: Node, indices, depth, values):
 @row("Trilu")
 def trilu(n: Node, x, *_):
     """The upper or the lower triangle of the last two axes, with 0 in the place of the rest."""
-    upper, k = n.attribute("upper", 1), int(n.number(1, "diagonal", 0))
+    upper = n.attribute("upper", 1)
+    computed = n.given(1) and n.known(1) is None
+    k = 0 if computed else int(n.number(1, "diagonal", 0))
 
-    def compute(t):
+    def compute(t, *diagonal):
         def element(*index):
             i, j = index[-2:]
-            keep = j - i >= k if upper else j - i <= k
+            first = diagonal[0](*[0] * len(diagonal[0].shape)) if diagonal else k
+            keep = j - i >= first if upper else j - i <= first
             return tvm.tirx.Select(keep, t[index], tvm.tirx.const(0, t.dtype))
 
         return tvm.te.compute(t.shape, element, name="triangle")
 
+    if computed and 0 not in shape_of(x):
+        return n.te(compute, x, n.args[1])
     return n.te(compute, x) if 0 not in shape_of(x) else x
