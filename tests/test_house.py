@@ -273,4 +273,6 @@ def test_modules_that_are_not_typed_through_exist_and_only_become_fewer():
     text = (ROOT.parent / "pyproject.toml").read_text(encoding="utf-8")
     listed = re.findall(r'^    "(onnxc\.[\w.]+)",$', text, re.M)
     assert len(listed) == len(set(listed)) <= 152
-    assert [name for name in listed if find_spec(name) is None] == []
+    # Files, not imports: to find a module below `onnxc.torch` by import needs torch.
+    files = {name: (ROOT.parent / name.replace(".", "/")) for name in listed}
+    assert [name for name, path in files.items() if not (path.with_suffix(".py").is_file() or path.is_dir())] == []
