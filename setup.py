@@ -18,11 +18,14 @@ EXTRAS = {
         "mypy>=1.15",
         "onnxslim>=0.1.80",
         "ziglang>=0.13",
+        "faster-coco-eval>=1.6",
     ],
     # Links for every target but bare metal where no cross compiler is installed; for WebAssembly always.
     "cross": ["ziglang>=0.13"],
     "bench": ["onnxslim>=0.1.80", "onnxsim>=0.4.36", "scikit-learn>=1.5"],
     "train": ["torch>=2.4"],
+    # COCO's mean average precision, for --task detection.
+    "detection": ["faster-coco-eval>=1.6"],
     "plot": ["matplotlib>=3.8"],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})

@@ -39,7 +39,7 @@ class Pipeline(Pass):
 
     check: "data" runs the model before and after each pass in ONNX Runtime, on `data` or on seeded random inputs, and
     tests the pass's claim. "shapes" keeps the dimension check, strict inference and the interface check only. task: what
-    labels mean (see `runtime.evaluate.TASKS`); by default what their form says. wishes:
+    labels mean (see `runtime.tasks.find_task`, for metric and decode too); by default what their form says. wishes:
     shapes of inputs, which axis counts samples, arrays of single inputs (see `runtime.feeding`). In another list, that
     list's settings hold.
     """
@@ -54,6 +54,8 @@ class Pipeline(Pass):
         check: str = "data",
         seed: int = 0,
         task: object = None,
+        metric: str | None = None,
+        decode: str | None = None,
         require: str = "",
         time: bool = False,
         wishes: Wishes | None = None,
@@ -64,7 +66,12 @@ class Pipeline(Pass):
         if not isinstance(seed, int) or seed < 0:
             raise BadOption("a seed does not fit", expected="an integer, at least 0", found=seed)
         self.passes = with_requirements(resolve(passes))
-        self.data, self.check, self.seed, self.task, self.wishes = data, check, seed, task, wishes
+        self.data, self.check, self.seed, self.wishes = data, check, seed, wishes
+        self.task = task
+        if task is not None or metric is not None or decode is not None:
+            from .runtime.tasks import find_task
+
+            self.task = find_task(task, metric, decode)
         self.require = require
         self.time = time or (bool(require) and Requirements(require).timed)
         self.progress = progress or (lambda text: None)
@@ -98,7 +105,7 @@ class Pipeline(Pass):
             raise BadOption("time is measured with --check data")
         require = Requirements(self.require) if self.require else None
         if require is not None:
-            require.take(report.metrics, report.metric, tested=self.check == "data")
+            require.take(report.metrics, report.metric, tested=self.check == "data", higher=report.higher)
             if ctx.trial is not None:
                 ctx.trial.require = require
         work.shapes = self._shapes(work, ctx.trial)
@@ -279,6 +286,8 @@ def run_passes(
     check: str = "data",
     seed: int = 0,
     task=None,
+    metric: str | None = None,
+    decode: str | None = None,
     require: str = "",
     time: bool = False,
     wishes: Wishes | None = None,
@@ -286,4 +295,5 @@ def run_passes(
 ) -> Result:
     """Transform `model` by a pass list ("fuse, prune(ratio=0.3), quant"), Pass objects or names. See Pipeline."""
     settings = {"data": data, "check": check, "seed": seed, "task": task, "require": require, "time": time}
+    settings |= {"metric": metric, "decode": decode}
     return Pipeline(passes, **settings, wishes=wishes, progress=progress).transform(model)

@@ -136,11 +136,20 @@ def _scalar(text: str):
 
 LARGEST, DEEPEST = 2**20, 1000
 """Bytes of a recipe, and dots in a line of it: what TOML takes grows with their square."""
-_SETTINGS = {"seed": int, "data": str, "check": str, "task": str, "require": str, "time": bool}
+_SETTINGS = {
+    "seed": int,
+    "data": str,
+    "check": str,
+    "task": str,
+    "metric": str,
+    "decode": str,
+    "require": str,
+    "time": bool,
+}
 
 
 def read_toml(path: str | Path, *, allow_code: bool = False) -> tuple[list[Pass], dict]:
-    """A recipe: `[[pass]]` tables with `name` and options, and settings (seed, data, check, task, require, time) above them.
+    """A recipe: `[[pass]]` tables with `name` and options, and settings (those of `Pipeline`) above them.
 
     A relative path in `data` starts at the recipe's folder. A recipe is data: what names code to run, `module:function`, is
     refused unless `allow_code`. Raises BadOption.

@@ -23,8 +23,8 @@ RISE, SLOWER = 5e-4, 0.05
 class PipelineReport:
     """What a whole list did: one Report per pass, and what the numbers were measured on.
 
-    metrics: of the model as it was given, by labels. metric: the one of them that people are shown. synthetic: the data
-    are random inputs. fed: what was chosen of the inputs.
+    metrics: of the model as it was given, by labels. metric: the one of them that people are shown; higher: more of it is better.
+    synthetic: the data are random inputs. fed: what was chosen of the inputs.
     """
 
     rows: list[Report] = field(default_factory=list)
@@ -37,6 +37,7 @@ class PipelineReport:
     seed: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     metric: str = "accuracy"
+    higher: bool = True
     synthetic: bool = False
 
     @property
@@ -49,6 +50,7 @@ class PipelineReport:
         self.metrics = score.values()
         if score.task is not None:
             self.metric = score.task.metric
+            self.higher = score.task.metrics[self.metric]().higher
 
     def warnings(self) -> list[str]:
         """What got worse by the passes of the list: bytes, MACs, time, and outputs that are lost."""

@@ -62,16 +62,17 @@ class Requirements:
         self.bounds = bounds(text)
         self.given: Mapping[str, float] = {}
         self.metric = "accuracy"
+        self.higher = True
 
     @property
     def timed(self) -> bool:
         """Whether time is asked for."""
         return any(b.name == "time" for b in self.bounds)
 
-    def take(self, metrics: Mapping[str, float], metric: str, tested: bool = True) -> None:
-        """The metrics of the model as it was given, before any pass; tested: outputs will be looked at. Raises BadOption,
-        VerificationError."""
-        self.given, self.metric = metrics, metric
+    def take(self, metrics: Mapping[str, float], metric: str, tested: bool = True, higher: bool = True) -> None:
+        """The metrics of the model as it was given, before any pass; tested: outputs will be looked at; higher: more of `metric`
+        is better. Raises BadOption, VerificationError."""
+        self.given, self.metric, self.higher = metrics, metric, higher
         for b in self.bounds:
             if b.name not in COSTS and not tested:
                 raise BadOption(f"a requirement on {b.name} needs --check data", found=b.text)
@@ -83,7 +84,7 @@ class Requirements:
             ):
                 known = ", ".join((*metrics, *(("drop",) if metrics else ()), *QUALITIES, *COSTS, "time"))
                 raise BadOption("a requirement names what was not measured", found=b.text, expected=f"one of {known}",
-                                remedy="give --data with labels, and --task where their form does not tell")  # fmt: skip
+                                remedy="give --data with labels, or --task to be held to the model as given")  # fmt: skip
 
     def qualities(self, row: Report) -> None:
         """Hold what a pass left to the bounds on quality. Raises VerificationError, which names the pass."""
@@ -104,9 +105,7 @@ class Requirements:
     def _found(self, b: Bound, error: Mapping[str, float]) -> float:
         if b.name == "drop":
             lost = self.given[self.metric] - error.get(self.metric, float("nan"))
-            from .runtime.evaluate import is_higher_better
-
-            return lost if is_higher_better(self.metric) else -lost
+            return lost if self.higher else -lost
         return error.get(QUALITIES.get(b.name, b.name), float("nan"))
 
     def _hold(self, b: Bound, found: float, what: str) -> None:

@@ -54,9 +54,10 @@ class Trial:
     ) -> Trial:
         """On the data that `source` names, or random inputs that the model takes (see `runtime.feeding.feed`); `tested`:
         claims are. Raises OnnxcError."""
-        from .runtime.evaluate import SAMPLES, find_task
+        from .runtime.evaluate import SAMPLES
         from .runtime.feeding import feed
         from .runtime.reference import Runner
+        from .runtime.tasks import find_task
 
         runner = Runner(optimise=False)
         try:

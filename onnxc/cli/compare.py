@@ -10,8 +10,10 @@ from ..ir.escape import readable
 from . import arguments
 from .options import (
     DataOption,
+    DecodeOption,
     InputOption,
     JsonOption,
+    MetricOption,
     SamplesOption,
     ShapeOption,
     TaskOption,
@@ -30,6 +32,8 @@ def compare(
     b: Annotated[str, typer.Argument(metavar="B", help="The model to judge.")],
     data: DataOption = None,
     task: TaskOption = None,
+    metric: MetricOption = None,
+    decode: DecodeOption = None,
     shape: ShapeOption = None,
     samples: SamplesOption = None,
     inputs: InputOption = None,
@@ -37,8 +41,9 @@ def compare(
 ) -> None:
     """Show how far apart the outputs of two models are."""
     from ..measure.compare import compare
+    from ..runtime.tasks import find_task
 
-    found = compare(a, b, data, task=task, wishes=arguments.wishes(shape, samples, inputs))
+    found = compare(a, b, data, task=find_task(task, metric, decode), wishes=arguments.wishes(shape, samples, inputs))
     show(json_text({"a": a, "b": b, **found.to_dict()}) if json else render(found, colour=colour()))
 
 

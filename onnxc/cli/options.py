@@ -18,7 +18,19 @@ DataOption = Annotated[
 ]
 TaskOption = Annotated[
     str | None,
-    typer.Option(metavar="TASK|m:f", help="What labels mean, where their form does not say it.", show_default=False),
+    typer.Option(metavar="TASK|m:f", help="What the outputs are for, where labels do not say it.", show_default=False),
+]
+MetricOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|m:f", help="The metric that is shown and held to; m:f(outputs, labels).", show_default=False
+    ),
+]
+DecodeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="m:f", help="What makes predictions of outputs, for heads that are not known.", show_default=False
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 VerboseOption = Annotated[

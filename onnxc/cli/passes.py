@@ -13,7 +13,9 @@ from ..ir.escape import line
 from . import arguments
 from .options import (
     DataOption,
+    DecodeOption,
     InputOption,
+    MetricOption,
     SamplesOption,
     ShapeOption,
     TaskOption,
@@ -34,6 +36,8 @@ def passes(
     recipe: Annotated[str | None, typer.Option(metavar="F.toml", help="The list and its settings as TOML.")] = None,
     data: DataOption = None,
     task: TaskOption = None,
+    metric: MetricOption = None,
+    decode: DecodeOption = None,
     shape: ShapeOption = None,
     samples: SamplesOption = None,
     inputs: InputOption = None,
@@ -69,7 +73,16 @@ def passes(
     from .report import render
 
     chosen, settings = (parse(listed), {}) if recipe is None else read_toml(recipe, allow_code=allowed())
-    given = {"data": data, "task": task, "check": check, "seed": seed, "require": require, "time": time or None}
+    given = {
+        "data": data,
+        "task": task,
+        "metric": metric,
+        "decode": decode,
+        "check": check,
+        "seed": seed,
+        "require": require,
+        "time": time or None,
+    }
     given["wishes"] = arguments.wishes(shape, samples, inputs)
     settings |= {key: value for key, value in given.items() if value is not None}
     pipeline = Pipeline(chosen, **settings)

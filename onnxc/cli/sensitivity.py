@@ -14,7 +14,9 @@ from ..ir.output import write_whole
 from . import arguments
 from .options import (
     DataOption,
+    DecodeOption,
     JsonOption,
+    MetricOption,
     ModelArgument,
     SamplesOption,
     ShapeOption,
@@ -34,6 +36,8 @@ def sensitivity(
     model: ModelArgument,
     data: DataOption = None,
     task: TaskOption = None,
+    metric: MetricOption = None,
+    decode: DecodeOption = None,
     shape: ShapeOption = None,
     samples: SamplesOption = None,
     out: Annotated[
@@ -50,13 +54,14 @@ def sensitivity(
     arguments.check_file(plot, "--plot")
     from ..measure.sensitivity import sensitivity as measure
     from ..passes.prune.recover import RECOVER
+    from ..runtime.tasks import find_task
 
     if recover not in RECOVER:
         raise BadOption("--recover does not fit", expected=", ".join(RECOVER), found=recover)
     kept = Path(out) if out else None
     settings = {"criterion": criterion, "recover": recover, "seed": seed, "wishes": arguments.wishes(shape, samples)}
     with bar(1) as step:
-        found = measure(model, data, task=task, out=kept, progress=step, **settings)
+        found = measure(model, data, task=find_task(task, metric, decode), out=kept, progress=step, **settings)
     if plot:
         draw_plot(found, Path(plot))
     show(json_text(found.to_dict()) if json else render(found, colour=colour()))

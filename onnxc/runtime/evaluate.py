@@ -1,227 +1,37 @@
-"""How good a model's outputs are: tasks and their metrics, beside labels or beside the outputs of a reference.
+"""How good a model's outputs are: the metrics of a task, beside labels or beside the outputs of a reference.
 
-A task says what of the outputs is judged (`decode`), by which metrics, and what labels a reference's own outputs stand
-for. A further task is one entry of TASKS; a metric is a class with `add` and `value`. Labels come one for each sample:
-an array whose first axis counts samples, or an array of objects (boxes, texts) of different extents.
+Tasks and metrics stand in `runtime.tasks`. Labels come one for each sample: an array whose first axis counts samples, or an
+array of objects (boxes, texts) of different extents.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnxc.ir.difference import Difference
-from onnxc.ir.errors import BadData, BadOption
-from onnxc.runtime.batches import LABELS, join_labels
-from onnxc.runtime.code import import_function
+from onnxc.runtime.batches import LABELS
 from onnxc.runtime.data import Data
+from onnxc.runtime.tasks import TASKS, Task, find_task, is_higher_better, is_share, misfit, recognise
+from onnxc.runtime.tasks.classification import accuracy
+from onnxc.runtime.tasks.metric import Metric, Outputs
 
 if TYPE_CHECKING:
     import onnx
 
     from onnxc.runtime.reference import Runner
 
+__all__ = [
+    "TASKS", "Comparison", "Evaluator", "Judge", "Score", "Task", "accuracy", "find_task", "is_higher_better", "is_share",
+    "recognise",
+]  # fmt: skip
+
 SAMPLES = 256
 BATCH = 32
 HELD_BYTES = 256 * 2**20
 """Bound on the outputs of a reference that are held for comparison; fewer samples are used where outputs are large."""
-
-Outputs = Mapping[str, np.ndarray]
-
-
-class Metric:
-    """One number from predictions and labels that come batch by batch; nan where there were none.
-
-    share: a share of 1, which people read in percent. higher: whether more is better.
-    """
-
-    share: ClassVar[bool] = False
-    higher: ClassVar[bool] = True
-
-    def add(self, predicted: Any, labels: np.ndarray) -> None:
-        raise NotImplementedError
-
-    def value(self) -> float:
-        raise NotImplementedError
-
-
-class Mean(Metric):
-    """The mean of a number that each sample has (`each`)."""
-
-    def __init__(self) -> None:
-        self._sum, self._count = 0.0, 0
-
-    def each(self, predicted: Any, labels: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
-
-    def add(self, predicted: Any, labels: np.ndarray) -> None:
-        found = np.asarray(self.each(predicted, labels), np.float64)
-        self._sum, self._count = self._sum + float(found.sum()), self._count + found.size
-
-    def value(self) -> float:
-        return self._sum / self._count if self._count else float("nan")
-
-
-class TopK(Mean):
-    """Share of samples whose label is among the `k` largest of their scores [samples, classes]; ties go to lower classes."""
-
-    share = True
-
-    def __init__(self, k: int = 1) -> None:
-        super().__init__()
-        self.k = k
-
-    def each(self, predicted: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        if self.k == 1:
-            return predicted.argmax(1) == labels
-        best = np.argsort(-predicted, 1, kind="stable")[:, : self.k]
-        return (best == np.asarray(labels)[:, None]).any(1)
-
-
-class MeanAbsoluteError(Mean):
-    """The mean of |y - label| over all elements."""
-
-    higher = False
-
-    def each(self, predicted: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        return np.abs(predicted.astype(np.float64) - labels)
-
-
-class R2(Metric):
-    """The coefficient of determination: 1 - sum (label - y)² / sum (label - mean label)², over all elements."""
-
-    def __init__(self) -> None:
-        self._count, self._mean, self._spread, self._error = 0, 0.0, 0.0, 0.0
-
-    def add(self, predicted: np.ndarray, labels: np.ndarray) -> None:
-        wide = np.asarray(labels, np.float64)
-        count, mean = wide.size, float(wide.mean())
-        total, step = self._count + count, mean - self._mean
-        # the parts' sums of squares about their own means, and what their distance adds (Chan et al. 1979)
-        self._spread += float(np.square(wide - mean).sum()) + step**2 * self._count * count / total
-        self._mean += step * count / total
-        self._count = total
-        self._error += float(np.square(wide - predicted).sum())
-
-    def value(self) -> float:
-        if not self._spread:
-            return float("nan") if self._error or not self._count else 1.0
-        return 1 - self._error / self._spread
-
-
-class Cosine(Mean):
-    """The mean cosine between a sample's output and its label, each taken as one vector; 0 where either is zero."""
-
-    def each(self, predicted: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        a, b = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (predicted, labels))
-        lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-        return np.divide((a * b).sum(1), lengths, out=np.zeros(len(a)), where=lengths > 0)
-
-
-class OfFunction(Metric):
-    """`function(outputs, labels) -> number` on all samples together: outputs by name, first axes joined."""
-
-    def __init__(self, name: str, function: Callable[[dict[str, np.ndarray], np.ndarray], float]) -> None:
-        self._name, self._function = name, function
-        self._outputs: list[Outputs] = []
-        self._labels: list[np.ndarray] = []
-
-    def add(self, predicted: Outputs, labels: np.ndarray) -> None:
-        self._outputs.append(predicted)
-        self._labels.append(labels)
-
-    def value(self) -> float:
-        whole = {name: np.concatenate([out[name] for out in self._outputs]) for name in self._outputs[0]}
-        found = self._function(whole, join_labels(self._labels))
-        try:
-            return float(found)
-        except (TypeError, ValueError):
-            raise BadData(f"metric {self._name} gave no number", found=type(found).__name__) from None
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a model is for.
-
-    metrics: name -> what makes a fresh Metric; the first is the one that people are shown. decode(outputs, labels): what
-    the metrics take, or None where no output has the form; labels are None where there are none. targets: what labels
-    such predictions stand for, so that another model can be held to them; None where it can be held to labels only.
-    """
-
-    name: str
-    metrics: Mapping[str, Callable[[], Metric]]
-    decode: Callable[[Outputs, np.ndarray | None], Any]
-    targets: Callable[[Any], np.ndarray] | None = None
-
-    @property
-    def metric(self) -> str:
-        """The name of the metric that people are shown."""
-        return next(iter(self.metrics))
-
-
-def _scores(outputs: Outputs, labels: np.ndarray | None) -> np.ndarray | None:
-    """The first floating output [samples, classes], where labels are one integer a sample."""
-    if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
-        return None
-    fits = (y for y in outputs.values() if y.dtype.kind == "f" and y.ndim == 2 and y.shape[1] > 1)
-    return next((y for y in fits if labels is None or len(y) == len(labels)), None)
-
-
-def _numbers(outputs: Outputs, labels: np.ndarray | None) -> np.ndarray | None:
-    """The first floating output, with labels the first of their shape."""
-    if labels is not None and labels.dtype.kind not in "fiu":
-        return None
-    floats = (y for y in outputs.values() if y.dtype.kind == "f" and y.ndim)
-    return next((y for y in floats if labels is None or y.shape == labels.shape), None)
-
-
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (
-        Task(
-            "classification", {"accuracy": TopK, "top5": lambda: TopK(5)}, _scores, lambda scores: scores.argmax(1)
-        ),
-        Task("regression", {"mae": MeanAbsoluteError, "r2": R2}, _numbers, lambda y: y),
-        Task("embeddings", {"cosine": Cosine}, _numbers, lambda y: y),
-    )
-}  # fmt: skip
-RECOGNISED = ("classification", "regression")
-"""Tasks that labels alone give away, in this order: one integer a sample, or floats of an output's shape."""
-
-
-def find_task(name: str | Task | None) -> Task | None:
-    """The task of that name, or one that judges by `module:function(outputs, labels) -> number`. Raises BadOption."""
-    if name is None or isinstance(name, Task):
-        return name
-    if name in TASKS:
-        return TASKS[name]
-    if ":" not in name:
-        raise BadOption("there is no such task", expected=f"{', '.join(TASKS)} or module:function", found=name)
-    function, metric = import_function(name), name.rpartition(":")[2]
-    return Task(name, {metric: lambda: OfFunction(name, function)}, lambda outputs, labels: outputs)
-
-
-def is_share(metric: str) -> bool:
-    """Whether the metric of that name, of any task, is a share of 1."""
-    makers = [make for task in TASKS.values() for name, make in task.metrics.items() if name == metric]
-    return bool(makers) and makers[0]().share
-
-
-def is_higher_better(metric: str) -> bool:
-    """Whether more is better of the metric of that name; True for one of a function of the user's own."""
-    makers = [make for task in TASKS.values() for name, make in task.metrics.items() if name == metric]
-    return not makers or makers[0]().higher
-
-
-def recognise(outputs: Outputs, labels: np.ndarray) -> Task | None:
-    """The task that these labels are for, or None."""
-    fitting = (TASKS[name] for name in RECOGNISED)
-    if labels.dtype.kind in "iu" and labels.ndim != 1:
-        return None
-    return next((task for task in fitting if task.decode(outputs, labels) is not None), None)
 
 
 class Score:
@@ -255,14 +65,6 @@ class Score:
         return {name: metric.value() for name, metric in self._metrics.items()}
 
 
-def misfit(task: Task, outputs: Outputs, labels: np.ndarray | None) -> BadData:
-    """The error for outputs, or labels, that a task cannot judge."""
-    forms = [f"{name} {y.dtype}{list(y.shape)}" for name, y in outputs.items()]
-    forms += [] if labels is None else [f"labels {labels.dtype}{list(labels.shape)}"]
-    remedy = "give --task" if labels is None else "give --task, or data whose labels have another form, or none"
-    return BadData(f"the task {task.name} cannot judge these outputs", found=", ".join(forms), remedy=remedy)
-
-
 @dataclass
 class Comparison:
     """A model's outputs beside a reference's, and beside labels: differences by output, and both models' metrics."""
@@ -278,11 +80,7 @@ class Comparison:
         for name, a in reference.items():
             if a.dtype.kind not in "OUS":  # texts have no distance
                 self.outputs.setdefault(name, Difference()).add(a, other[name], name)
-        if labels is None and self.task is not None and self.task.targets is not None:
-            predicted = self.task.decode(reference, None)
-            if predicted is None:
-                raise misfit(self.task, reference, None)
-            labels = self.task.targets(predicted)
+        labels = _held_to(self.task, reference, labels)
         for score, outputs in zip(self._scores, (reference, other), strict=True):
             score.add(outputs, labels)
 
@@ -321,6 +119,16 @@ class Comparison:
         return row | ({} if top1 is None else {"top1": top1}) | self.metrics
 
 
+def _held_to(task: Task | None, reference: Outputs, labels: np.ndarray | None) -> np.ndarray | None:
+    """The labels; where there are none, what the outputs of a reference stand for in the terms of `task`."""
+    if labels is not None or task is None or task.targets is None:
+        return labels
+    predicted = task.decode(reference, None)
+    if predicted is None:
+        raise misfit(task, reference, None)
+    return task.targets(predicted)
+
+
 class Judge:
     """The outputs of a reference model on samples of the data, and what other models' are beside them.
 
@@ -350,10 +158,10 @@ class Judge:
         return [run(batch) for _, batch in zip(self.outputs, batches, strict=False)]
 
     def score(self, outputs: list[dict[str, np.ndarray]]) -> Score:
-        """What such outputs are worth by the labels."""
+        """What such outputs are worth by the labels, or, for a task that was given, by what the reference says."""
         score = Score(self.task)
-        for out, labels in zip(outputs, self.labels, strict=True):
-            score.add(out, labels)
+        for ours, out, labels in zip(self.outputs, outputs, self.labels, strict=True):
+            score.add(out, _held_to(self.task, ours, labels))
         return score
 
     def compare(self, outputs: list[dict[str, np.ndarray]]) -> Comparison:
@@ -377,10 +185,3 @@ class Evaluator:
 
     def __call__(self, reference: onnx.ModelProto, samples: int = SAMPLES) -> Judge:
         return Judge(self.runner, self.data, reference, samples, self.task)
-
-
-def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Share of rows of `scores` [samples, classes] whose largest entry is the label."""
-    metric = TopK()
-    metric.add(scores, labels)
-    return metric.value()
