@@ -226,7 +226,7 @@ def test_a_recipe_that_is_nested_too_deeply(tmp_path):
         ("[[pass", "is not TOML"),
         (
             'sed = 1\n[[pass]]\nname = "clean"',
-            "a setting that is not known, expected seed, data, check, task, require, time, found sed",
+            "a setting that is not known, expected seed, data, check, task, metric, decode, require, time, found sed",
         ),
         ('seed = "1"\n[[pass]]\nname = "clean"', "setting seed of the recipe"),
         ('seed = true\n[[pass]]\nname = "clean"', "setting seed of the recipe"),

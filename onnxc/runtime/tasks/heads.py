@@ -101,8 +101,8 @@ def _grid(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for stride in (8, 16, 32):
         row, column = np.divmod(np.arange((side // stride) ** 2), side // stride)
         parts.append((column, row, np.full(row.shape, stride)))
-    column, row, stride = (np.concatenate(p) for p in zip(*parts, strict=True))
-    return column, row, stride
+    columns, rows, widths = (np.concatenate(p) for p in zip(*parts, strict=True))
+    return columns, rows, widths
 
 
 def _corners(x: np.ndarray, y: np.ndarray, width: np.ndarray, height: np.ndarray) -> np.ndarray:
