@@ -176,6 +176,8 @@ def _step(p: Pass, model: Model, ctx: Context) -> tuple[Model, Verified, Report]
         if p.needs_data and ctx.synthetic:
             row.note("no data given: seeded random inputs stood in")
         if not row.edits and _untouched(work, model):
+            if not row.refusals and not row.notes and (what := p.summary()):
+                row.note(f"found nothing to do of this: {what.rstrip('.')}")
             if trial is not None:
                 row.error = trial.errors(trial.last)
                 _required(trial, row)

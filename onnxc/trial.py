@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
+from .ir import qonnx
 from .ir.errors import BadModel, ClaimError, OnnxcError, VerificationError
 from .ir.model import Model, Tensor
 from .ir.values import value_info
@@ -63,6 +64,9 @@ class Trial:
         try:
             data = feed(model.to_proto(), source, wishes, seed=seed, samples=SYNTHETIC_SAMPLES, runner=runner)
         except VerificationError as e:
+            without = qonnx.without_body(model)
+            if without is not None:
+                raise without from None
             as_input(e, "the model as given does not run: repair it, or use --check shapes")
             raise
         made = cls(runner, data, find_task(task))

@@ -257,7 +257,10 @@ def test_a_bug_in_a_pass_bears_its_name_and_stays_what_it_is():
 def test_synthetic_data_are_noted_only_where_a_pass_looks_at_data():
     idle("t.blind"), idle("t.seeing", needs_data=True)
     rows = onnxc.run_passes(network(), "t.blind, t.seeing").report.rows
-    assert [row.notes for row in rows] == [[], ["no data given: seeded random inputs stood in"]]
+    assert [row.notes for row in rows] == [
+        ["found nothing to do of this: Do nothing"],
+        ["no data given: seeded random inputs stood in"],
+    ]
     data = {"x": np.zeros((5, 4), np.float32)}
     report = onnxc.run_passes(network(), "t.seeing", data=data).report
     assert report.rows[0].notes == [] and report.samples == 5

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-
 from ..passes.base import Pass
 from ..passes.registry import aliases, available, describe_options, find
 from .tables import Column, draw, screen_width, wrap
-
-
-def summary(cls: type[Pass]) -> str:
-    """The first sentence of a pass's docstring."""
-    first = " ".join(inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].split())
-    sentence, dot, _ = first.partition(". ")
-    return sentence + dot.strip()
 
 
 def list_passes(width: int | None = None) -> str:
     """Every pass, one line each: name, alias, claim, what it does."""
     width = width or screen_width()
     short = {full: alias for alias, full in aliases().items() if alias != full}
-    rows = [(name, short.get(name, ""), claim_of(cls), summary(cls)) for name, cls in available().items()]
+    rows = [(name, short.get(name, ""), claim_of(cls), cls.summary()) for name, cls in available().items()]
     wide = [max((len(row[k]) for row in rows), default=0) for k in range(3)]
     lines = []
     for *cells, text in rows:
@@ -41,7 +32,7 @@ def list_pass(name: str, width: int | None = None) -> str:
         facts.append(f"runs after: {', '.join(cls.requires)}")
     if cls.needs_data:
         facts.append("looks at activations: give --data")
-    parts = [head, wrap(summary(cls), "", width), "; ".join(facts)]
+    parts = [head, wrap(cls.summary(), "", width), "; ".join(facts)]
     options = describe_options(cls)
     if options:
         rows = [[o.name, o.kind, "(required)" if o.default is None else o.default, o.doc] for o in options]

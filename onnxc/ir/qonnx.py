@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from .errors import BadModel
 from .model import Model
 
 DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
@@ -208,3 +209,22 @@ def attach(model: Model) -> None:
         if op == "BipolarQuant" or mode in _ROUND:
             model.functions[domain, op] = function(domain, op, arity, mode, model.opset)
             model.opsets.setdefault(domain, 1)
+
+
+def without_body(model: Model) -> BadModel | None:
+    """Why a quantiser of `model` has no body, so that no runtime takes the model; None where each has one."""
+    modes: dict[tuple[str | None, str], str] = {}
+    for node in model.nodes:
+        if not is_quantiser(node) or (node.domain, node.op) in model.functions:
+            continue
+        mode = attributes(node)[2]
+        if node.op != "BipolarQuant" and mode not in _ROUND:
+            return BadModel(f"this rounding mode of {node.op} is not known", node=node.name,
+                            expected=", ".join(_ROUND), found=mode)  # fmt: skip
+        if model.opset < OPSET:
+            return BadModel(f"{node.op} has a body from opset {OPSET} on", node=node.name,
+                            found=f"opset {model.opset}", remedy="export it again with a newer opset")  # fmt: skip
+        if modes.setdefault((node.domain, node.op), mode) != mode:
+            return BadModel(f"nodes of {node.op} round in several ways, and one operator has one body", node=node.name,
+                            expected=modes[node.domain, node.op], found=mode)  # fmt: skip
+    return None

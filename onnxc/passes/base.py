@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -241,6 +242,13 @@ class Pass:
     def members(self) -> set[str]:
         """The names of the passes that it runs: its own, but for lists of passes."""
         return {self.name}
+
+    @classmethod
+    def summary(cls) -> str:
+        """The first sentence of its docstring."""
+        first = " ".join(inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].split())
+        sentence, dot, _ = first.partition(". ")
+        return sentence + dot.strip()
 
     def within(self, option: str, fits: bool, expected: str) -> None:
         """Raise BadOption unless the value of `option` fits; `expected` says what would."""

@@ -113,3 +113,23 @@ def test_a_weight_stored_short_stays_short(dtype, to, scaled):
     done, report = apply(Clean(), load(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])))
     assert done.constants()["w"].values.dtype == w.dtype and len(done.nodes) == len(nodes)
     assert any(r.node == "cast" and "on purpose" in r.reason for r in report.refusals)
+
+
+def test_an_empty_batch_goes_where_it_went():
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N,C,H,W] x) => (float[a,b,c] y, float[d,e] z) <int64[1] one = {1}> {
+      nc = Shape <start = 0, end = 2> (x)
+      hw = Shape <start = 2> (x)
+      p = ReduceProd <keepdims = 1> (hw)
+      t = Concat <axis = 0> (nc, p)
+      y = Reshape(x, t)
+      chw = Shape <start = 1> (x)
+      n = Shape <start = 0, end = 1> (x)
+      q = ReduceProd <keepdims = 1> (chw)
+      u = Concat <axis = 0> (n, q)
+      z = Reshape(x, u)
+    }"""
+    model, _ = apply(Clean(), load(golden.read(text)))
+    got = Session(model.to_proto(), optimise=False).run({"x": np.zeros((0, 3, 4, 5), np.float32)})
+    assert got["y"].shape == (0, 3, 20) and got["z"].shape == (0, 60)
+    assert [n.op for n in model.nodes if n.outputs[0].name == "z"] == ["Flatten"]

@@ -139,7 +139,7 @@ def test_ranks_are_rounded(name):
     "body, reason",
     [
         ('y = ConvTranspose<auto_pad="SAME_UPPER">(x, w)', "pads by auto_pad"),
-        ("v = Abs(w) y = Conv(x, v)", "its weight is no constant"),
+        ("v = Abs(w) y = Conv(x, v)", "its weight is computed (Abs v)"),
         ("a = Conv(x, w) s = ReduceSum(w) y = Add(a, s)", "its weight must stay for"),
     ],
 )
@@ -167,6 +167,10 @@ def test_options_that_do_not_fit_are_refused(options):
 def test_a_budget_out_of_reach_is_an_error():
     with pytest.raises(BadOption, match="budget cannot be met"):
         apply(make("lowrank.channel", {"macs": 0.001}), layer())
+    text = "g (float[N,8,9,9] x) => (float[N,8,P,Q] y) { v = DequantizeLinear(w, s) y = Conv(x, v) }"
+    stored = {"w": np.ones((8, 8, 3, 3), np.int8), "s": np.array(0.1, np.float32)}
+    with pytest.raises(BadOption, match="no layer can be factored: its weight is quantised"):
+        apply(make("lowrank.auto", {"macs": 0.5}), model_of(text, **stored))
 
 
 def test_vbmf_finds_the_rank_under_noise():

@@ -7,7 +7,9 @@ import onnx
 import pytest
 
 import onnxc
+from onnxc import run_passes
 from onnxc.ir import functions, qonnx
+from onnxc.ir.errors import BadModel
 from onnxc.ir.files import load
 from onnxc.ir.verify import verify
 from onnxc.passes.base import apply
@@ -157,3 +159,16 @@ def test_golden(name, update_golden):
 
 def test_there_are_negative_cases():
     assert sum(name.startswith("do_not_") for name in CASES) >= 2
+
+
+def test_what_has_no_body_is_named(tmp_path):
+    q = 'Quant <signed: int = 1, narrow: int = 0, rounding_mode = "%s">'
+    text = """<ir_version: 8, opset_import: ["" : 17, "qonnx.custom_op.general" : 1]>
+    g (float[N,4] x) => (float[N,4] y) <float s = {0.5}, float z = {0.0}, float b = {4.0}> {
+      a = qonnx.custom_op.general.%s(x, s, z, b)
+      y = qonnx.custom_op.general.%s(a, s, z, b)
+    }"""
+    for modes, message in ((("ASIDE", "ASIDE"), "rounding mode of Quant is not known.* found ASIDE"),
+                           (("ROUND", "FLOOR"), "round in several ways")):  # fmt: skip
+        with pytest.raises(BadModel, match=message):
+            run_passes(golden.read(text % tuple(q % m for m in modes)), "clean")

@@ -74,7 +74,8 @@ def _regroup(e: Editor, node: gs.Node) -> bool:
 
 def target_of(e: Editor, source, out) -> list[int] | None:
     """A constant Reshape target from `source` to the shape of `out`: numbers, 0 where an axis stays in its place, and
-    at most one -1. None where that does not describe it, or where an extent is 0, which a target cannot say."""
+    at most one -1. None where that does not describe it, or where an extent is 0, which a target cannot say; -1 does not
+    describe an axis beside one that may be 0 at run time."""
     have, want = e.axes(source), e.axes(out)
     if have is None or want is None or (known := [size(a) for a in want]).count(0):
         return None
@@ -84,7 +85,7 @@ def target_of(e: Editor, source, out) -> list[int] | None:
             target.append(n)
         else:
             target.append(0 if k < len(have) and alike(have[k], a) else -1)
-    return target if target.count(-1) <= 1 else None
+    return target if target.count(-1) <= (0 not in target) else None
 
 
 def _flatten(e: Editor, node: gs.Node) -> bool:
@@ -183,41 +184,61 @@ def _pad(e: Editor, node: gs.Node) -> bool:
     return True
 
 
-def _ranges(e: Editor, node: gs.Node) -> dict[int, tuple[int, int]] | None:
-    """axis -> (start, end) of a Slice with step 1 and bounds that are not negative."""
+Ranges = dict[int, tuple[int, int, int]]
+"""axis -> start, end, step."""
+
+
+def _ranges(e: Editor, node: gs.Node) -> Ranges | None:
+    """What a Slice with constant bounds takes; None where something is computed or an axis stands twice."""
     starts, ends = ints_of(node, "starts", 1), ints_of(node, "ends", 2)
     rank = e.rank(node.inputs[0])
     given = [len(node.inputs) > i and bool(node.inputs[i].name) for i in (3, 4)]
     at, steps = ints_of(node, "axes", 3), ints_of(node, "steps", 4)
     if starts is None or ends is None or rank is None or (given[0] and at is None) or (given[1] and steps is None):
         return None
-    if min((*starts, *ends), default=0) < 0 or any(s != 1 for s in steps or ()):
+    at = at or list(range(len(starts)))
+    found = {k % rank: r for k, *r in zip(at, starts, ends, steps or [1] * len(starts), strict=True)}
+    return {k: (a, b, s) for k, (a, b, s) in found.items()} if len(found) == len(at) else None
+
+
+def _both(first: Ranges | None, second: Ranges | None) -> Ranges | None:
+    """x[first][second] as one: bounds on other axes stand side by side; x[a:b][c:d] on one axis is
+    x[a+c : min(b, a+d)] for bounds that are not negative and steps of 1."""
+    if first is None or second is None:
         return None
-    return {k % rank: (a, b) for k, a, b in zip(at or range(len(starts)), starts, ends, strict=True)}
+    ranges = dict(first)
+    for k, (c, d, s) in second.items():
+        if k not in first:
+            ranges[k] = (c, d, s)
+            continue
+        a, b, t = first[k]
+        if s != 1 or t != 1 or min(a, b, c, d) < 0:
+            return None
+        ranges[k] = (min(a + c, b), min(b, a + d), 1)
+    return ranges
 
 
 def _slice(e: Editor, node: gs.Node) -> bool:
-    """x[a:b][c:d] is x[a+c : min(b, a+d)] for bounds that are not negative."""
+    """One Slice for two; a head that several read is taken into all of them, or into none."""
     inner = e.producer(node.inputs[0], "Slice")
-    if inner is None or not e.alone(node.inputs[0]):
+    if inner is None or e.is_output(node.inputs[0]):
         return False
-    first, second = _ranges(e, inner), _ranges(e, node)
-    if first is None or second is None:
+    first = _ranges(e, inner)
+    ranges = _both(first, _ranges(e, node))
+    if ranges is None:
         return False
-    ranges = dict(first)
-    for k, (c, d) in second.items():
-        a, b = first.get(k, (0, 2**62))
-        ranges[k] = (min(a + c, b), min(b, a + d))
-    starts, ends = [[r[j] for r in ranges.values()] for j in (0, 1)]
+    others = (n for n in node.inputs[0].outputs if n is not node)
+    if not all(e.model.is_standard(n, "Slice") and _both(first, _ranges(e, n)) for n in others):
+        return False
+    starts, ends, steps = ([r[j] for r in ranges.values()] for j in (0, 1, 2))
     x = inner.inputs[0]
     if "starts" in node.attrs:
         node.attrs = {"starts": starts, "ends": ends, "axes": list(ranges)}
         e.set_input(node, 0, x)
     else:
-        parts = [
-            e.constant(f"{node.name}_{n}", np.array(v, np.int64))
-            for n, v in (("starts", starts), ("ends", ends), ("axes", list(ranges)))
-        ]
+        named = [("starts", starts), ("ends", ends), ("axes", list(ranges))]
+        named += [("steps", steps)] if any(s != 1 for s in steps) else []
+        parts = [e.constant(f"{node.name}_{n}", np.array(v, np.int64)) for n, v in named]
         e.set_inputs(node, [x, *parts])
     e.edited(node, f"merged with {inner.name}")
     return True

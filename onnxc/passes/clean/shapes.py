@@ -4,8 +4,8 @@
     Squeeze(x), x of 1 x 64 x 1               ->  Squeeze(x, [0, 2])
 
 Elements that are numbers stand as numbers. An extent that is not known when the model is written stands as 0 where it
-is the very axis of the input at that place, and as -1 once. (-1 needs the other extents to be positive: with an empty
-batch the element count says nothing. Every exporter relies on this.)
+is the very axis of the input at that place, and as -1 once. -1 needs the other extents to be positive: with an empty
+batch the element count says nothing. So -1 stands beside a 0 only where the target has a -1 itself.
 """
 
 from __future__ import annotations
@@ -61,8 +61,14 @@ def computed_target(e: Editor, node: gs.Node) -> bool:
     if len(values) > len(want):
         return False
     target = _reshape_target(node, have, want, values) if node.op == "Reshape" else _expand_target(have, want, values)
+    if target is None and node.op == "Reshape" and len(want) == 2 and len(have) > 2 and alike(have[0], want[0]):
+        e.rewrite(node, "Flatten", [node.inputs[0]], {"axis": 1})
+        e.edited(node, "Reshape that flattens becomes Flatten")
+        return True
     if target is None:
-        return e.refuse(node, "more than one extent of its target is known only at run time")
+        return e.refuse(
+            node, "more than one extent of its target is known only at run time, and the batch may be empty"
+        )
     attrs = {k: v for k, v in node.attrs.items() if k != "allowzero"}
     shape = e.constant(f"{node.name}_shape", np.array(target, np.int64))
     e.rewrite(node, node.op, [node.inputs[0], shape], attrs)
@@ -104,7 +110,8 @@ def _reshape_target(node: gs.Node, have, want, values) -> list[int] | None:
             target.append(0)
         else:
             target.append(-1)
-    return target if target.count(-1) <= 1 else None
+    inferred = any(isinstance(v, INT) and v == -1 for v in values)
+    return target if target.count(-1) <= (inferred or 0 not in target) else None
 
 
 def _expand_target(have, want, values) -> list[int] | None:

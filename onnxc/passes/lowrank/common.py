@@ -112,7 +112,7 @@ class Factorise(Pass):
         found = []
         for users in groups.values():
             skipped = any(fnmatchcase(u.name, glob) for u in users for glob in skip)
-            why = "left out by skip" if skipped else refusal(model, users) or self.unfit(users)
+            why = "left out by skip" if skipped else refusal(model, ctx.verified.analysis, users) or self.unfit(users)
             forms: list[Form] = []
             if why is None:
                 at = target(ctx.verified.analysis, users)
@@ -210,9 +210,20 @@ class Factorise(Pass):
         plans = [spend(o, wholes, rest, unit) for o in open_to]
         totals = [whole - sum(w - getattr(c, unit) for w, c in zip(wholes, p) if c) for p in plans]
         if totals[0] > goal * 1.01:
-            raise BadOption("the budget cannot be met", pass_name=self.name, expected=f"at least {totals[0]:.0f} {unit}",
-                            found=f"{goal:.0f}", remedy="allow more forms, or skip less")  # fmt: skip
+            raise self._unmet(unit, totals[0], goal, any(choices), report)
         return [p for n, p in enumerate(plans) if totals[n] <= goal * 1.01 and p not in plans[:n]]
+
+    def _unmet(self, unit: str, least: float, goal: float, some: bool, report: Report) -> BadOption:
+        """What to say where the least that these layers can cost, `least`, is beyond the budget."""
+        if not some and report.refusals:
+            reasons = [r.reason.split(" stays whole: ")[-1] for r in report.refusals]
+            why = max(dict.fromkeys(reasons), key=reasons.count)
+            return BadOption(f"no layer can be factored: {why}", pass_name=self.name)
+        remedy = "skip less, or give a larger budget" if self.skip else "give a larger budget, or prune"
+        if not self.skip and self.name != "lowrank.auto":
+            remedy = "take lowrank.auto, which has more forms, or give a larger budget"
+        return BadOption("the budget cannot be met", pass_name=self.name, expected=f"at least {least:.0f} {unit}",
+                         found=f"{goal:.0f}", remedy=remedy)  # fmt: skip
 
     def _each(self, choices: list[Choice], report: Report, at: Target) -> Choice | None:
         """The cheapest that keeps the energy; with a rank or vbmf, the one of least error."""

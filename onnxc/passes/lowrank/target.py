@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from ...ir.analysis import Analysis
 from ...ir.cost import node_macs, number
 from ...ir.model import Model
+from ...ir.numbers import read
 from ..layers.layout import Layout, layout
 from .forms import Form, Rank, Stage
 
@@ -63,14 +64,16 @@ class Target:
         return kept, ", ".join(why)
 
 
-def refusal(model: Model, users: list[gs.Node]) -> str | None:
+def refusal(model: Model, analysis: Analysis, users: list[gs.Node]) -> str | None:
     """Why the nodes that share a weight cannot be factored, or None."""
     for node in users:
         if len(node.inputs) < 2 or not isinstance(node.inputs[1], gs.Constant):
-            return "its weight is no constant"
+            return _no_weight(node)
         w = node.inputs[1].values
         if isinstance(node.inputs[0], gs.Constant):
             return "both sides are constants"
+        if analysis.axes.get(node.inputs[0].name) is None or analysis.axes.get(node.outputs[0].name) is None:
+            return "the rank of what it reads is not known"
         if w.dtype.kind != "f":
             return f"its weight is {w.dtype.name}, not of floating point"
         if node.op in PRODUCTS and w.ndim != 2:
@@ -89,6 +92,15 @@ def refusal(model: Model, users: list[gs.Node]) -> str | None:
     if any(u.op != first.op or any(u.attrs.get(k) != first.attrs.get(k) for k in keys) for u in users):
         return "its weight is shared with another kind of layer"
     return None
+
+
+def _no_weight(node: gs.Node) -> str:
+    maker = node.inputs[1].inputs[0] if len(node.inputs) > 1 and node.inputs[1].inputs else None
+    if maker is None:
+        return "its weight is no constant"
+    if maker.op == "DequantizeLinear" or (maker.op in ("Mul", "Cast") and read(node.inputs[1]) is not None):
+        return f"its weight is quantised ({maker.op}): take the float model"
+    return f"its weight is computed ({maker.op} {maker.name})"
 
 
 def target(analysis: Analysis, users: list[gs.Node]) -> Target:

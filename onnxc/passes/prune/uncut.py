@@ -35,7 +35,8 @@ class Uncut:
 
     def kept(self, tensor: str, d: int) -> np.ndarray | slice:
         """The indices along axis `d` of the original's `tensor` that are left."""
-        return self._left.get((tensor, d % len(self.analysis.axes[tensor])), slice(None))
+        axes = self.analysis.axes[tensor]
+        return slice(None) if axes is None else self._left.get((tensor, d % len(axes)), slice(None))
 
     def altered(self, model: Model) -> set[str]:
         """The tensors of `model` whose remaining channels differ from the original's: behind a shorter sum."""

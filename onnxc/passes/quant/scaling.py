@@ -42,8 +42,8 @@ def classes(model: Model, analysis: Analysis) -> list[Class]:
     """The classes of `model` that products begin, in graph order, frozen ones included (`frozen` says why)."""
     of: dict[str, Class] = {}
     for node in model.nodes:
-        if scalable(model, node):
-            shape = analysis.shape(node.outputs[0].name)
+        shape = analysis.shape(node.outputs[0].name) if scalable(model, node) else None
+        if shape is not None:
             of[node.outputs[0].name] = Class(shape[1], {node.outputs[0].name: 1}, [node])
             if (found := of.get(node.inputs[0].name)) is not None:
                 found.readers.append((node, found.tensors[node.inputs[0].name]))
