@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .ir.cost import cost
-from .ir.declared import correct_outputs
+from .ir.declared import correct_as_run, correct_outputs
 from .ir.errors import BadModel, BadOption, DimensionError, OnnxcError, VerificationError
 from .ir.files import load
 from .ir.model import Model
@@ -99,6 +99,10 @@ class Pipeline(Pass):
                 report.samples = trial.judge.samples
                 report.take(trial.judge.score(trial.last))
                 report.synthetic = trial.data.synthetic
+                wrong = correct_as_run(work, {name: a.shape for name, a in trial.last[0].items()})
+                if wrong:
+                    ctx.verified = verify(work)
+                    report.remarks = [*report.remarks, *wrong]
             if self.time:
                 trial.clock = Clock(work, trial.data)
         elif self.time:
@@ -191,6 +195,9 @@ def _step(p: Pass, model: Model, ctx: Context) -> tuple[Model, Verified, Report]
     except Exception as e:
         # any error, another person's bug included, bears the name of the pass in which it arose
         e.pass_name = getattr(e, "pass_name", None) or p.name
+        if isinstance(e, DimensionError) and p.claim.kind != "lossy" and any(e.tensor == t.name for t in model.outputs):
+            # what shapes are computed from has been folded; a run of the model as given would have shown it
+            as_input(e, "the model as given declares an output that it does not have: correct it, or use --check data")
         raise
     return work, checked, row
 

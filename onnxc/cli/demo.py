@@ -13,6 +13,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..ir import temporary
 from ..ir.errors import MissingTool
 from .options import bar, colour, show
 from .tables import Column, count, draw, percent, screen_width, seconds, size, wrap
@@ -76,10 +77,10 @@ def run_demo(progress: Callable[[str], None] | None = None) -> Demo:
         as_file(bundle / "fashion_calib.npz") as calibration,
         as_file(bundle / "fashion_test.npz") as test,
         np.load(test) as archive,
-        tempfile.TemporaryDirectory(prefix="onnxc-demo-") as folder,
+        temporary.folder(Path(tempfile.gettempdir()), "demo") as folder,
     ):
         images = {name: archive[name] for name in archive.files}
-        return _demo(network, str(calibration), images, Path(folder), tell)
+        return _demo(network, str(calibration), images, folder, tell)
 
 
 def _demo(network: Path, calibration: str, test: dict, folder: Path, tell: Callable[[str], None]) -> Demo:

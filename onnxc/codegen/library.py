@@ -24,6 +24,7 @@ from onnxc.codegen.program import Program, compile_program, lower_program
 from onnxc.codegen.proof import Proof, prove
 from onnxc.codegen.target import Target, resolve
 from onnxc.coding.array import encode
+from onnxc.ir import temporary
 from onnxc.ir.digest import digest
 from onnxc.ir.errors import BadModel, BadOption, Unsupported
 from onnxc.ir.escape import json_text
@@ -266,7 +267,8 @@ def compile(
     if out is not None:
         compile_model(source, out, **options)
         return Library(out)
-    with tempfile.TemporaryDirectory(prefix="onnxc-") as folder:  # a loaded library needs its file no longer
+    # a loaded library needs its file no longer
+    with temporary.folder(Path(tempfile.gettempdir()), "library") as folder:
         compile_model(source, folder, **options)
         return Library(folder)
 

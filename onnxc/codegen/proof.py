@@ -9,7 +9,6 @@ no more than SEARCH_SECONDS.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import onnx
 from onnxc.codegen.agreement import Arrays, Difference, Reference, make_feeds
 from onnxc.codegen.prefix import kinds_of, needed, until
 from onnxc.codegen.target import Target, runs_here
+from onnxc.ir import temporary
 from onnxc.ir.errors import MissingTool, OnnxcError, Unsupported, VerificationError
 from onnxc.runtime.apart import run_apart
 from onnxc.runtime.emulate import Emulated
@@ -121,21 +121,21 @@ class _Subject:
                 self.where = f"{emulated.target} in {emulated.where}"
                 return [emulated.run(one) for one in feeds]
         self.where = f"{HERE}, by the same lowering"
-        with tempfile.TemporaryDirectory(dir=self.scratch) as name:
+        with temporary.folder(self.scratch, "proof") as home:
             shapes = [{key: array.shape for key, array in one.items()} for one in feeds]
-            self.build(proto, shapes, "native", Path(name))
-            return run_apart(name, feeds)
+            self.build(proto, shapes, "native", home)
+            return run_apart(home, feeds)
 
     def differs(self, proto: onnx.ModelProto, feeds: Arrays) -> bool | None:
         """Whether the library of `proto` is wrong; None where that cannot be told, as it cannot be compiled or compared."""
         feeds = {value.name: feeds[value.name] for value in proto.graph.input if value.name in feeds}
         try:
             reference = Reference(proto, [feeds])
-            with tempfile.TemporaryDirectory(dir=self.scratch) as name:
+            with temporary.folder(self.scratch, "proof") as home:
                 shapes = [{key: array.shape for key, array in feeds.items()}]
-                self.build(proto, shapes, None, Path(name))
+                self.build(proto, shapes, None, home)
                 try:
-                    found = self.run(proto, Path(name), [feeds])
+                    found = self.run(proto, home, [feeds])
                 except VerificationError:
                     return True
             return any(not one.excess <= 1 for one in reference.judge(0, found[0]))

@@ -5,6 +5,8 @@ y declared [N, T], MatMul gives [N, 5, 4]   ->   y declared [N, 5, 4], and a rem
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx_graphsurgeon as gs
 
 from .analysis import analyse
@@ -29,6 +31,22 @@ def correct_outputs(model: Model) -> list[str]:
             t.shape = before
             continue
         t.shape = list(have)
+        remarks.append(f"output {t.name} is declared {_text(before)}, and is {_text(have)}: corrected")
+    return remarks
+
+
+def correct_as_run(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Give outputs that a run gave with another rank, or another number, the shape that they had; a remark for each.
+
+    ONNX's inference and ours may know nothing of an output until a pass has folded what its shape is computed from.
+    """
+    remarks = []
+    for t in model.outputs:
+        have, before = shapes.get(t.name), t.shape
+        if not isinstance(t, gs.Variable) or have is None or before is None or _agree(before, have):
+            continue
+        alike = len(before) == len(have)
+        t.shape = [b if not isinstance(b, int) or b == h else h for b, h in zip(before, have)] if alike else None
         remarks.append(f"output {t.name} is declared {_text(before)}, and is {_text(have)}: corrected")
     return remarks
 

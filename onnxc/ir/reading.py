@@ -208,6 +208,7 @@ def _nodes(graph: onnx.GraphProto, tensors: dict, beside: Beside) -> list[gs.Nod
                     tensors[name] = gs.Constant(name, values)
                 continue
         beside.inline(proto)
+        _refuse_references(proto)
         captured = _captured(proto)
         given = list(proto.input)
         while given and not given[-1]:
@@ -221,6 +222,17 @@ def _nodes(graph: onnx.GraphProto, tensors: dict, beside: Beside) -> list[gs.Nod
             attrs[CAPTURED] = ()
         nodes.append(gs.Node(proto.op_type, proto.name, attrs, ins, outs, domain=proto.domain or None))
     return nodes
+
+
+def _refuse_references(proto: onnx.NodeProto) -> None:
+    """Raise BadModel where an attribute takes its value from one of a function, of which there is none around it."""
+    for node in _with_bodies([proto]):
+        for a in node.attribute:
+            if a.ref_attr_name:
+                raise BadModel(
+                    "an attribute takes its value from that of a function, outside of one", node=proto.name or proto.op_type,
+                    found=f"{a.name} = {a.ref_attr_name}",
+                )  # fmt: skip
 
 
 def _use(name: str, proto: onnx.NodeProto, tensors: dict, made: set[str]):

@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 
 from .axes import Atom, Axis, Conflict, Extent, Prod, Sum, atoms, extent, find, freeze, soften
 from .errors import DimensionError
+from .faults import ONNX_ERRORS
 from .model import STANDARD, Model
 from .unify import split_sum, tie
 
@@ -99,7 +100,7 @@ class Analysis:
                 graph = onnx.shape_inference.infer_shapes(skeleton).graph
                 if not long_vectors(proto_shape(v) for v in (*graph.value_info, *graph.output)):
                     graph = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
-            except onnx.shape_inference.InferenceError:
+            except ONNX_ERRORS:
                 graph = skeleton.graph  # `verify` runs it strictly and says what is wrong
             self._inferred = {v.name: proto_shape(v) for v in (*graph.value_info, *graph.output)}
         return self._inferred.get(tensor)

@@ -8,6 +8,7 @@ import onnx
 
 from .analysis import analyse
 from .errors import DimensionError, VerificationError
+from .faults import ONNX_ERRORS, first_line
 from .model import Model
 from .table import Analysis, long_vectors, proto_shape
 
@@ -35,15 +36,15 @@ def verify(model: Model, like: Model | None = None) -> Verified:
     _settle_normalisations(proto, model.opset)
     try:
         onnx.checker.check_model(_complete(proto))
-    except onnx.checker.ValidationError as e:
-        raise VerificationError(f"the ONNX checker refuses the model: {_first_line(e)}") from None
+    except ONNX_ERRORS as e:
+        raise VerificationError(f"the ONNX checker refuses the model: {first_line(e)}") from None
     analysis = analyse(model)
     _settle_last_windows(proto, analysis)
     try:
         follow = not long_vectors(map(analysis.shape, analysis.axes))
         inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=follow)
-    except onnx.shape_inference.InferenceError as e:
-        raise VerificationError(f"strict shape inference fails: {_first_line(e)}") from None
+    except ONNX_ERRORS as e:
+        raise VerificationError(f"strict shape inference fails: {first_line(e)}") from None
     types: dict[str, int] = {}
     for info in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
         if info.type.WhichOneof("value") == "tensor_type":
@@ -116,11 +117,6 @@ def _settle_last_windows(proto: onnx.ModelProto, analysis: Analysis) -> None:
             attrs["ceil_mode"].i = 0
             del attrs["pads"].ints[rank:]
             attrs["pads"].ints.extend(ends)
-
-
-def _first_line(e: Exception) -> str:
-    lines = [line.strip() for line in str(e).splitlines() if line.strip() and not line.startswith("==>")]
-    return " ".join(lines[:2]) if lines else type(e).__name__
 
 
 def _unique_names(model: Model) -> None:

@@ -10,6 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from ..ir.errors import BadModel, DimensionError, Unsupported, VerificationError
+from ..ir.faults import ONNX_ERRORS, first_line
 from ..ir.files import load
 from ..ir.model import STANDARD, Model, read_only
 from ..ir.verify import verify
@@ -29,18 +30,22 @@ def raise_opset(model: Model, to: int, ctx: Context | None = None) -> bool:
         return False
     _convertible(model, to)
     try:
-        proto = onnx.version_converter.convert_version(model.to_proto(weights=False), to)
+        proto = _converted(model, to)
         raised = _reattach(load(proto), model)
         verify(raised, like=model)
-    except (RuntimeError, onnx.version_converter.ConvertError) as e:  # its C++ side raises bare RuntimeErrors
-        what = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise _refusal(model, to, f"onnx.version_converter fails: {what}") from e
     except (BadModel, DimensionError, VerificationError) as e:
         raise _refusal(model, to, f"the converted model does not verify: {e}") from e
     if ctx is not None and ctx.runner is not None and ctx.data is not None:
         _same_outputs(model, raised, to, ctx)
     model.adopt(raised)
     return True
+
+
+def _converted(model: Model, to: int) -> onnx.ModelProto:
+    try:
+        return onnx.version_converter.convert_version(model.to_proto(weights=False), to)
+    except ONNX_ERRORS as e:
+        raise _refusal(model, to, f"onnx.version_converter fails: {first_line(e)}") from e
 
 
 def _refusal(model: Model, to: int, why: str) -> Unsupported:

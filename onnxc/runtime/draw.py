@@ -20,12 +20,14 @@ from onnxc.runtime.values import FULL, Values
 Sizes = Mapping[str, int]
 """Extents by symbol, and by "name[axis]" for an axis without a name."""
 IMAGE, PLAIN = 64, 16
+USUAL_ELEMENTS = 1 << 22
+"""Elements of one sample beyond which open axes are drawn shorter, where nobody has said how long they are."""
 
 
 def extents(inputs: Mapping[str, tuple], batch: int = 1, sizes: Sizes | None = None) -> dict[str, tuple[int, ...]]:
     """The shape that each input is drawn in: the sample axis takes `batch`, another symbol `sizes[symbol]`, an axis without a
-    name `sizes["name[axis]"]`, else 64 in inputs of rank 4 and more (images) and 16 in others. Raises `BadData` for an
-    input of unknown rank."""
+    name `sizes["name[axis]"]`, else 64 in inputs of rank 4 and more (images) and 16 in others, or less
+    where that would be millions of elements. Raises `BadData` for an input of unknown rank."""
     sizes = dict(sizes or {})
     specs = {name: TensorSpec(*fields) for name, fields in inputs.items()}
     for spec in specs.values():
@@ -38,6 +40,10 @@ def extents(inputs: Mapping[str, tuple], batch: int = 1, sizes: Sizes | None = N
                 "random data need a shape", tensor=name, found="unknown rank", remedy="give --data or --shape"
             )
         plain = IMAGE if len(spec.shape) >= 4 else PLAIN
+        numbers = [dim for dim in spec.shape if isinstance(dim, int)]
+        opened = sum(axis != spec.sample and not isinstance(dim, int) for axis, dim in enumerate(spec.shape))
+        while plain > 2 and plain**opened * math.prod(numbers) > USUAL_ELEMENTS:
+            plain //= 2
         shape = []
         for axis, dim in enumerate(spec.shape):
             if isinstance(dim, int):

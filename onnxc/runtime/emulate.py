@@ -11,8 +11,11 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+import weakref
+from contextlib import ExitStack
 from pathlib import Path
 
+from onnxc.ir import temporary
 from onnxc.ir.errors import MissingTool, Unsupported
 from onnxc.runtime.library import Library, read_manifest
 from onnxc.runtime.program import Program
@@ -59,13 +62,15 @@ class Emulated(Program):
             )  # fmt: skip
         self.where: str = runner[0]
         self._runner = runner
-        self._work = tempfile.TemporaryDirectory(prefix="onnxc-run-")
-        self._make(Path(self._work.name))
-        (Path(self._work.name) / "wasi.mjs").write_text(WASI, encoding="ascii")
+        held = ExitStack()
+        self._work = held.enter_context(temporary.folder(Path(tempfile.gettempdir()), "run"))
+        weakref.finalize(self, held.close)
+        self._make(self._work)
+        (self._work / "wasi.mjs").write_text(WASI, encoding="ascii")
 
     def _execute(self, data: bytes, numbers: list[str]) -> tuple[bytes, str]:
-        work = Path(self._work.name)
-        with tempfile.TemporaryDirectory(dir=work) as name:
+        work = self._work
+        with tempfile.TemporaryDirectory(dir=work) as name:  # goes with the folder around it, whatever happens
             (Path(name) / "in.bin").write_bytes(data)
             command = self._command([f"{Path(name).name}/in.bin", f"{Path(name).name}/out.bin", *numbers])
             done = self._finish(command, cwd=work, stdin=subprocess.DEVNULL)

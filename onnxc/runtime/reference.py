@@ -22,6 +22,7 @@ from onnxc.ir import temporary
 from onnxc.ir.errors import Unsupported, VerificationError
 from onnxc.runtime.data import Data
 from onnxc.runtime.specs import check_feeds, input_specs
+from onnxc.runtime.wording import plain
 
 if TYPE_CHECKING:
     import onnx
@@ -98,6 +99,13 @@ class Session:
             raise Unsupported(
                 f"ONNX Runtime cannot exchange this type with NumPy: {text}", remedy="use --check shapes"
             ) from error
+        for name, value in values.items():
+            if not isinstance(value, np.ndarray):  # of an output that is declared without a type
+                found = "nothing" if value is None else type(value).__name__
+                raise Unsupported(
+                    "this output is not compared", tensor=name, expected="a tensor", found=found,
+                    remedy="use --check shapes",
+                )  # fmt: skip
         return {name: values[name] if name in values else self._fixed.get(name, feeds.get(name)) for name in names}
 
     def _outputs(self, names: list[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -357,8 +365,7 @@ def _ort_errors() -> tuple[type[Exception], ...]:
 
 
 def _verification_error(what: str, error: Exception) -> VerificationError:
-    """One line from ORT's message, without its error code and source file; the node if it names one."""
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip())
-    text = re.sub(r"/\S+\.(cc|h):\d+ .*?\) (?=[A-Z])", "", text, flags=re.S)
+    """One line from ORT's message, with the node if it names one."""
+    text = plain(str(error))
     node = re.search(r"Node[: (,]+\(?[\"']?([^\s\"',)]+)", text)
     return VerificationError(f"{what}: {text}", node=node.group(1) if node else None)

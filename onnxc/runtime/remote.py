@@ -21,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from onnxc.ir import temporary
 from onnxc.ir.errors import BadOption, MissingTool, Unsupported
 from onnxc.runtime.program import Program
 
@@ -46,8 +47,8 @@ class Remote(Program):
             )
         if shutil.which("ssh") is None:
             raise MissingTool("--remote needs ssh", remedy="apt-get install openssh-client")
-        with tempfile.TemporaryDirectory(prefix="onnxc-run-") as work:
-            program = self._make(Path(work)).read_bytes()
+        with temporary.folder(Path(tempfile.gettempdir()), "run") as work:
+            program = self._make(work).read_bytes()
         target = f'"$d/{self._program}"'
         send = f'cat >{target} && chmod 700 {target} && echo "$d" || {{ rm -rf "$d"; exit 1; }}'
         made = self._send(f"d=$(mktemp -d {shlex.quote(folder + '/onnxc-XXXXXX')}) || exit 1; {send}", program)

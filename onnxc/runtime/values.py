@@ -219,7 +219,7 @@ def known_shapes(proto: onnx.ModelProto) -> dict[str, list[int | str | None]]:
         else:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     skeleton.functions.extend(proto.functions)
-    with suppress(onnx.shape_inference.InferenceError, RuntimeError):
+    with suppress(onnx.shape_inference.InferenceError, RuntimeError, ValueError, IndexError):
         graph = onnx.shape_inference.infer_shapes(skeleton).graph
     shapes = {v.name: _extents(v) for v in (*graph.value_info, *graph.output, *graph.input)}
     return shapes | {t.name: list(t.dims) for t in proto.graph.initializer}

@@ -83,7 +83,7 @@ def test_a_task_is_one_entry():
 @pytest.mark.parametrize(
     "labels, name",
     [
-        (np.arange(4), "classification"),
+        (np.arange(4) % 3, "classification"),
         (np.zeros((4, 3)), "regression"),
         (np.zeros((4, 3), int), None),
         (np.zeros((4, 2)), None),
@@ -108,6 +108,13 @@ def test_samples_without_labels_or_of_another_form_leave_no_metric():
     assert score.values() == {}
     with pytest.raises(BadData, match=r"task regression cannot judge these outputs, found y float32\[2, 3\], labels"):
         Score(TASKS["regression"]).add(y, np.arange(2))
+
+
+@pytest.mark.parametrize("wild", [-1, 3, 255, -(2**63)])
+def test_labels_of_no_class_are_refused(wild):
+    scores, labels = {"y": np.eye(3, dtype=np.float32)}, np.array([0, wild, 2])
+    with pytest.raises(BadData, match=f"labels: a label stands for no class, expected 0 to 2, found {wild}"):
+        Score().add(scores, labels)
 
 
 def test_without_labels_a_task_that_is_given_counts_agreement():

@@ -19,7 +19,8 @@ from onnxc.codegen.prepare.fold import SMALL, copy_of, infer
 from onnxc.codegen.prepare.opening import opener
 from onnxc.codegen.prepare.rewrite import rewrite
 from onnxc.codegen.prepare.walk import Integers, Walk, constant_of
-from onnxc.ir.errors import BadOption, Unsupported
+from onnxc.ir.errors import BadModel, BadOption, Unsupported
+from onnxc.ir.faults import ONNX_ERRORS, first_line
 
 WEIGHT_OPERANDS = {
     "Conv": (1, 2),
@@ -89,7 +90,10 @@ def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     import onnx.inliner
 
-    return onnx.inliner.inline_local_functions(model)
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except ONNX_ERRORS as e:
+        raise BadModel(f"the model's functions cannot be written out: {first_line(e)}") from e
 
 
 def _strip(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:

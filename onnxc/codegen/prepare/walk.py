@@ -20,6 +20,7 @@ from onnx import helper
 
 from onnxc.ir.errors import BadModel, Unsupported
 from onnxc.ir.evaluate import CannotFold, evaluate
+from onnxc.ir.faults import ONNX_ERRORS
 from onnxc.ir.values import attribute, to_array, to_tensor
 
 STANDARD = ("", "ai.onnx")
@@ -186,7 +187,7 @@ class Walk:
         imports = [helper.make_opsetid(name, number) for name, number in self.opsets.items()]
         try:
             return onnx.shape_inference.infer_node_outputs(schema, node, known, shown, opset_imports=imports)
-        except onnx.shape_inference.InferenceError as error:
+        except ONNX_ERRORS as error:
             text = " ".join(str(error).split())
             raise BadModel(f"shape inference fails: {text}", node=node.name) from None
 

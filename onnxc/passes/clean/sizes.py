@@ -14,6 +14,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from ...ir.evaluate import EVALUATORS, core
+from ...ir.faults import ONNX_ERRORS
 from ...ir.values import attribute_proto, to_tensor
 from ..editor import Editor
 
@@ -132,7 +133,7 @@ def _inferred(e: Editor, node: gs.Node, arrays: list[np.ndarray | None]) -> dict
     model = onnx.ModelProto(ir_version=10, graph=graph, opset_import=[onnx.helper.make_opsetid("", e.model.opset)])
     try:
         made = onnx.shape_inference.infer_shapes(model).graph
-    except onnx.shape_inference.InferenceError:
+    except ONNX_ERRORS:
         return {}
     found = {}
     for info in (*made.output, *made.value_info):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxc.runtime.tasks.metric import Mean, Outputs
+from onnxc.runtime.tasks.metric import Mean, Outputs, refuse_wild
 
 
 class TopK(Mean):
@@ -15,6 +15,10 @@ class TopK(Mean):
     def __init__(self, k: int = 1) -> None:
         super().__init__()
         self.k = k
+
+    def add(self, predicted: np.ndarray, labels: np.ndarray) -> None:
+        refuse_wild(labels, predicted.shape[1])
+        super().add(predicted, labels)
 
     def each(self, predicted: np.ndarray, labels: np.ndarray) -> np.ndarray:
         if self.k == 1:

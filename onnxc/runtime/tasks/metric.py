@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from onnxc.ir.errors import BadData
-from onnxc.runtime.batches import join_labels
+from onnxc.runtime.batches import LABELS, join_labels
 
 Outputs = Mapping[str, np.ndarray]
 
@@ -44,6 +44,16 @@ class Mean(Metric):
 
     def value(self) -> float:
         return self._sum / self._count if self._count else float("nan")
+
+
+def refuse_wild(labels: np.ndarray, classes: int) -> None:
+    """Raise BadData for a label that stands for none of the classes: it would count as a mistake of the model."""
+    wild = labels[(labels < 0) | (labels >= classes)]
+    if wild.size:
+        raise BadData(
+            "a label stands for no class", tensor=LABELS, expected=f"0 to {classes - 1}", found=wild.flat[0],
+            remedy="clean the data, or give --task",
+        )  # fmt: skip
 
 
 class OfFunction(Metric):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxc.runtime.tasks.metric import Metric, Outputs
+from onnxc.runtime.tasks.metric import Metric, Outputs, refuse_wild
 
 IGNORED = 255
+MOST = 4096
+"""Classes that are counted."""
 
 
 class _Confusion(Metric):
@@ -19,6 +21,7 @@ class _Confusion(Metric):
 
     def add(self, predicted: np.ndarray, labels: np.ndarray) -> None:
         counts = (labels >= 0) & (labels != IGNORED)
+        refuse_wild(labels[counts], MOST)
         true, guess = labels[counts].astype(np.int64), predicted[counts].astype(np.int64)
         classes = max(len(self._pixels), 1 + int(max(true.max(initial=-1), guess.max(initial=-1))))
         grown = np.zeros((classes, classes), np.int64)

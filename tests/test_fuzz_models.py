@@ -1,0 +1,70 @@
+"""A short run of tests/fuzz/models.py, and what longer ones have found: mutated models are transformed or refused in a line."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+import onnxc
+from onnxc.ir.errors import BadModel, OnnxcError
+
+FUZZ = Path(__file__).resolve().parent / "fuzz"
+
+
+@pytest.mark.slow
+def test_mutated_models_are_transformed_or_refused():
+    sys.path.insert(0, str(FUZZ))
+    try:
+        spec = importlib.util.spec_from_file_location("fuzz_models", FUZZ / "models.py")
+        models = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(models)
+        said = models.run(600, seed=1, seconds=45)
+    finally:
+        sys.path.remove(str(FUZZ))
+    done = sum(times for text, times in said.items() if text.startswith("done"))
+    assert len(said) > 30 and done > sum(said.values()) // 8
+
+
+def model(text: str) -> onnx.ModelProto:
+    return onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 18]> {text}')
+
+
+def test_attributes_that_refer_to_a_function_outside_of_one_are_refused():
+    proto = model("g (float[2,3] x) => (int64[n] y) { y = Shape <start = 0> (x) }")
+    proto.graph.node[0].attribute[0].ref_attr_name = "first"
+    with pytest.raises(
+        BadModel, match="node Shape: an attribute takes its value from that of a function, outside of one"
+    ):
+        onnxc.load(proto)
+
+
+def test_whatever_inference_raises_is_the_models_fault():
+    proto = model("g (float[2,3] x) => (float[2,3] y) { y = Relu(x) }")
+    proto.graph.node[0].op_type = "EyeLike"
+    proto.graph.node[0].attribute.append(onnx.helper.make_attribute("dtype", 0))
+    with pytest.raises(OnnxcError, match="strict shape inference fails") as said:
+        onnxc.run_passes(proto, "clean", check="shapes")
+    assert said.value.exit_status == 2
+
+
+# inference follows no Range: that the second axis is 1 comes out when it is folded
+DECLARED = """g (float[2,3] x) => (float[2,5] y) <int64 one = {1}, int64 two = {2}> {
+    a = Range(one, two, one)  y = ReduceMean(x, a) }"""
+
+
+def test_outputs_that_are_declared_wrongly_are_corrected_by_a_run():
+    result = onnxc.run_passes(model(DECLARED), "clean")
+    assert result.report.remarks == ["output y is declared 2×5, and is 2×1: corrected"]
+    assert result.model.outputs[0].shape == [2, 1]
+    with pytest.raises(OnnxcError, match="the model as given declares an output that it does not have") as said:
+        onnxc.run_passes(model(DECLARED), "clean", check="shapes")
+    assert said.value.exit_status == 2
+
+
+def test_an_output_of_no_tensor_is_not_compared():
+    proto = model("g (float[2,3,4,5] x, float[3] s, float[3] b, float[3] m, float[3] v) => (float[2,3,4,5] y, float[32] n) "
+                  "{ y, n, o = BatchNormalization <training_mode = -1> (x, s, b, m, v) }")  # fmt: skip
+    with pytest.raises(OnnxcError, match="n: this output is not compared, expected a tensor, found nothing"):
+        onnxc.run_passes(proto, "clean")
