@@ -58,7 +58,10 @@ class Score:
             return
         self._metrics = self._metrics or {name: make() for name, make in self.task.metrics.items()}
         for metric in self._metrics.values():
-            metric.add(predicted, labels)
+            try:
+                metric.add(predicted, labels)
+            except (TypeError, ValueError, OverflowError) as e:  # labels of objects may hold anything
+                raise misfit(self.task, outputs, labels) from e
 
     def values(self) -> dict[str, float]:
         """name -> number; empty where some samples had no labels, or none that fit an output."""

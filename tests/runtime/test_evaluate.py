@@ -147,3 +147,15 @@ def test_every_caller_judges_by_the_task(resnet20_path):
     assert " mae " in str(report)
     agreed = onnxc.run_passes(resnet20_path, "quant", data={"image": data["image"]}, task="embeddings").report
     assert agreed.metrics == pytest.approx({"cosine": 1, "rank": 1}) and 0.9 < agreed.rows[-1].error["cosine"] < 1
+
+
+@pytest.mark.parametrize("label", ["text", [[1, 2]], {}, [["a"] * 5]])
+def test_labels_that_are_no_boxes_or_symbols(label):
+    labels = np.empty(1, object)
+    labels[0] = label
+    detections = {"boxes": np.zeros((1, 3, 4), np.float32), "scores": np.zeros((1, 3, 2), np.float32)}
+    for name, outputs in (("detection", detections), ("sequences", {"y": np.zeros((1, 4, 3), np.float32)})):
+        try:
+            Score(TASKS[name]).add(outputs, labels)
+        except BadData as e:
+            assert str(e).isprintable()
