@@ -58,7 +58,7 @@ def finish(module, target):
     m = tvm_modules()
     t = m.relax.transform
     steps = [
-        t.LegalizeOps(legal.RULES),
+        t.LegalizeOps(legal.rules(target)),
         t.AnnotateTIROpPattern(),
         t.FoldConstant(),
         t.FuseOps(),

@@ -54,7 +54,7 @@ def _type_outputs(model: onnx.ModelProto) -> None:
             value.CopyFrom(found[value.name])
 
 
-def check(cases: list[Case], tmp_path, tolerance: float = 2e-5, least: float = 0.95) -> None:
+def check(cases: list[Case], tmp_path, tolerance: float = 2e-5, least: float = 0.95, target=None) -> None:
     """Every case that ONNX Runtime runs gives its numbers; at least a share of them is not refused."""
     wanted = {}
     for i, case in enumerate(cases):
@@ -65,7 +65,7 @@ def check(cases: list[Case], tmp_path, tolerance: float = 2e-5, least: float = 0
                 text in str(error) for text in ("NOT_IMPLEMENTED", "FAIL", "INVALID", "Invalid", "not supported")
             ), case.text
     assert len(wanted) > len(cases) * 0.35
-    programs = Programs(tmp_path)
+    programs = Programs(tmp_path, target)
     refused = {name: error for name in wanted if (error := programs.add(name, cases[int(name)].model)) is not None}
     programs.build()
     wrong = []

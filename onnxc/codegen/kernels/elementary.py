@@ -87,18 +87,35 @@ RULES = {
 }
 
 
+CALLS = ("sinh", "cosh", "asinh", "acosh", "atanh", "atan", "asin", "acos", "tan", "log1p", "erf")
+"""Functions that libm has for one element alone: vectors of them are computed lane by lane."""
+
+
+def _by_lane(call, one):
+    """one(element) for each lane of a vector."""
+    from tvm import tirx
+
+    element, lanes = str(call.ty.dtype).split("x")
+    held = tirx.Var("v", call.args[0].ty)
+    parts = [one(tirx.call_intrin(element, call.op, tirx.Shuffle([held], [i]))) for i in range(int(lanes))]
+    return tirx.Let(held, call.args[0], tirx.Shuffle(parts, list(range(int(lanes)))))
+
+
 @cache
 def register() -> None:
     """Enter the rules into TVM's table for its CPU target, once in a process."""
     import tvm
     from tvm.tirx.op import register_intrin_lowering
 
-    for name, rule in RULES.items():
-        op = tvm.ir.Op.get(f"tirx.{name}")
-        found = (op.get_attr(key) for key in ("llvm.FLowerIntrinsic", "default.FLowerIntrinsic", "default.FLegalize"))
-        before = next(f for f in found if f is not None)
+    for name in dict.fromkeys([*RULES, *CALLS]):
+        op, rule = tvm.ir.Op.get(f"tirx.{name}"), RULES.get(name)
+        keys = ("llvm.FLowerIntrinsic", "llvm.FLegalize", "default.FLowerIntrinsic", "default.FLegalize")
+        before = next(f for f in map(op.get_attr, keys) if f is not None)
 
         def lower(call, rule=rule, before=before):
-            return rule(call.args[0]) if str(call.ty.dtype).startswith("float32") else before(call)
+            kind = str(call.ty.dtype)
+            if rule is not None and kind.startswith("float32"):
+                return rule(call.args[0])
+            return _by_lane(call, before) if "x" in kind else before(call)
 
         register_intrin_lowering(f"tirx.{name}", target="llvm", f=lower, level=99)

@@ -3,13 +3,16 @@
 relu, clip, sign, maximum, minimum, max, min ->   NaN stays NaN
 a / b of integers                           ->   towards zero; 0 where b is 0, as no trap may end the program
 quantize                                    ->   rounding.py
+sum, softmax, layer_norm over the last axes ->   rows.py
+permute_dims, pools of large windows        ->   transpose.py, windows.py
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
-from onnxc.codegen.kernels import rounding
+from onnxc.codegen.kernels import rounding, rows, transpose, windows
 
 
 def larger(a, b):
@@ -158,7 +161,32 @@ def _extreme(which, builder, call):
     return builder.call_te(compute, x, primfunc_name_hint=call.op.name.rsplit(".", 1)[1])
 
 
-RULES = {
+def rules(target) -> dict:
+    """The rules for a target: what has a kernel on rows of memory gets it, for the target's vectors."""
+    lanes = target.lanes
+    default, sums = _default, (lambda a, b: a + b)
+    return RULES | {
+        "relax.sum": partial(rows.reduction, sums, 0.0, lanes, False, default),
+        "relax.mean": partial(rows.reduction, sums, 0.0, lanes, True, default),
+        "relax.max": partial(rows.reduction, larger, float("-inf"), lanes, False, RULES["relax.max"]),
+        "relax.min": partial(rows.reduction, smaller, float("inf"), lanes, False, RULES["relax.min"]),
+        "relax.nn.softmax": partial(rows.softmax, lanes, False),
+        "relax.nn.log_softmax": partial(rows.softmax, lanes, True),
+        "relax.nn.layer_norm": partial(rows.layer_norm, lanes),
+        "relax.permute_dims": partial(transpose.legalise, lanes),
+        **{
+            f"relax.nn.{how}_pool{d}d": partial(windows.legalise, lanes, default)
+            for how in ("max", "avg")
+            for d in (1, 2, 3)
+        },
+    }
+
+
+def _default(builder, call):
+    return call.op.get_attr("FLegalize")(builder, call)
+
+
+RULES: dict[str, Callable] = {
     "relax.quantize": rounding.legalise,
     "relax.nn.relu": partial(_elements, _relu, "relu"),
     "relax.sign": partial(_elements, _sign, "sign"),

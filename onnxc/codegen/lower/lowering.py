@@ -16,7 +16,7 @@ import numpy as np
 from onnxc.codegen.kernels import choose, cost, pool, quantise
 from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.spec import Refusal, Schedule
-from onnxc.codegen.lower import contracts, layout, packing
+from onnxc.codegen.lower import contracts, layout, packing, planes
 from onnxc.codegen.lower.contracts import Lowered
 from onnxc.codegen.lower.packing import Choice
 from onnxc.codegen.match import products as match
@@ -112,22 +112,23 @@ class _Lowering:
             self.cache[key] = var
         return self.cache[key]
 
-    def get(self, expr, order: str):
-        """`expr` of the imported graph in the wanted layout, converted when it must be."""
+    def get(self, expr, order: str, rank: int = 4):
+        """`expr` of the imported graph in the wanted layout, converted when it must be; a constant as one of `rank` axes."""
         relax = self.relax
         if isinstance(expr, relax.Tuple):
-            return relax.Tuple([self.get(part, order) for part in expr.fields])
+            return relax.Tuple([self.get(part, order, rank) for part in expr.fields])
         if expr in self.constants:
             array = self.constants.value(expr)
             if isinstance(expr.ty, relax.ShapeType):
                 return relax.ShapeExpr(array.tolist())
-            return self.constant(layout.constant_last(array) if order == LAST else array)
+            return self.constant(layout.constant_last(array, rank) if order == LAST else array)
         if not isinstance(expr, relax.Var):
             return expr
         forms = self.values[expr]
         if order not in forms:
             other = forms[LAST if order == FIRST else FIRST]
-            forms[order] = self._convert(other, layout.TO_LAST if order == LAST else layout.TO_FIRST)
+            turn = layout.to_last if order == LAST else layout.to_first
+            forms[order] = self._convert(other, turn(match.rank(other)))
         return forms[order]
 
     def _convert(self, value, axes):
@@ -157,7 +158,7 @@ class _Lowering:
         elif not self._channels_last(var, value):
             self.values[var] = {FIRST: self.builder.emit(self._call(value, self._arguments(value, FIRST)))}
 
-    def _arguments(self, call, order: str) -> list:
+    def _arguments(self, call, order: str, rank: int = 4) -> list:
         """Operands in the wanted layout. Scale and zero point of a quantiser are numbers in the graph where they can be."""
         name = getattr(call.op, "name", "")
         args = []
@@ -165,7 +166,7 @@ class _Lowering:
             if i and name in layout.QUANTISERS and arg in self.constants and self.constants.value(arg).size == 1:
                 args.append(self.constant(self.constants.value(arg).reshape(())))
             else:
-                args.append(self.get(arg, FIRST if i and name in layout.RAW else order))
+                args.append(self.get(arg, FIRST if i and name in layout.RAW else order, rank))
         return args
 
     def _call(self, call, args: list):
@@ -182,16 +183,20 @@ class _Lowering:
         name = getattr(call.op, "name", "")
         operands = [p for a in call.args for p in (a.fields if isinstance(a, self.relax.Tuple) else [a])]
         tensors = [a for a in operands if isinstance(a, self.relax.Var) and a not in self.constants]
+        if name == "relax.permute_dims":
+            return self._turned(var, call)
         if not any(LAST in self.values[a] and FIRST not in self.values[a] for a in tensors):
             return False
         if name == "relax.reshape":
             return self._reshape(var, call)
-        if any(match.rank(a) != 4 for a in tensors):
+        ranks = {match.rank(a) for a in tensors}
+        rank = min(ranks)
+        if len(ranks) > 1 or rank not in layout.RANKS:
             return False
         if name in layout.ELEMENTWISE:
-            made = self._call(call, [self.get(a, LAST) for a in call.args])
+            made = self._call(call, [self.get(a, LAST, rank) for a in call.args])
         elif name in layout.RULES:
-            made = layout.RULES[name](call, *self._arguments(call, LAST))
+            made = layout.RULES[name](call, *self._arguments(call, LAST, rank))
         else:
             return self._reduce_away(var, call, name)
         if made is None:
@@ -199,11 +204,26 @@ class _Lowering:
         self.values[var] = {LAST: self.builder.emit(made)}
         return True
 
+    def _turned(self, var, call) -> bool:
+        """A transposition from one layout to the other: the same elements in memory."""
+        source, rank = call.args[0], match.rank(call.args[0])
+        axes = None if call.attrs.axes is None else tuple(int(axis) % rank for axis in call.attrs.axes)
+        forms = self.values.get(source, {}) if isinstance(source, self.relax.Var) else {}
+        if rank not in layout.RANKS or not forms:
+            return False
+        if axes == layout.to_last(rank) and LAST in forms:
+            self.values[var] = {FIRST: forms[LAST]}
+        elif axes == layout.to_first(rank) and FIRST in forms:
+            self.values[var] = {LAST: forms[FIRST]}
+        else:
+            return False
+        return True
+
     def _reshape(self, var, call) -> bool:
         """Reshape of (n, 1, 1, c): the elements stand in the same order in both layouts."""
         source = self.values[call.args[0]][LAST]
         shape = [int(extent) for extent in source.ty.shape.values]
-        if len(shape) != 4 or (shape[1], shape[2]) != (1, 1):
+        if len(shape) not in layout.RANKS or any(extent != 1 for extent in shape[1:-1]):
             return False
         self.values[var] = {FIRST: self.builder.emit(self.relax.op.reshape(source, call.args[1]))}
         return True
@@ -212,10 +232,11 @@ class _Lowering:
         """A reduction over rows and columns without keepdims: (n, c), the same from both layouts."""
         if name not in layout.REDUCTIONS or call.attrs.axis is None or call.attrs.keepdims:
             return False
-        if sorted(int(axis) % 4 for axis in call.attrs.axis) != [2, 3]:
+        rank = match.rank(call.args[0])
+        if rank not in layout.RANKS or sorted(int(axis) % rank for axis in call.attrs.axis) != list(range(2, rank)):
             return False
-        op = getattr(self.relax.op, name.rsplit(".", 1)[1])
-        self.values[var] = {FIRST: self.builder.emit(op(self.get(call.args[0], LAST), [1, 2], False))}
+        op, axes = getattr(self.relax.op, name.rsplit(".", 1)[1]), list(range(1, rank - 1))
+        self.values[var] = {FIRST: self.builder.emit(op(self.get(call.args[0], LAST), axes, False))}
         return True
 
     def _kernel(self, var, found: match.Match, choice: Choice) -> None:
@@ -322,11 +343,19 @@ class _Lowering:
     def _source(self, form, found: match.Match, order: str) -> list:
         """The operands that a kernel reads first: its input as it wants it."""
         if not isinstance(form, FewBit):
-            return [self.get(found.source, order)]
+            source = self.get(found.source, order)
+            return [source if found.depth is None else self._planes(source, found.depth, found.spec.groups)]
         if form.spec.source is None:
             return [self._packed_source(form, order)]
         scale = form.quantised.scale
         return [self.get(form.quantised.source, order), *([] if scale is None else [self.constant(scale)])]
+
+    def _planes(self, source, depth: match.Depth, groups: int):
+        """(n, d, h, w, c) with the planes that each plane of the result reads as channels."""
+        key = (source, depth, groups)
+        if key not in self.cache:
+            self.cache[key] = self.builder.emit(planes.gathered(self.builder, source, depth, groups))
+        return self.cache[key]
 
     def _packed_source(self, form: FewBit, order: str):
         """What a few-bit kernel reads: the source quantised, packed and maybe pooled, once for all its readers."""

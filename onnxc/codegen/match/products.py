@@ -22,13 +22,33 @@ from onnxc.codegen.match.constants import Constants
 from onnxc.codegen.tvm_api import tvm_modules
 
 
+@dataclass(frozen=True)
+class Depth:
+    """How a convolution over three axes is one over the last two: for each of its `out` planes the `taps` planes of the input
+    (n, size, h, w, c) that it reads lie side by side, as channels (groups, taps, c / groups)."""
+
+    n: int
+    size: int
+    out: int
+    taps: int
+    stride: int
+    dilation: int
+    before: int
+
+    @property
+    def plain(self) -> bool:
+        """Whether each plane reads the one of the same number alone."""
+        return (self.taps, self.stride, self.before, self.out) == (1, 1, 0, self.size)
+
+
 @dataclass
 class Match:
     """One kernel: its operands in the imported graph and what its epilogue computes.
 
     `weight` is an array (oc, c/groups, kh, kw), or an expression when it is computed at run time. `operands` follow
     the epilogue's steps: arrays (oc,) or expressions. `spatial` kernels read and write (n, h, w, c) tensors. `few_bit` is
-    the same kernel on few-bit integers, where its operands are such; `weight_only` where its weights alone are.
+    the same kernel on few-bit integers, where its operands are such; `weight_only` where its weights alone are. `depth` says how
+    planes are gathered ahead of it, if they are.
     """
 
     spec: KernelSpec
@@ -40,6 +60,7 @@ class Match:
     scale: np.ndarray | None = None
     few_bit: fewbit.FewBit | None = None
     weight_only: Match | None = None
+    depth: Depth | None = None
 
     @property
     def scale_key(self) -> bytes | None:
@@ -98,7 +119,7 @@ def find(bindings: list, body, constants: Constants, begin: Callable | None = No
             continue
         found = _start(binding, constants)
         if found is not None:
-            other = begin(found, binding.var, made, constants) if begin else None
+            other = begin(found, binding.var, made, constants) if begin and found.depth is None else None
             fusion = Fusion(found, binding.var, constants) if other is None else other
             while taken := _extend(fusion, readers, uses, done):
                 matches.absorbed.update(taken)
@@ -138,27 +159,45 @@ def _start(binding, constants: Constants) -> Match | None:
     name = getattr(binding.value.op, "name", "")
     if rank(binding.var) < 0 or str(binding.var.ty.dtype) != "float32":
         return None
-    if name == "relax.nn.conv2d":
+    if name in CONVOLUTIONS:
         return _conv(binding, constants)
     if name == "relax.matmul":
         return _matmul(binding, constants)
     return None
 
 
+CONVOLUTIONS = {"relax.nn.conv1d": "NCW OIW", "relax.nn.conv2d": "NCHW OIHW", "relax.nn.conv3d": "NCDHW OIDHW"}
+
+
 def _conv(binding, constants: Constants) -> Match | None:
+    """A convolution over one axis has rows of height 1, one over three planes as channels."""
     call = binding.value
     x, w = call.args
-    if w not in constants or call.attrs.data_layout != "NCHW" or call.attrs.kernel_layout != "OIHW":
-        return None
-    n, c, h, width = shape_of(x)
-    oc, _, kh, kw = shape_of(w)
-    _, _, oh, ow = shape_of(binding.var)
     a = call.attrs
+    if w not in constants or f"{a.data_layout} {a.kernel_layout}" != CONVOLUTIONS[call.op.name]:
+        return None
+    (n, c, *sizes), (oc, _, *kernel), (_, _, *out) = shape_of(x), shape_of(w), shape_of(binding.var)
+    strides, dilation = ([int(v) for v in part] for part in (a.strides, a.dilation))
+    pads, rank, groups, weight, depth = [int(p) for p in a.padding], len(sizes), int(a.groups), constants.value(w), None
+    x_shape = (n, *sizes, c)
+    if rank == 3:
+        depth = Depth(n, sizes[0], out[0], kernel[0], strides[0], dilation[0], pads[0])
+        if not depth.plain:
+            x_shape = (n, out[0], *sizes[1:], depth.taps * c)
+        weight = weight.swapaxes(1, 2).reshape(oc, -1, *kernel[1:])
+        n, c = n * out[0], c * kernel[0]
+    elif rank == 1:
+        weight = weight[:, :, None]
+    low, high = (([0] * (2 - rank) + part)[-2:] for part in (pads[:rank], pads[rank:]))
+    sizes, kernel = (([1] * (2 - rank) + part)[-2:] for part in (sizes, kernel))
+    strides, dilation = (([1] * (2 - rank) + part)[-2:] for part in (strides, dilation))
     spec = KernelSpec(
-        n=n, h=h, w=width, c=c, oc=oc, kh=kh, kw=kw, stride=_pair(a.strides), pads=tuple(int(p) for p in a.padding),
-        dilation=_pair(a.dilation), groups=int(a.groups), x_shape=(n, h, width, c), y_shape=(n, oh, ow, oc),
+        n=n, h=sizes[0], w=sizes[1], c=c, oc=oc, kh=kernel[0], kw=kernel[1], stride=_pair(strides), pads=(*low, *high),
+        dilation=_pair(dilation), groups=groups, x_shape=x_shape, y_shape=(shape_of(x)[0], *out, oc),
     )  # fmt: skip
-    return Match(spec, x, constants.value(w), _root(w, constants), spatial=True)
+    if depth is not None and (depth.plain or (groups > 1 and spec.oc // groups == 1 and depth.taps > 1)):
+        return None if not depth.plain else Match(spec, x, weight, _root(w, constants), spatial=True)
+    return Match(spec, x, weight, _root(w, constants), spatial=True, depth=depth)
 
 
 def _pair(values) -> tuple[int, int]:
@@ -348,7 +387,7 @@ class Fusion:
         held = quantisers.known.get(found.source)
         if held is not None and held.pool is not None and not found.spatial:
             held = replace(held, source=found.source, pool=None)  # packed words are pooled in rows and columns
-        if held is not None and found.spec.weight_constant:
+        if held is not None and found.spec.weight_constant and found.depth is None:
             found.few_bit = fewbit.few_bit_form(found.spec, held, found.weight, found.scale, found.operands)
         if found.spec.weight_constant:
             few = fewbit.few_weights(found.spec, found.weight, found.scale, found.operands)

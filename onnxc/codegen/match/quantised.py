@@ -108,6 +108,10 @@ def _integer_weight(expr, found: Match, constants: Constants) -> tuple[np.ndarra
         levels, scale = (EVALUATE[call.op.name](call, array, *rest) for array in (levels, scale))
     if not found.spatial:
         levels, scale = (a.reshape(spec.c, spec.oc).T[:, :, None, None] for a in (levels, scale))
+    elif levels.ndim == 5:  # planes of one tap, as rows and columns
+        levels, scale = levels[:, :, 0], scale[:, :, 0]
+    elif levels.ndim == 3:
+        levels, scale = levels[:, :, None], scale[:, :, None]
     flat = scale.reshape(spec.oc, -1)
     if (flat != flat[:, :1]).any() or not np.isfinite(flat[:, 0]).all() or (flat[:, 0] <= 0).any():
         return None

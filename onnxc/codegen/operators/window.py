@@ -91,26 +91,20 @@ def conv(n: Node, x, w, b=None):
 
 
 def convolution(n: Node, x, w, b, window: Window, groups: int):
-    """The convolution of x (n, c, ...) with w (oc, c / groups, ...), and its bias. One axis is two, of which one is 1."""
+    """The convolution of x (n, c, ...) with w (oc, c / groups, ...), and its bias."""
     rank = len(window.sizes)
     if rank not in LAYOUTS:
         raise Refused(f"there is no convolution over {rank} axes")
-    strides, dilations, pads = window.strides, window.dilations, [*window.before, *window.after]
-    shape, weights, flat = shape_of(x), shape_of(w), rank == 1 and dtype_of(x) == "float32"
-    if flat:
-        x, w = n.reshape(x, (*shape[:2], 1, shape[2])), n.reshape(w, (*weights[:2], 1, weights[2]))
-        strides, dilations, pads, rank = [1, *strides], [1, *dilations], [0, pads[0], 0, pads[1]], 2
+    pads = [*window.before, *window.after]
     if min(pads) < 0:
         parts = {}
         for d, (before, after) in enumerate(zip(pads[:rank], pads[rank:], strict=True)):
             parts[2 + d] = (max(-before, 0), 1, shape_of(x)[2 + d] + min(before, 0) + min(after, 0))
         x, pads = cut(n, x, parts), [max(pad, 0) for pad in pads]
     names = LAYOUTS[rank]
-    options = {"strides": strides, "padding": pads, "dilation": dilations, "groups": groups}
+    options = {"strides": window.strides, "padding": pads, "dilation": window.dilations, "groups": groups}
     made = n.do(f"nn.conv{rank}d", x, w, data_layout=names[0], kernel_layout=names[1], **options)
-    if b is not None:
-        made = n.do("add", made, n.reshape(b, (1, shape_of(b)[0], *[1] * rank)))
-    return n.reshape(made, (shape[0], weights[0], *window.out)) if flat else made
+    return made if b is None else n.do("add", made, n.reshape(b, (1, shape_of(b)[0], *[1] * rank)))
 
 
 @row("ConvTranspose")
