@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxc.codegen.c.function import CFunction, compile_functions
 from onnxc.codegen.c.private import keep_private
-from onnxc.codegen.kernels import generic
+from onnxc.codegen.kernels import generic, legal
 from onnxc.codegen.lower.lowering import lower
 from onnxc.codegen.memory.plan import Plan, make_plan
 from onnxc.codegen.prepare.static import StaticModel
@@ -59,7 +59,7 @@ def lower_program(static: StaticModel, target: Target, threads: int, prefix: str
     Raises Unsupported for what cannot be lowered.
     """
     lowered = lower(static, target, threads)
-    module = finish(lowered.module, target)
+    module = finish(lowered.module, target, legal.rules(target))
     plan = make_plan(module["main"], static, lowered.arrays)
     count = Counter(function for function, _ in plan.calls)
     fallbacks = [{"function": f, "calls": n} for f, n in sorted(count.items()) if not _ours(f)]

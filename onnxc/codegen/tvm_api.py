@@ -51,14 +51,12 @@ def script_builder():
     return script, IRBuilder
 
 
-def finish(module, target):
-    """Legalises and fuses what has no kernel of ours: -> module of PrimFuncs and a flat main. `plan` places its tensors."""
-    from onnxc.codegen.kernels import legal
-
+def finish(module, target, rules: dict):
+    """Legalises, by `rules` where there is one, and fuses what has no kernel of ours: -> module of PrimFuncs and a flat main."""
     m = tvm_modules()
     t = m.relax.transform
     steps = [
-        t.LegalizeOps(legal.rules(target)),
+        t.LegalizeOps(rules),
         t.AnnotateTIROpPattern(),
         t.FoldConstant(),
         t.FuseOps(),

@@ -159,3 +159,26 @@ def test_convolutions_over_three_axes(rng, tmp_path):
 @pytest.mark.parametrize("op", ["Sinh", "Cosh", "Asinh", "Atan", "Tan", "Asin", "Tanh", "Erf"])
 def test_functions_of_vectors_and_of_what_is_left(op, rng, tmp_path):
     check([Case(op, [values(rng, (n,)) * 0.3], opset=13) for n in (4, 16, 35)], tmp_path, least=1.0)
+
+
+@pytest.mark.parametrize("op, more", [("Div", {}), ("Mod", {}), ("Mod", {"fmod": 1})])
+def test_no_divisor_traps(op, more, tmp_path):
+    """Quotients and remainders of integers are 0 where the divisor is 0, and what wraps round for the least integer by -1."""
+    programs, wanted = Programs(tmp_path), {}
+    for kind in ("int32", "int64", "uint8"):
+        low, high = np.iinfo(kind).min, np.iinfo(kind).max
+        a, b = np.meshgrid(np.array([low, high, 0, 5, 7], kind), np.array([0, -1 if low else 1, 1, 3, high], kind))
+        with np.errstate(all="ignore"):
+            floor, least = (np.fmod(a, b) if more else a % b), (b == 0) | ((low < 0) & (b == -1))
+        quotient = [
+            0 if y == 0 else abs(int(x)) // abs(int(y)) * (1 if (x < 0) == (y < 0) else -1)
+            for x, y in zip(a.flat, b.flat)
+        ]
+        wrapped = [(q - low) % (high - int(low) + 1) + low for q in quotient]
+        right = np.array(wrapped, kind) if op == "Div" else np.where(least, 0, floor).astype(kind).ravel()
+        case = Case(op, [a.ravel(), b.ravel()], opset=14, **more)
+        assert programs.add(kind, case.model) is None
+        wanted[kind] = case.feeds, right
+    programs.build()
+    for kind, (feeds, right) in wanted.items():
+        np.testing.assert_array_equal(programs.run(kind, feeds)["y0"], right)

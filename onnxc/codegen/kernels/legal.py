@@ -1,7 +1,7 @@
 """How Relax operators become loops where TVM's own way is not ONNX's.
 
 relu, clip, sign, maximum, minimum, max, min ->   NaN stays NaN
-a / b of integers                           ->   towards zero; 0 where b is 0, as no trap may end the program
+a / b, a mod b of integers                  ->   towards zero; 0 where b is 0, as no trap may end the program
 quantize                                    ->   rounding.py
 sum, softmax, layer_norm over the last axes ->   rows.py
 permute_dims, pools of large windows        ->   transpose.py, windows.py
@@ -130,6 +130,28 @@ def _divide(builder, call):
     return _elements(quotient, "divide", builder, call)
 
 
+def _remainder(floor: bool, builder, call):
+    """The remainder with the sign of the dividend, or with `floor` that of the divisor; of integers 0 where the divisor is 0."""
+    from tvm import tirx
+
+    kind = str(call.args[0].ty.dtype)
+    if "float" in kind:
+        return call.op.get_attr("FLegalize")(builder, call)
+
+    def rest(a, b):
+        one, zero = tirx.const(1, kind), tirx.const(0, kind)
+        idle = b == zero
+        if kind.startswith("int"):  # of -1 nothing is left, but the quotient of the least integer is none
+            idle = tirx.any(idle, b == tirx.const(-1, kind))
+        left = tirx.truncmod(a, tirx.Select(idle, one, b))
+        if floor and kind.startswith("int"):
+            apart = tirx.any(tirx.all(left < zero, b > zero), tirx.all(left > zero, b < zero))
+            left = left + tirx.Select(apart, b, zero)
+        return tirx.Select(idle, zero, left)
+
+    return _elements(rest, "remainder", builder, call)
+
+
 def _extreme(which, builder, call):
     """max and min over axes, NaN where one is among them."""
     from tvm import te, tirx
@@ -194,6 +216,8 @@ RULES: dict[str, Callable] = {
     "relax.minimum": partial(_elements, smaller, "minimum"),
     "relax.clip": _clip,
     "relax.divide": _divide,
+    "relax.mod": partial(_remainder, False),
+    "relax.floor_mod": partial(_remainder, True),
     "relax.max": partial(_extreme, larger),
     "relax.min": partial(_extreme, smaller),
 }
