@@ -1,12 +1,10 @@
-"""How time and memory grow with a model: processor time for 10,000 and 100,000 nodes, memory for hundreds of megabytes.
+"""How time grows with a model: processor time for 10,000 and 100,000 nodes. Memory is in memory.py.
 
-    python benchmarks/scale.py [time|memory] [--nodes 10000 100000] [--graphs NAMES] [--lists LISTS] [--json FILE]
+    python benchmarks/scale.py [--nodes 10000 100000] [--graphs NAMES] [--lists LISTS] [--json FILE]
 
-Time: graphs of one awkward kind each go through pass lists, with no data and `check="shapes"`, each run in a process of its
+Graphs of one awkward kind each go through pass lists, with no data and `check="shapes"`, each run in a process of its
 own; `growth` is the processor time at the larger number of nodes by that at the smaller. Ten times the nodes may take at
-most 12 times the time. Memory: models of several hundred megabytes of weights go through pass lists with data; `peak` is
-the resident memory of the process at its highest, above that of a process that has imported everything, by the weights.
-Results are written to benchmarks/results/scale.json.
+most 12 times the time. Results are written to benchmarks/results/scale.json.
 """
 
 from __future__ import annotations
@@ -208,7 +206,6 @@ def main() -> None:
         print(json.dumps(worker(sys.argv[2], int(sys.argv[3]), sys.argv[4])))
         return
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", nargs="?", choices=["time", "memory", "all"], default="all")
     parser.add_argument("--nodes", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--graphs", nargs="+", choices=GRAPHS, default=list(GRAPHS))
     parser.add_argument("--lists", nargs="+", default=list(LISTS))
@@ -216,8 +213,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=OUT)
     args = parser.parse_args()
     found = json.loads(args.json.read_text()) if args.json.exists() else {}
-    if args.what in ("time", "all"):
-        found["time"] = times(args.graphs, args.lists, args.nodes, args.seconds)
+    found["time"] = times(args.graphs, args.lists, args.nodes, args.seconds)
     args.json.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -12,10 +12,12 @@ from .ir.cost import cost
 from .ir.declared import correct_as_run, correct_outputs
 from .ir.errors import BadModel, BadOption, DimensionError, OnnxcError, VerificationError
 from .ir.files import load
+from .ir.live import peak_bytes
 from .ir.model import Model
 from .ir.verify import Verified, verify
 from .passes.base import Claim, Context, Pass, Report, interface
 from .passes.blas import one_thread
+from .passes.layers.capture import room
 from .passes.registry import make
 from .recipe import resolve
 from .report import PipelineReport
@@ -90,31 +92,33 @@ class Pipeline(Pass):
         work = load(model).copy()
         ctx = Context(sound(work), seed=self.seed, original=work.copy(), trainer=_Trainer())
         report = PipelineReport(check=self.check, seed=self.seed, remarks=ctx.verified.remarks)
-        if self.check == "data" or self.data is not None or self.needs_data:
-            tested = self.check == "data"
+        tested = self.check == "data"
+        if tested or self.data is not None or self.needs_data:
             _fits(cost(work, ctx.verified, sizes={}).peak_bytes)  # at the least
-            trial = Trial.of(work, self.data, self.seed, self.task, tested=tested, wishes=self.wishes)
-            ctx.trial, report.data, report.fed = trial, trial.data.name, list(trial.data.remarks)
-            if trial.judge is not None:
-                report.samples = trial.judge.samples
-                report.take(trial.judge.score(trial.last))
-                report.synthetic = trial.data.synthetic
-                wrong = correct_as_run(work, {name: a.shape for name, a in trial.last[0].items()})
-                if wrong:
-                    ctx.verified = verify(work)
-                    report.remarks = [*report.remarks, *wrong]
-            if self.time:
-                trial.clock = Clock(work, trial.data)
-        elif self.time:
-            raise BadOption("time is measured with --check data")
-        require = Requirements(self.require) if self.require else None
-        if require is not None:
-            require.take(report.metrics, report.metric, tested=self.check == "data", higher=report.higher)
-            if ctx.trial is not None:
-                ctx.trial.require = require
+            ctx.trial = Trial.of(work, self.data, self.seed, self.task, self.wishes)
+            report.data, report.fed = ctx.trial.data.name, list(ctx.trial.data.remarks)
         work.shapes = self._shapes(work, ctx.trial)
         if work.shapes:
             ctx.verified = verify(work)  # read at these sizes
+        if ctx.trial is not None and tested:
+            ctx.trial.room = room(peak_bytes(work, ctx.verified))
+            ctx.trial.begin(work)
+            report.samples = ctx.trial.judge.samples
+            report.take(ctx.trial.judge.score(ctx.trial.last))
+            report.synthetic = ctx.trial.data.synthetic
+            wrong = correct_as_run(work, {name: a.shape for name, a in ctx.trial.last[0].items()})
+            if wrong:
+                ctx.verified = verify(work)
+                report.remarks = [*report.remarks, *wrong]
+        if self.time:
+            if ctx.trial is None:
+                raise BadOption("time is measured with --check data")
+            ctx.trial.clock = Clock(work, ctx.trial.data)
+        require = Requirements(self.require) if self.require else None
+        if require is not None:
+            require.take(report.metrics, report.metric, tested=tested, higher=report.higher)
+            if ctx.trial is not None:
+                ctx.trial.require = require
         report.sizes = open_sizes(work)
         report.rows = self.run(work, ctx).parts
         if require is not None and report.rows:
@@ -135,7 +139,9 @@ class Pipeline(Pass):
         for p in self.passes:
             self.progress(str(p))
             start = time.perf_counter()
-            current, verified, row = _step(p, current, _context(verified, ctx, trial))
+            here = _context(verified, ctx, trial)
+            here.room = room(before.peak_bytes)
+            current, verified, row = _step(p, current, here)
             row.name, row.claim, row.before = str(p), p.claim, before
             row.after = before = cost(current, verified)
             row.seconds = time.perf_counter() - start

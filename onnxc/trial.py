@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from .ir.errors import BadModel, ClaimError, OnnxcError, VerificationError
 from .ir.model import Model, Tensor
 from .ir.values import value_info
 from .passes.base import Claim, Pass
+from .passes.layers.capture import MAX_BATCH
 
 if TYPE_CHECKING:
     from .require import Requirements
@@ -32,7 +34,7 @@ Outputs = list[dict[str, np.ndarray]]
 class Trial:
     """ONNX Runtime and the data. judge: holds the outputs of the model as it was given, which errors are measured
     against; None where claims are not tested. last: the outputs before the pass whose turn it is. require: what each pass
-    must leave. clock: measures time where that was asked for."""
+    must leave. clock: measures time where that was asked for. room: how many samples run at once, at the most."""
 
     runner: Runner
     data: Data
@@ -41,50 +43,47 @@ class Trial:
     last: Outputs = field(default_factory=list)
     require: Requirements | None = None
     clock: Clock | None = None
+    room: int = MAX_BATCH
 
     @classmethod
     def of(
-        cls,
-        model: Model,
-        source: object,
-        seed: int,
-        task: str | Task | None,
-        *,
-        tested: bool,
-        wishes: Wishes | None = None,
+        cls, model: Model, source: object, seed: int, task: str | Task | None, wishes: Wishes | None = None
     ) -> Trial:
-        """On the data that `source` names, or random inputs that the model takes (see `runtime.feeding.feed`); `tested`:
-        claims are. Raises OnnxcError."""
-        from .runtime.evaluate import SAMPLES
+        """On the data that `source` names, or random inputs that the model takes (see `runtime.feeding.feed`).
+
+        Raises OnnxcError."""
         from .runtime.feeding import feed
         from .runtime.reference import Runner
         from .runtime.tasks import find_task
 
-        runner = Runner(optimise=False)
-        try:
-            data = feed(model.to_proto(), source, wishes, seed=seed, samples=SYNTHETIC_SAMPLES, runner=runner)
-        except VerificationError as e:
-            without = qonnx.without_body(model)
-            if without is not None:
-                raise without from None
-            as_input(e, "the model as given does not run: repair it, or use --check shapes")
-            raise
-        made = cls(runner, data, find_task(task))
-        if tested:
+        runner, lean = Runner(optimise=False), model.lean()
+        with _as_given():
             try:
-                limit = SYNTHETIC_SAMPLES if data.synthetic else SAMPLES
-                made.judge = made.evaluator()(model.to_proto(), limit)
-            except VerificationError as e:
-                as_input(e, "the model as given does not run: repair it, or use --check shapes")
+                data = feed(
+                    lean.proto, source, wishes, seed=seed, samples=SYNTHETIC_SAMPLES,
+                    runner=lambda _, feeds: runner(lean, feeds),
+                )  # fmt: skip
+            except VerificationError:
+                without = qonnx.without_body(model)
+                if without is not None:
+                    raise without from None
                 raise
-            made.last = made.judge.outputs
-        return made
+        return cls(runner, data, find_task(task))
+
+    def begin(self, model: Model) -> None:
+        """Run the model as it was given: claims are tested from here on."""
+        from .runtime.evaluate import SAMPLES
+
+        limit = SYNTHETIC_SAMPLES if self.data.synthetic else SAMPLES
+        with _as_given():
+            self.judge = self.evaluator()(model.lean(), limit)
+        self.last = self.judge.outputs
 
     def evaluator(self) -> Evaluator:
         """What passes judge models with."""
         from .runtime.evaluate import Evaluator
 
-        return Evaluator(self.runner, self.data, self.task)
+        return Evaluator(self.runner, self.data, self.task, self.room)
 
     def fit(self, model: Model) -> None:
         """From here on the data are resampled to the inputs of `model`."""
@@ -102,7 +101,7 @@ class Trial:
         """
         if self.judge is None:
             return {}
-        outputs = self.judge.run(model.to_proto())
+        outputs = self.judge.run(model.lean())
         claim = p.claim.at(unit)
         for t in model.outputs:
             for before, after in zip(self.last, outputs, strict=True):
@@ -189,6 +188,15 @@ def _remedy(p: Pass) -> str:
     if home.split(".")[0] == __package__:
         return "report it with the model; nothing was written"
     return f"the pass comes from {home}: correct it there, or give it a claim that holds; nothing was written"
+
+
+@contextmanager
+def _as_given() -> Iterator[None]:
+    try:
+        yield
+    except VerificationError as e:
+        as_input(e, "the model as given does not run: repair it, or use --check shapes")
+        raise
 
 
 def as_input(e: OnnxcError, remedy: str) -> None:

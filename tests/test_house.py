@@ -19,7 +19,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = {
     "ir": set(),
     "passes": {"ir"},
-    "runtime": {"ir.errors", "ir.escape", "ir.temporary", "ir.difference"},
+    "runtime": {"ir.errors", "ir.escape", "ir.temporary", "ir.difference", "ir.lean"},
     "codegen": {"ir", "runtime", "coding", "__version__"},
     "coding": {"ir.errors", "ir.escape", "ir.external", "ir.output"},
     "torch": {"ir", "runtime.data", "passes.train.objective"},

@@ -10,7 +10,7 @@ import typer
 from .. import __version__
 from ..ir.errors import BadOption
 from ..ir.escape import line
-from . import arguments
+from . import arguments, memory
 from .options import (
     DataOption,
     DecodeOption,
@@ -59,6 +59,7 @@ def passes(
 
         show(list_pass(model) if model else list_passes())
         return
+    memory.give_back()
     model = arguments.wanted(model, "MODEL")
     if (listed is None) == (recipe is None):
         raise BadOption(

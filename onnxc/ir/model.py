@@ -10,12 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from .graph import CAPTURED, DOMAIN, STANDARD, Names, Tensor, copy_graph, position, read_only, stable_topological_order
+
+if TYPE_CHECKING:
+    from .lean import Lean
 
 __all__ = ["CAPTURED", "DOMAIN", "STANDARD", "Model", "Tensor", "read_only"]
 
@@ -248,6 +252,12 @@ class Model:
         from .writing import to_proto
 
         return to_proto(self, weights=weights)
+
+    def lean(self) -> Lean:
+        """The model as ONNX beside its own weight arrays: for a runtime in this process, which needs no copies."""
+        from .writing import lean
+
+        return lean(self)
 
     def save(self, path) -> None:
         """Write the model, whole or not at all; beyond 2 GiB with external data beside it."""

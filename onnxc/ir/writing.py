@@ -17,6 +17,7 @@ from . import temporary
 from .errors import BadModel
 from .external import named
 from .graph import CAPTURED
+from .lean import NOWHERE, Lean
 from .output import cannot_write, destination, drafted, is_special, put, turn, write_whole
 from .values import (
     PACKED,
@@ -53,6 +54,27 @@ def to_proto(model: Model, *, weights: bool = True) -> onnx.ModelProto:
             kind = onnx.TensorProto.STRING if t.values.dtype == object else tensor_type(t.values.dtype)
             proto.graph.input.append(onnx.helper.make_tensor_value_info(t.name, kind, t.values.shape))
     return proto
+
+
+def lean(model: Model) -> Lean:
+    """The model as a `Lean`: weights over 2 KiB stand beside the proto, and are the model's own arrays."""
+    proto, arrays = _frame(model), {}
+    for t in model.constants().values():
+        values, tensor = t.values, proto.graph.initializer.add()
+        # no runtime takes other types than NumPy's own, nor what is not dense, as it is
+        plain = (
+            values.dtype.kind in "biuf" and values.dtype.isnative and type(values.dtype).__module__ == "numpy.dtypes"
+        )
+        if values.nbytes <= SKELETON_BYTES or not (plain and values.flags.c_contiguous and values.flags.aligned):
+            fill(tensor, t.name, values)
+            continue
+        arrays[t.name] = values
+        tensor.name, tensor.data_type = t.name, tensor_type(values.dtype)
+        tensor.dims.extend(values.shape)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", NOWHERE), ("offset", "0"), ("length", str(values.nbytes))):
+            tensor.external_data.add(key=key, value=value)
+    return Lean(proto, arrays)
 
 
 def _frame(model: Model) -> onnx.ModelProto:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..ir.files import load
+from ..ir.live import peak_bytes
 from ..passes.base import Context
+from ..passes.layers.capture import room
 from ..passes.prune.sensitivity import SAMPLES, Curve, measure
 
 if TYPE_CHECKING:
@@ -48,7 +50,11 @@ def sensitivity(
     model = run_passes(load(source), "clean", check="shapes").model
     runner = Runner(optimise=False)
     opened = feed(model.to_proto(), data, wishes, seed=seed, runner=runner)
-    context = Context(sound(model), seed, runner, opened, opened.synthetic, Evaluator(runner, opened, find_task(task)))
+    model.shapes = opened.shapes()
+    verified = sound(model)
+    held = room(peak_bytes(model, verified))
+    judges = Evaluator(runner, opened, find_task(task), held)
+    context = Context(verified, seed, runner, opened, opened.synthetic, judges, room=held)
     curves = measure(
         model, context, criterion=criterion, how=recover, samples=samples, file=out, progress=progress
     )  # fmt: skip

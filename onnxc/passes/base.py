@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import numpy as np
 import onnx
 
+from ..ir.analysis import analyse
 from ..ir.cost import Cost
 from ..ir.difference import Difference
 from ..ir.errors import BadOption
+from ..ir.lean import Lean
 from ..ir.model import Model
 from ..ir.verify import Verified, verify
+from .layers.capture import MAX_BATCH, Probe, Stream
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -128,18 +131,18 @@ class Report:
 
 
 class Runner(Protocol):
-    """Runs models for passes that need activations; ONNX Runtime behind it."""
+    """Runs models for passes that need activations; ONNX Runtime behind it. A `Model.lean()` is run without a copy of its
+    weights."""
 
-    def __call__(self, model: onnx.ModelProto, feeds: Feeds, outputs: list[str] | None = None) -> dict[str, np.ndarray]:
+    def __call__(
+        self, model: onnx.ModelProto | Lean, feeds: Feeds, outputs: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
         """The named tensors (graph outputs by default, intermediates too) for one batch."""
 
     def prepare(
-        self, model: onnx.ModelProto, outputs: list[str] | None = None
+        self, model: onnx.ModelProto | Lean, outputs: Sequence[str] | None = None
     ) -> Callable[[Feeds], dict[str, np.ndarray]]:
         """The same, made ready once for many batches."""
-
-    def stream(self, model: onnx.ModelProto, outputs: list[str], data) -> Iterator[dict[str, np.ndarray]]:
-        """The named tensors for each batch in turn; never more than one batch is held."""
 
 
 class Judgement(Protocol):
@@ -163,13 +166,13 @@ class Judge(Protocol):
 
     samples: int
 
-    def __call__(self, model: onnx.ModelProto) -> Judgement: ...
+    def __call__(self, model: onnx.ModelProto | Lean) -> Judgement: ...
 
 
 class Evaluator(Protocol):
     """Makes judges; ONNX Runtime, the data and the task behind it."""
 
-    def __call__(self, reference: onnx.ModelProto, samples: int = ...) -> Judge: ...
+    def __call__(self, reference: onnx.ModelProto | Lean, samples: int = ...) -> Judge: ...
 
 
 class Trainer(Protocol):
@@ -185,7 +188,7 @@ class Context:
 
     verified: the analysis of the model as it came in. runner and data: see `tensors`. synthetic: the data are
     random inputs. evaluator: see `evaluate`. trial: the manager's own. original: the model as the user gave it. trainer:
-    what training passes train with.
+    what training passes train with. room: how many samples run at once, at the most.
     """
 
     verified: Verified
@@ -197,6 +200,7 @@ class Context:
     trial: object = None
     original: Model | None = None
     trainer: Trainer | None = None
+    room: int = MAX_BATCH
 
     def rng(self) -> np.random.Generator:
         return np.random.default_rng(self.seed)
@@ -208,17 +212,17 @@ class Context:
         return self.data.batches(size)
 
     def tensors(self, model: Model, names: list[str]) -> Iterator[dict[str, np.ndarray]]:
-        """The named tensors of `model` on each calibration batch, one batch at a time."""
+        """The named tensors of `model` on each calibration batch, one batch at a time; what they take is bounded."""
         if self.runner is None or self.data is None:
             raise BadOption("this pass looks at activations, and was given no runner or no data")
-        return self.runner.stream(model.to_proto(), names, self.data)
+        return map(Probe(self, model, names), Stream(self, analyse(model), names))
 
     def evaluate(self, reference: Model, samples: int) -> Callable[[Model], Judgement]:
         """What measures a model beside `reference`, which is run once, on at most so many calibration samples."""
         if self.evaluator is None:
             raise BadOption("this pass measures outputs, and was given no evaluator")
-        judge = self.evaluator(reference.to_proto(), samples)
-        return lambda model: judge(model.to_proto())
+        judge = self.evaluator(reference.lean(), samples)
+        return lambda model: judge(model.lean())
 
 
 class Pass:

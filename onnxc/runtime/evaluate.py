@@ -21,6 +21,7 @@ from onnxc.runtime.tasks.metric import Metric, Outputs
 if TYPE_CHECKING:
     import onnx
 
+    from onnxc.ir.lean import Lean
     from onnxc.runtime.reference import Runner
 
 __all__ = [
@@ -30,7 +31,7 @@ __all__ = [
 
 SAMPLES = 256
 BATCH = 32
-HELD_BYTES = 256 * 2**20
+HELD_BYTES = 64 * 2**20
 """Bound on the outputs of a reference that are held for comparison; fewer samples are used where outputs are large."""
 
 
@@ -135,19 +136,26 @@ def _held_to(task: Task | None, reference: Outputs, labels: np.ndarray | None) -
 class Judge:
     """The outputs of a reference model on samples of the data, and what other models' are beside them.
 
-    outputs and labels: one for each batch, labels None where there are none; samples: how many were run.
+    outputs and labels: one for each batch, labels None where there are none; samples: how many were run. room: how many
+    samples run at once, at the most.
     """
 
     def __init__(
-        self, runner: Runner, data: Data, reference: onnx.ModelProto, samples: int = SAMPLES, task: Task | None = None
+        self,
+        runner: Runner,
+        data: Data,
+        reference: onnx.ModelProto | Lean,
+        samples: int = SAMPLES,
+        task: Task | None = None,
+        room: int = BATCH,
     ):
-        self.runner, self.data, self.task = runner, data, task
+        self.runner, self.data, self.task, self.size = runner, data, task, min(room, BATCH)
         self.outputs: list[dict[str, np.ndarray]] = []
         self.labels: list[np.ndarray | None] = []
         self.samples = held = 0
         self._limit = samples
         run = runner.prepare(reference)
-        for batch in data.batches(BATCH, samples):
+        for batch in data.batches(self.size, samples):
             self.outputs.append(run(batch))
             self.labels.append(batch.get(LABELS))
             self.samples += batch.samples
@@ -155,9 +163,9 @@ class Judge:
             if held > HELD_BYTES:
                 break
 
-    def run(self, model: onnx.ModelProto) -> list[dict[str, np.ndarray]]:
+    def run(self, model: onnx.ModelProto | Lean) -> list[dict[str, np.ndarray]]:
         """The outputs of another model on the same samples."""
-        run, batches = self.runner.prepare(model), self.data.batches(BATCH, self._limit)
+        run, batches = self.runner.prepare(model), self.data.batches(self.size, self._limit)
         return [run(batch) for _, batch in zip(self.outputs, batches, strict=False)]
 
     def score(self, outputs: list[dict[str, np.ndarray]]) -> Score:
@@ -174,7 +182,7 @@ class Judge:
             comparison.add(ours, theirs, labels)
         return comparison
 
-    def __call__(self, model: onnx.ModelProto) -> Comparison:
+    def __call__(self, model: onnx.ModelProto | Lean) -> Comparison:
         return self.compare(self.run(model))
 
 
@@ -185,6 +193,7 @@ class Evaluator:
     runner: Runner
     data: Data
     task: Task | None = None
+    room: int = BATCH
 
-    def __call__(self, reference: onnx.ModelProto, samples: int = SAMPLES) -> Judge:
-        return Judge(self.runner, self.data, reference, samples, self.task)
+    def __call__(self, reference: onnx.ModelProto | Lean, samples: int = SAMPLES) -> Judge:
+        return Judge(self.runner, self.data, reference, samples, self.task, self.room)

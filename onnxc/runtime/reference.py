@@ -1,4 +1,4 @@
-"""ONNX Runtime as the reference: run a model, stream its intermediate tensors in bounded memory.
+"""ONNX Runtime as the reference: run a model, look at its intermediate tensors.
 
 onnxruntime is imported at the first session, and nowhere but in `onnxc.runtime`. Its errors become one-line
 `VerificationError`s; its log is silent.
@@ -11,7 +11,7 @@ import re
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,12 +20,13 @@ import numpy as np
 
 from onnxc.ir import temporary
 from onnxc.ir.errors import Unsupported, VerificationError
-from onnxc.runtime.data import Data
+from onnxc.ir.lean import NOWHERE, Lean
 from onnxc.runtime.specs import check_feeds, input_specs
 from onnxc.runtime.wording import plain
 
 if TYPE_CHECKING:
     import onnx
+    import onnxruntime as ort
 
 # What one run of a model with loops may take: a Loop without end would keep a check for ever.
 SECONDS = 600.0
@@ -33,29 +34,33 @@ SECONDS = 600.0
 INLINE_BYTES = 2**31 - 2**22
 # Tensors at least this large move to the external file.
 EXTERNAL_BYTES = 1024
-# What the captured tensors of one batch may hold when `Runner.stream` chooses the batch size.
-CAPTURE_BYTES = 256 * 2**20
-MAX_BATCH = 32
 
 
 class Session:
     """A model in ONNX Runtime on the CPU.
 
-    `model`: a ModelProto, its bytes, or a path (which finds external data beside it). `outputs`: extra tensors to
-    return, which become graph outputs on a copy. `optimise=False` runs the graph node by node as it stands.
+    `model`: a ModelProto, a `Lean` (whose weights are not copied), bytes, or a path (which finds external data beside it).
+    `outputs`: extra tensors to return, which become graph outputs on a copy. `optimise=False` runs the graph node by node
+    as it stands, and gives back the memory of activations after each run.
 
     Raises `VerificationError` if ORT does not take the model.
     """
 
     def __init__(
         self,
-        model: onnx.ModelProto | bytes | str | Path,
+        model: onnx.ModelProto | Lean | bytes | str | Path,
         *,
         threads: int = 1,
         optimise: bool = True,
         outputs: Sequence[str] = (),
     ):
-
+        beside: Mapping[str, np.ndarray] = {}
+        if isinstance(model, Lean):
+            # what the optimiser rewrites has to be inside
+            if optimise or saturates(model.proto):
+                model = model.whole()
+            else:
+                model, beside = model.proto, model.arrays
         proto = _as_proto(model, load_external=bool(outputs))
         self.inputs = input_specs(proto, values=False)
         self.outputs = tuple(value.name for value in proto.graph.output)
@@ -67,14 +72,18 @@ class Session:
                     remedy="use --check shapes",
                 )  # fmt: skip
         self._loops = _loops(proto)
-        extra, self._fixed = _split_requests(proto, outputs)
+        extra, self._fixed = _split_requests(proto, outputs, beside)
         self._given = {name for name in outputs if name in self.inputs}
         self._computed = {*self.outputs, *extra}
 
         with temporary.folder(Path(tempfile.gettempdir()), "session") as folder:
             try:
-                source = str(model) if isinstance(model, str | Path) and not extra else _loadable(proto, extra, folder)
-                self._session = _started(source, threads, optimise, saturates(proto), exact=not _in_blocks(proto))
+                as_it_is = isinstance(model, str | Path) and not extra
+                source = str(model) if as_it_is else _loadable(proto, extra, folder, outside=bool(beside))
+                self._beside = _beside(beside, folder)  # has to live as long as the session
+                self._session = _started(
+                    source, threads, optimise, saturates(proto), exact=not _in_blocks(proto), beside=self._beside
+                )
             except _ort_errors() as error:
                 raise _verification_error("ONNX Runtime does not take the model", error) from error
 
@@ -157,8 +166,16 @@ def _in_blocks(proto: onnx.ModelProto) -> bool:
     return any(a.name == "block_size" for node in proto.graph.node for a in node.attribute)
 
 
-def _started(source: str | bytes, threads: int, optimise: bool, saturating: bool, exact: bool):
-    """A session whose sums of integers are exact where ONNX Runtime can make them so.
+def _started(
+    source: str | bytes,
+    threads: int,
+    optimise: bool,
+    saturating: bool,
+    exact: bool,
+    beside: Mapping[str, ort.OrtValue],
+) -> ort.InferenceSession:
+    """A session whose sums of integers are exact where ONNX Runtime can make them so; `beside`: weights by name, which it uses
+    where they lie.
 
     By `session.x64quantprecision` its optimiser exchanges products that saturate on this machine, so it is needed where
     there are any; on some models it fails in doing so, and these run as they are. Not `exact`: it is not asked to.
@@ -176,6 +193,11 @@ def _started(source: str | bytes, threads: int, optimise: bool, saturating: bool
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else plain
         if precise:
             options.add_session_config_entry("session.x64quantprecision", "1")
+        if not optimise:  # no memory of its own between runs: neither an arena nor weights packed anew
+            options.enable_cpu_mem_arena = False
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        for name, value in beside.items():
+            options.add_initializer(name, value)
         try:
             return ort.InferenceSession(source, options, ["CPUExecutionProvider"])
         except _ort_errors():
@@ -187,68 +209,41 @@ def _started(source: str | bytes, threads: int, optimise: bool, saturating: bool
 class Runner:
     """What passes get to look at numbers with: `runner(model, feeds, outputs)` returns named arrays.
 
-    Sessions of the last few models are kept, by a digest of all weights; see `prepare` for loops.
+    Sessions of the last few models are kept, by a digest of all that a model computes; see `prepare` for loops.
     """
 
-    def __init__(self, *, threads: int = 1, optimise: bool = True, sessions: int = 4):
+    def __init__(self, *, threads: int = 1, optimise: bool = True, sessions: int = 2):
         self._threads = threads
         self._optimise = optimise
         self._limit = sessions
-        self._sessions: OrderedDict[tuple[str, tuple[str, ...]], Session] = OrderedDict()
+        # what a Lean's arrays are known by is where they lie: they are held as long as that counts
+        self._sessions: OrderedDict[tuple, tuple[Session, Mapping[str, np.ndarray]]] = OrderedDict()
 
-    def session(self, model: onnx.ModelProto, outputs: Sequence[str] = ()) -> Session:
+    def session(self, model: onnx.ModelProto | Lean, outputs: Sequence[str] = ()) -> Session:
         """The session of `model` with these tensors as extra outputs."""
-        key = (_digest(model), tuple(outputs))
+        proto, arrays = (model.proto, model.arrays) if isinstance(model, Lean) else (model, {})
+        key = (_digest(proto), tuple(outputs), tuple((name, id(a)) for name, a in arrays.items()))
         if key not in self._sessions:
             while len(self._sessions) >= self._limit:
                 self._sessions.popitem(last=False)
-            self._sessions[key] = Session(model, threads=self._threads, optimise=self._optimise, outputs=outputs)
+            made = Session(model, threads=self._threads, optimise=self._optimise, outputs=outputs)
+            self._sessions[key] = made, arrays
         self._sessions.move_to_end(key)
-        return self._sessions[key]
+        return self._sessions[key][0]
 
     def __call__(
-        self, model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
+        self, model: onnx.ModelProto | Lean, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
     ) -> dict[str, np.ndarray]:
         """The graph's outputs, or the tensors `outputs` (intermediate ones, inputs and initialisers included)."""
         return self.prepare(model, outputs)(feeds)
 
     def prepare(
-        self, model: onnx.ModelProto, outputs: Sequence[str] | None = None
+        self, model: onnx.ModelProto | Lean, outputs: Sequence[str] | None = None
     ) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
         """A function from feeds to these tensors: for a loop over batches, which reads and hashes the weights once
         instead of each time. `model` itself is not held."""
         session = self.session(model, outputs or ())
         return lambda feeds: session.run(feeds, outputs)
-
-    def stream(
-        self, model: onnx.ModelProto, outputs: Sequence[str] | None, data: Data, *, batch: int | None = None
-    ) -> Iterator[dict[str, np.ndarray]]:
-        """The tensors `outputs` batch after batch; one batch at a time is in memory.
-
-        Without `batch` the size is chosen from one sample, so that the captured tensors stay under 256 MiB.
-        """
-        session = self.session(model, outputs or ())
-        if batch is None:
-            first = session.run(next(data.batches(1)), outputs)
-            bytes_per_sample = sum(array.nbytes for array in first.values())
-            batch = max(1, min(MAX_BATCH, CAPTURE_BYTES // max(1, bytes_per_sample)))
-        for feeds in data.batches(batch):
-            yield session.run(feeds, outputs)
-
-
-def capture(
-    model: onnx.ModelProto,
-    tensors: Sequence[str],
-    feeds: Iterable[Mapping[str, np.ndarray]] | Data,
-    *,
-    batch: int = MAX_BATCH,
-    threads: int = 1,
-    optimise: bool = True,
-) -> Iterator[dict[str, np.ndarray]]:
-    """The named tensors of each batch. A `Data` is cut to `batch` samples; other feeds are run as they come."""
-    session = Session(model, threads=threads, optimise=optimise, outputs=tensors)
-    for item in feeds.batches(batch) if isinstance(feeds, Data) else feeds:
-        yield session.run(item, tensors)
 
 
 def _as_proto(model: onnx.ModelProto | bytes | str | Path, load_external: bool) -> onnx.ModelProto:
@@ -265,12 +260,18 @@ def _as_proto(model: onnx.ModelProto | bytes | str | Path, load_external: bool) 
         raise VerificationError(f"not a readable ONNX model: {error}") from error
 
 
-def _split_requests(proto: onnx.ModelProto, names: Sequence[str]) -> tuple[list[str], dict[str, np.ndarray]]:
+def _split_requests(
+    proto: onnx.ModelProto, names: Sequence[str], beside: Mapping[str, np.ndarray]
+) -> tuple[list[str], dict[str, np.ndarray]]:
     """Which requested tensors must become graph outputs, and the values of those that are initialisers."""
     import onnx
 
     wanted = set(names) - {value.name for value in proto.graph.output}
-    weights = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer if t.name in wanted}
+    weights = {
+        t.name: beside[t.name] if t.name in beside else onnx.numpy_helper.to_array(t)
+        for t in proto.graph.initializer
+        if t.name in wanted
+    }
     inputs = {value.name for value in proto.graph.input}
     made = {name for node in proto.graph.node for name in node.output if name}
     for name in names:
@@ -302,10 +303,21 @@ def _copy_fields(source, target, without: set[str]) -> None:
             setattr(target, field.name, value)
 
 
-def _loadable(proto: onnx.ModelProto, extra: Sequence[str], folder: Path) -> bytes | str:
+def _beside(arrays: Mapping[str, np.ndarray], folder: Path) -> dict[str, ort.OrtValue]:
+    """Arrays as ORT uses them where they lie. It wants to see the file that the model names, too, but never reads it."""
+    import onnxruntime as ort
+
+    if arrays:
+        with (folder / NOWHERE).open("wb") as file:
+            file.truncate(max(a.nbytes for a in arrays.values()))
+    return {name: ort.OrtValue.ortvalue_from_numpy(a) for name, a in arrays.items()}
+
+
+def _loadable(proto: onnx.ModelProto, extra: Sequence[str], folder: Path, outside: bool = False) -> bytes | str:
     """What ORT is to load, with the tensors `extra` among the graph outputs.
 
-    That is the model's bytes, or, if they are too many for protobuf, a file in `folder` with its weights beside it.
+    That is the model's bytes, or a file in `folder`, if they are too many for protobuf (its weights are put beside it then)
+    or some of its weights stand `outside` already.
     """
     import onnx
 
@@ -316,7 +328,7 @@ def _loadable(proto: onnx.ModelProto, extra: Sequence[str], folder: Path) -> byt
         proto = _shallow(proto, proto.graph.initializer)
     # ORT infers the types of outputs that bear a name only.
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(extra))
-    if not large:
+    if not large and not outside:
         return proto.SerializeToString()
     path = folder / "model.onnx"
     path.write_bytes(proto.SerializeToString())

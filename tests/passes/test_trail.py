@@ -25,7 +25,7 @@ class Counting(Runner):
     nodes = 0
 
     def prepare(self, model, outputs=None):
-        run, nodes = super().prepare(model, outputs), len(model.graph.node)
+        run, nodes = super().prepare(model, outputs), len(model.proto.graph.node)
 
         def counted(feeds):
             self.nodes += nodes
@@ -83,7 +83,7 @@ def test_it_sees_what_a_run_from_the_start_sees(scene, monkeypatch, held):
             assert got.keys() == want.keys()
             for name, array in got.items():
                 np.testing.assert_allclose(array, want[name], rtol=1e-5, atol=1e-5)
-    assert sum(a.nbytes for arrays in trail.kept.values() for a in arrays) <= held
+    assert sum(kept.nbytes for kept in trail.kept.values()) <= held
     # ra: 2 nodes; rs: 3 more; rc: 2 more; three batches each
     if held == 11 * 144 * 4:  # room for one tensor
         assert ctx.runner.nodes == 3 * 7
@@ -95,3 +95,16 @@ def test_what_no_later_step_needs_is_dropped(scene):
     model, ctx = scene
     _, trail = walked(model, ctx)
     assert not trail.kept
+
+
+@pytest.mark.parametrize("budget, ahead, size", [(2**20, 64, 11), (2 * 4 * 144, 64, 2), (1, 64, 1), (2**20, 3, 3)])
+def test_batches_fit_the_tensors_that_are_looked_at_and_what_runs_beside_them(scene, monkeypatch, budget, ahead, size):
+    """A sample of `ra` holds 144 floats."""
+    monkeypatch.setattr(capture, "BATCH_BYTES", budget)
+    model, ctx = scene
+    ctx.room = ahead
+    whole = np.concatenate([got["ra"] for got in ctx.tensors(model, ["ra"])])
+    assert len(whole) == 11
+    assert max(len(got["ra"]) for got in ctx.tensors(model, ["ra"])) == size
+    assert len(next(iter(Stream(ctx, ctx.verified.analysis, ["ra"], 5)))["x"]) == min(size, 5)
+    assert capture.room(budget) == 1 and capture.room(0) <= capture.MAX_BATCH

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -11,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from onnxc.ir.errors import BadData, VerificationError
+from onnxc.ir.files import load
 from onnxc.runtime import reference
 from onnxc.runtime.data import open_data
 from onnxc.runtime.evaluate import accuracy
-from onnxc.runtime.reference import Runner, Session, capture
-from onnxc.runtime.specs import input_specs
+from onnxc.runtime.reference import Runner, Session
 
 from .graphs import affine, model
 
@@ -157,40 +158,48 @@ def test_bad_feeds_and_unknown_tensors():
         session.run({"x": np.ones((1, 3), np.float32)}, ["twice"])
 
 
-def test_capture_streams_batch_by_batch():
-    x = np.arange(21, dtype=np.float32).reshape(7, 3)
-    pulled = []
-
-    def feeds():
-        for i in range(7):
-            pulled.append(i)
-            yield {"x": x[i : i + 1]}
-
-    stream = capture(affine(), ["twice"], feeds())
-    np.testing.assert_array_equal(next(stream)["twice"], 2 * x[:1])
-    assert pulled == [0]
-    data = open_data({"x": x}, input_specs(affine()))
-    batches = list(capture(affine(), ["twice", "y"], data, batch=3))
-    assert [len(b["twice"]) for b in batches] == [3, 3, 1]
-    np.testing.assert_array_equal(np.concatenate([b["twice"] for b in batches]), 2 * x)
-
-
-@pytest.mark.parametrize("budget, largest", [(1, 1), (100, 4), (2**20, 32)])
-def test_the_runner_chooses_batches_within_its_memory(monkeypatch, budget, largest):
-    """A sample of `twice` and `y` holds 24 bytes."""
-    monkeypatch.setattr(reference, "CAPTURE_BYTES", budget)
-    x = np.arange(120, dtype=np.float32).reshape(40, 3)
-    data = open_data({"x": x}, input_specs(affine()))
-    batches = list(Runner().stream(affine(), ["twice", "y"], data))
-    assert max(len(b["y"]) for b in batches) == largest
-    np.testing.assert_array_equal(np.concatenate([b["twice"] for b in batches]), 2 * x)
-    assert [len(b["y"]) for b in Runner().stream(affine(), None, data, batch=25)] == [25, 15]
+def test_weights_that_stand_beside_a_model_are_run_where_they_lie():
+    rng = np.random.default_rng(0)
+    w, v = (rng.standard_normal((64, 64)).astype("f4") for _ in range(2))
+    proto = model("g (float[N,64] x) => (float[N,64] y) { h = MatMul(x, w) y = MatMul(h, v) }", w=w, v=v)
+    lean, x = load(proto).lean(), {"x": rng.standard_normal((4, 64)).astype("f4")}
+    assert set(lean.arrays) == {"w", "v"} and lean.proto.ByteSize() < 1000
+    runner = Runner(optimise=False)
+    got = runner(lean, x, ["h", "y", "v"])
+    for other in (Runner(optimise=False)(proto, x, ["h", "y", "v"]), runner(lean.whole(), x, ["h", "y", "v"])):
+        for name, array in other.items():
+            np.testing.assert_array_equal(got[name], array)
+    np.testing.assert_allclose(Session(lean).run(x)["y"], got["y"], rtol=1e-4)
+    first = runner.session(lean)
+    assert runner.session(load(proto).lean()) is not first  # other arrays
+    assert runner.session(lean) is first
 
 
-def test_the_runner_feeds_a_fixed_batch():
-    proto = affine("4")
-    data = open_data({"x": np.ones((10, 3), np.float32)}, input_specs(proto))
-    assert [b["twice"].shape for b in Runner().stream(proto, ["twice"], data)] == [(4, 3)] * 2
+def test_sessions_share_the_arrays_of_a_model():
+    """50 MB of weights, in a process of its own: resident memory does not grow with sessions."""
+    script = """
+import numpy as np
+from onnxc.ir.files import load
+from onnxc.runtime.reference import Session
+from tests.runtime.graphs import model
+
+def held():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
+
+weights = {n: np.random.default_rng(0).standard_normal((2048, 2048), dtype=np.float32) for n in "wuv"}
+proto = model("g (float[N,2048] x) => (float[N,2048] y) { a = MatMul(x, w) b = MatMul(a, u) y = MatMul(b, v) }", **weights)
+loaded = load(proto)
+sessions = [Session(loaded.lean(), optimise=False)]
+before = held()
+sessions += [Session(loaded.lean(), optimise=False) for _ in range(4)]
+for one in sessions:
+    one.run({"x": np.ones((1, 2048), np.float32)})
+print(held() - before)
+"""
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout) < 32, done.stdout  # MB; 4 copies are 200
 
 
 def test_the_runner_keeps_sessions_but_notices_a_changed_weight():

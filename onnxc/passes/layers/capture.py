@@ -1,22 +1,36 @@
-"""Activations batch by batch in bounded memory: of the part of a model that makes them, and at sampled positions."""
+"""Activations batch by batch in bounded memory: of the part of a model that makes them, and at sampled positions.
+
+Whatever a pass looks at comes through a `Stream`. A batch holds at most BATCH_BYTES of the tensors that are looked at, and of
+activations that are alive at once within the model (`room`); what is kept from one step to the next has a bound of its own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from ...ir.analysis import Analysis
+from ...ir.live import number
 from ...ir.model import Model
-from ..base import Context, Feeds
+from .spill import Spilled
 
-BATCH_BYTES = 128 * 2**20
-"""What the captured tensors of one batch may hold; batches are made smaller to fit."""
+if TYPE_CHECKING:
+    from ..base import Context, Feeds
+
+BATCH_BYTES = 32 * 2**20
+"""What the tensors of one batch may hold; batches are made smaller to fit."""
 MAX_BATCH = 64
 HELD_BYTES = 512 * 2**20
-"""What a trail keeps of earlier steps."""
+"""What a walk keeps of earlier steps in temporary files."""
+
+
+def room(live: int) -> int:
+    """How many samples run at once, at the most, where one has `live` bytes of activations alive at once."""
+    return max(1, min(MAX_BATCH, BATCH_BYTES // max(1, live)))
 
 
 class Stream:
@@ -25,10 +39,11 @@ class Stream:
     The same tensors of two models can be asked for by the same feeds. Labels among the data are dropped unread.
     """
 
-    def __init__(self, ctx: Context, analysis: Analysis, names: Sequence[str], samples: int):
+    def __init__(self, ctx: Context, analysis: Analysis, names: Sequence[str], samples: int | None = None):
         self.ctx = ctx
-        floats = sum(prod(n if isinstance(n, int) else 1 for n in analysis.shape(name) or ()) for name in names)
-        self.size = max(1, min(MAX_BATCH, samples, BATCH_BYTES // max(1, 4 * floats)))
+        self.size = min(ctx.room, room(sum(4 * elements(analysis, name) for name in names)))
+        if samples is not None:
+            self.size = max(1, min(self.size, samples))
         self.samples = samples
 
     @classmethod
@@ -41,9 +56,15 @@ class Stream:
         left = self.samples
         for batch in self.ctx.batches(self.size):
             yield {name: a for name, a in batch.items() if name != "labels"}
-            left -= max((len(a) for a in batch.values() if a.ndim), default=1)
-            if left <= 0:
-                return
+            if left is not None:
+                left -= max((len(a) for a in batch.values() if a.ndim), default=1)
+                if left <= 0:
+                    return
+
+
+def elements(analysis: Analysis, name: str) -> int:
+    """How many elements a tensor has at the sizes of the data, for one sample."""
+    return prod(number(a, analysis.sizes) for a in analysis.axes.get(name) or ())
 
 
 class Probe:
@@ -69,7 +90,7 @@ class Probe:
             _make_input(part, t, known[t.name])
         part.drop_dead()
         self.made = [t.name for t in wanted]
-        self.run = ctx.runner.prepare(part.to_proto(), self.made) if wanted else None
+        self.run = ctx.runner.prepare(part.lean(), self.made) if wanted else None
 
     def __call__(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """The tensors for one batch."""
@@ -103,13 +124,13 @@ class Trail:
     """Tensors of a model whose nodes are changed in graph order, on the samples of one stream.
 
     What stands ahead of a node does not change any more when its turn comes. So the tensors of each step are kept, and
-    those of later steps are made from there: all steps together cost about one run of the model, not one each. Kept
-    tensors hold at most HELD_BYTES; the oldest go first, and what needs them starts further ahead again.
+    those of later steps are made from there: all steps together cost about one run of the model, not one each. They stand
+    in temporary files of at most HELD_BYTES; the oldest go first, and what needs them starts further ahead again.
     """
 
     def __init__(self, ctx: Context, stream: Stream):
         self.ctx, self.stream = ctx, stream
-        self.kept: dict[str, list[np.ndarray]] = {}
+        self.kept: dict[str, Spilled] = {}
 
     def look(
         self, model: Model, names: Sequence[str], later: Iterable[str], changing: Container[str] = ()
@@ -118,19 +139,17 @@ class Trail:
         of `names` that will not stay as they are."""
         probe = Probe(self.ctx, model, names, {n: arrays[0] for n, arrays in self.kept.items()})
         inputs = {t.name for t in model.inputs}
-        fresh: dict[str, list[np.ndarray]] = {
-            n: [] for n in probe.names if n not in inputs and n not in self.kept and n not in changing
-        }
+        fresh = {n: Spilled() for n in probe.names if n not in inputs and n not in self.kept and n not in changing}
         for j, feeds in enumerate(self.stream):
             got = probe({**feeds, **{n: self.kept[n][j] for n in probe.given}})
             yield got
-            for n, arrays in fresh.items():
-                arrays.append(got[n])
+            for n, kept in fresh.items():
+                kept.append(got[n])
         tensors = model.tensors()
         self.kept |= fresh
         needed = {t.name for t in _reached((tensors[n] for n in later if n in tensors), self.kept)}
         self.kept = {n: arrays for n, arrays in self.kept.items() if n in needed}
-        while self.kept and sum(a.nbytes for arrays in self.kept.values() for a in arrays) > HELD_BYTES:
+        while self.kept and sum(kept.nbytes for kept in self.kept.values()) > HELD_BYTES:
             del self.kept[next(iter(self.kept))]
 
 

@@ -23,7 +23,7 @@ from .linear import Linear
 
 MAX_COLUMNS = 4608
 """Wider layers are not looked at: their moments would hold more than 170 MB."""
-PART_BYTES = 256 * 2**20
+PART_BYTES = 64 * 2**20
 """What the moments of layers that are looked at together may hold."""
 SAMPLES = 512
 """Calibration samples that are looked at, at most, unless a pass says otherwise."""

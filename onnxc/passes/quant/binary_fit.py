@@ -7,22 +7,23 @@ layers ahead; the others see W alone. The mean error of each output, E[W x] - E[
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from ...ir.analysis import Analysis
 from ...ir.model import Model
 from ..base import Context, Feeds
-from ..layers.capture import Probe, Stream
+from ..layers.capture import HELD_BYTES, Probe, Stream
 from ..layers.linear import Linear, add_to_bias
 from ..layers.moments import ROWS_PER_COLUMN, Moments, damped, picked
+from ..layers.spill import Spilled
 from . import binary_weights, rounding
 
 SAMPLES = 256
 VALUES = 1 << 15
 """Values of a tensor that its quantiser is calibrated on, about."""
-HELD = 512 * 2**20
-"""Bytes of the float model's tensors that are kept; beyond, they are made again for each layer."""
 
 
 class Twins:
@@ -36,37 +37,40 @@ class Twins:
         self.real, self.work, self.analysis, self.ctx = real, work, analysis, ctx
         names = [t for x in layers for t in (x.reads, x.makes)]
         self.names = list(dict.fromkeys(names))
-        self.held: list[dict[str, np.ndarray]] | None = None
+        self.held: dict[str, Spilled] = {}
         self.feeds: list[Feeds] = list(Stream(ctx, analysis, self.names, SAMPLES))
-        self.seen: dict[str, list[np.ndarray]] = {}
+        self.seen: dict[str, Spilled] = {}
 
     def hold(self) -> None:
-        """Keep the float model's tensors, if they are few enough."""
-        probe, held, size = Probe(self.ctx, self.real, self.names), [], 0
+        """Keep the float model's tensors, if they are few enough; else they are made again for each layer."""
+        probe, held = Probe(self.ctx, self.real, self.names), {n: Spilled() for n in self.names}
         for feeds in self.feeds:
-            held.append(probe(feeds))
-            size += sum(a.nbytes for a in held[-1].values())
-            if size > HELD:
+            got = probe(feeds)
+            for name, kept in held.items():
+                kept.append(got[name])
+            if sum(kept.nbytes for kept in held.values()) > HELD_BYTES:
                 return
         self.held = held
 
-    def floats(self, names: list[str]) -> list[dict[str, np.ndarray]]:
+    def floats(self, names: list[str]) -> Iterator[dict[str, np.ndarray]]:
         """Tensors of the float model, batch by batch."""
-        if self.held is not None:
-            return self.held
-        probe = Probe(self.ctx, self.real, names)
-        return [probe(feeds) for feeds in self.feeds]
+        probe = None if self.held else Probe(self.ctx, self.real, names)
+        for j, feeds in enumerate(self.feeds):
+            yield {n: self.held[n][j] for n in names} if probe is None else probe(feeds)
 
-    def made(self, name: str, keep: bool = False) -> list[np.ndarray]:
+    def made(self, name: str, keep: bool = False) -> Iterator[np.ndarray]:
         """A tensor of the model in work, batch by batch; keep: others will be made from it."""
         if name in self.seen:
-            return self.seen[name]
-        probe = Probe(self.ctx, self.work, [name], {n: arrays[0] for n, arrays in self.seen.items()})
-        feeds = [dict(f) | {n: self.seen[n][j] for n in probe.given} for j, f in enumerate(self.feeds)]
-        got = [probe(f)[name] for f in feeds]
-        if keep and sum(a.nbytes for arrays in (*self.seen.values(), got) for a in arrays) <= HELD:
-            self.seen[name] = got
-        return got
+            yield from self.seen[name]
+            return
+        probe, fresh = Probe(self.ctx, self.work, [name], {n: kept[0] for n, kept in self.seen.items()}), Spilled()
+        for j, feeds in enumerate(self.feeds):
+            got = probe({**feeds, **{n: self.seen[n][j] for n in probe.given}})[name]
+            if keep:
+                fresh.append(got)
+            yield got
+        if keep and sum(kept.nbytes for kept in (*self.seen.values(), fresh)) <= HELD_BYTES:
+            self.seen[name] = fresh
 
     def forget(self) -> None:
         """What has been seen of the model in work holds no more."""

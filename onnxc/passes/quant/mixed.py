@@ -76,7 +76,7 @@ def _cheapest(found: list[Candidate], spare: float) -> tuple[Candidate, int] | N
 def _measure(model: Model, inputs: dict[str, QType], ctx: Context) -> list[Candidate]:
     feeds = {k: v for k, v in next(iter(ctx.batches(SAMPLES))).items() if k != "labels"}
     names = [_ahead_of_softmax(model, t) for t in model.outputs]
-    real = ctx.runner(model.to_proto(), feeds, names)
+    real = ctx.runner(model.lean(), feeds, names)
     analysis = verify(model).analysis
     found = []
     for node in model.nodes:
@@ -109,6 +109,6 @@ def _noise(model: Model, name: str, x: QType, bits: int, *, real: dict, feeds: d
     stored = work.variable("mixed_stored")
     work.node("QuantizeLinear", [node.inputs[0], scale, zero], [stored], before=node)
     node.inputs[0] = work.node("DequantizeLinear", [stored, scale, zero], before=node).outputs[0]
-    got = ctx.runner(work.to_proto(), feeds, list(real))
+    got = ctx.runner(work.lean(), feeds, list(real))
     shares = [Difference().add(y, got[key], key).noise for key, y in real.items() if y.dtype.kind == "f"]
     return float(np.mean(shares)) if shares else 0.0

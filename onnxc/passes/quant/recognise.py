@@ -105,7 +105,7 @@ class QuantRecognise(Pass):
             return {s.node.name: "it keeps 0, and there are no data to see whether 0 turns up" for s in steps}
         hit: dict[str, str] = {}
         names = sorted({s.x.name for s in steps})
-        run = ctx.runner.prepare(model.to_proto(), names)
+        run = ctx.runner.prepare(model.lean(), names)
         for feeds in Stream(ctx, ctx.verified.analysis, names, SAMPLES):
             got = run(feeds)
             for s in steps:
