@@ -79,7 +79,7 @@ class Session:
         with temporary.folder(Path(tempfile.gettempdir()), "session") as folder:
             try:
                 as_it_is = isinstance(model, str | Path) and not extra
-                source = str(model) if as_it_is else _loadable(proto, extra, folder, outside=bool(beside))
+                source = str(model) if as_it_is else _loadable(proto, extra, folder, bool(beside))
                 self._beside = _beside(beside, folder)  # has to live as long as the session
                 self._session = _started(
                     source, threads, optimise, saturates(proto), exact=not _in_blocks(proto), beside=self._beside
