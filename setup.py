@@ -24,6 +24,8 @@ EXTRAS = {
     "cross": ["ziglang>=0.13"],
     "bench": ["onnxslim>=0.1.80", "onnxsim>=0.4.36", "scikit-learn>=1.5"],
     "train": ["torch>=2.4"],
+    # A cluster for `onnxc auto --executor dask://HOST:PORT`.
+    "dask": ["distributed>=2024.8"],
     # COCO's mean average precision, for --task detection.
     "detection": ["faster-coco-eval>=1.6"],
     "plot": ["matplotlib>=3.8"],

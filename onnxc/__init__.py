@@ -23,6 +23,8 @@ _HOMES = {
     "Pipeline": "onnxc.pipeline",
     "run_passes": "onnxc.pipeline",
     "compare": "onnxc.measure.compare",
+    "auto": "onnxc.search",
+    "Budget": "onnxc.search",
     "compile": "onnxc.codegen",
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .ir.errors import BadOption
+from .ir.escape import json_text
 from .passes.base import Pass
 from .passes.registry import make
 from .runtime.code import CODE
@@ -192,6 +193,27 @@ def read_toml(path: str | Path, *, allow_code: bool = False) -> tuple[list[Pass]
             f"the recipe {path} names code to run", found=code[0], remedy="if you trust it, give --allow-code"
         )
     return [make(t["name"], {k: v for k, v in t.items() if k != "name"}) for t in tables], recipe
+
+
+def to_toml(passes: Sequence[Pass], settings: Mapping[str, object] | None = None) -> str:
+    """A recipe that `read_toml` reads back: settings, then a table for each pass with the options that differ from their
+    defaults."""
+    lines = [f"{key} = {_toml(value)}" for key, value in (settings or {}).items()]
+    for p in passes:
+        lines += ["", "[[pass]]", f"name = {_toml(p.name)}"]
+        lines += [f"{key} = {_toml(value)}" for key, value in p.options().items() if value is not None]
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_toml(str(k))} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    # what JSON escapes in a string, TOML reads the same way
+    return repr(value) if isinstance(value, (int, float)) else json_text(str(value), indent=None)
 
 
 def _exists(path: Path) -> bool:

@@ -74,7 +74,7 @@ class PipelineReport:
 
     def to_dict(self) -> dict:
         """Plain numbers, strings, lists and dicts; ready for JSON but for infinities, which stand as None."""
-        return _finite(
+        return finite(
             {
                 "passes": [r.to_dict() for r in self.rows],
                 "data": self.data,
@@ -96,9 +96,9 @@ class PipelineReport:
         return render(self)
 
 
-def _finite(value):
+def finite(value):
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -23,6 +23,7 @@ ROOMS = {
     "codegen": {"ir", "runtime", "coding", "__version__"},
     "coding": {"ir.errors", "ir.escape", "ir.external", "ir.output"},
     "torch": {"ir", "runtime.data", "passes.train.objective"},
+    "search": {"ir", "passes", "runtime", "codegen", "measure", "pipeline", "recipe", "report", "require", "trial"},
     "measure": {"ir", "passes", "runtime", "coding", "codegen", "pipeline", "recipe", "report"},
 }
 TVM = {"codegen/tvm_api.py"}

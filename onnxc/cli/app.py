@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from onnxc import __version__
-from onnxc.cli import bench, compare, compile, demo, inspect, pack, passes, run, sensitivity, signals
+from onnxc.cli import auto, bench, compare, compile, demo, inspect, pack, passes, run, sensitivity, signals
 from onnxc.ir.errors import OnnxcError
 from onnxc.ir.escape import line
 
@@ -51,6 +51,7 @@ def _common(
 
 for _name, _command in {
     "passes": passes.passes,
+    "auto": auto.auto,
     "inspect": inspect.inspect,
     "compare": compare.compare,
     "compile": compile.compile_,

@@ -199,7 +199,19 @@ def test_help_loads_nothing_heavy():
 def test_help_names_every_command_of_the_contract(command):
     ended = command("--help")
     assert ended.status == 0
-    for name in ("passes", "inspect", "compare", "compile", "run", "bench", "pack", "unpack", "sensitivity", "demo"):
+    for name in (
+        "passes",
+        "inspect",
+        "compare",
+        "compile",
+        "run",
+        "bench",
+        "pack",
+        "unpack",
+        "sensitivity",
+        "demo",
+        "auto",
+    ):
         assert f"\n  {name} " in ended.out
         assert command(name, "--help").status == 0
     assert command("--version").out == f"onnxc {onnxc.__version__}\n"
@@ -209,7 +221,7 @@ def test_help_names_every_command_of_the_contract(command):
 def test_the_page_on_the_command_line_names_options_that_exist(command):
     text = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
     commands = [shlex.split(line)[2:] for line in text.splitlines() if line.startswith("$ onnxc ")]
-    shown = {"passes", "inspect", "compare", "compile", "run", "bench", "pack", "unpack", "sensitivity", "demo"}
+    shown = {"passes", "inspect", "compare", "compile", "run", "bench", "pack", "unpack", "sensitivity", "demo", "auto"}
     assert {argv[0] for argv in commands} == shown
     for name, *rest in commands:
         known = command(name, "--help").out

@@ -16,6 +16,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from ...ir.escape import json_text
 from ...ir.masks import apply_masks
 from ...ir.model import Model
 from ...ir.output import write_whole
-from ..base import Context, Report
+from ..base import Context, Judgement, Report
 from .budget import Costing
 from .coupling import Group, groups
 from .criteria import scores
@@ -81,6 +82,38 @@ def units(found: list[Group], analysis: Analysis) -> list[list[Group]]:
     return list({id(u): u for u in (home[g.atom] for g in found)}.values())
 
 
+class Sweep:
+    """The units of a model, and what cuts do to it. units: see the module's text; the others as in `measure`."""
+
+    def __init__(
+        self, model: Model, ctx: Context, criterion: str = "l1", how: str = "none", statistics: str = "window",
+        samples: int = SAMPLES, alike: bool = True,
+    ) -> None:  # fmt: skip
+        self._model, self._ctx, self._how, self._samples = model, ctx, how, samples
+        self.analysis = analyse(model, alike=alike)
+        found = groups(model, self.analysis, statistics)
+        self.rated = scores(ScoringContext(model, self.analysis, found, ctx, samples, ctx.seed), criterion)
+        self.groups = [g for g in found if g.atom in self.rated]
+        self.units = units(self.groups, self.analysis)
+        self.plan = Plan(self.groups, self.analysis, self.rated)
+
+    @cached_property
+    def judge(self) -> Callable[[Model], Judgement]:
+        """Measures models beside the one that is cut."""
+        return self._ctx.evaluate(self._model, self._samples)
+
+    def cut(self, ratios: Mapping[int, float]) -> Model:
+        """A copy without the share `ratios[k]` of the channels of each unit `k` that is named, recovered."""
+        wanted = {g.atom: ratio for k, ratio in ratios.items() for g in self.units[k]}
+        keep = masks(self.groups, self.rated, self.plan.by_ratio(wanted))
+        return _cut(self._model, self.analysis, keep, self._ctx, self._how, self._samples)
+
+    def point(self, unit: int, ratio: float) -> Point:
+        """What cutting one unit alone does."""
+        seen = self.judge(self.cut({unit: ratio}))
+        return Point(ratio, math.sqrt(min(seen.noise, WORST)), seen.metrics)
+
+
 def measure(
     model: Model, ctx: Context, *, criterion: str = "l1", how: str = "none", statistics: str = "window", samples: int = SAMPLES,
     ratios: tuple[float, ...] = RATIOS, file: Path | None = None, progress: Callable[[str, float], None] | None = None,
@@ -91,30 +124,20 @@ def measure(
     alike: a weight that several layers read is cut for all of them alike.
     Raises BadData where `file` holds results of another model, other data or other settings.
     """
-    analysis = analyse(model, alike=alike)
-    found = groups(model, analysis, statistics)
-    rated = scores(ScoringContext(model, analysis, found, ctx, samples, ctx.seed), criterion)
-    found = [g for g in found if g.atom in rated]
+    sweep = Sweep(model, ctx, criterion, how, statistics, samples, alike)
     head = {
         "form": FORM, "model": digest(model.to_proto()), "data": getattr(ctx.data, "name", ""), "criterion": criterion, "recover": how,
         "statistics": statistics, "samples": samples, "seed": ctx.seed, "ratios": list(ratios),
     } | ({} if alike else {"shared": "apart"})  # fmt: skip
     done = read(file, head) if file is not None and file.exists() else {}
-    work = units(found, analysis)
-    plan = Plan(found, analysis, rated)
-    judge = None
+    work = sweep.units
     for k, unit in enumerate(work):
         if progress is not None:
             progress(unit[0].name, k / len(work))
         key = _key(unit, k)
         if key in done:
             continue
-        judge = judge or ctx.evaluate(model, samples)
-        points = []
-        for ratio in ratios:
-            keep = masks(found, rated, plan.by_ratio({g.atom: ratio for g in unit}))
-            seen = judge(_cut(model, analysis, keep, ctx, how, samples))
-            points.append(Point(ratio, math.sqrt(min(seen.noise, WORST)), seen.metrics))
+        points = [sweep.point(k, ratio) for ratio in ratios]
         done[key] = Curve(unit[0].name, sum(g.size for g in unit), points)
         if file is not None:
             write(file, head, done)

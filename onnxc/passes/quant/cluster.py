@@ -10,6 +10,7 @@ with the plain convolution. Exact twin: the model whose weights are the floats t
 from __future__ import annotations
 
 from dataclasses import field
+from fnmatch import fnmatchcase
 from typing import Literal
 
 import numpy as np
@@ -37,7 +38,8 @@ RAISE_TO = 13
 class QuantCluster(Pass):
     """Let the weights of convolutions and matrix products share 2^bits values, and store indices of that many bits.
 
-    bits: of an index, 1 to 8. scope: one codebook for each layer, for each run of output channels of a layer, or for
+    bits: of an index, 1 to 8. bits_by: bits of their own for layers by glob on node names, the last that fits counts; 0 leaves
+    a layer alone. scope: one codebook for each layer, for each run of output channels of a layer, or for
     the whole model. channels: outputs that share a codebook when scope is channels. start: optimal (dynamic
     programming over the cells), linear, density, random or kmeans++; Lloyd's rounds follow. cells: intervals that
     the dynamic programme may cut at; where a layer has no more distinct weights the result is the optimum.
@@ -52,6 +54,7 @@ class QuantCluster(Pass):
     requires = ("clean",)
 
     bits: int = 4
+    bits_by: dict[str, int] | None = None
     scope: Literal["layer", "channels", "model"] = "layer"
     channels: int = 16
     start: Literal["optimal", "linear", "density", "random", "kmeans++"] = "optimal"
@@ -65,6 +68,10 @@ class QuantCluster(Pass):
 
     def __post_init__(self) -> None:
         self.within("bits", 1 <= self.bits <= 8, "1 to 8")
+        self.within("bits_by", all(0 <= b <= 8 for b in (self.bits_by or {}).values()), "0 to 8 each")
+        if self.bits_by and self.scope == "model":
+            raise BadOption("one codebook for the whole model has one number of bits", pass_name=self.name,
+                            expected="bits_by or scope=model", found="both")  # fmt: skip
         self.within("channels", self.channels >= 1, "at least 1")
         self.within("cells", self.cells >= 16, "at least 16")
         self.within("entropy", self.entropy is None or self.entropy > 0, "above 0")
@@ -82,6 +89,7 @@ class QuantCluster(Pass):
             report = Report()
             found = layers(model, verify(model).analysis, self.skip, report)
             report.note(f"raised from opset {was} to {RAISE_TO}: unpacking bits needs that")
+        self._known(found)
         found = [layer for layer in found if self._pays(layer, report)]
         if not found:
             return report
@@ -107,14 +115,28 @@ class QuantCluster(Pass):
 
     def _pays(self, layer: Layer, report: Report) -> bool:
         """Whether sharing could make the layer smaller at all: a codebook has at least two values."""
+        if not self._bits(layer):
+            report.refuse(layer.name, "its bits are 0")
+            return False
         least = store.stored_size(layer, 1, np.empty((1, 2), layer.tensor.values.dtype))
         if self.store == "floats" or least < layer.tensor.values.nbytes:
             return True
         report.refuse(layer.name, f"a codebook does not pay for {layer.size} weights")
         return False
 
-    def _settings(self, ctx: Context) -> Settings:
-        return Settings(1 << self.bits, self.start, self.cells, self.entropy, self.zeros, ctx.rng())
+    def _bits(self, layer: Layer) -> int:
+        fitting = [b for glob, b in (self.bits_by or {}).items() if fnmatchcase(layer.name, glob)]
+        return fitting[-1] if fitting else self.bits
+
+    def _known(self, found: list[Layer]) -> None:
+        for glob in self.bits_by or ():
+            if not any(fnmatchcase(layer.name, glob) for layer in found):
+                names = ", ".join(layer.name for layer in found[:4]) or "none"
+                raise BadOption("option bits_by names no layer", pass_name=self.name, expected=f"names like {names}",
+                                found=glob)  # fmt: skip
+
+    def _settings(self, ctx: Context, bits: int) -> Settings:
+        return Settings(1 << bits, self.start, self.cells, self.entropy, self.zeros, ctx.rng())
 
     def _alone(self, layer: Layer, h: np.ndarray | None, ctx: Context) -> tuple[np.ndarray, np.ndarray]:
         """(codebook [rows, values], indices in the common view) of one layer."""
@@ -122,7 +144,9 @@ class QuantCluster(Pass):
         rows = self._rows(layer)
         flat = view.reshape(rows, -1)
         importance = [None] * rows if h is None else h.reshape(rows, -1)
-        codes = [find_codes([w], [i], self._settings(ctx)) for w, i in zip(flat, importance, strict=True)]
+        codes = [
+            find_codes([w], [i], self._settings(ctx, self._bits(layer))) for w, i in zip(flat, importance, strict=True)
+        ]
         book = store.table([c.values for c in codes], view.dtype)
         indices = [c.indices(w, i) for c, w, i in zip(codes, flat, importance, strict=True)]
         return book, np.stack(indices).reshape(view.shape)
@@ -141,7 +165,7 @@ class QuantCluster(Pass):
         if h:  # layers that are not read count like the mean of the others
             level = float(np.mean([one.mean() for one in h.values()]))
             hs = [h.get(id(layer), np.full(view.shape, level)) for layer, view in zip(found, views, strict=True)]
-        codes: Codes = find_codes(views, hs, self._settings(ctx))
+        codes: Codes = find_codes(views, hs, self._settings(ctx, self.bits))
         book = store.table([codes.values], np.result_type(*views))
         return {id(x): (book, codes.indices(view, one)) for x, view, one in zip(found, views, hs, strict=True)}
 

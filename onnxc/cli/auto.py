@@ -1,0 +1,195 @@
+"""`onnxc auto`: one budget in, the best recipe out; what was found, as a table and a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..ir.errors import BadOption, VerificationError
+from ..ir.escape import line, readable
+from . import arguments
+from .options import (
+    DataOption,
+    DecodeOption,
+    InputOption,
+    JsonOption,
+    MetricOption,
+    ModelArgument,
+    SamplesOption,
+    ShapeOption,
+    TaskOption,
+    bar,
+    colour,
+    json_text,
+    show,
+)
+from .tables import Column, change, count, decibels, draw, plural, score, seconds, size, wrap
+
+if TYPE_CHECKING:
+    from ..search import Estimate, Found
+
+COLUMNS = (Column("", number=False), Column("bytes"), Column("MACs"), Column("peak"), Column("flash"), Column("RAM"),
+           Column("time"), Column("SNR dB"))  # fmt: skip
+KINDS = {"int8": "8-bit layers", "channels": "cuts of channels", "bits": "shared weights", "candidate": "candidates"}
+
+
+def _bound(text: str) -> object:
+    return typer.Option(metavar="X", help=text, show_default=False)
+
+
+def auto(
+    model: ModelArgument,
+    data: DataOption = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", metavar="DIR", help="Where the results go; goes on from there.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="T", help="Compile for this machine.", show_default=False)
+    ] = None,
+    flash: Annotated[str | None, _bound("Bytes of the library, 256k say.")] = None,
+    ram: Annotated[str | None, _bound("Bytes of its arena.")] = None,
+    bytes_: Annotated[
+        str | None, typer.Option("--bytes", metavar="X", help="Stored bytes; up to 1: a share.", show_default=False)
+    ] = None,
+    macs: Annotated[str | None, _bound("Multiply-accumulates; up to 1: a share.")] = None,
+    time: Annotated[str | None, _bound("Time in ONNX Runtime, a share.")] = None,
+    drop: Annotated[str | None, _bound("Loss of the metric: 1%; the default where nothing is asked for.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, metavar="M", help="When to stop.", show_default=False)] = None,
+    task: TaskOption = None,
+    metric: MetricOption = None,
+    decode: DecodeOption = None,
+    shape: ShapeOption = None,
+    samples: SamplesOption = None,
+    inputs: InputOption = None,
+    executor: Annotated[
+        str, typer.Option(metavar="E", help="threads[:N], processes[:N] or dask://HOST:PORT.")
+    ] = "threads",
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would be tried, and how long it takes.")] = False,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of all random choices.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Find the smallest model that keeps to a budget."""
+    from ..search import Budget
+    from ..search import auto as search
+    from ..search.budget import number
+    from ..search.folder import compile_points, write
+
+    folder = Path(out if out is not None else f"{Path(model).stem}-auto")
+    if folder.exists() and not folder.is_dir():
+        raise BadOption(f"-o {folder} is a file", expected="a folder")
+    given = {"flash": flash, "ram": ram, "bytes": bytes_, "macs": macs, "time": time, "drop": drop}
+    budget = Budget(**{name: number(value, name) for name, value in given.items()})
+    wishes = arguments.wishes(shape, samples, inputs)
+    settings: dict[str, Any] = {
+        "task": task,
+        "metric": metric,
+        "decode": decode,
+        "target": target,
+        "minutes": minutes,
+        "seed": seed,
+    }
+    with bar(1) as step:
+        searching = search(
+            model,
+            data,
+            budget=budget,
+            executor=executor,
+            folder=None if plan else folder,
+            wishes=wishes,
+            progress=step,
+            **settings,
+        )
+        if plan:
+            show(json_text(_planned(searching.plan())) if json else render_plan(searching.plan(), colour=colour()))
+            return
+        try:
+            found = searching.run()
+        except BaseException:
+            if searching.tried:
+                write(searching.partial(), folder, searching.local.spec)
+            raise
+        places = write(found, folder, searching.local.spec)
+        if target is not None:
+            step("libraries", 1.0)
+            compile_points(found, folder, searching.local.spec)
+    if json:
+        from ..report import finite
+
+        show(json_text(finite(found.to_dict())))
+    else:
+        show(render(found, colour=colour()))
+        if places:
+            show(f"\nwritten: {line(str(folder))}; start with {line(str(places[0] / 'model.onnx'))}")
+    if found.misses:
+        raise VerificationError(f"cannot: nearest is {told(found)}", remedy="ask for less, or give more data")
+
+
+def told(found: Found) -> str:
+    """The misses of the nearest point, in words."""
+    name = f"point {found.chosen + 1}" if found.chosen is not None else "none"
+    parts = []
+    for bound, (had, allowed) in found.misses.items():
+        form = size if bound in ("bytes", "flash", "ram") else count if bound == "macs" else "{:.4g}".format
+        parts.append(f"{bound} {form(had)} above {form(allowed)}")
+    return f"{name}: {', '.join(parts)}"
+
+
+def render(found: Found, *, width: int | None = None, colour: bool = False) -> str:
+    """A row for each point, smallest last, and in words what was chosen."""
+    found = readable(found)
+    columns = [*COLUMNS, Column(found.metric)]
+    rows = [["as given", *_row(found, found.given)]]
+    for k, point in enumerate(found.points):
+        rows.append([f"point {k + 1}{' *' if k == found.chosen else ''}", *_row(found, point.result)])
+    parts = [draw(columns, rows, width, colour)]
+    if found.best is None:
+        parts.append("Nothing smaller was found.")
+    else:
+        parts.append(wrap(summary(found), "", width))
+        parts.append(wrap(f"  {found.best.text}", "      ", width))
+    parts += [wrap(note, "", width) for note in found.notes]
+    return "\n\n".join(parts)
+
+
+def summary(found: Found) -> str:
+    """What was chosen, in a sentence or two."""
+    best = found.best
+    assert best is not None and found.chosen is not None
+    result = best.result
+    what = f"Point {found.chosen + 1} has {change(result['bytes'], found.given['bytes']) or '±0%'} bytes"
+    what += f" and {change(result['macs'], found.given['macs']) or '±0%'} MACs"
+    now, was = (score(found.metric, one["held"][found.metric]) for one in (result, found.given))
+    metric = f"{found.metric} {now} instead of {was}"
+    kept = "It keeps to" if not found.misses else "It is the nearest to"
+    return (
+        f"{what}; {metric} on samples that were held apart. {kept} {found.budget}. "
+        f"{plural(found.tried, 'candidate')} tried; those that another one beats are left out."
+    )
+
+
+def _row(found: Found, result: dict) -> list[str]:
+    def sized(name: str) -> str:
+        if name not in result:
+            return ""
+        moved = change(result[name], found.given[name]) if name in found.given else ""
+        return (count if name == "macs" else size)(result[name]) + (f"\n{moved}" if moved else "")
+
+    time = f"{result['time']:.2f}x" if "time" in result else ""
+    snr = "" if result is found.given else decibels(result["snr_db"])
+    return [*(sized(n) for n in ("bytes", "macs", "peak_bytes", "flash", "ram")), time, snr,
+            score(found.metric, result["held"].get(found.metric))]  # fmt: skip
+
+
+def render_plan(estimate: Estimate, *, width: int | None = None, colour: bool = False) -> str:
+    """What would be measured, with times."""
+    columns = (Column("what", number=False), Column("how many"), Column("each"), Column("together"))
+    rows = [[KINDS[kind], str(n), seconds(each), seconds(n * each)] for kind, n, each in estimate.rows]
+    whole = f"About {seconds(estimate.seconds)} in one thread; nothing was written."
+    return "\n\n".join([draw(columns, rows, width, colour), whole])
+
+
+def _planned(estimate: Estimate) -> dict:
+    rows = [{"what": kind, "jobs": n, "seconds_each": each} for kind, n, each in estimate.rows]
+    return {"jobs": rows, "seconds": estimate.seconds}

@@ -1,0 +1,152 @@
+"""What a search found: the points that nothing beats, the one that keeps to the budget, and how far the nearest is from it."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from ..passes.base import Pass
+from .budget import Budget, drop
+
+if TYPE_CHECKING:
+    from .work import Worker
+
+MOST = 10
+"""Points that are kept."""
+COSTS = ("bytes", "macs", "params", "nodes", "peak_bytes", "flash", "ram", "time")
+
+
+@dataclass
+class Point:
+    """A candidate that was made and measured. text: its passes; result: costs, metrics by the samples that choose (`metrics`) and by
+    those that judge (`held`), the model."""
+
+    text: str
+    passes: tuple[Pass, ...]
+    format: str
+    result: dict[str, Any]
+
+    def proto(self) -> onnx.ModelProto:
+        """The model."""
+        return onnx.ModelProto.FromString(self.bytes())
+
+    def bytes(self) -> bytes:
+        """The model's file."""
+        return base64.b64decode(self.result["model"])
+
+    def costs(self) -> dict[str, float]:
+        """Costs by name, of those that were measured."""
+        return {name: self.result[name] for name in COSTS if name in self.result}
+
+
+@dataclass
+class Found:
+    """given: costs and metrics of the model as given. points: by falling bytes. chosen: index of the one that keeps to the
+    budget, else of the nearest; None where nothing was tried. misses: of the nearest, (found, allowed) by bound."""
+
+    given: dict[str, Any]
+    points: list[Point]
+    chosen: int | None
+    misses: dict[str, tuple[float, float]]
+    budget: Budget
+    metric: str
+    higher: bool
+    tried: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def best(self) -> Point | None:
+        """The chosen point, or the nearest."""
+        return None if self.chosen is None else self.points[self.chosen]
+
+    def drop(self, point: Point, part: str = "held") -> float:
+        """What a point loses of the metric, by the samples that judge, or by those that choose (`metrics`)."""
+        return drop(self.metric, self.higher, self.given[part], point.result[part])
+
+    def timed(self, local: Worker) -> None:
+        """Measure the time of the points that have none."""
+        left = [p for p in self.points if "time" not in p.result]
+        if left:
+            for point, ratio in zip(left, local.time([p.proto() for p in left]), strict=True):
+                point.result["time"] = ratio
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        rows = [
+            {"passes": p.text, "format": p.format, **p.costs(), "snr_db": p.result["snr_db"], "metrics": p.result["held"],
+             "chosen_by": p.result["metrics"], "drop": self.drop(p), "chosen": k == self.chosen,
+             **({"refused": p.result["refused"]} if "refused" in p.result else {}), "steps": p.result["passes"]}
+            for k, p in enumerate(self.points)
+        ]  # fmt: skip
+        return {
+            "given": {k: v for k, v in self.given.items() if k not in ("held", "metrics", "noise")}
+            | {"metrics": self.given["held"]},
+            "budget": self.budget.bounds(),
+            "metric": self.metric,
+            "met": not self.misses,
+            "misses": {name: {"found": f, "allowed": a} for name, (f, a) in self.misses.items()},
+            "tried": self.tried,
+            "points": rows,
+            "notes": self.notes,
+        }
+
+
+def points(given: dict[str, Any], made: Sequence[Point], budget: Budget, metric: str, higher: bool) -> Found:
+    """The best of the candidates that were made."""
+    found = Found(given, [], None, {}, budget, metric, higher, tried=len(made))
+
+    lost = smoothed({p.text: (p.result["noise"], found.drop(p, "metrics")) for p in made})
+
+    def figures(p: Point) -> dict[str, float]:
+        return p.costs() | {"drop": lost[p.text]}
+
+    sound = [p for p in made if p.result["bytes"] <= given["bytes"] and math.isfinite(found.drop(p, "metrics"))]
+    if not sound:
+        return found
+    missed = {p.text: budget.misses(figures(p), given) for p in sound}
+    kept = [p for p in sound if not missed[p.text]]
+    if kept and budget.drop is not None:
+        best = min(kept, key=lambda p: (p.result["bytes"], figures(p)["drop"]))
+    elif kept:
+        best = min(kept, key=lambda p: (figures(p)["drop"], p.result["bytes"]))
+    else:
+        best = min(sound, key=lambda p: _distance(missed[p.text]))
+        found.misses = missed[best.text]
+    front = [p for p in sound if p is best or not any(_beats(figures(q), figures(p)) for q in sound)]
+    others = sorted((p for p in front if p is not best), key=lambda p: figures(p)["drop"])[: MOST - 1]
+    found.points = sorted([best, *others], key=lambda p: (-p.result["bytes"], p.text))
+    found.chosen = found.points.index(best)
+    held = budget.drop
+    if held is not None and not found.misses and found.drop(best) > held:
+        found.notes.append(
+            f"by the samples held apart the drop is {found.drop(best):.4g}, above {held:g}: by those that chose it was "
+            f"{found.drop(best, 'metrics'):.4g}; more data tell better"
+        )
+    return found
+
+
+def smoothed(seen: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """name -> loss, from name -> (noise, loss as measured): the losses that never fall as noise rises and are nearest to those
+    measured (isotonic regression). So candidates lend each other their samples."""
+    from scipy.optimize import isotonic_regression
+
+    names = sorted((name for name, (_, loss) in seen.items() if math.isfinite(loss)), key=lambda n: (seen[n][0], n))
+    if not names:
+        return {}
+    return dict(zip(names, map(float, isotonic_regression([seen[n][1] for n in names]).x), strict=True))
+
+
+def _distance(misses: dict[str, tuple[float, float]]) -> float:
+    """How far from a budget: orders of magnitude over all bounds."""
+    return sum(math.log(max(f, 1e-12) / max(a, 1e-12)) for f, a in misses.values())
+
+
+def _beats(a: dict[str, float], b: dict[str, float]) -> bool:
+    """Whether `a` is nowhere worse than `b`, and somewhere better."""
+    keys = [k for k in ("bytes", "macs", "drop", "time", "flash", "ram") if k in a and k in b]
+    return all(a[k] <= b[k] for k in keys) and any(a[k] < b[k] for k in keys)

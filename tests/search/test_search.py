@@ -1,0 +1,265 @@
+"""The search: budgets, knapsacks, data held apart, and that it ends with what it says, again after it was cut off."""
+
+import itertools
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+
+import onnxc
+from onnxc.cli.app import main
+from onnxc.ir.errors import BadData, BadOption
+from onnxc.recipe import parse, read_toml, to_toml
+from onnxc.runtime.feeding import feed
+from onnxc.runtime.reference import Session
+from onnxc.runtime.split import split
+from onnxc.search import Budget, auto
+from onnxc.search.budget import number
+from onnxc.search.executor import opened
+from onnxc.search.found import smoothed
+from onnxc.search.knapsack import choose
+from onnxc.search.work import globbed
+
+TEXT = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N,3,6,6] x) => (float[N,4] y)
+{
+  a = Conv <pads = [1, 1, 1, 1]> (x, w0, b0)
+  r = Relu(a)
+  c = Conv <pads = [1, 1, 1, 1]> (r, w1, b1)
+  s = Relu(c)
+  f = Flatten(s)
+  y = Gemm <transB = 1> (f, w2, b2)
+}
+"""
+SHAPES = {"w0": (24, 3, 3, 3), "b0": (24,), "w1": (16, 24, 3, 3), "b1": (16,), "w2": (4, 576), "b2": (4,)}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A network whose channels matter unequally, and 96 samples that it knows."""
+    folder, rng = tmp_path_factory.mktemp("search"), np.random.default_rng(0)
+    proto = parser.parse_model(TEXT)
+    for name, shape in SHAPES.items():
+        values = rng.standard_normal(shape) * 0.3
+        if len(shape) > 1:
+            values *= np.geomspace(1, 0.02, shape[0]).reshape(-1, *[1] * (len(shape) - 1)) if name != "w2" else 1
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(values.astype(np.float32), name))
+    for node in proto.graph.node:
+        node.name = f"n[{node.output[0]}]"
+    onnx.save(proto, folder / "net.onnx")
+    x = rng.standard_normal((96, 3, 6, 6)).astype(np.float32)
+    labels = Session(proto).run({"x": x})["y"].argmax(1)
+    np.savez(folder / "data.npz", x=x, labels=labels)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(place):
+    """What a search finds, and its folder."""
+    status = main(
+        ["auto", str(place / "net.onnx"), "--data", str(place / "data.npz"), "-o", str(place / "out"), "--drop", "5%"]
+    )
+    return status, place / "out"
+
+
+def test_budgets_are_read():
+    assert [number(t, "x") for t in ("256k", "0.25", "1%", "2M", "1e3", None, 3.0)] == [
+        256e3,
+        0.25,
+        0.01,
+        2e6,
+        1e3,
+        None,
+        3,
+    ]
+    with pytest.raises(BadOption, match=r"--ram does not fit, expected a number like 0\.25, 1% or 256k, found much"):
+        number("much", "ram")
+    with pytest.raises(BadOption, match="--bytes does not fit, expected above 0"):
+        Budget(bytes=0)
+    budget = Budget(bytes=0.5, macs=100, drop=0.01)
+    assert budget.misses({"bytes": 60, "macs": 100, "drop": 0.02}, {"bytes": 100, "macs": 1000}) == {
+        "bytes": (60, 50),
+        "drop": (0.02, 0.01),
+    }
+    assert str(Budget().settled()) == "drop 0.01" and Budget(macs=0.5).settled().drop is None
+
+
+def test_a_knapsack_is_the_best_there_is(capfd):
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        costs = [np.sort(rng.random(3))[::-1].tolist() for _ in range(5)]
+        noises = [[0.0, *np.sort(10 ** rng.uniform(-6, 1, 2))] for _ in range(5)]
+        cap = 10 ** rng.uniform(-4, 0.5)
+        got = choose(costs, noises, cap)
+        ways = [w for w in itertools.product(range(3), repeat=5) if sum(n[j] for n, j in zip(noises, w)) <= cap]
+        least = min(sum(c[j] for c, j in zip(costs, w)) for w in ways)
+        assert sum(n[j] for n, j in zip(noises, got)) <= cap * (1 + 1e-6)
+        assert sum(c[j] for c, j in zip(costs, got)) <= least * 1.002
+    assert choose([[2, 1]], [[0.5, 0.7]], 0.1) == [0] and choose([], [], 1) == []
+    assert capfd.readouterr().out == ""
+
+
+def test_parts_hold_different_samples_and_all_of_them(place):
+    model = onnxc.load(place / "net.onnx")
+    data = feed(model.to_proto(), place / "data.npz")
+    parts = split(data, (2, 3, 3), 1)
+    assert [p.samples for p in parts] == [24, 36, 36] and all(p.labelled for p in parts)
+    rows = np.concatenate([np.concatenate([b["x"] for b in p.batches(10)]) for p in parts])
+    assert len(np.unique(rows[:, 0, 0, 0])) == 96
+    assert [p.digest() for p in split(data, (2, 3, 3), 1)] == [p.digest() for p in parts]
+    assert split(data, (2, 3, 3), 2)[0].digest() != parts[0].digest()
+    few = feed(model.to_proto(), {"x": np.zeros((2, 3, 6, 6), np.float32)})
+    with pytest.raises(BadData, match="too few samples to choose by some and report on others"):
+        split(few, (2, 3, 3), 0)
+
+
+def test_recipes_are_written_as_they_are_read(tmp_path):
+    passes = parse(
+        'prune(ratio=0.0, ratio_by={"a\\"[b]": 0.25, c: 0.5}), quant.cluster(bits=3, refit=true, skip=["*", x]), fuse'
+    )
+    text = to_toml(passes, {"seed": 3, "check": "data"})
+    (tmp_path / "r.toml").write_text(text)
+    again, settings = read_toml(tmp_path / "r.toml")
+    assert list(map(str, again)) == list(map(str, passes)) and settings == {"seed": 3, "check": "data"}
+    assert "refit = true" in text
+
+
+def test_losses_are_smoothed_by_noise():
+    assert smoothed({"a": (0.1, 0.0), "b": (0.2, 0.04), "c": (0.3, 0.02), "d": (0.4, float("nan"))}) == pytest.approx(
+        {"a": 0, "b": 0.03, "c": 0.03}
+    )
+
+
+def test_a_search_ends_with_points_that_replay(found, place, tmp_path):
+    status, folder = found
+    report = json.loads((folder / "report.json").read_text())
+    assert status == 0 and report["met"] and report["metric"] == "accuracy"
+    best = next(p for p in report["points"] if p["chosen"])
+    assert best["bytes"] < 0.25 * report["given"]["bytes"] and best["chosen_by"]["accuracy"] >= 0.9
+    assert 1 <= len(report["points"]) <= 10 and report["points"][-1]["bytes"] < report["points"][0]["bytes"]
+    for k, point in enumerate(report["points"], 1):
+        model = onnxc.load(folder / f"point-{k}/model.onnx")
+        assert sum(t.values.nbytes for t in model.constants().values()) == point["bytes"]
+    k = report["points"].index(best) + 1
+    recipe = folder / f"point-{k}/recipe.toml"
+    assert main(["passes", str(place / "net.onnx"), "--recipe", str(recipe), "-o", str(tmp_path / "again.onnx")]) == 0
+    again, first = (onnx.load(p).graph for p in (tmp_path / "again.onnx", folder / f"point-{k}/model.onnx"))
+    assert [i.SerializeToString() for i in again.initializer] == [i.SerializeToString() for i in first.initializer]
+
+
+def test_a_search_that_was_cut_off_goes_on_to_the_same_end(found, place):
+    _, folder = found
+    wanted = (folder / "report.json").read_text()
+    state = json.loads((folder / "search.json").read_text())
+    assert any(k.startswith('["recipe"') for k in state["results"])
+    keys = list(state["results"])
+    other = place / "again"
+    other.mkdir()
+    state["results"] = {k: state["results"][k] for k in keys[: len(keys) * 2 // 3]}
+    (other / "search.json").write_text(json.dumps(state))
+    assert (
+        main(["auto", str(place / "net.onnx"), "--data", str(place / "data.npz"), "-o", str(other), "--drop", "5%"])
+        == 0
+    )
+    one, two = (json.loads(t)["points"] for t in (wanted, (other / "report.json").read_text()))
+    for p in (*one, *two):
+        p.pop("time")  # is measured
+        for step in p["steps"]:
+            step.pop("seconds")
+    assert one == two
+    with pytest.raises(BadData, match="holds a search of another seed, expected 1, found 0"):
+        auto(place / "net.onnx", place / "data.npz", seed=1, folder=other)
+
+
+def test_a_budget_that_cannot_be_met_names_the_nearest(found, place, capsys):
+    _, folder = found
+    capsys.readouterr()
+    argv = [
+        "auto",
+        str(place / "net.onnx"),
+        "--data",
+        str(place / "data.npz"),
+        "-o",
+        str(folder),
+        "--drop",
+        "0",
+        "--bytes",
+        "200",
+    ]
+    assert main(argv) == 1
+    told = capsys.readouterr()
+    assert "onnxc: error: cannot: nearest is point" in told.err and "above 200 B" in told.err
+    assert "It is the nearest to bytes 200, drop 0." in " ".join(told.out.split())
+
+
+def test_processes_give_the_same_as_threads(place):
+    search = auto(place / "net.onnx", place / "data.npz")
+    jobs = [("channels", 0, 0.5), ("bits", "n[a]", 2), ("int8", "n[y]")]
+    wanted = [search.local.do(job) for job in jobs]
+    assert min(wanted) > 0
+    with opened("threads:2", search.local) as executor:
+        assert list(executor.map(jobs)) == wanted
+
+
+@pytest.mark.slow
+def test_other_processes_give_the_same(place):
+    search = auto(place / "net.onnx", place / "data.npz")
+    jobs = [("channels", 0, 0.5), ("bits", "n[a]", 2)]
+    with opened("processes:2", search.local) as executor:
+        assert list(executor.map(jobs)) == [search.local.do(job) for job in jobs]
+
+
+def test_what_ends_a_search_leaves_the_best_so_far(place, monkeypatch):
+    from onnxc.search import Search
+
+    state = place / "state"
+    state.mkdir()
+    (state / "search.json").write_bytes((place / "out/search.json").read_bytes())
+    told = Search._tell
+
+    def end(self, what, share):
+        told(self, what, share)
+        if share > 0.85:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Search, "_tell", end)
+    argv = ["auto", str(place / "net.onnx"), "--data", str(place / "data.npz"), "-o", str(state), "--drop", "5%"]
+    assert main(argv) == 130
+    report = json.loads((state / "report.json").read_text())
+    assert report["points"] and (state / "point-1/model.onnx").exists() and report["tried"] < 10
+
+
+def test_a_plan_writes_nothing(place, capsys):
+    assert (
+        main(["auto", str(place / "net.onnx"), "--data", str(place / "data.npz"), "-o", str(place / "no"), "--plan"])
+        == 0
+    )
+    out = capsys.readouterr().out
+    assert "cuts of channels" in out and "nothing was written" in out and not (place / "no").exists()
+
+
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        (["--flash", "2k"], "--flash and --ram are of a compiled library"),
+        (["--executor", "ray://x"], "--executor does not fit, expected threads"),
+        (["--executor", "threads:0"], "--executor does not fit"),
+        (["--time", "3"], "--time is a share of the time as given"),
+        (["--metric", "r2"], "a metric needs its task"),
+    ],
+)
+def test_what_makes_no_sense_is_told(place, tmp_path, capsys, argv, said):
+    base = ["auto", str(place / "net.onnx"), "--data", str(place / "data.npz"), "-o", str(tmp_path / "o")]
+    assert main([*base, *argv]) == 2
+    assert said in capsys.readouterr().err
+    assert main(["auto", str(place / "net.onnx")]) == 2 and "a search needs data" in capsys.readouterr().err
+
+
+def test_globs_fit_one_name():
+    from fnmatch import fnmatchcase
+
+    for name in ("a[b]", "*", "x?[0]]", "plain/Conv"):
+        assert fnmatchcase(name, globbed(name)) and not fnmatchcase(name + "x", globbed(name))
