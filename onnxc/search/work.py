@@ -179,7 +179,8 @@ class Worker:
                 )
             except OnnxcError as error:
                 return {"flash": float("inf"), "ram": float("inf"), "refused": str(error)}
-        return {"flash": float(done.library_bytes), "ram": float(done.arena_bytes)}
+        sizes = done.to_dict()
+        return {"flash": float(sizes["library_bytes"]), "ram": float(sizes["arena_bytes"])}
 
     def time(self, protos: Sequence[Any]) -> list[float]:
         """Time of each model by that of the one as given: ONNX Runtime, one sample, one thread, in turns."""
