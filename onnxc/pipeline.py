@@ -17,6 +17,7 @@ from .ir.model import Model
 from .ir.verify import Verified, verify
 from .passes.base import Claim, Context, Pass, Report, interface
 from .passes.blas import one_thread
+from .passes.inside import run_inside
 from .passes.layers.capture import room
 from .passes.registry import make
 from .recipe import resolve
@@ -181,8 +182,9 @@ def _step(p: Pass, model: Model, ctx: Context) -> tuple[Model, Verified, Report]
     try:
         with one_thread():
             row = p.run(work, ctx)
-        if not isinstance(row, Report):
-            raise VerificationError("a pass must return a Report", found=type(row).__name__)
+            if not isinstance(row, Report):
+                raise VerificationError("a pass must return a Report", found=type(row).__name__)
+            run_inside(p, model, work, ctx, row)
         if p.needs_data and ctx.synthetic:
             row.note("no data given: seeded random inputs stood in")
         if not row.edits and _untouched(work, model):

@@ -1,17 +1,20 @@
 """What a model costs: MACs, bit operations, parameters, stored bytes, peak activations; read off the operator table.
 
-Extents that are no numbers (batch, free image sizes) count as in `Model.shapes`, or as `sizes` says, else as 1.
+Extents that are no numbers (batch, free image sizes) count as in `Model.shapes`, or as `sizes` says, else as 1. Bodies of
+nodes and called functions count too: of the branches of an If the costlier, a loop's body as often as it surely runs.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from .bodies import Body, inner
 from .functions import packed_sizes
+from .graph import CAPTURED
 from .live import Sizes, number, peak_bytes
 from .model import Model
 from .numbers import number_bits
@@ -49,7 +52,7 @@ def cost(model: Model, verified: Verified, sizes: Sizes | None = None) -> Cost:
             bops += n * _factor_bits(node, verified)
     operands = shape_operands(verified.analysis)
     packed = packed_sizes(model)
-    return Cost(
+    whole = Cost(
         nodes=len(model.nodes),
         params=sum(
             packed.get(t.name, t.values.size)
@@ -61,6 +64,48 @@ def cost(model: Model, verified: Verified, sizes: Sizes | None = None) -> Cost:
         bops=bops,
         peak_bytes=peak_bytes(model, verified, sizes),
     )
+    return _with_bodies(whole, model, verified) if has_bodies(model) else whole
+
+
+def has_bodies(model: Model) -> bool:
+    """Whether there is anything within nodes of `model`."""
+    return bool(model.functions) or any(CAPTURED in node.attrs for node in model.nodes)
+
+
+def _with_bodies(whole: Cost, model: Model, verified: Verified) -> Cost:
+    """The cost with what stands within nodes: initialisers of a body once, products as often as it runs."""
+    within: dict[str, list[Cost]] = {}
+    functions: set[tuple] = set()
+    for body in inner(model, verified):
+        found = cost(body.model, body.verified)
+        here = [t for name, t in body.model.constants().items() if not _is_passed(body, name, t)]
+        kept = [t for t in here if t.values.dtype.kind not in "OUSb"]
+        params = sum(t.values.size for t in kept if t.name not in shape_operands(body.verified.analysis))
+        size = sum(stored_bytes(t.values) for t in here)
+        if not body.key and (key := (body.node.domain, body.node.op)) in functions:
+            params = size = 0
+        elif not body.key:
+            functions.add(key)
+        n = body.trips
+        within.setdefault(body.node.name, []).append(
+            replace(found, params=params, bytes=size, macs=found.macs * n, bops=found.bops * n)
+        )
+    for costs in within.values():
+        whole = Cost(
+            nodes=whole.nodes + sum(c.nodes for c in costs),
+            params=whole.params + sum(c.params for c in costs),
+            bytes=whole.bytes + sum(c.bytes for c in costs),
+            macs=whole.macs + max(c.macs for c in costs),
+            bops=whole.bops + max(c.bops for c in costs),
+            peak_bytes=whole.peak_bytes + max(c.peak_bytes for c in costs),
+        )
+    return whole
+
+
+def _is_passed(body: Body, name: str, t: gs.Constant) -> bool:
+    """Whether a body captures this initialiser: it counts outside."""
+    outer = body.passed.get(name)
+    return isinstance(outer, gs.Constant) and outer.values is t.values
 
 
 def node_macs(analysis: Analysis, node: gs.Node, sizes: Sizes | None = None) -> int:

@@ -82,7 +82,7 @@ class Model:
 
     @cached_property
     def _names(self) -> Names:
-        return Names({n.name for n in self.nodes} | set(self.tensors()) | self.reserved | {""})
+        return Names(self.names() | {""})
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the outer graph by name: inputs, then in order of use, then outputs."""
@@ -115,6 +115,16 @@ class Model:
     def fresh(self, stem: str) -> str:
         """A name that no tensor and no node bears: `stem`, else `stem_1`, `stem_2`, ..."""
         return self._names.fresh(stem)
+
+    def names(self) -> set[str]:
+        """Every name that a node or a tensor bears, here or within a body."""
+        return {n.name for n in self.nodes} | set(self.tensors()) | self.reserved
+
+    def reserve(self, names: Iterable[str]) -> None:
+        """A body of a node uses these names inside: none of them is made fresh any more."""
+        self.reserved = self.reserved.union(names)
+        for name in self.reserved:
+            self._names.take(name)
 
     def constant(self, stem: str, values: np.ndarray) -> gs.Constant:
         """A new initialiser; `values` becomes read-only."""

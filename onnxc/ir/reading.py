@@ -209,15 +209,15 @@ def _nodes(graph: onnx.GraphProto, tensors: dict, beside: Beside) -> list[gs.Nod
                 continue
         beside.inline(proto)
         _refuse_references(proto)
-        captured = _captured(proto)
+        outer = captured(proto)
         given = list(proto.input)
         while given and not given[-1]:
             given.pop()
-        ins = [_use(name, proto, tensors, made) for name in (*given, *captured)]
+        ins = [_use(name, proto, tensors, made) for name in (*given, *outer)]
         outs = [tensors.setdefault(name, gs.Variable(name)) if name else gs.Variable.empty() for name in proto.output]
         attrs = {a.name: attribute(a) for a in proto.attribute}
-        if captured:
-            attrs[CAPTURED] = captured
+        if outer:
+            attrs[CAPTURED] = outer
         elif any(a.type in (_A.GRAPH, _A.GRAPHS) for a in proto.attribute):
             attrs[CAPTURED] = ()
         nodes.append(gs.Node(proto.op_type, proto.name, attrs, ins, outs, domain=proto.domain or None))
@@ -259,7 +259,7 @@ def _constant_node(proto: onnx.NodeProto, beside: Beside) -> np.ndarray | None:
     return None
 
 
-def _captured(proto: onnx.NodeProto) -> tuple[str, ...]:
+def captured(proto: onnx.NodeProto) -> tuple[str, ...]:
     """The outer tensors that the node's bodies read, in order of first use."""
     found: dict[str, None] = {}
 

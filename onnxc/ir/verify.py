@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -12,15 +13,19 @@ from .faults import ONNX_ERRORS, first_line
 from .model import Model
 from .table import Analysis, long_vectors, proto_shape
 
+if TYPE_CHECKING:
+    from .bodies import Body
+
 
 @dataclass
 class Verified:
     """The evidence of a verified model: its axes, the element type (ONNX number) of every tensor that has one,
-    and what was corrected on the way."""
+    and what was corrected on the way. bodies: what `bodies.inner` found within its nodes, None before it looked."""
 
     analysis: Analysis
     types: dict[str, int]
     remarks: list[str] = field(default_factory=list)
+    bodies: list[Body] | None = None
 
 
 def verify(model: Model, like: Model | None = None) -> Verified:

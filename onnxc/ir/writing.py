@@ -97,7 +97,7 @@ def _frame(model: Model) -> onnx.ModelProto:
     graph.name, graph.doc_string = model.graph.name, model.graph.doc_string or ""
     graph.input.extend(value_info(t) for t in model.inputs)
     graph.output.extend(value_info(t) for t in model.outputs)
-    graph.node.extend(map(_node_proto, model.nodes))
+    graph.node.extend(map(node_proto, model.nodes))
     live = {t.name for n in model.nodes for t in n.outputs} - {t.name for t in model.outputs}
     graph.value_info.extend(v for k, v in model.declared.items() if k in live)
     return proto
@@ -116,7 +116,8 @@ def ir_version(model: Model) -> int:
     return max(need, min(model.ir_version, MAX_PLAIN_IR))
 
 
-def _node_proto(node: gs.Node) -> onnx.NodeProto:
+def node_proto(node: gs.Node) -> onnx.NodeProto:
+    """The node as ONNX; in its bodies, captured tensors bear the names that they have now."""
     inputs = [t.name for t in node.inputs]
     captured = node.attrs.get(CAPTURED, ())
     renamed = {}

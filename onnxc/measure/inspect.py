@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..ir.axes import Extent
-from ..ir.cost import Cost, cost, node_macs
+from ..ir.bodies import Body, inner
+from ..ir.cost import Cost, cost, has_bodies, node_macs
 from ..ir.files import load
 from ..ir.functions import indices, is_lookup
 from ..ir.model import Model
@@ -100,11 +102,22 @@ def inspect(source, wishes: Wishes | None = None) -> Inspection:
         functions=tuple(f"{domain}.{name}" for domain, name in model.functions),
         cost=cost(model, verified),
         sizes=tuple(open_sizes(model)),
-        layers=tuple(_layer(node, verified) for node in model.nodes),
+        layers=tuple(_layers(model, verified)),
         groups=tuple(_group(g) for g in groups(model, analysis)),
         frozen=tuple(frozen_layers(model, analysis)),
         unknown=_unknown(model, list(analysis.facts.values())),
     )
+
+
+def _layers(model: Model, verified: Verified, within: str = "") -> Iterator[Layer]:
+    """Every node, those of bodies and functions behind the node that holds them, with its name ahead of theirs."""
+    bodies: dict[int, list[Body]] = {}
+    for body in inner(model, verified) if has_bodies(model) else ():
+        bodies.setdefault(id(body.node), []).append(body)
+    for node in model.nodes:
+        yield replace(_layer(node, verified), name=f"{within}{node.name}")
+        for body in bodies.get(id(node), ()):
+            yield from _layers(body.model, body.verified, f"{within}{body.name}/")
 
 
 def _extents(shape: tuple[Extent, ...] | None) -> str:

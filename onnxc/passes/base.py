@@ -232,6 +232,7 @@ class Pass:
     requires: names of passes that must have run before, in this list or by the manager.
     needs_data: whether it looks at activations (random inputs, and a note, where the user gave none).
     changes_inputs: whether it may change extents of the model's inputs; data are then resampled for what follows.
+    bodies: whether it works in bodies of If, Loop and Scan too, each as a model of its own without data.
     """
 
     name: ClassVar[str] = ""
@@ -239,6 +240,7 @@ class Pass:
     requires: ClassVar[tuple[str, ...]] = ()
     needs_data: ClassVar[bool] = False
     changes_inputs: ClassVar[bool] = False
+    bodies: ClassVar[bool] = False
 
     def run(self, model: Model, ctx: Context) -> Report:
         raise NotImplementedError

@@ -31,7 +31,7 @@ def raise_opset(model: Model, to: int, ctx: Context | None = None) -> bool:
     _convertible(model, to)
     try:
         proto = _converted(model, to)
-        raised = _reattach(load(proto), model)
+        raised = reattach(load(proto), model)
         verify(raised, like=model)
     except (BadModel, DimensionError, VerificationError) as e:
         raise _refusal(model, to, f"the converted model does not verify: {e}") from e
@@ -64,8 +64,8 @@ def _convertible(model: Model, to: int) -> None:
             raise _refusal(model, to, f"node {node.name} has a body")
 
 
-def _reattach(raised: Model, model: Model) -> Model:
-    """Turn the skeleton's extra inputs back into the weights that they stand for."""
+def reattach(raised: Model, model: Model) -> Model:
+    """`raised`, made of the skeleton of `model`, with its extra inputs turned back into the weights that they stand for."""
     weights = model.constants()
     real = {t.name for t in model.inputs}
     for t in raised.inputs:

@@ -10,14 +10,17 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from ...ir.analysis import analyse
+from ...ir.cost import has_bodies
 from ...ir.errors import VerificationError
 from ...ir.model import Model
+from ...ir.verify import Verified, verify
 from ..base import Claim, Context, Pass, Report, register
 from ..editor import Editor, opaque
 from .duplicates import Pool, common, share_constants
 from .fold import fold
 from .identities import identity
 from .merge import merge
+from .opened import open_bodies, open_functions
 from .shapes import computed_target, known_values, named_axes
 
 SWEEPS = 32
@@ -42,13 +45,25 @@ class Clean(Pass):
     4. Transpose(Transpose(x))            ->  Transpose(x) or x; likewise Reshape, Cast, Pad, Slice, Concat
     5. two nodes or constants that agree  ->  one
     6. outputs and nodes that nobody reads are dropped
+    7. functions that hide products, constant Ifs and small loops are opened; what stays in bodies is cleaned there
     """
 
     claim = Claim.EXACT
+    bodies = True
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
-        editor = Editor(model, ctx.verified, report)
+        verified = verify(model) if open_functions(model, report) else ctx.verified
+        for _ in range(SWEEPS):
+            self._settle(model, verified, report)
+            if not has_bodies(model) or not open_bodies(model, verify(model), report):
+                return report
+            verified = verify(model)
+        raise self._endless()
+
+    def _settle(self, model: Model, verified: Verified, report: Report) -> None:
+        """Sweep until nothing changes."""
+        editor = Editor(model, verified, report)
         known = 0
         for _ in range(SWEEPS):
             before = editor.changes
@@ -56,11 +71,14 @@ class Clean(Pass):
             if editor.changes > before:
                 continue
             if known == editor.changes or not incomplete(editor):
-                return report
+                return
             # folded constants may have told the analysis more: read the model again
             known = editor.changes
             editor.analysis = analyse(model)
-        raise VerificationError(
+        raise self._endless()
+
+    def _endless(self) -> VerificationError:
+        return VerificationError(
             "clean found no fixpoint", expected=f"at most {SWEEPS} sweeps", remedy="report the model"
         )
 

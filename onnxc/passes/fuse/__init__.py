@@ -39,6 +39,7 @@ class Fuse(Pass):
 
     claim = Claim.TOLERANCE(1e-5, 1e-5)
     requires = ("clean",)
+    bodies = True
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()

@@ -30,6 +30,7 @@ class PruneBlock(Pass):
 
     claim = Claim.LOSSY
     requires = ("clean",)
+    bodies = True
 
     sparsity: float = 0.5
     rows: int = 4

@@ -28,6 +28,7 @@ class PruneMagnitude(Pass):
 
     claim = Claim.LOSSY
     requires = ("clean",)
+    bodies = True
 
     sparsity: float = 0.5
     scope: Literal["layer", "global"] = "global"

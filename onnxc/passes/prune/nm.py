@@ -25,6 +25,7 @@ class PruneNM(Pass):
 
     claim = Claim.LOSSY
     requires = ("clean",)
+    bodies = True
 
     n: int = 2
     m: int = 4

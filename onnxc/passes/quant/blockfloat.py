@@ -31,6 +31,7 @@ class QuantBlockfloat(Pass):
     skip: list[str] = field(default_factory=list)
 
     requires = ("clean",)
+    bodies = True
 
     def __post_init__(self):
         if not 2 <= self.bits <= 16:

@@ -42,6 +42,7 @@ class QuantBlockwise(Pass):
     skip: list[str] = field(default_factory=list)
 
     requires = ("clean",)
+    bodies = True
 
     def __post_init__(self):
         if self.bits not in DTYPES:

@@ -52,6 +52,7 @@ class QuantCluster(Pass):
 
     claim = Claim.LOSSY
     requires = ("clean",)
+    bodies = True
 
     bits: int = 4
     bits_by: dict[str, int] | None = None

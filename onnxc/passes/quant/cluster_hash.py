@@ -33,6 +33,7 @@ class QuantHash(Pass):
 
     claim = Claim.LOSSY
     requires = ("clean",)
+    bodies = True
 
     bits: float = 4.0
     skip: list[str] = field(default_factory=list)

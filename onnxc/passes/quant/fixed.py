@@ -32,6 +32,7 @@ class QuantFixed(Pass):
     skip: list[str] = field(default_factory=list)
 
     requires = ("clean",)
+    bodies = True
 
     def __post_init__(self):
         if not 2 <= self.bits <= 16:

@@ -77,6 +77,7 @@ class QuantInt8(Pass):
     skip: list[str] | str | None = None
 
     requires = ("clean", "fuse")
+    bodies = True
     needs_data = True
 
     def __post_init__(self):

@@ -30,6 +30,7 @@ class QuantPow2(Pass):
     skip: list[str] = field(default_factory=list)
 
     requires = ("clean",)
+    bodies = True
 
     def __post_init__(self):
         if not 2 <= self.bits <= 6:
