@@ -188,7 +188,7 @@ def _step(p: Pass, model: Model, ctx: Context) -> tuple[Model, Verified, Report]
         if p.needs_data and ctx.synthetic:
             row.note("no data given: seeded random inputs stood in")
         if not row.edits and _untouched(work, model):
-            if not row.refusals and not row.notes and (what := p.summary()):
+            if not p.implied and not row.refusals and not row.notes and (what := p.summary()):
                 row.note(f"found nothing to do of this: {what.rstrip('.')}")
             if trial is not None:
                 row.error = trial.errors(trial.last)
@@ -286,7 +286,9 @@ def with_requirements(passes: Iterable[Pass]) -> list[Pass]:
             if name in trail:
                 raise BadOption("passes require each other", pass_name=p.name, found=" -> ".join((*trail, name)))
             if name not in done:
-                add(make(name), (*trail, name))
+                needed = make(name)
+                needed.implied = True
+                add(needed, (*trail, name))
         done.update(p.members())
         out.append(p)
 

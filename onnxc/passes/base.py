@@ -241,6 +241,7 @@ class Pass:
     needs_data: ClassVar[bool] = False
     changes_inputs: ClassVar[bool] = False
     bodies: ClassVar[bool] = False
+    implied = False  # whether another pass asked for it, not the user
 
     def run(self, model: Model, ctx: Context) -> Report:
         raise NotImplementedError

@@ -5,6 +5,7 @@ Each output of a group is a sum over channels x positions; a *column* is one cha
     Conv            [g·o, c, *k]   ->  [g, o, c, k]
     ConvTranspose   [g·c, o, *k]   ->  [g, o, c, k]
     Gemm, MatMul    [b, c, o]      ->  [b, o, c, 1]      [b, o, c] where the operator or the side turns it
+    LSTM, GRU, RNN  [d, g·h, c]    ->  [d, g·h, c, 1]    d directions, g gates of h units, for W and for R
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+RECURRENT = ("LSTM", "GRU", "RNN")
+"""Layers with two products: W, input 1, with what they read, and R, input 2, with their state."""
 PLAIN, TURNED = (0, 1, 2, 3), (0, 2, 1, 3)
 
 
@@ -105,5 +108,7 @@ def layout(node: gs.Node, i: int = 1) -> Layout:
     if node.op in ("Conv", "ConvTranspose"):
         axes = (g, shape[0] // g, shape[1], prod(shape[2:]))
         return Layout(shape, axes, PLAIN if node.op == "Conv" else TURNED, True)
+    if node.op in RECURRENT:
+        return Layout(shape, (*shape, 1), PLAIN, False)
     turned = bool(node.op == "Gemm" and node.attrs.get("transB" if i else "transA", 0))
     return Layout(shape, (prod(shape[:-2]), *shape[-2:], 1), PLAIN if turned == bool(i) else TURNED, False)

@@ -12,7 +12,7 @@ from ...ir.analysis import Analysis
 from ...ir.errors import BadOption
 from ...ir.model import Model, read_only
 from ..base import Report
-from .layout import PRODUCTS, Layout, layout
+from .layout import PRODUCTS, RECURRENT, Layout, layout
 from .linear import Linear
 from .moments import MAX_COLUMNS
 
@@ -28,7 +28,11 @@ class Layer:
 
     @property
     def name(self) -> str:
-        return self.nodes[0].name
+        return self.nodes[0].name + (".R" if self.recurrent and self.i == 2 else ".W" if self.recurrent else "")
+
+    @property
+    def recurrent(self) -> bool:
+        return self.nodes[0].op in RECURRENT
 
     @property
     def size(self) -> int:
@@ -77,6 +81,14 @@ def layers(model: Model, analysis: Analysis, skip: list[str], report: Report) ->
     """
     readers: dict[int, tuple[gs.Constant, list[tuple[gs.Node, int]]]] = {}
     for node in model.nodes:
+        if model.is_standard(node, *RECURRENT):
+            for i, letter in ((1, "W"), (2, "R")):
+                t = node.inputs[i]
+                if isinstance(t, gs.Constant):
+                    readers.setdefault(id(t), (t, []))[1].append((node, i))
+                else:
+                    report.refuse(f"{node.name}.{letter}", _computed(node, t) or "its weights are no initialiser")
+            continue
         reason = None if model.is_standard(node, *PRODUCTS) else _foreign(model, node, analysis)
         if reason or not model.is_standard(node, *PRODUCTS):
             if reason:
@@ -129,6 +141,8 @@ def _layer(model: Model, t: gs.Constant, uses: list[tuple[gs.Node, int]], skip: 
 
 def unread(layer: Layer) -> str | None:
     """Why the inputs of a layer are not read as columns, or None."""
+    if layer.recurrent:
+        return "inputs of recurrent layers are not read"
     if layer.nodes[0].op == "ConvTranspose":
         return "inputs of transposed convolutions are not read"
     if not layer.layout.is_conv and layer.layout.groups > 1:
@@ -160,9 +174,9 @@ def _foreign(model: Model, node: gs.Node, analysis: Analysis) -> str | None:
     return f"weights of {node.op} are left alone"
 
 
-def _computed(node: gs.Node) -> str | None:
+def _computed(node: gs.Node, *weights: gs.Variable) -> str | None:
     """Why a product without an initialiser is refused; None where both sides are activations."""
-    for t in node.inputs[:2]:
+    for t in weights or node.inputs[:2]:
         maker = t.inputs[0] if t.inputs else None
         if maker is not None and maker.op == "DequantizeLinear" and isinstance(maker.inputs[0], gs.Constant):
             return "its weights are quantised: prune before quantising"

@@ -14,6 +14,7 @@ from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Context, Pass, Report
 from ..layers.inturn import InTurn
+from ..layers.layout import RECURRENT
 from ..layers.linear import Linear, add_to_bias
 from ..layers.moments import moments
 from .fit import LARGE, Whitened, error, likely
@@ -54,7 +55,7 @@ class Factorise(Pass):
 
     requires = ("clean",)
     forms: ClassVar[tuple[str, ...]] = ()
-    operators: ClassVar[tuple[str, ...]] = (*CONVOLUTIONS, *PRODUCTS)
+    operators: ClassVar[tuple[str, ...]] = (*CONVOLUTIONS, *PRODUCTS, *RECURRENT)
 
     def __post_init__(self):
         if not 0 < self.energy <= 1:
@@ -111,6 +112,10 @@ class Factorise(Pass):
         skip = [self.skip] if isinstance(self.skip, str) else self.skip or ()
         found = []
         for users in groups.values():
+            if users[0].op in RECURRENT:
+                report.refuse(
+                    users[0].name, f"R of {users[0].op} stays whole: ONNX has no recurrent layer of two factors"
+                )
             skipped = any(fnmatchcase(u.name, glob) for u in users for glob in skip)
             why = "left out by skip" if skipped else refusal(model, ctx.verified.analysis, users) or self.unfit(users)
             forms: list[Form] = []

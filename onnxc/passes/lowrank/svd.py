@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..base import register
+from ..layers.layout import RECURRENT
 from .common import Factorise
 
 
@@ -30,7 +31,7 @@ class LowRankSVD(Factorise):
     """
 
     forms = ("channel",)
-    operators = ("Gemm", "MatMul", "Conv")
+    operators = ("Gemm", "MatMul", "Conv", *RECURRENT)
 
     def unfit(self, users):
         for node in users:

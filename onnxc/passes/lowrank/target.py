@@ -12,7 +12,7 @@ from ...ir.analysis import Analysis
 from ...ir.cost import node_macs, number
 from ...ir.model import Model
 from ...ir.numbers import read
-from ..layers.layout import Layout, layout
+from ..layers.layout import RECURRENT, Layout, layout
 from .forms import Form, Rank, Stage
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -76,6 +76,8 @@ def refusal(model: Model, analysis: Analysis, users: list[gs.Node]) -> str | Non
             return "the rank of what it reads is not known"
         if w.dtype.kind != "f":
             return f"its weight is {w.dtype.name}, not of floating point"
+        if node.op in RECURRENT and len(users) > 1:
+            return "its weight is shared by recurrent layers"
         if node.op in PRODUCTS and w.ndim != 2:
             return f"its weight has rank {w.ndim}"
         if w.size == 0 or not np.isfinite(w).all():
@@ -112,6 +114,9 @@ def target(analysis: Analysis, users: list[gs.Node]) -> Target:
             for place in spots:
                 spots[place] += node_macs(analysis, node) // w.size
             continue
+        if node.op in RECURRENT:  # W sees each position once, whatever the state costs
+            positions = node_macs(analysis, node) // (w.size + node.inputs[2].values.size)
+            return Target(users, w, dict.fromkeys(spots, positions), positions * w.size)
         before, after = (
             [number(a, analysis.sizes) for a in analysis.axes[t.name][2:]] for t in (node.inputs[0], node.outputs[0])
         )
@@ -125,8 +130,11 @@ def target(analysis: Analysis, users: list[gs.Node]) -> Target:
 
 
 def weight(node: gs.Node) -> np.ndarray:
-    """The weight as float64 [g, o, c, i, j]; i holds all kernel axes but the last."""
+    """The weight as float64 [g, o, c, i, j]; i holds all kernel axes but the last. Both directions of a recurrent layer read
+    the same, so they are one group there."""
     stored = node.inputs[1].values
+    if node.op in RECURRENT:
+        return stored.astype(np.float64).reshape(1, -1, stored.shape[2], 1, 1)
     view = layout(node).view(stored).astype(np.float64)
     return view.reshape(*view.shape[:3], -1, stored.shape[-1] if node.op in CONVOLUTIONS else 1)
 
@@ -135,6 +143,9 @@ def replace(model: Model, at: Target, form: Form, factors: list[np.ndarray]) -> 
     """Put the stages into the graph; each node stays as the last of its stages, with its bias, output and name."""
     node = at.node
     dtype = node.inputs[1].values.dtype
+    if node.op in RECURRENT:
+        _ahead(model, node, *(f.reshape(f.shape[1:3]).astype(dtype) for f in factors))
+        return
     if not at.is_conv:
         rows_lead = layout(node).output_axis == 0
         stored = (f.reshape(f.shape[1:3]) for f in factors)
@@ -151,6 +162,15 @@ def replace(model: Model, at: Target, form: Form, factors: list[np.ndarray]) -> 
     weights = [model.constant(f"{stem}_{n + 1}", _stored(s, node, kernel, dtype)) for n, s in enumerate(stages)]
     for user in at.nodes:
         _chain(model, user, stages, weights)
+
+
+def _ahead(model: Model, node: gs.Node, first: np.ndarray, second: np.ndarray) -> None:
+    """Put x first' ahead of a recurrent layer, which reads that by `second`: [rank, inputs] and [d·g·h, rank]."""
+    stem, shape = node.inputs[1].name, node.inputs[1].values.shape
+    weight = model.constant(f"{stem}_first", np.ascontiguousarray(first.T))
+    new = model.node("MatMul", [node.inputs[0], weight], name=f"{node.name}_first", before=node)
+    node.inputs[0] = new.outputs[0]
+    node.inputs[1] = model.constant(f"{stem}_second", np.ascontiguousarray(second).reshape(*shape[:2], -1))
 
 
 def _split(model: Model, node: gs.Node, first: gs.Constant, second: gs.Constant) -> None:

@@ -38,6 +38,8 @@ def contracted(layer: Layer) -> int:
     node, rank = layer.nodes[0], layer.tensor.values.ndim
     if node.op in ("Conv", "ConvTranspose"):
         return 1 if node.op == "Conv" else 0
+    if layer.recurrent:
+        return 2
     turned = bool(node.op == "Gemm" and node.attrs.get("transB" if layer.i else "transA", 0))
     return rank - 2 if (layer.i == 1) != turned else rank - 1
 

@@ -15,6 +15,7 @@ from ...ir.model import Model
 from ...ir.qtype import QType
 from ...ir.verify import verify
 from ..base import Context, Pass, Report, register
+from ..layers.layout import RECURRENT
 from ..layers.linear import add_to_bias
 from ..opset import raise_opset
 from . import products
@@ -26,6 +27,7 @@ from .placement import KNOWN, PRODUCTS, Placement, place
 from .qdq import BY_AXIS, Writer
 from .qoperator import convert
 from .ranges import CALIBRATORS, Statistics, percentile
+from .recurrent import quantise_recurrent
 from .saturation import EVERYTHING, distinguished
 
 OLDEST = 10
@@ -58,6 +60,8 @@ class QuantInt8(Pass):
     adaptive always do).
     form: qdq, or qoperator: QLinearConv, QLinearMatMul and MatMulInteger in the place of what they compute, for runtimes
     that do not fuse QDQ themselves (see `qoperator`).
+    recurrent: an LSTM's input and state in 8 bits as they come (dynamic: com.microsoft.DynamicQuantizeLSTM), or weights alone
+    stored in 8 bits; GRU and RNN always the latter.
     ops: operators to quantise; all that are known by default. skip: globs of names of nodes to leave in float.
 
     Models older than opset 13 are raised to it; where that fails, opsets 10 to 12 get one scale per weight.
@@ -73,6 +77,7 @@ class QuantInt8(Pass):
     rounding: Literal["nearest", "gptq", "adaptive"] = "nearest"
     bias_correction: bool = False
     form: Literal["qdq", "qoperator"] = "qdq"
+    recurrent: Literal["dynamic", "weights"] = "dynamic"
     ops: list[str] | str | None = None
     skip: list[str] | str | None = None
 
@@ -93,19 +98,22 @@ class QuantInt8(Pass):
             raise BadOption("option percentile needs calibration=percentile", pass_name=self.name)
         if self.percentile is not None and not 50 < self.percentile <= 100:
             raise BadOption("option percentile does not fit", expected="above 50, to 100", found=self.percentile)
-        unknown = sorted(set(_listed(self.ops)) - set(KNOWN))
+        unknown = sorted(set(_listed(self.ops)) - set(KNOWN) - set(RECURRENT))
         if unknown:
-            known = f"some of {', '.join(KNOWN)}"
+            known = f"some of {', '.join((*KNOWN, *RECURRENT))}"
             raise BadOption("option ops does not fit", pass_name=self.name, expected=known, found=unknown[0])
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
         self._check_skip(model)
         chosen = self._products(model, ctx.verified.types, report)
+        if chosen or any(model.is_standard(n, *RECURRENT) for n in model.nodes):
+            self._raise(model, ctx, report)
+        quantise_recurrent(model, self._lets, self.recurrent == "dynamic", report)
         if not chosen:
-            report.note("nothing to quantise: no convolution or matrix product that could be")
+            if not report.edits:
+                report.note("nothing to quantise: no convolution or matrix product that could be")
             return report
-        self._raise(model, ctx, report)
         plan = place(model, lambda node: node.name in chosen if node.op in PRODUCTS else self._lets(node))
         quantisers = self._calibrate(model, ctx, plan, report)
         bits = dict.fromkeys(chosen, self.bits)
@@ -246,10 +254,11 @@ def _inputs(model: Model, plan: Placement, quantisers: dict[str, QType]) -> dict
 def _note_rest(model: Model, plan: Placement, old: set[str], report: Report) -> None:
     """Say which operators on float tensors stayed as they were."""
     types = verify(model).types
+    known = (*PRODUCTS, *RECURRENT, "DynamicQuantizeLSTM")  # told by themselves
     rest = Counter(
         node.op if model.is_standard(node) else f"{node.domain}.{node.op}"
         for node in model.nodes
-        if node.name in old and node.name not in plan.nodes and node.name not in plan.folded and node.op not in PRODUCTS
+        if node.name in old and node.name not in plan.nodes and node.name not in plan.folded and node.op not in known
         and any(types.get(t.name) in (1, 10, 11, 16) for t in node.outputs)
     )  # fmt: skip
     if rest:
