@@ -24,7 +24,7 @@ from .options import (
 from .tables import Column, decibels, draw, percent, plural, score
 
 if TYPE_CHECKING:
-    from ..measure.compare import Comparison
+    from ..measure.compare import ComparisonReport
 
 
 def compare(
@@ -47,7 +47,7 @@ def compare(
     show(json_text({"a": a, "b": b, **found.to_dict()}) if json else render(found, colour=colour()))
 
 
-def render(found: Comparison, *, width: int | None = None, colour: bool = False) -> str:
+def render(found: ComparisonReport, *, width: int | None = None, colour: bool = False) -> str:
     """The comparison as text: a row per output, accuracies, and what it was measured on."""
     found = readable(found)
     columns = (

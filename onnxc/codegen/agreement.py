@@ -31,7 +31,7 @@ Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Difference:
+class Mismatch:
     """How one output differs. `excess` is above 1 where it is more than is allowed."""
 
     tensor: str
@@ -83,7 +83,7 @@ class Reference:
         self.tolerance = max([FLOAT_ERROR, *(HALF_ERRORS.get(kind, 0.0) for kind in _types(proto))])
         self.quanta = _quanta(proto)
 
-    def judge(self, number: int, found: Arrays) -> list[Difference]:
+    def judge(self, number: int, found: Arrays) -> list[Mismatch]:
         """How the outputs `found` for feeds `number` differ, an item an output."""
         wanted = self.outputs[number]
         made = [self._compare(name, found[name], wanted[name]) for name in wanted]
@@ -92,22 +92,22 @@ class Reference:
         drift = self._drift(number)
         return [one if one.excess <= 1 else self._allow(one, drift[one.tensor]) for one in made]
 
-    def _compare(self, name: str, found: np.ndarray, wanted: np.ndarray) -> Difference:
+    def _compare(self, name: str, found: np.ndarray, wanted: np.ndarray) -> Mismatch:
         if found.dtype != wanted.dtype or found.shape != wanted.shape:
             what = f"{found.dtype} {list(found.shape)} where ONNX Runtime has {wanted.dtype} {list(wanted.shape)}"
-            return Difference(name, np.inf, 0, 1.0, np.inf, what)
+            return Mismatch(name, np.inf, 0, 1.0, np.inf, what)
         if wanted.dtype.kind in "biu":
             distance = np.abs(found.astype(np.float64) - wanted.astype(np.float64))
             steps, allowed = int(distance.max(initial=0)), int(wanted.dtype.itemsize == 1 and wanted.dtype.kind != "b")
             differing = float(np.mean(distance > 0)) if distance.size else 0.0
             excess = 0.0 if steps <= allowed else np.inf
-            return Difference(name, 0.0, steps, differing, excess, f"{steps} in {differing:.2%} of the integers")
+            return Mismatch(name, 0.0, steps, differing, excess, f"{steps} in {differing:.2%} of the integers")
         error, what = relative(found, wanted)
         largest = float(np.abs(np.where(np.isfinite(wanted), wanted, 0).astype(np.float64)).max(initial=0))
         allowed = max(self.tolerance, 1.01 * self.quanta.get(name, 0.0) / max(largest, 1e-30))
-        return Difference(name, error, 0, 0.0, error / allowed, what)
+        return Mismatch(name, error, 0, 0.0, error / allowed, what)
 
-    def _allow(self, one: Difference, drift: float) -> Difference:
+    def _allow(self, one: Mismatch, drift: float) -> Mismatch:
         amount = one.steps if one.steps else one.error
         if drift <= (MOST_DRIFT if not one.steps else np.inf) and amount <= 2 * drift:
             return replace(one, excess=1.0)

@@ -172,7 +172,7 @@ def _make(
 ) -> _Made:
     """Builds a library in `work`: lower, plan, compile, link, describe."""
     name, threads, targets = wanted.name, wanted.threads, wanted.targets
-    chain = targets[0].toolchain
+    toolchain = targets[0].toolchain
     tell("lower", 0.1)
     programs, stored = _lower(statics, targets, threads, name, wanted.weights == "coded")
     kernels, source = _kernels(programs), digest(proto)
@@ -187,12 +187,12 @@ def _make(
     mark = interface_digest(_tensors(name, both) | {"model_sha256": source})
     face = Interface(name, both, layout.total, threads, tuple(goal.name for goal in targets), mark)
     write_sources(work, face, programs, stored, layout, targets)
-    libraries = link(work, name, chain, chain.linker(), objects, own_parts(face, stored))
-    extras = check_static(work, name, chain, wanted.program)
+    libraries = link(work, name, toolchain, toolchain.linker(), objects, own_parts(face, stored))
+    extras = check_static(work, name, toolchain, wanted.program)
     manifest = _manifest(face, targets, libraries, kernels, source, wanted.weights)
     manifest["program"] = extras[0] if wanted.program else None
     (work / "manifest.json").write_text(json_text(manifest) + "\n", encoding="ascii")
-    extras += [write_wheel(work, face, chain, source)] if wanted.wheel else []
+    extras += [write_wheel(work, face, toolchain, source)] if wanted.wheel else []
     return _Made([*libraries, *extras], programs, kernels, face.arena_bytes, stored.flash_bytes)
 
 
@@ -341,7 +341,7 @@ def _manifest(
         "libraries": libraries,
         "header": f"{face.name}.h",
         "target": "/".join(face.machines),
-        "toolchain": goal.chain,
+        "toolchain": goal.arch,
         "needs": list(goal.needs),
         "cpu": dict(goal.tvm).get("mcpu"),
         "weights": weights,

@@ -13,7 +13,7 @@ from onnxc.codegen.c.function import CFunction, compile_functions
 from onnxc.codegen.c.private import keep_private
 from onnxc.codegen.kernels import generic, legal
 from onnxc.codegen.lower.lowering import lower
-from onnxc.codegen.memory.plan import Plan, make_plan
+from onnxc.codegen.memory.plan import MemoryPlan, make_plan
 from onnxc.codegen.prepare.static import StaticModel
 from onnxc.codegen.target import Target
 from onnxc.codegen.tvm_api import finish, name_of, tvm_modules
@@ -30,7 +30,7 @@ class Program:
     static: StaticModel
     target: Target
     prefix: str
-    plan: Plan
+    plan: MemoryPlan
     bodies: dict[str, object]
     kernels: tuple[dict, ...]
     fallbacks: tuple[dict, ...]
@@ -77,7 +77,7 @@ def _ours(function: str) -> bool:
     return re.fullmatch(r"(kernel|pack)\d+", function) is not None
 
 
-def _functions(module, plan: Plan, prefix: str, target: Target, threads: int) -> dict[str, object]:
+def _functions(module, plan: MemoryPlan, prefix: str, target: Target, threads: int) -> dict[str, object]:
     """The functions that the plan calls, under names with the prefix, which the plan takes over."""
     prim = {name_of(var): f for var, f in module.functions_items() if isinstance(f, tvm_modules().tirx.PrimFunc)}
     wanted = {}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import onnx
 
-from onnxc.codegen.agreement import Arrays, Difference, Reference, make_feeds
+from onnxc.codegen.agreement import Arrays, Mismatch, Reference, make_feeds
 from onnxc.codegen.prefix import kinds_of, needed, until
 from onnxc.codegen.target import Target, runs_here
 from onnxc.ir import temporary
@@ -74,7 +74,7 @@ def prove(
     )  # fmt: skip
 
 
-def _compare(subject: _Subject, reference: Reference, folder: Path) -> list[Difference]:
+def _compare(subject: _Subject, reference: Reference, folder: Path) -> list[Mismatch]:
     """How all outputs of the library in `folder` differ. Raises VerificationError where they do so too much."""
     proto, feeds = reference.proto, reference.feeds
     try:

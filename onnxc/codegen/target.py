@@ -19,7 +19,7 @@ class Target:
 
     `lanes` and `registers` count float32 lanes of a vector register and vector registers. `wide_cost` is the cycles
     one full-width fused multiply-add occupies, in units of half a cycle. `tvm` is TVM's target as (key, value) pairs;
-    `chain` names the row of runtime.toolchain that links and runs, `needs` the features of /proc/cpuinfo without which
+    `arch` names the row of runtime.toolchain that links and runs, `needs` the features of /proc/cpuinfo without which
     a host cannot run it.
     """
 
@@ -28,7 +28,7 @@ class Target:
     registers: int
     wide_cost: int
     tvm: tuple[tuple[str, object], ...]
-    chain: str
+    arch: str
     about: str = ""
     needs: tuple[str, ...] = ()
 
@@ -39,7 +39,7 @@ class Target:
     @property
     def toolchain(self) -> Toolchain:
         """Who links and runs it."""
-        return TOOLCHAINS[self.chain]
+        return TOOLCHAINS[self.arch]
 
 
 def _llvm(triple: str, cpu: str, *features: str, **more: object) -> tuple[tuple[str, object], ...]:
@@ -198,11 +198,11 @@ def runs_here(target: Target) -> bool:
 def missing_tools(target: Target) -> list[str]:
     """Commands that install what this machine lacks to link for `target` and to run what it made; [] if nothing."""
     wanted = []
-    chain = target.toolchain
-    if not any(linker.found() for linker in chain.choices()):
-        wanted.append(chain.choices()[0].install)
-    if chain.runner() is None:
-        wanted.append(f"apt-get install {chain.emulator_package}")
+    toolchain = target.toolchain
+    if not any(linker.found() for linker in toolchain.choices()):
+        wanted.append(toolchain.choices()[0].install)
+    if toolchain.runner() is None:
+        wanted.append(f"apt-get install {toolchain.emulator_package}")
     return wanted
 
 
@@ -213,9 +213,9 @@ def list_targets() -> list[dict[str, object]]:
     """
     rows = []
     for target in [resolve("native"), *TARGETS.values()]:
-        chain = target.toolchain
-        linker = next((linker.compiler for linker in chain.choices() if linker.found()), None)
-        emulator = chain.emulator[0] if not chain.native and chain.runner() is not None else None
+        toolchain = target.toolchain
+        linker = next((linker.compiler for linker in toolchain.choices() if linker.found()), None)
+        emulator = toolchain.emulator[0] if not toolchain.native and toolchain.runner() is not None else None
         rows.append({
             "name": target.name, "about": target.about, "lanes": target.lanes, "tvm": target.tvm_dict(),
             "links": linker, "runs": "here" if runs_here(target) else emulator, "install": missing_tools(target),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparisonReport:
     """What `compare` found: a `Difference` per output of the first model, the data's name and number of samples.
 
     `metrics` holds those of the first and of the second model on the data's labels, by name (accuracy, ...); both are
@@ -53,7 +53,7 @@ class Comparison:
 
 def compare(
     a, b, data=None, *, task=None, seed: int = 0, batch: int = 32, threads: int = 1, wishes: Wishes | None = None
-) -> Comparison:
+) -> ComparisonReport:
     """Run models `a` (the reference) and `b` on the same batches.
 
     Both are whatever `onnxc.load` takes; `data` is whatever `open_data` takes, by default eight seeded random samples,
@@ -62,8 +62,7 @@ def compare(
     Raises `VerificationError` where inputs or outputs differ in name or form, `BadData` where the data do not fit.
     """
     from onnxc.ir.files import load
-    from onnxc.runtime.evaluate import Comparison as Both
-    from onnxc.runtime.evaluate import find_task
+    from onnxc.runtime.evaluate import Comparison, find_task
     from onnxc.runtime.feeding import feed
     from onnxc.runtime.reference import Session
 
@@ -71,12 +70,14 @@ def compare(
     first, second = (Session(proto, threads=threads) for proto in protos)
     _check_interface(first, second)
     source = feed(protos[0], data, wishes, seed=seed, runner=lambda proto, feeds: first.run(feeds))
-    both, samples = Both(task=find_task(task)), 0
+    both, samples = Comparison(task=find_task(task)), 0
     for feeds in source.batches(batch):
         labels = feeds.get("labels") if "labels" not in first.inputs else None
         both.add(first.run(feeds), second.run(feeds), labels)
         samples += feeds.samples
-    return Comparison(both.outputs, source.name, samples, source.synthetic, (both.before, both.metrics), both.judged)
+    return ComparisonReport(
+        both.outputs, source.name, samples, source.synthetic, (both.before, both.metrics), both.judged
+    )
 
 
 def _check_interface(first, second) -> None:

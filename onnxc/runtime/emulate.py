@@ -34,8 +34,8 @@ process.exitCode = wasi.start(instance);
 def open_library(path: str | os.PathLike, threads: int | None = None) -> Library | Emulated:
     """A library of this machine loaded, one of another machine in its emulator. Raises as the two do."""
     manifest = read_manifest(path)
-    chain = TOOLCHAINS.get(manifest.get("toolchain", ""))
-    here = chain is None or (chain.native and set(manifest.get("needs", ())) <= host_features())
+    toolchain = TOOLCHAINS.get(manifest.get("toolchain", ""))
+    here = toolchain is None or (toolchain.native and set(manifest.get("needs", ())) <= host_features())
     return Library(path, threads) if here else Emulated(path, threads)
 
 
@@ -49,11 +49,11 @@ class Emulated(Program):
         threads than the library was compiled for.
         """
         super().__init__(path, threads)
-        runner = self._chain.runner()
+        runner = self._toolchain.runner()
         if runner is None:
             raise MissingTool(
-                f"a library for {self.target} needs the emulator {self._chain.emulator[0]}, which is not installed",
-                remedy=f"install it: apt-get install {self._chain.emulator_package}",
+                f"a library for {self.target} needs the emulator {self._toolchain.emulator[0]}, which is not installed",
+                remedy=f"install it: apt-get install {self._toolchain.emulator_package}",
             )
         if not runner:
             raise Unsupported(
@@ -77,9 +77,9 @@ class Emulated(Program):
             return (Path(name) / "out.bin").read_bytes(), done.stdout.decode(errors="replace")
 
     def _command(self, args: list[str]) -> list[str]:
-        if self._chain.bare:
+        if self._toolchain.bare:
             words = ",".join(f"arg={word}" for word in [self._program, *args])
             return [*self._runner, "-semihosting-config", f"enable=on,target=native,{words}", "-kernel", self._program]
-        if self._chain.name == "wasm32":
+        if self._toolchain.name == "wasm32":
             return [*self._runner, "--no-warnings", "wasi.mjs", self._program, *args]
         return [*self._runner, f"./{self._program}", *args]

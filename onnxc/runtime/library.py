@@ -253,11 +253,11 @@ def shape_number(shapes: list[tuple[Tensors, Tensors]], inputs: dict[str, np.nda
 
 def _check_machine(file: Path, manifest: dict) -> None:
     """Refuses a library whose instructions this machine lacks: running it would end the process."""
-    chain = TOOLCHAINS.get(manifest.get("toolchain", ""))
-    if chain is None:
+    toolchain = TOOLCHAINS.get(manifest.get("toolchain", ""))
+    if toolchain is None:
         return
     remedy = "run it in an emulator (onnxc run), or compile the model again for this machine"
-    if not chain.native or file.suffix != ".so":
+    if not toolchain.native or file.suffix != ".so":
         raise BadModel(f"cannot load {file.name}: it is for {manifest.get('target')}", remedy=remedy)
     lacking = set(manifest.get("needs", ())) - host_features()
     if lacking:

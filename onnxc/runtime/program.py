@@ -28,18 +28,20 @@ from onnxc.runtime.toolchain import TOOLCHAINS, Toolchain
 TIMEOUT = 600  # seconds that one run elsewhere may take
 
 
-def build_program(folder: Path, name: str, chain: Toolchain, out: Path) -> None:
+def build_program(folder: Path, name: str, toolchain: Toolchain, out: Path) -> None:
     """Links the example program of the library in `folder` into the file `out`, statically.
 
     Raises MissingTool where no linker is installed or it fails, Unsupported where the C library lacks a function.
     """
-    sources = ["example/main.c", *(["example/startup.c"] if chain.bare else []), f"lib{name}.a"]
+    sources = ["example/main.c", *(["example/startup.c"] if toolchain.bare else []), f"lib{name}.a"]
     flags = ["-std=c11", "-O2", "-I.", "-s"]
-    if chain.bare:
+    if toolchain.bare:
         flags += ["--specs=rdimon.specs", "-Wl,-z,noexecstack", "-T", "example/board.ld"]
-    elif chain.machine:
+    elif toolchain.machine:
         flags += ["-static", "-pthread", "-Wl,--build-id=none"]
-    run_tool([*chain.linker().static_command(), *flags, *sources, "-lm", "-o", str(out.resolve())], folder, out.parent)
+    run_tool(
+        [*toolchain.linker().static_command(), *flags, *sources, "-lm", "-o", str(out.resolve())], folder, out.parent
+    )
 
 
 def run_tool(command: list[str], folder: Path, temporary: Path | None = None) -> None:
@@ -74,8 +76,8 @@ class Program:
         """Reads the manifest of a folder that `onnxc compile` wrote. Raises BadModel, BadOption (too many threads)."""
         manifest = read_manifest(path)
         self._folder = Path(path) if Path(path).is_dir() else Path(path).parent
-        chain = TOOLCHAINS.get(manifest.get("toolchain", ""))
-        if chain is None:
+        toolchain = TOOLCHAINS.get(manifest.get("toolchain", ""))
+        if toolchain is None:
             raise BadModel(f"{self._folder} does not say what machine it is for", remedy="compile the model again")
         self._manifest = manifest
         self.name: str = manifest["name"]
@@ -85,8 +87,8 @@ class Program:
         self.inputs, self.outputs = self.shapes[0]
         self.threads = threads_of(manifest, threads)
         self._needs = frozenset(manifest.get("needs", ()))
-        self._chain = chain
-        self._program = f"run_{self.name}{chain.suffix}"
+        self._toolchain = toolchain
+        self._program = f"run_{self.name}{toolchain.suffix}"
         self._built = manifest.get("program") == self._program
 
     def _make(self, folder: Path) -> Path:
@@ -95,7 +97,7 @@ class Program:
         if self._built and (self._folder / self._program).is_file():
             shutil.copy(self._folder / self._program, out)
         else:
-            build_program(self._folder, self.name, self._chain, out)
+            build_program(self._folder, self.name, self._toolchain, out)
         return out
 
     def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:

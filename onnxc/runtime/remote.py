@@ -41,7 +41,7 @@ class Remote(Program):
         self._ssh, folder = parse_address(address)
         self.where = address
         super().__init__(path, threads)
-        if not self._chain.machine:
+        if not self._toolchain.machine:
             raise Unsupported(
                 f"a library for {self.target} over ssh", remedy="run it in its emulator, without --remote"
             )

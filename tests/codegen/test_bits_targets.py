@@ -72,7 +72,7 @@ def test_lookup_of_every_sort(name, tmp_path):
     taken = [spec for spec in specs if not isinstance(kernels.lookup.schedule(spec, TARGETS[name]), Refusal)]
     assert len(taken) == len(specs)
     rules = cross.check_integers(taken, TARGETS[name], tmp_path, family=kernels.lookup.FAMILY)
-    assert set(rules) == {f"bits.lookup.{TARGETS[name].chain}"}
+    assert set(rules) == {f"bits.lookup.{TARGETS[name].arch}"}
 
 
 @CALM

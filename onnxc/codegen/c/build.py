@@ -58,17 +58,17 @@ def write_sources(
     targets: Sequence[Target],
 ) -> None:
     """Writes C sources, weights, header and example into `work`."""
-    name, chain = face.name, targets[0].toolchain
+    name, toolchain = face.name, targets[0].toolchain
     texts = {
         f"{name}.h": header(face),
         f"{name}.c": csource.source(face, programs, weights, layout, targets),
-        "weights.S": csource.weights_source(name, "weights.bin", chain.name),
+        "weights.S": csource.weights_source(name, "weights.bin", toolchain.name),
         "exports.map": csource.exports(face),
         "example/main.c": cexample.main_source(face),
-        "example/CMakeLists.txt": cexample.cmake(face, chain),
+        "example/CMakeLists.txt": cexample.cmake(face, toolchain),
     }
-    if chain.bare:
-        texts |= {"example/startup.c": cexample.STARTUP, "example/board.ld": cexample.board(chain)}
+    if toolchain.bare:
+        texts |= {"example/startup.c": cexample.STARTUP, "example/board.ld": cexample.board(toolchain)}
     (work / "example").mkdir()
     for file, text in texts.items():
         (work / file).write_text(text, encoding="ascii")
@@ -86,14 +86,14 @@ def own_parts(face: Interface, weights: Weights) -> tuple[str, ...]:
 
 
 def link(
-    work: Path, name: str, chain: Toolchain, linker: Linker, kernels: list[str], parts: Sequence[str]
+    work: Path, name: str, toolchain: Toolchain, linker: Linker, kernels: list[str], parts: Sequence[str]
 ) -> list[str]:
     """Makes the libraries in `work` from its sources and the objects `kernels`. Returns their names, the one to load first.
 
     Raises Unsupported where the kernels need a function that libc and libm lack, MissingTool for any other failure.
     """
     cc = linker.command()
-    flags = ["-std=c99", "-O2", "-g0", *(["-fPIC"] if "so" in chain.libraries else [])]
+    flags = ["-std=c99", "-O2", "-g0", *(["-fPIC"] if "so" in toolchain.libraries else [])]
     threads = ["-pthread"] if "pool" in parts else []
     own = [f"-D{symbol}={symbol.replace('onnxc', internal(name), 1)}" for part in parts for symbol in _SYMBOLS[part]]
     run_tool([*cc, *flags, *WARNINGS, *threads, *own, "-c", f"{name}.c", "-o", f"{name}.o"], work)
@@ -103,7 +103,7 @@ def link(
         objects.append(object_name(part))
         run_tool([*cc, *flags, *threads, *own, "-c", f"{PARTS}/{part}.c", "-o", objects[-1]], work)
     made = []
-    if "so" in chain.libraries:
+    if "so" in toolchain.libraries:
         options = ["-shared", "-s", "-Wl,--build-id=none", "-Wl,-z,defs", "-Wl,-z,noexecstack", *threads]
         options += ["-Wl,--version-script=exports.map"]
         run_tool([*cc, *options, *objects, "-lm", "-o", f"lib{name}.so"], work)
@@ -113,16 +113,16 @@ def link(
     return made
 
 
-def check_static(work: Path, name: str, chain: Toolchain, program: bool) -> list[str]:
+def check_static(work: Path, name: str, toolchain: Toolchain, program: bool) -> list[str]:
     """Links the example program; its name if it is wanted. Where there is no shared library this shows missing functions.
 
     A program that does not fit the example's board is no reason to refuse a library: then only `program` raises.
     """
-    file = f"run_{name}{chain.suffix}"
-    if not program and "so" in chain.libraries:
+    file = f"run_{name}{toolchain.suffix}"
+    if not program and "so" in toolchain.libraries:
         return []
     try:
-        build_program(work, name, chain, work / file)
+        build_program(work, name, toolchain, work / file)
     except MissingTool:
         if program:
             raise

@@ -120,26 +120,26 @@ int main(int argc, char **argv) {
 """
 
 
-def cmake(face: Interface, chain: Toolchain) -> str:
+def cmake(face: Interface, toolchain: Toolchain) -> str:
     """`CMakeLists.txt`: builds main.c with the static library beside it, for the library's own machine."""
     threads = ("find_package(Threads REQUIRED)\n", " Threads::Threads") if face.threads > 1 else ("", "")
     return (
-        _CMAKE.replace("@cross@", _cross(chain))
+        _CMAKE.replace("@cross@", _cross(toolchain))
         .replace("@find@", threads[0])
         .replace("@threads@", threads[1])
-        .replace("@more@", " startup.c" if chain.bare else "")
-        .replace("@end@", _BARE_CMAKE if chain.bare else "")
-        .replace("@suffix@", chain.suffix)
+        .replace("@more@", " startup.c" if toolchain.bare else "")
+        .replace("@end@", _BARE_CMAKE if toolchain.bare else "")
+        .replace("@suffix@", toolchain.suffix)
         .replace("@name@", face.name)
     )
 
 
-def _cross(chain: Toolchain) -> str:
-    linker = chain.linkers[0]
+def _cross(toolchain: Toolchain) -> str:
+    linker = toolchain.linkers[0]
     if linker.compiler == "gcc":
         return ""
-    lines = [f"set(CMAKE_SYSTEM_NAME {'Linux' if chain.machine else 'Generic'})"]
-    lines.append(f"set(CMAKE_SYSTEM_PROCESSOR {chain.machine or chain.name})")
+    lines = [f"set(CMAKE_SYSTEM_NAME {'Linux' if toolchain.machine else 'Generic'})"]
+    lines.append(f"set(CMAKE_SYSTEM_PROCESSOR {toolchain.machine or toolchain.name})")
     if linker.compiler == ZIG:  # the compiler is two words, so a variable of CMake's own holds the rest
         lines += [
             "set(CMAKE_C_COMPILER python3)",
@@ -147,14 +147,14 @@ def _cross(chain: Toolchain) -> str:
         ]
     else:
         lines.append(f"set(CMAKE_C_COMPILER {linker.compiler})")
-    if not chain.machine:
+    if not toolchain.machine:
         lines += ["set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)"]
     if linker.flags and linker.compiler != ZIG:
         lines.append(f'set(CMAKE_C_FLAGS_INIT "{" ".join(linker.flags)}")')
     body = "\n  ".join(lines)
     guard = "if(NOT CMAKE_C_COMPILER)\n  @body@\nendif()\n"
-    if chain.native:
-        guard = f'if(NOT CMAKE_C_COMPILER AND NOT CMAKE_HOST_SYSTEM_PROCESSOR STREQUAL "{chain.machine}")\n  @body@\nendif()\n'
+    if toolchain.native:
+        guard = f'if(NOT CMAKE_C_COMPILER AND NOT CMAKE_HOST_SYSTEM_PROCESSOR STREQUAL "{toolchain.machine}")\n  @body@\nendif()\n'
     return guard.replace("@body@", body)
 
 
@@ -201,9 +201,9 @@ __attribute__((section(".vectors"), used)) static const void *const vectors[16] 
 """
 
 
-def board(chain: Toolchain) -> str:
+def board(toolchain: Toolchain) -> str:
     """`board.ld`: the memory map of the emulated board."""
-    return _BOARD.replace("@board@", chain.emulator[2]).replace("@ram@", f"0x{chain.ram:08x}")
+    return _BOARD.replace("@board@", toolchain.emulator[2]).replace("@ram@", f"0x{toolchain.ram:08x}")
 
 
 _BOARD = """/* board.ld: memory of @board@. Code and weights in flash, everything else in 16 MB of RAM. Made by onnxc. */

@@ -37,16 +37,16 @@ def by_demand(targets: Sequence[Target]) -> list[Target]:
 
     Raises BadOption where they are not of one family, or two of them need the same.
     """
-    chain, names = targets[0].chain, " / ".join(t.name for t in targets)
-    if any(t.chain != chain for t in targets):
+    arch, names = targets[0].arch, " / ".join(t.name for t in targets)
+    if any(t.arch != arch for t in targets):
         raise BadOption(
             "one library is for one family of machines", expected=f"targets like {targets[0].name}", found=names
         )
     if len(targets) == 1:
         return list(targets)
-    if chain not in FEATURES:
-        raise BadOption(f"a library cannot pick its instruction set on {chain}", expected="one target", found=names)
-    unknown = sorted({need for t in targets for need in t.needs} - FEATURES[chain].keys())
+    if arch not in FEATURES:
+        raise BadOption(f"a library cannot pick its instruction set on {arch}", expected="one target", found=names)
+    unknown = sorted({need for t in targets for need in t.needs} - FEATURES[arch].keys())
     if unknown:
         raise BadOption(f"a library cannot tell {unknown[0]}", found=names)
     if len({frozenset(t.needs) for t in targets}) != len(targets):
@@ -58,7 +58,7 @@ def pick_source(targets: Sequence[Target]) -> str:
     """`chosen()`: the number of the most demanding target that the processor meets, or -1."""
     if len(targets) == 1:
         return "static int chosen(void) { return 0; }\n"
-    table = FEATURES[targets[0].chain]
+    table = FEATURES[targets[0].arch]
     words = 1 + max(word for word, _ in table.values())
     rows = []
     for target in targets:
@@ -67,13 +67,13 @@ def pick_source(targets: Sequence[Target]) -> str:
             word, bit = table[need]
             masks[word] |= 1 << bit
         rows.append("    {" + ", ".join(f"0x{mask:08x}u" for mask in masks) + f"}}, /* {target.name} */")
-    text = _PICK.replace("@read@", _READ[targets[0].chain]).replace("@words@", str(words))
+    text = _PICK.replace("@read@", _READ[targets[0].arch]).replace("@words@", str(words))
     return text.replace("@count@", str(len(targets))).replace("@rows@", "\n".join(rows))
 
 
 def pick_includes(targets: Sequence[Target]) -> str:
     """The headers that `pick_source` needs."""
-    return _INCLUDES[targets[0].chain] if len(targets) > 1 else ""
+    return _INCLUDES[targets[0].arch] if len(targets) > 1 else ""
 
 
 _LINUX = "#include <sys/auxv.h>"

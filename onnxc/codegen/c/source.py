@@ -156,9 +156,9 @@ const {name}_tensor *{name}_{kind}(int index) {{
 """
 
 
-def weights_source(name: str, path: str, chain: str) -> str:
+def weights_source(name: str, path: str, arch: str) -> str:
     """Assembler that takes the file `path` into read-only memory, 64-byte aligned."""
-    wasm, name = chain == "wasm32", internal(name)
+    wasm, name = arch == "wasm32", internal(name)
     section = f'.section .rodata.{name}_weights,"",@' if wasm else f'.section .rodata.{name}_weights,"a",%progbits'
     end = "" if wasm else '  .section .note.GNU-stack,"",%progbits\n'
     return f"""  {section}

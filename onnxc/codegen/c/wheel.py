@@ -28,11 +28,13 @@ VERSION = "1.0.0"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file can say
 
 
-def check_wheel(chain: Toolchain, name: str) -> None:
+def check_wheel(toolchain: Toolchain, name: str) -> None:
     """Raises Unsupported for a machine that Python loads no shared libraries on, BadOption for a name that is taken."""
     check_package(name)
-    if "so" not in chain.libraries:
-        raise Unsupported(f"a wheel for {chain.name}, which has no shared libraries", remedy="link the static library")
+    if "so" not in toolchain.libraries:
+        raise Unsupported(
+            f"a wheel for {toolchain.name}, which has no shared libraries", remedy="link the static library"
+        )
 
 
 def _distribution(name: str) -> str:
@@ -45,10 +47,10 @@ def wheels_in(folder: Path, name: str) -> list[str]:
     return sorted(path.name for path in folder.glob(f"{_distribution(name)}-{VERSION}+{'?' * 12}-py3-none-*.whl"))
 
 
-def write_wheel(work: Path, face: Interface, chain: Toolchain, digest: str) -> str:
+def write_wheel(work: Path, face: Interface, toolchain: Toolchain, digest: str) -> str:
     """Writes the wheel of the library in `work` into it; returns its file name."""
     version, distribution = f"{VERSION}+{digest[:12]}", _distribution(face.name)
-    stem, tag = f"{distribution}-{version}", f"py3-none-linux_{chain.machine}"
+    stem, tag = f"{distribution}-{version}", f"py3-none-linux_{toolchain.machine}"
     info = f"{stem}.dist-info"
     files: dict[str, bytes] = {
         f"{face.name}/__init__.py": _init(face).encode(),

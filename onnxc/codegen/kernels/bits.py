@@ -72,9 +72,9 @@ def _tiles(spec: KernelSpec, target: Target) -> Iterator[Schedule]:
 def cycles(spec: KernelSpec, plan: Schedule, target: Target) -> float:
     """Predicted cycles: xor, count and add of words; machines without an instruction that counts take a dozen others."""
     if plan.lanes == 1:
-        word: float = 3 if target.chain in ("x86_64", "aarch64", "wasm32") else 14
-    elif target.chain != "x86_64":
-        word = {"riscv64": 8, "armv7": 6}.get(target.chain, 3)
+        word: float = 3 if target.arch in ("x86_64", "aarch64", "wasm32") else 14
+    elif target.arch != "x86_64":
+        word = {"riscv64": 8, "armv7": 6}.get(target.arch, 3)
     else:
         word = 1.5 if "avx512vpopcntdq" in features(target) else 2.6 * cost.wide_words(plan, target)
     loads = plan.pixels / 2 + plan.vectors  # one of 512 bits a cycle, or two smaller ones

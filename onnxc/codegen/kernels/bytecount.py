@@ -81,7 +81,7 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
     if not spec.macs:
         return Refusal(NAME, "has an extent of zero")
     has = features(target)
-    if target.chain not in SUMS or target.lanes < 4 or not has & {"ssse3", "neon"}:
+    if target.arch not in SUMS or target.lanes < 4 or not has & {"ssse3", "neon"}:
         return Refusal(NAME, f"needs vectors whose bytes can be counted, which {target.name} lacks")
     if "avx512vpopcntdq" in has:
         return Refusal(NAME, "counts of 64-bit lanes are faster here")
@@ -93,7 +93,7 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
 
 def _tiles(spec: KernelSpec, target: Target) -> Iterator[Schedule]:
     """The tiles that fit the registers."""
-    how, lanes, channels = SUMS[target.chain], target.lanes // 2, spec.oc // spec.groups
+    how, lanes, channels = SUMS[target.arch], target.lanes // 2, spec.oc // spec.groups
     pixels = spec.n * spec.h * spec.w if spec.pointwise else spec.ow
     for vectors in range(1, min(6, channels // lanes) + 1):
         for height in range(1, min(12, pixels) + 1):

@@ -38,7 +38,7 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
 
 def cycles(spec: KernelSpec, plan: Schedule, target: Target) -> float:
     """Predicted cycles: multiply-adds, two at a time where they are not at full width."""
-    split = SPLIT if target.chain == "x86_64" and "fma" not in target.needs else 1
+    split = SPLIT if target.arch == "x86_64" and "fma" not in target.needs else 1
     step = plan.tile * cost.wide(plan, target) * split / 2
     return cost.tiled(spec, plan, steps=spec.kh * spec.kw * (spec.c // spec.groups), step=step, groups=spec.groups)
 

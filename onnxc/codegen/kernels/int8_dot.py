@@ -69,13 +69,13 @@ def choose_dot(spec: KernelSpec, target: Target) -> Dot:
     """The best exact instruction of `target` for the weights and activations of `spec`."""
     has, lanes = features(target), target.lanes
     name = "plain"
-    if target.chain == "x86_64":
+    if target.arch == "x86_64":
         name = "vpdpbusd" if {"avx512vnni", "avx512vl"} <= has and lanes == 16 else "pmaddwd"
-    elif target.chain == "aarch64" and lanes == 4:
+    elif target.arch == "aarch64" and lanes == 4:
         name = "sdot" if "dotprod" in has else "smlal"
-    elif target.chain == "armv7" and "neon" in has and lanes == 4:
+    elif target.arch == "armv7" and "neon" in has and lanes == 4:
         name = "vmlal"
-    elif target.chain == "wasm32" and lanes == 4:
+    elif target.arch == "wasm32" and lanes == 4:
         name = "dot"
     elif "dsp" in has and lanes == 1:
         name = "smlad"

@@ -65,7 +65,7 @@ def _tiles(spec: KernelSpec, target: Target) -> Iterator[Schedule]:
         for height in range(1, min(12, _extent(spec)) + 1):
             registers = height * vectors + 2 * vectors + 3
             if registers <= target.registers and height * vectors * width <= ACCUMULATOR_BYTES:
-                yield Schedule(NAME, height, vectors, width, SHUFFLES[target.chain])
+                yield Schedule(NAME, height, vectors, width, SHUFFLES[target.arch])
 
 
 def cycles(spec: KernelSpec, plan: Schedule, target: Target) -> float:
@@ -108,9 +108,9 @@ def _refusal(spec: KernelSpec, target: Target) -> str:
 
 def _widths(target: Target) -> list[int]:
     has = features(target)
-    if target.chain == "x86_64":
+    if target.arch == "x86_64":
         return [width for width, feature in ((32, "avx2"), (16, "ssse3")) if feature in has]
-    return [16] if target.chain == "aarch64" and "neon" in has and target.lanes == 4 else []
+    return [16] if target.arch == "aarch64" and "neon" in has and target.lanes == 4 else []
 
 
 def table_bytes(spec: KernelSpec) -> int:

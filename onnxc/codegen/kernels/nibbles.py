@@ -37,7 +37,7 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
         return Refusal(NAME, f"takes packed bits only, not {spec.activation.text()} x {spec.weight.text()}")
     if not spec.macs:
         return Refusal(NAME, "has an extent of zero")
-    if target.chain != "x86_64" or "ssse3" not in features(target):
+    if target.arch != "x86_64" or "ssse3" not in features(target):
         return Refusal(NAME, f"needs pshufb, which {target.name} lacks")
     if "avx512vpopcntdq" in features(target):
         return Refusal(NAME, "counts of 64-bit lanes are faster here")

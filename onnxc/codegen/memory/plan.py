@@ -22,7 +22,7 @@ from onnxc.ir.errors import Unsupported, VerificationError
 class Place:
     """Where a tensor lives: `space` is input, output, buffer, arena or weight; `offset` a number of it, or bytes into it.
 
-    A buffer is a tensor that `Plan.settle` has not yet given its bytes of the arena.
+    A buffer is a tensor that `MemoryPlan.settle` has not yet given its bytes of the arena.
     """
 
     space: str
@@ -30,7 +30,7 @@ class Place:
 
 
 @dataclass
-class Plan:
+class MemoryPlan:
     """`calls`: (function, places) in order. `copies`: (output, place, bytes) that no kernel writes itself.
 
     `flags` are int32 scalars that kernels leave at other than 0 where an index was out of range.
@@ -77,11 +77,11 @@ class Plan:
         self.flags = [where[p.offset] if p.space == "buffer" else p for p in self.flags]
 
 
-def make_plan(main, static: StaticModel, arrays: list[np.ndarray]) -> Plan:
+def make_plan(main, static: StaticModel, arrays: list[np.ndarray]) -> MemoryPlan:
     """The plan of a finished Relax main: its parameters are the inputs of `static` and then `arrays`.
 
     It returns the outputs of `static`, and after them as many int32 scalars as it likes, which say with another value than 0
-    that an index was out of range (`Plan.flags`).
+    that an index was out of range (`MemoryPlan.flags`).
 
     Raises Unsupported for run-time operators that a library without TVM cannot call, VerificationError where inputs or
     outputs have other shapes or types than `static` says: kernels would write past what the caller has given.
@@ -117,12 +117,12 @@ def _fields(ty) -> list:
 class _Planner:
     def __init__(self, main, inputs: int, outputs: int, arrays: list[np.ndarray]):
         self.main, self.inputs, self.outputs, self.arrays = main, inputs, outputs, arrays
-        self.plan = Plan()
+        self.plan = MemoryPlan()
         self.places: dict = {}
         self.tuples: dict = {}
         self.aliases: dict = {}
 
-    def run(self) -> Plan:
+    def run(self) -> MemoryPlan:
         relax = tvm_modules().relax
         for i, param in enumerate(self.main.params):
             array = None if i < self.inputs else self.arrays[i - self.inputs]

@@ -120,7 +120,7 @@ def _make_input(part: Model, t: gs.Variable, like: np.ndarray) -> None:
     part.graph.inputs.append(t)
 
 
-class Trail:
+class ActivationCache:
     """Tensors of a model whose nodes are changed in graph order, on the samples of one stream.
 
     What stands ahead of a node does not change any more when its turn comes. So the tensors of each step are kept, and

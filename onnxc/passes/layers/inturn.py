@@ -8,7 +8,7 @@ from typing import Literal
 from ...ir.analysis import Analysis
 from ...ir.model import Model
 from ..base import Context
-from .capture import Stream, Trail
+from .capture import ActivationCache, Stream
 from .linear import Linear
 from .moments import SAMPLES, Moments, picked
 
@@ -33,7 +33,7 @@ class InTurn:
         self.real, self.work, self.ctx, self.samples, self.targets = real, work, ctx, samples, targets
         self.left = list(layers)
         stream = Stream.of_steps(ctx, analysis, ([x.reads, x.makes] for x in layers), samples)
-        self.reals, self.works = Trail(ctx, stream), Trail(ctx, stream)
+        self.reals, self.works = ActivationCache(ctx, stream), ActivationCache(ctx, stream)
 
     def next(self) -> Moments:
         """The moments of the layer whose turn it is."""

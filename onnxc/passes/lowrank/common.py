@@ -23,7 +23,7 @@ from .moments import Fit, fitted, readable
 from .rank import Choice, leads, spend, vbmf_rank
 from .target import CONVOLUTIONS, PRODUCTS, Target, refusal, replace, target
 
-Plan = list[Choice | None]
+Chosen = list[Choice | None]
 """For each layer what it becomes, None where it stays whole."""
 ENERGY = 0.97
 ALIKE = 0.25
@@ -197,7 +197,7 @@ class Factorise(Pass):
             return f"rank {self.rank} of {m}x{n} would take {self.rank * (m + n)} parameters and MACs a position, not {m * n}"
         return "no rank lowers both its MACs and its parameters"
 
-    def _plans(self, model, ctx, found, choices, aware: bool, report) -> list[Plan]:
+    def _plans(self, model, ctx, found, choices, aware: bool, report) -> list[Chosen]:
         """What each layer is to become; with a budget and data, several ways to spend it where they differ: over all
         choices, and over those of a form that leads. Errors of single layers do not settle which serves the outputs best."""
         budget = self.macs or self.params
@@ -243,7 +243,7 @@ class Factorise(Pass):
             report.refuse(user.name, f"{user.op} stays whole: energy {self.energy:g} takes a rank that saves nothing")
         return None
 
-    def _carry_out(self, model, found, plans: list[Plan], layers, ctx, report) -> Plan:
+    def _carry_out(self, model, found, plans: list[Chosen], layers, ctx, report) -> Chosen:
         """Factor as planned. Of several plans each is carried out on a copy, and the one of the nearest outputs stays; of
         those that are ALIKE, the one of the fewest nodes, as stages cost time that MACs do not show."""
         if len(plans) == 1:

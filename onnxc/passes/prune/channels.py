@@ -24,7 +24,7 @@ from ..layers.linear import add_to_bias
 from .budget import TOLERANCE, UNITS, Costing, limit, search
 from .coupling import Group, frozen_layers, groups
 from .criteria import lookup, scores
-from .plan import Plan, inner, matching, multiple_of
+from .plan import CutPlan, inner, matching, multiple_of
 from .recover import recover
 from .recover_bias import bias_shifts
 from .redundancy import merge
@@ -201,7 +201,7 @@ class PruneChannels(Pass):
         for pattern, ratio in (self.ratio_by or {}).items():
             for g in matching(found, pattern, "ratio_by", self.name):
                 fixed[g.atom] = 1 - (1 - ratio) ** share
-        plan = Plan(found, analysis, rated, self.scope, self.min_channels, multiple_of(self.round_to), fixed, sizes)
+        plan = CutPlan(found, analysis, rated, self.scope, self.min_channels, multiple_of(self.round_to), fixed, sizes)
         if budget is None:
             ratio = RATIO if self.ratio is None else self.ratio
             return masks(found, rated, plan.at(1 - (1 - ratio) ** share))
@@ -214,7 +214,7 @@ class PruneChannels(Pass):
         counts, milder = search(cost, at, target)
         return masks(found, rated, plan.refine(counts, milder, cost, target))
 
-    def _curves(self, model: Model, ctx: Context, plan: Plan) -> list[Curve]:
+    def _curves(self, model: Model, ctx: Context, plan: CutPlan) -> list[Curve]:
         """The sensitivity of each unit of the plan, measured on this model."""
         file = Path(self.sensitivity) if self.sensitivity and self.steps == 1 else None
         criterion = "l1" if self._criterion == "reconstruction" else self._criterion

@@ -23,7 +23,7 @@ from ...ir.verify import verify
 from ..base import Context
 from . import coupling
 from .criteria import lookup, scores
-from .plan import Plan
+from .plan import CutPlan
 from .score import ScoringContext
 from .select import count, masks
 from .twin import zeroed
@@ -91,7 +91,7 @@ class Groups:
         """Set every mask to lose this share of its channels, the lowest scores first, balanced where that must be."""
         rated = {g.group.atom: g.scores for g in self if g.scores is not None}
         found = [g.group for g in self if g.scores is not None]
-        keep = masks(found, rated, Plan(found, self.analysis, rated).at(ratio))
+        keep = masks(found, rated, CutPlan(found, self.analysis, rated).at(ratio))
         for g in self:
             g.mask[:] = keep.get(g.group.atom, True)
 

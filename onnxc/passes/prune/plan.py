@@ -26,7 +26,7 @@ VECTOR_BYTES = {"AVX512F": 64, "AVX2": 32}
 
 
 @dataclass
-class Plan:
+class CutPlan:
     """The groups that may be cut, and the rules for how far. fixed: a ratio for groups that have one of their own;
     sizes: what each group had in the original model, which ratios refer to."""
 

@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 from ...ir.analysis import analyse
 from ...ir.model import Model
 from ..base import Report
-from ..layers.capture import Probe, Stream, Trail
+from ..layers.capture import ActivationCache, Probe, Stream
 from ..layers.channels import spreads
 from ..layers.linear import Linear, add_to_bias, bias_home, linear
 from .uncut import Uncut
@@ -51,11 +51,11 @@ def renormalise(model: Model, uncut: Uncut, report: Report) -> None:
     before = _layers_statistics(model, uncut, altered)
     turns = _turns(model, altered, before)
     stream = Stream.of_steps(uncut.ctx, analyse(model), ([t.tensor] for t in turns), uncut.samples)
-    trail = Trail(uncut.ctx, stream)
+    cache = ActivationCache(uncut.ctx, stream)
     for k, turn in enumerate(turns):
         later = [name for t in turns[k + 1 :] for name in t.reads]
         changing = [turn.tensor] if turn.layer else []
-        batches = trail.look(model, turn.reads, later, changing)
+        batches = cache.look(model, turn.reads, later, changing)
         mean, var, n = spreads(batches, {turn.tensor: turn.channel})[turn.tensor]
         node = turn.node
         if n < MIN_VALUES:

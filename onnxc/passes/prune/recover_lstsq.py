@@ -27,7 +27,7 @@ import onnx_graphsurgeon as gs
 from ...ir.analysis import Analysis, analyse
 from ...ir.model import Model
 from ..base import Report
-from ..layers.capture import Probe, Stream, Trail
+from ..layers.capture import ActivationCache, Probe, Stream
 from ..layers.linear import Linear, add_to_bias, bias_home, linear
 from ..layers.moments import MAX_COLUMNS, ROWS_PER_COLUMN, Moments, picked, rows_wanted
 from .uncut import Uncut
@@ -75,9 +75,9 @@ def solve_layers(model: Model, uncut: Uncut, report: Report) -> None:
         parts[-1].append(t)
         held += 4 * rows_wanted(t.layer.columns) * t.layer.outputs
     steps = ([t.target for t in part] for part in parts)
-    trail = Trail(uncut.ctx, Stream.of_steps(uncut.ctx, uncut.analysis, steps, uncut.samples))
+    cache = ActivationCache(uncut.ctx, Stream.of_steps(uncut.ctx, uncut.analysis, steps, uncut.samples))
     for n, part in enumerate(parts):
-        _solve_part(model, uncut, part, [t for later in parts[n + 1 :] for t in later], trail)
+        _solve_part(model, uncut, part, [t for later in parts[n + 1 :] for t in later], cache)
 
 
 def find_tasks(model: Model, uncut: Uncut) -> list[Task]:
@@ -138,13 +138,13 @@ def affine(model: Model, node: gs.Node, t: gs.Variable, channel: int, analysis: 
     return None
 
 
-def _solve_part(model: Model, uncut: Uncut, tasks: list[Task], later: list[Task], trail: Trail) -> None:
-    targets, picks = _targets(uncut, tasks, trail.stream)
+def _solve_part(model: Model, uncut: Uncut, tasks: list[Task], later: list[Task], cache: ActivationCache) -> None:
+    targets, picks = _targets(uncut, tasks, cache.stream)
     for k, task in enumerate(tasks):
         layer = task.layer
         seen = Moments(layer.groups, layer.columns, layer.outputs // layer.groups)
         rest = [n for t in [*tasks[k + 1 :], *later] for n in t.reads]
-        for j, got in enumerate(trail.look(model, task.reads, rest)):
+        for j, got in enumerate(cache.look(model, task.reads, rest)):
             goal, (out, at) = targets[k][j].astype(np.float64), picks[k][j]
             if task.other:
                 goal = goal - layer.pick(got[task.other], at)

@@ -33,7 +33,7 @@ from ..base import Context, Judgement, Report
 from .budget import Costing
 from .coupling import Group, groups
 from .criteria import scores
-from .plan import Plan
+from .plan import CutPlan
 from .recover import recover
 from .score import ScoringContext
 from .select import masks
@@ -95,7 +95,7 @@ class Sweep:
         self.rated = scores(ScoringContext(model, self.analysis, found, ctx, samples, ctx.seed), criterion)
         self.groups = [g for g in found if g.atom in self.rated]
         self.units = units(self.groups, self.analysis)
-        self.plan = Plan(self.groups, self.analysis, self.rated)
+        self.plan = CutPlan(self.groups, self.analysis, self.rated)
 
     @cached_property
     def judge(self) -> Callable[[Model], Judgement]:
@@ -194,7 +194,7 @@ def read(file: Path, head: Mapping | None = None) -> dict[str, Curve]:
 class Allocation:
     """Counts that meet a budget at the least error: one price for all units; see the module's text."""
 
-    def __init__(self, plan: Plan, cost: Costing, curves: list[Curve]):
+    def __init__(self, plan: CutPlan, cost: Costing, curves: list[Curve]):
         self.plan = plan
         self.offers: list[tuple[list[Group], np.ndarray, np.ndarray]] = []
         for unit, curve in zip(units(plan.groups, plan.analysis), curves, strict=True):

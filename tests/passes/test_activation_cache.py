@@ -8,7 +8,7 @@ from onnxc.ir.files import load
 from onnxc.ir.verify import verify
 from onnxc.passes.base import Context
 from onnxc.passes.layers import capture
-from onnxc.passes.layers.capture import Probe, Stream, Trail
+from onnxc.passes.layers.capture import ActivationCache, Probe, Stream
 from onnxc.runtime.data import open_data
 from onnxc.runtime.reference import Runner
 from onnxc.runtime.specs import input_specs
@@ -51,12 +51,12 @@ def walked(model, ctx, size=4):
     """What each step sees, one weight changed after each."""
     stream = Stream(ctx, ctx.verified.analysis, ["x"], 11)
     stream.size = size
-    trail, seen = Trail(ctx, stream), []
+    cache, seen = ActivationCache(ctx, stream), []
     convs = [n for n in model.nodes if n.op == "Conv"]
     for k, names in enumerate(STEPS):
-        seen.append(list(trail.look(model, names, [n for later in STEPS[k + 1 :] for n in later])))
+        seen.append(list(cache.look(model, names, [n for later in STEPS[k + 1 :] for n in later])))
         model.set_weight(convs[k], 1, convs[k].inputs[1].values * np.float32(-1.5))
-    return seen, trail
+    return seen, cache
 
 
 def afresh(model, ctx, size=4):
@@ -76,14 +76,14 @@ def test_it_sees_what_a_run_from_the_start_sees(scene, monkeypatch, held):
     model, ctx = scene
     wanted = afresh(model.copy(), ctx)
     all_nodes, ctx.runner.nodes = ctx.runner.nodes, 0
-    found, trail = walked(model, ctx)
+    found, cache = walked(model, ctx)
     assert [len(step) for step in found] == [3] * 4
     for step, plain in zip(found, wanted, strict=True):
         for got, want in zip(step, plain, strict=True):
             assert got.keys() == want.keys()
             for name, array in got.items():
                 np.testing.assert_allclose(array, want[name], rtol=1e-5, atol=1e-5)
-    assert sum(kept.nbytes for kept in trail.kept.values()) <= held
+    assert sum(kept.nbytes for kept in cache.kept.values()) <= held
     # ra: 2 nodes; rs: 3 more; rc: 2 more; three batches each
     if held == 11 * 144 * 4:  # room for one tensor
         assert ctx.runner.nodes == 3 * 7
@@ -93,8 +93,8 @@ def test_it_sees_what_a_run_from_the_start_sees(scene, monkeypatch, held):
 
 def test_what_no_later_step_needs_is_dropped(scene):
     model, ctx = scene
-    _, trail = walked(model, ctx)
-    assert not trail.kept
+    _, cache = walked(model, ctx)
+    assert not cache.kept
 
 
 @pytest.mark.parametrize("budget, ahead, size", [(2**20, 64, 11), (2 * 4 * 144, 64, 2), (1, 64, 1), (2**20, 3, 3)])
