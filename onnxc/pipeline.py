@@ -27,6 +27,7 @@ from .trial import Clock, Trial, as_input
 
 if TYPE_CHECKING:
     from .runtime.feeding import Wishes
+    from .runtime.tasks import Task
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Pipeline(Pass):
         data: object = None,
         check: str = "data",
         seed: int = 0,
-        task: object = None,
+        task: str | Task | None = None,
         metric: str | None = None,
         decode: str | None = None,
         require: str = "",
@@ -202,7 +203,8 @@ def _step(p: Pass, model: Model, ctx: Context) -> tuple[Model, Verified, Report]
             _required(trial, row)
     except Exception as e:
         # any error, another person's bug included, bears the name of the pass in which it arose
-        e.pass_name = getattr(e, "pass_name", None) or p.name
+        if getattr(e, "pass_name", None) is None:
+            setattr(e, "pass_name", p.name)  # noqa: B010  Exceptions have no such attribute, ours do
         if isinstance(e, DimensionError) and p.claim.kind != "lossy" and any(e.tensor == t.name for t in model.outputs):
             # what shapes are computed from has been folded; a run of the model as given would have shown it
             as_input(e, "the model as given declares an output that it does not have: correct it, or use --check data")
@@ -254,7 +256,7 @@ def _rounding(verified: Verified) -> float:
     """The unit roundoff of the shortest float type that the model computes in."""
     import onnx
 
-    units = {onnx.TensorProto.FLOAT16: 2.0**-11, onnx.TensorProto.BFLOAT16: 2.0**-8}
+    units: dict[int, float] = {onnx.TensorProto.FLOAT16: 2.0**-11, onnx.TensorProto.BFLOAT16: 2.0**-8}
     return max((units.get(kind, 0.0) for kind in set(verified.types.values())), default=0.0)
 
 

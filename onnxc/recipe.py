@@ -36,7 +36,8 @@ class _Reader:
             m = _TOKEN.match(text, at)
             if m is None:
                 raise self.error("this is no pass list", at)
-            self.tokens.append((m.lastgroup, m.group(m.lastgroup), m.start(m.lastgroup)))
+            kind = m.lastgroup or ""
+            self.tokens.append((kind, m.group(kind), m.start(kind)))
             at = m.end()
         self.at = 0
 
@@ -158,7 +159,7 @@ def read_toml(path: str | Path, *, allow_code: bool = False) -> tuple[list[Pass]
     try:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
+        import tomli as tomllib  # type: ignore[no-redef]
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8") if path.stat().st_size <= LARGEST else ""

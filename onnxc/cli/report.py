@@ -121,8 +121,8 @@ def _nested(rows: list[Report], depth: int = 0) -> Iterator[tuple[Report, int]]:
 def _costs(now: Cost | None, first: Cost | None, between: str) -> list[str]:
     if now is None or first is None:
         return [""] * 4
-    cells = ((str(now.nodes), now.nodes, first.nodes), (count(now.params), now.params, first.params))
-    cells += ((count(now.macs), now.macs, first.macs), (size(now.bytes), now.bytes, first.bytes))
+    cells = [(str(now.nodes), now.nodes, first.nodes), (count(now.params), now.params, first.params)]
+    cells += [(count(now.macs), now.macs, first.macs), (size(now.bytes), now.bytes, first.bytes)]
     return [f"{text}{between}{moved}" if (moved := change(a, b)) else text for text, a, b in cells]
 
 

@@ -77,7 +77,7 @@ def _field_bits(flat: np.ndarray) -> int:
     for bits in _FIELD_BITS:
         fields = to_fields(sample, bits)
         costs[bits] = _share(fields) * len(fields)
-    best = min(costs, key=costs.get)
+    best = min(costs, key=costs.__getitem__)
     return best if costs[best] < _FIELDS_PAY * costs[0] else 0
 
 
@@ -100,7 +100,7 @@ def _sparse(flat: np.ndarray, floats: bool) -> bytes:
         counts = np.bincount(gaps & ((1 << bits) - 1), minlength=256)
         counts[(1 << bits) - 1] += fillers.sum()
         costs[bits] = estimate(counts) + int(fillers.sum()) * value_bits / 8
-    bits = min(costs, key=costs.get)
+    bits = min(costs, key=costs.__getitem__)
     # a gap of f * 2^bits + r: f times 2^bits - 1 zeros and a stored zero, then r zeros
     fillers = gaps >> bits
     stored = len(where) + int(fillers.sum())

@@ -11,14 +11,20 @@ gives the mask of every tensor axis that holds it (outer product for a product, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
-from typing import TypeAlias
+from typing import TypeAlias, final
 
 import numpy as np
 
 Extent: TypeAlias = "int | str | None"
 """A number, the name of a symbolic dimension, or None where nothing is known."""
+
+
+def numbers(sizes: Sequence[Extent]) -> list[int] | None:
+    """The extents, where all are numbers."""
+    found = [n for n in sizes if isinstance(n, int)]
+    return found if len(found) == len(sizes) else None
 
 
 class Conflict(Exception):
@@ -29,6 +35,7 @@ class Conflict(Exception):
         self.a, self.b = a, b
 
 
+@final
 class Atom:
     """One independent extent. `frozen` is None, or the reason why it must not change.
 
@@ -50,6 +57,7 @@ class Atom:
         return show(self)
 
 
+@final
 class Prod:
     """A row-major product: index = (i * size(b) + j) for parts (a, b). `size`: its extent, once that is a number."""
 
@@ -58,12 +66,13 @@ class Prod:
     def __init__(self, parts: Iterable[Axis]):
         self.parts = tuple(parts)
         sizes = [extent(p) for p in self.parts]
-        self.size = prod(sizes) if all(isinstance(n, int) for n in sizes) else None
+        self.size: int | None = prod(known) if (known := numbers(sizes)) is not None else None
 
     def __repr__(self) -> str:
         return show(self)
 
 
+@final
 class Sum:
     """A disjoint sum: the indices of the first part, then those of the second, and so on. `size` as in `Prod`."""
 
@@ -72,12 +81,13 @@ class Sum:
     def __init__(self, parts: Iterable[Axis]):
         self.parts = tuple(parts)
         sizes = [extent(p) for p in self.parts]
-        self.size = sum(sizes) if all(isinstance(n, int) for n in sizes) else None
+        self.size: int | None = sum(known) if (known := numbers(sizes)) is not None else None
 
     def __repr__(self) -> str:
         return show(self)
 
 
+@final
 class Aligned:
     """The second weight axis of a grouped convolution: block j of its first axis holds the indices of parts[j].
 
@@ -120,9 +130,9 @@ def extent(a: Axis) -> Extent:
     sizes = [extent(p) for p in _flat(a)]
     if len(sizes) == 1:
         return sizes[0]
-    if not all(isinstance(s, int) for s in sizes):
-        return None
-    a.size = prod(sizes) if type(a) is Prod else sum(sizes)
+    known = numbers(sizes)
+    if known is not None:
+        a.size = prod(known) if type(a) is Prod else sum(known)
     return a.size
 
 
@@ -208,12 +218,15 @@ def same(a: Axis, b: Axis) -> bool:
     a, b = normal(a), normal(b)
     if a is b:
         return True
-    return (
-        type(a) is type(b)
-        and type(a) is not Atom
-        and len(a.parts) == len(b.parts)
-        and all(same(x, y) for x, y in zip(a.parts, b.parts, strict=True))
-    )
+    if type(a) is Atom or type(b) is Atom or type(a) is not type(b) or len(a.parts) != len(b.parts):
+        return False
+    return all(same(x, y) for x, y in zip(a.parts, b.parts, strict=True))
+
+
+def _known(a: Atom) -> int:
+    if not isinstance(a.size, int):
+        raise TypeError(f"{a} has no number of indices")
+    return a.size
 
 
 def mask(a: Axis, keep: Mapping[Atom, np.ndarray]) -> np.ndarray:
@@ -221,7 +234,7 @@ def mask(a: Axis, keep: Mapping[Atom, np.ndarray]) -> np.ndarray:
     a = find(a)
     if type(a) is Atom:
         got = keep.get(a)
-        return np.ones(a.size, bool) if got is None else got
+        return np.ones(_known(a), bool) if got is None else got
     if type(a) is Aligned:
         raise TypeError("an aligned axis has a mask for each block, not one")
     masks = [mask(p, keep) for p in a.parts]
@@ -238,7 +251,7 @@ def kept(a: Axis, keep: Mapping[Atom, np.ndarray]) -> int:
     a = find(a)
     if type(a) is Atom:
         got = keep.get(a)
-        return a.size if got is None else int(np.count_nonzero(got))
+        return _known(a) if got is None else int(np.count_nonzero(got))
     sizes = [kept(p, keep) for p in a.parts]
     if type(a) is Aligned:
         return max(sizes)

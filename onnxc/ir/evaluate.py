@@ -243,7 +243,8 @@ def operand_ints(node: gs.Node, xs: Arrays, name: str, i: int) -> list[int] | No
     if name in node.attrs:
         got = node.attrs[name]
         return [got] if isinstance(got, int) else list(got)
-    return [int(v) for v in np.ravel(xs[i])] if i < len(xs) and xs[i] is not None else None
+    given = xs[i] if i < len(xs) else None
+    return None if given is None else [int(v) for v in np.ravel(given)]
 
 
 @evaluator("Reshape")

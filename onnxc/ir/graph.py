@@ -21,7 +21,7 @@ STANDARD = ("", "ai.onnx", None)
 Tensor: TypeAlias = gs.Variable | gs.Constant
 
 
-def read_only(values: np.ndarray) -> np.ndarray:
+def read_only(values: np.ndarray | np.generic) -> np.ndarray:
     """A read-only view of `values`, at least an array of rank 0."""
     values = np.asarray(values).view()
     values.flags.writeable = False

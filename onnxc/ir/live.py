@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
+from typing import Any, TypeAlias
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -19,7 +20,7 @@ from .numbers import read
 from .qtype import dtype_bits
 from .verify import Verified
 
-Sizes = Mapping["Axis | str", int]
+Sizes: TypeAlias = "Mapping[Any, int]"
 """Extents of axes that are no numbers, by axis or by the name of a symbolic one; what it lacks counts as 1."""
 ROUNDERS = ("QuantizeLinear", "Quantize", "Binarize", "ResidualBinarize", "DynamicResidualBinarize")
 WITHIN = (

@@ -118,7 +118,9 @@ def _cut(t: gs.Constant, axes: Axes, keep: Mapping[Atom, np.ndarray], made: dict
 
 def _cut_blocks(values: np.ndarray, axes: Axes, keep: Mapping[Atom, np.ndarray]) -> np.ndarray:
     """Cut a grouped weight [g·o, c, ...], where every block along the first axis keeps channels of its own."""
-    blocks = find(axes[1]).parts
+    grouped = find(axes[1])
+    assert isinstance(grouped, Aligned)
+    blocks = grouped.parts
     rows = np.split(mask(axes[0], keep), len(blocks))
     pieces = []
     for block, row, part in zip(np.split(values, len(blocks)), rows, blocks, strict=True):

@@ -126,7 +126,7 @@ class Model:
         for name in self.reserved:
             self._names.take(name)
 
-    def constant(self, stem: str, values: np.ndarray) -> gs.Constant:
+    def constant(self, stem: str, values: np.ndarray | np.generic) -> gs.Constant:
         """A new initialiser; `values` becomes read-only."""
         return gs.Constant(self.fresh(stem), read_only(values))
 

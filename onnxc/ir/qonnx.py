@@ -161,7 +161,8 @@ def evaluate(node: gs.Node, inputs: Sequence[np.ndarray]) -> np.ndarray:
     if bits.item() == 1 and signed:
         v = np.where(v >= 0, np.float32(1), np.float32(-1))
     else:
-        v = ROUND[mode](np.clip(v, *(np.float32(b) for b in levels(int(bits.item()), signed, narrow))))
+        low, high = map(np.float32, levels(int(bits.item()), signed, narrow))
+        v = ROUND[mode](np.clip(v, low, high))
     return (v - zero) * scale
 
 

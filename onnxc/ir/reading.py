@@ -49,7 +49,7 @@ def from_proto(proto: onnx.ModelProto, beside: Beside) -> Model:
         tensors[info.name] = variable(info)
         inputs.append(tensors[info.name])
     nodes = _nodes(graph, tensors, beside)
-    outputs = []
+    outputs: list[gs.Tensor] = []
     for info in graph.output:
         t = tensors.get(info.name)
         if t is None:

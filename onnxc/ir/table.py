@@ -87,6 +87,12 @@ class Analysis:
         t = node.inputs[i]
         return self.uses.get((node.name, i)) if isinstance(t, gs.Constant) else self.axes.get(t.name)
 
+    def known(self, tensor: str) -> tuple[Axis, ...]:
+        """The axes of a tensor whose rank is known."""
+        axes = self.axes.get(tensor)
+        assert axes is not None, f"{tensor} has an unknown rank"
+        return axes
+
     def shape(self, tensor: str) -> tuple[Extent, ...] | None:
         """The extents of a variable; None where the rank is unknown."""
         axes = self.axes.get(tensor)
@@ -259,7 +265,7 @@ class Use:
         pieces = split_sum(a, sizes)
         if pieces is None or len(sizes) == 1:
             return pieces
-        depth = max(p.cuts if type(p) is Atom else len(p.parts) for p in map(find, pieces))
+        depth = max(p.cuts if isinstance(p, Atom) else len(p.parts) for p in map(find, pieces))
         return tuple(self.fixed(s, MANY) for s in sizes) if self._too_many(depth, a) else pieces
 
     def _too_many(self, parts: int, a: Axis) -> bool:

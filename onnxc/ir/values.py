@@ -80,7 +80,7 @@ def to_array(
             raise BadModel(
                 "this tensor's data stands in another file", tensor=tensor.name, remedy="load the model by its path"
             )
-        raw = elsewhere(tensor, nbytes)
+        raw: bytes | memoryview = elsewhere(tensor, nbytes)
     elif tensor.HasField("raw_data"):
         raw = tensor.raw_data
     else:

@@ -7,7 +7,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import onnx
@@ -152,7 +152,8 @@ class Judgement(Protocol):
     without labels.
     """
 
-    outputs: Mapping[str, Difference]
+    @property
+    def outputs(self) -> Mapping[str, Difference]: ...
 
     @property
     def noise(self) -> float: ...
@@ -175,6 +176,16 @@ class Evaluator(Protocol):
     def __call__(self, reference: onnx.ModelProto | Lean, samples: int = ...) -> Judge: ...
 
 
+class Data(Protocol):
+    """Samples for passes that need activations. See `onnxc.runtime.data.Data`."""
+
+    name: str
+    samples: int | None
+
+    def batches(self, size: int = ..., limit: int | None = ...) -> Iterator[Any]:
+        """Batches of at most `size` samples: arrays by name."""
+
+
 class Trainer(Protocol):
     """Trains models for training passes; torch behind it."""
 
@@ -194,10 +205,10 @@ class Context:
     verified: Verified
     seed: int = 0
     runner: Runner | None = None
-    data: object = None
+    data: Data | None = None
     synthetic: bool = True
     evaluator: Evaluator | None = None
-    trial: object = None
+    trial: Any = None
     original: Model | None = None
     trainer: Trainer | None = None
     room: int = MAX_BATCH
@@ -236,10 +247,10 @@ class Pass:
     """
 
     name: ClassVar[str] = ""
-    claim: ClassVar[Claim] = Claim.LOSSY
+    claim: Claim = Claim.LOSSY
     requires: ClassVar[tuple[str, ...]] = ()
-    needs_data: ClassVar[bool] = False
-    changes_inputs: ClassVar[bool] = False
+    needs_data: bool = False
+    changes_inputs: bool = False
     bodies: ClassVar[bool] = False
     implied = False  # whether another pass asked for it, not the user
 
@@ -266,12 +277,18 @@ class Pass:
     def options(self) -> dict[str, object]:
         """The options that differ from their defaults."""
         return {
-            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != default_of(f)
+            f.name: getattr(self, f.name) for f in option_fields(type(self)) if getattr(self, f.name) != default_of(f)
         }
 
     def __str__(self) -> str:
         options = ", ".join(f"{k}={show(v)}" for k, v in self.options().items())
         return f"{self.name}({options})" if options else self.name
+
+
+def option_fields(cls: type[Pass]) -> tuple[dataclasses.Field, ...]:
+    """The options of a registered pass, as fields of the dataclass that `register` has made of it."""
+    fields: Callable[[Any], tuple[dataclasses.Field, ...]] = dataclasses.fields
+    return fields(cls)
 
 
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)

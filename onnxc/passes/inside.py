@@ -31,8 +31,8 @@ def run_inside(p: Pass, before: Model, model: Model, ctx: Context, report: Repor
         own = Context(body.verified, seed=ctx.seed, synthetic=ctx.synthetic, runner=ctx.runner)
         try:
             if p.needs_data:
-                own.data = data_within(before, _twin(body, before), ctx)
-                if not own.data.feeds:
+                own.data = within = data_within(before, _twin(body, before), ctx)
+                if not within.feeds:
                     _left(body.name, body.model, report, "no sample of the data goes there")
                     continue
             part = p.run(work, own)

@@ -65,14 +65,14 @@ def find(name: str) -> type[Pass]:
 def make(name: str, options: Mapping[str, object] | None = None, positional: list | None = None) -> Pass:
     """A pass with these options; `positional` values go to its fields in order. Raises BadOption."""
     cls = find(name)
-    fields = dataclasses.fields(cls)
+    fields, positional = table.option_fields(cls), positional or []
     known = {f.name: f for f in fields}
     given = dict(options or {})
-    for value, f in zip(positional or [], fields, strict=False):
+    for value, f in zip(positional, fields, strict=False):
         if f.name in given:
             raise BadOption(f"option {f.name} is given twice", pass_name=cls.name)
         given[f.name] = value
-    if len(positional or []) > len(fields):
+    if len(positional) > len(fields):
         raise BadOption("too many options", pass_name=cls.name, expected=len(fields), found=len(positional))
     missing = [f.name for f in fields if f.name not in given and default_of(f) is dataclasses.MISSING]
     if missing:
@@ -147,9 +147,8 @@ def kind_name(kind) -> str:
     if base in (list, tuple) and inner:
         kinds = [kind_name(k) for k in inner if k is not Ellipsis]
         return f"list of {', '.join(kinds)}"
-    return {str: "text", bool: "true or false", dict: "table", Mapping: "table"}.get(base) or getattr(
-        base, "__name__", str(base)
-    )
+    names = {str: "text", bool: "true or false", dict: "table", Mapping: "table"}
+    return names.get(base) or str(getattr(base, "__name__", base))
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ class Option:
 
 def describe_options(cls: type[Pass]) -> list[Option]:
     """The options of a pass. Its docstring, or a base's, describes them as `name: what it does`, each up to the next name."""
-    fields = dataclasses.fields(cls)
+    fields = table.option_fields(cls)
     texts: dict[str, str] = {}
     for base in cls.__mro__[:-1]:
         texts = {**_described(base.__doc__ or "", [f.name for f in fields]), **texts}

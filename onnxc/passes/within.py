@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from ..ir.bodies import Body
 from ..ir.model import CAPTURED, Model
 from .base import Context, Feeds
+from .layers.capture import Probe
 
 SAMPLES = 32
 ROUNDS = 256
@@ -24,12 +25,12 @@ class Within:
 
     feeds: list[Feeds]
     name: str = "the model's own data"
-    samples: int = field(init=False)
+    samples: int | None = field(init=False)
 
     def __post_init__(self):
         self.samples = len(self.feeds)
 
-    def batches(self, size: int = 1) -> Iterator[Feeds]:
+    def batches(self, size: int = 1, limit: int | None = None) -> Iterator[Feeds]:
         yield from self.feeds
 
 
@@ -54,11 +55,7 @@ def data_within(model: Model, body: Body, ctx: Context) -> Within:
 
 def _tensors(model: Model, ctx: Context, names: list[str]) -> Iterator[dict[str, np.ndarray]]:
     """The named tensors, inputs among them, for one sample after the other."""
-    inputs = {t.name for t in model.inputs}
-    run = ctx.runner.prepare(model.to_proto(), [n for n in names if n not in inputs]) if ctx.runner else None
-    for feeds in ctx.batches(1):
-        made = run(feeds) if run is not None and any(n not in inputs for n in names) else {}
-        yield {n: made[n] if n in made else feeds[n] for n in names}
+    return map(Probe(ctx, model, names), ctx.batches(1))
 
 
 def _rounds(body: Body, given: list, captured: Feeds, ctx: Context) -> Iterator[Feeds]:
@@ -70,7 +67,7 @@ def _rounds(body: Body, given: list, captured: Feeds, ctx: Context) -> Iterator[
     names = [t.name for t in body.model.inputs][: len(body.model.inputs) - len(captured)]
     if ctx.runner is None:
         return
-    run = ctx.runner.prepare(body.model.to_proto())
+    run = ctx.runner.prepare(body.model.lean())
     outputs = [t.name for t in body.model.outputs]
     if node.op == "Loop":
         state = given[2:]

@@ -319,4 +319,5 @@ def _good(rows: object) -> bool:
             return False
         if not all(type(extent) is int and 0 <= extent < 1 << 48 for extent in _list(row.get("shape"))):
             return False
-    return len({row["name"] for row in rows}) == len(rows)
+    names = [row["name"] for row in _list(rows)]
+    return len(set(names)) == len(names)

@@ -12,7 +12,7 @@ import tokenize
 import zipfile
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -80,7 +80,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
         return array.reshape(shape[::-1]).transpose() if fortran else array.reshape(shape)
 
 
-def _header(file: BinaryIO, size: int) -> tuple[np.dtype, tuple[int, ...], bool]:
+def _header(file: IO[bytes], size: int) -> tuple[np.dtype, tuple[int, ...], bool]:
     """What stands at the head of an .npy file of `size` bytes: element type, shape, whether columns come first."""
     magic = file.read(8)
     if len(magic) < 8 or magic[:6] != b"\x93NUMPY":

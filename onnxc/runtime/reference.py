@@ -115,7 +115,8 @@ class Session:
                     "this output is not compared", tensor=name, expected="a tensor", found=found,
                     remedy="use --check shapes",
                 )  # fmt: skip
-        return {name: values[name] if name in values else self._fixed.get(name, feeds.get(name)) for name in names}
+        known = {**feeds, **self._fixed, **values}
+        return {name: known[name] for name in names}
 
     def _outputs(self, names: list[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         if not self._loops:

@@ -61,7 +61,7 @@ def sample_axes(
     if any(axis is not None for axis in sure.values()) and not _strangers(opened, sure):
         return none | {name: 0 if shape is None else sure[name] for name, shape in opened.items()}
     axes = {name: _state(shape) if shape else 0 for name, shape in opened.items() if shape is None or shape}
-    firsts = {opened[name][axis] if opened[name] else None for name, axis in axes.items()}
+    firsts = {shape[axis] if (shape := opened[name]) else None for name, axis in axes.items()}
     alike = len(firsts) == 1 or all(map(_is_nameless, firsts))
     if not alike or any(isinstance(d, int) or OTHER.fullmatch(str(d)) for d in firsts) or _denied(firsts, outputs):
         return none
@@ -85,7 +85,7 @@ def _is_sure(dim: Dim) -> bool:
 
 def _strangers(opened: Mapping[str, Shape], sure: Mapping[str, int | None]) -> bool:
     """Whether a letter alone names the axis, and other inputs have first axes of another name: nodes and edges, say."""
-    letters = {shape[sure[n]] for n, shape in opened.items() if shape and sure[n] is not None}
+    letters = {shape[axis] for n, shape in opened.items() if shape and (axis := sure[n]) is not None}
     if any("batch" in str(d).lower() for d in letters):
         return False
     return any(sure[name] is None and shape is not None for name, shape in opened.items())

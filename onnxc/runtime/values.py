@@ -82,7 +82,8 @@ def input_values(graph: onnx.GraphProto, shapes: dict[str, list[int | str | None
     """What each input of `graph` may hold, where anything is known. shapes: those of tensors that are known."""
     import onnx
 
-    constants, found = _constants(graph), {}
+    constants: dict[str, onnx.TensorProto] = _constants(graph)
+    found: dict[str, Values] = {}
     _walk(graph, shapes, constants, found)
     for value in graph.input:
         name, plain = value.name, found.get(value.name, Values())

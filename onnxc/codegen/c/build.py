@@ -75,9 +75,9 @@ def write_sources(
     for part in own_parts(face, weights):
         for file in _FILES[part]:
             shutil.copy(C_DIR / file, work / PARTS)
-    with open(work / "weights.bin", "wb") as file:
+    with open(work / "weights.bin", "wb") as out:
         for chunk in weights.chunks():
-            file.write(chunk)
+            out.write(chunk)
 
 
 def own_parts(face: Interface, weights: Weights) -> tuple[str, ...]:

@@ -62,7 +62,7 @@ def _localised(data: bytearray, public: Collection[str]) -> bytes:
     return bytes(data)
 
 
-def _wasm_symbols(data: bytes) -> Iterator[tuple[int, int, str]]:
+def _wasm_symbols(data: bytes | bytearray) -> Iterator[tuple[int, int, str]]:
     """(where its flags stand, flags, name) of each symbol of functions, data, globals and tables."""
     at = 8
     while at < len(data):

@@ -53,10 +53,10 @@ def assign(tenants: Sequence[Tenant]) -> tuple[list[int], int]:
     bound = largest_live_set([Tenant(aligned(t.size), t.first, t.last) for t in tenants])
     for order in _ORDERS:
         found = _place(tenants, sorted(range(len(tenants)), key=lambda i: (order(tenants[i]), i)))
-        if best is None or found[1] < best[1]:
-            best = found
+        best = found if best is None or found[1] < best[1] else best
         if best[1] == bound:
             break
+    assert best is not None
     return best
 
 

@@ -39,7 +39,7 @@ def gather(lists: list[list[np.ndarray]]) -> tuple[list[np.ndarray], list[list[i
         return lists[0], [list(range(len(lists[0])))]
     arrays: list[np.ndarray] = []
     known: dict[tuple[int, bytes], int] = {}
-    numbers = []
+    numbers: list[list[int]] = []
     for program in lists:
         numbers.append([])
         for array in program:
@@ -79,7 +79,7 @@ class Weights:
 def _bytes(part: bytes | np.ndarray) -> bytes | memoryview:
     if isinstance(part, bytes):
         return part
-    return memoryview(np.ascontiguousarray(part).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
 
 
 def lay_out(arrays: list[np.ndarray], encode: Callable[[np.ndarray], bytes] | None = None) -> Weights:

@@ -12,14 +12,16 @@ from onnxc.codegen.operators.table import row
 @row("Cast")
 def cast(n: Node, x):
     """x in another type."""
-    n.attribute("saturate", 1), n.only("round_mode", "up")
+    n.attribute("saturate", 1)
+    n.only("round_mode", "up")
     return to_type(n, x, dtype_name(n.attribute("to")))
 
 
 @row("CastLike")
 def cast_like(n: Node, x, other):
     """x in the type of another tensor."""
-    n.attribute("saturate", 1), n.only("round_mode", "up")
+    n.attribute("saturate", 1)
+    n.only("round_mode", "up")
     if n.results[0] is None:
         raise Refused("the model does not say its type")
     return to_type(n, x, n.results[0][1])

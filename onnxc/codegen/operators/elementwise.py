@@ -102,10 +102,10 @@ def _bound(n: Node, i: int, name: str):
         value = n.attribute(name)
     elif not n.given(i):
         return None
-    elif n.known(i) is None:
+    elif (known := n.known(i)) is None:
         return n.args[i]
     else:
-        value = n.known(i).reshape(-1)[0].item()
+        value = known.reshape(-1)[0].item()
         if isinstance(value, int):
             return value
     return None if value is None or np.isnan(value) else float(value)

@@ -29,7 +29,8 @@ def affine(n: Node, x, scale, shift, shape: tuple[int, ...]):
 def batch_norm(n: Node, x, scale, shift, mean, variance):
     """(x - mean) / sqrt(variance + epsilon) scale + shift for each channel; in training, of the batch's own mean."""
     epsilon, momentum = n.attribute("epsilon", 1e-5), n.attribute("momentum", 0.9)
-    n.only("spatial", 1), n.attribute("is_test", 1)
+    n.only("spatial", 1)
+    n.attribute("is_test", 1)
     training = n.attribute("training_mode", 0) or (n.opset < 14 and len(n.outputs) > 1 and n.outputs[1])
     shape = (shape_of(scale)[0], *[1] * (len(shape_of(x)) - 2))
     axes = [i for i in range(len(shape_of(x))) if i != 1]

@@ -67,7 +67,7 @@ class Window:
             at -= self.before[d]
             low, high = (-self.before[d], size + self.after[d]) if padding else (0, size)
             parts.append(((at >= low) & (at < high)).sum(1))
-        return prod(np.ix_(*parts)) if len(parts) > 1 else parts[0]
+        return np.asarray(prod(np.ix_(*parts))) if len(parts) > 1 else parts[0]
 
 
 def _numbers(n: Node, name: str, rank: int, default: int) -> list[int]:

@@ -92,7 +92,7 @@ def incomplete(e: Editor) -> bool:
 def sweep(e: Editor) -> None:
     """One pass over the nodes, in order."""
     e.begin()
-    pool, seen = Pool(), {}
+    pool, seen = Pool(), dict[tuple, gs.Node]()
     for node in list(e.model.nodes):
         if id(node) in e.gone:
             continue

@@ -43,7 +43,7 @@ def merge_bounds(e: Editor, node: gs.Node) -> bool:
     outer = bounds_of(e, node)
     maker = e.producer(outer[0], *BOUNDS) if outer is not None else None
     inner = bounds_of(e, maker) if maker is not None else None
-    if inner is None:
+    if outer is None or maker is None or inner is None:
         return False
     dtype = e.dtype(node.outputs[0])
     if dtype is None or dtype.name not in ("float16", "float32", "float64"):

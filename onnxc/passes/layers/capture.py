@@ -6,7 +6,7 @@ activations that are alive at once within the model (`room`); what is kept from 
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ...ir.analysis import Analysis
+from ...ir.errors import BadOption
 from ...ir.live import number
 from ...ir.model import Model
 from .spill import Spilled
@@ -75,13 +76,13 @@ class Probe:
     """
 
     def __init__(self, ctx: Context, model: Model, names: Sequence[str], known: Mapping[str, np.ndarray] | None = None):
-        self.names = list(dict.fromkeys(names))
+        self.names, known = list(dict.fromkeys(names)), known or {}
         part = model.copy()
         made = part.tensors()
-        outside = {t.name for t in part.inputs} | set(known or ())
+        outside = {t.name for t in part.inputs} | set(known)
         wanted = [made[n] for n in self.names if n not in outside]
-        cut = _reached(wanted, known or {})
-        self.given = sorted({t.name for t in cut} | (set(self.names) & set(known or ())))
+        cut = _reached(wanted, known)
+        self.given = sorted({t.name for t in cut} | (set(self.names) & set(known)))
         part.graph.outputs = wanted
         for t in wanted:
             if isinstance(t, gs.Variable):
@@ -90,7 +91,11 @@ class Probe:
             _make_input(part, t, known[t.name])
         part.drop_dead()
         self.made = [t.name for t in wanted]
-        self.run = ctx.runner.prepare(part.lean(), self.made) if wanted else None
+        self.run: Callable[[Feeds], dict[str, np.ndarray]] | None = None
+        if wanted:
+            if ctx.runner is None:
+                raise BadOption("this pass looks at activations, and was given no runner")
+            self.run = ctx.runner.prepare(part.lean(), self.made)
 
     def __call__(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """The tensors for one batch."""

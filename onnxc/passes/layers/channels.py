@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 
 class Spread(NamedTuple):
-    """mean and variance, float64 [channels], and how many values a channel they are taken over."""
+    """mean and variance, float64 [channels], and how many values of a channel they are taken over (`values`)."""
 
     mean: np.ndarray
     variance: np.ndarray
-    count: int
+    values: int
 
 
 def spreads(batches: Iterable[Mapping[str, np.ndarray]], tensors: Mapping[str, int]) -> dict[str, Spread]:
@@ -22,7 +22,7 @@ def spreads(batches: Iterable[Mapping[str, np.ndarray]], tensors: Mapping[str, i
     As for `moments`, sums run around a channel's mean in the first batch, so that an offset costs no digits.
     """
     pivots: dict[str, np.ndarray] = {}
-    sums = {t: [0.0, 0.0, 0] for t in tensors}
+    sums: dict[str, list[Any]] = {t: [0.0, 0.0, 0] for t in tensors}
     for got in batches:
         for t, s in sums.items():
             x = np.moveaxis(got[t], tensors[t], 0)

@@ -8,6 +8,7 @@ Criteria read the second moments of such rows, and recovery solves for W.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,7 +88,8 @@ class Linear:
             x = self._turned(x)
             return x.reshape(len(x), -1, x.shape[-1])[:, picked].reshape(1, -1, x.shape[-1])
         at = np.unravel_index(picked, out)
-        found = self._windows(x, out)[(slice(None), slice(None), *at)]  # n, channels, picked, *kernel
+        chosen: tuple = (slice(None), slice(None), *at)
+        found = self._windows(x, out)[chosen]  # n, channels, picked, *kernel
         n, c, p = found.shape[:3]
         return np.ascontiguousarray(
             found.reshape(n, self.groups, c // self.groups, p, -1).transpose(1, 0, 3, 2, 4)
@@ -100,7 +102,7 @@ class Linear:
         strides, dilations = attrs.get("strides", [1] * d), attrs.get("dilations", [1] * d)
         spans = [(k - 1) * r + 1 for k, r in zip(kernel, dilations)]
         needed = [(o - 1) * s + span - n for o, s, span, n in zip(out, strides, spans, x.shape[2:])]
-        begins = explicit_pads(self.node, x.shape[2:], kernel, strides, dilations)[:d]
+        begins = self._pads(x, strides, dilations)[:d]
         # where strides leave a remainder the windows need less than what stands there
         pads = [(b, max(n - b, 0)) for b, n in zip(begins, needed)]
         x = np.pad(x, [(0, 0), (0, 0), *pads])
@@ -116,6 +118,11 @@ class Linear:
         across = bool(self.node.op == "Gemm" and self.node.attrs.get("transA" if self.i else "transB", 0))
         return np.moveaxis(x, -2, -1) if across == (self.i == 1) else x
 
+    def _pads(self, x: np.ndarray, strides: Sequence[int], dilations: Sequence[int]) -> list[int]:
+        pads = explicit_pads(self.node, x.shape[2:], self.weight.shape[2:], strides, dilations)
+        assert pads is not None, "extents of arrays are known"
+        return pads
+
     def extents(self, x: np.ndarray) -> tuple[int, ...]:
         """The extents of the output's positions for an input `x`, as `rows` takes them."""
         if not self.is_conv:
@@ -123,7 +130,7 @@ class Linear:
         attrs, kernel = self.node.attrs, self.weight.shape[2:]
         d = len(kernel)
         strides, dilations = attrs.get("strides", [1] * d), attrs.get("dilations", [1] * d)
-        pads = explicit_pads(self.node, x.shape[2:], kernel, strides, dilations)
+        pads = self._pads(x, strides, dilations)
         return tuple(
             (n + pads[k] + pads[k + d] - (kernel[k] - 1) * dilations[k] - 1) // strides[k] + 1
             for k, n in enumerate(x.shape[2:])
@@ -176,7 +183,9 @@ def bias_home(model: Model, node: gs.Node) -> tuple[gs.Node, int] | None:
 
 def add_to_bias(model: Model, node: gs.Node, b: np.ndarray) -> None:
     """Add `b`, shape [outputs], to what `node` puts out; it must have a `bias_home`."""
-    home, i = bias_home(model, node)
+    there = bias_home(model, node)
+    assert there is not None, f"{node.name} has no bias"
+    home, i = there
     if has_input(home, i):
         old = home.inputs[i].values
         model.set_weight(home, i, (old.astype(np.float64) + b).astype(old.dtype))

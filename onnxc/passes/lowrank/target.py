@@ -118,9 +118,9 @@ def target(analysis: Analysis, users: list[gs.Node]) -> Target:
             positions = node_macs(analysis, node) // (w.size + node.inputs[2].values.size)
             return Target(users, w, dict.fromkeys(spots, positions), positions * w.size)
         before, after = (
-            [number(a, analysis.sizes) for a in analysis.axes[t.name][2:]] for t in (node.inputs[0], node.outputs[0])
+            [number(a, analysis.sizes) for a in analysis.known(t.name)[2:]] for t in (node.inputs[0], node.outputs[0])
         )
-        batch = number(analysis.axes[node.outputs[0].name][0], analysis.sizes)
+        batch = number(analysis.known(node.outputs[0].name)[0], analysis.sizes)
         grids = {"pre": before, "post": after, "k": after, "k0": [after[0], *before[1:]], "k1": after}
         if node.op == "ConvTranspose":
             grids |= {"k": before, "k0": before, "k1": [after[0], *before[1:]]}

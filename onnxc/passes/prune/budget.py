@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -60,7 +59,7 @@ class Costing:
 
     def change(self, counts: Counts, atom: Atom, n: int) -> float:
         """How much the cost changes where `atom` keeps n instead of `counts[atom]`."""
-        other = ChainMap({atom: n}, counts)
+        other = {**counts, atom: n}
         return sum(
             t.factor * (prod(count(a, other) for a in t.axes) - prod(count(a, counts) for a in t.axes))
             for t in self._of.get(atom, ())

@@ -53,7 +53,7 @@ def bias_shifts(
         taps = layer.columns * layer.groups // len(means[name])
         x = np.repeat(means[name], taps).reshape(layer.groups, -1)
         shift = np.einsum("gok,gk->go", layer.matrix(), np.where(gone, x, 0)).reshape(-1)
-        out = analysis.axes[layer.makes][layer.channel_axis]
+        out = analysis.known(layer.makes)[layer.channel_axis]
         shifts.append((layer.node.name, shift[mask(out, keep)]))
     return shifts
 

@@ -30,7 +30,8 @@ class Statistics:
         self.zeros = 0
         self.odd = 0
         self.radius = 0.0
-        self.counts = np.zeros(2 * HALF, np.int64) if histogram else None
+        self.histogram = histogram
+        self.counts = np.zeros(2 * HALF if histogram else 0, np.int64)
 
     def add(self, values: np.ndarray) -> None:
         """Take in one batch, an array of any shape."""
@@ -42,7 +43,7 @@ class Statistics:
             self.odd += values.size - finite.size
             return self.add(finite)
         self.low, self.high = min(self.low, low), max(self.high, high)
-        if self.counts is not None:
+        if self.histogram:
             self._count(values.ravel(), max(-low, high))
 
     def _count(self, values: np.ndarray, top: float) -> None:
@@ -74,7 +75,7 @@ class Statistics:
         """
         found = copy.copy(self)
         found.low, found.high = max(self.low, least), min(self.high, most)
-        if self.counts is not None:
+        if self.histogram:
             found.counts = self.counts.copy()
             for sign, end in ((-1, -least), (1, most)):
                 side = found.side(sign)

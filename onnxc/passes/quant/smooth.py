@@ -74,9 +74,9 @@ class Smooth(Pass):
                 _scale(model, node, i, axis, -exponent)
             for node in one.readers:
                 _scale(model, node, 1, _rows(node), exponent)
-            names = ", ".join(n.name for n in one.readers)
+            readers = ", ".join(n.name for n in one.readers)
             spread = 2.0 ** float(np.ptp(exponent))
-            report.edit(one.tensor.name, f"{len(exponent)} channels smoothed by up to {spread:g}, read by {names}")
+            report.edit(one.tensor.name, f"{len(exponent)} channels smoothed by up to {spread:g}, read by {readers}")
         return report
 
     def _exponents(self, x: np.ndarray, w: np.ndarray) -> np.ndarray:

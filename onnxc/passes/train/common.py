@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from ...ir.errors import BadOption
 from ...ir.model import Model
@@ -70,7 +71,7 @@ class Train(Pass):
             self.threads,
         )  # fmt: skip
 
-    def learnt_from(self, ctx: Context) -> dict[str, object]:
+    def learnt_from(self, ctx: Context) -> dict[str, Any]:
         """Labels where the data have them, else the model as it was given: parts of an Objective."""
         if getattr(ctx.data, "labelled", False):
             return {"labels": True}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -24,7 +24,7 @@ def kept_zeros(model: Model) -> dict[str, Form]:
     }
 
 
-def products(model: Model, skip: list[str] = ()) -> Iterator[tuple[gs.Node, gs.Constant, int]]:
+def products(model: Model, skip: Sequence[str] = ()) -> Iterator[tuple[gs.Node, gs.Constant, int]]:
     """(node, weight, axis of its outputs) of each product with a stored float weight; a weight comes once."""
     seen = set()
     for node in model.nodes:

@@ -83,7 +83,7 @@ def recurrent(call: Call, x, w, r, b=None, lengths=None, h0=None, c0=None, peep=
         backward = call.get("direction", "forward") == "reverse" or d == 1
         halves = (x.new_zeros(2 * gates * n) if b is None else b[d]).split(gates * n)
         bias = halves if call.op == "GRU" else halves[0] + halves[1]
-        state = (zeros if h0 is None else h0[d],)
+        state: tuple = (zeros if h0 is None else h0[d],)
         state = (*state, zeros if c0 is None else c0[d]) if call.op == "LSTM" else state
         weights = (w[d], r[d], bias, None if peep is None else peep[d], functions[d])
         y, state = _run(call, cell, x, state, weights, lengths, backward)
