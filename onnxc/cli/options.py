@@ -84,7 +84,8 @@ def bar(total: int):
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (BarColumn(24), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    # a stream of its own: what TVM writes to the other is held back while it compiles
+    with open(os.dup(2), "w") as screen, Progress(*columns, console=Console(file=screen), transient=True) as progress:
         task = progress.add_task("", total=total)
         begun = -1
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx
 
 from onnxc import __version__
+from onnxc.codegen.blame import tied
 from onnxc.codegen.c.build import PARTS, check_static, lay_out_arena, link, object_name, own_parts, write_sources
 from onnxc.codegen.c.header import C_TYPES, Interface, internal, tensor_bytes
 from onnxc.codegen.c.names import check_name
@@ -113,7 +114,9 @@ def compile_model(
     with staging(out) as stage:
         work, done = stage / "work", stage / "done"
         work.mkdir()
-        made = _make(proto, statics, wanted, work, tell)
+        given = [{name: shape for name, shape, _ in static.inputs} for static in statics]
+        with tied(proto, given, partial(_objects, wanted)):
+            made = _make(proto, statics, wanted, work, tell)
         if check == "data":
             tell("proof", 0.9)
             proof = prove(work, proto, partial(_again, wanted), wanted.targets, data, seed)
@@ -200,6 +203,14 @@ def _again(wanted: _Wanted, proto: onnx.ModelProto, shapes: Sequence[Shapes], ta
     """Builds another library in the same way, for the proof: of a part of the model, or for another target."""
     options = replace(wanted, target=target or wanted.target, program=False, wheel=False)
     _make(proto, _statics(proto, shapes), options, folder, lambda stage, share: None)
+
+
+def _objects(wanted: _Wanted, proto: onnx.ModelProto, shapes: Sequence[Shapes]) -> None:
+    """Compiles a part of the model as far as TVM is needed for it."""
+    programs, _ = _lower(_statics(proto, shapes), wanted.targets, wanted.threads, wanted.name, False)
+    with tempfile.TemporaryDirectory(prefix="onnxc-") as folder:
+        for made in programs:
+            compile_program(made, wanted.threads, Path(folder) / "part.o")
 
 
 def _lower(

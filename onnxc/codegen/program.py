@@ -15,6 +15,7 @@ from onnxc.codegen.kernels import generic, legal
 from onnxc.codegen.lower.lowering import lower
 from onnxc.codegen.memory.plan import MemoryPlan, make_plan
 from onnxc.codegen.prepare.static import StaticModel
+from onnxc.codegen.quiet import quiet
 from onnxc.codegen.target import Target
 from onnxc.codegen.tvm_api import finish, name_of, tvm_modules
 from onnxc.ir.errors import Unsupported
@@ -58,8 +59,9 @@ def lower_program(static: StaticModel, target: Target, threads: int, prefix: str
 
     Raises Unsupported for what cannot be lowered.
     """
-    lowered = lower(static, target, threads)
-    module = finish(lowered.module, target, legal.rules(target))
+    with quiet():
+        lowered = lower(static, target, threads)
+        module = finish(lowered.module, target, legal.rules(target))
     plan = make_plan(module["main"], static, lowered.arrays)
     count = Counter(function for function, _ in plan.calls)
     fallbacks = [{"function": f, "calls": n} for f, n in sorted(count.items()) if not _ours(f)]
@@ -69,7 +71,8 @@ def lower_program(static: StaticModel, target: Target, threads: int, prefix: str
 
 def compile_program(program: Program, threads: int, path: Path) -> None:
     """Compiles the functions into the object file `path`."""
-    program.compiled = compile_functions(program.bodies, program.target, threads, path)
+    with quiet():
+        program.compiled = compile_functions(program.bodies, program.target, threads, path)
     path.write_bytes(keep_private(path.read_bytes(), program.prefix, program.bodies))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,11 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from onnxc.codegen import compile_model, kernels, library, proof
+from onnxc.codegen import compile_model, kernels, library, proof, widened
 from onnxc.codegen.agreement import Reference, make_feeds, relative
 from onnxc.codegen.c import body, source
+from onnxc.codegen.kernels import legal
+from onnxc.codegen.quiet import quiet
 from onnxc.ir.errors import BadData, BadOption, Unsupported, VerificationError
 from onnxc.runtime.apart import run_apart
 
@@ -217,3 +220,46 @@ def test_the_search_for_a_node_ends(chain, tmp_path, monkeypatch):
     monkeypatch.setattr(proof, "SEARCH_SECONDS", -1)
     with pytest.raises(VerificationError, match=r"first at this node or one of the \d+ before it"):
         compile_model(chain, tmp_path / "out", name="net")
+
+
+def test_what_tvm_raises_is_tied_to_a_node_and_its_warnings_are_held_back(chain, tmp_path, monkeypatch, capfd):
+    before = legal.rules
+
+    def stumbling(builder, call):
+        raise RuntimeError("it cannot be\nhelped")
+
+    monkeypatch.setattr(legal, "rules", lambda target: before(target) | {"relax.tanh": stumbling})
+    with pytest.raises(Unsupported, match="node Tanh c: TVM cannot compile it: it cannot be"):
+        compile_model(chain, tmp_path / "out", name="net")
+    assert not (tmp_path / "out").exists()
+    assert "Warning" not in capfd.readouterr().err
+
+
+def test_what_is_not_a_warning_of_tvm_is_seen(capfd):
+    with quiet():
+        os.write(2, b"[05:26:47] /project/src/relax/ir/block_builder.cc:67: Warning: of its own\nsomething else\n")
+    assert capfd.readouterr().err == "something else\n"
+
+
+def test_half_precision_is_compared_with_what_it_rounds(tmp_path):
+    """A chain that amplifies roundings of float16 is compared with the same chain in float32."""
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+      g (float16[1,64] x) => (float16[1,64] y) { a = MatMul(x, w) b = Mul(a, x) c = MatMul(b, w) y = Sub(c, a) }""")
+    weights = np.random.default_rng(0).standard_normal((64, 64)).astype("float16")
+    model.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+    feeds = make_feeds(model, [[("x", (1, 64), "float16")]], None)
+    reference = Reference(model, feeds)
+    wide = widened.outputs(model, feeds[0])
+    assert wide["y"].dtype == np.float16
+    assert all(one.excess <= 1 for one in reference.judge(0, wide))
+    assert any(one.excess > 1 for one in reference.judge(0, {"y": wide["y"] * np.float16(1.05)}))
+    assert reference.tolerance == 4 * 2.0**-11
+
+
+def test_more_than_roundings_has_to_be_what_the_network_amplifies():
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+      g (float[1,64] x) => (float[1,64] y) { y = Tanh(x) }""")
+    reference = Reference(model, make_feeds(model, [[("x", (1, 64), "float32")]], None))
+    right = reference.outputs[0]["y"]
+    for factor, good in ((5e-6, True), (5e-5, False)):
+        assert (reference.judge(0, {"y": right * np.float32(1 + factor)})[0].excess <= 1) is good
