@@ -57,8 +57,8 @@ def shared(turns: int, elements: int):
     return (T.parallel if elements >= WORTH_SHARING and turns > 1 else T.serial)(0, turns)
 
 
-def function(builder, args: Sequence, result: tuple[Sequence[int], str], name: str, body: Callable):
-    """A call of a new function whose statements `body(*operand buffers, result buffer)` writes."""
+def function(builder, args: Sequence, result: tuple[Sequence[int], str], name: str, body: Callable, notes=None):
+    """A call of a new function whose statements `body(*operand buffers, result buffer)` writes; `notes` are more attributes."""
     relax = tvm_modules().relax
     T, made = script_builder()
     with made() as frame, T.prim_func(s_tir=True):
@@ -67,7 +67,7 @@ def function(builder, args: Sequence, result: tuple[Sequence[int], str], name: s
             T.arg(f"a{i}", T.buffer([int(e) for e in a.ty.shape.values], str(a.ty.dtype))) for i, a in enumerate(args)
         ]
         given.append(T.arg("r", T.buffer([int(e) for e in result[0]], result[1])))
-        T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
+        T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE, **(notes or {})})
         with T.sblock("root"):
             T.reads([])
             T.writes([])

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxc.codegen.kernels import choose, cost, pool, quantise
+from onnxc.codegen.kernels import choose, cost, interleave, pool, quantise
 from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.spec import Refusal, Schedule
 from onnxc.codegen.lower import contracts, layout, packing, planes
@@ -189,6 +189,8 @@ class _Lowering:
             return False
         if name == "relax.reshape":
             return self._reshape(var, call)
+        if name == "relax.call_tir":
+            return self._interleaved(var, call)
         ranks = {match.rank(a) for a in tensors}
         rank = min(ranks)
         if len(ranks) > 1 or rank not in layout.RANKS:
@@ -202,6 +204,15 @@ class _Lowering:
         if made is None:
             return self._reduce_away(var, call, name)
         self.values[var] = {LAST: self.builder.emit(made)}
+        return True
+
+    def _interleaved(self, var, call) -> bool:
+        """Phases of a transposed convolution put side by side channels-last."""
+        phases = interleave.noted(self.imported.module[call.args[0]])
+        if phases is None:
+            return False
+        parts = [self.get(part, LAST) for part in call.args[1].fields]
+        self.values[var] = {LAST: self.builder.emit(interleave.call(self.builder, parts, phases, last=True))}
         return True
 
     def _turned(self, var, call) -> bool:

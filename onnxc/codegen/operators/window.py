@@ -4,7 +4,8 @@
     AveragePool(x)                  ->   avg_pool(x) * (window / elements that count)
 
 The first: output pixel s m + t reads input pixel m + u through tap k where s u + k = t + pad, for every m alike. So
-pixels of one t are a convolution, and all t together one with s times the channels, whose window holds every u that occurs.
+pixels of one phase t are a convolution over the u that occur for it, and all t together one with s times the channels: their
+windows have the same number of taps, but begin at different u, and what is put side by side begins as much later.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from math import prod
 import numpy as np
 
 from onnxc.codegen import tvm_api as tvm
+from onnxc.codegen.kernels import interleave
 from onnxc.codegen.operators.node import Node, Refused, dtype_of, is_float, shape_of
 from onnxc.codegen.operators.shape import cut, wanted_shape
 from onnxc.codegen.operators.table import row
 
+MOST_APART = 8  # phases of a transposed convolution that may be a convolution each
+WASTE = 1.5  # taps that are zeros, as a multiple of those that are not, from which on they are
 LAYOUTS = {1: ("NCW", "OIW"), 2: ("NCHW", "OIHW"), 3: ("NCDHW", "OIDHW")}
 
 
@@ -126,85 +130,135 @@ def conv_transpose(n: Node, x, w, b=None):
     else:
         before, after = ([0] * rank, [0] * rank) if how == "VALID" else (pads[:rank], pads[rank:])
         out = [full - p - q for full, p, q in zip(whole, before, after, strict=True)]
-    taps = n.known(1)
-    oc = weights[1] * groups
     steps = [
-        _phases(e, k, s, d, p, o)
+        _Steps(e, k, s, d, p, o)
         for e, k, s, d, p, o in zip(shape[2:], kernel, strides, dilations, before, out, strict=True)
     ]
-    if taps is None:
-        kernels = _spread_at_run_time(n, w, steps, groups)
-    else:
-        small = taps.reshape(groups, shape[1] // groups, weights[1], *kernel).swapaxes(1, 2)
-        places = [len(step.places) for step in steps]
-        spread = np.zeros((groups, weights[1], *strides, shape[1] // groups, *places), taps.dtype)
-        for at in itertools.product(*(step.taps for step in steps)):
-            phase, place, tap = zip(*at, strict=True)
-            spread[(slice(None), slice(None), *phase, slice(None), *place)] = small[(..., *tap)]
-        kernels = n.weight(spread.reshape(oc * prod(strides), shape[1] // groups, *places))
-    window = Window.__new__(Window)
-    window.sizes, window.kernel, window.strides, window.dilations = shape[2:], kernel, [1] * rank, [1] * rank
-    window.before, window.after = [s.before for s in steps], [s.after for s in steps]
-    window.out = [s.count for s in steps]
-    bias = None
-    if b is not None:
-        known = n.known(2)
-        if known is not None:
-            bias = n.weight(np.repeat(known, prod(strides)))
-        else:
-            bias = n.reshape(n.broadcast(n.reshape(b, (oc, 1)), (oc, prod(strides))), (oc * prod(strides),))
-    made = convolution(n, x, kernels, bias, window, groups)
-    if prod(strides) > 1:
-        made = n.reshape(made, (shape[0], oc, *strides, *window.out))
-        order = [0, 1, *(axis for d in range(rank) for axis in (2 + rank + d, 2 + d))]
-        made = n.do("permute_dims", made, order)
-        made = n.reshape(made, (shape[0], oc, *(s * o for s, o in zip(strides, window.out, strict=True))))
-    return cut(n, made, {2 + d: (0, 1, extent) for d, extent in enumerate(out)})
+    return _Transposed(n, (x, w, b), steps, groups, out).run()
 
 
-def _spread_at_run_time(n: Node, w, steps: list, groups: int):
-    """The weights of the convolution from weights that are computed."""
-    c, each, *_ = shape_of(w)
-    tables = []
-    for step in steps:
-        table = np.full((step.stride, len(step.places)), -1, np.int32)
-        for phase, place, tap in step.taps:
-            table[phase, place] = tap
-        tables.append(n.weight(table))
-    strides, places = [step.stride for step in steps], [len(step.places) for step in steps]
-
-    def compute(t, *maps):
-        def element(o, channel, *place):
-            phases, rest = [], o
-            for stride in reversed(strides):
-                phases.insert(0, tvm.tirx.indexmod(rest, stride))
-                rest = tvm.tirx.indexdiv(rest, stride)
-            found = [m(phase, at) for m, phase, at in zip(maps, phases, place, strict=True)]
-            source = tvm.tirx.indexdiv(rest, each) * (c // groups) + channel
-            value = t(source, tvm.tirx.indexmod(rest, each), *(tvm.tirx.max(tap, 0) for tap in found))
-            return tvm.tirx.Select(tvm.tirx.all(*(tap >= 0 for tap in found)), value, tvm.tirx.const(0, t.dtype))
-
-        return tvm.te.compute((each * groups * prod(strides), c // groups, *places), element, name="spread")
-
-    return n.te(compute, w, *tables)
-
-
-class _phases:
-    """How one axis of a transposed convolution is a convolution: which (phase, place in the window, tap) belong together,
-    the window's places, the padding, and how many windows there are."""
+class _Steps:
+    """How one axis of a transposed convolution is a convolution. Of each phase: `taps` (place in its window, tap) and
+    `low`, where the window begins. Windows of a phase begin `shift` further on than the first does; there are `count` of them."""
 
     def __init__(self, extent: int, kernel: int, stride: int, dilation: int, before: int, out: int):
-        self.stride, self.count = stride, -(-out // stride)
-        found = []
+        self.extent, self.stride = extent, stride
+        found: list[list[tuple[int, int]]] = [[] for _ in range(stride)]
         for phase, tap in itertools.product(range(stride), range(kernel)):
             offset = phase + before - tap * dilation
             if offset % stride == 0:
-                found.append((phase, offset // stride, tap))
-        offsets = [offset for _, offset, _ in found] or [0]
-        low, high = min(offsets), max(offsets)
-        self.places = range(low, high + 1)
-        self.taps = [(phase, offset - low, tap) for phase, offset, tap in found]
-        self.before, self.after = -low, self.count - 1 + high - (extent - 1)
+                found[phase].append((offset // stride, tap))
+        self.low = [min((offset for offset, _ in own), default=0) for own in found]
+        self.taps = [[(offset - low, tap) for offset, tap in own] for own, low in zip(found, self.low, strict=True)]
+        self.widths = [max([place + 1 for place, _ in own], default=1) for own in self.taps]
+        self.width = max(self.widths)
+        self.shift = [low - min(self.low) for low in self.low]
+        self.counts = [max(-(-(out - phase) // stride), 0) for phase in range(stride)]
+
+    def window(self, phase: int | None) -> tuple[int, int, int]:
+        """(padding before, after, windows) of one phase, or of all of them together."""
+        if phase is not None:
+            low, count, width = self.low[phase], self.counts[phase], self.widths[phase]
+        else:
+            low, count, width = min(self.low), max(c + s for c, s in zip(self.counts, self.shift)), self.width
+        return -low, count - 1 + low + width - self.extent, count
+
+
+class _Transposed:
+    """A transposed convolution as a convolution with a channel for each phase, or for depthwise ones a convolution a phase."""
+
+    def __init__(self, n: Node, operands: tuple, steps: list[_Steps], groups: int, out: list[int]):
+        self.n, self.steps, self.groups = n, steps, groups
+        self.x, self.w, self.b = operands
+        self.shape, self.weights = shape_of(self.x), shape_of(self.w)
+        self.strides = tuple(step.stride for step in steps)
+        self.oc = self.weights[1] * groups
+        self.result = (self.shape[0], self.oc, *out)
+
+    def run(self):
+        """The result."""
+        phases, taps = list(itertools.product(*(range(s) for s in self.strides))), self.n.known(1)
+        if taps is not None and self._apart(phases):
+            kernels = [self._kernel(taps, [phase]) for phase in phases]
+            parts = [self._convolved(kernel, self.b, phase) for kernel, phase in zip(kernels, phases, strict=True)]
+            shifts = [(0,) * len(self.steps)] * len(phases)
+        else:
+            kernel = self._spread_at_run_time() if taps is None else self._kernel(taps, phases)
+            parts = [self._convolved(kernel, self._bias(len(phases)), None)]
+            shifts = [tuple(step.shift[a] for step, a in zip(self.steps, phase, strict=True)) for phase in phases]
+        if len(phases) == 1:
+            return parts[0]
+        placed = interleave.Phases(self.result, self.strides, self.groups, tuple(shifts))
+        return self.n.emit(interleave.call(self.n.builder, parts, placed, last=False))
+
+    def _apart(self, phases: list) -> bool:
+        """Whether a convolution a phase is better: depthwise ones have a kernel, and others may need far fewer taps."""
+        if not 1 < len(phases) <= MOST_APART or not all(min(step.counts) for step in self.steps):
+            return False
+        own = sum(prod(step.widths[a] for step, a in zip(self.steps, phase, strict=True)) for phase in phases)
+        together = len(phases) * prod(step.width for step in self.steps)
+        return self.groups == self.shape[1] == self.oc or together > WASTE * own
+
+    def _convolved(self, kernel, bias, phase: tuple[int, ...] | None):
+        window = Window.__new__(Window)
+        rank = len(self.steps)
+        window.sizes, window.strides, window.dilations = self.shape[2:], [1] * rank, [1] * rank
+        sides = [step.window(None if phase is None else phase[d]) for d, step in enumerate(self.steps)]
+        window.before, window.after, window.out = ([side[i] for side in sides] for i in range(3))
+        return convolution(self.n, self.x, kernel, bias, window, self.groups)
+
+    def _kernel(self, taps: np.ndarray, phases: list[tuple[int, ...]]):
+        """(groups, phases, oc / groups, c / groups, ...) as the weights of a convolution."""
+        groups, inner, each = self.groups, self.shape[1] // self.groups, self.weights[1]
+        small = taps.reshape(groups, inner, each, *self.weights[2:]).swapaxes(1, 2)
+        widths = [
+            step.width if len(phases) > 1 else step.widths[a] for step, a in zip(self.steps, phases[0], strict=True)
+        ]
+        spread = np.zeros((groups, len(phases), each, inner, *widths), taps.dtype)
+        for number, phase in enumerate(phases):
+            for at in itertools.product(*(step.taps[a] for step, a in zip(self.steps, phase, strict=True))):
+                place, tap = zip(*at, strict=True)
+                spread[(slice(None), number, slice(None), slice(None), *place)] = small[(..., *tap)]
+        return self.n.weight(spread.reshape(-1, *spread.shape[3:]))
+
+    def _bias(self, count: int):
+        """The bias of each group's phases, one after the other."""
+        if self.b is None:
+            return None
+        n, groups, each = self.n, self.groups, self.weights[1]
+        known = n.known(2)
+        if known is not None:
+            return n.weight(np.repeat(known.reshape(groups, 1, each), count, axis=1).reshape(-1))
+        wide = n.broadcast(n.reshape(self.b, (groups, 1, each)), (groups, count, each))
+        return n.reshape(wide, (self.oc * count,))
+
+    def _spread_at_run_time(self):
+        """The same weights from weights that are computed."""
+        each, inner, count = self.weights[1], self.shape[1] // self.groups, prod(self.strides)
+        tables = []
+        for step in self.steps:
+            table = np.full((step.stride, step.width), -1, np.int32)
+            for phase, own in enumerate(step.taps):
+                for place, tap in own:
+                    table[phase, place] = tap
+            tables.append(self.n.weight(table))
+        strides, tirx = self.strides, tvm.tirx
+
+        def compute(t, *maps):
+            def element(o, channel, *place):
+                phases, rest = [], tirx.indexmod(tirx.indexdiv(o, each), count)
+                for stride in reversed(strides):
+                    phases.insert(0, tirx.indexmod(rest, stride))
+                    rest = tirx.indexdiv(rest, stride)
+                found = [m(phase, at) for m, phase, at in zip(maps, phases, place, strict=True)]
+                source = tirx.indexdiv(o, each * count) * inner + channel
+                value = t(source, tirx.indexmod(o, each), *(tirx.max(tap, 0) for tap in found))
+                return tirx.Select(tirx.all(*(tap >= 0 for tap in found)), value, tirx.const(0, t.dtype))
+
+            shape = (self.oc * count, inner, *(step.width for step in self.steps))
+            return tvm.te.compute(shape, element, name="spread")
+
+        return self.n.te(compute, self.w, *tables)
 
 
 def _pool(n: Node, x, name: str, window: Window):

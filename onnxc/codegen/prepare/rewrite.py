@@ -1,14 +1,10 @@
 """Operators said in others that kernels take.
 
-    y = BatchNormalization(x, s, b, m, v)        ->   f = s / sqrt(v + e): y = Add(Mul(x, f), b - m f)
-    y = ConvTranspose(x, w), stride = kernel     ->   y = pixels of Conv1x1(x, w') put side by side
     y = DequantizeLinear(QuantizeLinear(x, s, z)) ->   y = Mul(Clip(Round(Div(x, s)), low - z, high - z), s)
     y = Conv(x, w), outer taps read padding alone ->  y = Conv(x, w without them), fewer pads
 
-The second: output pixel (h s + i, w s + j) reads input pixel (h, w) and w[:, :, i, j] alone, so all of them together
-are a 1x1 convolution with kh kw output channels for each of the old ones. The third: saturate(round(x / s) + z) - z is
-clip(round(x / s), low - z, high - z), and in float32 all of these are exact integers, so no number need become an
-integer and back.
+The first: saturate(round(x / s) + z) - z is clip(round(x / s), low - z, high - z), and in float32 all of these are exact
+integers, so no number need become an integer and back.
 """
 
 from __future__ import annotations
@@ -28,22 +24,18 @@ def rewrite(work: onnx.ModelProto, constants: dict[str, np.ndarray], integers: d
 
     Models with products of integers (`integers` names dequantised constants) keep their pairs: kernels take them in.
     """
-    wanted = {"BatchNormalization": _batch_norm, "ConvTranspose": _conv_transpose}
-    if not integers:
-        wanted["Conv"] = _idle_taps
     if any(node.op_type in PRODUCTS and node.input[1] in (integers or {}) for node in work.graph.node):
         _moved_integers(work, constants)
     else:
         _quantised_pairs(work, constants)
-    if not any(node.op_type in wanted for node in work.graph.node):
+    if integers or not any(node.op_type == "Conv" for node in work.graph.node):
         return
     found = infer(work, constants)
     nodes = []
     for node in work.graph.node:
-        rule = wanted.get(node.op_type)
-        shape = found.get(node.input[0], (None, 0))[0] if rule else None
-        made = rule(node, shape, constants) if rule and shape is not None else None
-        nodes.extend([copy_of(node)] if made is None else made)
+        shape = found.get(node.input[0], (None, 0))[0] if node.op_type == "Conv" else None
+        made = None if shape is None else _idle_taps(node, shape, constants)
+        nodes.append(copy_of(node) if made is None else made)
     del work.graph.node[:]
     work.graph.node.extend(nodes)
 
@@ -122,23 +114,7 @@ def _limits(maker: onnx.NodeProto, reader: onnx.NodeProto, constants: dict) -> t
     return limits.min - zero, limits.max - zero
 
 
-def _batch_norm(node: onnx.NodeProto, shape: tuple[int, ...], constants: dict) -> list[onnx.NodeProto] | None:
-    params = [constants.get(name) for name in node.input[1:5]]
-    if any(param is None for param in params) or attribute_of(node, "training_mode", 0):
-        return None
-    scale, bias, mean, variance = (np.asarray(param, np.float64) for param in params)
-    factor = scale / np.sqrt(variance + attribute_of(node, "epsilon", 1e-5))
-    view = (-1,) + (1,) * (len(shape) - 2)
-    y = node.output[0]
-    constants[f"{y}/scale"] = factor.astype(params[0].dtype).reshape(view)
-    constants[f"{y}/shift"] = (bias - mean * factor).astype(params[0].dtype).reshape(view)
-    return [
-        helper.make_node("Mul", [node.input[0], f"{y}/scale"], [f"{y}/scaled"], name=f"{node.name}/scale"),
-        helper.make_node("Add", [f"{y}/scaled", f"{y}/shift"], [y], name=node.name),
-    ]
-
-
-def _idle_taps(node: onnx.NodeProto, shape: tuple[int, ...], constants: dict) -> list[onnx.NodeProto] | None:
+def _idle_taps(node: onnx.NodeProto, shape: tuple[int, ...], constants: dict) -> onnx.NodeProto | None:
     """A convolution without the outermost taps that read padding alone: dilated ones, and any on very small images."""
     weights, pads = constants.get(node.input[1]), attribute_of(node, "pads", None)
     if (
@@ -173,35 +149,4 @@ def _idle_taps(node: onnx.NodeProto, shape: tuple[int, ...], constants: dict) ->
     kept_attributes = [a for a in node.attribute if a.name not in changed]
     del made.attribute[:]
     made.attribute.extend([*kept_attributes, *(helper.make_attribute(name, value) for name, value in changed.items())])
-    return [made]
-
-
-def _conv_transpose(node: onnx.NodeProto, shape: tuple[int, ...], constants: dict) -> list[onnx.NodeProto] | None:
-    weights = constants.get(node.input[1])
-    bias = constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-    if weights is None or weights.ndim != 4 or (len(node.input) > 2 and node.input[2] and bias is None):
-        return None
-    c, oc, kh, kw = weights.shape
-    plain = list(attribute_of(node, "strides", [1, 1])) == [kh, kw] and attribute_of(node, "group", 1) == 1
-    zero = [*attribute_of(node, "pads", []), *attribute_of(node, "output_padding", [])]
-    ones = attribute_of(node, "dilations", [1, 1])
-    named = attribute_of(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or attribute_of(
-        node, "output_shape", None
-    )
-    if not plain or any(zero) or any(d != 1 for d in ones) or named:
-        return None
-    n, _, h, w = shape
-    y = node.output[0]
-    constants[f"{y}/w"] = weights.transpose(1, 2, 3, 0).reshape(oc * kh * kw, c, 1, 1)
-    constants[f"{y}/split"] = np.asarray([n, oc, kh, kw, h, w], np.int64)
-    constants[f"{y}/joined"] = np.asarray([n, oc, h * kh, w * kw], np.int64)
-    inputs = [node.input[0], f"{y}/w"]
-    if bias is not None:
-        constants[f"{y}/b"] = np.repeat(bias, kh * kw)
-        inputs.append(f"{y}/b")
-    return [
-        helper.make_node("Conv", inputs, [f"{y}/pixels"], name=node.name),
-        helper.make_node("Reshape", [f"{y}/pixels", f"{y}/split"], [f"{y}/grid"], name=f"{node.name}/split"),
-        helper.make_node("Transpose", [f"{y}/grid"], [f"{y}/rows"], name=f"{node.name}/rows", perm=[0, 1, 4, 2, 5, 3]),
-        helper.make_node("Reshape", [f"{y}/rows", f"{y}/joined"], [y], name=f"{node.name}/joined"),
-    ]
+    return made
