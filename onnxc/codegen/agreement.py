@@ -96,7 +96,7 @@ class Reference:
         drift = self._drift(number)
         return [self._allow(one, drift[one.tensor]) if one.excess > 1 or self._notable(one) else one for one in made]
 
-    def _notable(self, one: Difference) -> bool:
+    def _notable(self, one: Mismatch) -> bool:
         """Whether floats differ by more than roundings do of themselves."""
         return self.tolerance == FLOAT_ERROR and one.tensor not in self.quanta and ROUNDING < one.error <= FLOAT_ERROR
 
