@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .ir.cost import cost
 from .ir.declared import correct_as_run, correct_outputs
-from .ir.errors import BadModel, BadOption, DimensionError, OnnxcError, VerificationError
+from .ir.errors import BadModel, BadOption, DimensionError, InferenceObjects, OnnxcError, VerificationError
 from .ir.files import load
 from .ir.live import peak_bytes
 from .ir.model import Model
@@ -92,12 +92,14 @@ class Pipeline(Pass):
     def transform(self, model) -> Result:
         """Transform a model (path, bytes, ModelProto, gs.Graph or Model), which is never changed. Raises OnnxcError."""
         work = load(model).copy()
-        ctx = Context(sound(work), seed=self.seed, original=work.copy(), trainer=_Trainer())
+        ctx = Context(sound(work, runs=self.check == "data"), seed=self.seed, original=work.copy(), trainer=_Trainer())
         report = PipelineReport(check=self.check, seed=self.seed, remarks=ctx.verified.remarks)
         tested = self.check == "data"
         if tested or self.data is not None or self.needs_data:
             _fits(cost(work, ctx.verified, sizes={}).peak_bytes)  # at the least
             ctx.trial = Trial.of(work, self.data, self.seed, self.task, self.wishes)
+            if work.lax:
+                _as_it_runs(work, ctx.verified, ctx.trial)
             report.data, report.fed = ctx.trial.data.name, list(ctx.trial.data.remarks)
         work.shapes = self._shapes(work, ctx.trial)
         if work.shapes:
@@ -236,20 +238,44 @@ def _fits(activations: int) -> None:
         )  # fmt: skip
 
 
-def sound(model: Model) -> Verified:
+def sound(model: Model, *, runs: bool = False) -> Verified:
     """Verify a model as the user gave it: what is wrong with it is bad input, not a failure of ours. Outputs that are declared
-    with another shape than they have, which runtimes overlook, are corrected in `model`, and `Verified.remarks` says so."""
+    with another shape than they have, which runtimes overlook, are corrected in `model`, and `Verified.remarks` says so.
+
+    runs: it will be run, and what it gives compared; where ONNX's inference alone objects, that is a remark then."""
+    remarks = list(model.remarks)
     try:
         try:
-            return verify(model)
-        except DimensionError as e:
-            remarks = correct_outputs(model) if any(e.tensor == t.name for t in model.outputs) else []
-            if not remarks:
-                raise
             return replace(verify(model), remarks=remarks)
+        except InferenceObjects as e:
+            corrected = correct_outputs(model) if any(e.tensor == t.name for t in model.outputs) else []
+            if not corrected and not runs:
+                raise
+            if not corrected:
+                model.lax = True
+                corrected = [f"ONNX's shape inference objects, and is overruled by running the model: {e}"]
+        except DimensionError as e:
+            corrected = correct_outputs(model) if any(e.tensor == t.name for t in model.outputs) else []
+            if not corrected:
+                raise
+        return replace(verify(model), remarks=remarks + corrected)
     except OnnxcError as e:
         as_input(e, "the model as given is not sound: export it again")
         raise
+
+
+def _as_it_runs(model: Model, verified: Verified, trial: Trial) -> None:
+    """Raise BadModel where a tensor of a `lax` model has another shape, when it runs, than the operator table says."""
+    names = [t.name for node in model.nodes for t in node.outputs if verified.analysis.shape(t.name) is not None]
+    found = trial.runner(model.to_proto(), next(trial.data.batches(1)), names)
+    for name, array in found.items():
+        want = verified.analysis.shape(name) or ()
+        known = zip(want, array.shape, strict=False)
+        if len(want) != array.ndim or any(isinstance(n, int) and n != m for n, m in known):
+            raise BadModel(
+                "the operator table has another shape than the model when it runs", tensor=name,
+                expected=list(array.shape), found=list(want), remedy="report it with the model",
+            )  # fmt: skip
 
 
 def _rounding(verified: Verified) -> float:

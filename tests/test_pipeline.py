@@ -11,7 +11,15 @@ import pytest
 from onnx import parser
 
 import onnxc
-from onnxc.ir.errors import BadData, BadOption, ClaimError, DimensionError, VerificationError
+from onnxc.ir.errors import (
+    BadData,
+    BadModel,
+    BadOption,
+    ClaimError,
+    DimensionError,
+    InferenceObjects,
+    VerificationError,
+)
 from onnxc.ir.text import dump
 from onnxc.passes import base, registry
 from onnxc.passes.base import Claim, Pass, Report, register
@@ -442,3 +450,32 @@ def test_whose_pass_fails_its_claim_is_said():
     base.PASSES["t.wrong"].__module__ = "onnxc.passes.wrong"
     with pytest.raises(ClaimError, match="report it with the model; nothing was written"):
         onnxc.run_passes(network(), "t.wrong")
+
+
+def test_a_name_that_stands_twice_is_told():
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N,2] x) => (float[N,2] y) <float[2] w = {1.0, 2.0}> { y = Mul(x, w) }""")
+    second = proto.graph.initializer.add()
+    second.CopyFrom(onnx.numpy_helper.from_array(np.array([3, 4], np.float32), "w"))
+    proto.graph.output.append(proto.graph.output[0])
+    done = onnxc.run_passes(proto, "clean", data={"x": np.ones((2, 2), np.float32)})
+    assert done.model.constants()["w"].values.tolist() == [3, 4] and len(done.model.outputs) == 1
+    assert [r.split(" stands twice")[0] for r in done.report.remarks] == ["initialiser w", "output y"]
+
+
+def test_where_inference_alone_objects_running_overrules(monkeypatch):
+    def objects(analysis, info):
+        if info.name == "h":
+            raise InferenceObjects("the operator table and ONNX inference disagree", tensor="h")
+
+    monkeypatch.setattr("onnxc.ir.verify._agree", objects)
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N,2] x) => (float[N,2] y) { h = Relu(x) i = Identity(h) y = Neg(i) }"""
+    done = onnxc.run_passes(onnx.parser.parse_model(text), "clean")
+    assert len(done.model.nodes) == 2 and "is overruled by running" in done.report.remarks[0]
+    with pytest.raises(InferenceObjects):
+        onnxc.run_passes(onnx.parser.parse_model(text), "clean", check="shapes")
+    wrong = dict.fromkeys(("h", "i"), (3, 2))
+    monkeypatch.setattr("onnxc.ir.table.Analysis.shape", lambda self, name: wrong.get(name, (None, 2)))
+    with pytest.raises(BadModel, match="another shape than the model when it runs"):
+        onnxc.run_passes(onnx.parser.parse_model(text), "clean")

@@ -121,7 +121,7 @@ def read_body(model: Model, verified: Verified, node: gs.Node, key: str) -> Body
         for name, t in made.constants().items():
             if name in passed:
                 t.values = passed[name].values
-        made.ir_version = model.ir_version
+        made.ir_version, made.lax = model.ir_version, model.lax
         made.reserve(model.names())
         found = Body(node, key, made, verify(made), passed, _trips(node, own, verified))
     except (OnnxcError, RuntimeError):  # the inliner's C++ side raises bare RuntimeErrors

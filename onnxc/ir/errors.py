@@ -87,6 +87,10 @@ class VerificationError(OnnxcError):
     """A model fails the checker, strict shape inference or the interface check."""
 
 
+class InferenceObjects(VerificationError, DimensionError):
+    """ONNX's own inference, not the operator table, refuses the model or has another shape."""
+
+
 class ClaimError(OnnxcError):
     """A pass changed the outputs by more than its claim allows."""
 

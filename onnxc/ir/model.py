@@ -30,7 +30,8 @@ class Model:
     `graph` is a `onnx_graphsurgeon.Graph`; its nodes and tensors may be edited directly or with the helpers below.
     `declared` holds type and shape of those intermediate tensors that ONNX inference cannot derive (outputs of foreign
     operators), as ValueInfoProto by name; `reserved` the names that subgraph bodies use inside;
-    `shapes` the extents of inputs, by name, at which costs are counted where the model leaves them open.
+    `shapes` the extents of inputs, by name, at which costs are counted where the model leaves them open; `lax` whether ONNX's
+    inference, which objected to the model that a runtime runs, is asked no more; `remarks` what reading it overlooked.
 
     A body (If, Loop, Scan) stays an opaque GraphProto attribute. The outer tensors that it captures stand behind the
     node's own inputs, and `node.attrs[CAPTURED]` holds the names by which the body calls them: readers, dead code and
@@ -52,6 +53,8 @@ class Model:
     ):
         self.graph = graph
         self.shapes = dict(shapes or {})
+        self.lax = False
+        self.remarks: list[str] = []
         self.opsets = dict(opsets)
         self.ir_version = ir_version
         self.functions = {(f.domain, f.name): f for f in functions}
@@ -238,7 +241,7 @@ class Model:
 
     def copy(self) -> Model:
         """A model that can be edited without touching this one; weight arrays are shared."""
-        return Model(
+        made = Model(
             copy_graph(self.graph),
             opsets=self.opsets,
             ir_version=self.ir_version,
@@ -249,6 +252,8 @@ class Model:
             reserved=self.reserved,
             shapes=self.shapes,
         )
+        made.lax, made.remarks = self.lax, list(self.remarks)
+        return made
 
     def adopt(self, other: Model) -> None:
         """Become `other`: its graph, opsets, functions and declared types. `other` must not be used any more."""

@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 
 from . import qonnx
 from .errors import BadModel
+from .escape import line
 from .external import Beside
 from .graph import CAPTURED, Names, read_only, stable_topological_order
 from .model import Model
@@ -30,10 +31,13 @@ def from_proto(proto: onnx.ModelProto, beside: Beside) -> Model:
         raise BadModel(
             "the graph has no outputs", remedy="export it again, or declare the tensors that you need as outputs"
         )
+    remarks: list[str] = []
     tensors: dict[str, gs.Variable | gs.Constant] = {}
     for init in graph.initializer:
-        if not init.name or init.name in tensors:
-            raise BadModel("an initialiser has no name or stands twice", tensor=init.name or "''")
+        if not init.name:
+            raise BadModel("an initialiser has no name", found="''")
+        if init.name in tensors:
+            remarks.append(f"initialiser {line(init.name)} stands twice: the last one holds, as in ONNX Runtime")
         tensors[init.name] = gs.Constant(init.name, to_array(init, beside))
     for sparse in graph.sparse_initializer:
         if not sparse.values.name or sparse.values.name in tensors:
@@ -55,7 +59,8 @@ def from_proto(proto: onnx.ModelProto, beside: Beside) -> Model:
         if t is None:
             raise BadModel("no node makes this graph output", tensor=info.name or "''")
         if any(t is o for o in outputs):
-            raise BadModel("this graph output stands twice", tensor=info.name)
+            remarks.append(f"output {line(info.name)} stands twice: it is one")
+            continue
         if isinstance(t, gs.Variable) and all(t is not i for i in inputs):
             like = variable(info)
             t.dtype, t.shape, t.type = like.dtype, like.shape, like.type
@@ -86,6 +91,7 @@ def from_proto(proto: onnx.ModelProto, beside: Beside) -> Model:
         declared={v.name: copied(v) for v in graph.value_info if v.name in wanted},
         reserved=_inner_names(graph),
     )
+    model.remarks = remarks
     _name_nodes(model)
     qonnx.attach(model)
     return model

@@ -22,6 +22,7 @@ from onnxc.runtime.data import Data, open_data
 from onnxc.runtime.draw import extents, random_feeds
 from onnxc.runtime.reference import Runner
 from onnxc.runtime.samples import NONE
+from onnxc.runtime.settled import settled
 from onnxc.runtime.specs import TensorSpec, check_array, input_specs
 from onnxc.runtime.values import Values, places
 
@@ -83,6 +84,8 @@ def feed(
         data = open_data(source, inputs)
         _one_or_many(data, attempt)
         return data
+    counted = {s.shape[s.sample] for s in inputs.values() if s.shape and s.counts and s.sample is not None}
+    sizes = {k: n for k, n in settled(proto, inputs).items() if k not in counted} | sizes
     inputs = _given(inputs, wishes.arrays)
     if any(spec.shape is None for spec in inputs.values()):
         inputs = _ranked(inputs, attempt, seed, sizes)

@@ -149,13 +149,8 @@ STRUCTURE = {
     ),
     "two makers": (proto([node("Relu", ["x"], ["y"]), node("Abs", ["x"], ["y"])]), "two nodes make"),
     "a node that makes its own input": (proto([node("Relu", ["x"], ["x"])], outputs=[info("x")]), "two nodes make"),
-    "two weights of one name": (
-        proto(ADD, weights=[numpy_helper.from_array(np.ones(3, np.float32), "w")] * 2),
-        "stands twice",
-    ),
     "a weight without a name": (proto(ADD, weights=[numpy_helper.from_array(np.ones(3, np.float32), "")]), "no name"),
     "two inputs of one name": (proto([node("Relu", ["x"], ["y"])], inputs=[info("x"), info("x")]), "stands twice"),
-    "two outputs of one name": (proto([node("Relu", ["x"], ["y"])], outputs=[info("y"), info("y")]), "stands twice"),
     "no operator": (proto([node("", ["x"], ["y"])]), "no operator"),
     "no opset": (proto([node("Relu", ["x"], ["y"])], opset=0), "opset"),
     "opset 6": (proto([node("Relu", ["x"], ["y"])], opset=6), "opset"),

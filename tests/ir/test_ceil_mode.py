@@ -24,3 +24,16 @@ def test_such_a_model_verifies_with_the_extents_that_it_has(opset, size, attribu
     )
     got = Session(model.to_proto()).run({"x": np.zeros((1, 2, h, w), np.float32)})["y"]
     assert verify(model).analysis.shape("y") == got.shape
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+def test_windows_smaller_than_their_step(op):
+    rng = np.random.default_rng(5)
+    for _ in range(12):
+        kernel, step = int(rng.integers(1, 4)), int(rng.integers(1, 5))
+        begin, end, size = (int(n) for n in (*rng.integers(0, kernel, 2), rng.integers(4, 14)))
+        text = f"""<ir_version: 8, opset_import: ["": {rng.choice([13, 17, 22])}]> g (float[1,2,{size}] x) => (float[1,2,a] y) {{
+          y = {op}<kernel_shape=[{kernel}], strides=[{step}], ceil_mode=1, pads=[{begin},{end}]>(x) }}"""
+        model = load(parser.parse_model(text))
+        got = Session(model.to_proto()).run({"x": np.zeros((1, 2, size), np.float32)})["y"]
+        assert verify(model).analysis.shape("y") == got.shape, text

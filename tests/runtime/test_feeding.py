@@ -226,3 +226,23 @@ def test_wishes_are_held_or_refused():
             feed(proto, wishes=wishes)
     with pytest.raises(BadData, match="wrong extent"):
         feed(proto, wishes=Wishes(arrays={"x": given[:, :2]}))
+
+
+SETTLED = {
+    "channels": ("g (float[N,C,H,W] x) => (float[a,b,c,d] y) { s = Mul(x, f) y = Conv(s, w) }",
+                 {"w": np.ones((2, 3, 3, 3), np.float32), "f": np.float32(2)}, {1: 3}),
+    "turned": ("g (float[N,P,Q] x) => (float[a,b,c] y) { t = Transpose<perm = [0, 2, 1]>(x) y = MatMul(t, w) }",
+               {"w": np.ones((5, 2), np.float32)}, {1: 5}),
+    "gates": ("g (float[T,N,I] x) => (float[a,b,c,d] y) { y = RNN<hidden_size = 4>(x, w, r) }",
+              {"w": np.ones((1, 4, 7), np.float32), "r": np.ones((1, 4, 4), np.float32)}, {2: 7}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETTLED)
+def test_an_axis_called_open_that_weights_settle(name):
+    text, weights, wanted = SETTLED[name]
+    proto = model(text, **weights)
+    data = feed(proto)
+    assert runs(proto, data)
+    shape = next(data.batches(1))["x"].shape
+    assert all(shape[axis] == extent for axis, extent in wanted.items())
