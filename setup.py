@@ -43,7 +43,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["onnxc", "onnxc.*"]),
-    package_data={"onnxc": ["data/*", "runtime/c/*"]},
+    package_data={"onnxc": ["data/*", "cli/*.j2", "runtime/c/*"]},
     # A plain shared library that onnxc/coding/native.py loads by ctypes; without a compiler, NumPy decodes instead.
     ext_modules=[
         Extension(
@@ -65,6 +65,7 @@ setup(
         "apache-tvm-ffi==0.1.14.post1",
         "typer>=0.15",
         "rich>=13.7",
+        "jinja2>=3.1",
         'tomli>=2; python_version < "3.11"',
     ],
     extras_require=EXTRAS,

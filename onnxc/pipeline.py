@@ -37,6 +37,12 @@ class Result:
     model: Model
     report: PipelineReport
 
+    def _repr_html_(self) -> str:
+        from .cli.html import transform_page
+        from .ir.escape import framed
+
+        return framed(transform_page(self.report))
+
 
 class Pipeline(Pass):
     """A list of passes with settings, ready to run on models; a pass itself, so that lists stand in lists.

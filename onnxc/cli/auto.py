@@ -29,6 +29,7 @@ from .tables import Column, change, count, decibels, draw, plural, score, second
 
 if TYPE_CHECKING:
     from ..search import Estimate, Found
+    from ..search.work import Worker
 
 COLUMNS = (Column("", number=False), Column("bytes"), Column("MACs"), Column("peak"), Column("flash"), Column("RAM"),
            Column("time"), Column("SNR dB"))  # fmt: skip
@@ -111,6 +112,16 @@ def auto(
                 write(searching.partial(), folder, searching.local.spec)
             raise
         places = write(found, folder, searching.local.spec)
+        argv = {
+            "--data": data,
+            "--task": task,
+            "--metric": metric,
+            "--decode": decode,
+            "--target": target,
+            **{f"--{n}": v for n, v in given.items()},
+        }
+        words = [str(w) for option, value in argv.items() if value is not None for w in (option, value)]
+        _write_page(found, folder, searching.local, [model, *words, "-o", str(folder), "--seed", str(seed)])
         if target is not None:
             step("libraries", 1.0)
             compile_points(found, folder, searching.local.spec)
@@ -124,6 +135,21 @@ def auto(
             show(f"\nwritten: {line(str(folder))}; start with {line(str(places[0] / 'model.onnx'))}")
     if found.misses:
         raise VerificationError(f"cannot: nearest is {told(found)}", remedy="ask for less, or give more data")
+
+
+def _write_page(found: Found, folder: Path, local: Worker, argv: list[str]) -> None:
+    """report.html, with every layer of the chosen point."""
+    from ..ir.files import load
+    from ..ir.output import write_whole
+    from ..measure.layers import fates
+    from .html import repeat, search_page
+
+    layers = fates(local.given, load(found.best.proto()), local.spec.parts[0]) if found.best is not None else []
+    sentences = [summary(found), *found.notes] if found.best is not None else ["Nothing smaller was found."]
+    text = search_page(
+        found, f"onnxc auto: {Path(argv[0]).name}", layers=layers, command=repeat("auto", argv), told=sentences
+    )
+    write_whole(folder / "report.html", [text.encode()])
 
 
 def told(found: Found) -> str:

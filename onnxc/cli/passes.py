@@ -93,18 +93,51 @@ def passes(
     if out:
         result.model.save(out)
     if report:
-        _write_report(Path(report), result.report, model, out)
+        argv = _argv(model, listed, recipe, out, data, task, metric, decode, seed)
+        _write_report(Path(report), result, model, out, settings, argv)
     show(render(result.report, verbose=verbose, colour=colour()))
     if out:
         show(f"\nwritten: {line(out)}")
 
 
-def _write_report(path: Path, report, model: str, out: str | None) -> None:
+def _write_report(path: Path, result, model: str, out: str | None, settings: dict, argv: list[str]) -> None:
+    """The report as JSON or as a page; both with what became of each layer."""
+    from ..ir.files import load
     from ..ir.output import write_whole
-    from .report import render_html
+    from ..measure.layers import fates
+    from ..report import finite
+    from ..runtime.feeding import feed
+    from .html import repeat, transform_page
 
+    report, given, data = result.report, load(model), None
+    if report.check == "data" and not report.synthetic and given.inputs and _alike(given, result.model):
+        data = feed(given.to_proto(), settings.get("data"), settings.get("wishes"), seed=report.seed)
+    layers = fates(given, result.model, data)
+    command = repeat("passes", argv)
     if path.suffix == ".html":
-        text = render_html(report, f"onnxc: {Path(model).name}")
+        text = transform_page(report, f"onnxc: {Path(model).name}", layers=layers, command=command)
     else:
-        text = json_text({"onnxc": __version__, "model": model, "out": out, **report.to_dict()}) + "\n"
+        rows = finite([layer.to_dict() for layer in layers])
+        found = {
+            "onnxc": __version__,
+            "model": model,
+            "out": out,
+            "command": command,
+            **report.to_dict(),
+            "layers": rows,
+        }
+        text = json_text(found) + "\n"
     write_whole(path, [text.encode()])
+
+
+def _argv(
+    model: str, listed: str | None, recipe: str | None, out: str | None, data, task, metric, decode, seed
+) -> list[str]:
+    options = {"-p": listed, "--recipe": recipe, "--data": data, "--task": task, "--metric": metric, "--decode": decode, "-o": out,
+               "--seed": seed}  # fmt: skip
+    return [model, *(str(word) for name, value in options.items() if value is not None for word in (name, value))]
+
+
+def _alike(a, b) -> bool:
+    """Whether both take the same inputs."""
+    return [(t.name, t.shape) for t in a.inputs] == [(t.name, t.shape) for t in b.inputs]

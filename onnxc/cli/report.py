@@ -1,4 +1,4 @@
-"""What a pass list did, for people: a table as text, and the same as one HTML page."""
+"""What a pass list did, for people: a table as text. `html` has the same as a page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from ..ir.escape import html, readable
+from ..ir.escape import readable
 from .tables import (
     NARROW,
     Column,
@@ -42,7 +42,7 @@ def render(report: PipelineReport, *, verbose: bool = False, width: int | None =
     report = readable(report)
     width = width or screen_width()
     parts = [
-        draw(columns(report), _rows(report, "\n" if width < NARROW else " "), width, colour),
+        draw(columns(report), table_rows(report, "\n" if width < NARROW else " "), width, colour),
         wrap(legend(report), "", width),
     ]
     parts += [_warned(text, colour) for text in _section("Got worse", report.warnings(), width)]
@@ -52,7 +52,7 @@ def render(report: PipelineReport, *, verbose: bool = False, width: int | None =
             "Left alone", _each((r.name, e.node, e.reason) for r in report.rows for e in r.refusals), width
         )
     else:
-        parts += _section("Left alone", _grouped(report.rows), width)
+        parts += _section("Left alone", grouped(report.rows), width)
     parts += _section("As given", report.remarks, width)
     parts += _section("Notes", [f"{r.name}: {note}" for r in report.rows for note in r.notes], width)
     return "\n\n".join(part for part in parts if part)
@@ -83,7 +83,7 @@ def legend(report: PipelineReport) -> str:
     return text
 
 
-def _rows(report: PipelineReport, between: str) -> list[list[str]]:
+def table_rows(report: PipelineReport, between: str) -> list[list[str]]:
     if not report.rows:
         return []
     first = report.rows[0].before
@@ -130,7 +130,7 @@ def _each(items: Iterable[tuple[str, str, str]]) -> list[str]:
     return [f"{name}: {node}: {text}" for name, node, text in items]
 
 
-def _grouped(rows: list[Report]) -> list[str]:
+def grouped(rows: list[Report]) -> list[str]:
     """Refusals for the same reason on one line, the commonest first. Reasons that differ by a name are the same."""
     lines = []
     for r in rows:
@@ -158,48 +158,3 @@ _NAME = re.compile(r"\S*[\d/]\S*")
 
 def _section(title: str, lines: list[str], width: int) -> list[str]:
     return ["\n".join([title, *(wrap(f"  {line}", "      ", width) for line in lines)])] if lines else []
-
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1a1a1a; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd; vertical-align: top; }
-.word { text-align: left; } .change { color: #666; display: block; font-size: .85em; }
-details { margin: .6rem 0; } code { font-size: .9em; }
-"""
-
-
-def render_html(report: PipelineReport, title: str = "onnxc report") -> str:
-    """The report as one HTML page that loads nothing: the table, then every edit, refusal and note to unfold."""
-    rows = _rows(report, "\n")
-    titled = columns(report)
-    used = [k for k, _ in enumerate(titled) if any(row[k] for row in rows)]
-    kinds = {k: "" if titled[k].number else ' class="word"' for k in used}
-    head = "".join(f"<th{kinds[k]}>{html(titled[k].title)}</th>" for k in used)
-    body = "\n".join("<tr>" + "".join(f"<td{kinds[k]}>{_cell(row[k])}</td>" for k in used) + "</tr>" for row in rows)
-    unfold = "\n".join(filter(None, (_unfold(r) for r in report.rows)))
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html(title)}</title>'
-        f"<style>{STYLE}</style></head>\n<body><h1>{html(title)}</h1>\n"
-        f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>\n"
-        f"<p>{html(legend(report))}</p>\n{unfold}\n</body></html>\n"
-    )
-
-
-def _cell(text: str) -> str:
-    value, _, moved = text.partition("\n")
-    return html(value) + (f'<span class="change">{html(moved)}</span>' if moved else "")
-
-
-def _unfold(r: Report) -> str:
-    lists = (
-        (plural(len(r.edits), "edit"), [(e.node, e.what) for e in r.edits]),
-        (f"{len(r.refusals)} left alone", [(e.node, e.reason) for e in r.refusals]),
-        (plural(len(r.notes), "note"), [("", note) for note in r.notes]),
-    )
-    text = ""
-    for title, items in lists:
-        if items:
-            lines = "".join(f"<li>{f'<code>{html(n)}</code> ' if n else ''}{html(what)}</li>" for n, what in items)
-            text += f"<details><summary>{html(r.name)}: {title}</summary><ul>{lines}</ul></details>"
-    return text

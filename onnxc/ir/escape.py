@@ -14,6 +14,7 @@ import copy
 import dataclasses
 import json
 import re
+from collections.abc import Sequence
 
 _OTHER = re.compile(r"[^A-Za-z0-9_ .:/-]")
 _OTHER_BYTE = re.compile(rb"[^A-Za-z0-9_ .:/-]")
@@ -112,3 +113,17 @@ def line(text: str) -> str:
 def html(text: str) -> str:
     """For HTML, in text and in quoted attributes: what `terminal` shows, other characters as &#x3c;."""
     return _OTHER.sub(lambda match: f"&#x{ord(match[0]):x};", terminal(text))
+
+
+def card(title: str, rows: Sequence[tuple[str, object]]) -> str:
+    """A title over (name, value) rows, as HTML."""
+    body = "".join(
+        f'<tr><th style="text-align:left">{html(name)}</th><td style="text-align:left">{html(str(value))}</td></tr>'
+        for name, value in rows
+    )
+    return f"<table><caption><b>{html(title)}</b></caption>{body}</table>"
+
+
+def framed(page: str, height: int = 640) -> str:
+    """A whole page within another, its styles kept to itself."""
+    return f'<iframe style="width:100%;height:{height}px;border:0" srcdoc="{html(page)}"></iframe>'

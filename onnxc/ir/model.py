@@ -8,6 +8,7 @@ into; weights that stand in Constant nodes are initialisers; intermediate shapes
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -16,7 +17,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from .escape import card
 from .graph import CAPTURED, DOMAIN, STANDARD, Names, Tensor, copy_graph, position, read_only, stable_topological_order
+from .qtype import stored_bytes
 
 if TYPE_CHECKING:
     from .lean import Lean
@@ -63,6 +66,18 @@ class Model:
         self.declared = dict(declared or {})
         self.reserved = frozenset(reserved)
         self._near = 0
+
+    def _repr_html_(self) -> str:
+        ops = Counter(node.op for node in self.nodes).most_common()
+        weights = self.constants().values()
+        rows = [
+            ("inputs", ", ".join(f"{t.name} {t.dtype} {list(t.shape or ())}" for t in self.inputs)),
+            ("outputs", ", ".join(f"{t.name} {t.dtype} {list(t.shape or ())}" for t in self.outputs)),
+            ("nodes", f"{len(self.nodes)}: " + ", ".join(f"{n} {op}" for op, n in ops)),
+            ("stored", f"{sum(stored_bytes(t.values) for t in weights):,} bytes in {len(weights)} arrays"),
+            ("opset", self.opset),
+        ]
+        return card(self.graph.name or "model", rows)
 
     # what is in it
 

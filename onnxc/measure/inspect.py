@@ -102,14 +102,14 @@ def inspect(source, wishes: Wishes | None = None) -> Inspection:
         functions=tuple(f"{domain}.{name}" for domain, name in model.functions),
         cost=cost(model, verified),
         sizes=tuple(open_sizes(model)),
-        layers=tuple(_layers(model, verified)),
+        layers=tuple(layers_of(model, verified)),
         groups=tuple(_group(g) for g in groups(model, analysis)),
         frozen=tuple(frozen_layers(model, analysis)),
         unknown=_unknown(model, list(analysis.facts.values())),
     )
 
 
-def _layers(model: Model, verified: Verified, within: str = "") -> Iterator[Layer]:
+def layers_of(model: Model, verified: Verified, within: str = "") -> Iterator[Layer]:
     """Every node, those of bodies and functions behind the node that holds them, with its name ahead of theirs."""
     bodies: dict[int, list[Body]] = {}
     for body in inner(model, verified) if has_bodies(model) else ():
@@ -117,7 +117,7 @@ def _layers(model: Model, verified: Verified, within: str = "") -> Iterator[Laye
     for node in model.nodes:
         yield replace(_layer(node, verified), name=f"{within}{node.name}")
         for body in bodies.get(id(node), ()):
-            yield from _layers(body.model, body.verified, f"{within}{body.name}/")
+            yield from layers_of(body.model, body.verified, f"{within}{body.name}/")
 
 
 def _extents(shape: tuple[Extent, ...] | None) -> str:

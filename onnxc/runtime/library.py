@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..ir.errors import BadData, BadModel, BadOption
+from ..ir.escape import card
 from .toolchain import TOOLCHAINS, host_features
 
 ALIGN = 64
@@ -61,6 +62,13 @@ class Library:
                 found=self.arena_bytes, remedy="compile the model again",
             )  # fmt: skip
         self._local = threading.local()
+
+    def _repr_html_(self) -> str:
+        rows = [(f"{kind} {name}", f"{dtype} {list(shape)}") for kind, found in (("input", self.inputs), ("output", self.outputs))
+                for name, (shape, dtype) in found.items()]  # fmt: skip
+        return card(
+            f"library {self.name}", [*rows, ("arena", f"{self.arena_bytes:,} bytes"), ("threads", self.threads)]
+        )
 
     def _bind(self, manifest: dict) -> None:
         def function(suffix: str, result, *arguments):

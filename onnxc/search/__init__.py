@@ -27,7 +27,7 @@ from ..runtime.tasks import find_task
 from .budget import Budget, drop
 from .executor import opened
 from .found import COSTS, Found, Point, points, smoothed
-from .plan import FORMATS, Candidate, Options, Planner, jobs
+from .plan import BITS, FORMATS, Candidate, Options, Planner, jobs
 from .state import State
 from .work import Job, Spec, Worker
 
@@ -202,7 +202,11 @@ class Search:
         for point in made:
             if ("time", point.text) in self.state:
                 point.result["time"] = self.state["time", point.text]
-        return points(self.given, made, self.budget, self.metric, self.higher)
+        found = points(self.given, made, self.budget, self.metric, self.higher)
+        for name in self.local.stored:
+            noises = [(b, self.state["bits", name, b]) for b in BITS if ("bits", name, b) in self.state]
+            found.curves[name] = [(b, -10 * math.log10(max(noise, 1e-12))) for b, noise in noises]
+        return found
 
 
 def _between(low: float, high: float, count: int, turn: int) -> list[float]:

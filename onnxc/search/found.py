@@ -47,7 +47,8 @@ class Point:
 @dataclass
 class Found:
     """given: costs and metrics of the model as given. points: by falling bytes. chosen: index of the one that keeps to the
-    budget, else of the nearest; None where nothing was tried. misses: of the nearest, (found, allowed) by bound."""
+    budget, else of the nearest; None where nothing was tried. misses: of the nearest, (found, allowed) by bound. curves:
+    (bits, SNR of the outputs in dB) of each layer alone."""
 
     given: dict[str, Any]
     points: list[Point]
@@ -58,6 +59,7 @@ class Found:
     higher: bool
     tried: int = 0
     notes: list[str] = field(default_factory=list)
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
     @property
     def best(self) -> Point | None:
@@ -93,6 +95,7 @@ class Found:
             "tried": self.tried,
             "points": rows,
             "notes": self.notes,
+            "curves": {name: [list(pair) for pair in points] for name, points in self.curves.items()},
         }
 
 

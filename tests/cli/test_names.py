@@ -110,7 +110,8 @@ def test_json_and_html_read_back_the_very_names(command, named, tmp_path):
     page.close()
     assert any(code.startswith(terminal(name)) for code in page.codes)
     assert page.tags <= {"html", "head", "meta", "title", "style", "body", "h1", "table", "thead", "tbody", "tr", "th",
-                         "td", "span", "p", "details", "summary", "ul", "li", "code"}  # fmt: skip
+                         "td", "span", "p", "details", "summary", "ul", "li", "code", "h2", "b", "div", "pre",
+                         "svg", "g", "rect", "text", "polyline", "line", "circle"}  # fmt: skip
 
 
 class Page(HTMLParser):

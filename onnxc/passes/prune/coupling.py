@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from ...ir.analysis import Analysis
 from ...ir.axes import Aligned, Atom, Axis, Prod, Sum, atoms, extent, find, same
+from ...ir.escape import card
 from ...ir.model import Model
 
 
@@ -33,6 +34,7 @@ class Member:
         return stored if self.layer is self.node else dequantised(self.node, stored)
 
 
+ROLES = ("makes", "contracts", "follows")
 Key = tuple[str, int, int, int]
 """(node, input, axis, part): the weight axis that makes a group's channels, and which of the atoms on it they are."""
 
@@ -56,6 +58,12 @@ class Group:
     def name(self) -> str:
         """The first node that makes these channels, else the first that holds them."""
         return self.maker.layer.name
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (role, ", ".join(dict.fromkeys(m.layer.name for m in self.members if m.role == role))) for role in ROLES
+        ]
+        return card(f"{self.size} channels of {self.name}", [row for row in rows if row[1]])
 
     @property
     def maker(self) -> Member:

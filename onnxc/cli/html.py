@@ -1,0 +1,211 @@
+"""Reports as one HTML page that loads nothing: what passes did, what a search found. All text goes through `ir.escape.html`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..ir.escape import html
+from .charts import Safe, bars, curve, front, histogram
+from .report import HEAD, columns, grouped, legend, table_rows
+from .tables import Column, change, count, decibels, percent, plural, score, size
+
+if TYPE_CHECKING:
+    from ..measure.layers import Fate
+    from ..report import PipelineReport
+    from ..search import Found
+
+__all__ = ["HEAD", "repeat", "search_page", "transform_page"]
+LAYERS = (
+    *(Column(title, number=False) for title in ("layer", "kind")),
+    *(Column(title) for title in ("share of MACs", "MACs", "bytes", "bits", "channels", "SNR dB")),
+    *(Column(title, number=False) for title in ("sensitivity", "weights")),
+)
+
+
+@cache
+def _template() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    # the project's own escaping stands at the one place that every value passes
+    room = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, autoescape=False, finalize=_escaped
+    )
+    return room.get_template("page.html.j2")
+
+
+def _escaped(value: object) -> str:
+    return value if isinstance(value, Safe) else html(str(value))
+
+
+def _page(title: str, **parts: Any) -> str:
+    empty: dict[str, Any] = {"summary": [], "front": "", "bars": [], "tables": [], "lists": [], "command": ""}
+    text = _template().render(title=title, **empty | parts)
+    return text.encode("ascii", "xmlcharrefreplace").decode()
+
+
+def repeat(command: str, arguments: Sequence[str]) -> str:
+    """The command line that makes it again."""
+    return shlex.join(["onnxc", command, *arguments])
+
+
+def transform_page(
+    report: PipelineReport, title: str = "onnxc report", *, layers: Sequence[Fate] = (), command: str = ""
+) -> str:
+    """What a pass list did: a summary, bars, the table, every layer, then edits, refusals and notes to unfold."""
+    lists = [
+        _list(f"Got worse: {plural(len(w), 'thing')}", [("", t) for t in w], open_=True)
+        for w in [report.warnings()]
+        if w
+    ]
+    lists += [
+        _list(f"{plural(len(g), 'reason')} why parts were left alone", [("", t) for t in g])
+        for g in [grouped(report.rows)]
+        if g
+    ]
+    for r in report.rows:
+        lists += (
+            [_list(f"{r.name}: {plural(len(r.edits), 'edit')}", [(e.node, e.what) for e in r.edits])] if r.edits else []
+        )
+        lists += (
+            [_list(f"{r.name}: {len(r.refusals)} left alone", [(e.node, e.reason) for e in r.refusals])]
+            if r.refusals
+            else []
+        )
+        lists += [_list(f"{r.name}: {plural(len(r.notes), 'note')}", [("", n) for n in r.notes])] if r.notes else []
+    tables = [_table("Passes", columns(report), [(row, False) for row in table_rows(report, "\n")], legend(report))]
+    tables += [_layer_table(layers, {})] if layers else []
+    return _page(title, summary=[said(report)], bars=_bars(report), tables=tables, lists=lists, command=command)
+
+
+def said(report: PipelineReport) -> str:
+    """What became of the model, in a sentence."""
+    if not report.rows or report.rows[0].before is None or report.rows[-1].after is None:
+        return "Nothing was run."
+    first, last = report.rows[0].before, report.rows[-1].after
+    what = ", ".join(
+        f"{form(now)} {unit} ({change(now, was) or 'as before'})"
+        for now, was, form, unit in (
+            (last.bytes, first.bytes, size, "of weights"),
+            (last.macs, first.macs, count, "MACs"),
+        )
+    )
+    error, metric = report.rows[-1].error, report.metric
+    ran = "One pass ran" if len(report.rows) == 1 else f"{len(report.rows)} passes ran"
+    text = f"{ran}: {what}."
+    if metric in error and metric in report.metrics:
+        text += f" {metric}: {score(metric, error[metric])}, as given {score(metric, report.metrics[metric])}."
+    elif "snr_db" in error:
+        text += f" The outputs have {decibels(error['snr_db'])} dB of signal to noise."
+    return text
+
+
+def _bars(report: PipelineReport) -> list[dict[str, Any]]:
+    if not report.rows or report.rows[0].before is None:
+        return []
+    first, charts = report.rows[0].before, []
+    for title, name, form in (
+        ("Bytes", "bytes", size),
+        ("MACs", "macs", count),
+        ("Peak of activations", "peak_bytes", size),
+    ):
+        rows = [("as given", float(getattr(first, name)), form(getattr(first, name)))]
+        rows += [
+            (r.name, float(getattr(r.after, name)), form(getattr(r.after, name)))
+            for r in report.rows
+            if r.after is not None
+        ]
+        charts.append({"title": title, "svg": bars(rows, "")})
+    if any("time" in r.error for r in report.rows):
+        rows = [
+            ("as given", 1.0, "1.00x"),
+            *((r.name, r.error["time"], f"{r.error['time']:.2f}x") for r in report.rows if "time" in r.error),
+        ]
+        charts.append({"title": "Time", "svg": bars(rows, "")})
+    metric = report.metric
+    if metric in report.metrics and report.metrics[metric] >= 0:
+        rows = [("as given", report.metrics[metric], score(metric, report.metrics[metric]))]
+        rows += [
+            (r.name, max(r.error[metric], 0.0), score(metric, r.error[metric]))
+            for r in report.rows
+            if metric in r.error
+        ]
+        charts.append({"title": metric, "svg": bars(rows, "")})
+    return charts
+
+
+def search_page(
+    found: Found, title: str, *, layers: Sequence[Fate] = (), command: str = "", told: Iterable[str] = ()
+) -> str:
+    """What a search found: in words, the points in a plane and in a table, and every layer of the chosen one."""
+    given, metric = found.given, found.metric
+    dots = [(float(given["bytes"]), given["held"][metric], "as given", False)]
+    rows: list[tuple[list[Any], bool]] = [(["as given", size(given["bytes"]), count(given["macs"]), size(given["peak_bytes"]), "", "",
+                                           score(metric, given["held"][metric]), ""], False)]  # fmt: skip
+    for k, p in enumerate(found.points):
+        r, name = p.result, f"point {k + 1}"
+        now = r["held"][metric]
+        dots.append(
+            (
+                float(r["bytes"]),
+                now,
+                f"{name}: {size(r['bytes'])}, {metric} {score(metric, now)}; {p.text}",
+                k == found.chosen,
+            )
+        )
+        cells = [
+            f"{form(r[c])}\n{change(r[c], given[c])}"
+            for c, form in (("bytes", size), ("macs", count), ("peak_bytes", size))
+        ]
+        time = f"{r['time']:.2f}x" if "time" in r else ""
+        rows.append(([name, *cells, time, decibels(r["snr_db"]), score(metric, now), p.text], k == found.chosen))
+    head = [Column("", number=False), Column("bytes"), Column("MACs"), Column("peak"), Column("time"), Column("SNR dB"), Column(metric),
+            Column("passes", number=False)]  # fmt: skip
+    tables = [_table("Points", head, rows, f"{metric} is of samples that nothing was chosen by.")]
+    tables += [_layer_table(layers, found.curves)] if layers else []
+    plane = front(dots, "bytes", metric)
+    return _page(title, summary=list(told), front=plane, tables=tables, command=command)
+
+
+def _layer_table(layers: Sequence[Fate], curves: dict[str, list]) -> dict[str, Any]:
+    rows = []
+    for f in layers:
+        cells: list[Any] = [f.name, f.op, percent(f.share)]
+        for key, form in (("macs", count), ("bytes", size), ("bits", str), ("channels", str)):
+            was, now = ((d or {}).get(key) for d in (f.before, f.after))
+            text = "gone" if f.after is None and key == "macs" else form(now) if now is not None else ""
+            moved = ""
+            if was is not None and now is not None and was != now:
+                moved = change(now, was) if key in ("macs", "bytes") else f"from {was}"
+            cells.append(f"{text}\n{moved}" if moved else text)
+        points = curves.get(f.name, [])
+        line = curve(
+            [(x, y) for x, y in points],
+            "dB of the outputs by bits of this layer alone: " + ", ".join(f"{x}: {y:.1f}" for x, y in points),
+        )
+        cells += [decibels(f.snr_db), line, histogram(*f.weights, f.low, f.high)]
+        rows.append((cells, False))
+    return _table(
+        "Layers", LAYERS, rows, "SNR: of the layer's output beside the one as given, where the shapes are the same."
+    )
+
+
+def _table(
+    title: str, head: Sequence[Column], rows: Sequence[tuple[Sequence[Any], bool]], note: str = ""
+) -> dict[str, Any]:
+    used = [k for k, _ in enumerate(head) if any(row[k] for row, _ in rows)]
+    made = []
+    for row, chosen in rows:
+        cells = []
+        for k in used:
+            text, _, moved = (row[k], "", "") if isinstance(row[k], Safe) else row[k].partition("\n")
+            cells.append({"text": text, "change": moved, "number": head[k].number})
+        made.append({"cells": cells, "chosen": chosen})
+    return {"title": title, "head": [head[k] for k in used], "rows": made, "note": note}
+
+
+def _list(title: str, entries: list[tuple[str, str]], open_: bool = False) -> dict[str, Any]:
+    return {"title": title, "entries": entries, "open": open_}

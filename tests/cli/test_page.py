@@ -1,0 +1,106 @@
+"""The pages that reports are: what they show, that names stay names, that they are drawn in a browser; what notebooks show."""
+
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+import onnxc
+from onnxc.cli.charts import Safe, bars, front, histogram
+from onnxc.cli.html import repeat, transform_page
+from onnxc.measure.layers import fates
+from onnxc.passes.prune.coupling import groups
+from onnxc.pipeline import sound
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture
+def page_path(command, model_path, data_path, tmp_path):
+    out = tmp_path / "r.html"
+    argv = ["-p", "prune(ratio=0.5), quant", "--data", data_path, "--report", out, "-o", tmp_path / "o.onnx"]
+    assert command("passes", model_path, *argv).status == 0
+    return out
+
+
+def test_a_page_says_what_became_of_the_model(page_path, command, model_path, data_path, tmp_path):
+    text = page_path.read_text("ascii")
+    for part in (
+        "4 passes ran: ",
+        "<h2>Before and after each pass</h2>",
+        "<h2>Layers</h2>",
+        "from 16",
+        "<h2>Again</h2>",
+        "viewport",
+    ):
+        assert part in text
+    assert text.count("<svg") >= 6 and "http" not in text and "<script" not in text
+    again = tmp_path / "r.json"
+    assert (
+        command("passes", model_path, "-p", "prune(ratio=0.5), quant", "--data", data_path, "--report", again).status
+        == 0
+    )
+    found = json.loads(again.read_text())
+    assert [row["name"] for row in found["layers"]] == ["node_a", "node_c", "node_y"]
+    assert found["layers"][0]["after"] == {"macs": 13824, "bytes": 216, "bits": 8, "channels": 8} | {
+        "bytes": found["layers"][0]["after"]["bytes"]
+    }
+    assert found["layers"][2]["snr_db"] > 0 and found["layers"][0]["snr_db"] is None
+    assert sum(found["layers"][1]["weights"][0]) == 8 * 16 * 9 and sum(found["layers"][1]["weights"][1]) == 4 * 8 * 9
+    assert found["command"].startswith("onnxc passes ")
+
+
+def test_layers_that_stay_have_no_noise(model_path, data_path):
+    model = onnxc.load(model_path)
+    data = {"x": np.load(data_path)["x"]}
+    from onnxc.runtime.feeding import feed
+
+    found = fates(model, model, feed(model.to_proto(), data))
+    assert [f.snr_db for f in found] == [float("inf")] * 3 and sum(f.share for f in found) == pytest.approx(1)
+    assert all(f.before == f.after and f.weights[0] == f.weights[1] for f in found)
+
+
+def test_charts_escape_what_they_are_told():
+    wicked = '"><script>x</script>'
+    for drawn in (
+        bars([(wicked, 1, wicked)], wicked),
+        front([(1, 2, wicked, True)], wicked, wicked),
+        histogram([1], [2], 0, 1),
+    ):
+        assert isinstance(drawn, Safe) and "<script" not in drawn and '""' not in drawn
+    assert bars([], "") and front([], "x", "y") and histogram([], [], 0, 1) == ""
+    assert "<script" not in transform_page(onnxc.run_passes.__globals__["PipelineReport"](), wicked, command=wicked)
+    assert repeat("passes", ["a b.onnx", "-p", "x(y=1)"]) == "onnxc passes 'a b.onnx' -p 'x(y=1)'"
+
+
+def test_notebooks_show_models_results_and_groups(model_path):
+    result = onnxc.run_passes(model_path, "clean", check="shapes")
+    assert "2 Conv" in result.model._repr_html_() and result._repr_html_().startswith("<iframe")
+    assert "&#x3c;" in result._repr_html_()  # the page stands escaped in the frame
+    group = groups(result.model, sound(result.model).analysis)[0]
+    assert "16 channels of node_a" in group._repr_html_() and "contracts" in group._repr_html_()
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium")
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [400, 1400])
+def test_a_browser_draws_the_page_without_an_error(page_path, width):
+    argv = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        "--dump-dom",
+        f"--window-size={width},900",
+    ]
+    script = (
+        "<script>const r=[...document.querySelectorAll('svg rect')].filter(e=>e.getBoundingClientRect().width>0).length;"
+        "document.title=`${r} ${document.documentElement.scrollWidth<=window.innerWidth}`</script></body>"
+    )
+    page_path.write_text(page_path.read_text("ascii").replace("</body>", script))
+    done = subprocess.run([BROWSER, *argv, page_path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    drawn, fits = done.stdout.split("<title>")[1].split("</title>")[0].split()
+    assert int(drawn) > 20 and fits == "true"
+    assert "CONSOLE" not in done.stderr
