@@ -1,10 +1,12 @@
-"""How time grows with a model: processor time for 10,000 and 100,000 nodes. Memory is in memory.py.
+"""How time grows with a model: processor time for 10,000 and 100,000 nodes; and memory, by the bytes of the weights.
 
-    python benchmarks/scale.py [--nodes 10000 100000] [--graphs NAMES] [--lists LISTS] [--json FILE]
+    python benchmarks/scale.py [time|memory] [--nodes 10000 100000] [--graphs NAMES] [--lists LISTS] [--megabytes N] [--json FILE]
 
-Graphs of one awkward kind each go through pass lists, with no data and `check="shapes"`, each run in a process of its
+Time: graphs of one awkward kind each go through pass lists, with no data and `check="shapes"`, each run in a process of its
 own; `growth` is the processor time at the larger number of nodes by that at the smaller. Ten times the nodes may take at
-most 12 times the time. Results are written to benchmarks/results/scale.json.
+most 12 times the time. Memory: a chain of linear layers, every weight of which is rewritten, goes from a file through passes with data to
+a file; `ratio` is the highest resident memory of that process above that of one that has imported everything, by the
+weights. memory.py has models whose activations are large. Results are written to benchmarks/results/scale.json.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -26,6 +29,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 OUT = Path(__file__).parent / "results/scale.json"
 LISTS = ("clean,fuse", "prune", "quant", "lowrank")
+MEMORY = {"clean,fuse": 2.0, "clean,fuse,quant": 3.0}
+"""Times the weights that pass lists may take, besides activations."""
 GROWTH = 12.0
 """Allowed for ten times the nodes."""
 
@@ -171,6 +176,51 @@ def worker(kind: str, n: int, passes: str) -> dict:
     }  # fmt: skip
 
 
+def linear(layers: int, width: int = 2048) -> onnx.ModelProto:
+    """MatMul, Mul and Add by constants, Relu: `fuse` makes new weights of all."""
+    g, x = Graph(), "x"
+    for _ in range(layers):
+        scale, shift = g.constant(np.full(width, 1.01, np.float32)), g.constant(np.full(width, 0.1, np.float32))
+        x = g.op("Relu", g.op("Add", g.op("Mul", g.op("MatMul", x, g.weight(width, width)), scale), shift))
+    return g.model(("N", width), ("N", width), x)
+
+
+def memory_worker(path: Path, passes: str) -> dict:
+    """One run, in this process: the highest resident memory above that of the imports, by the bytes of the weights."""
+    import onnxruntime  # noqa: F401
+    import scipy  # noqa: F401
+
+    import onnxc
+    import onnxc.pipeline
+    import onnxc.runtime.evaluate
+    import onnxc.runtime.feeding
+
+    def highest() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+
+    onnxc.run_passes(dense(6), passes)
+    before = highest()
+    onnxc.run_passes(path, passes).model.save(path.with_suffix(".out"))
+    weights = path.stat().st_size + sum(p.stat().st_size for p in path.parent.glob(f"{path.name}.*data"))
+    taken = highest() - before
+    return {"weights_mb": weights >> 20, "peak_mb": taken >> 20, "ratio": round(taken / weights, 2)}
+
+
+def memory(lists: dict[str, float], megabytes: int, seconds: int) -> dict:
+    """pass list -> what it takes, and how many times the weights it may take."""
+    import onnxc
+
+    table = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "linear.onnx"
+        onnxc.load(linear(max(1, megabytes // 16))).save(path)
+        for passes, most in lists.items():
+            table[passes] = {"most": most} | measured(["memory-worker", str(path), passes], seconds)
+            print(f"{passes:20} {table[passes]}", flush=True)
+    return table
+
+
 def measured(arguments: list[str], seconds: int) -> dict:
     """What a process of its own prints as its last line; a verdict where it fails or takes longer."""
     command = [sys.executable, __file__, *arguments]
@@ -205,7 +255,12 @@ def main() -> None:
     if sys.argv[1:2] == ["worker"]:
         print(json.dumps(worker(sys.argv[2], int(sys.argv[3]), sys.argv[4])))
         return
+    if sys.argv[1:2] == ["memory-worker"]:
+        print(json.dumps(memory_worker(Path(sys.argv[2]), sys.argv[3])))
+        return
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", nargs="?", choices=["time", "memory", "all"], default="all")
+    parser.add_argument("--megabytes", type=int, default=480, help="of weights")
     parser.add_argument("--nodes", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--graphs", nargs="+", choices=GRAPHS, default=list(GRAPHS))
     parser.add_argument("--lists", nargs="+", default=list(LISTS))
@@ -213,7 +268,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=OUT)
     args = parser.parse_args()
     found = json.loads(args.json.read_text()) if args.json.exists() else {}
-    found["time"] = times(args.graphs, args.lists, args.nodes, args.seconds)
+    if args.what in ("time", "all"):
+        measured_now = times(args.graphs, args.lists, args.nodes, args.seconds)
+        for kind, rows in measured_now.items():
+            found.setdefault("time", {}).setdefault(kind, {}).update(rows)
+    if args.what in ("memory", "all"):
+        found.setdefault("memory", {})[f"{args.megabytes} MB"] = memory(MEMORY, args.megabytes, args.seconds)
     args.json.write_text(json.dumps(found, indent=1) + "\n")
 
 

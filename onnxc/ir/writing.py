@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from .external import named
 from .graph import CAPTURED
 from .lean import NOWHERE, Lean
 from .output import cannot_write, destination, drafted, is_special, put, turn, write_whole
+from .streaming import parts
 from .values import (
     PACKED,
     attribute_proto,
@@ -162,23 +164,26 @@ def save(model: Model, path: str | os.PathLike) -> None:
     """
     target = destination(path)
     constants = model.constants().values()
+    message: Iterable[bytes | memoryview]
     if sum(t.values.nbytes for t in constants) < PROTO_LIMIT:
-        message, data = to_proto(model).SerializeToString(deterministic=True), []
+        message, data = parts(_frame(model), {t.name: t.values for t in constants}), []
     elif is_special(target):
         raise BadModel(f"weights beyond 2 GiB stand in a file beside the model, and {target} can have none")
     else:
-        message, data = b"", list(constants)
+        message, data = [], list(constants)
     if not data and not _data_files(target):
-        write_whole(target, [message])
+        write_whole(target, message)
         return
     try:
         with ExitStack() as stack:
             left = temporary.stale(target.parent, target.name)
             if data:
                 weights = stack.enter_context(drafted(target))
-                message, name = _beside(model, target, weights)
+                whole, name = _beside(model, target, weights)
+                message = [whole]
             draft = stack.enter_context(drafted(target))
-            draft.write_bytes(message)
+            with open(draft, "wb") as file:
+                file.writelines(message)
             with turn(target.parent):
                 old = _link(target, stack)
                 try:

@@ -197,6 +197,8 @@ def _started(
         if not optimise:  # no memory of its own between runs: neither an arena nor weights packed anew
             options.enable_cpu_mem_arena = False
             options.add_session_config_entry("session.disable_prepacking", "1")
+            # each weight is dequantised when its layer is due; by default all are first
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         for name, value in beside.items():
             options.add_initializer(name, value)
         try:

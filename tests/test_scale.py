@@ -1,0 +1,57 @@
+"""Work grows as the model does, and memory is bounded by the weights: benchmarks/scale.py on small models."""
+
+import cProfile
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import onnxc
+from onnxc.ir import table
+
+SCRIPT = Path(onnxc.__file__).resolve().parents[1] / "benchmarks/scale.py"
+
+
+@pytest.fixture(scope="module")
+def scale():
+    spec = importlib.util.spec_from_file_location("scale", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def calls(proto, passes: str) -> int:
+    """How many functions are called, Python's and C's: a measure of work that no other load changes."""
+    profile = cProfile.Profile()
+    profile.enable()
+    onnxc.run_passes(proto, passes, check="shapes")
+    profile.disable()
+    return sum(entry.callcount for entry in profile.getstats())
+
+
+CASES = [
+    ("equal_names", "clean,fuse"), ("shared_constant", "prune"), ("slices", "clean,fuse"), ("long_slices", "clean"),
+    ("many_readers", "clean,fuse"), ("concats", "clean"), ("dead_weight", "clean"), ("dense", "lowrank"), ("dense", "quant"),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind, passes", CASES)
+def test_four_times_the_nodes_are_four_times_the_work(scale, kind, passes, monkeypatch):
+    monkeypatch.setattr(table, "ALL_PARTS", 1000)  # below which the parts of sums may grow as squares
+    calls(scale.GRAPHS[kind](8), passes)  # imports
+    first, last = (calls(scale.GRAPHS[kind](n), passes) for n in (130, 520))
+    assert last < 4.4 * first
+
+
+@pytest.mark.slow
+def test_memory_is_bounded_by_the_weights(scale, tmp_path):
+    path = tmp_path / "linear.onnx"
+    onnxc.load(scale.linear(5)).save(path)
+    for passes, most in scale.MEMORY.items():
+        command = [sys.executable, str(SCRIPT), "memory-worker", str(path), passes]
+        found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        assert found["peak_mb"] < most * found["weights_mb"] + 32, (passes, found)
