@@ -24,7 +24,7 @@ VALUE_LIMIT = 64
 """Integer tensors up to this many elements are followed as possible shape operands."""
 
 
-PARTS, ALL_PARTS = 4096, 1 << 18
+PARTS, ALL_PARTS = 4096, 1 << 21
 """Parts of one sum at most, and of all sums of a model together; what has more is one frozen axis. `Concat(x, x)` a few
 times over has more parts than any memory, and a chain of n concats, or of n slices, has n * n / 2."""
 MANY = "a sum of too many parts"
