@@ -218,8 +218,15 @@ def _cast(node, xs, opset):
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(to))
     except KeyError:
         raise CannotFold("an unknown element type") from None
-    if x.dtype.kind not in "fiub" or dtype.kind not in "fiub":
+    if "c" in (x.dtype.kind, dtype.kind) or x.dtype.kind in "OUS" or dtype.kind in "OUS":
         raise CannotFold(f"a cast from {x.dtype.name} to {dtype.name}")
+    if x.dtype.kind not in "fiub":  # bfloat16, float8 and narrower: float32 has all of their numbers
+        x = mapped(lambda v: v.astype(np.float32), x)
+    if dtype.kind not in "fiub":
+        from onnx.reference.ops.op_cast import cast_to
+
+        own = bool(node.attrs.get("saturate", 1)), node.attrs.get("round_mode", "up")
+        return mapped(lambda v: cast_to(v, to, *own), x)
     if x.dtype.kind == "f" and dtype.kind in "iu":
         c = core(x)
         limits = np.iinfo(dtype)

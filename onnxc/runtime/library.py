@@ -1,6 +1,7 @@
 """Loads a compiled library by ctypes: NumPy in, NumPy out. Needs NumPy alone, no TVM and no onnx.
 
-This file, toolchain.py and ir/errors.py go into the wheels of libraries as they stand: they import each other relatively.
+This file, elements.py, toolchain.py and ir/errors.py go into the wheels of libraries as they stand: they import each other
+relatively.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 
 from ..ir.errors import BadData, BadModel, BadOption
 from ..ir.escape import card
+from .elements import PACKED, dtype_of, packed, stored, unpacked
 from .toolchain import TOOLCHAINS, host_features
 
 ALIGN = 64
@@ -111,8 +113,18 @@ class Library:
         handle = self.handle()
         if len(self.shapes) > 1:
             self._check(self._select(handle, number))
-        self._check(self._run(handle, _pointers(arrays), _pointers(list(results.values()))))
+        given = [packed(array) for array in arrays]
+        bytes_of = [self._room(*outputs[name], array) for name, array in results.items()]
+        self._check(self._run(handle, _pointers(given), _pointers(bytes_of)))
+        for array, data in zip(results.values(), bytes_of, strict=True):
+            if data is not array:
+                array[...] = unpacked(data, array.shape, array.dtype)
         return results
+
+    @staticmethod
+    def _room(shape: tuple[int, ...], dtype: np.dtype, array: np.ndarray) -> np.ndarray:
+        """Where the library writes an output: the array itself, or bytes that hold several elements each."""
+        return empty_aligned(stored(shape, dtype.name)[0], np.dtype(np.uint8)) if dtype.name in PACKED else array
 
     def handle(self) -> int:
         """The handle of this thread, made at its first call, and anew in a forked process, which has no threads of it."""
@@ -230,7 +242,7 @@ def shapes_of(manifest: dict) -> list[tuple[Tensors, Tensors]]:
     """(inputs, outputs), each name -> (shape, dtype), for each shape that a library takes."""
 
     def tensors(rows: list[dict]) -> Tensors:
-        return {t["name"]: (tuple(t["shape"]), np.dtype(t["dtype"])) for t in rows}
+        return {t["name"]: (tuple(t["shape"]), dtype_of(t["dtype"])) for t in rows}
 
     return [(tensors(row["inputs"]), tensors(row["outputs"])) for row in manifest.get("shapes") or [manifest]]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxc.ir.errors import BadData, BadModel, MissingTool, Unsupported
+from onnxc.runtime.elements import PACKED, packed, stored_bytes, unpacked
 from onnxc.runtime.library import (
     Tensors,
     check_digest,
@@ -112,7 +113,7 @@ class Program:
         """The outputs, and the seconds that each of `runs` runs took by the clock of the other machine."""
         number = shape_number(self.shapes, inputs)
         arrays = check_inputs(self.shapes[number][0], inputs)
-        data = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
+        data = b"".join(np.ascontiguousarray(packed(array)).tobytes() for array in arrays)
         made, said = self._execute(data, [str(runs), str(self.threads), str(number)])
         seconds = re.search(r"seconds per run: ([0-9.]+)", said)
         if not seconds:
@@ -145,11 +146,12 @@ def split_outputs(data: bytes, outputs: Tensors, program: str) -> dict[str, np.n
     """The outputs whose bytes `program` wrote one after the other. Raises BadData where some are missing."""
     found, at = {}, 0
     for name, (shape, dtype) in outputs.items():
-        count = int(np.prod(shape, dtype=np.int64))
-        if len(data) - at < count * dtype.itemsize:
+        size = stored_bytes(shape, dtype.name)
+        if len(data) - at < size:
             raise BadData(f"{program} wrote too few bytes", tensor=name)
-        found[name] = np.frombuffer(data, dtype, count, at).reshape(shape).copy()
-        at += count * dtype.itemsize
+        raw = np.frombuffer(data, np.uint8, size, at)
+        found[name] = unpacked(raw, shape, dtype) if dtype.name in PACKED else raw.view(dtype).reshape(shape).copy()
+        at += size
     if at < len(data):
         raise BadData(f"{program} wrote too many bytes", expected=at, found=len(data))
     return found

@@ -14,6 +14,7 @@ from onnxc.codegen.prepare.static import make_static
 from onnxc.codegen.program import Program, lower_program
 from onnxc.codegen.target import Target, resolve
 from onnxc.ir.errors import OnnxcError
+from onnxc.runtime.elements import PACKED, dtype_of, packed, stored, unpacked
 
 from .bulk import aligned
 
@@ -50,8 +51,10 @@ class Programs:
         a kernel writes past the end of a tensor."""
         made = self.made[name]
         guard = 64
-        outputs = [_guarded(shape, dtype, guard) for _, shape, dtype in made.static.outputs]
-        inputs = [aligned(np.ascontiguousarray(feeds[key], np.dtype(dtype))) for key, _, dtype in made.static.inputs]
+        outputs = [_guarded(*stored(shape, dtype), guard) for _, shape, dtype in made.static.outputs]
+        inputs = [
+            aligned(packed(np.ascontiguousarray(feeds[key], dtype_of(dtype)))) for key, _, dtype in made.static.inputs
+        ]
         buffers = [aligned(np.full(size + guard, 0xA5, np.uint8)) for size in made.plan.buffers]
         weights = [aligned(np.ascontiguousarray(array)) for array in made.plan.weights]
         held = {"input": inputs, "buffer": buffers, "weight": weights, "output": [raw for raw, _ in outputs]}
@@ -69,7 +72,10 @@ class Programs:
         for raw, size in [(raw, raw.size - guard) for raw, _ in outputs] + [(b, b.size - guard) for b in buffers]:
             assert (raw[size:] == 0xA5).all(), f"{name}: written past the end"
         self.index[name] = any(int(at(flag).reshape(-1).view(np.int32)[0]) for flag in made.plan.flags)
-        return {key: view.copy() for (key, _, _), (_, view) in zip(made.static.outputs, outputs, strict=True)}
+        return {
+            key: unpacked(view, shape, dtype_of(dtype)) if dtype in PACKED else view.view(dtype_of(dtype)).copy()
+            for (key, shape, dtype), (_, view) in zip(made.static.outputs, outputs, strict=True)
+        }
 
 
 def _guarded(shape: tuple[int, ...], dtype: str, guard: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from onnxc.ir.escape import comment
+from onnxc.runtime.elements import BORROWED, BYTES, PACKED, stored, stored_bytes
 
 Tensor = tuple[str, tuple[int, ...], str]
 """Name, shape, dtype."""
@@ -16,6 +18,8 @@ C_TYPES = {
     "float16": "uint16_t",
     "bool": "uint8_t",
     **{f"{sign}int{bits}": f"{sign}int{bits}_t" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+    "bfloat16": "uint16_t",
+    **dict.fromkeys((*BYTES, *PACKED), "uint8_t"),
 }
 FUNCTIONS = (
     "arena_bytes", "input_count", "output_count", "input", "output", "digest", "init", "init_checked", "run", "run_checked",
@@ -60,13 +64,13 @@ class Interface:
 
 
 def element_bytes(dtype: str) -> int:
-    """Bytes of one element."""
-    return 1 if dtype == "bool" else int("".join(c for c in dtype if c.isdigit())) // 8
+    """Bytes of one element, or of the several that share a byte."""
+    return np.dtype(stored((), dtype)[1]).itemsize
 
 
 def tensor_bytes(tensor: Tensor) -> int:
     """Bytes of a dense tensor."""
-    return math.prod(tensor[1]) * element_bytes(tensor[2])
+    return stored_bytes(tensor[1], tensor[2])
 
 
 def internal(name: str) -> str:
@@ -96,8 +100,15 @@ def _listing(face: Interface) -> list[str]:
         for kind, tensors in zip(("input", "output"), shape):
             for i, (label, extents, dtype) in enumerate(tensors):
                 text = "x".join(map(str, extents)) or "scalar"
-                lines.append(f" *   {kind}s[{i}]  {C_TYPES[dtype]}  {text}  {comment(label)}")
+                lines.append(f" *   {kind}s[{i}]  {C_TYPES[dtype]}  {text}  {comment(label)}{_note(dtype)}")
     return lines
+
+
+def _note(dtype: str) -> str:
+    """What the C type does not say of the bits of an element."""
+    if dtype in PACKED:
+        return f"  ({dtype}: {8 // PACKED[dtype]} elements in a byte, the first in the lowest bits)"
+    return f"  ({dtype})" if dtype in BORROWED else ""
 
 
 def _macros(face: Interface) -> list[str]:

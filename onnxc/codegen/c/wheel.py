@@ -20,10 +20,11 @@ from onnxc.codegen.c.header import Interface
 from onnxc.codegen.c.names import check_package
 from onnxc.ir.errors import Unsupported
 from onnxc.ir.escape import comment
+from onnxc.runtime.elements import BORROWED
 from onnxc.runtime.toolchain import Toolchain
 
 ROOT = Path(__file__).parents[2]
-LOADER = ("ir/errors.py", "ir/escape.py", "runtime/library.py", "runtime/toolchain.py")
+LOADER = ("ir/errors.py", "ir/escape.py", "runtime/elements.py", "runtime/library.py", "runtime/toolchain.py")
 VERSION = "1.0.0"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file can say
 
@@ -60,7 +61,7 @@ def write_wheel(work: Path, face: Interface, toolchain: Toolchain, digest: str) 
         f"{face.name}/_onnxc/ir/__init__.py": b"",
         f"{face.name}/_onnxc/runtime/__init__.py": b"",
         **{f"{face.name}/_onnxc/{part}": (ROOT / part).read_bytes() for part in LOADER},
-        f"{info}/METADATA": _METADATA.format(name=distribution, version=version).encode(),
+        f"{info}/METADATA": _metadata(face, distribution, version).encode(),
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: onnxc\nRoot-Is-Purelib: false\nTag: {tag}\n".encode(),
     }
     rows = [f"{path},sha256={_digest(data)},{len(data)}" for path, data in files.items()]
@@ -84,6 +85,12 @@ def _init(face: Interface) -> str:
     for kind, tensors in (("in ", face.inputs), ("out", face.outputs)):
         lines += [f"#   {kind}  {comment(name)}: {dtype} {'x'.join(map(str, shape))}" for name, shape, dtype in tensors]
     return _INIT.replace("@name@", face.name).replace("@tensors@", "\n".join(lines))
+
+
+def _metadata(face: Interface, distribution: str, version: str) -> str:
+    borrowed = any(dtype in BORROWED for tensors in face.shapes[0] for _, _, dtype in tensors)
+    made = _METADATA.format(name=distribution, version=version)
+    return f"{made}Requires-Dist: ml_dtypes\n" if borrowed else made
 
 
 _METADATA = """Metadata-Version: 2.1

@@ -16,6 +16,7 @@ from onnxc.codegen.memory.arena import Tenant, assign, largest_live_set
 from onnxc.codegen.prepare.static import StaticModel
 from onnxc.codegen.tvm_api import name_of, tvm_modules
 from onnxc.ir.errors import Unsupported, VerificationError
+from onnxc.runtime.elements import stored
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _check_interface(main, static: StaticModel) -> None:
     for types, tensors in sides:
         for ty, (name, shape, dtype) in zip(types, tensors):
             found = (tuple(int(extent) for extent in ty.shape.values), str(ty.dtype))
-            if found != (tuple(shape), dtype):
+            if found != stored(shape, dtype):
                 raise VerificationError(
                     "lowering has made a tensor of another kind", tensor=name,
                     expected=f"{dtype} {list(shape)}", found=f"{found[1]} {list(found[0])}",

@@ -3,6 +3,7 @@
 from onnxc.codegen.operators import (  # noqa: F401  each file enters its rows into the table
     cast,
     elementwise,
+    grams,
     linear,
     logic,
     norm,
@@ -10,6 +11,7 @@ from onnxc.codegen.operators import (  # noqa: F401  each file enters its rows i
     quantised,
     recurrent,
     reduce,
+    regions,
     resize,
     sample,
     scatter,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import helper
 
+from onnxc.codegen.operators.narrow import ROUND_MODES, is_narrow, rounded
 from onnxc.codegen.operators.node import Node, Refused, dtype_of, held
 from onnxc.codegen.operators.table import row
 
@@ -12,19 +13,19 @@ from onnxc.codegen.operators.table import row
 @row("Cast")
 def cast(n: Node, x):
     """x in another type."""
-    n.attribute("saturate", 1)
-    n.only("round_mode", "up")
-    return to_type(n, x, dtype_name(n.attribute("to")))
+    return _cast(n, x, dtype_name(n.attribute("to")))
 
 
 @row("CastLike")
 def cast_like(n: Node, x, other):
     """x in the type of another tensor."""
-    n.attribute("saturate", 1)
-    n.only("round_mode", "up")
     if n.results[0] is None:
         raise Refused("the model does not say its type")
-    return to_type(n, x, n.results[0][1])
+    return _cast(n, x, n.results[0][1])
+
+
+def _cast(n: Node, x, dtype: str):
+    return to_type(n, x, dtype, bool(n.attribute("saturate", 1)), n.choice("round_mode", *ROUND_MODES))
 
 
 def dtype_name(element: int) -> str:
@@ -35,12 +36,15 @@ def dtype_name(element: int) -> str:
         raise Refused(f"element type {element} is not known") from None
 
 
-def to_type(n: Node, x, dtype: str):
-    """x as `dtype`, in the type that holds it: floats are cut towards zero, all but 0 is true."""
-    if dtype in ("float16", "bfloat16"):
+def to_type(n: Node, x, dtype: str, saturate: bool = True, round_mode: str = "up"):
+    """x as `dtype`, in the type that holds it: floats are cut towards zero, all but 0 is true, integers lose their high bits.
+
+    `saturate` and `round_mode` are those of Cast.
+    """
+    if dtype == "float16":
         return n.cast(n.cast(x, dtype), held(dtype))
-    if held(dtype) != dtype:
-        raise Refused(f"casts to {dtype} are not known")
+    if is_narrow(dtype):
+        return rounded(n, n.cast(x, "int8") if dtype_of(x) == "bool" else x, dtype, saturate, round_mode)
     if dtype == "bool" and dtype_of(x) != "bool":
         return n.do("not_equal", x, n.like(0, x))
     return n.cast(x, dtype)

@@ -6,7 +6,9 @@ from functools import reduce
 
 import numpy as np
 
-from onnxc.codegen.operators.node import Node, Refused, dtype_of, is_float, shape_of
+from onnxc.codegen import tvm_api as tvm
+from onnxc.codegen.operators.logic import broadcast_with
+from onnxc.codegen.operators.node import Node, dtype_of, is_float, shape_of
 from onnxc.codegen.operators.table import row
 
 UNARY = {
@@ -26,15 +28,9 @@ def unary(n: Node, x):
     return n.do(UNARY[n.op], x)
 
 
-@row("Identity", "Dropout")
-def identity(n: Node, x, *_):
-    """x. Dropout is that in inference; its mask, which keeps everything, is not computed but for a reader."""
-    if n.op == "Dropout":
-        n.attribute("ratio"), n.attribute("seed")
-        if n.given(2) and n.number(2, "training mode"):
-            raise Refused("training_mode = 1 drops elements at random", "export the model for inference")
-        mask = n.const(np.ones(shape_of(x), bool), "bool") if len(n.outputs) > 1 and n.outputs[1] else None
-        return x, mask
+@row("Identity")
+def identity(n: Node, x):
+    """x."""
     return x
 
 
@@ -228,8 +224,30 @@ def shrink(n: Node, x):
 
 @row("Mod")
 def modulo(n: Node, a, b):
-    """The remainder with the sign of the divisor, or with fmod = 1 that of the dividend."""
-    return n.do("mod" if n.attribute("fmod", 0) else "floor_mod", a, b)
+    """The remainder with the sign of the divisor, or with fmod = 1 that of the dividend; of integers 0 where the divisor is."""
+    cut, kind, x_ = bool(n.attribute("fmod", 0)), dtype_of(a), tvm.tirx
+
+    def whole(x, y):
+        trap = y == x_.const(0, kind)
+        if not kind.startswith("uint"):
+            trap = x_.any(trap, y == x_.const(-1, kind))
+        safe = x_.Select(trap, x_.const(1, kind), y)  # what is left by 1 and by -1 is 0
+        return (x_.truncmod if cut else x_.floormod)(x, safe)
+
+    if not is_float(a):
+        return broadcast_with(n, whole, a, b)
+    libm = "fmodf" if kind == "float32" else "fmod"
+    rest = broadcast_with(n, lambda x, y: x_.call_pure_extern(kind, libm, x, y), a, b)
+    if cut:
+        return rest
+
+    def turned(r, y):
+        zero = x_.const(0, kind)
+        other = x_.any(x_.all(r < zero, y > zero), x_.all(r > zero, y < zero))
+        nothing = x_.Select(y < zero, x_.const(-0.0, kind), zero)
+        return x_.Select(r == zero, nothing, x_.Select(other, r + y, r))
+
+    return broadcast_with(n, turned, rest, b)
 
 
 @row("Where")

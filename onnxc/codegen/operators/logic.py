@@ -6,8 +6,10 @@ import numpy as np
 
 from onnxc.codegen import tvm_api as tvm
 from onnxc.codegen.operators.cast import dtype_name
-from onnxc.codegen.operators.node import Node, Refused, dtype_of, held
+from onnxc.codegen.operators.narrow import is_narrow, pack, unpack
+from onnxc.codegen.operators.node import Node, Refused, dtype_of, held, shape_of
 from onnxc.codegen.operators.table import row
+from onnxc.runtime.elements import PACKED, stored
 
 COMPARE = {
     "Equal": "equal", "Less": "less", "LessOrEqual": "less_equal", "Greater": "greater",
@@ -108,7 +110,25 @@ def is_inf(n: Node, x):
 @row("BitCast")
 def bit_cast(n: Node, x):
     """The same bits read as another type of as many bits."""
-    kind = dtype_name(n.attribute("to"))
-    if "bool" in (kind, dtype_of(x)) or held(kind) != kind:
-        raise Refused(f"bits as {kind} are not known")
-    return broadcast_with(n, lambda v: tvm.tirx.reinterpret(kind, v), x)
+    source, kind = n.kinds[0], dtype_name(n.attribute("to"))
+    if source == kind:
+        return x
+    x, plain = _stored(n, x, source), stored((), kind)[1]
+    if source in PACKED or kind in PACKED or element_bits(dtype_of(x)) != element_bits(plain):
+        raise Refused(f"bits of {source} as {kind} are not known")
+    if kind == "bool":
+        return n.do("not_equal", n.cast(x, "uint8"), n.const(0, "uint8"))
+    made = broadcast_with(n, lambda v: tvm.tirx.reinterpret(plain, v), x) if dtype_of(x) != plain else x
+    return unpack(n, made, shape_of(x), kind) if is_narrow(kind) else n.cast(made, held(kind))
+
+
+def element_bits(plain: str) -> int:
+    """Bits of a plain type as NumPy keeps it."""
+    return np.dtype(plain).itemsize * 8
+
+
+def _stored(n: Node, x, kind: str):
+    """The bits of a tensor, whose model's type is `kind`, as a plain type."""
+    if is_narrow(kind):
+        return pack(n, x, shape_of(x), kind)
+    return n.cast(x, "uint8" if kind == "bool" else kind)

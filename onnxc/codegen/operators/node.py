@@ -71,6 +71,7 @@ class Node:
         self.op, self.domain, self.name, self.opset = proto.op_type, proto.domain, proto.name, opset
         self.inputs, self.outputs = list(proto.input), list(proto.output)
         self.args, self.results = list(args), list(results)
+        self.kinds: list[str] = []  # the model's types of the inputs, "" for one that is left out
         self._attributes = {a.name: a for a in proto.attribute}
         self._read: set[str] = set()
         self._arrays, self.builder, self.flags, self._add_weight = arrays, builder, flags, add_weight

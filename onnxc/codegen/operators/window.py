@@ -111,6 +111,18 @@ def convolution(n: Node, x, w, b, window: Window, groups: int):
     return made if b is None else n.do("add", made, n.reshape(b, (1, shape_of(b)[0], *[1] * rank)))
 
 
+@row("ConvInteger")
+def conv_integer(n: Node, x, w, zero_x=None, zero_w=None):
+    """The convolution of x - zero and w - zero, summed in int32; the padding holds the zero point."""
+    whole = [n.cast(part, "int32") for part in (x, w)]
+    for i, zero in enumerate((zero_x, zero_w)):
+        if zero is not None:
+            count = prod(shape_of(zero))
+            shape = (count, *[1] * (len(shape_of(w)) - 1)) if count > 1 and i else ()
+            whole[i] = n.do("subtract", whole[i], n.reshape(n.cast(zero, "int32"), shape))
+    return conv(n, *whole)
+
+
 @row("ConvTranspose")
 def conv_transpose(n: Node, x, w, b=None):
     """The transposed convolution, w (c, oc / groups, ...): see the head of this file."""
@@ -389,13 +401,25 @@ def local_response(n: Node, x):
 
 @row("MaxUnpool")
 def max_unpool(n: Node, x, places, *_):
-    """Values put to the places that MaxPool has named, 0 elsewhere."""
-    for name in ("kernel_shape", "pads", "strides"):
-        n.attribute(name)
+    """Values put to the places that MaxPool has named, 0 elsewhere; a larger output shape has more zeros at its ends."""
     from onnxc.codegen.operators.scatter import scattered
 
-    shape = wanted_shape(n)
-    zeros = n.const(np.zeros((prod(shape),)), dtype_of(x))
+    shape, inside = wanted_shape(n), _unpooled(n, shape_of(x))
+    zeros = n.const(np.zeros((prod(inside),)), dtype_of(x))
     flat = n.reshape(x, (prod(shape_of(x)),))
     made = scattered(n, zeros, n.reshape(places, (prod(shape_of(x)), 1)), flat, 1, "none")
-    return n.reshape(made, shape)
+    made = n.reshape(made, inside)
+    if inside == shape:
+        return made
+    if any(a > b for a, b in zip(inside, shape)):
+        raise Refused(f"its output shape {list(shape)} is smaller than {list(inside)}, where its places are counted")
+    return n.do("nn.pad", made, [v for a, b in zip(inside, shape) for v in (0, b - a)])
+
+
+def _unpooled(n: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The tensor that places are counted in: what a pool with these attributes has read."""
+    kernel = n.attribute("kernel_shape")
+    rank = len(kernel)
+    strides, pads = n.attribute("strides") or [1] * rank, n.attribute("pads") or [0] * 2 * rank
+    each = zip(shape[2:], kernel, strides, pads[:rank], pads[rank:], strict=True)
+    return (*shape[:2], *((x - 1) * s + k - before - after for x, k, s, before, after in each))

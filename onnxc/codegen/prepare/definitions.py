@@ -15,7 +15,7 @@ def open_definition(walk: Walk, node: onnx.NodeProto) -> list[str] | None:
         schema = onnx.defs.get_schema(node.op_type, version, domain)
     except onnx.defs.SchemaError:
         return None
-    body = _body(walk, node, schema)
+    body = _body(walk, node, schema, version)
     if body is None:
         return None
     given = {a.name: a for a in node.attribute}
@@ -31,12 +31,13 @@ def open_definition(walk: Walk, node: onnx.NodeProto) -> list[str] | None:
     return [inner.get(name, name) for name in body.output]
 
 
-def _body(walk: Walk, node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> onnx.FunctionProto | None:
-    if any(walk.opset >= version for version in schema.function_opset_versions):
-        text = schema.get_function_with_opset_version(walk.opset)
-    elif any(walk.opset >= version for version in schema.context_dependent_function_opset_versions):
+def _body(walk: Walk, node: onnx.NodeProto, schema: onnx.defs.OpSchema, version: int) -> onnx.FunctionProto | None:
+    """The body of a schema for `version` of its domain."""
+    if any(version >= since for since in schema.function_opset_versions):
+        text = schema.get_function_with_opset_version(version)
+    elif any(version >= since for since in schema.context_dependent_function_opset_versions):
         kinds = [walk.type_of(name).SerializeToString() if name else b"" for name in node.input]
-        text = schema.get_context_dependent_function_with_opset_version(walk.opset, node.SerializeToString(), kinds)
+        text = schema.get_context_dependent_function_with_opset_version(version, node.SerializeToString(), kinds)
     else:
         return None
     return onnx.FunctionProto.FromString(text) if text else None

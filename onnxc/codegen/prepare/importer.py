@@ -12,12 +12,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import onnx
 
+from onnxc.codegen.operators.narrow import is_narrow, pack, unpack
 from onnxc.codegen.operators.node import Node, Refused, held
 from onnxc.codegen.operators.table import convert
 from onnxc.codegen.prepare.static import StaticModel
 from onnxc.codegen.tvm_api import tvm_modules
 from onnxc.ir.errors import Unsupported
+from onnxc.runtime.elements import stored
 
 
 @dataclass
@@ -67,12 +70,13 @@ class _Import:
     def module(self):
         relax, static = self.relax, self.static
         inputs = [
-            relax.Var(f"x{i}", relax.TensorType(shape, dtype)) for i, (_, shape, dtype) in enumerate(static.inputs)
+            relax.Var(f"x{i}", relax.TensorType(*stored(shape, dtype)))
+            for i, (_, shape, dtype) in enumerate(static.inputs)
         ]
         with self.builder.function("main", inputs):
             with self.builder.dataflow():
-                for var, (name, _, dtype) in zip(inputs, static.inputs, strict=True):
-                    self.values[name] = self._as(var, held(dtype))
+                for var, (name, shape, dtype) in zip(inputs, static.inputs, strict=True):
+                    self.values[name] = self._input(var, shape, dtype)
                 for node in static.nodes:
                     self._node(node)
                 outputs = [self._output(name, shape, dtype) for name, shape, dtype in static.outputs]
@@ -88,11 +92,25 @@ class _Import:
     def _as(self, value, dtype: str):
         return value if str(value.ty.dtype) == dtype else self.builder.emit(self.relax.op.astype(value, dtype))
 
+    def _input(self, var, shape: tuple[int, ...], dtype: str):
+        """An input in the type in which it is computed with."""
+        if 0 in shape:
+            return self._empty(shape, held(dtype))
+        return unpack(self._plain(), var, shape, dtype) if is_narrow(dtype) else self._as(var, held(dtype))
+
     def _output(self, name: str, shape: tuple[int, ...], dtype: str):
+        """An output in the type that the caller gets."""
         value = self._value(name)
-        if value is None:  # refused before
-            return self.builder.emit(self.relax.op.zeros(shape, dtype))
-        return self._as(value, dtype)
+        if value is None or 0 in shape:  # refused before, or nothing
+            return self._empty(*stored(shape, dtype))
+        return pack(self._plain(), value, shape, dtype) if is_narrow(dtype) else self._as(value, dtype)
+
+    def _plain(self) -> Node:
+        """Stands for the node that a conversion at the model's inputs and outputs is not."""
+        return Node(onnx.NodeProto(), 1, (), (), self.arrays, self.builder, self.flags, self.add_weight)
+
+    def _empty(self, shape: tuple[int, ...], dtype: str):
+        return self.relax.const(np.zeros(shape, dtype), dtype)
 
     def _value(self, name: str):
         """The expression of a tensor, a constant's made when it is first read."""
@@ -128,8 +146,15 @@ class _Import:
         domain = "" if proto.domain == "ai.onnx" else proto.domain
         opset = static.opsets.get(domain, 1)
         node = Node(proto, opset, args, results, arrays, self.builder, self.flags, self.add_weight)
+        node.kinds = [self._kind(name) for name in proto.input]
         if any(name and arg is None for name, arg in zip(proto.input, args, strict=True)):
             return  # what it reads was refused before
+        named = [result for name, result in zip(proto.output, results) if name]
+        if named and all(result is not None and 0 in result[0] for result in named):  # nothing to compute
+            self.values.update(
+                (name, self._empty(result[0], held(result[1]))) for name, result in zip(proto.output, results) if name
+            )
+            return
         try:
             made = convert(node)
         except Refused as error:
@@ -138,6 +163,12 @@ class _Import:
         for name, value in zip(proto.output, made):
             if name and value is not None:
                 self.values[name] = value
+
+    def _kind(self, name: str) -> str:
+        """The model's type of a tensor."""
+        if name in self.static.constants:
+            return self.static.constants[name].dtype.name
+        return self.static.types[name][1] if name in self.static.types else ""
 
     def _stand_in(self, result):
         """A tensor in the place of one that was refused, so that the nodes after it can be looked at."""

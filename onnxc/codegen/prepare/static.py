@@ -119,8 +119,6 @@ def _strip(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, np.ndarra
         copy = graph.node.add()
         copy.CopyFrom(node)
         copy.name = node.name or f"{node.op_type}_{i}"
-        if node.op_type == "Dropout":  # inference passes its input through; nobody reads the mask in a valid one
-            copy.CopyFrom(helper.make_node("Identity", node.input[:1], node.output[:1], name=copy.name))
     return work, constants
 
 
@@ -152,7 +150,7 @@ def _input_shape(name: str, tensor, given: tuple[int, ...] | None) -> tuple[int,
     if given is None:
         shape = []
         for axis, dim in enumerate(dims):
-            if dim.HasField("dim_value") and dim.dim_value > 0:
+            if dim.HasField("dim_value") and dim.dim_value >= 0:  # 0 is an extent, not a question
                 shape.append(dim.dim_value)
             elif axis == 0:
                 shape.append(1)
@@ -168,8 +166,8 @@ def _input_shape(name: str, tensor, given: tuple[int, ...] | None) -> tuple[int,
                 )
         return tuple(shape)
     given = tuple(int(extent) for extent in given)
-    if any(extent < 1 for extent in given):
-        raise BadOption("a shape needs positive extents", tensor=name, found="x".join(map(str, given)))
+    if any(extent < 0 for extent in given):
+        raise BadOption("a shape needs extents that are not negative", tensor=name, found="x".join(map(str, given)))
     if tensor.HasField("shape"):
         if len(dims) != len(given):
             raise BadOption("the rank disagrees with --shape", tensor=name, expected=len(dims), found=len(given))

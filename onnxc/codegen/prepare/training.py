@@ -1,4 +1,4 @@
-"""Steps of training, and reversals by length, in standard operators.
+"""Steps of training and what stands idle in inference, and reversals by length, in standard operators.
 
 Momentum(r, t, x, g, v)   ->   v' = alpha v + beta g, x' = x - r v'
 """
@@ -6,6 +6,7 @@ Momentum(r, t, x, g, v)   ->   v' = alpha v + beta g, x' = x - r v'
 from __future__ import annotations
 
 import numpy as np
+from onnx import helper
 
 from onnxc.codegen.prepare.build import Build, rewrites
 
@@ -91,3 +92,29 @@ def _reversed(b: Build) -> str:
     at = b("Where", b("Less", steps, ends), b("Sub", b("Sub", ends, b.constant(1, np.int64)), steps), steps)
     at = b("Expand", b.reshape(at, (count, own, *[1] * len(rest))), b.constant((count, own, *rest), np.int64))
     return b.transpose(b("GatherElements", x, at, axis=0), *order)
+
+
+@rewrites("Dropout")
+def _dropout(b: Build) -> list[str | None]:
+    """Its input, and a mask that keeps everything: inference drops nothing, nor does training at a ratio of 0."""
+    x, ratio, training = (b.input(i) for i in range(3))
+    for name in ("seed", "is_test"):
+        b.attribute(name)
+    share = b.attribute("ratio", 0.5)
+    if training is not None:
+        known, given = b.known(training), 0.5 if ratio is None else b.known(ratio)
+        if known is None:
+            raise b.refusal(
+                "whether it trains (training_mode) is computed at run time", remedy="make it a constant, false"
+            )
+        share = float(np.reshape(given, -1)[0]) if given is not None else share
+        if bool(known.reshape(-1)[0]) and share != 0:
+            raise b.refusal("training_mode drops elements at random", remedy="export the model for inference")
+    kind = bool if b.walk.opset >= 10 else helper.tensor_dtype_to_np_dtype(b.walk.element(x))
+    return [x, b.constant(np.ones(b.shape(x)), kind) if b.wants(1) else None]
+
+
+@rewrites("OptionalGetElement")
+def _element(b: Build) -> str:
+    """The tensor that is there."""
+    return b.input(0)

@@ -26,7 +26,15 @@ from onnxc.ir.values import attribute, to_array, to_tensor
 STANDARD = ("", "ai.onnx")
 SHOWN = 1024  # elements: constants of at most so many are shown to the inference of types
 MOST_NODES = 50_000  # of a model whose bodies are opened
-RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+RANDOM = {
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+    "Dropout",
+}
 Scope = dict[str, str]
 """What names of a body mean outside it."""
 
@@ -165,6 +173,9 @@ class Walk:
 
     def inferred(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
         """The types of a node's outputs, as ONNX infers them. Raises BadModel where types contradict each other."""
+        if node.op_type == "MaxUnpool" and len(node.input) > 2 and node.input[2] in self.constants:  # ONNX says nothing
+            kind = helper.make_tensor_type_proto(self.element(node.input[0]), self.constants[node.input[2]].tolist())
+            return {node.output[0]: kind}
         node = settled(node, self.shape(node.input[0]) if node.input and node.input[0] else None, self.opset)
         domain = "" if node.domain in STANDARD else node.domain
         version = self.opset if not domain else self.opsets.get(domain, 1)
