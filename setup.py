@@ -48,8 +48,8 @@ setup(
     ext_modules=[
         Extension(
             "onnxc.coding._decode",
-            ["onnxc/runtime/c/decode.c"],
-            depends=["onnxc/runtime/c/decode.h", "onnxc/runtime/c/planes.h"],
+            ["onnxc/runtime/c/decode.c", "onnxc/runtime/c/encode.c"],
+            depends=[f"onnxc/runtime/c/{name}.h" for name in ("adaptive", "decode", "encode", "planes")],
             extra_compile_args=["-O2"],
             optional=True,
         )

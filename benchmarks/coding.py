@@ -1,4 +1,4 @@
-"""Entropy coding: size against the entropy, decoding speed against zstd, and archives of models beside zstd and gzip.
+"""Entropy coding: size against the entropy, decoding speed against zstd, and archives of models beside xz, zstd and gzip.
 
     python benchmarks/coding.py [MODEL ...] [--rounds 40] [--json FILE]
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import lzma
 import os
 import shutil
 import statistics
@@ -119,7 +120,8 @@ def measure(kind: str, bits: float, decode: Decoder, rounds: int) -> dict:
 
 
 def archive(path: Path, decode: Decoder, folder: Path) -> dict:
-    """One row: bytes of the file, packed by us, zstd -19 and gzip -9, and seconds of packing and reading."""
+    """One row: bytes of the file, packed by us with either coder, by xz -9e, zstd -19 and gzip -9; seconds of packing and
+    reading."""
     data = path.read_bytes()
     target = folder / "model.onnxz"
     began = time.perf_counter()
@@ -129,10 +131,15 @@ def archive(path: Path, decode: Decoder, folder: Path) -> dict:
     with Archive(target, decoder=decode) as opened:
         same = opened.read() == data
     reading = time.perf_counter() - began
+    huffman = pack(path, folder / "huffman.onnxz", coder="huffman").after
+    xz = len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))
     return {
         "model": path.stem,
         "bytes": len(data),
         "onnxz": done.after / len(data),
+        "huffman": huffman / len(data),
+        "xz_9e": xz / len(data),
+        "over_xz": done.after / xz,
         "zstd_19": len(zstandard.ZstdCompressor(level=19).compress(data)) / len(data),
         "gzip_9": len(gzip.compress(data, 9)) / len(data),
         "identical": same,
@@ -169,10 +176,12 @@ def main() -> None:
                 text = "{:17.2%}  {:12.2%}  {:6.2%}".format(*sizes)
                 text += f"  {r['mb_per_s']:6.0f} {r['zstd_mb_per_s']:5.0f}  {r['speed_ratio']:5.2f}"
                 print(f"{kind:12s} {r['entropy']:5.2f} {text}  {r['numpy_mb_per_s']:5.1f}")
-        print("\nmodel                            bytes  .onnxz  zstd -19  gzip -9  identical  pack s  unpack s")
+        print(
+            "\nmodel                            bytes  .onnxz  huffman  xz -9e  of xz  zstd -19  gzip -9  identical  pack s  unpack s"
+        )
         packed = [archive(path, decode, folder) for path in options.models or models()]
         for r in packed:
-            text = f"{r['onnxz']:6.1%}  {r['zstd_19']:8.1%}  {r['gzip_9']:7.1%}  {r['identical']!s:>9}"
+            text = f"{r['onnxz']:6.1%}  {r['huffman']:7.1%}  {r['xz_9e']:6.1%}  {r['over_xz']:5.3f}  {r['zstd_19']:8.1%}  {r['gzip_9']:7.1%}  {r['identical']!s:>9}"
             print(f"{r['model']:28s} {r['bytes']:9d}  {text}  {r['pack_s']:6.2f}  {r['unpack_s']:8.3f}")
     if options.json:
         options.json.write_text(json.dumps({"symbols": rows, "models": packed}, indent=1) + "\n")

@@ -7,6 +7,8 @@ import shutil
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import cached_property
+from mmap import mmap
 from pathlib import Path
 from types import TracebackType
 
@@ -16,13 +18,11 @@ from onnxc.ir.errors import BadData, BadModel, BadOption
 from onnxc.ir.external import mapped
 from onnxc.ir.output import is_special, replacing
 
-from . import layout, native
+from . import layout, native, stream
 from .array import read_header, slabs
 from .pack import plain
 from .slab import SLAB
-
-_STEP = 1 << 20
-_FEED = 1 << 16
+from .wire import regions
 
 
 class Archive:
@@ -50,6 +50,7 @@ class Archive:
         self._most = 4 * len(self._data) + 2**30 if max_bytes is None else max_bytes
         self._decode = decoder or native.decoder()
         self._directory = layout.read_directory(self._data)
+        self._joined: dict[int, bytes] = {}
 
     def __enter__(self) -> Archive:
         return self
@@ -61,7 +62,40 @@ class Archive:
     @property
     def tensors(self) -> list[layout.Tensor]:
         """The tensors that stand on their own; those below 128 bytes stand in the frame of the model."""
-        return list(self._directory.tensors)
+        return list(self._tensors)
+
+    @cached_property
+    def _tensors(self) -> list[layout.Tensor]:
+        """Version 1 lists them; else they are found as they were when the model was packed: the model is laid out with its
+        frame alone, and walked."""
+        if self._directory.tensors is not None:
+            return self._directory.tensors
+        files = {f.name: f for f in self._directory.files}
+        placed = {name: dict(_places(f)) for name, f in files.items()}
+        made = []
+        for region in regions(self._laid_out(files[""])):
+            piece = placed.get(region.location or "", {}).get(region.start)
+            size = region.size if region.size >= 0 else files[region.location or ""].size - region.start
+            if piece is not None and piece[2] == size and len(region.dims) <= 255:
+                chunk, start, size = piece
+                made.append(layout.Tensor(region.name, region.data_type, region.dims, region.field, chunk, start, size))
+        return made
+
+    def _laid_out(self, model: layout.File) -> memoryview:
+        """The model's file, zeros where tensors stand."""
+        self._bound(model.size)
+        data = memoryview(mmap(-1, max(model.size, 1)))[: model.size]  # pages that nobody writes take no memory
+        frame, rest = self._chunk(model.frame), memoryview(b"")
+        at = 0
+        for chunk, _, size in model.pieces:
+            end = at + size
+            while chunk == layout.FRAME and at < end:
+                rest = rest or memoryview(next(frame))
+                part, rest = rest[: end - at], rest[end - at :]
+                data[at : at + len(part)] = part
+                at += len(part)
+            at = end
+        return data
 
     @property
     def files(self) -> list[str]:
@@ -79,12 +113,12 @@ class Archive:
         from onnx import TensorProto, numpy_helper
 
         if isinstance(tensor, str):
-            named = [t for t in self._directory.tensors if t.name == tensor]
+            named = [t for t in self._tensors if t.name == tensor]
             if not named:
                 raise BadModel(f"{self._where} holds no such tensor on its own", tensor=tensor)
             tensor = named[0]
         self._bound(self._directory.chunks[tensor.chunk].raw)
-        data = b"".join(self._chunk(tensor.chunk))
+        data = b"".join(self._piece(tensor.chunk, tensor.start, tensor.size))
         proto = TensorProto(dims=tensor.dims, data_type=tensor.data_type)
         try:
             size = _varint(len(data))
@@ -152,8 +186,8 @@ class Archive:
         frame = self._chunk(f.frame)
         rest = memoryview(b"")
         crc = 0
-        for chunk, size in f.pieces:
-            for part in self._chunk(chunk) if chunk != layout.FRAME else ():
+        for chunk, start, size in f.pieces:
+            for part in self._piece(chunk, start, size) if chunk != layout.FRAME else ():
                 crc = zlib.crc32(part, crc)
                 yield part
             while chunk == layout.FRAME and size:
@@ -167,31 +201,28 @@ class Archive:
         if crc != f.crc:
             raise self._damaged("a file has a wrong checksum")
 
-    def _chunk(self, number: int) -> Iterator[bytes]:
+    def _piece(self, number: int, start: int, size: int) -> Iterator[bytes | memoryview]:
+        """`size` bytes from `start` of what a chunk decodes to: all of it, or a part of a joined one, which is kept."""
+        if size == self._directory.chunks[number].raw:
+            return self._chunk(number)
+        if number not in self._joined:
+            self._joined[number] = b"".join(self._chunk(number))
+        return iter([memoryview(self._joined[number])[start : start + size]])
+
+    def _chunk(self, number: int) -> Iterator[bytes | memoryview]:
         chunk = self._directory.chunks[number]
         stored = self._data[chunk.offset : chunk.offset + chunk.size]
         if zlib.crc32(stored) != chunk.crc:
             raise self._damaged("a chunk has a wrong checksum")
-        return self._inflate(stored, chunk.raw) if chunk.kind == layout.DEFLATED else self._slabs(stored, chunk.raw)
+        if chunk.kind == layout.CODED:
+            return self._slabs(stored, chunk.raw)
+        return self._inflate(stored, layout.STREAMS[chunk.kind], chunk.raw)
 
-    def _inflate(self, stored: memoryview, raw: int) -> Iterator[bytes]:
-        stream = zlib.decompressobj()
-        at, tail = 0, b""
+    def _inflate(self, stored: memoryview, kind: int, raw: int) -> Iterator[bytes]:
         try:
-            while not stream.eof and (tail or at < len(stored)):
-                if not tail:
-                    tail, at = stored[at : at + _FEED], at + _FEED
-                part = stream.decompress(tail, _STEP)
-                tail = stream.unconsumed_tail
-                raw -= len(part)
-                if raw < 0:
-                    break
-                if part:
-                    yield part
-        except zlib.error:
-            raise self._damaged("a frame cannot be inflated") from None
-        if raw or not stream.eof or stream.unused_data or at < len(stored):
-            raise self._damaged("a frame has a wrong size")
+            yield from stream.inflate(stored, kind, raw)
+        except BadData as e:
+            raise self._damaged(str(e)) from None
 
     def _slabs(self, stored: memoryview, raw: int) -> Iterator[memoryview]:
         try:
@@ -208,6 +239,15 @@ class Archive:
 
     def _damaged(self, what: str) -> BadModel:
         return BadModel(f"{self._where} is damaged: {what}", remedy="pack the model again")
+
+
+def _places(f: layout.File) -> Iterator[tuple[int, tuple[int, int, int]]]:
+    """Where in a file each piece that is no frame begins."""
+    at = 0
+    for piece in f.pieces:
+        if piece[0] != layout.FRAME:
+            yield at, piece
+        at += piece[2]
 
 
 def _varint(value: int) -> bytes:

@@ -10,25 +10,31 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 
-from onnxc.ir.errors import BadModel
+from onnxc.ir.errors import BadData, BadModel
+
+from . import stream
 
 MAGIC = b"\x89ONNXZ\r\n"
-VERSION = 1
+VERSION = 2
+"""What is written. Version 1, which is read as well, has a table of its tensors, zlib streams alone and no joined chunks."""
 HEADER = struct.Struct("<8sHHIQQQQ")
-"""Magic, version, zero; CRC, offset, size and inflated size of the directory; size of the archive. A CRC follows."""
+"""Magic, version, kind of the directory's stream; of the directory CRC, offset, size, inflated size; size of the archive. A
+CRC follows."""
 HEADER_SIZE = HEADER.size + 4
-DEFLATED, CODED = 0, 1
+DEFLATED, CODED, PACKED = 0, 1, 2
+"""Kinds of chunks: a zlib stream, a coded array, a raw LZMA stream."""
+STREAMS = {DEFLATED: stream.DEFLATE, PACKED: stream.LZMA}
 FRAME = 0xFFFFFFFF
 """A piece that comes from the file's frame, not from a chunk."""
 FIELDS = (4, 5, 7, 9, 10, 11)
 """Of a TensorProto, those that hold numbers: float, int32, int64, raw, double and uint64 data."""
-_MOST_DEFLATE = 1032
-"""Deflate shrinks nothing further than this many times."""
 _DIRECTORY_SHARE, _DIRECTORY_FREE = 32, 1 << 20
 """A directory has at most so many times the bytes of its archive, and so many more: what it takes to read one follows from
 the size of the file. Of thousands of equal tensors it has 7 times."""
+MOST_JOINED = 1 << 20
+"""Bytes of a chunk that several tensors share, at most: whoever wants one of them decodes all."""
 _CHUNK = struct.Struct("<QQQIB")
-_PIECE = struct.Struct("<IQ")
+_PIECES = {1: struct.Struct("<IQ"), 2: struct.Struct("<IIQ")}
 
 
 @dataclass(frozen=True)
@@ -45,46 +51,44 @@ class Chunk:
 @dataclass
 class File:
     """A file that was packed: its name beside the model (the model's own is empty), size and CRC, its frame (a chunk:
-    all that is no tensor, in order), and pieces (chunk or FRAME, bytes) that follow one another."""
+    all that is no tensor, in order), and pieces (chunk or FRAME, first byte in the chunk, bytes) that follow one another."""
 
     name: str
     size: int
     crc: int
     frame: int
-    pieces: list[tuple[int, int]]
+    pieces: list[tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor that can be read alone: `field` of a TensorProto holds the bytes that chunk `chunk` decodes to."""
+    """A tensor that can be read alone: `field` of a TensorProto holds `size` bytes from `start` of what `chunk` decodes to."""
 
     name: str
     data_type: int
     dims: tuple[int, ...]
     field: int
     chunk: int
+    start: int
+    size: int
 
 
 @dataclass
 class Directory:
-    """All that an archive says of its contents."""
+    """All that an archive says of its contents. `tensors`: those that version 1 lists; later ones leave it to the model."""
 
     chunks: list[Chunk] = field(default_factory=list)
     files: list[File] = field(default_factory=list)
-    tensors: list[Tensor] = field(default_factory=list)
+    tensors: list[Tensor] | None = None
 
     def to_bytes(self) -> bytes:
-        """Serialised and deflated."""
+        """Serialised, in the form of VERSION."""
         parts = [struct.pack("<I", len(self.chunks))]
         parts += [_CHUNK.pack(c.offset, c.size, c.raw, c.crc, c.kind) for c in self.chunks]
         parts.append(struct.pack("<I", len(self.files)))
         for f in self.files:
             parts += [_name(f.name), struct.pack("<QIII", f.size, f.crc, f.frame, len(f.pieces))]
-            parts += [_PIECE.pack(*piece) for piece in f.pieces]
-        parts.append(struct.pack("<I", len(self.tensors)))
-        for t in self.tensors:
-            form = f"<iBIB{len(t.dims)}q"
-            parts += [_name(t.name), struct.pack(form, t.data_type, t.field, t.chunk, len(t.dims), *t.dims)]
+            parts += [_PIECES[VERSION].pack(*piece) for piece in f.pieces]
         return b"".join(parts)
 
 
@@ -93,10 +97,10 @@ def _name(text: str) -> bytes:
     return struct.pack("<H", len(data)) + data
 
 
-def header(directory: bytes, raw: int, offset: int) -> bytes:
-    """The header of an archive whose deflated directory, `raw` bytes when inflated, ends it at `offset`."""
+def header(directory: bytes, kind: int, raw: int, offset: int) -> bytes:
+    """The header of an archive whose directory, a stream of `kind` and `raw` bytes when inflated, ends it at `offset`."""
     size = len(directory)
-    head = HEADER.pack(MAGIC, VERSION, 0, zlib.crc32(directory), offset, size, raw, offset + size)
+    head = HEADER.pack(MAGIC, VERSION, kind, zlib.crc32(directory), offset, size, raw, offset + size)
     return head + struct.pack("<I", zlib.crc32(head))
 
 
@@ -104,10 +108,10 @@ def read_directory(data: memoryview) -> Directory:
     """Check the header and read the directory of an archive. Raises BadModel."""
     if len(data) < HEADER_SIZE or data[:8] != MAGIC:
         raise BadModel("this is no archive", expected="a file that onnxc pack wrote")
-    _, version, zero, crc, offset, size, raw, total = HEADER.unpack(data[: HEADER.size])
+    _, version, kind, crc, offset, size, raw, total = HEADER.unpack(data[: HEADER.size])
     if zlib.crc32(data[: HEADER.size]) != int.from_bytes(data[HEADER.size : HEADER_SIZE], "little"):
         raise BadModel("the archive is damaged: its header has a wrong checksum")
-    if version != VERSION or zero:
+    if version not in _PIECES or kind not in (stream.DEFLATE, stream.LZMA):
         raise BadModel("the archive has another version", expected=VERSION, found=version, remedy="use a newer onnxc")
     if total != len(data):
         raise BadModel("the archive is truncated", expected=f"{total} bytes", found=f"{len(data)} bytes")
@@ -116,16 +120,13 @@ def read_directory(data: memoryview) -> Directory:
     stored = data[offset : offset + size]
     if zlib.crc32(stored) != crc:
         raise BadModel("the archive is damaged: its directory has a wrong checksum")
-    if raw > min(size * _MOST_DEFLATE, total * _DIRECTORY_SHARE + _DIRECTORY_FREE):
+    if raw > min(size * stream.MOST, total * _DIRECTORY_SHARE + _DIRECTORY_FREE):
         raise BadModel("the archive is damaged: its directory claims too many bytes")
     try:
-        stream = zlib.decompressobj()
-        content = stream.decompress(stored, raw + 1)
-    except zlib.error:
-        raise BadModel("the archive is damaged: its directory cannot be inflated") from None
-    if len(content) != raw or not stream.eof or stream.unused_data:
-        raise BadModel("the archive is damaged: its directory has a wrong size")
-    directory = _Reader(content).directory()
+        content = b"".join(stream.inflate(stored, kind, raw))
+    except BadData as e:
+        raise BadModel(f"the archive is damaged: its directory: {e}") from None
+    directory = _Reader(content).directory(version)
     _check(directory, offset)
     return directory
 
@@ -159,21 +160,29 @@ class _Reader:
         except UnicodeDecodeError:
             raise BadModel("the archive is damaged: a name is not UTF-8") from None
 
-    def directory(self) -> Directory:
-        made = Directory()
+    def directory(self, version: int) -> Directory:
+        made, piece = Directory(), _PIECES[version]
         made.chunks = [Chunk(*self.take(_CHUNK)) for _ in range(self.count(_CHUNK.size))]
         for _ in range(self.count(22)):
             name = self.name()
             size, crc, frame = self.take("<QII")
-            pieces = [self.take(_PIECE) for _ in range(self.count(_PIECE.size))]
+            pieces = [self.take(piece) for _ in range(self.count(piece.size))]
+            pieces = pieces if version > 1 else [(chunk, 0, part) for chunk, part in pieces]
             made.files.append(File(name, size, crc, frame, pieces))
-        for _ in range(self.count(12)):
-            name = self.name()
-            data_type, number, chunk, rank = self.take("<iBIB")
-            made.tensors.append(Tensor(name, data_type, self.take(f"<{rank}q"), number, chunk))
+        if version == 1:
+            made.tensors = [self.tensor(made.chunks) for _ in range(self.count(12))]
         if self.at != len(self.data):
             raise BadModel("the archive is damaged: its directory has a wrong size")
         return made
+
+    def tensor(self, chunks: list[Chunk]) -> Tensor:
+        """A row of the table that version 1 has."""
+        name = self.name()
+        data_type, number, chunk, rank = self.take("<iBIB")
+        dims = self.take(f"<{rank}q")
+        if number not in FIELDS or any(d < 0 for d in dims) or chunk >= len(chunks) or chunks[chunk].kind != CODED:
+            raise BadModel("the archive is damaged: a tensor has no data, or an unknown form", tensor=name)
+        return Tensor(name, data_type, dims, number, chunk, 0, chunks[chunk].raw)
 
 
 def _check(directory: Directory, end: int) -> None:
@@ -181,24 +190,28 @@ def _check(directory: Directory, end: int) -> None:
     if sum(c.size for c in chunks) > end or not all(c.size for c in chunks):
         raise BadModel("the archive is damaged: its chunks are more than it holds")
     for c in chunks:
-        if c.kind not in (DEFLATED, CODED) or c.offset < HEADER_SIZE or c.offset + c.size > end:
+        if c.kind not in (*STREAMS, CODED) or c.offset < HEADER_SIZE or c.offset + c.size > end:
             raise BadModel("the archive is damaged: a chunk stands outside it, or is of an unknown kind")
-        if c.kind == DEFLATED and c.raw > c.size * _MOST_DEFLATE:
+        if c.kind != CODED and c.raw > c.size * stream.MOST:
             raise BadModel("the archive is damaged: a chunk claims too many bytes")
     names = [f.name for f in directory.files]
     if not names or names[0] or len(set(names)) != len(names):
         raise BadModel("the archive is damaged: its list of files holds no model, or a file twice")
     for f in directory.files:
-        if f.frame >= len(chunks) or chunks[f.frame].kind != DEFLATED:
+        if f.frame >= len(chunks) or chunks[f.frame].kind not in STREAMS:
             raise BadModel("the archive is damaged: a file has no frame")
-        for chunk, size in f.pieces:
-            if chunk != FRAME and (chunk >= len(chunks) or chunks[chunk].kind != CODED or chunks[chunk].raw != size):
+        for chunk, start, size in f.pieces:
+            if chunk != FRAME and (
+                chunk >= len(chunks) or chunks[chunk].kind != CODED or start + size > chunks[chunk].raw
+            ):
                 raise BadModel("the archive is damaged: a piece of a file is not there")
-        framed = sum(size for chunk, size in f.pieces if chunk == FRAME)
-        if framed != chunks[f.frame].raw or sum(size for _, size in f.pieces) != f.size:
+        framed = sum(size for chunk, _, size in f.pieces if chunk == FRAME)
+        if framed != chunks[f.frame].raw or sum(size for *_, size in f.pieces) != f.size:
             raise BadModel("the archive is damaged: the pieces of a file do not make it up")
-    for t in directory.tensors:
-        if t.chunk >= len(chunks) or chunks[t.chunk].kind != CODED:
-            raise BadModel("the archive is damaged: a tensor has no data", tensor=t.name)
-        if t.field not in FIELDS or any(d < 0 for d in t.dims):
-            raise BadModel("the archive is damaged: a tensor has an unknown form", tensor=t.name)
+    joined = {
+        chunk for f in directory.files for chunk, _, size in f.pieces if chunk != FRAME and size < chunks[chunk].raw
+    }
+    if any(chunks[c].raw > MOST_JOINED for c in joined) or sum(chunks[c].raw for c in joined) > sum(
+        f.size for f in directory.files
+    ):
+        raise BadModel("the archive is damaged: tensors share chunks that are larger than they are")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import numpy as np
 
 from onnxc.ir.errors import BadData
 
+from .clib import library
 from .slab import read_slab
 
 SCRATCH = 2 * 2 * 8192 * 4 + 2 * 66048
@@ -34,7 +34,11 @@ def numpy_decoder(slab: memoryview, out: np.ndarray) -> None:
 
 def load(path: Path) -> Decoder:
     """The decoder of the shared library at `path`. Raises OSError if there is none."""
-    function = ctypes.CDLL(str(path)).onnxc_decode_slab
+    return _decoder(ctypes.CDLL(str(path)))
+
+
+def _decoder(there: ctypes.CDLL) -> Decoder:
+    function = there.onnxc_decode_slab
     function.argtypes = (
         ctypes.c_void_p,
         ctypes.c_size_t,
@@ -59,11 +63,5 @@ def load(path: Path) -> Decoder:
 @cache
 def decoder() -> Decoder:
     """The fastest decoder that is there."""
-    for suffix in EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name(f"_decode{suffix}")
-        if path.is_file():
-            try:
-                return load(path)
-            except OSError:  # built for another machine
-                continue
-    return numpy_decoder
+    there = library()
+    return numpy_decoder if there is None else _decoder(there)

@@ -1,12 +1,14 @@
 """Packing: cut the tensors out of a model's files, code each, and write what is left as the files' frames.
 
 Files are mapped and tensors coded a slab at a time, so that memory is bounded whatever the size of the model. Equal
-tensors are stored once.
+tensors are stored once. Small tensors of one type are joined into chunks, so that the adaptive coder learns once for
+all of them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import zlib
@@ -21,13 +23,17 @@ from onnxc.ir.errors import BadModel, BadOption
 from onnxc.ir.external import locate, mapped
 from onnxc.ir.output import replacing
 
-from . import layout
+from . import layout, stream
+from .adaptive import Segments, can_encode
 from .array import FORMAT
-from .slab import SLAB, encode_slab
+from .slab import SLAB, encode_slab, few_values
 from .wire import Region, regions
 
+CODERS = ("adaptive", "huffman")
 SMALLEST = 128
-"""Tensors of fewer bytes stay in the frame, and are deflated with it."""
+"""Tensors of fewer bytes stay in the frame, and are coded with it."""
+_SMALL, _JOINED = 1 << 16, 1 << 18
+"""Tensors below the first are joined into chunks of at most the second, in bytes."""
 _STEP = 1 << 24
 _PART = re.compile(r"""[^\s./\\:*?"<>|~-](?:[^/\\:*?"<>|]{0,200}[^\s./\\:*?"<>|])?""")
 
@@ -35,19 +41,23 @@ _PART = re.compile(r"""[^\s./\\:*?"<>|~-](?:[^/\\:*?"<>|]{0,200}[^\s./\\:*?"<>|]
 @dataclass(frozen=True)
 class Packed:
     """What became of a model: bytes of its files, bytes of the archive, and for each coded tensor its name, bytes and
-    coded bytes (0 for a tensor that equals an earlier one)."""
+    coded bytes (of a joined chunk its share; 0 for a tensor that equals an earlier one)."""
 
     before: int
     after: int
     tensors: list[tuple[str, int, int]]
 
 
-def pack(source: object, path: str | os.PathLike) -> Packed:
+def pack(source: object, path: str | os.PathLike, *, coder: str = "adaptive") -> Packed:
     """Write the archive `path` of a model: the path of an ONNX file (its external data too), bytes, or a ModelProto.
 
-    `unpack` gives the very same files back. Raises BadModel if the source is no model, BadOption if `path` cannot be
+    coder: "adaptive" takes for each plane of bytes the smaller of a Huffman code and an adaptive arithmetic one, which
+    decodes some hundred times more slowly; "huffman" that alone. Where onnxc was installed without a compiler there is
+    only the second. `unpack` gives the very same files back. Raises BadModel if the source is no model, BadOption if `path` cannot be
     written.
     """
+    if coder not in CODERS:
+        raise BadOption("there is no such coder", expected=" or ".join(CODERS), found=repr(coder))
     if isinstance(source, (str, os.PathLike)):
         folder: Path | None = Path(source).parent
         model = mapped(Path(source))
@@ -69,7 +79,7 @@ def pack(source: object, path: str | os.PathLike) -> Packed:
             raise BadOption(f"{path} holds the model's external data", remedy="give the archive another name")
         files[region.location] = mapped(beside)
     with replacing(path) as out:
-        return _write(out, files, found)
+        return _write(out, files, found, coder == "adaptive" and can_encode())
 
 
 def _beside(folder: Path | None, region: Region) -> Path:
@@ -92,6 +102,76 @@ def plain(location: str) -> bool:
     return all(_PART.fullmatch(part) and part.isprintable() for part in location.split("/"))
 
 
+@dataclass
+class _Chunk:
+    """A chunk that is planned: tensors of one width, in order, and their strides."""
+
+    width: int
+    floats: bool
+    parts: list[tuple[memoryview, int]]
+
+    @property
+    def size(self) -> int:
+        return sum(len(data) for data, _ in self.parts)
+
+    def coded(self, adaptive: bool) -> Iterator[bytes]:
+        flat = np.frombuffer(self.parts[0][0] if len(self.parts) == 1 else self._bytes(), f"<u{self.width}")
+        yield bytes([FORMAT, self.width, 0, 0]) + len(flat).to_bytes(8, "little")
+        for start in range(0, len(flat), SLAB):
+            part = flat[start : start + SLAB]
+            slab = encode_slab(part, self.floats, self._segments(len(part)) if adaptive else None)
+            yield len(slab).to_bytes(4, "little")
+            yield slab
+
+    def _bytes(self) -> bytes:
+        return b"".join(data for data, _ in self.parts)
+
+    def _segments(self, words: int) -> Segments:
+        """Of a joined chunk, which is a single slab, its tensors; else the slab itself."""
+        if len(self.parts) == 1:
+            return [(words, self.parts[0][1])]
+        return [(len(data) // self.width, stride) for data, stride in self.parts]
+
+
+class _Plan:
+    """Which chunk holds which tensor."""
+
+    def __init__(self, adaptive: bool) -> None:
+        self.adaptive = adaptive
+        self.chunks: list[_Chunk] = []
+        self.known: dict[tuple[bytes, int, bool], tuple[int, int]] = {}
+        self.open: dict[tuple[int, int, bool], int] = {}
+
+    def place(self, region: Region, data: memoryview) -> tuple[int, int, bool]:
+        """Number of the chunk and first byte in it, and whether the tensor is the first of its bytes."""
+        digest = hashlib.blake2b(data, digest_size=32).digest()
+        key = (digest, region.width, region.floats)
+        if key in self.known:
+            return *self.known[key], False
+        part = (data, _stride(region.dims, len(data) // region.width))
+        kind = (region.data_type, region.width, region.floats)
+        if not self.adaptive or len(data) >= _SMALL or few_values(np.frombuffer(data, f"<u{region.width}")):
+            self.chunks.append(_Chunk(region.width, region.floats, [part]))
+            self.known[key] = len(self.chunks) - 1, 0
+            return *self.known[key], True
+        number = self.open.get(kind)
+        if number is None or self.chunks[number].size + len(data) > _JOINED:
+            number = self.open[kind] = len(self.chunks)
+            self.chunks.append(_Chunk(region.width, region.floats, []))
+        self.known[key] = number, self.chunks[number].size
+        self.chunks[number].parts.append(part)
+        return *self.known[key], True
+
+
+def _stride(dims: tuple[int, ...], words: int) -> int:
+    """How many words back the same place of the previous kernel stands, or, of a matrix, of the previous row."""
+    if len(dims) < 2 or min(dims) < 1:
+        return 0
+    inner = math.prod(dims[2:]) if len(dims) > 2 else 1
+    inner = inner if inner > 1 else dims[1]
+    return inner * words // math.prod(dims)
+
+
 class _Writer:
     """Appends chunks to the archive and remembers them."""
 
@@ -99,10 +179,10 @@ class _Writer:
         self.out = out
         self.directory = layout.Directory()
         self.offset = layout.HEADER_SIZE
-        self.known: dict[tuple[bytes, int, bool], int] = {}
         out.write(bytes(self.offset))
 
     def chunk(self, parts: Iterator[bytes], kind: int, raw: int) -> int:
+        """Write a chunk; its number."""
         size = crc = 0
         for part in parts:
             self.out.write(part)
@@ -111,62 +191,47 @@ class _Writer:
         self.offset += size
         return len(self.directory.chunks) - 1
 
-    def tensor(self, data: memoryview, width: int, floats: bool) -> tuple[int, int]:
-        """The chunk of a tensor's bytes, and how many bytes were written for it."""
-        digest = hashlib.blake2b(data, digest_size=32).digest()
-        key = (digest, width, floats)
-        if key in self.known:
-            return self.known[key], 0
-        before = self.offset
-        self.known[key] = self.chunk(_coded(np.frombuffer(data, f"<u{width}"), floats), layout.CODED, len(data))
-        return self.known[key], self.offset - before
+    def frame(self, data: memoryview, gaps: list[tuple[int, int]]) -> int:
+        """Write the bytes of a file that no tensor holds; the number of their chunk."""
+        size = sum(end - start for start, end in gaps)
+        kind, parts = stream.compress((data[a : min(a + _STEP, e)] for s, e in gaps for a in range(s, e, _STEP)), size)
+        return self.chunk(parts, layout.DEFLATED if kind == stream.DEFLATE else layout.PACKED, size)
 
     def finish(self) -> int:
         raw = self.directory.to_bytes()
-        deflated = zlib.compress(raw, 9)
-        self.out.write(deflated)
+        kind, parts = stream.compress([raw], len(raw))
+        stored = b"".join(parts)
+        self.out.write(stored)
         self.out.seek(0)
-        self.out.write(layout.header(deflated, len(raw), self.offset))
-        return self.offset + len(deflated)
+        self.out.write(layout.header(stored, kind, len(raw), self.offset))
+        return self.offset + len(stored)
 
 
-def _coded(flat: np.ndarray, floats: bool) -> Iterator[bytes]:
-    yield bytes([FORMAT, flat.itemsize, 0, 0]) + len(flat).to_bytes(8, "little")
-    for start in range(0, len(flat), SLAB):
-        slab = encode_slab(flat[start : start + SLAB], floats)
-        yield len(slab).to_bytes(4, "little")
-        yield slab
-
-
-def _deflated(data: memoryview, gaps: list[tuple[int, int]]) -> Iterator[bytes]:
-    stream = zlib.compressobj(9)
-    for start, end in gaps:
-        for at in range(start, end, _STEP):
-            yield stream.compress(data[at : min(at + _STEP, end)])
-    yield stream.flush()
-
-
-def _write(out: BinaryIO, files: dict[str, memoryview], found: list[Region]) -> Packed:
-    writer = _Writer(out)
-    rows = []
+def _write(out: BinaryIO, files: dict[str, memoryview], found: list[Region], adaptive: bool) -> Packed:
+    writer, plan = _Writer(out), _Plan(adaptive)
+    placed: list[tuple[Region, int, bool]] = []
+    frames = []
     for name, data in files.items():
         pieces, gaps, at = [], [], 0
         for region in _disjoint(found, name or None, len(data)):
-            chunk, written = writer.tensor(data[region.start : region.start + region.size], region.width, region.floats)
-            rows.append((region.name, region.size, written))
+            chunk, start, new = plan.place(region, data[region.start : region.start + region.size])
+            placed.append((region, chunk, new))
             if region.start > at:
                 gaps.append((at, region.start))
-                pieces.append((layout.FRAME, region.start - at))
-            pieces.append((chunk, region.size))
+                pieces.append((layout.FRAME, 0, region.start - at))
+            pieces.append((chunk, start, region.size))
             at = region.start + region.size
-            if len(region.dims) <= 255:
-                row = layout.Tensor(region.name, region.data_type, region.dims, region.field, chunk)
-                writer.directory.tensors.append(row)
         if at < len(data):
             gaps.append((at, len(data)))
-            pieces.append((layout.FRAME, len(data) - at))
-        frame = writer.chunk(_deflated(data, gaps), layout.DEFLATED, sum(end - start for start, end in gaps))
+            pieces.append((layout.FRAME, 0, len(data) - at))
+        frames.append((name, data, gaps, pieces))
+    for chunk in plan.chunks:
+        writer.chunk(chunk.coded(adaptive), layout.CODED, chunk.size)
+    for name, data, gaps, pieces in frames:
+        frame = writer.frame(data, gaps)
         writer.directory.files.append(layout.File(name, len(data), zlib.crc32(data), frame, pieces))
+    chunks = writer.directory.chunks
+    rows = [(r.name, r.size, r.size * chunks[c].size // chunks[c].raw if new else 0) for r, c, new in placed]
     return Packed(sum(map(len, files.values())), writer.finish(), rows)
 
 

@@ -1,4 +1,4 @@
-"""Planes: runs of byte symbols, each coded raw, as one repeated byte, or by a Huffman code in interleaved streams.
+"""Planes: runs of byte symbols, each coded raw, as one repeated byte, by a Huffman code in interleaved streams, or adaptively.
 
 A plane is cut into blocks of 66,048 symbols, a block into eight streams of consecutive symbols. The decoder in C runs
 the streams in step; the one here, which reads the same bytes without a loop over symbols, follows all of them at once
@@ -11,28 +11,36 @@ import numpy as np
 
 from onnxc.ir.errors import BadData
 
+from .adaptive import Segments, encode_adaptive, read_adaptive
 from .code import LONGEST, Code, candidate_pairs, fast_lengths, least_bits, plain_code, read_code
 
-RAW, FILL, HUFFMAN = 0, 1, 2
+RAW, FILL, HUFFMAN, ADAPTIVE = 0, 1, 2, 3
 BLOCK = 8 * 8256
 STREAMS = 8
 FEW = 1 << 13
 """A block of fewer symbols is one stream."""
 _WORTH = 1 / 200
 """A code must save this share of the raw size: raw bytes decode at the speed of memory."""
+_ADAPTIVE_PAYS = 0.997
+"""Adaptive planes are taken where they shrink others to this share at least: they decode some hundred times more slowly."""
 _STRIDE_BITS = 5
 
 
-def encode_plane(symbols: np.ndarray) -> bytes:
-    """Code symbols, uint8 [n] with n at least 1: mode, size, body, by whichever mode is the smallest."""
+def encode_plane(symbols: np.ndarray, segments: Segments | None = None) -> bytes:
+    """Code symbols, uint8 [n] with n at least 1: mode, size, body, by whichever mode is the smallest.
+
+    segments: as `adaptive` has them; without them that mode is not tried.
+    """
     counts = np.bincount(symbols, minlength=256)
     if np.count_nonzero(counts) == 1:
         return _framed(FILL, symbols[:1].tobytes())
     most = len(symbols) * (1 - _WORTH)
     body = _huffman(symbols, counts) if least_bits(counts) / 8 <= most else None
-    if body is None or len(body) > most:
-        return _framed(RAW, symbols.tobytes())
-    return _framed(HUFFMAN, body)
+    mode, body = (RAW, symbols.tobytes()) if body is None or len(body) > most else (HUFFMAN, body)
+    if segments is not None and least_bits(counts) / 8 <= most:
+        adaptive = encode_adaptive(symbols, segments, int(len(body) * _ADAPTIVE_PAYS))
+        mode, body = (mode, body) if adaptive is None else (ADAPTIVE, adaptive)
+    return _framed(mode, body)
 
 
 def _framed(mode: int, body: bytes) -> bytes:
@@ -138,8 +146,10 @@ def read_plane(data: memoryview, count: int) -> tuple[np.ndarray, int]:
     mode = data[0]
     if mode == HUFFMAN:
         return _read_huffman(body, count), 5 + size
+    if mode == ADAPTIVE:
+        return read_adaptive(body, count), 5 + size
     if mode not in (RAW, FILL):
-        raise BadData("a plane has an unknown mode", expected="0, 1 or 2", found=mode)
+        raise BadData("a plane has an unknown mode", expected="0 to 3", found=mode)
     expected = count if mode == RAW else 1
     if size != expected:
         raise BadData("a plane has a wrong size", expected=f"{expected} bytes", found=f"{size} bytes")

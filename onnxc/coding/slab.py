@@ -15,6 +15,7 @@ import numpy as np
 
 from onnxc.ir.errors import BadData
 
+from .adaptive import Segments
 from .plane import encode_plane, estimate, read_plane
 
 SLAB = 1_048_320
@@ -29,29 +30,44 @@ _GAP_BITS = (2, 3, 4, 5, 6, 7, 8)
 _GLANCE = 4096
 
 
-def encode_slab(flat: np.ndarray, floats: bool) -> bytes:
-    """Code at most SLAB words, u1 to u8. `floats`: they are IEEE floats, or bfloat16."""
-    best = _dense_or_sparse(flat, floats)
+def encode_slab(flat: np.ndarray, floats: bool, segments: Segments | None = None) -> bytes:
+    """Code at most SLAB words, u1 to u8. `floats`: they are IEEE floats, or bfloat16.
+
+    segments: (words, stride) of the tensors, or rows, that the slab is made of; with them planes may be adaptive.
+    """
+    best = _dense_or_sparse(flat, floats, segments)
     bits = _field_bits(flat) if flat.itemsize == 1 else 0
     if not bits:
         return best
-    fields = _dense_or_sparse(to_fields(flat, bits), False)
-    fields = bytes([fields[0] | FIELDS, bits]) + fields[1:]
-    return fields if len(fields) < _FIELDS_PAY * len(best) else best
+    fields = to_fields(flat, bits)
+    if segments is not None:
+        stride = segments[0][1] * 8 // bits if len(segments) == 1 else 0
+        segments = [(len(fields), stride)]
+    cut = _dense_or_sparse(fields, False, segments)
+    cut = bytes([cut[0] | FIELDS, bits]) + cut[1:]
+    return cut if len(cut) < _FIELDS_PAY * len(best) else best
 
 
-def _dense_or_sparse(flat: np.ndarray, floats: bool) -> bytes:
+def _dense_or_sparse(flat: np.ndarray, floats: bool, segments: Segments | None) -> bytes:
     zeros = len(flat) - np.count_nonzero(flat)
-    best = _dense(flat, floats)
+    best = _dense(flat, floats, segments)
     if len(flat) > zeros > _SPARSE_SHARE * len(flat):
-        sparse = _sparse(flat, floats)
+        sparse = _sparse(flat, floats, segments is not None)
         best = min(best, sparse, key=len)
     return best
 
 
-def _dense(flat: np.ndarray, floats: bool) -> bytes:
-    flags, body = _values(flat, floats)
+def _dense(flat: np.ndarray, floats: bool, segments: Segments | None) -> bytes:
+    flags, body = _values(flat, floats, segments)
     return bytes([flags]) + body
+
+
+def few_values(flat: np.ndarray) -> bool:
+    """Whether words are likely to take a palette, are mostly zero, or are packed numbers: forms of a slab of their own."""
+    if flat.itemsize == 1:
+        return len(flat) > _GLANCE and _field_bits(flat) > 0
+    zeros = len(flat) - np.count_nonzero(flat)
+    return zeros > _SPARSE_SHARE * len(flat) or 8 * len(np.unique(flat[:_GLANCE])) < len(flat[:_GLANCE])
 
 
 def to_fields(flat: np.ndarray, bits: int) -> np.ndarray:
@@ -88,7 +104,7 @@ def _share(symbols: np.ndarray) -> float:
     return float(-(chances @ np.log2(chances)))
 
 
-def _sparse(flat: np.ndarray, floats: bool) -> bytes:
+def _sparse(flat: np.ndarray, floats: bool, adaptive: bool) -> bytes:
     where = np.flatnonzero(flat)
     gaps = np.diff(where, prepend=-1) - 1
     value_counts = np.bincount(np.unique(flat[where], return_inverse=True)[1])
@@ -109,25 +125,36 @@ def _sparse(flat: np.ndarray, floats: bool) -> bytes:
     coded[at] = gaps & ((1 << bits) - 1)
     values = np.zeros(stored, flat.dtype)
     values[at] = flat[where]
-    flags, body = _values(values, floats)
-    return bytes([flags | SPARSE]) + stored.to_bytes(4, "little") + encode_plane(coded) + body
+    segments = [(stored, 0)] if adaptive else None
+    flags, body = _values(values, floats, segments)
+    return bytes([flags | SPARSE]) + stored.to_bytes(4, "little") + encode_plane(coded, segments) + body
 
 
-def _values(flat: np.ndarray, floats: bool) -> tuple[int, bytes]:
+def _values(flat: np.ndarray, floats: bool, segments: Segments | None) -> tuple[int, bytes]:
     """Flags and bytes of elements without regard to zeros: a palette if there are few, or planes."""
     width = flat.itemsize
     if width == 1:
-        return 0, encode_plane(flat)
+        return 0, encode_plane(flat, segments)
     rotated = floats and _rotation_pays(flat)
     turned = flat << 1 | flat >> (8 * width - 1) if rotated else flat
     by_byte = np.ascontiguousarray(turned).view(np.uint8).reshape(-1, width)
-    best = ROTATED * rotated, b"".join(encode_plane(np.ascontiguousarray(by_byte[:, i])) for i in range(width))
+    planes = (encode_plane(np.ascontiguousarray(by_byte[:, i]), segments) for i in range(width))
+    best = ROTATED * rotated, b"".join(planes)
     if len(np.unique(flat[:_GLANCE])) <= 256:
         colours, index = np.unique(flat, return_inverse=True)
         if len(colours) <= 256:
-            body = bytes([len(colours) - 1]) + colours.tobytes() + encode_plane(index.astype(np.uint8))
+            if floats:  # in the order of their values, so that neighbours are near one another
+                order = np.argsort(_in_order(colours), kind="stable")
+                colours, index = colours[order], np.argsort(order, kind="stable")[index]
+            body = bytes([len(colours) - 1]) + colours.tobytes() + encode_plane(index.astype(np.uint8), segments)
             best = min(best, (PALETTE, body), key=lambda form: len(form[1]))
     return best
+
+
+def _in_order(words: np.ndarray) -> np.ndarray:
+    """Words of IEEE floats, turned into words that stand in the order of the floats."""
+    top = words.dtype.type(1 << (8 * words.itemsize - 1))
+    return np.where(words & top, ~words, words | top)
 
 
 def _rotation_pays(flat: np.ndarray) -> bool:

@@ -1,5 +1,7 @@
 """Archives give back every file byte for byte, one tensor at a time too, and refuse what is damaged or unsafe."""
 
+import base64
+import lzma
 import zlib
 from pathlib import Path
 
@@ -9,7 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxc.cli.app import main
-from onnxc.coding import Archive, layout, pack, unpack
+from onnxc.coding import Archive, encode, layout, pack, unpack
+from onnxc.coding.adaptive import can_encode
 from onnxc.coding.wire import regions
 from onnxc.ir.errors import BadModel, BadOption
 
@@ -104,8 +107,8 @@ def test_tensors_are_found_wherever_they_stand(packed, decoder):
 def test_equal_tensors_are_stored_once(packed):
     path, _ = packed
     with Archive(path) as archive:
-        chunks = {t.name: t.chunk for t in archive.tensors}
-        same = [t.chunk for t in archive.tensors if t.name in ("shared", "inside")]
+        chunks = {t.name: (t.chunk, t.start) for t in archive.tensors}
+        same = [(t.chunk, t.start) for t in archive.tensors if t.name in ("shared", "inside")]
         assert len(same) == 4 and len(set(same)) == 2
         assert chunks["listed"] != chunks["listed2"]
 
@@ -114,7 +117,9 @@ def test_one_tensor_is_read_without_the_others(packed):
     path, model = packed
     data = bytearray(path.read_bytes())
     directory = layout.read_directory(memoryview(bytes(data)))
-    bad = next(t for t in directory.tensors if t.name == "trained")
+    with Archive(path) as sound:
+        bad = next(t for t in sound.tensors if t.name == "trained")
+    assert not any(t.chunk == bad.chunk for t in sound.tensors if t.name == "shared")
     data[directory.chunks[bad.chunk].offset + 30] ^= 1
     archive = Archive(bytes(data))
     assert (archive.array("shared") == numpy_helper.to_array(model.graph.initializer[0])).all()
@@ -200,11 +205,11 @@ def test_locations_outside_the_folder_are_refused(tmp_path, location):
 def renamed(data: bytes, name: str) -> bytes:
     """The archive with another name for its second file."""
     directory = layout.read_directory(memoryview(data))
-    at = data.index(zlib.compress(directory.to_bytes(), 9))
+    at = layout.HEADER.unpack(data[: layout.HEADER.size])[4]
     directory.files[1].name = name
     raw = directory.to_bytes()
     deflated = zlib.compress(raw)
-    return layout.header(deflated, len(raw), at) + data[layout.HEADER_SIZE : at] + deflated
+    return layout.header(deflated, 0, len(raw), at) + data[layout.HEADER_SIZE : at] + deflated
 
 
 @pytest.mark.parametrize(
@@ -258,10 +263,10 @@ def claim(path, size: int) -> Archive:
 
 def test_the_directory_is_bounded_by_the_file(tmp_path):
     directory = layout.Directory([layout.Chunk(layout.HEADER_SIZE, 8, 0, 0, 0)])
-    directory.files = [layout.File("", 0, 0, 0, [(layout.FRAME, 0)] * 3_000_000)]
+    directory.files = [layout.File("", 0, 0, 0, [(layout.FRAME, 0, 0)] * 3_000_000)]
     raw = directory.to_bytes()
     deflated = zlib.compress(raw, 9)
-    data = layout.header(deflated, len(raw), layout.HEADER_SIZE + 8) + zlib.compress(b"") + deflated
+    data = layout.header(deflated, 0, len(raw), layout.HEADER_SIZE + 8) + zlib.compress(b"") + deflated
     assert len(raw) > 500 * len(data)
     with pytest.raises(BadModel, match="claims too many bytes"):
         Archive(data)
@@ -270,7 +275,7 @@ def test_the_directory_is_bounded_by_the_file(tmp_path):
     raw = directory.to_bytes()
     deflated = zlib.compress(raw, 9)
     with pytest.raises(BadModel, match="chunks are more than it holds"):
-        Archive(layout.header(deflated, len(raw), layout.HEADER_SIZE + 8) + zlib.compress(b"") + deflated)
+        Archive(layout.header(deflated, 0, len(raw), layout.HEADER_SIZE + 8) + zlib.compress(b"") + deflated)
 
 
 def test_external_data_that_end_too_early_are_refused(tmp_path):
@@ -327,9 +332,9 @@ def test_a_damaged_archive_is_refused_in_one_line(packed, change, said, tmp_path
 
 def test_another_version_is_refused(packed):
     data = bytearray(packed[0].read_bytes())
-    data[8] = 2
+    data[8] = 3
     data[layout.HEADER.size : layout.HEADER_SIZE] = zlib.crc32(data[: layout.HEADER.size]).to_bytes(4, "little")
-    with pytest.raises(BadModel, match="another version, expected 1, found 2"):
+    with pytest.raises(BadModel, match="another version, expected 2, found 3"):
         Archive(bytes(data))
 
 
@@ -342,7 +347,7 @@ def test_the_same_model_gives_the_same_archive(packed, tmp_path):
 def test_the_commands_pack_and_unpack(resnet20_path, tmp_path, capsys):
     archive, out = tmp_path / "r.onnxz", tmp_path / "r.onnx"
     assert main(["pack", str(resnet20_path), "-o", str(archive)]) == 0
-    assert "1.11 MB in, 919 kB out" in capsys.readouterr().out
+    assert "1.11 MB in, 910 kB out" in capsys.readouterr().out
     assert main(["unpack", str(archive), "-o", str(out)]) == 0
     assert out.read_bytes() == resnet20_path.read_bytes()
     assert main(["unpack", str(resnet20_path), "-o", str(tmp_path / "n.onnx")]) == 2
@@ -366,3 +371,67 @@ def test_an_old_archive_stays_when_packing_fails(tmp_path):
         pack(path, data)
     with pytest.raises(BadOption, match="the archive itself"):
         unpack(tmp_path / "a.onnxz", tmp_path / "a.onnxz")
+
+
+def test_an_archive_of_version_1_is_still_read(tmp_path):
+    data = base64.b85decode(
+        "iBC>WSXvDV0ssL3%Cgrb#Q*>R00000LI3~&00000hyVZp000002LS*800000|FX%r0R#X5KmY&$000009smFU1OWg5fWH6$fIkBd000000099&0"
+        "CBK-qWe((58nU;VL`w~Ti-I`?dhhy+J_8)^4jR@ab|!SeRKu!ZcuCl7LDf_hDfGSq1n>Rnq^?!)aQn8YMoUqp&5OZ)8tu>YO2Aa<_JANa&Z^Hm9J"
+        "1K$cAK`%KKUqPo)#J<NSm(00031J7jaR_X9?4^`xI~M-8m`P|u-Ct1D?!ax=l6L^jd~ACB{^>aCdgA&60p3Mml&;D6NPaBdRvM@#?flz;#"
+    )
+    with Archive(data) as archive:
+        assert [(t.name, t.dims) for t in archive.tensors] == [("w", (64,))]
+        model = onnx.load_from_string(archive.read())
+        assert (archive.array("w") == numpy_helper.to_array(model.graph.initializer[0])).all()
+    assert numpy_helper.to_array(model.graph.initializer[1]).tolist() == list(range(8))
+
+
+def few_bit_model(path, bits: int) -> bytes:
+    """A trained network, its weights rounded to as many bits by channel, scales beside."""
+    model = onnx.load(path)
+    tensors = []
+    for t in model.graph.initializer:
+        values = numpy_helper.to_array(t)
+        if values.ndim > 1:
+            flat = values.reshape(len(values), -1)
+            scale = (np.abs(flat).max(1) / (2 ** (bits - 1) - 1)).astype(np.float32)
+            rounded = np.rint(flat / scale[:, None]).astype(np.int8).reshape(values.shape)
+            tensors += [numpy_helper.from_array(rounded, t.name), numpy_helper.from_array(scale, t.name + "_scale")]
+        else:
+            tensors.append(t)
+    return helper.make_model(helper.make_graph([], "g", [], [], tensors)).SerializeToString()
+
+
+@pytest.mark.skipif(not can_encode(), reason="onnxc was installed without a compiler")
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_few_bit_weights_take_less_than_xz_makes_of_them(resnet20_path, tmp_path, bits):
+    model = few_bit_model(resnet20_path, bits)
+    packed = pack(model, tmp_path / "a.onnxz")
+    assert packed.after < len(lzma.compress(model, preset=9 | lzma.PRESET_EXTREME))
+    assert Archive(tmp_path / "a.onnxz").read() == model
+    faster = pack(model, tmp_path / "b.onnxz", coder="huffman")
+    assert packed.after < faster.after and Archive(tmp_path / "b.onnxz").read() == model
+    with pytest.raises(BadOption, match="adaptive or huffman"):
+        pack(model, tmp_path / "c.onnxz", coder="zip")
+
+
+def test_chunks_that_tensors_share_are_no_larger_than_they(tmp_path):
+    rng = np.random.default_rng(0)
+    tensors = [numpy_helper.from_array(rng.integers(-9, 9, 1000).astype(np.int8), f"t{i}") for i in range(8)]
+    pack(helper.make_model(helper.make_graph([], "g", [], [], tensors)), tmp_path / "a.onnxz")
+    with Archive(tmp_path / "a.onnxz") as archive:
+        assert [(t.chunk, t.start, t.size) for t in archive.tensors] == [(0, 1000 * i, 1000) for i in range(8)]
+        assert all((archive.array(f"t{i}") == numpy_helper.to_array(t)).all() for i, t in enumerate(tensors))
+    # what it takes to read ten bytes would not follow from their number
+    coded, frame = encode(np.zeros(500_000, np.uint8)), zlib.compress(b"ab")
+    start = layout.HEADER_SIZE
+    chunks = [
+        layout.Chunk(start, len(coded), 500_000, zlib.crc32(coded), layout.CODED),
+        layout.Chunk(start + len(coded), len(frame), 2, zlib.crc32(frame), layout.DEFLATED),
+    ]
+    directory = layout.Directory(chunks, [layout.File("", 12, 0, 1, [(layout.FRAME, 0, 2), (0, 0, 10)])])
+    raw = directory.to_bytes()
+    deflated = zlib.compress(raw)
+    head = layout.header(deflated, 0, len(raw), start + len(coded) + len(frame))
+    with pytest.raises(BadModel, match="share chunks that are larger"):
+        Archive(head + coded + frame + deflated)

@@ -77,7 +77,7 @@ class Sound:
 
     def with_chunk(self, number: int, stored: bytes) -> bytes:
         """All checksums mended but that of the file."""
-        directory = layout.Directory([], self.directory.files, self.directory.tensors)
+        directory = layout.Directory([], self.directory.files)
         parts = [*self.stored[:number], stored, *self.stored[number + 1 :]]
         at = layout.HEADER_SIZE
         for part, chunk in zip(parts, self.directory.chunks, strict=True):
@@ -90,7 +90,7 @@ class Sound:
 
     def _assembled(self, chunks: bytes, raw: bytes) -> bytes:
         deflated = zlib.compress(raw, 1)
-        return layout.header(deflated, len(raw), layout.HEADER_SIZE + len(chunks)) + chunks + deflated
+        return layout.header(deflated, 0, len(raw), layout.HEADER_SIZE + len(chunks)) + chunks + deflated
 
 
 def read(data: bytes, decoder: native.Decoder) -> tuple[str, bytes | None]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxc.coding.adaptive import can_encode
 from onnxc.coding.array import encode, words
 from onnxc.coding.slab import encode_slab
 
@@ -49,6 +50,9 @@ def seeds() -> dict[str, bytes]:
         head = len(flat).to_bytes(3, "little")
         width = flat.itemsize.bit_length() - 1
         made[f"{name}_slab"] = bytes([width]) + head + encode_slab(flat, values.dtype.kind == "f")
+        if can_encode():
+            segments = [(len(flat) // 3, 16), (len(flat) - len(flat) // 3, 0)]
+            made[f"{name}_adaptive"] = bytes([width]) + head + encode_slab(flat, values.dtype.kind == "f", segments)
         made[f"{name}_array"] = bytes([width | 4]) + head + encode(values)
     return made
 

@@ -7,7 +7,7 @@
 enum { SPARSE = 1, ROTATED = 2, PALETTE = 4, FIELDS = 8 };
 
 struct scratch {
-  struct table tables[2];
+  union tools tools[2];
   uint8_t symbols[2][BLOCK];
 };
 
@@ -39,8 +39,8 @@ static int scatter(struct reader *in, const struct slab *slab, unsigned byte, ui
   unsigned width = slab->width, b;
   uint64_t position = 0;
   uint32_t i, n;
-  int sparse = slab->flags & SPARSE, status = open_plane(in, &values, slab->stored, &scratch->tables[0]);
-  if (!status && sparse) status = open_plane(&gap_reader, &gaps, slab->stored, &scratch->tables[1]);
+  int sparse = slab->flags & SPARSE, status = open_plane(in, &values, slab->stored, &scratch->tools[0]);
+  if (!status && sparse) status = open_plane(&gap_reader, &gaps, slab->stored, &scratch->tools[1]);
   while (!status && values.left) {
     const uint8_t *symbol = scratch->symbols[0], *gap = scratch->symbols[1];
     n = values.left < BLOCK ? values.left : BLOCK;

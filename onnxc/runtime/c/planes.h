@@ -9,6 +9,7 @@
 #ifndef ONNXC_PLANES_H
 #define ONNXC_PLANES_H
 
+#include "adaptive.h"
 #include "decode.h"
 
 #include <string.h>
@@ -20,7 +21,7 @@
 #define FEW 8192u           /* a block of fewer symbols is one stream */
 #define MAX_PHRASES 4096u
 
-enum { RAW = 0, FILL = 1, HUFFMAN = 2 };
+enum { RAW = 0, FILL = 1, HUFFMAN = 2, ADAPTIVE = 3 };
 
 /* An entry of `base` and `many`: bits 0-5 code bits, 6-29 the symbols, first one lowest, 30-31 their number. The first
  * 2^window entries are in use, the next `window` bits of a stream, first bit highest, being the index. */
@@ -36,9 +37,20 @@ struct reader {
   const uint8_t *at, *end;
 };
 
+/* What a plane is decoded with, by its mode. */
+union tools {
+  struct table table;
+  struct adaptive model;
+};
+
 struct plane {
   struct reader in;
   struct table *table;
+  struct adaptive *model;
+  struct reader segments;     /* of an adaptive plane: those to come */
+  uint32_t low, high, value;  /* of its arithmetic decoder */
+  uint32_t segment;           /* symbols left of the segment */
+  uint8_t flip, least;
   uint32_t left; /* symbols not yet decoded */
   uint8_t mode, fill, single; /* single: `one` is faster than `many` */
   unsigned window;            /* bits of a look-up */
@@ -330,9 +342,86 @@ static int decode_block(struct plane *plane, uint8_t *out, uint32_t count)
   return status;
 }
 
+/* Adaptive planes */
+
+/* A number of at most 28 bits, seven a byte, lowest first; the highest bit of a byte says that another follows. */
+static int read_varint(struct reader *in, uint32_t *value)
+{
+  unsigned shift;
+  for (*value = 0, shift = 0; shift < 28; shift += 7) {
+    if (!left(in)) return ONNXC_DECODE_TRUNCATED;
+    *value |= (uint32_t)(*in->at & 127) << shift;
+    if (*in->at++ < 128) return ONNXC_DECODE_OK;
+  }
+  return ONNXC_DECODE_FORMAT;
+}
+
+/* A byte of the arithmetic code; zeros follow its end. */
+static void shift_in(struct plane *plane)
+{
+  plane->value = plane->value << 8 | (left(&plane->in) ? *plane->in.at : 0u);
+  plane->in.at += left(&plane->in) > 0;
+}
+
+static int open_adaptive(struct plane *plane, uint32_t count)
+{
+  uint32_t length, stride, total = 0;
+  unsigned bits, centre, i;
+  int status;
+  if (left(&plane->in) < 4) return ONNXC_DECODE_TRUNCATED;
+  plane->flip = plane->in.at[0], plane->least = plane->in.at[1], bits = plane->in.at[2], centre = plane->in.at[3];
+  plane->in.at += 4;
+  if (bits < 1 || bits > 8 || centre >> bits) return ONNXC_DECODE_FORMAT;
+  plane->segments = plane->in;
+  while (total < count) {
+    status = read_varint(&plane->in, &length);
+    if (!status) status = read_varint(&plane->in, &stride);
+    if (status) return status;
+    if (!length || length > count - total || stride > HISTORY) return ONNXC_DECODE_SIZE;
+    total += length;
+  }
+  adaptive_start(plane->model, bits, centre);
+  plane->segments.end = plane->in.at;
+  plane->segment = 0;
+  plane->low = 0, plane->high = 0xffffffffu, plane->value = 0;
+  if (!left(&plane->in)) return ONNXC_DECODE_TRUNCATED;
+  for (i = 0; i < 4; i++) shift_in(plane);
+  return ONNXC_DECODE_OK;
+}
+
+static int decode_adaptive(struct plane *plane, uint8_t *out, uint32_t count)
+{
+  struct adaptive *model = plane->model;
+  uint32_t i, symbol;
+  unsigned level;
+  for (i = 0; i < count; i++) {
+    if (!plane->segment) {
+      if (read_varint(&plane->segments, &plane->segment) || read_varint(&plane->segments, &model->stride)) return ONNXC_DECODE_SIZE;
+      model->since = 0;
+    }
+    plane->segment--;
+    adaptive_symbol(model);
+    for (level = model->bits; level; level--) {
+      uint32_t middle = plane->low + ((plane->high - plane->low) >> 12) * (uint32_t)adaptive_chance(model);
+      unsigned bit = plane->value <= middle;
+      if (bit) plane->high = middle;
+      else plane->low = middle + 1;
+      adaptive_learn(model, bit);
+      while ((plane->low ^ plane->high) >> 24 == 0) {
+        plane->low <<= 8, plane->high = plane->high << 8 | 255;
+        shift_in(plane);
+      }
+    }
+    symbol = model->node & ((1u << model->bits) - 1);
+    adaptive_remember(model, symbol);
+    out[i] = (uint8_t)((symbol + plane->least) ^ plane->flip);
+  }
+  return ONNXC_DECODE_OK;
+}
+
 /* Planes */
 
-static int open_plane(struct reader *in, struct plane *plane, uint32_t count, struct table *table)
+static int open_plane(struct reader *in, struct plane *plane, uint32_t count, union tools *tools)
 {
   size_t size;
   if (left(in) < 5) return ONNXC_DECODE_TRUNCATED;
@@ -342,9 +431,10 @@ static int open_plane(struct reader *in, struct plane *plane, uint32_t count, st
   if (left(in) < size) return ONNXC_DECODE_TRUNCATED;
   plane->in.at = in->at, plane->in.end = in->at + size;
   in->at += size;
-  plane->left = count, plane->table = table;
+  plane->left = count, plane->table = &tools->table, plane->model = &tools->model;
   if (plane->mode == RAW) return size == count ? ONNXC_DECODE_OK : ONNXC_DECODE_SIZE;
   if (plane->mode == HUFFMAN) return build(plane);
+  if (plane->mode == ADAPTIVE) return open_adaptive(plane, count);
   if (plane->mode != FILL) return ONNXC_DECODE_FORMAT;
   if (size != 1) return ONNXC_DECODE_SIZE;
   plane->fill = *plane->in.at;
@@ -364,12 +454,12 @@ static int next_symbols(struct plane *plane, uint8_t *out, uint32_t count)
     plane->in.at += count;
     return ONNXC_DECODE_OK;
   }
-  return decode_block(plane, out, count);
+  return plane->mode == ADAPTIVE ? decode_adaptive(plane, out, count) : decode_block(plane, out, count);
 }
 
 static int closed(const struct plane *plane)
 {
-  return plane->mode != HUFFMAN || left(&plane->in) == 0 ? ONNXC_DECODE_OK : ONNXC_DECODE_SIZE;
+  return plane->mode < HUFFMAN || left(&plane->in) == 0 ? ONNXC_DECODE_OK : ONNXC_DECODE_SIZE;
 }
 
 #endif
