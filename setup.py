@@ -49,7 +49,7 @@ setup(
         Extension(
             "onnxc.coding._decode",
             ["onnxc/runtime/c/decode.c", "onnxc/runtime/c/encode.c"],
-            depends=[f"onnxc/runtime/c/{name}.h" for name in ("adaptive", "decode", "encode", "planes")],
+            depends=[f"onnxc/runtime/c/{name}.h" for name in ("adaptive", "bytes", "decode", "encode", "planes")],
             extra_compile_args=["-O2"],
             optional=True,
         )

@@ -25,7 +25,7 @@ from onnxc.runtime.toolchain import Linker, Toolchain
 C_DIR = Path(__file__).parents[2] / "runtime" / "c"
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
 PARTS = "parts"  # a folder, and names with a dash: a model may be called decode, pool or weights
-_FILES = {"decode": ("decode.c", "decode.h", "planes.h", "adaptive.h"), "pool": ("pool.c", "pool.h")}
+_FILES = {"decode": ("decode.c", "decode.h", "planes.h", "adaptive.h", "bytes.h"), "pool": ("pool.c", "pool.h")}
 # Names of the parts, which a library bears under its own name: two libraries in one program share nothing.
 _SYMBOLS = {
     "decode": ("onnxc_decode", "onnxc_decode_slab"),
