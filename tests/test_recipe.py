@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from onnxc.ir.errors import BadOption
 from onnxc.passes import base, registry
 from onnxc.passes.base import Pass, register
-from onnxc.passes.registry import describe_options
+from onnxc.passes.options import Range, ranges
+from onnxc.passes.registry import available, describe_options, find, make
 from onnxc.recipe import parse, read_toml, resolve
 
 
@@ -313,3 +314,21 @@ def test_options_of_odd_types_are_refused_before_a_pass_runs(name):
                 registry.make(name, {option.name: odd})
             except BadOption as e:
                 assert str(e).isprintable()
+
+
+def test_ranges_are_declared_beside_types_and_nothing_outside_of_them_is_taken():
+    assert str(Range(2, 8)) == "2 to 8" and str(Range(above=0, below=1)) == "above 0 and below 1"
+    assert Range(1).holds(1) and not Range(1).holds(0) and not Range(1).holds(float("nan")) and Range(1).holds("auto")
+    checked = 0
+    for name in available():
+        cls = find(name)
+        for option, allowed in ranges(cls).items():
+            assert str(allowed) in next(o.kind for o in describe_options(cls) if o.name == option)
+            low, high = (allowed.low, -1), (allowed.high, 1)
+            outside = [int(end) + step for end, step in (low, high) if end is not None]
+            outside += [int(end) for end in (allowed.above, allowed.below) if end is not None]
+            for value in outside:
+                checked += 1
+                with pytest.raises(BadOption, match=f"option {option} does not fit, expected {allowed}"):
+                    make(name, {option: value})
+    assert checked > 60

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -93,14 +92,6 @@ class Difference:
 def _kind(array: np.ndarray) -> str:
     # Signed or not, and how wide, may change; a float must not become an integer.
     return "i" if array.dtype.kind in "iu" else "f" if array.dtype.kind in "fV" else array.dtype.kind
-
-
-def differences(reference: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> dict[str, Difference]:
-    """The `Difference` of each output of `reference`; `other` must have all of them."""
-    missing = [name for name in reference if name not in other]
-    if missing:
-        raise VerificationError("the other model lacks this output", tensor=missing[0])
-    return {name: Difference().add(array, other[name], name) for name, array in reference.items()}
 
 
 def decibels(noise: float) -> float:

@@ -43,11 +43,6 @@ def from_c_string(data: bytes) -> str:
     return data.replace(b"\xc0\x80", b"\0").decode("utf-8", "surrogatepass")
 
 
-def python_string(text: str) -> str:
-    """A Python string literal in ASCII."""
-    return '"' + _OTHER.sub(lambda match: _python_escape(match[0]), text) + '"'
-
-
 def _python_escape(char: str) -> str:
     code = ord(char)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -20,6 +20,7 @@ from ..ir.lean import Lean
 from ..ir.model import Model
 from ..ir.verify import Verified, verify
 from .layers.capture import MAX_BATCH, Probe, Stream
+from .options import ranges
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -339,6 +340,19 @@ def apply(p: Pass, model: Model, **context) -> tuple[Model, Report]:
     return work, report
 
 
+def _within_ranges(cls: type[Pass]) -> Callable[[Any], None]:
+    """A `__post_init__` that refuses what is outside of a declared range ahead of what the class itself checks."""
+    own = getattr(cls, "__post_init__", None)
+
+    def check(self: Pass) -> None:
+        for option, allowed in ranges(cls).items():
+            self.within(option, allowed.holds(getattr(self, option)), str(allowed))
+        if own is not None:
+            own(self)
+
+    return check
+
+
 PASSES: dict[str, type[Pass]] = {}
 ALIASES: dict[str, str] = {}
 
@@ -354,6 +368,7 @@ def register(name: str, *, alias: str | None = None):
             raise BadOption(
                 "two passes have this name", pass_name=name, found=f"{other.__module__} and {cls.__module__}"
             )
+        setattr(cls, "__post_init__", _within_ranges(cls))  # noqa: B010  no attribute of Pass: dataclasses call it
         cls = dataclass(kw_only=True, repr=False, eq=False)(cls)
         cls.name = name
         PASSES[name] = cls

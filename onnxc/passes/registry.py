@@ -15,6 +15,7 @@ from ..ir.errors import BadOption
 from . import base as table
 from . import builtin
 from .base import Pass, default_of, show
+from .options import ranges
 
 
 def available() -> dict[str, type[Pass]]:
@@ -173,9 +174,19 @@ def describe_options(cls: type[Pass]) -> list[Option]:
         text = texts.get(f.name, "")
         default = default_of(f)
         found.append(
-            Option(f.name, kind_name(hints[f.name]), None if default is dataclasses.MISSING else show(default), text)
+            Option(
+                f.name,
+                _kind(cls, f.name, hints[f.name]),
+                None if default is dataclasses.MISSING else show(default),
+                text,
+            )
         )
     return found
+
+
+def _kind(cls: type[Pass], option: str, hint) -> str:
+    allowed = ranges(cls).get(option)
+    return kind_name(hint) if allowed is None else f"{kind_name(hint)}, {allowed}"
 
 
 def _described(doc: str, names: list[str]) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """Names read back by the language's own reader, and only allowed characters on the way."""
 
-import ast
 import json
 import re
 from html.parser import HTMLParser
@@ -49,11 +48,6 @@ def backwards_terminal(text: str) -> str:
 LANGUAGES = {
     "comment": (escape.comment, lambda text: unquote(text, errors="surrogatepass"), rf"[{PLAIN}%]*"),
     "c_string": (escape.c_string, backwards_c, rf'"([{PLAIN}]|\\[0-7]{{3}})*"'),
-    "python_string": (
-        escape.python_string,
-        ast.literal_eval,
-        rf'"([{PLAIN}]|\\x[0-9a-f]{{2}}|\\u[0-9a-f]{{4}}|\\U[0-9a-f]{{8}})*"',
-    ),
     "json_text": (escape.json_text, json.loads, rf'"([{PLAIN}]|\\u[0-9a-f]{{4}})*"'),
     "html": (escape.html, backwards_html, rf"([{PLAIN}]|&#x[0-9a-f]+;)*"),
     "terminal": (escape.terminal, backwards_terminal, r"[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]*"),

@@ -162,11 +162,11 @@ def test_products_of_activations_are_no_layers():
 @pytest.mark.parametrize(
     "name, options, said",
     [
-        ("prune.magnitude", {"sparsity": 1.0}, "0 <= sparsity < 1"),
+        ("prune.magnitude", {"sparsity": 1.0}, "at least 0 and below 1"),
         ("prune.magnitude", {"scope": "layer", "scale": "std"}, "scope=global"),
         ("prune.nm", {"n": 4, "m": 4}, "0 < n < m"),
         ("prune.block", {"rows": 0}, "at least 1"),
-        ("prune.block", {"sparsity": -0.1}, "0 <= sparsity < 1"),
+        ("prune.block", {"sparsity": -0.1}, "at least 0 and below 1"),
     ],
 )
 def test_options_that_make_no_sense(name, options, said):

@@ -33,10 +33,9 @@ ACCUMULATORS = 14
 
 def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
     """Takes packed activations with packed weights."""
-    if spec.activation.kind != "bits" or spec.weight.kind != "bits":
-        return Refusal(NAME, f"takes packed bits only, not {spec.activation.text()} x {spec.weight.text()}")
-    if not spec.macs:
-        return Refusal(NAME, "has an extent of zero")
+    refusal = check_bits(NAME, spec)
+    if refusal:
+        return refusal
     best = min(_tiles(spec, target), key=lambda plan: cycles(spec, plan, target))
     if spec.source is not None:
         reason = floats_in.reason_against(spec, math.prod(packed_shape(spec, best)) * word_bits(best) // 8)
@@ -47,9 +46,13 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
     return packable(spec, best)
 
 
-def _pixels(spec: KernelSpec) -> int:
-    """Pixels that tiles are cut from."""
-    return spec.n * spec.h * spec.w if spec.pointwise else spec.ow
+def check_bits(rule: str, spec: KernelSpec) -> Refusal | None:
+    """The refusal that all families share that count packed bits."""
+    if spec.activation.kind != "bits" or spec.weight.kind != "bits":
+        return Refusal(rule, f"takes packed bits only, not {spec.activation.text()} x {spec.weight.text()}")
+    if not spec.macs:
+        return Refusal(rule, "has an extent of zero")
+    return None
 
 
 def _tiles(spec: KernelSpec, target: Target) -> Iterator[Schedule]:
@@ -64,7 +67,7 @@ def _tiles(spec: KernelSpec, target: Target) -> Iterator[Schedule]:
         sizes = [widest]
     for lanes in sizes:  # of equals the first wins
         for vectors in range(1, min(8, channels // lanes) + 1):
-            for height in range(1, min(16, _pixels(spec)) + 1):
+            for height in range(1, min(16, spec.row) + 1):
                 if height * vectors <= ACCUMULATORS and height + 2 * vectors <= 28:
                     yield Schedule(NAME, height, vectors, lanes)
 

@@ -76,27 +76,31 @@ SUMS = {
 
 def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
     """Takes packed bits on machines that count bytes and not words."""
-    if spec.activation.kind != "bits" or spec.weight.kind != "bits":
-        return Refusal(NAME, f"takes packed bits only, not {spec.activation.text()} x {spec.weight.text()}")
-    if not spec.macs:
-        return Refusal(NAME, "has an extent of zero")
-    has = features(target)
-    if target.arch not in SUMS or target.lanes < 4 or not has & {"ssse3", "neon"}:
-        return Refusal(NAME, f"needs vectors whose bytes can be counted, which {target.name} lacks")
-    if "avx512vpopcntdq" in has:
-        return Refusal(NAME, "counts of 64-bit lanes are faster here")
-    lanes, channels = target.lanes // 2, spec.oc // spec.groups
-    if channels < lanes:
-        return Refusal(NAME, f"needs {lanes} output channels, found {channels}")
+    able = target.arch in SUMS and target.lanes >= 4 and bool(features(target) & {"ssse3", "neon"})
+    refusal = check_bytes(NAME, spec, target, "" if able else "vectors whose bytes can be counted")
+    if refusal:
+        return refusal
     return packable(spec, min(_tiles(spec, target), key=lambda plan: cycles(spec, plan, target)))
+
+
+def check_bytes(rule: str, spec: KernelSpec, target: Target, lacks: str) -> Refusal | None:
+    """The refusal that families share that count in bytes; `lacks`: what they need and `target` has not."""
+    refusal = bits.check_bits(rule, spec)
+    if refusal:
+        return refusal
+    if lacks:
+        return Refusal(rule, f"needs {lacks}, which {target.name} lacks")
+    if "avx512vpopcntdq" in features(target):
+        return Refusal(rule, "counts of 64-bit lanes are faster here")
+    lanes, channels = target.lanes // 2, spec.oc // spec.groups
+    return Refusal(rule, f"needs {lanes} output channels, found {channels}") if channels < lanes else None
 
 
 def _tiles(spec: KernelSpec, target: Target) -> Iterator[Schedule]:
     """The tiles that fit the registers."""
     how, lanes, channels = SUMS[target.arch], target.lanes // 2, spec.oc // spec.groups
-    pixels = spec.n * spec.h * spec.w if spec.pointwise else spec.ow
     for vectors in range(1, min(6, channels // lanes) + 1):
-        for height in range(1, min(12, pixels) + 1):
+        for height in range(1, min(12, spec.row) + 1):
             fits = height * vectors + vectors <= target.registers - how.spare
             if fits and 8 * lanes * height * vectors <= ACCUMULATOR_BYTES:
                 yield Schedule(NAME, height, vectors, lanes, how)

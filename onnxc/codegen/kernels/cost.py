@@ -35,9 +35,8 @@ def tiled(
     `groups` are loops of their own over blocks of channels; `finish` the cycles of a vector of results where they are others,
     `before` those ahead of all tiles. Where a step `looks_up`, its loads are among its operations and its sums have no chain.
     """
-    rows = spec.n * spec.h * spec.w if spec.pointwise else spec.ow
     images = 1 if spec.pointwise else spec.n * spec.oh
-    tiles = images * -(-rows // plan.pixels) * groups * -(-spec.oc // groups // plan.block)
+    tiles = images * -(-spec.row // plan.pixels) * groups * -(-spec.oc // groups // plan.block)
     finish = FINISH if finish is None else finish
     if not looks_up:
         step = max(step, (plan.pixels + plan.vectors) / 2, LATENCY)

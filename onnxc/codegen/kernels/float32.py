@@ -31,9 +31,8 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
         return refusal
     if not spec.macs:
         return Refusal(NAME, "has an extent of zero")
-    pixels = spec.n * spec.h * spec.w if spec.pointwise else spec.ow
     depth = spec.kh * spec.kw * spec.c // spec.groups
-    return packable(spec, choose_tile(NAME, pixels, spec.oc // spec.groups, depth, target))
+    return packable(spec, choose_tile(NAME, spec.row, spec.oc // spec.groups, depth, target))
 
 
 def cycles(spec: KernelSpec, plan: Schedule, target: Target) -> float:

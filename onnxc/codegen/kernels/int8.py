@@ -37,11 +37,10 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
     if not spec.macs:
         return Refusal(NAME, "has an extent of zero")
     dot = choose_dot(spec, target)
-    pixels = spec.n * spec.h * spec.w if spec.pointwise else spec.ow
     registers = SCALAR_REGISTERS if target.lanes == 1 else target.registers - dot.spare
     machine = replace(target, registers=registers)
     depth = spec.kh * _taps(spec, dot)[0] * _taps(spec, dot)[1]
-    return choose_tile(NAME, pixels, spec.oc // spec.groups, depth, machine, least=min(dot.widths), detail=dot)
+    return choose_tile(NAME, spec.row, spec.oc // spec.groups, depth, machine, least=min(dot.widths), detail=dot)
 
 
 def _dot(plan: Schedule) -> Dot:

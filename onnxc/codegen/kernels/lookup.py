@@ -62,7 +62,7 @@ def _tiles(spec: KernelSpec, target: Target) -> Iterator[Schedule]:
     channels = spec.oc // spec.groups
     width = max(n for n in _widths(target) if n <= channels)
     for vectors in range(1, min(4, channels // width) + 1):
-        for height in range(1, min(12, _extent(spec)) + 1):
+        for height in range(1, min(12, spec.row) + 1):
             registers = height * vectors + 2 * vectors + 3
             if registers <= target.registers and height * vectors * width <= ACCUMULATOR_BYTES:
                 yield Schedule(NAME, height, vectors, width, SHUFFLES[target.arch])
@@ -117,10 +117,6 @@ def table_bytes(spec: KernelSpec) -> int:
     """Bytes of the tables of all pixels."""
     _, images, rows, columns, _ = planes.packed_shape(spec)
     return images * rows * columns * spec.groups * -(-(spec.c // spec.groups) // 4) * ENTRIES
-
-
-def _extent(spec: KernelSpec) -> int:
-    return spec.n * spec.h * spec.w if spec.pointwise else spec.ow
 
 
 def _groups(spec: KernelSpec) -> tuple[int, int]:

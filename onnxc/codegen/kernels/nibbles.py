@@ -33,26 +33,18 @@ SPARE = 8  # registers for the table, a mask, halves of x and what is on its way
 
 def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
     """Takes packed bits on x86 machines that have pshufb and count no words."""
-    if spec.activation.kind != "bits" or spec.weight.kind != "bits":
-        return Refusal(NAME, f"takes packed bits only, not {spec.activation.text()} x {spec.weight.text()}")
-    if not spec.macs:
-        return Refusal(NAME, "has an extent of zero")
-    if target.arch != "x86_64" or "ssse3" not in features(target):
-        return Refusal(NAME, f"needs pshufb, which {target.name} lacks")
-    if "avx512vpopcntdq" in features(target):
-        return Refusal(NAME, "counts of 64-bit lanes are faster here")
-    lanes, channels = target.lanes // 2, spec.oc // spec.groups
-    if channels < lanes:
-        return Refusal(NAME, f"needs {lanes} output channels, found {channels}")
+    able = target.arch == "x86_64" and "ssse3" in features(target)
+    refusal = bytecount.check_bytes(NAME, spec, target, "" if able else "pshufb")
+    if refusal:
+        return refusal
     return packable(spec, min(_tiles(spec, target), key=lambda plan: cycles(spec, plan, target)))
 
 
 def _tiles(spec: KernelSpec, target: Target) -> Iterator[Schedule]:
     """The tiles that fit the registers."""
     lanes, channels = target.lanes // 2, spec.oc // spec.groups
-    pixels = spec.n * spec.h * spec.w if spec.pointwise else spec.ow
     for vectors in range(1, min(8, channels // lanes) + 1):
-        for height in range(1, min(12, pixels) + 1):
+        for height in range(1, min(12, spec.row) + 1):
             if height * vectors <= target.registers - SPARE:
                 yield Schedule(NAME, height, vectors, lanes, HOW)
 

@@ -35,7 +35,7 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
     refusal = check_float(NAME, replace(spec, weight=FLOAT32))
     if refusal:
         return refusal
-    channels, pixels = spec.oc // spec.groups, spec.n * spec.h * spec.w if spec.pointwise else spec.ow
+    channels, pixels = spec.oc // spec.groups, spec.row
     if not spec.macs or channels < LEAST:
         return Refusal(NAME, f"needs {LEAST} output channels of a group, found {channels}")
     if target.lanes == 1:

@@ -85,18 +85,22 @@ class PackSpec:
 
 
 @dataclass(frozen=True)
-class PoolSpec:
-    """Maximum pooling of packed bits with `extents` (rows, columns) and no padding -> `pack.shape`; the key of the kernel.
+class Windows:
+    """Windows of a MaxPool on (rows, columns) of `extents`; `before` is the padding above and left of the first one. What lies
+    beyond the last follows from the extents."""
 
-    `before` is the padding above and left of the first window. What lies beyond the last follows from the extents.
-    """
-
-    pack: PackSpec
     extents: tuple[int, int]
     kernel: tuple[int, int]
     stride: tuple[int, int]
     dilation: tuple[int, int]
     before: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class PoolSpec(Windows):
+    """Maximum pooling of packed bits without padding -> `pack.shape`; the key of the kernel."""
+
+    pack: PackSpec
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,11 @@ class KernelSpec:
     def depthwise(self) -> bool:
         """Whether each output channel reads the one input channel of the same number."""
         return self.groups > 1 and self.groups == self.c == self.oc
+
+    @property
+    def row(self) -> int:
+        """Pixels that tiles are cut from: a row of the result, all of them where they are rows of one matrix."""
+        return self.n * self.h * self.w if self.pointwise else self.ow
 
     @property
     def pointwise(self) -> bool:

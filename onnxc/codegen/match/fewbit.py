@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxc.codegen.kernels import residual as residual_planes
-from onnxc.codegen.kernels.spec import BINARY, Encoding, KernelSpec, PackSpec, PoolSpec
+from onnxc.codegen.kernels.spec import BINARY, Encoding, KernelSpec, PackSpec, PoolSpec, Windows
 from onnxc.codegen.match.constants import Constants
 from onnxc.codegen.match.residual import Planes, Residuals
 from onnxc.codegen.tvm_api import tvm_modules
@@ -46,17 +46,6 @@ KEEPERS = ("relax.nn.max_pool2d", "relax.reshape", "relax.flatten", "relax.permu
 
 
 @dataclass(frozen=True)
-class Pool:
-    """Windows of a MaxPool on (rows, columns) of `extents`; `before` is the padding above and left."""
-
-    extents: tuple[int, int]
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    dilation: tuple[int, int]
-    before: tuple[int, int]
-
-
-@dataclass(frozen=True)
 class Quantised:
     """What a variable holds: `scale` times integers of `encoding` in [low, high], made from `source` by rounding.
 
@@ -73,7 +62,7 @@ class Quantised:
     high: int = 1
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     pad_value: float = 0
-    pool: Pool | None = None
+    pool: Windows | None = None
     planes: Planes | None = None
 
 
@@ -102,7 +91,7 @@ class FewBit:
 
     def pooling(self) -> PoolSpec | None:
         """The kernel that pools the packed source, if there is one."""
-        return None if self.quantised.pool is None else PoolSpec(self._packed(), **vars(self.quantised.pool))
+        return None if self.quantised.pool is None else PoolSpec(**vars(self.quantised.pool), pack=self._packed())
 
     def _packed(self) -> PackSpec:
         s, q = self.spec, self.quantised
@@ -271,13 +260,13 @@ class Quantisers:
         return replace(below, pool=pool) if pool is not None else replace(below, source=var, pool=None)
 
 
-def _pool(call) -> Pool | None:
+def _pool(call) -> Windows | None:
     """The windows of a MaxPool of rows and columns."""
     a, shape = call.attrs, call.args[0].ty.shape.values
     if a.layout != "NCHW" or len(shape) != 4:
         return None
     kernel, stride, dilation = (tuple(map(int, values)) for values in (a.pool_size, a.strides, a.dilation))
-    return Pool((int(shape[2]), int(shape[3])), kernel, stride, dilation, tuple(map(int, a.padding[:2])))
+    return Windows((int(shape[2]), int(shape[3])), kernel, stride, dilation, tuple(map(int, a.padding[:2])))
 
 
 def _number(arg) -> float:

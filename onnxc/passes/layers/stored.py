@@ -9,7 +9,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ...ir.analysis import Analysis
-from ...ir.errors import BadOption
 from ...ir.model import Model, read_only
 from ..base import Report
 from .layout import PRODUCTS, RECURRENT, Layout, layout
@@ -181,12 +180,6 @@ def _computed(node: gs.Node, *weights: gs.Variable) -> str | None:
         if maker is not None and maker.op == "DequantizeLinear" and isinstance(maker.inputs[0], gs.Constant):
             return "its weights are quantised: prune before quantising"
     return "its weights are no initialiser" if node.op.startswith("Conv") else None
-
-
-def check_share(name: str, option: str, value: float) -> None:
-    """Raises BadOption unless 0 <= value < 1."""
-    if not 0 <= value < 1:
-        raise BadOption(f"option {option} does not fit", pass_name=name, expected=f"0 <= {option} < 1", found=value)
 
 
 def smallest(scores: np.ndarray, count: int) -> np.ndarray:

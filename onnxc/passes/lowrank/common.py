@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from dataclasses import replace as but
 from fnmatch import fnmatchcase
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from ..layers.inturn import InTurn
 from ..layers.layout import RECURRENT
 from ..layers.linear import Linear, add_to_bias
 from ..layers.moments import moments
+from ..options import Range
 from .fit import LARGE, Whitened, error, likely
 from .forms import FORMS, Form
 from .moments import Fit, fitted, readable
@@ -43,14 +44,14 @@ class Factorise(Pass):
     energy, rank, vbmf, macs and params: see the passes; one of them sets the ranks.
     """
 
-    energy: float = ENERGY
-    rank: int | None = None
+    energy: Annotated[float, Range(above=0, high=1)] = ENERGY
+    rank: Annotated[int | None, Range(1)] = None
     vbmf: bool = False
-    macs: float | None = None
-    params: float | None = None
-    round_to: int = 1
+    macs: Annotated[float | None, Range(above=0)] = None
+    params: Annotated[float | None, Range(above=0)] = None
+    round_to: Annotated[int, Range(1)] = 1
     fit: Literal["auto", "weights", "outputs"] = "auto"
-    samples: int = 256
+    samples: Annotated[int, Range(1)] = 256
     skip: list[str] | str | None = None
 
     requires = ("clean",)
@@ -58,18 +59,6 @@ class Factorise(Pass):
     operators: ClassVar[tuple[str, ...]] = (*CONVOLUTIONS, *PRODUCTS, *RECURRENT)
 
     def __post_init__(self):
-        if not 0 < self.energy <= 1:
-            raise BadOption(
-                "option energy does not fit", pass_name=self.name, expected="above 0, to 1", found=self.energy
-            )
-        for key in ("rank", "round_to", "samples"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise BadOption(f"option {key} does not fit", pass_name=self.name, expected="1 or more", found=value)
-        for key in ("macs", "params"):
-            value = getattr(self, key)
-            if value is not None and value <= 0:
-                raise BadOption(f"option {key} does not fit", pass_name=self.name, expected="above 0", found=value)
         given = [k for k in ("rank", "vbmf", "macs", "params") if getattr(self, k)] + ["energy"] * (
             self.energy != ENERGY
         )

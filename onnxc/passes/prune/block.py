@@ -6,14 +6,14 @@ Gemm w [512, 512]      (sparsity 0.75, rows 4, columns 4)      12,288 of 16,384 
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
-from ..layers.stored import check_share, layers, select, total
+from ..layers.stored import layers, select, total
+from ..options import Range
 from .refit import adapted
 
 
@@ -32,21 +32,15 @@ class PruneBlock(Pass):
     requires = ("clean",)
     bodies = True
 
-    sparsity: float = 0.5
-    rows: int = 4
-    columns: int = 4
+    sparsity: Annotated[float, Range(0, below=1)] = 0.5
+    rows: Annotated[int, Range(1)] = 4
+    columns: Annotated[int, Range(1)] = 4
     kernel: bool = False
     scope: Literal["layer", "global"] = "layer"
     skip: list[str] = field(default_factory=list)
     update: bool = False
 
     def __post_init__(self) -> None:
-        check_share(self.name, "sparsity", self.sparsity)
-        for option in ("rows", "columns"):
-            size = getattr(self, option)
-            if size < 1:
-                raise BadOption(f"option {option} does not fit", pass_name=self.name, expected="at least 1", found=size)
-
         self.needs_data = self.update
 
     def run(self, model: Model, ctx: Context) -> Report:

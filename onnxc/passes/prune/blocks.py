@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -19,9 +19,9 @@ from ...ir.analysis import Analysis
 from ...ir.axes import same
 from ...ir.cost import node_macs
 from ...ir.difference import Difference
-from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
+from ..options import Range
 
 SAMPLES = 256
 """Most calibration samples on which outputs are compared."""
@@ -41,18 +41,10 @@ class PruneBlocks(Pass):
     requires = ("clean",)
     needs_data = True
 
-    drop: int | None = None
-    ratio: float = 0.25
+    drop: Annotated[int | None, Range(0)] = None
+    ratio: Annotated[float, Range(0, 1)] = 0.25
     measure: Literal["output", "local"] = "output"
     skip: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if self.drop is not None and self.drop < 0:
-            raise BadOption("option drop does not fit", pass_name=self.name, expected="at least 0", found=self.drop)
-        if not 0 <= self.ratio <= 1:
-            raise BadOption(
-                "option ratio does not fit", pass_name=self.name, expected="0 <= ratio <= 1", found=self.ratio
-            )
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()

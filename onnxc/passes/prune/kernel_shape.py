@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -31,7 +31,8 @@ from ...ir.errors import BadOption
 from ...ir.model import Model, read_only
 from ...ir.ops.window import explicit_pads
 from ..base import Claim, Context, Pass, Report, register
-from ..layers.stored import Layer, check_share, layers
+from ..layers.stored import Layer, layers
+from ..options import Range
 from .refit import adapted
 
 Steps = tuple[range, ...]
@@ -51,7 +52,7 @@ class PruneKernelShape(Pass):
     claim = Claim.LOSSY
     requires = ("clean",)
 
-    ratio: float = 1 / 3
+    ratio: Annotated[float, Range(0, below=1)] = 1 / 3
     scope: Literal["layer", "global"] = "layer"
     shapes: list[str] = field(default_factory=list)
     dilated: bool = True
@@ -59,7 +60,6 @@ class PruneKernelShape(Pass):
     update: bool = False
 
     def __post_init__(self) -> None:
-        check_share(self.name, "ratio", self.ratio)
         for shape in self.shapes:
             if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
                 raise BadOption(

@@ -6,14 +6,15 @@ Conv w [64, 64, 3, 3]      (sparsity 0.9)      Conv w with 33,178 of 36,864 entr
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
-from ..layers.stored import check_share, layers, select, total
+from ..layers.stored import layers, select, total
+from ..options import Range
 
 
 @register("prune.magnitude")
@@ -30,13 +31,12 @@ class PruneMagnitude(Pass):
     requires = ("clean",)
     bodies = True
 
-    sparsity: float = 0.5
+    sparsity: Annotated[float, Range(0, below=1)] = 0.5
     scope: Literal["layer", "global"] = "global"
     scale: Literal["none", "std", "lamp"] = "none"
     skip: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        check_share(self.name, "sparsity", self.sparsity)
         if self.scope == "layer" and self.scale != "none":
             found = f"scale={self.scale}"
             raise BadOption("option scale compares layers", pass_name=self.name, expected="scope=global", found=found)

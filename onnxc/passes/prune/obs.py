@@ -11,15 +11,15 @@ those that stay, for all outputs at once (`refit.refit`). Later rounds judge wei
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
 from ..layers.moments import damped, moments
-from ..layers.stored import Layer, check_share, layers, readable, select, total
+from ..layers.stored import Layer, layers, readable, select, total
+from ..options import Range
 from .nm import beyond, check_pattern, regular
 from .refit import error, refit
 
@@ -42,22 +42,17 @@ class PruneObs(Pass):
     requires = ("clean",)
     needs_data = True
 
-    sparsity: float = 0.5
+    sparsity: Annotated[float, Range(0, below=1)] = 0.5
     scope: Literal["layer", "global"] = "global"
     n: int | None = None
     m: int = 4
-    rounds: int = 8
-    damp: float = 0.01
+    rounds: Annotated[int, Range(1)] = 8
+    damp: Annotated[float, Range(above=0)] = 0.01
     skip: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        check_share(self.name, "sparsity", self.sparsity)
         if self.n is not None:
             check_pattern(self.name, self.n, self.m)
-        if self.rounds < 1:
-            raise BadOption("option rounds does not fit", pass_name=self.name, expected="at least 1", found=self.rounds)
-        if not self.damp > 0:
-            raise BadOption("option damp does not fit", pass_name=self.name, expected="above 0", found=self.damp)
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()

@@ -11,18 +11,19 @@ Resize and Split, and poolings that cover their whole input. Whatever cannot fol
 from __future__ import annotations
 
 from math import prod
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from ...ir.analysis import Analysis, analyse
 from ...ir.axes import Aligned, Atom, Axis, Prod, Sum, atoms, extent, find, normal
-from ...ir.errors import BadOption, OnnxcError
+from ...ir.errors import OnnxcError
 from ...ir.masks import Count, Minus
 from ...ir.model import Model
 from ...ir.table import Axes
 from ..base import Claim, Context, Pass, Report, register
+from ..options import Range
 
 WINDOWS = ("Conv", "MaxPool", "AveragePool", "LpPool", "ConvTranspose")
 POOLS = ("MaxPool", "AveragePool", "LpPool")
@@ -50,17 +51,11 @@ class PruneResolution(Pass):
     claim = Claim.LOSSY
     requires = ("clean",)
 
-    rho: float = 0.75
-    round_to: int = 1
+    rho: Annotated[float, Range(above=0, high=1)] = 0.75
+    round_to: Annotated[int, Range(1)] = 1
     inputs: Literal["keep", "change"] = "keep"
 
     def __post_init__(self) -> None:
-        if not 0 < self.rho <= 1:
-            raise BadOption("option rho does not fit", pass_name=self.name, expected="0 < rho <= 1", found=self.rho)
-        if self.round_to < 1:
-            raise BadOption(
-                "option round_to does not fit", pass_name=self.name, expected="at least 1", found=self.round_to
-            )
         self.changes_inputs = self.inputs == "change"
 
     def run(self, model: Model, ctx: Context) -> Report:

@@ -5,16 +5,16 @@ Conv 3->32, Conv 32->64, Gemm 64->10      (alpha 0.5)      Conv 3->16, Conv 16->
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from ...ir.analysis import Analysis, analyse
 from ...ir.axes import Atom
-from ...ir.errors import BadOption
 from ...ir.masks import apply_masks
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
+from ..options import Range
 from .coupling import Group, frozen_layers, groups
 from .criteria import scores
 from .score import ScoringContext
@@ -33,19 +33,9 @@ class PruneWidth(Pass):
     claim = Claim.LOSSY
     requires = ("clean",)
 
-    alpha: float = 0.5
-    round_to: int = 1
+    alpha: Annotated[float, Range(above=0, high=1)] = 0.5
+    round_to: Annotated[int, Range(1)] = 1
     keep: Literal["l1", "first"] = "l1"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.alpha <= 1:
-            raise BadOption(
-                "option alpha does not fit", pass_name=self.name, expected="0 < alpha <= 1", found=self.alpha
-            )
-        if self.round_to < 1:
-            raise BadOption(
-                "option round_to does not fit", pass_name=self.name, expected="at least 1", found=self.round_to
-            )
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
+from typing import Annotated
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from ...ir.difference import snr
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Context, Pass, Report, register
+from ..options import Range
 from . import formats
 
 
@@ -26,17 +28,15 @@ class QuantBlockfloat(Pass):
     Flexpoint has it. skip: patterns of layer names to leave alone.
     """
 
-    bits: int = 8
-    block: int = 32
+    bits: Annotated[int, Range(2, 16)] = 8
+    block: Annotated[int, Range(0)] = 32
     skip: list[str] = field(default_factory=list)
 
     requires = ("clean",)
     bodies = True
 
     def __post_init__(self):
-        if not 2 <= self.bits <= 16:
-            raise BadOption("option bits does not fit", pass_name=self.name, expected="2 to 16", found=self.bits)
-        if self.block < 0 or self.block == 1:
+        if self.block == 1:
             raise BadOption("option block does not fit", pass_name=self.name, expected="0, or at least 2")
 
     def run(self, model: Model, ctx: Context) -> Report:

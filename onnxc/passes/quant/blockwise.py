@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
+from typing import Annotated
 
 import ml_dtypes
 import numpy as np
@@ -12,6 +13,7 @@ from ...ir.errors import BadOption
 from ...ir.model import Model
 from ...ir.qtype import stored_bytes
 from ..base import Context, Pass, Report, register
+from ..options import Range
 from . import formats
 
 DTYPES = {
@@ -37,7 +39,7 @@ class QuantBlockwise(Pass):
     """
 
     bits: int = 4
-    block: int = 32
+    block: Annotated[int, Range(2)] = 32
     symmetric: bool = True
     skip: list[str] = field(default_factory=list)
 
@@ -47,8 +49,6 @@ class QuantBlockwise(Pass):
     def __post_init__(self):
         if self.bits not in DTYPES:
             raise BadOption("option bits does not fit", pass_name=self.name, expected="2, 4 or 8", found=self.bits)
-        if self.block < 2:
-            raise BadOption("option block does not fit", pass_name=self.name, expected="at least 2", found=self.block)
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()

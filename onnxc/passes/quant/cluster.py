@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import field
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -25,6 +25,7 @@ from ..base import Claim, Context, Pass, Report, register
 from ..layers.linear import add_to_bias
 from ..layers.stored import Layer, layers
 from ..opset import raise_opset
+from ..options import Range
 from . import cluster_store as store
 from .cluster_codes import Codes, Settings, find_codes
 from .cluster_entropy import entropy_of
@@ -54,28 +55,24 @@ class QuantCluster(Pass):
     requires = ("clean",)
     bodies = True
 
-    bits: int = 4
+    bits: Annotated[int, Range(1, 8)] = 4
     bits_by: dict[str, int] | None = None
     scope: Literal["layer", "channels", "model"] = "layer"
-    channels: int = 16
+    channels: Annotated[int, Range(1)] = 16
     start: Literal["optimal", "linear", "density", "random", "kmeans++"] = "optimal"
-    cells: int = 4096
+    cells: Annotated[int, Range(16)] = 4096
     importance: Literal["none", "hessian"] = "none"
     refit: bool = False
-    entropy: float | None = None
+    entropy: Annotated[float | None, Range(above=0)] = None
     zeros: bool = True
     store: Literal["bits", "bytes", "floats"] = "bits"
     skip: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.within("bits", 1 <= self.bits <= 8, "1 to 8")
         self.within("bits_by", all(0 <= b <= 8 for b in (self.bits_by or {}).values()), "0 to 8 each")
         if self.bits_by and self.scope == "model":
             raise BadOption("one codebook for the whole model has one number of bits", pass_name=self.name,
                             expected="bits_by or scope=model", found="both")  # fmt: skip
-        self.within("channels", self.channels >= 1, "at least 1")
-        self.within("cells", self.cells >= 16, "at least 16")
-        self.within("entropy", self.entropy is None or self.entropy > 0, "above 0")
         if self.refit and self.scope != "layer":
             raise BadOption("a refit moves the values of one layer", pass_name=self.name, expected="scope=layer",
                             found=f"scope={self.scope}")  # fmt: skip

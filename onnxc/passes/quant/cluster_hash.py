@@ -10,16 +10,17 @@ table of size/r values keeps 1/r of a layer's power. What this pass makes is a s
 from __future__ import annotations
 
 from dataclasses import field
+from typing import Annotated
 
 import numpy as np
 
 from ...ir import functions
-from ...ir.errors import BadOption
 from ...ir.model import Model
 from ...ir.verify import verify
 from ..base import Claim, Context, Pass, Report, register
 from ..layers.stored import layers
 from ..opset import raise_opset
+from ..options import Range
 from .cluster import RAISE_TO
 from .cluster_store import redirect
 
@@ -35,12 +36,8 @@ class QuantHash(Pass):
     requires = ("clean",)
     bodies = True
 
-    bits: float = 4.0
+    bits: Annotated[float, Range(above=0, below=32)] = 4.0
     skip: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.bits < 32:
-            raise BadOption("option bits does not fit", pass_name=self.name, expected="0 < bits < 32", found=self.bits)
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
-from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
 from ..layers.layout import layout
+from ..options import Range
 from .scaling import Class, classes, rescale
 
 LEAST = 2.0**-7
@@ -38,18 +39,12 @@ class Equalise(Pass):
     bits: of the weights to come, for that estimate.
     """
 
-    strength: float | None = None
-    bits: int = 8
+    strength: Annotated[float | None, Range(0, 1)] = None
+    bits: Annotated[int, Range(2, 8)] = 8
 
     claim = Claim.TOLERANCE(1e-6, 1e-4)
     requires = ("clean", "fuse")
     needs_data = True
-
-    def __post_init__(self):
-        if self.strength is not None and not 0 <= self.strength <= 1:
-            raise BadOption("option strength does not fit", pass_name=self.name, expected="0 to 1", found=self.strength)
-        if not 2 <= self.bits <= 8:
-            raise BadOption("option bits does not fit", pass_name=self.name, expected="2 to 8", found=self.bits)
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from ...ir.difference import snr
-from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Context, Pass, Report, register
+from ..options import Range
 from . import formats
 
 
@@ -26,19 +26,13 @@ class QuantFixed(Pass):
     leave alone.
     """
 
-    bits: int = 16
-    fraction: int | None = None
+    bits: Annotated[int, Range(2, 16)] = 16
+    fraction: Annotated[int | None, Range(-60, 60)] = None
     rounding: Literal["nearest", "stochastic"] = "nearest"
     skip: list[str] = field(default_factory=list)
 
     requires = ("clean",)
     bodies = True
-
-    def __post_init__(self):
-        if not 2 <= self.bits <= 16:
-            raise BadOption("option bits does not fit", pass_name=self.name, expected="2 to 16", found=self.bits)
-        if self.fraction is not None and not -60 <= self.fraction <= 60:
-            raise BadOption("option fraction does not fit", pass_name=self.name, expected="-60 to 60")
 
     def run(self, model: Model, ctx: Context) -> Report:
         report, rng = Report(), ctx.rng()

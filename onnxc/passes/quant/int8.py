@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import onnx_graphsurgeon as gs
 
@@ -18,6 +18,7 @@ from ..base import Context, Pass, Report, register
 from ..layers.layout import RECURRENT
 from ..layers.linear import add_to_bias
 from ..opset import raise_opset
+from ..options import Range
 from . import products
 from .affine import affine
 from .entropy import entropy
@@ -67,13 +68,13 @@ class QuantInt8(Pass):
     Models older than opset 13 are raised to it; where that fails, opsets 10 to 12 get one scale per weight.
     """
 
-    bits: int | Literal["auto"] = 8
-    mean_bits: float | None = None
+    bits: Annotated[int | Literal["auto"], Range(2, 8)] = 8
+    mean_bits: Annotated[float | None, Range(3, 8)] = None
     snr: float | None = None
     per_channel: bool = True
     symmetric: bool = False
     calibration: Literal["minmax", "percentile", "entropy", "mse"] = "minmax"
-    percentile: float | None = None
+    percentile: Annotated[float | None, Range(above=50, high=100)] = None
     rounding: Literal["nearest", "gptq", "adaptive"] = "nearest"
     bias_correction: bool = False
     form: Literal["qdq", "qoperator"] = "qdq"
@@ -86,18 +87,10 @@ class QuantInt8(Pass):
     needs_data = True
 
     def __post_init__(self):
-        if self.bits != "auto" and not 2 <= self.bits <= 8:
-            raise BadOption(
-                "option bits does not fit", pass_name=self.name, expected="2 to 8, or auto", found=self.bits
-            )
         if (self.bits == "auto") != (self.mean_bits is not None or self.snr is not None):
             raise BadOption("bits=auto and a bound, mean_bits or snr, need each other", pass_name=self.name)
-        if self.mean_bits is not None and not 3 <= self.mean_bits <= 8:
-            raise BadOption("option mean_bits does not fit", expected="3 to 8", found=self.mean_bits)
         if self.percentile is not None and self.calibration != "percentile":
             raise BadOption("option percentile needs calibration=percentile", pass_name=self.name)
-        if self.percentile is not None and not 50 < self.percentile <= 100:
-            raise BadOption("option percentile does not fit", expected="above 50, to 100", found=self.percentile)
         unknown = sorted(set(_listed(self.ops)) - set(KNOWN) - set(RECURRENT))
         if unknown:
             known = f"some of {', '.join((*KNOWN, *RECURRENT))}"

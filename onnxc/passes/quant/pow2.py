@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import field
+from typing import Annotated
 
 import numpy as np
 
 from ...ir.difference import snr
-from ...ir.errors import BadOption
 from ...ir.functions import OPSET
 from ...ir.model import Model
 from ..base import Context, Pass, Report, register
+from ..options import Range
 from . import cluster_store as store
 from . import formats
 
@@ -26,15 +27,11 @@ class QuantPow2(Pass):
     bits: of an index, 2 to 6: 2^(bits-1) - 1 exponents. skip: patterns of layer names to leave alone.
     """
 
-    bits: int = 4
+    bits: Annotated[int, Range(2, 6)] = 4
     skip: list[str] = field(default_factory=list)
 
     requires = ("clean",)
     bodies = True
-
-    def __post_init__(self):
-        if not 2 <= self.bits <= 6:
-            raise BadOption("option bits does not fit", pass_name=self.name, expected="2 to 6", found=self.bits)
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from ...ir import functions, numbers
-from ...ir.errors import BadOption
 from ...ir.model import Model
 from ...ir.qtype import dtype_bits
 from ...ir.verify import verify
@@ -16,6 +15,7 @@ from ..base import Claim, Context, Pass, Report, register
 from ..layers.capture import Stream
 from ..layers.stored import PRODUCTS, layers
 from ..opset import raise_opset
+from ..options import Range
 from . import qonnx_in, recognise_signs, recognise_steps, thresholds
 from .few_bits import coded, pack
 
@@ -46,12 +46,10 @@ class QuantRecognise(Pass):
 
     zero: Literal["data", "plus", "keep"] = "data"
     qdq: Literal["few", "all", "none"] = "few"
-    bits: int = 8
+    bits: Annotated[int, Range(0, 8)] = 8
     thresholds: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.bits <= 8:
-            raise BadOption("option bits does not fit", pass_name=self.name, expected="0 to 8", found=self.bits)
         self.needs_data = self.zero == "data"
 
     def run(self, model: Model, ctx: Context) -> Report:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ...ir.errors import BadOption
 from ...ir.model import Model, Tensor
 from ..base import Claim, Context, Pass, Report, register
+from ..options import Range
 from .placement import single_reader
 
 Site = tuple[gs.Node, int, int]
@@ -46,15 +47,11 @@ class Smooth(Pass):
     alpha: how much of the spread goes into the weights, 0 to 1.
     """
 
-    alpha: float = 0.5
+    alpha: Annotated[float, Range(0, 1)] = 0.5
 
     claim = Claim.EXACT
     requires = ("clean",)
     needs_data = True
-
-    def __post_init__(self):
-        if not 0 <= self.alpha <= 1:
-            raise BadOption("option alpha does not fit", pass_name=self.name, expected="0 to 1", found=self.alpha)
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report
+from ..options import Range
 from .objective import History, Objective, Schedule, Teacher
 from .weights import untied
 
@@ -31,25 +32,19 @@ class Train(Pass):
     requires = ("clean",)
     needs_data = True
 
-    epochs: int = 3
-    batch: int = 32
-    rate: float | None = None
-    held: float = 0.1
-    patience: int = 0
+    epochs: Annotated[int, Range(1)] = 3
+    batch: Annotated[int, Range(1)] = 32
+    rate: Annotated[float | None, Range(above=0)] = None
+    held: Annotated[float, Range(0, below=1)] = 0.1
+    patience: Annotated[int, Range(0)] = 0
     augment: list[str] = field(default_factory=list)
     checkpoint: str | None = None
-    threads: int = 1
+    threads: Annotated[int, Range(1, 1024)] = 1
 
     always = False
     """Whether the last weights are kept whatever the held loss says, as where the form of weights changes."""
 
     def __post_init__(self) -> None:
-        self.within("epochs", self.epochs >= 1, "at least 1")
-        self.within("batch", self.batch >= 1, "at least 1")
-        self.within("rate", self.rate is None or self.rate > 0, "above 0, or none to have some tried")
-        self.within("held", 0 <= self.held < 1, "at least 0 and below 1")
-        self.within("patience", self.patience >= 0, "at least 0")
-        self.within("threads", 1 <= self.threads <= 1024, "1 to 1024")
         self.within("augment", all(a in AUGMENT for a in self.augment), f"some of {', '.join(AUGMENT)}")
 
     def objective(self, model: Model, ctx: Context, report: Report) -> Objective:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Literal
+from typing import Annotated, Literal
 
 from ...ir.model import Model
 from ..base import Context, Report, register
+from ..options import Range
 from .common import Train
 from .objective import Objective, Penalty
 from .weights import kept_zeros, products
@@ -22,15 +23,10 @@ class Decay(Train):
     """
 
     always = True
-    strength: float = 0.3
+    strength: Annotated[float, Range(above=0)] = 0.3
     kind: Literal["hanson", "plain"] = "hanson"
-    scale: float = 1.0
+    scale: Annotated[float, Range(above=0)] = 1.0
     skip: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.within("strength", self.strength > 0, "above 0")
-        self.within("scale", self.scale > 0, "above 0")
 
     def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
         kind = "hanson" if self.kind == "hanson" else "decay"

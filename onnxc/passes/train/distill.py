@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from ...ir.model import Model
 from ..base import Context, Report, register
+from ..options import Range
 from .common import Train
 from .objective import Objective
 from .weights import kept_zeros
@@ -20,14 +23,9 @@ class Distill(Train):
     name alike (Zagoruyko 2017). steps: the scales of quantisers are learnt too (Esser 2020).
     """
 
-    temperature: float = 2.0
-    features: float = 1.0
+    temperature: Annotated[float, Range(above=0)] = 2.0
+    features: Annotated[float, Range(0)] = 1.0
     steps: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.within("temperature", self.temperature > 0, "above 0")
-        self.within("features", self.features >= 0, "at least 0")
 
     def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
         teacher = self.teacher(ctx, self.temperature, self.features)

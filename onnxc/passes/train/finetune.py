@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from ...ir.model import Model
 from ..base import Context, Report, register
+from ..options import Range
 from .common import Train
 from .objective import Objective
 from .weights import kept_zeros
@@ -16,12 +19,8 @@ class Finetune(Train):
     smooth: label smoothing (Szegedy 2016). distil: learn from the given model's softened outputs too (Hinton 2015).
     """
 
-    smooth: float = 0.0
+    smooth: Annotated[float, Range(0, below=1)] = 0.0
     distil: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.within("smooth", 0 <= self.smooth < 1, "at least 0 and below 1")
 
     def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
         teacher = self.teacher(ctx, 2.0, 0.0) if self.distil else None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Literal
+from typing import Annotated, Literal
 
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Context, Report, register
+from ..options import Range
 from .common import Train
 from .objective import Objective, Penalty
 from .weights import kept_zeros, products
@@ -25,15 +26,10 @@ class GroupSparse(Train):
     """
 
     always = True
-    strength: float = 1.0
+    strength: Annotated[float, Range(above=0)] = 1.0
     groups: Literal["filters", "channels", "positions"] = "filters"
-    exclusive: float = 0.0
+    exclusive: Annotated[float, Range(0)] = 0.0
     skip: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.within("strength", self.strength > 0, "above 0")
-        self.within("exclusive", self.exclusive >= 0, "at least 0")
 
     def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
         penalties = []

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import field
+from typing import Annotated
 
 import numpy as np
 
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Context, Report, register
+from ..options import Range
 from .common import Train
 from .objective import Form, Objective
 from .weights import products
@@ -24,12 +26,8 @@ class PruneRetrain(Train):
     """
 
     always = True
-    sparsity: float = 0.8
+    sparsity: Annotated[float, Range(above=0, below=1)] = 0.8
     skip: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.within("sparsity", 0 < self.sparsity < 1, "above 0 and below 1")
 
     def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
         forms = {

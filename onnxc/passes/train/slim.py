@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Context, Report, register
+from ..options import Range
 from .common import Train
 from .objective import Objective, Penalty
 from .weights import kept_zeros, scales
@@ -20,11 +23,7 @@ class Slim(Train):
     """
 
     always = True
-    strength: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.within("strength", self.strength > 0, "above 0")
+    strength: Annotated[float, Range(above=0)] = 1.0
 
     def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
         found = scales(model)
