@@ -45,6 +45,9 @@ def compile_(
     threads: Annotated[int, typer.Option(min=1, metavar="N", help="The most threads of a handle.")] = 1,
     program: Annotated[bool, typer.Option("--program", help="Make a static command-line program too.")] = False,
     wheel: Annotated[bool, typer.Option("--wheel", help="Make a pip package too, which needs NumPy alone.")] = False,
+    io: Annotated[
+        str, typer.Option(metavar="float|int8", help="int8: quantised inputs and outputs as their integers.")
+    ] = "float",
     data: DataOption = None,
     check: Annotated[
         str, typer.Option(metavar="data|shapes", help="data: run the library beside ONNX Runtime before it is written.")
@@ -83,6 +86,7 @@ def compile_(
             weights=weights,
             program=program,
             wheel=wheel,
+            io=io,
             check=check,
             data=data,
             seed=seed,

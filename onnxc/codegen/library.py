@@ -14,12 +14,23 @@ import onnx
 
 from onnxc import __version__
 from onnxc.codegen.blame import tied
-from onnxc.codegen.c.build import PARTS, check_static, lay_out_arena, link, object_name, own_parts, write_sources
+from onnxc.codegen.c.build import (
+    MICRO_ALIGN,
+    PARTS,
+    check_static,
+    lay_out_arena,
+    link,
+    object_name,
+    own_parts,
+    write_sources,
+)
 from onnxc.codegen.c.header import C_TYPES, Interface, internal, tensor_bytes
 from onnxc.codegen.c.names import check_name
 from onnxc.codegen.c.pick import by_demand
 from onnxc.codegen.c.wheel import check_wheel, wheels_in, write_wheel
+from onnxc.codegen.memory.arena import ALIGN
 from onnxc.codegen.memory.weights import Weights, gather, lay_out
+from onnxc.codegen.prepare.ends import Scaled, integer_ends, quantised_data
 from onnxc.codegen.prepare.static import StaticModel, make_static
 from onnxc.codegen.program import Program, compile_program, lower_program
 from onnxc.codegen.proof import Proof, prove
@@ -46,7 +57,8 @@ class CompileReport:
     several shapes or instruction sets their `program`. `fallbacks`: a row per function that TVM's own legalisation made
     (function, calls). `live_bytes` is what tensors and workspaces take at the busiest call, which no arena can undercut;
     `weights_bytes` what the library holds. Bytes are bytes; `seconds` wall time. `wheel` is the path of the pip package, if
-    there is one. `proof` is what was compared with ONNX Runtime (`onnxc.codegen.proof.Proof`; 0 samples for nothing).
+    there is one. `stored_bytes` are of `weights` as kernels read them, and of `tables`: biases, factors and what else is constant.
+    `proof` is what was compared with ONNX Runtime (`onnxc.codegen.proof.Proof`; 0 samples for nothing).
     """
 
     name: str
@@ -63,6 +75,7 @@ class CompileReport:
     seconds: float
     wheel: str = ""
     proof: dict = field(default_factory=dict)
+    stored_bytes: dict = field(default_factory=dict)
 
     def to_dict(self) -> dict:
         """The report as JSON types."""
@@ -80,6 +93,7 @@ def compile_model(
     weights: str = "raw",
     program: bool = False,
     wheel: bool = False,
+    io: str = "float",
     check: str = "data",
     data=None,
     seed: int = 0,
@@ -91,7 +105,8 @@ def compile_model(
     inputs with symbolic dimensions; a symbolic first dimension is 1 unless given. A list of such makes a library for all
     of them, and targets joined by "/" one that picks its instruction set at init. `threads` is the most that a handle may
     have. `weights` "coded" entropy-codes them; init decodes. `program` makes a static command-line program too, `wheel` a
-    pip package. `check` "data" runs the library beside ONNX Runtime before it is put to its place, on `data` (whatever
+    pip package. `io` "int8" makes the integers the inputs and outputs where the model begins and ends with quantisers
+    (`onnxc.codegen.prepare.ends`). `check` "data" runs the library beside ONNX Runtime before it is put to its place, on `data` (whatever
     `onnxc.runtime.data.open_data` takes) or inputs drawn by `seed`; "shapes" compares types and shapes only.
     `progress(stage, share)` is told of each stage. The folder appears whole, or is exchanged for the
     old one, at the end (`onnxc.ir.staging`); files in it that are none of a library's stay.
@@ -103,6 +118,8 @@ def compile_model(
     started = time.perf_counter()
     tell = progress or (lambda stage, share: None)
     wanted = _Wanted(name, target, threads, weights, program, wheel)
+    if io not in ("float", "int8"):
+        raise BadOption("there are no such inputs and outputs", expected="float or int8", found=io)
     if check not in ("data", "shapes"):
         raise BadOption("there is no such check", expected="data or shapes", found=check)
     wanted.check()
@@ -110,6 +127,9 @@ def compile_model(
     proto = model_proto.to_proto() if hasattr(model_proto, "to_proto") else model_proto
     if not isinstance(proto, onnx.ModelProto):
         raise BadOption("compile_model takes a ModelProto or a Model", found=type(model_proto).__name__)
+    if io == "int8":
+        given, (proto, wanted.ends) = proto, integer_ends(proto)
+        data = None if data is None or check != "data" else quantised_data(given, data, wanted.ends, shapes, seed)
     statics, out, proof = _statics(proto, shapes), Path(out_dir), Proof()
     with staging(out) as stage:
         work, done = stage / "work", stage / "done"
@@ -128,12 +148,13 @@ def compile_model(
         tuple(row for one in made.programs for row in one.fallbacks), made.arena_bytes,
         max(one.plan.live for one in made.programs), made.weights_bytes, (out / made.files[0]).stat().st_size,
         time.perf_counter() - started, str(out / made.files[-1]) if wheel else "", proof.to_dict(),
+        _stored(made),
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Wanted:
-    """The options of a library; those of `compile_model`."""
+    """The options of a library; those of `compile_model`. `ends`: what integers at its ends stand for."""
 
     name: str
     target: str
@@ -141,6 +162,7 @@ class _Wanted:
     weights: str
     program: bool
     wheel: bool
+    ends: dict[str, Scaled] = field(default_factory=dict)
 
     @property
     def targets(self) -> list[Target]:
@@ -180,15 +202,17 @@ def _make(
     programs, stored = _lower(statics, targets, threads, name, wanted.weights == "coded")
     kernels, source = _kernels(programs), digest(proto)
     tell("kernels", 0.3)
-    objects = [object_name(f"kernels{i}") for i in range(len(programs))]
+    objects = [object_name(f"kernels{i}") for i, made in enumerate(programs)]
     (work / PARTS).mkdir()
     for made, file in zip(programs, objects):
         compile_program(made, threads, work / file)
+    objects = [file for file in objects if (work / file).exists()]
     tell("link", 0.8)
     layout = lay_out_arena(programs, stored, threads)
     both = tuple((tuple(static.inputs), tuple(static.outputs)) for static in statics)
-    mark = interface_digest(_tensors(name, both) | {"model_sha256": source})
-    face = Interface(name, both, layout.total, threads, tuple(goal.name for goal in targets), mark)
+    mark = interface_digest(_tensors(name, both, wanted.ends) | {"model_sha256": source})
+    ends = tuple((key, end.scale, end.zero) for key, end in wanted.ends.items())
+    face = Interface(name, both, layout.total, threads, tuple(goal.name for goal in targets), mark, ends)
     write_sources(work, face, programs, stored, layout, targets)
     libraries = link(work, name, toolchain, toolchain.linker(), objects, own_parts(face, stored))
     extras = check_static(work, name, toolchain, wanted.program)
@@ -222,7 +246,7 @@ def _lower(
     arrays, numbers = gather([made.arrays for made in programs])
     for made, own in zip(programs, numbers):
         made.renumber(own)
-    return programs, lay_out(arrays, encode if coded else None)
+    return programs, lay_out(arrays, encode if coded else None, MICRO_ALIGN if targets[0].micro else ALIGN)
 
 
 def _statics(proto: onnx.ModelProto, shapes: Shapes | Sequence[Shapes] | None) -> list[StaticModel]:
@@ -284,6 +308,16 @@ def compile(
         return Library(folder)
 
 
+def _stored(made: _Made) -> dict[str, int]:
+    """Bytes of weights, and of all else that is constant. Weights are the arrays that come second in a product's call."""
+    found: dict[str, int] = {"weights": 0, "tables": 0}
+    held = {id(array): array for program in made.programs for array in program.arrays}
+    weights = {id(program.arrays[i]) for program in made.programs for i in program.weight_numbers()}
+    for key, array in held.items():
+        found["weights" if key in weights else "tables"] += array.nbytes
+    return found
+
+
 def _collect(work: Path, done: Path, files: list[str]) -> None:
     """Moves what a user gets of the folder of a build into the new folder `done`."""
     done.mkdir()
@@ -327,11 +361,12 @@ def _check_types(static: StaticModel) -> None:
             raise Unsupported(f"element type {dtype} in a C interface", tensor=name, remedy="cast it to float32")
 
 
-def _tensors(name: str, shapes: tuple) -> dict:
+def _tensors(name: str, shapes: tuple, ends: Mapping[str, Scaled]) -> dict:
     """What a manifest says of names, shapes and types; `shapes`: (inputs, outputs) for each shape of the library."""
 
     def rows(tensors: tuple) -> list[dict]:
         return [{"name": n, "shape": list(shape), "dtype": dtype, "bytes": tensor_bytes((n, shape, dtype))}
+                | ({"scale": ends[n].scale, "zero_point": ends[n].zero} if n in ends else {})
                 for n, shape, dtype in tensors]  # fmt: skip
 
     several = [{"inputs": rows(inputs), "outputs": rows(outputs)} for inputs, outputs in shapes]
@@ -342,7 +377,10 @@ def _manifest(
     face: Interface, targets: list[Target], libraries: list[str], kernels: tuple[dict, ...], source: str, weights: str
 ) -> dict:
     """What a program has to know of a library; docs/libraries.md explains the fields."""
-    goal, tensors = targets[0], _tensors(face.name, face.shapes)
+    goal, tensors = (
+        targets[0],
+        _tensors(face.name, face.shapes, {name: Scaled(scale, zero) for name, scale, zero in face.ends}),
+    )
     keys = ("node", "spec", "macs", "schedule", "program")
     return {
         "format": 1,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from onnxc.codegen.c.private import keep_private
 from onnxc.codegen.kernels import generic, legal
 from onnxc.codegen.lower.lowering import lower
 from onnxc.codegen.memory.plan import MemoryPlan, make_plan
+from onnxc.codegen.micro.calls import Micro, micro_of
 from onnxc.codegen.prepare.static import StaticModel
 from onnxc.codegen.quiet import quiet
 from onnxc.codegen.target import Target
@@ -25,7 +26,8 @@ from onnxc.ir.errors import Unsupported
 class Program:
     """What `lower_program` has made of a model: its plan, TIR functions by C name, and rows of the report.
 
-    All names in its object file begin with `prefix`. `compiled` says how C calls each function, once `compile_program` has been.
+    All names in its object file begin with `prefix`. `compiled` says how C calls each function, once `compile_program` has been;
+    `micro` are the functions that C code computes.
     """
 
     static: StaticModel
@@ -36,11 +38,17 @@ class Program:
     kernels: tuple[dict, ...]
     fallbacks: tuple[dict, ...]
     compiled: dict[str, CFunction]
+    micro: dict[str, Micro] = field(default_factory=dict)
 
     @property
     def arrays(self) -> list[np.ndarray]:
         """The weights of the plan."""
         return self.plan.weights
+
+    def weight_numbers(self) -> set[int]:
+        """Which weights of the plan are those of products: the second operand of a kernel."""
+        calls = [places for function, places in self.plan.calls if re.search(r"_kernel\d+$", function)]
+        return {places[1].offset for places in calls if places[1].space == "weight"}
 
     def renumber(self, numbers: list[int]) -> None:
         """Weight i of the plan becomes weight numbers[i]."""
@@ -66,18 +74,24 @@ def lower_program(static: StaticModel, target: Target, threads: int, prefix: str
     count = Counter(function for function, _ in plan.calls)
     fallbacks = [{"function": f, "calls": n} for f, n in sorted(count.items()) if not _ours(f)]
     bodies = _functions(module, plan, prefix, target, threads)
-    return Program(static, target, prefix, plan, bodies, tuple(lowered.kernels), tuple(fallbacks), {})
+    calls = {name: micro_of(body) for name, body in bodies.items()}
+    micro = {name: call for name, call in calls.items() if call is not None}
+    bodies = {name: body for name, body in bodies.items() if name not in micro}
+    return Program(static, target, prefix, plan, bodies, tuple(lowered.kernels), tuple(fallbacks), {}, micro)
 
 
 def compile_program(program: Program, threads: int, path: Path) -> None:
-    """Compiles the functions into the object file `path`."""
+    """Compiles the functions into the object file `path`; there is none where C code computes them all."""
+    program.compiled = {name: CFunction(call.work) for name, call in program.micro.items()}
+    if not program.bodies:
+        return
     with quiet():
-        program.compiled = compile_functions(program.bodies, program.target, threads, path)
+        program.compiled |= compile_functions(program.bodies, program.target, threads, path)
     path.write_bytes(keep_private(path.read_bytes(), program.prefix, program.bodies))
 
 
 def _ours(function: str) -> bool:
-    return re.fullmatch(r"(kernel|pack)\d+", function) is not None
+    return re.fullmatch(r"(kernel|pack|micro)\d+", function) is not None
 
 
 def _functions(module, plan: MemoryPlan, prefix: str, target: Target, threads: int) -> dict[str, object]:
@@ -89,6 +103,9 @@ def _functions(module, plan: MemoryPlan, prefix: str, target: Target, threads: i
         if f"{prefix}_{function}" in wanted:
             continue
         body = prim[function]
+        if micro_of(body) is not None:
+            wanted[f"{prefix}_{function}"] = body
+            continue
         if not _ours(function):
             text = body.script()
             if "call_packed" in text or "call_cpacked" in text:

@@ -37,6 +37,16 @@ class Target:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in self.tvm}
 
     @property
+    def micro(self) -> bool:
+        """Whether 8-bit layers are C code that all of them share (`codegen.micro`): machines without an operating system."""
+        return self.toolchain.bare
+
+    @property
+    def fpu(self) -> bool:
+        """Whether it multiplies float32 by an instruction."""
+        return not self.micro or dict(self.tvm).get("mfloat-abi") == "hard"
+
+    @property
     def toolchain(self) -> Toolchain:
         """Who links and runs it."""
         return TOOLCHAINS[self.arch]

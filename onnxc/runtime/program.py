@@ -63,7 +63,9 @@ def run_tool(command: list[str], folder: Path, temporary: Path | None = None) ->
             remedy="compile the part of the model without the operator that calls it",
         )
     tool = "zig" if "ziglang" in command else Path(command[0]).name
-    lines = [line for line in done.stderr.strip().splitlines() if "error" in line] or done.stderr.strip().splitlines()
+    lines = [
+        line for line in done.stderr.strip().splitlines() if "error" in line and "being treated" not in line
+    ] or done.stderr.strip().splitlines()
     text = (lines or ["no message"])[-1][:300]
     raise MissingTool(f"{tool} failed: {text}", remedy="check compiler and disk space")
 

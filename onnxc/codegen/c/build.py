@@ -13,7 +13,7 @@ from onnxc.codegen.c import example as cexample
 from onnxc.codegen.c import source as csource
 from onnxc.codegen.c.header import Interface, header, internal
 from onnxc.codegen.c.source import Layout, head_bytes
-from onnxc.codegen.memory.arena import aligned
+from onnxc.codegen.memory.arena import ALIGN, aligned
 from onnxc.codegen.memory.weights import Weights
 from onnxc.codegen.program import Program
 from onnxc.codegen.target import Target
@@ -22,10 +22,15 @@ from onnxc.ir.errors import MissingTool
 from onnxc.runtime.program import build_program, run_tool
 from onnxc.runtime.toolchain import Linker, Toolchain
 
+MICRO_ALIGN = 16  # no vector is longer on a processor without an operating system
 C_DIR = Path(__file__).parents[2] / "runtime" / "c"
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
 PARTS = "parts"  # a folder, and names with a dash: a model may be called decode, pool or weights
-_FILES = {"decode": ("decode.c", "decode.h", "planes.h", "adaptive.h", "bytes.h"), "pool": ("pool.c", "pool.h")}
+_FILES = {
+    "decode": ("decode.c", "decode.h", "planes.h", "adaptive.h", "bytes.h"),
+    "pool": ("pool.c", "pool.h"),
+    "micro": ("micro.h", "micro_products.h", "micro_between.h"),
+}
 # Names of the parts, which a library bears under its own name: two libraries in one program share nothing.
 _SYMBOLS = {
     "decode": ("onnxc_decode", "onnxc_decode_slab"),
@@ -44,7 +49,8 @@ def lay_out_arena(programs: Sequence[Program], weights: Weights, threads: int) -
     buffers = decoded + weights.decoded_bytes
     for program in programs:
         workspaces = {name: function.workspace for name, function in program.compiled.items()}
-        program.plan.settle(workspaces, buffers)
+        over = {name: call.over for name, call in program.micro.items()}
+        program.plan.settle(workspaces, buffers, over, MICRO_ALIGN if program.target.micro else ALIGN)
     scratch = aligned(SCRATCH) if weights.segments else 0
     return Layout(decoded, buffers, buffers + max(scratch, *(program.plan.arena for program in programs)))
 
@@ -72,7 +78,8 @@ def write_sources(
     (work / "example").mkdir()
     for file, text in texts.items():
         (work / file).write_text(text, encoding="ascii")
-    for part in own_parts(face, weights):
+    micro = ["micro"] if any(program.micro for program in programs) else []
+    for part in (*own_parts(face, weights), *micro):
         for file in _FILES[part]:
             shutil.copy(C_DIR / file, work / PARTS)
     with open(work / "weights.bin", "wb") as out:
@@ -81,7 +88,7 @@ def write_sources(
 
 
 def own_parts(face: Interface, weights: Weights) -> tuple[str, ...]:
-    """The files of runtime/c that a library takes in."""
+    """The parts of runtime/c that a library takes in as objects of their own."""
     return (*(["decode"] if weights.segments else []), *(["pool"] if face.threads > 1 else []))
 
 
@@ -94,6 +101,7 @@ def link(
     """
     cc = linker.command()
     flags = ["-std=c99", "-O2", "-g0", *(["-fPIC"] if "so" in toolchain.libraries else [])]
+    flags += ["-fno-schedule-insns"] if toolchain.bare else []  # it moves loads ahead of the registers that there are
     threads = ["-pthread"] if "pool" in parts else []
     own = [f"-D{symbol}={symbol.replace('onnxc', internal(name), 1)}" for part in parts for symbol in _SYMBOLS[part]]
     run_tool([*cc, *flags, *WARNINGS, *threads, *own, "-c", f"{name}.c", "-o", f"{name}.o"], work)

@@ -33,6 +33,7 @@ class Interface:
 
     `machines` names the instruction sets that it has kernels for, the least demanding first. `digest` says in hexadecimal
     what it is: `onnxc.runtime.library.interface_digest` of its manifest.
+    `ends`: name, scale and zero point of inputs and outputs whose integers stand for (integer - zero) * scale.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Interface:
     threads: int = 1
     machines: tuple[str, ...] = ("",)
     digest: str = ""
+    ends: tuple[tuple[str, float, int], ...] = ()
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -120,6 +122,14 @@ def _macros(face: Interface) -> list[str]:
     lines.append(f"#define NET_OUTPUTS {len(face.outputs)}")
     for side, (kind, tensors) in enumerate((("INPUT", face.inputs), ("OUTPUT", face.outputs))):
         lines += [f"#define NET_{kind}{i}_BYTES {face.most_bytes(side, i)}" for i in range(len(tensors))]
+        known = {label: (scale, zero) for label, scale, zero in face.ends}
+        for i, (label, _, _) in enumerate(tensors):
+            if label in known:
+                scale, zero = known[label]
+                lines.append(
+                    f"#define NET_{kind}{i}_SCALE {scale!r}f /* a real number is (integer - zero point) * scale */"
+                )
+                lines.append(f"#define NET_{kind}{i}_ZERO_POINT ({zero})")
     return lines
 
 

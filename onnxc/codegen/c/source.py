@@ -16,6 +16,7 @@ from onnxc.codegen.program import Program
 from onnxc.codegen.target import Target
 from onnxc.ir.escape import c_string
 
+MICRO = ("micro_products.h", "micro_between.h")
 HEAD = 64  # bytes at the arena's start that hold the handle
 THREADED_HEAD = 1024  # the same with the state of a thread pool
 
@@ -43,6 +44,11 @@ def source(
     shared: list[str] = []
     lists = [_program(number, program, declared, shared, place) for number, program in enumerate(programs)]
     includes = [pick_includes(targets), '#include "parts/decode.h"' if weights.segments else ""]
+    if any(program.micro for program in programs):
+        includes += [
+            "#define ONNXC_FLOATS 1" if targets[0].fpu else "",
+            *(f'#include "parts/{file}"' for file in MICRO),
+        ]
     more = [SELECT if len(face.shapes) > 1 else "", _machine(face)]
     parts = {
         "dispatch": _dispatch(len(programs), len(face.shapes)),
@@ -83,7 +89,9 @@ def _program(
     for function, places in program.plan.calls:
         args, phases = ", ".join(place(p) for p in places), program.compiled[function].phases
         kinds = ["const void *"] * len(places) + ["int32_t"] * (4 if phases else 0)
-        declared.add(f"void {function}({', '.join(kinds)});")
+        call = program.micro.get(function)
+        arguments = len(places) - bool(call and call.work)
+        declared.add(call.definition(function, arguments) if call else f"void {function}({', '.join(kinds)});")
         if not phases:
             lines.append(f"  {function}({args});")
         for phase, parallel in enumerate(phases):

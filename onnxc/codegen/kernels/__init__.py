@@ -18,17 +18,30 @@ from onnxc.codegen.kernels import (
 )
 from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
+from onnxc.codegen.micro.layers import CONV_FAMILY, DEPTHWISE_FAMILY
 from onnxc.codegen.target import Target
 
+MICRO: tuple[Family, ...] = (DEPTHWISE_FAMILY, CONV_FAMILY)
 FAMILIES: tuple[Family, ...] = tuple(
     module.FAMILY
     for module in (depthwise, float32, packed_weights, int8_depthwise, int8, lookup, nibbles, bytecount, bits)
 )
 
 
-def choose(spec: KernelSpec, target: Target) -> tuple[Family | None, Schedule | None, list[Refusal]]:
-    """The family that takes `spec`, its schedule, and what speaks against the other families."""
-    refusals, taken = [], []
+def choose(
+    spec: KernelSpec, target: Target, micro: bool = True
+) -> tuple[Family | None, Schedule | None, list[Refusal]]:
+    """The family that takes `spec`, its schedule, and what speaks against the other families.
+
+    A family in C comes first where one takes it and `micro` allows: layers share its code and keep their weights' bytes.
+    """
+    refusals: list[Refusal] = []
+    taken: list[tuple[float, Family, Schedule]] = []
+    for family in MICRO if target.micro and micro else ():
+        answer = family.schedule(spec, target)
+        if isinstance(answer, Schedule):
+            return family, answer, refusals
+        refusals.append(answer)
     for family in FAMILIES:
         answer = family.schedule(spec, target)
         if isinstance(answer, Refusal):

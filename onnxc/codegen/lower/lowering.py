@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxc.codegen.kernels import choose, cost, interleave, pool, quantise
+from onnxc.codegen.kernels import MICRO, choose, cost, interleave, pool, quantise
 from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.spec import Refusal, Schedule
 from onnxc.codegen.lower import contracts, layout, packing, planes
@@ -23,6 +23,8 @@ from onnxc.codegen.match import products as match
 from onnxc.codegen.match import quantised
 from onnxc.codegen.match.constants import Constants
 from onnxc.codegen.match.fewbit import FewBit
+from onnxc.codegen.micro import between, layers
+from onnxc.codegen.micro.calls import Micro
 from onnxc.codegen.prepare.importer import import_onnx
 from onnxc.codegen.prepare.static import StaticModel
 from onnxc.codegen.target import Target
@@ -55,6 +57,8 @@ class _Lowering:
         self.functions: dict = {}
         self.packed_only: set = set()  # variables without floats, which only few-bit kernels read
         self.report: list[dict] = []
+        self.definitions: dict = {}
+        self.readers: dict = {}
 
     def run(self) -> Lowered:
         """The walk; parameters are known only at its end, so the function is put together there."""
@@ -70,8 +74,10 @@ class _Lowering:
             if not isinstance(binding, relax.VarBinding):
                 raise Unsupported("the model has data-dependent shapes", remedy="compile the part before them")
             self.constants.note(binding.var, binding.value)
+            self.definitions[binding.var] = binding.value
         matches = match.find(bindings, function.body.body, self.constants, quantised.begin)
         contracts.check_matches(matches)
+        self.readers = matches.readers
         self.chosen = {var: self._choice(found) for var, found in matches.kernels.items()}
         self.wanted = packing.wanted(matches, self.chosen)
         with self.builder.function("main", inputs):
@@ -87,17 +93,11 @@ class _Lowering:
 
     def _result(self, body):
         parts = body.fields if isinstance(body, self.relax.Tuple) else [body]
-        if isinstance(body, self.relax.Var) and isinstance(self._definition(body), self.relax.Tuple):
-            parts = self._definition(body).fields
+        made = self.definitions.get(body) if isinstance(body, self.relax.Var) else None
+        if isinstance(made, self.relax.Tuple):
+            parts = made.fields
         done = [self.get(part, FIRST) for part in parts]
         return self.relax.Tuple(done)
-
-    def _definition(self, var):
-        for block in self.function.body.blocks:
-            for binding in block.bindings:
-                if binding.var.same_as(var):
-                    return binding.value
-        return None
 
     def constant(self, array: np.ndarray):
         """A constant operand: scalars in the graph, everything else as a parameter of main, equal ones once."""
@@ -136,7 +136,29 @@ class _Lowering:
         moved = [shape[axis] for axis in axes]
         if [e for e in shape if e != 1] == [e for e in moved if e != 1] and sum(e != 1 for e in shape) <= 1:
             return self.builder.emit(self.relax.op.reshape(value, moved))
-        return self.builder.emit(self.relax.op.permute_dims(value, list(axes)))
+        made = between.permute(self, value, tuple(axes)) if self.target.micro else None
+        return self.builder.emit(self.relax.op.permute_dims(value, list(axes))) if made is None else made
+
+    def emit_micro(self, call: Micro, operands: list, shape: list[int], kind: str):
+        """A call of C code on new operands, with a result of this shape and type."""
+        name = f"micro{len(self.functions)}"
+        function = self.builder.add_func(between.emit(name, call, operands, shape, kind), name)
+        self.functions[name] = function
+        return self.builder.emit(self.relax.call_tir(function, operands, self.relax.TensorType(shape, kind)))
+
+    def _permuted(self, var, call) -> bool:
+        """A model's own change between the two layouts is none of ours: the tensor is there in the other one."""
+        rank = match.rank(var)
+        if getattr(call.op, "name", "") != "relax.permute_dims" or rank not in layout.RANKS or call.attrs.axes is None:
+            return False
+        axes, forms = tuple(int(axis) for axis in call.attrs.axes), self.values[call.args[0]]
+        if axes == layout.to_first(rank) and FIRST in forms:
+            self.values[var] = {LAST: forms[FIRST]}
+        elif axes == layout.to_last(rank) and LAST in forms:
+            self.values[var] = {FIRST: forms[LAST]}
+        else:
+            return False
+        return True
 
     def _binding(self, binding, matches: match.Matches) -> None:
         var, value = binding.var, binding.value
@@ -155,7 +177,9 @@ class _Lowering:
         elif isinstance(value, relax.TupleGetItem):
             forms = self.values[value.tuple_value].items()
             self.values[var] = {o: self.builder.emit(relax.TupleGetItem(t, value.index)) for o, t in forms}
-        elif not self._channels_last(var, value):
+        elif self.target.micro and between.take(self, var, value):
+            return
+        elif not (self._permuted(var, value) or self._channels_last(var, value)):
             self.values[var] = {FIRST: self.builder.emit(self._call(value, self._arguments(value, FIRST)))}
 
     def _arguments(self, call, order: str, rank: int = 4) -> list:
@@ -322,6 +346,9 @@ class _Lowering:
             if form is not None:
                 form = replace(form, spec=self._on_threads(form))
                 family, plan, declined = choose(form.spec, self.target)
+                if family in MICRO and not layers.fits(form.spec, plan, form.weight, form.operands):
+                    refusals.append(Refusal(family.name, "has a factor of a quarter or more"))
+                    family, plan, declined = choose(form.spec, self.target, micro=False)
                 refusals += declined
                 if plan is not None and isinstance(form, FewBit):
                     declined = self._slower(form, family, plan, found)

@@ -7,12 +7,14 @@ Buffers get their places in the arena by lifetime, and so do the workspaces of k
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxc.codegen.memory.arena import Tenant, assign, largest_live_set
+from onnxc.codegen.memory.arena import ALIGN, Overlap, Tenant, assign, largest_live_set
+from onnxc.codegen.memory.order import best_order
+from onnxc.codegen.micro.calls import Over
 from onnxc.codegen.prepare.static import StaticModel
 from onnxc.codegen.tvm_api import name_of, tvm_modules
 from onnxc.ir.errors import Unsupported, VerificationError
@@ -53,22 +55,34 @@ class MemoryPlan:
         self.weights.append(array)
         return Place("weight", len(self.weights) - 1)
 
-    def settle(self, workspaces: Mapping[str, int], start: int) -> None:
-        """Gives every buffer, and every call its workspace of `workspaces[function]` bytes, a place from `start` on."""
+    def settle(
+        self,
+        workspaces: Mapping[str, int],
+        start: int,
+        over: Mapping[str, Sequence[Over]] | None = None,
+        align: int = ALIGN,
+    ) -> None:
+        """Gives every buffer, and every call its workspace of `workspaces[function]` bytes, a place from `start` on.
+
+        `over[function]` says which operands the result of a call may lie over. With it the calls are first brought into the
+        order for which the least is live.
+        """
+        if over:
+            self._reorder(workspaces)
         uses: dict[int, list[int]] = {}
         for i, (_, places) in enumerate(self.calls):
             for place in places:
                 if place.space == "buffer":
                     uses.setdefault(place.offset, []).append(i)
-        for place in [*(place for _, place, _ in self.copies), *self.flags]:
-            if place.space == "buffer":
-                uses.setdefault(place.offset, []).append(len(self.calls))
+        for place in self._kept():
+            uses.setdefault(place.offset, []).append(len(self.calls))
         numbers = sorted(uses)
         tenants = [Tenant(self.buffers[n], min(uses[n]), max(uses[n])) for n in numbers]
+        overlaps = self._overlaps(over or {}, numbers, tenants)
         needy = [i for i, (function, _) in enumerate(self.calls) if workspaces[function]]
         tenants += [Tenant(workspaces[self.calls[i][0]], i, i) for i in needy]
-        offsets, self.arena = assign(tenants)
-        self.live = largest_live_set(tenants)
+        offsets, self.arena = assign(tenants, overlaps, align)
+        self.live = largest_live_set(tenants, overlaps)
         where = {n: Place("arena", start + offset) for n, offset in zip(numbers, offsets)}
         for i, (function, places) in enumerate(self.calls):
             self.calls[i] = (function, [where[p.offset] if p.space == "buffer" else p for p in places])
@@ -76,6 +90,38 @@ class MemoryPlan:
             self.calls[i][1].append(Place("arena", start + offset))
         self.copies = [(n, where[p.offset] if p.space == "buffer" else p, size) for n, p, size in self.copies]
         self.flags = [where[p.offset] if p.space == "buffer" else p for p in self.flags]
+
+    def _kept(self) -> list[Place]:
+        """The buffers that are read after the last call."""
+        return [place for place in (*(p for _, p, _ in self.copies), *self.flags) if place.space == "buffer"]
+
+    def _overlaps(self, over: Mapping[str, Sequence[Over]], numbers: list[int], tenants: list[Tenant]) -> list[Overlap]:
+        """Pairs of tenants of which the second may lie over the first: its call is the last to read that, in one operand."""
+        rank = {n: i for i, n in enumerate(numbers)}
+        found = []
+        for i, (function, places) in enumerate(self.calls):
+            y = places[-1]
+            for rule in over.get(function, ()):
+                x = places[rule.operand]
+                if x.space != "buffer" or y.space != "buffer" or places.count(x) > 1:
+                    continue
+                a, b = rank[x.offset], rank[y.offset]
+                if tenants[a].last == i and tenants[b].first == i:
+                    found.append(Overlap(a, b, rule.same, rule.ahead))
+        return found
+
+    def _reorder(self, workspaces: Mapping[str, int]) -> None:
+        written: set[int] = set()
+        reads, writes = [], []
+        for _, places in self.calls:
+            mine = [p.offset for p in places if p.space == "buffer"]
+            reads.append(frozenset(n for n in mine if n in written))
+            writes.append(frozenset(n for n in mine if n not in written))
+            written.update(mine)
+        kept = {p.offset for p in self._kept()}
+        sizes = {n: 0 if n in kept else size for n, size in enumerate(self.buffers)}
+        order = best_order(reads, writes, sizes, [workspaces[function] for function, _ in self.calls])
+        self.calls = [self.calls[i] for i in order]
 
 
 def make_plan(main, static: StaticModel, arrays: list[np.ndarray]) -> MemoryPlan:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxc.codegen.memory.arena import aligned
+from onnxc.codegen.memory.arena import ALIGN, aligned
 from onnxc.coding.native import SCRATCH
 
 FEW = 1024  # bytes below which a code's own tables outweigh what it saves
@@ -82,8 +82,10 @@ def _bytes(part: bytes | np.ndarray) -> bytes | memoryview:
     return np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
 
 
-def lay_out(arrays: list[np.ndarray], encode: Callable[[np.ndarray], bytes] | None = None) -> Weights:
-    """The layout of `arrays`; with `encode` those are coded that become smaller. All offsets are multiples of 64."""
+def lay_out(
+    arrays: list[np.ndarray], encode: Callable[[np.ndarray], bytes] | None = None, align: int = ALIGN
+) -> Weights:
+    """The layout of `arrays`; with `encode` those are coded that become smaller. All offsets are multiples of `align`."""
     codes = [_code(array, encode) for array in arrays]
     spots: list[tuple[str, int]] = [("flash", 0)] * len(arrays)
     parts: list[tuple[int, bytes | np.ndarray]] = []
@@ -101,9 +103,9 @@ def lay_out(arrays: list[np.ndarray], encode: Callable[[np.ndarray], bytes] | No
     checked = end
     for i, code in enumerate(codes):
         if code is None:
-            spots[i] = ("flash", aligned(end))
-            parts.append((aligned(end), arrays[i]))
-            end = aligned(end) + arrays[i].nbytes
+            spots[i] = ("flash", aligned(end, align))
+            parts.append((aligned(end, align), arrays[i]))
+            end = aligned(end, align) + arrays[i].nbytes
     return Weights(tuple(spots), tuple(parts), tuple(segments), end, decoded, checked, checksum)
 
 

@@ -14,6 +14,7 @@ import onnx
 from onnx import helper
 
 from onnxc.codegen.prepare.fold import attribute_of, copy_of, infer
+from onnxc.codegen.prepare.views import move_views
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 MOVERS = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Identity")
@@ -25,6 +26,7 @@ def rewrite(work: onnx.ModelProto, constants: dict[str, np.ndarray], integers: d
     Models with products of integers (`integers` names dequantised constants) keep their pairs: kernels take them in.
     """
     if any(node.op_type in PRODUCTS and node.input[1] in (integers or {}) for node in work.graph.node):
+        move_views(work, constants)
         _moved_integers(work, constants)
     else:
         _quantised_pairs(work, constants)

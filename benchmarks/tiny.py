@@ -1,0 +1,185 @@
+"""MLPerf Tiny's int8 networks on a Cortex-M4: flash, RAM and instructions, and how far from ONNX Runtime on real inputs.
+
+    PYTHONPATH=. python benchmarks/tiny.py --models DIR [--data DIR] [--samples N] [--nets ic vww kws ad] [--io float int8]
+
+Compiles DIR/<net>_int8.onnx for cortex-m4, links it with a program that counts instructions, and runs that in QEMU: board
+mps2-an386, -icount shift=0, where every instruction takes a nanosecond, and SysTick, which counts 25 MHz, 40 instructions a tick. DATA has
+<net>.npz with the input's name and labels where there are some; without a file inputs are drawn.
+Writes benchmarks/results/tiny.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from onnxc.codegen import compile_model
+from onnxc.codegen.prepare.ends import integer_ends
+from onnxc.codegen.target import resolve
+from onnxc.runtime.draw import random_feeds
+from onnxc.runtime.reference import Session
+from onnxc.runtime.specs import input_specs
+
+RESULTS = Path(__file__).parent / "results" / "tiny.json"
+TARGET = "cortex-m4"
+CMSIS = {"ic": 27.5, "vww": 24.7, "kws": 7.79, "ad": 0.579}  # million instructions: CMSIS-NN, July 2026, gcc 12.2 -O3
+PER_TICK = 40
+MAIN = r"""#include <stdint.h>
+#include <stdio.h>
+#include "net.h"
+#define CSR (*(volatile uint32_t *)0xe000e010)
+#define RVR (*(volatile uint32_t *)0xe000e014)
+#define CVR (*(volatile uint32_t *)0xe000e018)
+static char arena[NET_ARENA_BYTES] __attribute__((aligned(NET_ARENA_ALIGN)));
+static char input[NET_INPUT0_BYTES] __attribute__((aligned(64)));
+static char output[NET_OUTPUT0_BYTES] __attribute__((aligned(64)));
+int main(void) {
+  FILE *in = fopen("in.bin", "rb"), *out = fopen("out.bin", "wb");
+  const void *inputs[] = {input};
+  void *outputs[] = {output};
+  int status = net_init(arena, 1);
+  while (status == NET_OK && fread(input, 1, sizeof input, in) == sizeof input) {
+    uint32_t start;
+    RVR = 0xffffff;
+    CVR = 0;
+    CSR = 5;
+    start = CVR;
+    status = net_run(arena, inputs, outputs);
+    printf("ticks %lu\n", (unsigned long)((start - CVR) & 0xffffff));
+    fwrite(output, 1, sizeof output, out);
+  }
+  return fclose(out) != 0 || status;
+}
+"""
+
+
+def program(folder: Path) -> Path:
+    """Links the library `net` in `folder` with MAIN."""
+    (folder / "count.c").write_text(MAIN)
+    linker = resolve(TARGET).toolchain.linker()
+    flags = ["-std=c11", "-O2", "-I.", "--specs=rdimon.specs", "-Wl,-z,noexecstack", "-T", "example/board.ld"]
+    command = [*linker.static_command(), *flags, "count.c", "example/startup.c", "libnet.a", "-lm", "-o", "count.elf"]
+    subprocess.run(command, cwd=folder, check=True)
+    return folder / "count.elf"
+
+
+def run(folder: Path, data: bytes) -> tuple[bytes, int]:
+    """What the program writes for the inputs `data`, and the most instructions of a run."""
+    (folder / "in.bin").write_bytes(data)
+    command = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-monitor", "none", "-serial", "none"]
+    command += ["-icount", "shift=0", "-semihosting-config", "enable=on,target=native", "-kernel", "count.elf"]
+    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    ticks = [int(text) for text in re.findall(r"ticks (\d+)", done.stdout)]
+    return (folder / "out.bin").read_bytes(), max(ticks) * PER_TICK
+
+
+def code_bytes(folder: Path) -> int:
+    """Bytes of all sections of the library but the weights that a program with it holds in flash."""
+    done = subprocess.run(["arm-none-eabi-size", "libnet.a"], cwd=folder, check=True, capture_output=True, text=True)
+    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    return sum(int(row[0]) + int(row[1]) for row in rows if "weights" not in row[5])
+
+
+def inputs_of(
+    net: str, proto: onnx.ModelProto, data: Path | None, samples: int
+) -> tuple[dict, np.ndarray | None, bool]:
+    """Inputs by name with the samples first, labels, and whether they are real."""
+    path = data / f"{net}.npz" if data else None
+    specs = input_specs(proto)
+    (name,) = specs
+    if path is not None and path.is_file():
+        with np.load(path) as held:
+            x, labels = held[name][:samples], held["labels"][:samples] if "labels" in held else None
+        x = x.astype(np.float32) / (255 if net == "vww" else 1)
+        return {name: x}, labels, True
+    drawn = [random_feeds(specs, seed)[name] for seed in range(min(samples, 20))]
+    return {name: np.concatenate(drawn)}, None, False
+
+
+def built(proto: onnx.ModelProto, folder: Path, io: str, x: np.ndarray) -> tuple[object, np.ndarray, int]:
+    """The report of a library, its outputs as integers or floats (samples, elements), and its instructions."""
+    report = compile_model(proto, folder, name="net", target=TARGET, check="shapes", io=io)
+    program(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (given,), (result,) = manifest["inputs"], manifest["outputs"]
+    if given["dtype"] != "float32":
+        limits = np.iinfo(given["dtype"])
+        x = np.rint(x / np.float32(given["scale"])) + given["zero_point"]
+        x = np.clip(x, limits.min, limits.max).astype(given["dtype"])
+    made, instructions = run(folder, np.ascontiguousarray(x).tobytes())
+    return report, np.frombuffer(made, result["dtype"]).reshape(len(x), -1), instructions
+
+
+def without_softmax(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model up to the integers that it ends with."""
+    made = onnx.ModelProto()
+    made.CopyFrom(proto)
+    last = made.graph.node[-1]
+    if last.op_type == "Softmax":
+        made.graph.output[0].name = last.input[0]
+        made.graph.node.remove(last)
+    return made
+
+
+def measure(net: str, models: Path, data: Path | None, samples: int, io: str) -> dict:
+    """One row."""
+    proto = onnx.load(models / f"{net}_int8.onnx")
+    weights = sum(int(np.prod(t.dims)) for t in proto.graph.initializer if t.data_type == 3 and len(t.dims) > 1)
+    feeds, labels, real = inputs_of(net, proto, data, samples)
+    ((key, x),) = feeds.items()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        report, found, instructions = built(proto, folder, io, x)
+        code = code_bytes(folder)
+        _, levels, _ = built(without_softmax(proto), folder / "cut", "int8", x)
+    ends, scaled = integer_ends(without_softmax(proto))
+    session = Session(ends, optimise=False)
+    (output,) = (value.name for value in ends.graph.output)
+    limits = np.iinfo(levels.dtype)
+    qx = np.clip(np.rint(x / np.float32(scaled[key].scale)) + scaled[key].zero, limits.min, limits.max)
+    wanted = np.concatenate([session.run({key: row[None]})[output].reshape(1, -1) for row in qx.astype(levels.dtype)])
+    steps = np.abs(levels.astype(int) - wanted)
+    row = {
+        "io": io, "samples": len(x), "real": real, "int8_bytes": weights,
+        "weights_bytes": report.stored_bytes["weights"], "tables_bytes": report.stored_bytes["tables"],
+        "code_bytes": code, "arena_bytes": report.arena_bytes, "live_bytes": report.live_bytes,
+        "instructions": instructions, "of_cmsis": instructions / CMSIS[net] / 1e6,
+        "macs": sum(row["macs"] for row in report.kernels), "most_steps": int(steps.max()),
+        "differing": float((steps > 0).mean()), "classes_equal": float((found.argmax(1) == wanted.argmax(1)).mean()),
+    }  # fmt: skip
+    if labels is not None:
+        row["accuracy"] = float((found.argmax(1) == labels).mean())
+        row["accuracy_onnx_runtime"] = float((wanted.argmax(1) == labels).mean())
+    return row
+
+
+def main() -> None:
+    """Prints a line a row and writes RESULTS."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--samples", type=int, default=200)
+    parser.add_argument("--nets", nargs="+", default=list(CMSIS))
+    parser.add_argument("--io", nargs="+", default=["float", "int8"])
+    args = parser.parse_args()
+    made = {}
+    for net in args.nets:
+        for io in args.io:
+            made[f"{net} {io}"] = row = measure(net, args.models, args.data or args.models, args.samples, io)
+            print(f"{net:4} {io:6} weights {row['weights_bytes'] / row['int8_bytes']:.3f}x, tables {row['tables_bytes']},"
+                  f" code {row['code_bytes']}, arena {row['arena_bytes']} (bound {row['live_bytes']}),"
+                  f" {row['instructions'] / 1e6:.3f} M instructions = {row['of_cmsis']:.2f}x CMSIS-NN,"
+                  f" {row['instructions'] / row['macs']:.2f} a MAC, classes {row['classes_equal']:.3f},"
+                  f" {row['differing']:.2%} differ by up to {row['most_steps']} {row.get('accuracy', '')}", flush=True)  # fmt: skip
+    RESULTS.write_text(json.dumps(made, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""How sums become 8 bits: the numbers that `runtime/c/micro.h` reads.
+
+Where the processor multiplies floats: saturate(round(m float32(sum)) + z), halves to even, as all other kernels do. Else
+
+    y = saturate((z 2^s + 2^(s-1) + floor(sum M / 2^32)) >> s),   M = m 2^(32+s) to the nearest integer
+
+As floor(floor(a) / 2^s) = floor(a / 2^s), this is m' sum + z rounded once, halves up, with m' = M / 2^(32+s). s is the largest
+for which neither M nor the shifted result leaves 32 bits. m is a float32 of 24 bits, so M is m exactly as long as it is 2^23 or
+more; below, |m' - m| <= 2^-(33+s), which moves a result by |sum| 2^-(33+s) of a step. Floats round twice, and halves to
+even: where both differ it is by one step.
+
+Inside, uint8 is int8 with the sign bit flipped and a zero point 128 lower.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxc.codegen.kernels.spec import KernelSpec
+
+MOST_SHIFT = 24
+RESIDUAL_BITS = 20
+
+
+def flip(kind: str) -> int:
+    """What turns bytes of an 8-bit type into int8 by exclusive or."""
+    return 0x80 if kind == "uint8" else 0
+
+
+def inside(zero: int, kind: str) -> int:
+    """A zero point of an 8-bit type as that of the flipped integers."""
+    return zero - 128 if kind == "uint8" else zero
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What follows a sum: `z` is its zero point, `residual` whether a tensor is added; the other fields are those of onnxc_ends.
+
+    `a` and `b` are in units of a step of the result.
+    """
+
+    z: int
+    residual: bool = False
+    more: int = 0
+    a: float = 0.0
+    b: float = 0.0
+    inner: int = 0
+    other: int = 0
+    zero: int = 0
+    low: int = -128
+    high: int = 127
+    least: int = -128
+    most: int = 127
+    flip: int = 0
+    rflip: int = 0
+
+    def c(self, floats: bool) -> str:
+        """The initialiser of an onnxc_ends, for processors with floats or without."""
+        reach = 255 * (abs(self.a) + abs(self.b)) + 256
+        rs = max(1, min(RESIDUAL_BITS, 30 - int(np.ceil(np.log2(reach)))))
+        factors = [c_float(v) if floats else str(round(v * 2**rs)) for v in (self.a, self.b)]
+        rest = (self.inner, self.other, self.zero, self.low, self.high, self.least, self.most, self.flip, self.rflip)
+        return "{" + ", ".join([str(self.more), *factors, str(rs), *map(str, rest)]) + "}"
+
+
+def c_float(value) -> str:
+    """A float32 as C has it, every bit."""
+    return f"{float(np.float32(value)).hex()}f"
+
+
+def read_ends(spec: KernelSpec) -> Ends | str:
+    """The end of a kernel whose epilogue is one of these, in whole numbers; else why it is none of them.
+
+    int_bias mul [relu | clip]* quantize
+    int_bias mul [relu | clip]* rounded [mul_scalar] int_residual [relu | clip]* quantize
+    """
+    steps = list(spec.epilogue)
+    if [step[0] for step in steps[:2]] != ["int_bias", "mul"]:
+        return "needs a bias and a factor for each channel first"
+    low, high, rest = _bounds(steps[2:])
+    if not rest:
+        return "needs a result of 8 bits"
+    out = spec.output.kind
+    if rest[0][0] == "quantize":
+        zero = inside(int(rest[0][3]), out)
+        return _plain(zero, max(low, rest[0][1]) + zero, min(high, rest[0][2]) + zero, flip(out))
+    if rest[0][0] != "rounded":
+        return f"does not know the step {rest[0][0]}"
+    low, high = max(low, rest[0][1]), min(high, rest[0][2])
+    if high - low > 255:
+        return "has an inner result of more than 8 bits"
+    rest, factor = rest[1:], 1.0
+    if rest and rest[0][0] == "mul_scalar":
+        factor, rest = rest[0][1], rest[1:]
+    if not rest or rest[0][0] != "int_residual":
+        return "rounds within and adds nothing"
+    _, r_zero, r_scale, kind = rest[0]
+    least, most, rest = _bounds(rest[1:])
+    if len(rest) != 1 or rest[0][0] != "quantize":
+        return "goes on after a sum of tensors"
+    zero, inner = inside(int(rest[0][3]), out), -128 - int(low)
+    least, most = max(least, rest[0][1]) + zero, min(most, rest[0][2]) + zero
+    return residual_ends(
+        (int(low) + inner, int(high) + inner, inner, factor), (inside(r_zero, kind), r_scale, flip(kind)),
+        (zero, max(-128, int(least)), min(127, int(most)), flip(out)),
+    )  # fmt: skip
+
+
+def residual_ends(own: tuple, other: tuple, made: tuple) -> Ends:
+    """y = factor (own - own zero) + scale (other - other zero) + zero, rounded.
+
+    `own` is (low, high, zero, factor), `other` (zero, scale, flip), `made` (zero, least, most, flip).
+    """
+    low, high, inner, factor = own
+    r_zero, r_scale, rflip = other
+    zero, least, most, out = made
+    return Ends(
+        inner, True, 1, factor, r_scale, inner, r_zero, zero, low, high, least, most, out, rflip
+    )  # fmt: skip
+
+
+def _bounds(steps: list) -> tuple[float, float, list]:
+    """What the clips at the start of `steps` leave, rounded: they may as well follow the rounding; and the steps after them."""
+    low, high = -np.inf, np.inf
+    for i, step in enumerate(steps):
+        match step[0]:
+            case "relu":
+                low, high = max(low, 0.0), max(high, 0.0)
+            case "clip":
+                first, last = float(np.rint(step[1])), float(np.rint(step[2]))
+                low, high = min(max(low, first), last), min(max(high, first), last)
+            case _:
+                return low, high, steps[i:]
+    return low, high, []
+
+
+def _plain(zero: int, least: float, most: float, out: int) -> Ends:
+    least, most = int(max(-128, least)), int(min(127, most))
+    more = int((least, most, out) != (-128, 127, 0))
+    return Ends(zero, more=more, least=least, most=most, flip=out)
+
+
+def scales(
+    bias: np.ndarray, factor: np.ndarray, reach: np.ndarray, zero: int, floats: bool, pad: int = 1
+) -> np.ndarray | None:
+    """The table of a layer, int32: z 2^s + 2^(s-1), s, then bias and M of each channel, and zeros for channels up to a multiple
+    of `pad`; with `floats` z and 0, biases, and the bits of m. None where no s fits.
+
+    `bias` (oc,) int64, `factor` (oc,) float32 is m, `reach` (oc,) the largest |sum|, 0 for a channel whose sum is always its bias.
+    """
+    if (np.abs(bias) >= 2**31).any() or (reach >= 2**31).any():
+        return None
+    rows = np.zeros((1 + -(-len(bias) // pad) * pad, 2), np.int32)
+    if floats:
+        if (np.abs(factor) * np.maximum(reach, np.abs(bias)) >= 2**30).any():
+            return None
+        rows[0, 0] = zero
+        rows[1 : 1 + len(bias)] = np.stack([bias.astype(np.int32), factor.astype(np.float32).view(np.int32)], 1)
+        return rows.reshape(-1)
+    m, still = factor.astype(np.float64), reach == 0  # without weights there is a bias alone, whatever it stands for
+    constant = np.clip(np.rint(bias * m), -256, 255).astype(np.int64)
+    m = np.where(still, 0.0, m)
+    for s in range(MOST_SHIFT, 0, -1):
+        big = np.rint(m * 2.0 ** (32 + s))
+        if (np.abs(constant[still]) << (s + 2) >= 2**31).any():
+            continue
+        if (np.abs(big) < 2**31).all() and ((np.abs(m) * reach + 257) * 2.0**s < 2**31).all():
+            break
+    else:
+        return None
+    bias, big = np.where(still, constant << (s + 2), bias), np.where(still, 2**30, big)
+    rows[0] = ((zero << s) + (1 << (s - 1)), s)
+    rows[1 : 1 + len(bias)] = np.stack([bias, big.astype(np.int64)], 1)
+    return rows.reshape(-1)

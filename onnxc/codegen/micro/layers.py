@@ -1,0 +1,192 @@
+"""Families micro.conv and micro.depthwise: products of 8-bit integers by the C code of `runtime/c/micro.h`.
+
+Weights stay as many bytes as they are. Convolutions and matrix products widen two output pixels' windows to 16 bits and multiply both
+with two output channels at a time (smlad); depthwise layers take a channel's plane at a time.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from onnxc.codegen.kernels.family import Family
+from onnxc.codegen.kernels.requantise import check_int8
+from onnxc.codegen.kernels.requantise import operands as epilogue_operands
+from onnxc.codegen.kernels.spec import Detail, KernelSpec, Refusal, Schedule
+from onnxc.codegen.micro.calls import Micro, Over, stub
+from onnxc.codegen.micro.fixed import Ends, flip, inside, read_ends, scales
+from onnxc.codegen.target import Target
+
+CONV, DEPTHWISE = "micro.conv", "micro.depthwise"
+FLOATS, INTEGERS = Detail("floats"), Detail("integers")  # how sums become 8 bits
+PAIR = 2  # output channels that a word of weights serves
+
+
+def _refuse(name: str, spec: KernelSpec, target: Target) -> Refusal | None:
+    if not target.micro:
+        return Refusal(name, "is for processors without vectors")
+    refusal = check_int8(name, spec)
+    if refusal:
+        return refusal
+    ends = read_ends(spec)
+    if isinstance(ends, str):
+        return Refusal(name, ends)
+    if not spec.macs:
+        return Refusal(name, "has an extent of zero")
+    if spec.n > 1 and not spec.pointwise:
+        return Refusal(name, "takes one image at a time")
+    if max(spec.h, spec.w, spec.c, spec.oc, spec.oh, spec.ow) * spec.n > 32767:
+        return Refusal(name, "has an extent beyond 16 bits")
+    return None
+
+
+def _arithmetic(target: Target) -> Detail:
+    return FLOATS if target.fpu else INTEGERS
+
+
+def schedule_conv(spec: KernelSpec, target: Target) -> Schedule | Refusal:
+    """Takes convolutions without groups and matrix products."""
+    refusal = _refuse(CONV, spec, target)
+    if refusal:
+        return refusal
+    return Refusal(CONV, "has groups") if spec.groups > 1 else Schedule(CONV, 2, PAIR, 1, _arithmetic(target))
+
+
+def schedule_depthwise(spec: KernelSpec, target: Target) -> Schedule | Refusal:
+    """Takes convolutions whose output channel i reads input channel i alone."""
+    refusal = _refuse(DEPTHWISE, spec, target)
+    if refusal:
+        return refusal
+    if not spec.depthwise:
+        return Refusal(DEPTHWISE, f"needs as many groups as channels, found {spec.groups} of {spec.c} channels")
+    ends = read_ends(spec)
+    if isinstance(ends, Ends) and ends.residual:
+        return Refusal(DEPTHWISE, "takes in no sum of tensors")
+    return Schedule(DEPTHWISE, 2, 1, 1, _arithmetic(target))
+
+
+def _steps(spec: KernelSpec) -> int:
+    return -(-spec.kh * spec.kw * spec.c // 4)
+
+
+def pack_conv(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
+    """Weights int8 (oc, c, kh, kw) -> (oc / 2, steps, 2, 4): for two channels and four of a window (c0 a) (c1 a) (c0 b) (c1 b),
+    a and b being the first and third of the four, then the second and fourth."""
+    oc, steps = spec.oc, _steps(spec)
+    flat = weights.transpose(0, 2, 3, 1).reshape(oc, -1)
+    flat = np.pad(flat, [(0, -oc % PAIR), (0, 4 * steps - flat.shape[1])])
+    fours = flat.reshape(-1, PAIR, steps, 2, 2)  # channel pair, channel, step, b or a, pair
+    return np.ascontiguousarray(fours.transpose(0, 2, 4, 3, 1).reshape(-1, steps, 2, 4))
+
+
+def pack_depthwise(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
+    """Weights int8 (c, 1, kh, kw) as they are."""
+    return np.ascontiguousarray(weights.reshape(spec.oc, spec.kh * spec.kw))
+
+
+def pack_key(spec: KernelSpec, plan: Schedule) -> tuple:
+    """What packing depends on."""
+    return (spec.oc, spec.kh, spec.kw, spec.c)
+
+
+def operands(spec: KernelSpec, plan: Schedule, weights: np.ndarray, given: list) -> list:
+    """The table of scales for bias and factors, then the residual if there is one."""
+    bias, factor, *rest = given
+    table = table_of(spec, plan, weights, bias, factor)
+    assert table is not None, "lowering asks `fits` before it takes the kernel"
+    return [table, *rest]
+
+
+def table_of(
+    spec: KernelSpec, plan: Schedule, weights: np.ndarray, bias: np.ndarray, factor: np.ndarray
+) -> np.ndarray | None:
+    """The table of scales; None where the factors do not fit it."""
+    kind, flat = spec.activation.kind, weights.reshape(len(weights), -1).astype(np.int64)
+    zero = inside(spec.pad_value, kind)
+    ends = read_ends(spec)
+    assert isinstance(ends, Ends)
+    whole = bias.astype(np.int64) - zero * flat.sum(1)
+    spread = np.abs(flat).sum(1)
+    reach = np.where(spread > 0, np.abs(whole) + 128 * spread, 0)
+    return scales(whole, factor, reach, ends.z, plan.detail == FLOATS, PAIR)
+
+
+def fits(spec: KernelSpec, plan: Schedule, weights: np.ndarray, given: list) -> bool:
+    """Whether a kernel's factors can be held; in integers those of a quarter and above cannot."""
+    return table_of(spec, plan, weights, given[0], given[1]) is not None
+
+
+def _byte(spec: KernelSpec) -> int:
+    """What stands outside of x, as the kernel reads it."""
+    return inside(spec.pad_value, spec.activation.kind) & 0xFF
+
+
+def emit_conv(spec: KernelSpec, plan: Schedule, name: str):
+    """The call of onnxc_conv: operands x, weights, scales, the residual, y."""
+    ends = read_ends(spec)
+    assert isinstance(ends, Ends)
+    steps, flat = _steps(spec), spec.pointwise
+    h, w, oh, ow = (1, spec.n * spec.h * spec.w) * 2 if flat else (spec.h, spec.w, spec.oh, spec.ow)
+    numbers = [h, w, spec.c, oh, ow, spec.oc, spec.kh, spec.kw, *spec.stride, *spec.pads[:2], *spec.dilation]
+    numbers += [_four(flip(spec.activation.kind)), _four(_byte(spec)), steps]
+    values = ", ".join(map(str, [*numbers, ends.c(plan.detail == FLOATS)]))
+    spare = max(4 * steps if spec.c % 4 else 0, 2 * (spec.oc + 1) if ends.more or spec.oc % 2 else 0)
+    over = [Over(3)] if ends.residual and spec.y_shape else []
+    if flat:
+        over.append(Over(0, False, max(0, h * w * (spec.oc - spec.c))))
+    order = (0, 1, 2, 3 if ends.residual else None, 4 if ends.residual else 3, "work")
+    call = Micro("onnxc_conv", "onnxc_conv_layer", values, order, 16 * steps + _even(spare), tuple(over))
+    packed = ("w", (-(-spec.oc // PAIR), steps, 2, 4), "int8")
+    return stub(name, _operands(spec, packed), call)
+
+
+def emit_depthwise(spec: KernelSpec, plan: Schedule, name: str):
+    """The call of onnxc_depthwise: operands x, weights, scales, y."""
+    ends = read_ends(spec)
+    assert isinstance(ends, Ends)
+    top, left, _, _ = spec.pads
+    lines = max(top + spec.h, (spec.oh - 1) * spec.stride[0] + (spec.kh - 1) * spec.dilation[0] + 1)
+    line = max(left + spec.w, (spec.ow - 1) * spec.stride[1] + (spec.kw - 1) * spec.dilation[1] + 1)
+    line = -(-line // 4) * 4
+    numbers = [spec.h, spec.w, spec.c, spec.oh, spec.ow, spec.kh, spec.kw, *spec.stride, top, left, *spec.dilation]
+    numbers += [line, lines, flip(spec.activation.kind), _byte(spec)]
+    values = ", ".join(map(str, [*numbers, ends.c(plan.detail == FLOATS)]))
+    same = (spec.h, spec.w) == (spec.oh, spec.ow)
+    over = (Over(0),) if same else ()
+    call = Micro("onnxc_depthwise", "onnxc_depthwise_layer", values, (0, 1, 2, 3, "work"), lines * line + 8, over)
+    return stub(name, _operands(spec, ("w", (spec.oc, spec.kh * spec.kw), "int8")), call)
+
+
+def _four(byte: int) -> int:
+    """A byte four times in a word, as a signed number."""
+    word = byte * 0x01010101
+    return word - (1 << 32) if word >> 31 else word
+
+
+def _even(count: int) -> int:
+    return -(-count // 4) * 4
+
+
+def _operands(spec: KernelSpec, packed: tuple) -> list:
+    table = ("scales", (2 + 2 * -(-spec.oc // PAIR) * PAIR,), "int32")
+    tensors = [row for row in epilogue_operands(spec) if row[0].startswith("residual")]
+    y = ("y", spec.y_shape, spec.output.kind)
+    return [("x", spec.x_shape, spec.activation.kind), packed, table, *tensors, y]
+
+
+def cost_conv(spec: KernelSpec, plan: Schedule, target: Target) -> float:
+    """Instructions: 37 for 32 products, 8 for a result, 5 for four of a window."""
+    pixels = spec.n * spec.oh * spec.ow
+    return 1.16 * spec.macs + pixels * (8 * spec.oc + 5 * _steps(spec) + 60)
+
+
+def cost_depthwise(spec: KernelSpec, plan: Schedule, target: Target) -> float:
+    """Instructions: 10 for a row of three products of two results, 8 for a result, 2.5 for an element of a plane."""
+    return 1.7 * spec.macs + 8 * prod((spec.oh, spec.ow, spec.oc)) + 2.5 * prod((spec.h, spec.w, spec.c))
+
+
+CONV_FAMILY = Family(CONV, schedule_conv, emit_conv, pack_conv, cost_conv, pack_key, operands=operands)
+DEPTHWISE_FAMILY = Family(
+    DEPTHWISE, schedule_depthwise, emit_depthwise, pack_depthwise, cost_depthwise, pack_key, operands=operands
+)
