@@ -347,7 +347,7 @@ def test_the_same_model_gives_the_same_archive(packed, tmp_path):
 def test_the_commands_pack_and_unpack(resnet20_path, tmp_path, capsys):
     archive, out = tmp_path / "r.onnxz", tmp_path / "r.onnx"
     assert main(["pack", str(resnet20_path), "-o", str(archive)]) == 0
-    assert "1.11 MB in, 910 kB out" in capsys.readouterr().out
+    assert f"1.11 MB in, {'910' if can_encode() else '917'} kB out" in capsys.readouterr().out
     assert main(["unpack", str(archive), "-o", str(out)]) == 0
     assert out.read_bytes() == resnet20_path.read_bytes()
     assert main(["unpack", str(resnet20_path), "-o", str(tmp_path / "n.onnx")]) == 2
@@ -415,6 +415,7 @@ def test_few_bit_weights_take_less_than_xz_makes_of_them(resnet20_path, tmp_path
         pack(model, tmp_path / "c.onnxz", coder="zip")
 
 
+@pytest.mark.skipif(not can_encode(), reason="onnxc was installed without a compiler")
 def test_chunks_that_tensors_share_are_no_larger_than_they(tmp_path):
     rng = np.random.default_rng(0)
     tensors = [numpy_helper.from_array(rng.integers(-9, 9, 1000).astype(np.int8), f"t{i}") for i in range(8)]
