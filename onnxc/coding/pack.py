@@ -130,7 +130,7 @@ class _Chunk:
         """Of a joined chunk, which is a single slab, its tensors; else the slab itself."""
         if len(self.parts) == 1:
             return [(words, self.parts[0][1])]
-        return [(len(data) // self.width, stride) for data, stride in self.parts]
+        return [(len(data) // self.width, above) for data, above in self.parts]
 
 
 class _Plan:
@@ -148,7 +148,7 @@ class _Plan:
         key = (digest, region.width, region.floats)
         if key in self.known:
             return *self.known[key], False
-        part = (data, _stride(region.dims, len(data) // region.width))
+        part = (data, stride(region.dims, len(data) // region.width))
         kind = (region.data_type, region.width, region.floats)
         if not self.adaptive or len(data) >= _SMALL or few_values(np.frombuffer(data, f"<u{region.width}")):
             self.chunks.append(_Chunk(region.width, region.floats, [part]))
@@ -163,7 +163,7 @@ class _Plan:
         return *self.known[key], True
 
 
-def _stride(dims: tuple[int, ...], words: int) -> int:
+def stride(dims: tuple[int, ...], words: int) -> int:
     """How many words back the same place of the previous kernel stands, or, of a matrix, of the previous row."""
     if len(dims) < 2 or min(dims) < 1:
         return 0
