@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .ir.cost import cost
-from .ir.declared import correct_as_run, correct_outputs
+from .ir.declared import correct_as_run, correct_outputs, freeze_inputs
 from .ir.errors import BadModel, BadOption, DimensionError, InferenceObjects, OnnxcError, VerificationError
 from .ir.files import load
 from .ir.live import peak_bytes
@@ -50,8 +50,8 @@ class Pipeline(Pass):
     check: "data" runs the model before and after each pass in ONNX Runtime, on `data` or on seeded random inputs, and
     tests the pass's claim. "shapes" keeps the dimension check, strict inference and the interface check only. task: what
     labels mean (see `runtime.tasks.find_task`, for metric and decode too); by default what their form says. wishes:
-    shapes of inputs, which axis counts samples, arrays of single inputs (see `runtime.feeding`). In another list, that
-    list's settings hold.
+    shapes of inputs, which axis counts samples, arrays of single inputs (see `runtime.feeding`). freeze: shapes that are wished
+    for are written into the model. In another list, that list's settings hold.
     """
 
     name = "list"
@@ -69,6 +69,7 @@ class Pipeline(Pass):
         require: str = "",
         time: bool = False,
         wishes: Wishes | None = None,
+        freeze: bool = False,
         progress: Callable[[str], None] | None = None,
     ):
         if check not in ("data", "shapes"):
@@ -77,6 +78,9 @@ class Pipeline(Pass):
             raise BadOption("a seed does not fit", expected="an integer, at least 0", found=seed)
         self.passes = with_requirements(resolve(passes))
         self.data, self.check, self.seed, self.wishes = data, check, seed, wishes
+        if freeze and (wishes is None or not wishes.shapes):
+            raise BadOption("there is nothing to freeze", remedy="give --shape NAME=1x3x224x224 or SYMBOL=N")
+        self.freeze = freeze
         self.task = task
         if task is not None or metric is not None or decode is not None:
             from .runtime.tasks import find_task
@@ -98,16 +102,17 @@ class Pipeline(Pass):
     def transform(self, model) -> Result:
         """Transform a model (path, bytes, ModelProto, gs.Graph or Model), which is never changed. Raises OnnxcError."""
         work = load(model).copy()
+        frozen, wishes = self._frozen(work) if self.freeze else ([], self.wishes)
         ctx = Context(sound(work, runs=self.check == "data"), seed=self.seed, original=work.copy(), trainer=_Trainer())
-        report = PipelineReport(check=self.check, seed=self.seed, remarks=ctx.verified.remarks)
+        report = PipelineReport(check=self.check, seed=self.seed, remarks=frozen + ctx.verified.remarks)
         tested = self.check == "data"
         if tested or self.data is not None or self.needs_data:
             _fits(cost(work, ctx.verified, sizes={}).peak_bytes)  # at the least
-            ctx.trial = Trial.of(work, self.data, self.seed, self.task, self.wishes)
+            ctx.trial = Trial.of(work, self.data, self.seed, self.task, wishes)
             if work.lax:
                 _as_it_runs(work, ctx.verified, ctx.trial)
             report.data, report.fed = ctx.trial.data.name, list(ctx.trial.data.remarks)
-        work.shapes = self._shapes(work, ctx.trial)
+        work.shapes = self._shapes(work, ctx.trial, wishes)
         if work.shapes:
             ctx.verified = verify(work)  # read at these sizes
         if ctx.trial is not None and tested:
@@ -135,11 +140,20 @@ class Pipeline(Pass):
             require.costs(report.rows[-1], report.rows[0])
         return Result(work, report)
 
-    def _shapes(self, model: Model, trial: Trial | None) -> dict[str, tuple[int, ...]]:
+    def _frozen(self, model: Model) -> tuple[list[str], Wishes]:
+        """Write the wished shapes into `model`: remarks, and the wishes that are left."""
+        from .runtime.feeding import Wishes, wished_sizes
+        from .runtime.specs import input_specs
+
+        wishes = self.wishes or Wishes()
+        sizes = wished_sizes(input_specs(model.to_proto(weights=False), wishes.samples, values=False), wishes)
+        return freeze_inputs(model, sizes, wishes.shapes), replace(wishes, shapes={})
+
+    def _shapes(self, model: Model, trial: Trial | None, wishes: Wishes | None) -> dict[str, tuple[int, ...]]:
         """Of one sample of each input: the data's, else what is wished for, else the usual ones."""
         from .runtime.feeding import usual_shapes
 
-        return usual_shapes(model.to_proto(weights=False), self.wishes) if trial is None else trial.data.shapes()
+        return usual_shapes(model.to_proto(weights=False), wishes) if trial is None else trial.data.shapes()
 
     def run(self, model: Model, ctx: Context) -> Report:
         """Run the passes in turn, each on a copy that is kept or dropped; the model becomes what the last one leaves."""
@@ -344,9 +358,10 @@ def run_passes(
     require: str = "",
     time: bool = False,
     wishes: Wishes | None = None,
+    freeze: bool = False,
     progress=None,
 ) -> Result:
     """Transform `model` by a pass list ("fuse, prune(ratio=0.3), quant"), Pass objects or names. See Pipeline."""
     settings = {"data": data, "check": check, "seed": seed, "task": task, "require": require, "time": time}
-    settings |= {"metric": metric, "decode": decode}
+    settings |= {"metric": metric, "decode": decode, "freeze": freeze}
     return Pipeline(passes, **settings, wishes=wishes, progress=progress).transform(model)

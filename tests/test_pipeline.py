@@ -479,3 +479,17 @@ def test_where_inference_alone_objects_running_overrules(monkeypatch):
     monkeypatch.setattr("onnxc.ir.table.Analysis.shape", lambda self, name: wrong.get(name, (None, 2)))
     with pytest.raises(BadModel, match="another shape than the model when it runs"):
         onnxc.run_passes(onnx.parser.parse_model(text), "clean")
+
+
+def test_shapes_are_frozen_into_the_model():
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N,C,H,W] x) => (float[N,P] y) <int64[2] t = {0, -1}> { r = Relu(x) y = Reshape(r, t) }"""
+    proto = onnx.parser.parse_model(text)
+    done = onnxc.run_passes(proto, "clean", wishes=Wishes({"H": (4,), "W": (5,), "C": (3,)}), freeze=True)
+    assert done.model.inputs[0].shape == ["N", 3, 4, 5] and done.report.samples == 4
+    assert done.report.remarks == ["input x is frozen at N×3×4×5"]
+    done = onnxc.run_passes(proto, "clean", wishes=Wishes({"x": (2, 3, 4, 5)}), freeze=True).model
+    assert done.inputs[0].shape == [2, 3, 4, 5] and done.outputs[0].shape == [2, "P"]
+    for wishes in (Wishes({"Q": (4,)}), None):
+        with pytest.raises(BadOption):
+            onnxc.run_passes(proto, "clean", wishes=wishes, freeze=True)

@@ -39,6 +39,9 @@ def passes(
     metric: MetricOption = None,
     decode: DecodeOption = None,
     shape: ShapeOption = None,
+    freeze: Annotated[
+        bool, typer.Option("--freeze", help="Write the shapes that --shape says into the model.")
+    ] = False,
     samples: SamplesOption = None,
     inputs: InputOption = None,
     check: Annotated[
@@ -83,6 +86,7 @@ def passes(
         "seed": seed,
         "require": require,
         "time": time or None,
+        "freeze": freeze or None,
     }
     given["wishes"] = arguments.wishes(shape, samples, inputs)
     settings |= {key: value for key, value in given.items() if value is not None}

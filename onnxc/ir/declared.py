@@ -51,6 +51,26 @@ def correct_as_run(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> list[
     return remarks
 
 
+def freeze_inputs(model: Model, sizes: Mapping[str, int], whole: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Write extents into the inputs, and wherever an output is declared with the same symbol; a remark for each input.
+
+    sizes: by symbol or "name[axis]"; whole: shapes of inputs of unknown rank, by name. The model is changed.
+    """
+    remarks = []
+    for t in model.inputs:
+        before = t.shape
+        if before is None:
+            t.shape = list(whole[t.name]) if t.name in whole else None
+        else:
+            t.shape = [d if isinstance(d, int) else sizes.get(d or f"{t.name}[{k}]", d) for k, d in enumerate(before)]
+        if t.shape != before:
+            remarks.append(f"input {t.name} is frozen at {_text(t.shape)}")
+    for t in model.outputs:
+        if isinstance(t, gs.Variable) and t.shape is not None:
+            t.shape = [sizes.get(d, d) if isinstance(d, str) else d for d in t.shape]
+    return remarks
+
+
 def _agree(before, have: tuple[Extent, ...]) -> bool:
     numbers = zip(before, have, strict=False)
     return len(before) == len(have) and all(a == b for a, b in numbers if isinstance(a, int) and isinstance(b, int))
