@@ -24,6 +24,7 @@ from onnxc.ir.text import dump
 from onnxc.passes import base, registry
 from onnxc.passes.base import Claim, Pass, Report, register
 from onnxc.pipeline import Pipeline, with_requirements
+from onnxc.runtime.feeding import Wishes
 
 ROOT = Path(onnxc.__file__).resolve().parent.parent
 
