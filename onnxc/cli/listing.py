@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import os
+import re
+import sys
+
 from ..passes.base import Pass
 from ..passes.registry import aliases, available, describe_options, find
 from .tables import Column, draw, screen_width, wrap
@@ -9,6 +14,7 @@ from .tables import Column, draw, screen_width, wrap
 
 def list_passes(width: int | None = None) -> str:
     """Every pass, one line each: name, alias, claim, what it does."""
+    endless = width is None and "COLUMNS" not in os.environ and not sys.stdout.isatty()  # a pipe has no edge
     width = width or screen_width()
     short = {full: alias for alias, full in aliases().items() if alias != full}
     rows = [(name, short.get(name, ""), claim_of(cls), cls.summary()) for name, cls in available().items()]
@@ -17,8 +23,27 @@ def list_passes(width: int | None = None) -> str:
     for *cells, text in rows:
         head = "  ".join(cell.ljust(n) for cell, n in zip(cells, wide) if n)
         room = width - len(head) - 2
-        lines.append(f"{head}  {text if len(text) <= room else text[: room - 3].rsplit(' ', 1)[0] + '...'}")
+        fits = endless or len(text) <= room
+        lines.append(f"{head}  {text if fits else text[: room - 3].rsplit(' ', 1)[0] + '...'}")
     return "\n".join(lines)
+
+
+def list_method(name: str, width: int | None = None) -> str:
+    """The options by which passes offer a method: `hwgq` is `quant.binary(inputs=hwgq)`. Raises BadOption where none does."""
+    width = width or screen_width()
+    wanted, found = name.lower(), []
+    for full, cls in available().items():
+        for o in describe_options(cls):
+            if wanted in [w.strip().lower() for w in o.kind.split(" or ")]:
+                found.append((f"{full}({o.name}={wanted})", o.doc))
+    if not found:
+        pattern = re.compile(rf"\b{re.escape(name)}\b", re.IGNORECASE)
+        found = [
+            (full, cls.summary()) for full, cls in available().items() if pattern.search(inspect.getdoc(cls) or "")
+        ]
+    if not found:
+        find(name)
+    return "\n".join(wrap(f"{head}: {doc}" if doc else head, "", width) for head, doc in found)
 
 
 def list_pass(name: str, width: int | None = None) -> str:

@@ -58,9 +58,11 @@ def passes(
 ) -> None:
     """Transform a model by passes, each one verified."""
     if list_:
-        from .listing import list_pass, list_passes
+        from ..passes.registry import aliases, available
+        from .listing import list_method, list_pass, list_passes
 
-        show(list_pass(model) if model else list_passes())
+        known = model is None or model in available() or model in aliases()
+        show(list_passes() if not model else list_pass(model) if known else list_method(model))
         return
     memory.give_back()
     model = arguments.wanted(model, "MODEL")

@@ -17,7 +17,7 @@ class Difference:
     - `max_rel`: max_abs / max |a|, both over all batches.
     - `noise`: sum (a - b)^2 / sum a^2, 0 where there is no difference, inf where only the reference is silent.
     - `snr_db`: the same as 10 log10(1 / noise): inf where there is no difference.
-    - `top1`: share of rows with the same argmax, None for outputs that hold no scores (integers, vectors, one class).
+    - `top1`: share of rows with the same argmax, None for outputs that are no scores of a classifier, [n, classes].
       The classes are the second axis of images (rank 4 and more) and the last axis of everything else.
     """
 
@@ -55,10 +55,9 @@ class Difference:
         return self
 
     def _add_top1(self, reference: np.ndarray, other: np.ndarray) -> None:
-        axis = 1 if reference.ndim >= 4 else -1
-        if reference.dtype.kind != "f" or reference.ndim < 2 or reference.shape[axis] < 2:
+        if reference.dtype.kind != "f" or reference.ndim != 2 or reference.shape[1] < 2:
             return
-        agree = reference.argmax(axis) == other.argmax(axis)
+        agree = reference.argmax(1) == other.argmax(1)
         self._rows += agree.size
         self._same += int(agree.sum())
 

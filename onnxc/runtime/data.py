@@ -21,11 +21,12 @@ from onnxc.ir.errors import BadData
 from onnxc.runtime.batches import LABELS, Batch, Chunk, Layout, ragged, rebatch
 from onnxc.runtime.code import CODE, failed, import_function
 from onnxc.runtime.draw import Sizes, random_feeds, words
-from onnxc.runtime.npy import read_npy, read_npz
+from onnxc.runtime.npy import npz_names, read_npy, read_npz
 from onnxc.runtime.specs import TensorSpec
 
 LONGEST = 180
 """Characters of a file's name that are a tensor's."""
+MISSPELT = re.compile(r"(label|lables|lable|labels|targets?)", re.IGNORECASE)
 FORMS = "give an .npz, a folder of .npy files, or module:function"
 
 
@@ -106,16 +107,18 @@ def open_data(
     if source is None:
         return _random_data(inputs, seed, samples, sizes)
     if isinstance(source, Mapping):
-        return _array_data("the given arrays", _arrays(source), inputs)
+        return _misspelt(source, _array_data("the given arrays", _arrays(source), inputs))
     if callable(source):
         return Data(getattr(source, "__qualname__", "function"), lambda: _yielded(source), inputs)
     if not isinstance(source, str | Path):
         raise BadData("not a data set", found=type(source).__name__, remedy=FORMS)
     path = Path(source)
     if path.is_dir():
-        return _array_data(str(source), _read_folder(path, inputs), inputs)
+        there = [entry.stem for entry in path.glob("*.npy")]
+        return _misspelt(there, _array_data(str(source), _read_folder(path, inputs), inputs))
     if path.is_file():
-        return _array_data(str(source), read_npz(path, [*inputs, LABELS], list(inputs)), inputs)
+        read = _array_data(str(source), read_npz(path, [*inputs, LABELS], list(inputs)), inputs)
+        return _misspelt(npz_names(path), read)
     if CODE.fullmatch(str(source)):
         function = import_function(str(source), FORMS)
         return Data(str(source), lambda: _yielded(function), inputs)
@@ -135,6 +138,15 @@ def _array_data(name: str, arrays: Chunk, inputs: Mapping[str, TensorSpec]) -> D
         what = f"{name} holds too few samples for one batch"
         raise BadData(what, expected=f"at least {layout.fixed}", found=count)
     return Data(name, lambda: iter([chunk]), inputs, samples=count, labelled=labelled)
+
+
+def _misspelt(there: Iterable[str], data: Data) -> Data:
+    """`data`, with a remark where a name among those that are there was meant for labels, which nobody reads."""
+    if not data.labelled:
+        for name in there:
+            if name not in data._inputs and MISSPELT.fullmatch(name):
+                data.remarks.append(f"the data hold {name}, which nothing reads: labels are named {LABELS}")
+    return data
 
 
 def _ragged(arrays: Chunk, inputs: Mapping[str, TensorSpec]) -> list[Chunk]:

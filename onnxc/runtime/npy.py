@@ -69,6 +69,12 @@ def read_npz(path: Path, wanted: list[str], needed: list[str]) -> dict[str, np.n
         raise BadData(f"{path} is not a readable .npz: {_why(error)}", remedy=FORMS) from None
 
 
+def npz_names(path: Path) -> list[str]:
+    """The names of the arrays in an .npz that can be read."""
+    with zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(info) as file:
         dtype, shape, fortran = _header(file, info.file_size)

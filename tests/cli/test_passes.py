@@ -200,6 +200,13 @@ def test_the_list_has_every_pass_on_one_line(command, monkeypatch):
     assert "prune" in next(line for line in lines if line.startswith("prune.channels")).split()
 
 
+def test_methods_are_found_by_their_names(command):
+    assert "quant.binary(inputs=hwgq)" in command("passes", "--list", "hwgq").out
+    assert "quant.int8(rounding=gptq)" in command("passes", "--list", "GPTQ").out
+    assert "prune.channels" in command("passes", "--list", "fpgm").out
+    assert command("passes", "--list", "nosuch").status == 2
+
+
 def test_one_pass_is_listed_with_kinds_defaults_and_meanings(command):
     by_name, by_alias = command("passes", "--list", "prune.channels").out, command("passes", "--list", "prune").out
     assert by_name == by_alias

@@ -375,3 +375,18 @@ def test_members_are_bounded_and_read_as_they_were(tmp_path, monkeypatch):
     monkeypatch.setattr("onnxc.runtime.npy.FREE", 1 << 20)
     with pytest.raises(BadData, match=r"holds too much, expected at most .* found 12000128 bytes"):
         open_data(tmp_path / "bomb.npz", X)
+
+
+@pytest.mark.parametrize("form", ["npz", "folder", "arrays"])
+def test_labels_of_another_name_are_told(form, tmp_path):
+    arrays = {"x": np.zeros((3, 2), np.float32), "label": np.zeros(3, int)}
+    source: object = arrays
+    if form == "npz":
+        source = tmp_path / "d.npz"
+        np.savez(source, **arrays)
+    elif form == "folder":
+        source = tmp_path
+        for name, a in arrays.items():
+            np.save(tmp_path / f"{name}.npy", a)
+    (said,) = open_data(source, {"x": TensorSpec(("N", 2), np.dtype("float32"))}).remarks
+    assert said == "the data hold label, which nothing reads: labels are named labels"

@@ -22,6 +22,7 @@ from .identities import identity
 from .merge import merge
 from .opened import open_bodies, open_functions
 from .shapes import computed_target, known_values, named_axes
+from .states import zero_states
 
 SWEEPS = 32
 SPARE_OUTPUTS = {
@@ -100,6 +101,7 @@ def sweep(e: Editor) -> None:
         if opaque(node):
             continue
         _spare_outputs(e, node)
+        zero_states(e, node)
         if fold(e, node) or known_values(e, node):
             continue
         computed_target(e, node)
