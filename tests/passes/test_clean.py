@@ -7,7 +7,6 @@ import onnx
 import onnx.numpy_helper
 import pytest
 
-from onnxc.ir.difference import differences
 from onnxc.ir.files import load
 from onnxc.ir.text import dump
 from onnxc.passes.base import apply
@@ -15,6 +14,7 @@ from onnxc.passes.clean import Clean
 from onnxc.passes.clean.fold import SMALL
 from onnxc.runtime.reference import Session
 from tests import golden
+from tests.apart import differences
 
 CASES = golden.cases("clean")
 

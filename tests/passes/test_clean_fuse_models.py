@@ -8,7 +8,6 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from onnxc.ir.difference import differences
 from onnxc.ir.files import load
 from onnxc.ir.model import Model
 from onnxc.ir.text import dump
@@ -17,6 +16,7 @@ from onnxc.passes.base import Context
 from onnxc.passes.clean import Clean
 from onnxc.passes.fuse import Fuse
 from onnxc.runtime.reference import Session
+from tests.apart import differences
 from tests.conftest import LIGHT, TRAINED
 
 # Hundreds of megabytes of weights once they are written.

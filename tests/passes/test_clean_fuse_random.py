@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxc.ir.difference import differences
 from onnxc.ir.files import load
 from onnxc.ir.model import Model
 from onnxc.passes.base import apply
 from onnxc.passes.clean import Clean
 from onnxc.passes.fuse import Fuse
 from onnxc.runtime.reference import Session
+from tests.apart import differences
 from tests.passes.rewrite_graphs import BATCH, Chain
 
 CHUNK = 50

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxc.ir.difference import differences
 from onnxc.ir.files import load
 from onnxc.ir.text import dump
 from onnxc.passes.base import apply
@@ -17,6 +16,7 @@ from onnxc.passes.clean import Clean
 from onnxc.passes.fuse import Fuse
 from onnxc.runtime.reference import Session
 from tests import golden
+from tests.apart import differences
 from tests.passes.prune_models import network
 
 CASES = golden.cases("fuse")

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 import onnxc
-from onnxc.ir.difference import differences
 from onnxc.ir.errors import BadOption
 from onnxc.ir.text import dump
 from onnxc.passes.base import apply
 from onnxc.passes.registry import make
+from tests.apart import differences
 
 from .quant_helpers import feeds_of, model_of, run
 

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxc.ir.difference import differences
 from onnxc.ir.errors import BadOption, Unsupported
 from onnxc.ir.files import load
 from onnxc.ir.text import dump
@@ -19,6 +18,7 @@ from onnxc.passes.registry import make
 from onnxc.pipeline import Pipeline
 from onnxc.runtime.evaluate import accuracy
 from onnxc.runtime.reference import Session
+from tests.apart import differences
 
 from .quant_helpers import feeds_of, fused_operators, model_of, quantised, run, twin
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from onnxc.ir.difference import differences
 from onnxc.ir.errors import BadOption
 from onnxc.ir.text import dump
 from onnxc.passes.base import apply
@@ -11,6 +10,7 @@ from onnxc.passes.registry import make
 from onnxc.runtime.data import open_data
 from onnxc.runtime.reference import Runner
 from onnxc.runtime.specs import input_specs
+from tests.apart import differences
 
 from .quant_helpers import feeds_of, model_of, quantised, run
 
