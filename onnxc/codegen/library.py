@@ -31,7 +31,8 @@ from onnxc.codegen.c.wheel import check_wheel, wheels_in, write_wheel
 from onnxc.codegen.memory.arena import ALIGN
 from onnxc.codegen.memory.weights import Weights, gather, lay_out
 from onnxc.codegen.prepare.ends import Scaled, integer_ends, quantised_data
-from onnxc.codegen.prepare.static import StaticModel, make_static
+from onnxc.codegen.prepare.record import StaticModel
+from onnxc.codegen.prepare.static import make_static
 from onnxc.codegen.program import Program, compile_program, lower_program
 from onnxc.codegen.proof import Proof, prove
 from onnxc.codegen.target import Target, resolve

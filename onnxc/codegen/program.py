@@ -15,7 +15,7 @@ from onnxc.codegen.kernels import generic, legal
 from onnxc.codegen.lower.lowering import lower
 from onnxc.codegen.memory.plan import MemoryPlan, make_plan
 from onnxc.codegen.micro.calls import Micro, micro_of
-from onnxc.codegen.prepare.static import StaticModel
+from onnxc.codegen.prepare.record import StaticModel
 from onnxc.codegen.quiet import quiet
 from onnxc.codegen.target import Target
 from onnxc.codegen.tvm_api import finish, name_of, tvm_modules

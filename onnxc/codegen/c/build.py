@@ -14,6 +14,7 @@ from onnxc.codegen.c import source as csource
 from onnxc.codegen.c.header import Interface, header, internal
 from onnxc.codegen.c.source import Layout, head_bytes
 from onnxc.codegen.memory.arena import ALIGN, aligned
+from onnxc.codegen.memory.contract import check_plan
 from onnxc.codegen.memory.weights import Weights
 from onnxc.codegen.program import Program
 from onnxc.codegen.target import Target
@@ -51,6 +52,7 @@ def lay_out_arena(programs: Sequence[Program], weights: Weights, threads: int) -
         workspaces = {name: function.workspace for name, function in program.compiled.items()}
         over = {name: call.over for name, call in program.micro.items()}
         program.plan.settle(workspaces, buffers, over, MICRO_ALIGN if program.target.micro else ALIGN)
+        check_plan(program.plan, len(program.static.inputs), len(program.static.outputs), buffers)
     scratch = aligned(SCRATCH) if weights.segments else 0
     return Layout(decoded, buffers, buffers + max(scratch, *(program.plan.arena for program in programs)))
 

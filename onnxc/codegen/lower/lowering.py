@@ -26,7 +26,7 @@ from onnxc.codegen.match.fewbit import FewBit
 from onnxc.codegen.micro import between, layers
 from onnxc.codegen.micro.calls import Micro
 from onnxc.codegen.prepare.importer import import_onnx
-from onnxc.codegen.prepare.static import StaticModel
+from onnxc.codegen.prepare.record import StaticModel
 from onnxc.codegen.target import Target
 from onnxc.codegen.tvm_api import name_of, tvm_modules
 from onnxc.ir.errors import Unsupported

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxc.codegen.memory.arena import ALIGN, Overlap, Tenant, assign, largest_live_set
+from onnxc.codegen.memory.contract import check_assignment
 from onnxc.codegen.memory.order import best_order
 from onnxc.codegen.micro.calls import Over
-from onnxc.codegen.prepare.static import StaticModel
+from onnxc.codegen.prepare.record import StaticModel
 from onnxc.codegen.tvm_api import name_of, tvm_modules
 from onnxc.ir.errors import Unsupported, VerificationError
 from onnxc.runtime.elements import stored
@@ -82,6 +83,7 @@ class MemoryPlan:
         needy = [i for i, (function, _) in enumerate(self.calls) if workspaces[function]]
         tenants += [Tenant(workspaces[self.calls[i][0]], i, i) for i in needy]
         offsets, self.arena = assign(tenants, overlaps, align)
+        check_assignment(tenants, offsets, self.arena, overlaps, align)
         self.live = largest_live_set(tenants, overlaps)
         where = {n: Place("arena", start + offset) for n, offset in zip(numbers, offsets)}
         for i, (function, places) in enumerate(self.calls):

@@ -17,7 +17,7 @@ import onnx
 from onnxc.codegen.operators.narrow import is_narrow, pack, unpack
 from onnxc.codegen.operators.node import Node, Refused, held
 from onnxc.codegen.operators.table import convert
-from onnxc.codegen.prepare.static import StaticModel
+from onnxc.codegen.prepare.record import StaticModel
 from onnxc.codegen.tvm_api import tvm_modules
 from onnxc.ir.errors import Unsupported
 from onnxc.runtime.elements import stored

@@ -8,17 +8,18 @@ Nothing downstream copies or folds hundreds of megabytes, as weights become para
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from onnxc.codegen.operators import has_row
+from onnxc.codegen.prepare.contract import check_static
 from onnxc.codegen.prepare.fold import SMALL, copy_of, infer
 from onnxc.codegen.prepare.opening import opener
+from onnxc.codegen.prepare.record import StaticModel
 from onnxc.codegen.prepare.rewrite import rewrite
-from onnxc.codegen.prepare.walk import Integers, Walk, constant_of
+from onnxc.codegen.prepare.walk import Walk, constant_of
 from onnxc.ir.errors import BadModel, BadOption, Unsupported
 from onnxc.ir.faults import ONNX_ERRORS, first_line
 
@@ -39,27 +40,6 @@ WEIGHT_OPERANDS = {
 PLAIN_OPSET = 17  # of a model that imports no standard operators
 
 
-@dataclass
-class StaticModel:
-    """A graph with static shapes whose constants are held apart from its nodes.
-
-    `inputs` and `outputs` are the user's (name, shape, dtype), `nodes` in an order in which they can run. `constants` are the
-    arrays that nodes or outputs read; those named in `weights` are large, or operands that kernels pack, and are never
-    folded. `users` says of a weight which node reads it first, `integers` which 8-bit integers it is made of, if it is.
-    `types` has (shape, dtype) of the tensors whose shape is known, `opsets` the version of each domain.
-    """
-
-    nodes: list[onnx.NodeProto]
-    inputs: list[tuple[str, tuple[int, ...], str]]
-    outputs: list[tuple[str, tuple[int, ...], str]]
-    constants: dict[str, np.ndarray]
-    weights: set[str]
-    users: dict[str, str]
-    integers: dict[str, Integers]
-    types: dict[str, tuple[tuple[int, ...], str]]
-    opsets: dict[str, int]
-
-
 def make_static(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None) -> StaticModel:
     """`model` with static shapes; `shapes` gives the shape of an input that has symbolic dimensions.
 
@@ -72,7 +52,7 @@ def make_static(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | 
     constants, integers = walk.constants, walk.integers
     rewrite(work, constants, integers)
     _prune_dead(work)
-    return _separate(work, constants, integers, fixed)
+    return check_static(_separate(work, constants, integers, fixed))
 
 
 def _walk(work: onnx.ModelProto, constants: dict[str, np.ndarray]) -> Walk:

@@ -1,0 +1,31 @@
+"""What `prepare/` hands on: a graph with static shapes, its constants beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnxc.codegen.prepare.walk import Integers
+
+
+@dataclass
+class StaticModel:
+    """A graph with static shapes whose constants are held apart from its nodes.
+
+    `inputs` and `outputs` are the user's (name, shape, dtype), `nodes` in an order in which they can run. `constants` are the
+    arrays that nodes or outputs read; those named in `weights` are large, or operands that kernels pack, and are never
+    folded. `users` says of a weight which node reads it first, `integers` which 8-bit integers it is made of, if it is.
+    `types` has (shape, dtype) of the tensors whose shape is known, `opsets` the version of each domain.
+    """
+
+    nodes: list[onnx.NodeProto]
+    inputs: list[tuple[str, tuple[int, ...], str]]
+    outputs: list[tuple[str, tuple[int, ...], str]]
+    constants: dict[str, np.ndarray]
+    weights: set[str]
+    users: dict[str, str]
+    integers: dict[str, Integers]
+    types: dict[str, tuple[tuple[int, ...], str]]
+    opsets: dict[str, int]
