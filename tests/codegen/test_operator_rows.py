@@ -258,7 +258,7 @@ def test_recurrent_layers(rng, tmp_path):
         drawn = {"direction": way, "hidden_size": hidden}
         if op == "GRU":
             drawn["linear_before_reset"] = int(rng.integers(0, 2))
-        if rng.random() < 0.3 and op != "LSTM":
+        if rng.random() < 0.3:
             drawn["clip"] = 0.5
         if rng.random() < 0.3:
             pick = [
@@ -288,6 +288,9 @@ def test_order_along_an_axis(rng, tmp_path):
         cases.append(Case("CumSum", [x, ("const", np.int64(axis))], opset=14, **drawn))
         k = np.array([rng.integers(1, x.shape[axis] + 1)])
         cases.append(Case("TopK", [x, ("const", k)], 2, axis=axis, largest=int(rng.integers(0, 2))))
+    for time in (0, 1):
+        x = values(rng, (4, 3, 2) if time == 0 else (3, 4, 2))
+        cases.append(Case("ReverseSequence", [x, np.array([4, 2, 3])], time_axis=time, batch_axis=1 - time))
     check(cases, tmp_path)
 
 

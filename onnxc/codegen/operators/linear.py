@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from onnxc.codegen import tvm_api as tvm
 from onnxc.codegen.operators.loops import loops, picked
-from onnxc.codegen.operators.node import Node, Refused, dtype_of, shape_of
+from onnxc.codegen.operators.node import Node, dtype_of, shape_of
 from onnxc.codegen.operators.table import row
 
 
@@ -30,49 +28,6 @@ def gemm(n: Node, a, b, c=None):
     if c is None:
         return made
     return n.do("add", made, n.do("multiply", c, n.like(beta, c)) if beta != 1 else c)
-
-
-@row("Einsum")
-def einsum(n: Node, *xs):
-    """Products summed over the labels that the result has not; "..." stands for axes that broadcast."""
-    text = n.attribute("equation").replace(" ", "")
-    left, arrow, right = text.partition("->")
-    terms = left.split(",")
-    if len(terms) != len(xs):
-        raise Refused(f"attribute equation = {text} is for {len(terms)} tensors")
-    ranks = [len(shape_of(x)) - len(term.replace("...", "")) if "..." in term else 0 for term, x in zip(terms, xs)]
-    most = max(ranks)
-    free = [chr(ord("À") + i) for i in range(most)]  # labels of the axes behind "..."
-    terms = [term.replace("...", "".join(free[most - rank :])) for term, rank in zip(terms, ranks)]
-    if arrow:
-        result = right.replace("...", "".join(free))
-    else:
-        every = "".join(terms)
-        result = "".join(free) + "".join(sorted(c for c in set(every) if every.count(c) == 1 and c not in free))
-    extents: dict[str, int] = {}
-    for term, x in zip(terms, xs):
-        for label, extent in zip(term, shape_of(x), strict=True):
-            extents[label] = max(extents.get(label, 1), extent) if extent else 0
-    gone = [label for label in dict.fromkeys("".join(terms)) if label not in result]
-    shape = [extents[label] for label in result]
-    if 0 in extents.values():
-        return n.const(np.zeros(shape), dtype_of(xs[0]))
-
-    def compute(*tensors):
-        runs = {label: tvm.te.reduce_axis((0, extents[label])) for label in gone}
-
-        def element(*index):
-            at = dict(zip(result, index, strict=True)) | runs
-            value = None
-            for term, tensor, x in zip(terms, tensors, xs, strict=True):
-                own = [0 if extent == 1 else at[label] for label, extent in zip(term, shape_of(x), strict=True)]
-                part = tensor(*own)
-                value = part if value is None else value * part
-            return tvm.te.sum(value, axis=list(runs.values())) if runs else value
-
-        return tvm.te.compute(shape, element, name="einsum")
-
-    return n.te(compute, *xs)
 
 
 @row("Det")

@@ -43,11 +43,11 @@ def batch_norm(n: Node, x, scale, shift, mean, variance):
         own = n.reshape(own, shape_of(mean))
         running = [_mix(n, old, new, momentum) for old, new in ((mean, own), (variance, spread))]
         return affine(n, made, scale, shift, shape), *running
-    known = [n.known(i) for i in range(1, 5)]
-    if all(values is not None for values in known):
-        factor = known[0] / np.sqrt(known[3].astype(np.float64) + epsilon)
-        moved = known[1] - known[2] * factor
-        return affine(n, x, *(n.weight(array.astype(dtype_of(x))) for array in (factor, moved)), shape)
+    known = [np.asarray(values, np.float64) for values in map(n.known, range(1, 5)) if values is not None]
+    if len(known) == 4:
+        factor = known[0] / np.sqrt(known[3] + epsilon)
+        both = [n.weight(array.astype(dtype_of(x))) for array in (factor, known[1] - known[2] * factor)]
+        return affine(n, x, both[0], both[1], shape)
     factor = n.do("divide", scale, n.do("sqrt", n.do("add", variance, n.like(epsilon, variance))))
     factor = n.reshape(factor, shape)
     centred = n.do("subtract", x, n.reshape(mean, shape))

@@ -126,8 +126,6 @@ def _cell(n: Node, x, r) -> Cell:
         beta = (betas.pop(0) if betas else default[1]) if default and takes_beta else 0.0
         functions.append(_activation(name, alpha, beta, kind))
     each = len(functions) // d
-    if n.op == "LSTM":
-        n.only("clip", 0.0)  # runtimes do not agree on which gates it bounds
     steps, batch, _ = shape_of(x)
     hidden = shape_of(r)[2]
     if n.attribute("hidden_size", hidden) != hidden:
@@ -145,6 +143,7 @@ def _body(T, cell: Cell, backward: list[bool], product, turned, bias, counts, h0
     final = rest[4] if cell.op == "LSTM" else None
     d, batch, k, kind = cell.directions, cell.batch, cell.hidden, cell.kind
     size, x = cell.gates * k, tvm.tirx
+    same = 2 * k if cell.op == "GRU" else size  # gates whose product is with the state as it is
     zero = x.const(0, kind)
     gates = T.alloc_buffer((size,), kind)
     inner = T.alloc_buffer((size,), kind)
@@ -162,8 +161,15 @@ def _body(T, cell: Cell, backward: list[bool], product, turned, bias, counts, h0
                     with T.serial(0, size) as g:
                         T.buffer_store(gates, product[step, sample, way, g] + bias[way, g], (g,))
                         T.buffer_store(inner, bias[way, size + g], (g,))
-                    with T.serial(0, k) as j:
-                        _accumulate(T, inner, last[way, sample, j], turned, way, j, size)
+                    _accumulate(
+                        T,
+                        inner,
+                        lambda j, way=way: last[way, sample, j],
+                        turned,
+                        way,
+                        k,
+                        (0, size if cell.after else same),
+                    )
                     step_of = _STEPS[cell.op]
                     step_of(T, cell, way, sample, gates, inner, turned, last, final, holes)
                     with T.serial(0, k) as unit:
@@ -172,12 +178,27 @@ def _body(T, cell: Cell, backward: list[bool], product, turned, bias, counts, h0
                     T.buffer_store(made, zero, (turn, way, sample, unit))
 
 
-def _accumulate(T, total, factor, turned, way: int, j, size: int) -> None:
-    """total += factor * row j of the recurrent weights, in vectors where they fit."""
-    lanes = next(lanes for lanes in (16, 8, 4, 2, 1) if size % lanes == 0)
-    with T.serial(0, size // lanes) as block, T.vectorized(0, lanes) as lane:
-        g = block * lanes + lane
-        T.buffer_store(total, total[g] + factor * turned[way, j, g], (g,))
+TURNS = 8  # rows of the weights that are added at once
+
+
+def _accumulate(T, total, state: Callable, turned, way: int, rows: int, columns: tuple[int, int]) -> None:
+    """total[g] += sum over j of state(j) R'[j, g], for the gates g in `columns`: in vectors, several rows at once."""
+    first, end = columns
+    lanes = next(lanes for lanes in (16, 8, 4, 2, 1) if (end - first) % lanes == 0)
+
+    def add(begin, count: int) -> None:
+        with T.serial(0, (end - first) // lanes) as block, T.vectorized(0, lanes) as lane:
+            g = first + block * lanes + lane
+            value = total[g]
+            for j in range(count):
+                value = value + state(begin + j) * turned[way, begin + j, g]
+            T.buffer_store(total, value, (g,))
+
+    if rows // TURNS:
+        with T.serial(0, rows // TURNS) as turn:
+            add(turn * TURNS, TURNS)
+    if rows % TURNS:
+        add(rows - rows % TURNS, rows % TURNS)
 
 
 def _clipped(cell: Cell, value):
@@ -208,7 +229,7 @@ def _lstm(T, cell: Cell, way: int, sample, gates, inner, turned, last, final, ho
         T.buffer_store(final, keep * old + i * fresh, (way, sample, u))
     with T.serial(0, k) as u:
         new = final[way, sample, u]
-        o = f(_clipped(cell, gates[k + u] + inner[k + u] + holes[way, k + u] * new))
+        o = f(_clipped(cell, gates[k + u] + inner[k + u] + holes[way, k + u] * new))  # what h reads is not bounded
         T.buffer_store(last, o * h(new), (way, sample, u))
 
 
@@ -223,16 +244,10 @@ def _gru(T, cell: Cell, way: int, sample, gates, inner, turned, last, final, hol
         with T.serial(0, k) as u:
             value = gates[2 * k + u] + gates[k + u] * inner[2 * k + u]
             T.buffer_store(gates, g(_clipped(cell, value)), (2 * k + u,))
-    else:  # inner[2k:] is bias + h R'; its bias part alone stays, and (r h) R' is added
+    else:  # inner[2k:] is the bias as yet
+        _accumulate(T, inner, lambda j: gates[k + j] * last[way, sample, j], turned, way, k, (2 * k, 3 * k))
         with T.serial(0, k) as u:
-            total = T.alloc_buffer((1,), cell.kind)
-            T.buffer_store(total, x.const(0, cell.kind), (0,))
-            with T.serial(0, k) as j:
-                lacking = (gates[k + j] - one) * last[way, sample, j]
-                T.buffer_store(total, total[0] + lacking * turned[way, j, 2 * k + u], (0,))
-            T.buffer_store(inner, inner[2 * k + u] + total[0], (u,))
-        with T.serial(0, k) as u:
-            T.buffer_store(gates, g(_clipped(cell, gates[2 * k + u] + inner[u])), (2 * k + u,))
+            T.buffer_store(gates, g(_clipped(cell, gates[2 * k + u] + inner[2 * k + u])), (2 * k + u,))
     with T.serial(0, k) as u:
         z = gates[u]
         T.buffer_store(last, (one - z) * gates[2 * k + u] + z * last[way, sample, u], (way, sample, u))

@@ -1,4 +1,4 @@
-"""Steps of training and what stands idle in inference, and reversals by length, in standard operators.
+"""Steps of training and what stands idle in inference, in standard operators.
 
 Momentum(r, t, x, g, v)   ->   v' = alpha v + beta g, x' = x - r v'
 """
@@ -76,22 +76,6 @@ def _adam(b: Build) -> list[str]:
         after = b("Mul", b("Sub", one, _number(b, "norm_coefficient_post", 0.0, x)), after)
         made.append((after, new_v, new_h))
     return [one for kind in zip(*made) for one in kind]
-
-
-@rewrites("ReverseSequence")
-def _reversed(b: Build) -> str:
-    """Elements along time_axis up to each sequence's length are turned round."""
-    x, lengths = b.input(0), b.input(1)
-    time, batch = b.attribute("time_axis", 0), b.attribute("batch_axis", 1)
-    order = [time, batch, *range(2, len(b.shape(x)))]
-    if sorted((time, batch)) != [0, 1]:
-        raise b.refusal("its axes are 0 and 1 alone")
-    x = b.transpose(x, *order)
-    count, own, *rest = b.shape(x)
-    steps, ends = b.constant(np.arange(count)[:, None], np.int64), b.reshape(lengths, (1, own))
-    at = b("Where", b("Less", steps, ends), b("Sub", b("Sub", ends, b.constant(1, np.int64)), steps), steps)
-    at = b("Expand", b.reshape(at, (count, own, *[1] * len(rest))), b.constant((count, own, *rest), np.int64))
-    return b.transpose(b("GatherElements", x, at, axis=0), *order)
 
 
 @rewrites("Dropout")
