@@ -5,6 +5,8 @@ Importing tvm takes seconds and 200 MB, so it happens when something is compiled
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from types import SimpleNamespace
@@ -49,6 +51,18 @@ def script_builder():
     from tvm.script.ir_builder import tirx as script
 
     return script, IRBuilder
+
+
+@contextmanager
+def whole(builder) -> Iterator[None]:
+    """A builder of Relax whose blocks are ended where an error leaves them: it writes a warning when it goes otherwise."""
+    try:
+        yield
+    except BaseException:
+        with suppress(*TVM_ERRORS):
+            while True:
+                builder._end_block()
+        raise
 
 
 def finish(module, target, rules: dict):

@@ -28,7 +28,7 @@ from onnxc.codegen.micro.calls import Micro
 from onnxc.codegen.prepare.importer import import_onnx
 from onnxc.codegen.prepare.record import StaticModel
 from onnxc.codegen.target import Target
-from onnxc.codegen.tvm_api import name_of, tvm_modules
+from onnxc.codegen.tvm_api import name_of, tvm_modules, whole
 from onnxc.ir.errors import Unsupported
 
 FIRST, LAST = "nchw", "nhwc"
@@ -80,7 +80,7 @@ class _Lowering:
         self.readers = matches.readers
         self.chosen = {var: self._choice(found) for var, found in matches.kernels.items()}
         self.wanted = packing.wanted(matches, self.chosen)
-        with self.builder.function("main", inputs):
+        with whole(self.builder), self.builder.function("main", inputs):
             with self.builder.dataflow():
                 for binding in bindings:
                     self._binding(binding, matches)

@@ -215,7 +215,7 @@ def _root(var, constants: Constants):
 
 def _matmul(binding, constants: Constants) -> Match | None:
     x, w = binding.value.args
-    if x in constants or rank(x) < 2 or rank(w) < 2:
+    if (x in constants and w in constants) or rank(x) < 2 or rank(w) < 2:
         return None
     xs, ws, ys = shape_of(x), shape_of(w), shape_of(binding.var)
     k, columns = ws[-2:]
@@ -224,7 +224,7 @@ def _matmul(binding, constants: Constants) -> Match | None:
         spec = _product_spec(1, rows, k, columns, xs, ys)
         weight = constants.value(w).reshape(k, columns).T[:, :, None, None]
         return Match(spec, x, weight, _root(w, constants), spatial=False)
-    if w in constants or xs[:-2] != ws[:-2]:
+    if xs[:-2] != ws[:-2]:
         return None
     spec = _product_spec(int(np.prod(xs[:-2])), xs[-2], k, columns, xs, ys, w_shape=ws)
     return Match(spec, x, w, None, spatial=False)

@@ -18,7 +18,6 @@ from onnxc.codegen.operators import (  # noqa: F401  each file enters its rows i
     select,
     shape,
     signal,
-    sort,
     window,
 )
 from onnxc.codegen.operators.table import ROWS, convert, has_row

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from math import prod
+
+import numpy as np
+
 from onnxc.codegen import tvm_api as tvm
 from onnxc.codegen.operators.loops import loops, picked
 from onnxc.codegen.operators.node import Node, dtype_of, shape_of
@@ -11,7 +15,25 @@ from onnxc.codegen.operators.table import row
 @row("MatMul")
 def matmul(n: Node, a, b):
     """The product of the last two axes, the axes before them broadcast."""
-    return n.do("matmul", a, b)
+    if dtype_of(a) != "float32" or 0 in (*shape_of(a), *shape_of(b)) or not shape_of(a) or not shape_of(b):
+        return n.do("matmul", a, b)
+    left, right = shape_of(a), shape_of(b)
+    a = n.reshape(a, (1, *left)) if len(left) == 1 else a
+    b = n.reshape(b, (*right, 1)) if len(right) == 1 else b
+    lead = np.broadcast_shapes(shape_of(a)[:-2], shape_of(b)[:-2])
+    made = _batched(n, a, b, lead)
+    result = (*lead, *left[:-1][-1:], *(right[-1:] if len(right) > 1 else ()))
+    return n.reshape(made, result)
+
+
+def _batched(n: Node, a, b, lead: tuple[int, ...]):
+    """The product of matrices that stand in the same places of both tensors, which has a kernel, or of all with one."""
+    (*one, rows, k), (*other, _, columns) = shape_of(a), shape_of(b)
+    if prod(other) == 1:  # rows of all matrices are rows of one
+        if n.known(1) is None:
+            a, b = n.reshape(a, (1, prod(one) * rows, k)), n.reshape(b, (1, k, columns))
+        return n.do("matmul", a, b)
+    return n.do("matmul", n.broadcast(a, (*lead, rows, k)), n.broadcast(b, (*lead, k, columns)))
 
 
 @row("Gemm")

@@ -1,4 +1,4 @@
-"""What goes along an axis element by element: running sums and products, the largest."""
+"""What goes along an axis element by element: running sums and products, the largest, reversals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxc.codegen import tvm_api as tvm
 from onnxc.codegen.operators.loops import loops, when
-from onnxc.codegen.operators.node import Node, Refused, dtype_of, shape_of, within
+from onnxc.codegen.operators.node import Node, Refused, dtype_of, is_float, shape_of, within
 from onnxc.codegen.operators.table import row
 
 
@@ -76,26 +76,42 @@ def top(n: Node, x, *_):
 
     def body(T, source, values, places):
         def above(a, b):
-            return a > b if most else a < b
+            """Whether a stands ahead of b; NaN stands last."""
+            ahead = a > b if most else a < b
+            return tirx.any(ahead, tirx.all(b != b, a == a)) if is_float(x) else ahead
 
-        def number(value):
-            return tirx.const(value, "int64")
-
-        with T.grid(before, behind) as (i, j), T.serial(0, count) as k:
-            T.buffer_store(places, number(-1), (i, k, j))
+        with T.grid(before, behind) as (i, j):
+            place = T.alloc_buffer((1,), "int32")
             with T.serial(0, extent) as at:
-                item, here = source[i, at, j], tirx.Cast("int64", at)
-                last = places[i, tirx.max(k - 1, 0), j]
-                previous = values[i, tirx.max(k - 1, 0), j]
-                later = tirx.any(k == 0, above(previous, item), tirx.all(previous == item, here > last))
-                best = tirx.any(places[i, k, j] < number(0), above(item, values[i, k, j]))
-                with when(T, tirx.all(later, best)):
-                    T.buffer_store(values, item, (i, k, j))
-                    T.buffer_store(places, here, (i, k, j))
-            with when(T, places[i, k, j] < number(0)):  # nothing but NaN is left
-                T.buffer_store(values, source[i, extent - 1, j], (i, k, j))
-                T.buffer_store(places, number(extent - 1), (i, k, j))
+                item = source[i, at, j]
+                with when(T, tirx.any(at < count, above(item, values[i, count - 1, j]))):  # most are behind the last
+                    T.buffer_store(place, tirx.min(tirx.Cast("int32", at), count - 1), (0,))
+                    with T.While(tirx.all(place[0] > 0, above(item, values[i, tirx.max(place[0] - 1, 0), j]))):
+                        T.buffer_store(values, values[i, place[0] - 1, j], (i, place[0], j))
+                        T.buffer_store(places, places[i, place[0] - 1, j], (i, place[0], j))
+                        T.buffer_store(place, place[0] - 1, (0,))
+                    T.buffer_store(values, item, (i, place[0], j))
+                    T.buffer_store(places, tirx.Cast("int64", at), (i, place[0], j))
 
     flat = [((before, count, behind), kind), ((before, count, behind), "int64")]
     values, places = loops(n, [n.reshape(x, (before, extent, behind))], flat, body)
     return n.reshape(values, whole), n.reshape(places, whole)
+
+
+@row("ReverseSequence")
+def reverse_sequence(n: Node, x, lengths):
+    """The first lengths[b] entries of sample b in reverse along the time axis, the rest as they are."""
+    shape = shape_of(x)
+    batch, time = int(n.attribute("batch_axis", 1)), int(n.attribute("time_axis", 0))
+
+    def compute(t, count):
+        def element(*index):
+            i, length = index[time], tvm.tirx.Cast("int64", count(index[batch]))
+            back = tvm.tirx.Select(i < length, length - 1 - i, tvm.tirx.Cast("int64", i))
+            at = list(index)
+            at[time] = tvm.tirx.min(tvm.tirx.max(back, 0), shape[time] - 1)
+            return t(*at)
+
+        return tvm.te.compute(shape, element, name="reverse")
+
+    return n.te(compute, x, lengths)

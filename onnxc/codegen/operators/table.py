@@ -37,6 +37,9 @@ def row(*operators: str, domain: str = "", since: int = 1, until: int = 10_000) 
 
     def enter(apply: Callable) -> Callable:
         for operator in operators:
+            for other in ROWS.get((domain, operator), ()):
+                if max(since, other.since) <= min(until, other.until):
+                    raise ValueError(f"two rows for {operator}: {other.apply.__module__} and {apply.__module__}")
             ROWS.setdefault((domain, operator), []).append(Row(apply, since, until))
         return apply
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
+from onnxc.codegen import tvm_api as tvm
 from onnxc.codegen.operators.narrow import is_narrow, pack, unpack
 from onnxc.codegen.operators.node import Node, Refused, held
 from onnxc.codegen.operators.table import convert
@@ -73,7 +74,7 @@ class _Import:
             relax.Var(f"x{i}", relax.TensorType(*stored(shape, dtype)))
             for i, (_, shape, dtype) in enumerate(static.inputs)
         ]
-        with self.builder.function("main", inputs):
+        with tvm.whole(self.builder), self.builder.function("main", inputs):
             with self.builder.dataflow():
                 for var, (name, shape, dtype) in zip(inputs, static.inputs, strict=True):
                     self.values[name] = self._input(var, shape, dtype)
