@@ -182,3 +182,20 @@ def test_no_divisor_traps(op, more, tmp_path):
     programs.build()
     for kind, (feeds, right) in wanted.items():
         np.testing.assert_array_equal(programs.run(kind, feeds)["y0"], right)
+
+
+def test_products_of_any_ranks_have_a_kernel(rng, tmp_path):
+    cases = []
+    shapes = (
+        ((4, 6, 5), (5, 7)),
+        ((5,), (5, 7)),
+        ((6, 5), (5,)),
+        ((2, 1, 6, 5), (3, 5, 7)),
+        ((6, 5), (3, 5, 7)),
+        ((5,), (5,)),
+    )
+    for left, right in shapes:
+        for fixed in (None, 0, 1):
+            given = [values(rng, left), values(rng, right)]
+            cases.append(Case("MatMul", [("const", v) if i == fixed else v for i, v in enumerate(given)]))
+    check(cases, tmp_path, least=1.0)
