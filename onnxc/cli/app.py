@@ -14,7 +14,22 @@ from typing import Annotated
 import typer
 
 from onnxc import __version__
-from onnxc.cli import auto, bench, compare, compile, demo, inspect, pack, passes, run, sensitivity, signals
+from onnxc.cli import (
+    auto,
+    bench,
+    check,
+    compare,
+    compile,
+    completion,
+    demo,
+    diff,
+    inspect,
+    pack,
+    passes,
+    run,
+    sensitivity,
+    signals,
+)
 from onnxc.ir.errors import OnnxcError
 from onnxc.ir.escape import line
 
@@ -54,6 +69,9 @@ for _name, _command in {
     "auto": auto.auto,
     "inspect": inspect.inspect,
     "compare": compare.compare,
+    "diff": diff.diff,
+    "check": check.check,
+    "completion": completion.completion,
     "compile": compile.compile_,
     "run": run.run,
     "bench": bench.bench,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,11 +15,12 @@ from .report import HEAD, columns, grouped, legend, table_rows
 from .tables import Column, change, count, decibels, percent, plural, score, size
 
 if TYPE_CHECKING:
+    from ..measure.diff import Diff
     from ..measure.layers import Fate
     from ..report import PipelineReport
     from ..search import Found
 
-__all__ = ["HEAD", "repeat", "search_page", "transform_page"]
+__all__ = ["HEAD", "diff_page", "repeat", "search_page", "transform_page"]
 LAYERS = (
     *(Column(title, number=False) for title in ("layer", "kind")),
     *(Column(title) for title in ("share of MACs", "MACs", "bytes", "bits", "channels", "SNR dB")),
@@ -209,3 +211,29 @@ def _table(
 
 def _list(title: str, entries: list[tuple[str, str]], open_: bool = False) -> dict[str, Any]:
     return {"title": title, "entries": entries, "open": open_}
+
+
+def diff_page(found: Diff, title: str, *, command: str = "") -> str:
+    """What became of a model in another one: totals as bars, and a row for each node that changed."""
+    charts = []
+    for name, form in (("nodes", str), ("bytes", size), ("macs", count)):
+        rows = [(side, float(value), form(value)) for side, value in zip("AB", found.totals[name], strict=True)]
+        charts.append({"title": name, "svg": bars(rows, "")})
+    head = [Column("change", number=False), Column("node", number=False), Column("kind", number=False), Column("what", number=False),
+            Column("bytes"), Column("MACs")]  # fmt: skip
+    rows_: list[tuple[list[Any], bool]] = []
+    for c in found.changes:
+        cells: list[Any] = [c.kind, c.node, c.op, c.what]
+        for key, form in (("bytes", size), ("macs", count)):
+            was, now = ((side or {}).get(key, 0) for side in (c.before, c.after))
+            cells.append(f"{form(now)}\n{change(now, was)}" if c.after is not None and (was or now) else "")
+        rows_.append((cells, False))
+    kinds = Counter(c.kind for c in found.changes)
+    said = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common()) or "nothing changed"
+    summary = [f"Of {found.totals['nodes'][0]} nodes: {said}; {found.same} as before."]
+    if found.converters:
+        summary.append(
+            "New nodes that convert numbers: " + ", ".join(f"{n} {op}" for op, n in found.converters.items()) + "."
+        )
+    tables = [_table("Nodes", head, rows_)] if rows_ else []
+    return _page(title, summary=[*summary, *found.interface], bars=charts, tables=tables, command=command)

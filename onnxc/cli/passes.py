@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,7 @@ from .options import (
     DataOption,
     DecodeOption,
     InputOption,
+    JsonOption,
     MetricOption,
     SamplesOption,
     ShapeOption,
@@ -25,6 +26,9 @@ from .options import (
     json_text,
     show,
 )
+
+if TYPE_CHECKING:
+    from ..measure.layers import Fate
 
 
 def passes(
@@ -48,6 +52,9 @@ def passes(
         str | None, typer.Option(metavar="data|shapes", help="data: test every claim by running; the default.")
     ] = None,
     report: Annotated[str | None, typer.Option(metavar="F.json|F.html", help="Write the whole report too.")] = None,
+    node_data: Annotated[
+        str | None, typer.Option(metavar="F.json", help="SNR of each layer, for Model Explorer.", show_default=False)
+    ] = None,
     require: Annotated[
         str | None, typer.Option(metavar="BOUNDS", help='"accuracy>=0.92, drop<=1%, bytes<=300k": else exit 1.')
     ] = None,
@@ -55,6 +62,7 @@ def passes(
     seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Of all random choices; 0 by default.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the passes, or with a name the options of one.")] = False,
     verbose: VerboseOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Transform a model by passes, each one verified."""
     if list_:
@@ -73,9 +81,15 @@ def passes(
     arguments.check_file(out, "-o")
     if arguments.check_file(report, "--report") and Path(report).suffix not in (".json", ".html"):
         raise BadOption("--report writes JSON or HTML", expected="F.json or F.html", found=report)
+    arguments.check_file(node_data, "--node-data")
+    from ..ir.files import load
+    from ..ir.output import write_whole
+    from ..measure.layers import explorer
     from ..pipeline import Pipeline
     from ..recipe import parse, read_toml
+    from ..report import finite
     from ..runtime.code import allowed
+    from .html import repeat, transform_page
     from .report import render
 
     chosen, settings = (parse(listed), {}) if recipe is None else read_toml(recipe, allow_code=allowed())
@@ -93,47 +107,43 @@ def passes(
     given["wishes"] = arguments.wishes(shape, samples, inputs)
     settings |= {key: value for key, value in given.items() if value is not None}
     pipeline = Pipeline(chosen, **settings)
+    told = bool(report or node_data or json)
+    before = load(model) if told else None  # OUT may take its place
     with bar(len(pipeline.passes)) as step:
         pipeline.progress = step
         result = pipeline.transform(model)
     if out:
         result.model.save(out)
-    if report:
+    if before is not None:
         argv = _argv(model, listed, recipe, out, data, task, metric, decode, seed)
-        _write_report(Path(report), result, model, out, settings, argv)
+        layers = _layers(before, result, settings)
+        found = {"onnxc": __version__, "model": model, "out": out, "command": repeat("passes", argv), **result.report.to_dict(),
+                 "layers": finite([layer.to_dict() for layer in layers])}  # fmt: skip
+        text = json_text(found)
+        if report and Path(report).suffix == ".html":
+            page = transform_page(result.report, f"onnxc: {Path(model).name}", layers=layers, command=found["command"])
+            write_whole(Path(report), [page.encode()])
+        elif report:
+            write_whole(Path(report), [text.encode() + b"\n"])
+        if node_data:
+            write_whole(Path(node_data), [json_text(explorer(layers)).encode() + b"\n"])
+    if json:
+        show(text)
+        return
     show(render(result.report, verbose=verbose, colour=colour()))
     if out:
         show(f"\nwritten: {line(out)}")
 
 
-def _write_report(path: Path, result, model: str, out: str | None, settings: dict, argv: list[str]) -> None:
-    """The report as JSON or as a page; both with what became of each layer."""
-    from ..ir.files import load
-    from ..ir.output import write_whole
+def _layers(given, result, settings: dict) -> list[Fate]:
+    """What became of each layer; outputs are compared on the user's data."""
     from ..measure.layers import fates
-    from ..report import finite
     from ..runtime.feeding import feed
-    from .html import repeat, transform_page
 
-    report, given, data = result.report, load(model), None
+    report, data = result.report, None
     if report.check == "data" and not report.synthetic and given.inputs and _alike(given, result.model):
         data = feed(given.to_proto(), settings.get("data"), settings.get("wishes"), seed=report.seed)
-    layers = fates(given, result.model, data)
-    command = repeat("passes", argv)
-    if path.suffix == ".html":
-        text = transform_page(report, f"onnxc: {Path(model).name}", layers=layers, command=command)
-    else:
-        rows = finite([layer.to_dict() for layer in layers])
-        found = {
-            "onnxc": __version__,
-            "model": model,
-            "out": out,
-            "command": command,
-            **report.to_dict(),
-            "layers": rows,
-        }
-        text = json_text(found) + "\n"
-    write_whole(path, [text.encode()])
+    return fates(given, result.model, data)
 
 
 def _argv(

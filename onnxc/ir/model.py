@@ -24,7 +24,14 @@ from .qtype import stored_bytes
 if TYPE_CHECKING:
     from .lean import Lean
 
-__all__ = ["CAPTURED", "DOMAIN", "STANDARD", "Model", "Tensor", "read_only"]
+__all__ = ["CAPTURED", "DOMAIN", "STANDARD", "Model", "Tensor", "dtype_name", "read_only"]
+
+
+def dtype_name(dtype: object) -> str:
+    """`float32` of a NumPy type or of ONNX's number for one; `?` for none."""
+    if isinstance(dtype, int):
+        return "float32" if dtype == onnx.TensorProto.FLOAT else onnx.TensorProto.DataType.Name(dtype).lower()
+    return "?" if dtype is None else str(np.dtype(dtype))  # type: ignore[call-overload]
 
 
 class Model:
@@ -71,8 +78,8 @@ class Model:
         ops = Counter(node.op for node in self.nodes).most_common()
         weights = self.constants().values()
         rows = [
-            ("inputs", ", ".join(f"{t.name} {t.dtype} {list(t.shape or ())}" for t in self.inputs)),
-            ("outputs", ", ".join(f"{t.name} {t.dtype} {list(t.shape or ())}" for t in self.outputs)),
+            ("inputs", ", ".join(f"{t.name} {dtype_name(t.dtype)} {list(t.shape or ())}" for t in self.inputs)),
+            ("outputs", ", ".join(f"{t.name} {dtype_name(t.dtype)} {list(t.shape or ())}" for t in self.outputs)),
             ("nodes", f"{len(self.nodes)}: " + ", ".join(f"{n} {op}" for op, n in ops)),
             ("stored", f"{sum(stored_bytes(t.values) for t in weights):,} bytes in {len(weights)} arrays"),
             ("opset", self.opset),

@@ -118,3 +118,14 @@ def _noise(given: Model, made: Model, names: list[str], data: Data) -> dict[str,
             if one[a].shape == two[b].shape:
                 seen.setdefault(name, Difference()).add(one[a], two[b], a)
     return {name: difference.snr_db for name, difference in seen.items()}
+
+
+def explorer(found: list[Fate]) -> dict[str, Any]:
+    """Node data for Google's Model Explorer: the SNR of each layer's output in dB, where it could be compared; low ones are red."""
+    results = {f.name: {"value": round(f.snr_db, 2)} for f in found if f.snr_db is not None and np.isfinite(f.snr_db)}
+    colours = [
+        {"stop": 0, "bgColor": "#d2571b"},
+        {"stop": 0.5, "bgColor": "#f0d060"},
+        {"stop": 1, "bgColor": "#4a9d5b"},
+    ]
+    return {"results": results, "gradient": colours}

@@ -34,7 +34,7 @@ from .work import Job, Spec, Worker
 if TYPE_CHECKING:
     from ..ir.model import Model
 
-SHARES = (2, 3, 3)
+SHARES = (2, 4, 2)
 """Eighths of the samples that passes see, that choose, that judge."""
 LOW, HIGH = 1e-4, 0.6
 """Noises of the outputs between which candidates are looked for: 40 dB to 2 dB."""

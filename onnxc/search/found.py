@@ -106,7 +106,7 @@ def points(given: dict[str, Any], made: Sequence[Point], budget: Budget, metric:
     lost = smoothed({p.text: (p.result["noise"], found.drop(p, "metrics")) for p in made})
 
     def figures(p: Point) -> dict[str, float]:
-        return p.costs() | {"drop": lost[p.text]}
+        return p.costs() | {"drop": max(lost[p.text], found.drop(p, "metrics"))}  # the worse of both
 
     sound = [p for p in made if p.result["bytes"] <= given["bytes"] and math.isfinite(found.drop(p, "metrics"))]
     if not sound:

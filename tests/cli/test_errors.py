@@ -209,8 +209,11 @@ def test_help_names_every_command_of_the_contract(command):
         "pack",
         "unpack",
         "sensitivity",
+        "diff",
         "demo",
         "auto",
+        "check",
+        "completion",
     ):
         assert f"\n  {name} " in ended.out
         assert command(name, "--help").status == 0
@@ -221,7 +224,22 @@ def test_help_names_every_command_of_the_contract(command):
 def test_the_page_on_the_command_line_names_options_that_exist(command):
     text = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
     commands = [shlex.split(line)[2:] for line in text.splitlines() if line.startswith("$ onnxc ")]
-    shown = {"passes", "inspect", "compare", "compile", "run", "bench", "pack", "unpack", "sensitivity", "demo", "auto"}
+    shown = {
+        "passes",
+        "inspect",
+        "compare",
+        "compile",
+        "run",
+        "bench",
+        "pack",
+        "unpack",
+        "sensitivity",
+        "demo",
+        "auto",
+        "diff",
+        "check",
+        "completion",
+    }
     assert {argv[0] for argv in commands} == shown
     for name, *rest in commands:
         known = command(name, "--help").out
