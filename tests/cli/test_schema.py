@@ -17,8 +17,7 @@ def misfits(value, schema, at="$"):
     """What of a value a schema does not allow: the part of JSON Schema that ours uses."""
     if "$ref" in schema:
         schema = SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]]
-    known = "$schema $defs title description type enum required properties items additionalProperties".split()
-    unknown = set(schema) - set(known)
+    known = [
         "$schema",
         "$defs",
         "title",
@@ -29,7 +28,8 @@ def misfits(value, schema, at="$"):
         "properties",
         "items",
         "additionalProperties",
-    }
+    ]
+    unknown = set(schema) - set(known)
     found = [f"{at}: the schema says {unknown}"] if unknown else []
     if "enum" in schema:
         return found + ([] if value in schema["enum"] else [f"{at}: {value!r}"])
