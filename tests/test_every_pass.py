@@ -21,7 +21,10 @@ OPTIONS = {
     **{f"lowrank.{form}": {"rank": 1} for form in ("auto", "channel", "cp", "separable", "spatial", "tucker")},
 }
 """Options that make a pass do something on the small layers of random networks."""
-SKIP = {"prune.resolution": "it changes the interface, and random networks end in fully connected layers"}
+SKIP = {
+    "prune.resolution": "it changes the interface, and random networks end in fully connected layers",
+    "quant.embedding": "random networks have no tables; tests/passes/test_quant_embedding.py draws some",
+}
 PASSES = [name for name in available() if name not in SKIP and not name.startswith("train.")]  # those: tests/torch
 AFTER = {"quant.qonnx": "quant.binary", "quant.recognise": "quant.binary, quant.qonnx"}
 """What makes for a pass what it works on, where random networks hold none."""

@@ -12,6 +12,7 @@ def builtin() -> None:
         blockwise,
         cluster,
         cluster_hash,
+        dynamic,
         embedding,
         equalise,
         fixed,

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.apart import differences
 from onnxc.passes.base import apply
 from onnxc.passes.registry import make
+from tests.apart import differences
 
 from .quant_helpers import model_of, run
 
@@ -28,7 +28,7 @@ def network():
 def test_every_reader_of_a_table_finds_its_rows(bits, dtype, least, share):
     model = network()
     done, report = apply(make("quant.embedding", {"bits": bits}), model)
-    assert [edit.where for edit in report.edits] == ["w"]
+    assert [edit.node for edit in report.edits] == ["w"]
     feeds = {"i": np.array([[0, 599, -1], [3, -600, 7]]), "j": np.array([5, -3])}
     found = differences(run(model, feeds), run(done, feeds))
     assert found["y"].snr_db > least and found["z"].snr_db > least
