@@ -70,13 +70,14 @@ _A76 = ("atomics", "fphp", "asimdhp", "asimdrdm", "lrcpc", "asimddp")
 _ZNVER4 = (*_ICELAKE, "avx512_bf16", "sha_ni", "sse4a", "fsrm")
 
 
-def _cortex_m(name: str, about: str) -> Target:
+def _cortex_m(name: str, triple: str, about: str, *features: str) -> Target:
+    floats = {"mfloat_abi": "hard" if triple.endswith("hf") else "soft", "vector_width": 128}
     return Target(
         name,
         1,
         32,
         2,
-        _llvm("thumbv7em-unknown-none-gnueabihf", name, mfloat_abi="hard", vector_width=128),
+        _llvm(f"{triple.split('-')[0]}-unknown-none-gnu{triple.split('-')[1]}", name, *features, **floats),
         name,
         about,
     )
@@ -105,8 +106,13 @@ TARGETS: dict[str, Target] = {
                "RV64GCV, vectors of 128 bits or more", ("v",)),
         Target("wasm32", 4, 16, 2, _llvm("wasm32-unknown-wasi", "generic", "+simd128", vector_width=128), "wasm32",
                "WebAssembly with SIMD"),
-        _cortex_m("cortex-m4", "bare metal, single-precision FPU"),
-        _cortex_m("cortex-m7", "bare metal, double-precision FPU"),
+        _cortex_m("cortex-m0", "thumbv6m-eabi", "bare metal, no FPU"),
+        _cortex_m("cortex-m0plus", "thumbv6m-eabi", "bare metal, no FPU"),
+        _cortex_m("cortex-m3", "thumbv7m-eabi", "bare metal, no FPU"),
+        _cortex_m("cortex-m4", "thumbv7em-eabihf", "bare metal, DSP, single-precision FPU"),
+        _cortex_m("cortex-m7", "thumbv7em-eabihf", "bare metal, DSP, double-precision FPU"),
+        _cortex_m("cortex-m33", "thumbv8m.main-eabihf", "bare metal, DSP, single-precision FPU"),
+        _cortex_m("cortex-m55", "thumbv8.1m.main-eabihf", "bare metal, Helium; Cortex-M85 too"),
     )
 }  # fmt: skip
 LINUX_NAMES: dict[str, tuple[str, ...]] = {

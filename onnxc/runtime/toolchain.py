@@ -55,13 +55,17 @@ class Linker:
         return [beside if shutil.which(beside) else "ar"]
 
 
+Memory = tuple[int, str]
+
+
 @dataclass(frozen=True)
 class Toolchain:
     """A machine as a C programmer sees it.
 
     `machine` is what uname calls a host of this kind ("" for none), `libraries` the kinds of library to make, `emulator`
     a command that runs a static program, `suffix` the program's. `bare` means no operating system: programs need start-up
-    code and a memory map, and talk to the emulator by semihosting; `ram` is where 16 MB of RAM begin.
+    code and a memory map, and talk to the emulator by semihosting; `flash` and `ram` are the memories of its board: where each
+    begins, and its extent as linkers write it.
     """
 
     name: str
@@ -72,7 +76,8 @@ class Toolchain:
     libraries: tuple[str, ...] = ("so", "a")
     suffix: str = ""
     bare: bool = False
-    ram: int = 0
+    flash: Memory = (0, "")
+    ram: Memory = (0, "")
 
     def linker(self) -> Linker:
         """The first linker that is installed. Raises MissingTool, which names the packages to install."""
@@ -111,11 +116,13 @@ def _linux(name: str, machine: str, gcc: str, package: str, zig: str, qemu: str,
     return Toolchain(name, machine, linkers, (f"qemu-{qemu}-static", *cpu), "qemu-user-static")
 
 
-def _cortex_m(name: str, cpu: str, fpu: str, board: str, ram: int) -> Toolchain:
-    flags = (f"-mcpu={cpu}", "-mthumb", "-mfloat-abi=hard", f"-mfpu={fpu}")
-    gcc = Linker("arm-none-eabi-gcc", flags, "gcc-arm-none-eabi libnewlib-arm-none-eabi")
+def _cortex_m(name: str, fpu: str, board: str, flash: Memory, ram: Memory) -> Toolchain:
+    floats = ("-mfloat-abi=hard", *([f"-mfpu={fpu}"] if fpu != "auto" else [])) if fpu else ("-mfloat-abi=soft",)
+    gcc = Linker(
+        "arm-none-eabi-gcc", (f"-mcpu={name}", "-mthumb", *floats), "gcc-arm-none-eabi libnewlib-arm-none-eabi"
+    )
     qemu = ("qemu-system-arm", "-M", board, "-nographic", "-monitor", "none", "-serial", "none")
-    return Toolchain(name, "", (gcc,), qemu, "qemu-system-arm", ("a",), ".elf", True, ram)
+    return Toolchain(name, "", (gcc,), qemu, "qemu-system-arm", ("a",), ".elf", True, flash, ram)
 
 
 TOOLCHAINS: dict[str, Toolchain] = {
@@ -134,8 +141,13 @@ TOOLCHAINS: dict[str, Toolchain] = {
             "-cpu", "rv64,v=true,vlen=128,vext_spec=v1.0",
         ),
         Toolchain("wasm32", "", (Linker(ZIG, ("-target", "wasm32-wasi")),), ("node",), "nodejs", ("a",), ".wasm"),
-        _cortex_m("cortex-m4", "cortex-m4", "fpv4-sp-d16", "mps2-an386", 0x21000000),
-        _cortex_m("cortex-m7", "cortex-m7", "fpv5-d16", "mps2-an500", 0x60000000),
+        _cortex_m("cortex-m0", "", "microbit", (0, "256K"), (0x20000000, "16K")),
+        _cortex_m("cortex-m0plus", "", "microbit", (0, "256K"), (0x20000000, "16K")),
+        _cortex_m("cortex-m3", "", "mps2-an385", (0, "4M"), (0x21000000, "16M")),
+        _cortex_m("cortex-m4", "fpv4-sp-d16", "mps2-an386", (0, "4M"), (0x21000000, "16M")),
+        _cortex_m("cortex-m7", "fpv5-d16", "mps2-an500", (0, "4M"), (0x60000000, "16M")),
+        _cortex_m("cortex-m33", "fpv5-sp-d16", "mps2-an505", (0x10000000, "4M"), (0x38000000, "4M")),
+        _cortex_m("cortex-m55", "auto", "mps3-an547", (0x10000000, "512K"), (0x31000000, "4M")),
     )
 }  # fmt: skip
 

@@ -172,26 +172,30 @@ target_link_libraries(run_@name@ PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/../lib@name
 _BARE_CMAKE = """target_link_options(run_@name@ PRIVATE --specs=rdimon.specs -Wl,-z,noexecstack -T ${CMAKE_CURRENT_SOURCE_DIR}/board.ld)
 """
 
-STARTUP = """/* startup.c: vector table and reset of a Cortex-M, for the boards mps2-an386 and mps2-an500. Made by onnxc. */
+STARTUP = """/* startup.c: vector table and reset of a Cortex-M. Made by onnxc. */
 #include <stdint.h>
 #include <string.h>
-
 extern char data_load[], data_start[], data_end[], stack_top[];
 void _start(void);
 void reset(void);
 void fault(void);
 
-/* Turns the floating-point unit on, fills .data, and leaves the rest to the C library. */
+#if defined(__ARM_FP) || defined(__ARM_FEATURE_MVE)
+#define UNITS "ldr r0, =0xe000ed88\\n ldr r1, [r0]\\n ldr r2, =0xf00000\\n orrs r1, r1, r2\\n str r1, [r0]\\n dsb\\n isb\\n"
+#else
+#define UNITS ""
+#endif
+/* Turns floating-point and vector units on, fills .data, and leaves the rest to the C library. */
 __attribute__((naked)) void reset(void) {
   __asm__ volatile(
-      "ldr r0, =0xe000ed88\\n ldr r1, [r0]\\n orr r1, r1, #0xf00000\\n str r1, [r0]\\n dsb\\n isb\\n"
+      ".syntax unified\\n" UNITS
       "ldr r0, =data_start\\n ldr r1, =data_load\\n ldr r2, =data_end\\n subs r2, r2, r0\\n bl memcpy\\n"
-      "b _start\\n .ltorg\\n");
+      "ldr r0, =_start\\n bx r0\\n .ltorg\\n");
 }
 
 /* Any fault ends the program: SYS_EXIT of semihosting with a run-time error. */
 __attribute__((naked)) void fault(void) {
-  __asm__ volatile("movs r0, #0x18\\n ldr r1, =0x20023\\n bkpt 0xab\\n b fault\\n .ltorg\\n");
+  __asm__ volatile(".syntax unified\\n movs r0, #0x18\\n ldr r1, =0x20023\\n bkpt 0xab\\n b fault\\n .ltorg\\n");
 }
 
 __attribute__((section(".vectors"), used)) static const void *const vectors[16] = {
@@ -203,13 +207,14 @@ __attribute__((section(".vectors"), used)) static const void *const vectors[16] 
 
 def board(toolchain: Toolchain) -> str:
     """`board.ld`: the memory map of the emulated board."""
-    return _BOARD.replace("@board@", toolchain.emulator[2]).replace("@ram@", f"0x{toolchain.ram:08x}")
+    rows = (("FLASH (rx) ", toolchain.flash), ("RAM (rwx)", toolchain.ram))
+    memories = "\n".join(f"  {name}: ORIGIN = 0x{start:08x}, LENGTH = {extent}" for name, (start, extent) in rows)
+    return _BOARD.replace("@board@", toolchain.emulator[2]).replace("@memories@", memories)
 
 
-_BOARD = """/* board.ld: memory of @board@. Code and weights in flash, everything else in 16 MB of RAM. Made by onnxc. */
+_BOARD = """/* board.ld: memory of @board@. Code and weights in flash, everything else in RAM. Made by onnxc. */
 MEMORY {
-  FLASH (rx) : ORIGIN = 0x00000000, LENGTH = 4M
-  RAM (rwx) : ORIGIN = @ram@, LENGTH = 16M
+@memories@
 }
 ENTRY(reset)
 SECTIONS {
