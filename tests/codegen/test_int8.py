@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxc.codegen import compile_model
+from onnxc.codegen import CompileReport, compile_model
 from onnxc.runtime.emulate import open_library
 
 from .conftest import run_ort
@@ -103,7 +103,7 @@ def qdq(layers: dict[str, Layer]) -> tuple[onnx.ModelProto, dict[str, dict[str, 
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), made
 
 
-def check(layers: dict[str, Layer], folder, target: str, kernel: str = "", threads: int = 1) -> None:
+def check(layers: dict[str, Layer], folder, target: str, kernel: str = "", threads: int = 1) -> CompileReport:
     """Compiled outputs equal the definition's in every integer; the kernels are int8 ones, of that name if given."""
     model, made = qdq(layers)
     report = compile_model(model, folder, name="net", target=target, threads=threads)
@@ -122,6 +122,7 @@ def check(layers: dict[str, Layer], folder, target: str, kernel: str = "", threa
     for name, value in wanted.items():
         assert value.std() > 5 or value.size < 100, name  # neither saturated nor all the same
         assert np.array_equal(found[name].astype(int), value), layers[name[:-2]]
+    return report
 
 
 LAYERS = {
@@ -225,3 +226,20 @@ def test_layers_of_other_dilation_share_a_weight(tmp_path):
     feeds = {"l_x": np.random.default_rng(3).normal(0, 1.2, (1, 3, 9, 9)).astype("f")}
     found, wanted = open_library(tmp_path).run(feeds), run_ort(model, feeds)
     assert all(np.array_equal(found[name], wanted[name]) for name in ("l_q", "d_q"))
+
+
+FEW = {
+    "relu": Layer((1, 8, 5, 5), 6, signed=True, relu=True),
+    "first": Layer((1, 3, 7, 7), 5),
+    "depthwise": Layer((1, 8, 6, 6), 8, groups=8, signed=True),
+    "strided": Layer((1, 6, 7, 7), 6, groups=6, strides=(2, 2)),
+    "pointwise": Layer((1, 12, 3, 3), 10, kernel=(1, 1), pads=(0, 0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("target", ["cortex-m0", "cortex-m3", "cortex-m33", "cortex-m55"])
+def test_microcontrollers(target, tmp_path):
+    """With floats or without, with DSP instructions or without: the board of each runs the layers, and nothing is left to TVM."""
+    ready(target)
+    report = check(FEW, tmp_path, target)
+    assert report.fallbacks == () and {row["kernel"].split(".")[0] for row in report.kernels} == {"micro"}

@@ -67,14 +67,27 @@ static int check_handle(const void *handle) {
   return ((const head *)handle)->magic == MAGIC ? NET_OK : NET_NOT_INITIALISED;
 }
 
+/* Processors that cannot exchange a word at once (Cortex-M0, RV32IMC) have one thread: there interrupts must not run a handle. */
+#if defined(__GCC_ATOMIC_INT_LOCK_FREE) && __GCC_ATOMIC_INT_LOCK_FREE == 2
+static uint32_t exchange(uint32_t *word) { return __atomic_exchange_n(word, 1u, __ATOMIC_ACQUIRE); }
+static void clear(uint32_t *word) { __atomic_store_n(word, 0u, __ATOMIC_RELEASE); }
+#else
+static uint32_t exchange(volatile uint32_t *word) {
+  uint32_t old = *word;
+  *word = 1;
+  return old;
+}
+static void clear(volatile uint32_t *word) { *word = 0; }
+#endif
+
 /* OK for a handle that is now this caller's alone, until `leave`. */
 static int enter(void *handle) {
   int status = check_handle(handle);
   if (status != NET_OK) return status;
-  return __atomic_exchange_n(&((head *)handle)->busy, 1u, __ATOMIC_ACQUIRE) ? NET_BUSY : NET_OK;
+  return exchange(&((head *)handle)->busy) ? NET_BUSY : NET_OK;
 }
 
-static void leave(void *handle) { __atomic_store_n(&((head *)handle)->busy, 0u, __ATOMIC_RELEASE); }
+static void leave(void *handle) { clear(&((head *)handle)->busy); }
 
 int net_free(void *handle) {
   int status = enter(handle);

@@ -173,9 +173,11 @@ _BARE_CMAKE = """target_link_options(run_@name@ PRIVATE --specs=rdimon.specs -Wl
 """
 
 STARTUP = """/* startup.c: vector table and reset of a Cortex-M. Made by onnxc. */
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-extern char data_load[], data_start[], data_end[], stack_top[];
+extern char data_load[], data_start[], data_end[], stack_top[], end[];
+void *_sbrk(ptrdiff_t more);
 void _start(void);
 void reset(void);
 void fault(void);
@@ -191,6 +193,15 @@ __attribute__((naked)) void reset(void) {
       ".syntax unified\\n" UNITS
       "ldr r0, =data_start\\n ldr r1, =data_load\\n ldr r2, =data_end\\n subs r2, r2, r0\\n bl memcpy\\n"
       "ldr r0, =_start\\n bx r0\\n .ltorg\\n");
+}
+
+/* Memory for malloc, which files of the C library need: between .bss and the stack. */
+void *_sbrk(ptrdiff_t more) {
+  static char *top = end;
+  char *old = top;
+  if (stack_top - 2048 - top < more) return (void *)-1;
+  top += more;
+  return old;
 }
 
 /* Any fault ends the program: SYS_EXIT of semihosting with a run-time error. */
