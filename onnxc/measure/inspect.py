@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from ..ir.analysis import analyse
 from ..ir.axes import Extent
 from ..ir.bodies import Body, inner
 from ..ir.cost import Cost, cost, has_bodies, node_macs
@@ -20,6 +21,7 @@ from ..ir.numbers import number_bits
 from ..ir.qtype import stored_bytes
 from ..ir.table import ROWS, Facts, key_of
 from ..ir.verify import Verified
+from ..passes.layers.shuffles import resolve_shuffles
 from ..passes.prune.coupling import frozen_layers, groups
 from ..pipeline import open_sizes, sound
 
@@ -94,6 +96,9 @@ def inspect(source, wishes: Wishes | None = None) -> Inspection:
     model.shapes = usual_shapes(model.to_proto(weights=False), wishes)
     verified = sound(model)
     analysis = verified.analysis
+    opened = model.copy()  # what pruning would see
+    axes = analyse(opened) if resolve_shuffles(opened) else analysis
+    opened = opened if axes is not analysis else model
     return Inspection(
         inputs={t.name: _declared(t, verified) for t in model.inputs},
         outputs={t.name: _declared(t, verified) for t in model.outputs},
@@ -103,8 +108,8 @@ def inspect(source, wishes: Wishes | None = None) -> Inspection:
         cost=cost(model, verified),
         sizes=tuple(open_sizes(model)),
         layers=tuple(layers_of(model, verified)),
-        groups=tuple(_group(g) for g in groups(model, analysis)),
-        frozen=tuple(frozen_layers(model, analysis)),
+        groups=tuple(_group(g) for g in groups(opened, axes)),
+        frozen=tuple(frozen_layers(opened, axes)),
         unknown=_unknown(model, list(analysis.facts.values())),
     )
 

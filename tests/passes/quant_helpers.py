@@ -12,6 +12,7 @@ from onnxc.ir.model import Model
 from onnxc.passes.base import Report, apply
 from onnxc.passes.registry import make
 from onnxc.runtime.data import open_data
+from onnxc.runtime.evaluate import Evaluator
 from onnxc.runtime.reference import Runner, Session
 from onnxc.runtime.specs import input_specs
 
@@ -26,7 +27,11 @@ def model_of(text: str, **weights: np.ndarray) -> Model:
 def quantised(model: Model, data=None, samples: int = 8, **options) -> tuple[Model, Report]:
     """`model` after quant.int8, calibrated on `data` or on seeded random inputs."""
     source = open_data(data, input_specs(model.to_proto()), samples=samples)
-    return apply(make("quant.int8", options), model, runner=Runner(optimise=False), data=source, synthetic=data is None)
+    runner = Runner(optimise=False)
+    judges = Evaluator(runner, source)
+    return apply(
+        make("quant.int8", options), model, runner=runner, data=source, synthetic=data is None, evaluator=judges
+    )
 
 
 def feeds_of(model: Model, samples: int = 4, seed: int = 1) -> dict[str, np.ndarray]:

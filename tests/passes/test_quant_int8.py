@@ -327,16 +327,15 @@ def test_products_stay_in_float_for_an_snr(float_resnet20, calib_data_path):
     done, report = quantised(float_resnet20, calib_data_path, bits="auto", snr=42.0)
     kept = [r.node for r in report.refusals if "snr" in r.reason]
     assert 0 < len(kept) < 22
-    feeds = {"image": np.load(calib_data_path)["image"][:64]}
-    assert snr(float_resnet20, done, feeds) > snr(float_resnet20, quantised(float_resnet20, calib_data_path)[0], feeds)
+    feeds = {"image": np.load(calib_data_path)["image"][:8]}  # those that it was given
+    assert snr(float_resnet20, done, feeds) >= 42.0
 
 
-def test_what_disturbs_most_for_its_size_stays_in_float_first(monkeypatch):
+def test_what_disturbs_most_for_its_size_stays_in_float_first():
     noises = {"small": (100, 1.0e-4), "large": (100_000, 1.2e-4), "quiet": (100, 1e-7)}
     found = [mixed.Candidate(name, n, 1000, lambda b, noise=noise: noise) for name, (n, noise) in noises.items()]
-    monkeypatch.setattr(mixed, "_measure", lambda *_: found)
-    assert mixed.choose(None, {}, None, None, 39.0) == {"small": mixed.FLOAT, "large": 8, "quiet": 8}
-    assert set(mixed.choose(None, {}, None, None, 70.0).values()) == {mixed.FLOAT, 8}
+    assert mixed.choose(found, None, 39.0) == {"small": mixed.FLOAT, "large": 8, "quiet": 8}
+    assert set(mixed.choose(found, None, 70.0).values()) == {mixed.FLOAT, 8}
 
 
 def test_noise_is_measured_ahead_of_softmax():

@@ -13,11 +13,13 @@ from ...ir.difference import decibels
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Context, Pass, Report
+from ..layers.felt import Felt
 from ..layers.inturn import InTurn
 from ..layers.layout import RECURRENT
 from ..layers.linear import Linear, add_to_bias
 from ..layers.moments import moments
 from ..options import Range
+from .felt import as_felt
 from .fit import LARGE, Whitened, error, likely
 from .forms import FORMS, Form
 from .moments import Fit, fitted, readable
@@ -125,11 +127,14 @@ class Factorise(Pass):
     def _choices(self, model, found, layers: dict[int, Linear], ctx, report) -> list[list[Choice]]:
         """For each layer what it may become: all ranks that lower both MACs and parameters."""
         result: list[list[Choice]] = [[] for _ in found]
+        felt = Felt(model, ctx) if layers and (self.macs or self.params) else None
         for n, moment in self._all_moments(model, found, layers, ctx):
             at, forms = found[n]
             h = None if moment is None else moment.h
             for form in forms:
                 result[n] += self._ranks(at, form, h)
+            if felt is not None and moment is not None and result[n]:
+                result[n] = as_felt(felt, layers[n], at.w, moment, result[n])
         for n, (at, _) in enumerate(found):
             if not result[n]:
                 for user in at.nodes:

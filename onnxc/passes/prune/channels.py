@@ -21,10 +21,11 @@ from ...ir.masks import apply_masks
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
 from ..layers.linear import add_to_bias
+from ..layers.shuffles import resolve_shuffles
 from .budget import TOLERANCE, UNITS, Costing, limit, search
 from .coupling import Group, frozen_layers, groups
 from .criteria import lookup, scores
-from .plan import CutPlan, inner, matching, multiple_of
+from .plan import CutPlan, inner, matching, multiple_of, per_cost
 from .recover import recover
 from .recover_bias import bias_shifts
 from .redundancy import merge
@@ -42,24 +43,26 @@ TRIES = 4
 class PruneChannels(Pass):
     """Remove the least important channels of every group of coupled channels.
 
-    ratio: share of channels removed; 0.5 unless a budget says how much; "auto": by group, so that the budget is met at the
-    least error, by its sensitivity. sensitivity: the file that holds the sensitivities for ratio=auto, as `onnxc
-    sensitivity` writes it; measured, and written there, where it does not exist. scope: of each group ("layer"), or of all together
-    by score ("global"). macs: budget of multiply-accumulates, a share of the model's, or a number above 1; met within
-    1 % where the groups allow. params: budget of parameters, likewise. bytes: budget of stored bytes, likewise.
-    criterion: how channels are rated; l1, l2, fpgm, lamp, bn_scale, redundancy and random read weights alone;
-    activation, apoz, hessian, obs and reconstruction look at data (auto: reconstruction where the user gave data, l1
-    for groups that it cannot rate and without data). reduce: how what a group cuts in several weights
-    becomes one score (mean, sum, max, min). normalise: what each weight's scores are divided by (mean, max, none; auto:
-    what suits the criterion). recover: what repairs the layers behind a cut, without labels (none, bias, bn, lstsq, all;
-    auto: lstsq where the user gave data, else none). steps: cut in so many steps, rated (and recovered) anew at each.
-    samples: how many calibration samples are looked at, at most. round_to: what remains is a multiple of this where a
-    group has more (auto: float32 values in a vector register of this machine). min_channels: what every group keeps at
-    least. ratio_by: ratios of their own for layers by glob on node names. keep: globs of layers whose channels all stay.
-    couple: "inner" leaves everything alone that a shortcut ties. statistics: whether channels may go over which an
-    operator takes a statistic, so that removing is no longer the same as zeroing: "window" (LRN's sums over neighbours),
-    "all" (LayerNormalization, GroupNormalization, means too), "none". shared: whether a weight that several layers
-    read is cut for all of them alike and stays one, or for each by itself ("apart": it is split, and all its copies are
+    ratio: share of channels removed; 0.5 unless a budget says how much; "auto": by group, so that the budget is met
+    at the least error, by its sensitivity. sensitivity: the file that holds the sensitivities for ratio=auto, as
+    `onnxc sensitivity` writes it; measured, and written there, where it does not exist. scope: of each group
+    ("layer"), of all together by score ("global"), or, for a budget, where the outputs lose least, measured with each
+    group cut alone ("outputs"; auto: for a budget with criterion reconstruction, else layer). macs: budget of
+    multiply-accumulates, a share of the model's, or a number above 1; met within 1 % where the groups allow. params:
+    budget of parameters, likewise. bytes: budget of stored bytes, likewise. criterion: how channels are rated; l1,
+    l2, fpgm, lamp, bn_scale, redundancy and random read weights alone; activation, apoz, hessian, obs and
+    reconstruction look at data (auto: reconstruction where the user gave data, l1 for groups that it cannot rate and
+    without data). reduce: how what a group cuts in several weights becomes one score (mean, sum, max, min).
+    normalise: what each weight's scores are divided by (mean, max, none; auto: what suits the criterion). recover:
+    what repairs the layers behind a cut, without labels (none, bias, bn, lstsq, all; auto: lstsq where the user gave
+    data, else none). steps: cut in so many steps, rated (and recovered) anew at each. samples: how many calibration
+    samples are looked at, at most. round_to: what remains is a multiple of this where a group has more (auto: float32
+    values in a vector register of this machine). min_channels: what every group keeps at least. ratio_by: ratios of
+    their own for layers by glob on node names. keep: globs of layers whose channels all stay. couple: "inner" leaves
+    everything alone that a shortcut ties. statistics: whether channels may go over which an operator takes a
+    statistic, so that removing is no longer the same as zeroing: "window" (LRN's sums over neighbours), "all"
+    (LayerNormalization, GroupNormalization, means too), "none". shared: whether a weight that several layers read is
+    cut for all of them alike and stays one, or for each by itself ("apart": it is split, and all its copies are
     stored).
     """
 
@@ -67,7 +70,7 @@ class PruneChannels(Pass):
     requires = ("clean",)
 
     ratio: float | Literal["auto"] | None = None
-    scope: Literal["layer", "global"] = "layer"
+    scope: Literal["auto", "layer", "global", "outputs"] = "auto"
     macs: float | None = None
     params: float | None = None
     bytes: float | None = None
@@ -145,6 +148,10 @@ class PruneChannels(Pass):
                 "no data given: the layers behind the cut are as they were, not repaired; give --data, or retrain"
             )
         self._criterion = self.criterion if self.criterion != "auto" else "reconstruction" if given else "l1"
+        spread = self._criterion == "reconstruction" and self.budget is not None and self.ratio != "auto"
+        self._scope = self.scope if self.scope != "auto" else "outputs" if spread else "layer"
+        if resolve_shuffles(model):
+            report.note("channel shuffles became Split and Concat, so that what they hand on can be cut")
         analysis = self._analyse(model)
         original = model.copy() if how != "none" else None
         uncut = Uncut(original, analyse(original), ctx, self.samples) if original is not None else None
@@ -185,9 +192,9 @@ class PruneChannels(Pass):
             for g in matching(found, pattern, "keep", self.name):
                 report.refuse(g.name, f"keep names it: {pattern}")
                 found = [x for x in found if x is not g]
-        scene = ScoringContext(model, analysis, found, ctx, self.samples, ctx.seed)
+        scene = ScoringContext(model, analysis, found, ctx, self.samples, ctx.seed, self._scope == "outputs")
         rated = scores(scene, self._criterion, self.reduce, self.normalise)
-        if self.criterion == "auto" and self.scope == "layer" and len(rated) < len(found):
+        if self.criterion == "auto" and self._scope == "layer" and len(rated) < len(found):
             rated = scores(scene, "l1", self.reduce, self.normalise) | rated
         for name in dict.fromkeys(g.name for g in found if g.atom not in rated):
             report.refuse(name, f"criterion {self._criterion}: {lookup(self._criterion).lacks}")
@@ -201,7 +208,12 @@ class PruneChannels(Pass):
         for pattern, ratio in (self.ratio_by or {}).items():
             for g in matching(found, pattern, "ratio_by", self.name):
                 fixed[g.atom] = 1 - (1 - ratio) ** share
-        plan = CutPlan(found, analysis, rated, self.scope, self.min_channels, multiple_of(self.round_to), fixed, sizes)
+        by_price = self._scope == "outputs" and budget is not None
+        worth = (
+            per_cost(found, rated, Costing(model, analysis, budget[0], {g.atom for g in found})) if by_price else rated
+        )
+        scope = "global" if by_price else self._scope
+        plan = CutPlan(found, analysis, worth, scope, self.min_channels, multiple_of(self.round_to), fixed, sizes)
         if budget is None:
             ratio = RATIO if self.ratio is None else self.ratio
             return masks(found, rated, plan.at(1 - (1 - ratio) ** share))

@@ -9,9 +9,11 @@ import onnx_graphsurgeon as gs
 
 from ...ir.axes import Atom, atoms
 from ..layers.capture import Probe, Stream
+from ..layers.felt import Felt
 from ..layers.linear import Linear, linear
 from ..layers.moments import MAX_COLUMNS, Moments, moments
 from .coupling import blocks, places, project
+from .gains import HELD_BYTES, Reader, by_outputs
 from .score import Ratings, ScoringContext, criterion
 
 WIDE = "no product with stored weights, of at most 4608 columns, reads its channels"
@@ -160,14 +162,23 @@ def reconstruction(scene: ScoringContext) -> Ratings:
     reader are brought up to date as least squares would (He et al., Channel Pruning, 2017; Frantar, OBC, 2022).
     """
     readers: dict[Atom, list[_Reader]] = {}
+    tried: dict[Atom, list[Reader]] = {}
+    held = 0
     for layer, seen in _seen(scene, "reconstruction"):
-        matrix, covariance = layer.matrix(), seen.covariance()
+        matrix, covariance, mean = layer.matrix(), seen.covariance(), seen.mean
         inverses = inverse(covariance)
+        held += covariance.nbytes
         for j, atom, at in columns(scene, layer):
             w, cov = matrix[j], covariance[j]
             energy = float(np.einsum("oi,ij,oj->", w, cov, w, optimize=True)) or 1.0
             readers.setdefault(atom, []).append(_Reader(w.T, inverses[j], at, energy))
-    return {a: [_greedy(r)] for a, r in readers.items()}
+            if scene.outputs and held <= HELD_BYTES:
+                tried.setdefault(atom, []).append(Reader(layer, j, cov, mean[j], at))
+    found = {a: _greedy(r) for a, r in readers.items()}
+    if scene.outputs:
+        whole = {a: r for a, r in tried.items() if len(r) == len(readers[a])}
+        found = by_outputs(Felt(scene.model, scene.data("reconstruction")), whole, found)
+    return {a: [score] for a, score in found.items()}
 
 
 class _Reader:

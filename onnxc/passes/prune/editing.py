@@ -21,6 +21,7 @@ from ...ir.masks import apply_masks
 from ...ir.model import Model
 from ...ir.verify import verify
 from ..base import Context
+from ..layers.shuffles import resolve_shuffles
 from . import coupling
 from .criteria import lookup, scores
 from .plan import CutPlan
@@ -66,7 +67,9 @@ class Groups:
     """
 
     def __init__(self, model: Model, criterion: str, statistics: str, context: Context | None):
-        self.model = model
+        self.model = model.copy()
+        resolve_shuffles(self.model)
+        model = self.model
         self.analysis = analyse(model, alike=True)
         found = coupling.groups(model, self.analysis, statistics)
         seed = context.seed if context is not None else 0

@@ -127,6 +127,14 @@ class CutPlan:
         return counts
 
 
+def per_cost(found: list[Group], rated: Mapping[Atom, np.ndarray], cost: Costing) -> dict[Atom, np.ndarray]:
+    """Scores by what a channel of the group costs, so that the lowest are the cheapest to lose for the same budget."""
+    price = {
+        g.atom: max(-cost.change({}, g.atom, g.size - 1) / cost.whole, 1e-12) if g.size > 1 else 1e-12 for g in found
+    }
+    return {g.atom: rated[g.atom] / price[g.atom] for g in found}
+
+
 def _round(x: float) -> int:
     """The nearest whole number; halves go down, so that half of an odd count never costs more than half."""
     return ceil(x - 0.5 - 1e-9)

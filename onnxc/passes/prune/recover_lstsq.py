@@ -15,6 +15,7 @@ With H = cov(x') and C = cov(t, x') the solution is W' = W + D,
 
 second moments about zero (of t - b) in their place where there is no bias to move. Positions are sampled, so a layer
 costs the same whatever the size of its image.
+What an activation behind it makes of the output is what counts: `recover_rounds` goes on from this solution.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from ..base import Report
 from ..layers.capture import ActivationCache, Probe, Stream
 from ..layers.linear import Linear, add_to_bias, bias_home, linear
 from ..layers.moments import MAX_COLUMNS, ROWS_PER_COLUMN, Moments, picked, rows_wanted
+from .recover_rounds import Behind, Rounds, behind
 from .uncut import Uncut
 
 TARGET_BYTES = 128 * 2**20
@@ -43,7 +45,7 @@ RIDGE = 1e-3
 class Task:
     """One layer to solve. target: the tensor of the original that its output should reproduce; scale and shift: what
     stands between them; other: the tensor of the pruned model that is added on the way, or None. kept: its outputs
-    among the original's, indices."""
+    among the original's, indices. behind: the activation that reads the target, if it is known."""
 
     layer: Linear
     target: str
@@ -51,6 +53,7 @@ class Task:
     other: str | None = None
     scale: np.ndarray | float = 1.0
     shift: np.ndarray | float = 0.0
+    behind: Behind | None = None
 
     @property
     def reads(self) -> list[str]:
@@ -114,9 +117,10 @@ def _task(model: Model, layer: Linear, now: Analysis, uncut: Uncut, last: dict[s
             shapes = {now.shape(u.name) for u in (out, other, reader.outputs[0])}
             # the other branch must be final: every layer on it stands earlier
             if other is not t and last.get(other.name, index) < index and len(shapes) == 1:
-                return Task(layer, reader.outputs[0].name, kept, other.name, scale, shift)
+                total = reader.outputs[0]
+                return Task(layer, total.name, kept, other.name, scale, shift, behind(model, total, layer.channel_axis))
         break
-    return Task(layer, out.name, kept)
+    return Task(layer, out.name, kept, behind=behind(model, t, layer.channel_axis) if t is out else None)
 
 
 def affine(model: Model, node: gs.Node, t: gs.Variable, channel: int, analysis: Analysis):
@@ -142,18 +146,25 @@ def _solve_part(model: Model, uncut: Uncut, tasks: list[Task], later: list[Task]
     targets, picks = _targets(uncut, tasks, cache.stream)
     for k, task in enumerate(tasks):
         layer = task.layer
-        seen = Moments(layer.groups, layer.columns, layer.outputs // layer.groups)
+        grouped = layer.groups, layer.outputs // layer.groups
+        seen = Moments(layer.groups, layer.columns, grouped[1])
         rest = [n for t in [*tasks[k + 1 :], *later] for n in t.reads]
+        rounds = Rounds(layer, task.behind, task.scale, sum(len(t) for t in targets[k]))
         for j, got in enumerate(cache.look(model, task.reads, rest)):
             goal, (out, at) = targets[k][j].astype(np.float64), picks[k][j]
+            wanted = goal
             if task.other:
                 goal = goal - layer.pick(got[task.other], at)
             goal = (goal - task.shift) / _safe(task.scale)
-            seen.add(
-                layer.rows(got[layer.reads], out, at), goal.reshape(len(goal), layer.groups, -1).transpose(1, 0, 2)
-            )
+            rows = layer.rows(got[layer.reads], out, at)
+            rounds.add(rows, wanted, goal)
+            seen.add(rows, goal.reshape(len(goal), *grouped).transpose(1, 0, 2))
         targets[k] = []
-        _install(model, task, *solved(layer, seen, RIDGE, bias_home(model, layer.node) is not None))
+        biased = bias_home(model, layer.node) is not None
+        found = solved(layer, seen, RIDGE, biased)
+        if rounds.useful and biased:
+            found = rounds.refine(seen, damping(layer, seen, RIDGE), *found)
+        _install(model, task, *found)
 
 
 def _safe(scale):
@@ -192,14 +203,20 @@ def solved(layer: Linear, seen: Moments, ridge: float, biased: bool = True) -> t
     if layer.bias is not None:
         bias = np.broadcast_to(layer.bias.reshape(-1).astype(np.float64), layer.outputs).reshape(bias.shape)
     h, c, mean, target = seen.around(centred=biased)
-    level = np.einsum("gii->gi", h if not biased else seen.second()).mean(1)
-    damp = ridge * max(1.0, ROWS_PER_COLUMN * layer.columns / max(seen.count, 1)) ** 2 * level + 1e-12
+    damp = damping(layer, seen, ridge)
     if not biased:
         c = c - bias[:, :, None] * seen.mean[:, None, :]
-    step = np.linalg.solve(h + damp[:, None, None] * np.eye(h.shape[1]), (c - w @ h).transpose(0, 2, 1))
+    step = np.linalg.solve(h + damp, (c - w @ h).transpose(0, 2, 1))
     new = w + step.transpose(0, 2, 1)
     shift = target - np.einsum("gok,gk->go", new, mean) - bias if biased else np.zeros_like(bias)
     return new, shift.reshape(-1)
+
+
+def damping(layer: Linear, seen: Moments, ridge: float) -> np.ndarray:
+    """What is added to the moments of a layer [g, k, k] ahead of inversion; see `solved`."""
+    level = np.einsum("gii->gi", seen.second()).mean(1)
+    damp = ridge * max(1.0, ROWS_PER_COLUMN * layer.columns / max(seen.count, 1)) ** 2 * level + 1e-12
+    return damp[:, None, None] * np.eye(layer.columns)
 
 
 def _install(model: Model, task: Task, matrix: np.ndarray, shift: np.ndarray) -> None:

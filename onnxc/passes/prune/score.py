@@ -23,7 +23,8 @@ Ratings = Mapping[Atom, list[np.ndarray]]
 
 @dataclass
 class ScoringContext:
-    """What a criterion may look at. samples: how many calibration samples at most; seed: of `random`."""
+    """What a criterion may look at. samples: how many calibration samples at most; seed: of `random`; outputs:
+    rate by what the model's outputs feel, where a criterion can."""
 
     model: Model
     analysis: Analysis
@@ -31,6 +32,7 @@ class ScoringContext:
     ctx: Context | None = None
     samples: int = 512
     seed: int = 0
+    outputs: bool = False
     cache: dict = field(default_factory=dict)
 
     def data(self, criterion: str) -> Context:

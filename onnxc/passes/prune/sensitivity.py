@@ -30,6 +30,7 @@ from ...ir.masks import apply_masks
 from ...ir.model import Model
 from ...ir.output import write_whole
 from ..base import Context, Judgement, Report
+from ..layers.shuffles import resolve_shuffles
 from .budget import Costing
 from .coupling import Group, groups
 from .criteria import scores
@@ -89,7 +90,9 @@ class Sweep:
         self, model: Model, ctx: Context, criterion: str = "l1", how: str = "none", statistics: str = "window",
         samples: int = SAMPLES, alike: bool = True,
     ) -> None:  # fmt: skip
-        self._model, self._ctx, self._how, self._samples = model, ctx, how, samples
+        model = model.copy()
+        resolve_shuffles(model)
+        self.model, self._ctx, self._how, self._samples = model, ctx, how, samples
         self.analysis = analyse(model, alike=alike)
         found = groups(model, self.analysis, statistics)
         self.rated = scores(ScoringContext(model, self.analysis, found, ctx, samples, ctx.seed), criterion)
@@ -100,13 +103,13 @@ class Sweep:
     @cached_property
     def judge(self) -> Callable[[Model], Judgement]:
         """Measures models beside the one that is cut."""
-        return self._ctx.evaluate(self._model, self._samples)
+        return self._ctx.evaluate(self.model, self._samples)
 
     def cut(self, ratios: Mapping[int, float]) -> Model:
         """A copy without the share `ratios[k]` of the channels of each unit `k` that is named, recovered."""
         wanted = {g.atom: ratio for k, ratio in ratios.items() for g in self.units[k]}
         keep = masks(self.groups, self.rated, self.plan.by_ratio(wanted))
-        return _cut(self._model, self.analysis, keep, self._ctx, self._how, self._samples)
+        return _cut(self.model, self.analysis, keep, self._ctx, self._how, self._samples)
 
     def point(self, unit: int, ratio: float) -> Point:
         """What cutting one unit alone does."""
@@ -126,7 +129,7 @@ def measure(
     """
     sweep = Sweep(model, ctx, criterion, how, statistics, samples, alike)
     head = {
-        "form": FORM, "model": digest(model.to_proto()), "data": getattr(ctx.data, "name", ""), "criterion": criterion, "recover": how,
+        "form": FORM, "model": digest(sweep.model.to_proto()), "data": getattr(ctx.data, "name", ""), "criterion": criterion, "recover": how,
         "statistics": statistics, "samples": samples, "seed": ctx.seed, "ratios": list(ratios),
     } | ({} if alike else {"shared": "apart"})  # fmt: skip
     done = read(file, head) if file is not None and file.exists() else {}

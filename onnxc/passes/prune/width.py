@@ -14,6 +14,7 @@ from ...ir.axes import Atom
 from ...ir.masks import apply_masks
 from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
+from ..layers.shuffles import resolve_shuffles
 from ..options import Range
 from .coupling import Group, frozen_layers, groups
 from .criteria import scores
@@ -39,6 +40,7 @@ class PruneWidth(Pass):
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
+        resolve_shuffles(model)
         analysis = analyse(model, alike=True)
         found, keep = self.plan(model, analysis)
         for node, reason in frozen_layers(model, analysis, "all"):

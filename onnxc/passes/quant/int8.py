@@ -8,8 +8,10 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import Annotated, Literal
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
+from ...ir.difference import decibels
 from ...ir.errors import BadOption, Unsupported
 from ...ir.model import Model
 from ...ir.qtype import QType
@@ -23,7 +25,7 @@ from . import products
 from .affine import affine
 from .entropy import entropy
 from .fitted import Fitted, fit, requests
-from .mixed import FLOAT, choose
+from .mixed import FLOAT, Candidate, candidates, choose
 from .placement import KNOWN, PRODUCTS, Placement, place
 from .qdq import BY_AXIS, Writer
 from .qoperator import convert
@@ -33,6 +35,8 @@ from .saturation import EVERYTHING, distinguished
 
 OLDEST = 10
 """The first opset with QuantizeLinear and DequantizeLinear."""
+SAMPLES, TRIES, LEAST_STEP = 256, 24, 0.25
+"""Samples that the ratio is measured on; how often, at most; by how many decibels more is asked for each time, at least."""
 
 
 @register("quant.int8", alias="quant")
@@ -49,16 +53,16 @@ class QuantInt8(Pass):
     Weights are symmetric; activations uint8 with a zero point, or int8 without. Bias scales are the products of the
     scales of input and weight. Everything else stays in float, and the report says what.
 
-    bits: of weights, 2 to 8; fewer than 8 are stored one to a byte (they code better). auto: each product has its own,
-    or stays in float, by what it alone does to the outputs. mean_bits: with auto, of a weight, on average. snr: with
-    auto, the least signal-to-noise ratio of the outputs in dB, estimated; products stay in float for it. per_channel: a scale for each
-    output channel. symmetric: activations int8 with zero point 0, for accelerators that want that; ONNX Runtime then
-    keeps convolutions with a Relu in float. calibration: how a range follows from the values seen: all (minmax), all
-    but a few at the ends (percentile: the share kept, in percent, 99.999 by default), least squared error (mse), or least
-    relative entropy (entropy). rounding: of weights, each by itself (nearest), or so that a layer's outputs change least:
-    gptq hands each error on to the weights that follow; adaptive also makes up for what layers ahead have lost, and then
-    moves weight by weight. bias_correction: let biases take the mean error of each output, seen on data (gptq and
-    adaptive always do).
+    bits: of weights, 2 to 8; fewer than 8 are stored one to a byte (they code better). auto: each product has its
+    own, or stays in float, by what it alone does to the outputs. mean_bits: with auto, of a weight, on average. snr:
+    with auto, the least signal-to-noise ratio of the outputs in dB, measured on the data; products stay in float for
+    it. per_channel: a scale for each output channel. symmetric: activations int8 with zero point 0, for accelerators
+    that want that; ONNX Runtime then keeps convolutions with a Relu in float. calibration: how a range follows from
+    the values seen: all (minmax), all but a few at the ends (percentile: the share kept, in percent, 99.999 by
+    default), least squared error (mse), or least relative entropy (entropy). rounding: of weights, each by itself
+    (nearest), or so that a layer's outputs change least: gptq hands each error on to the weights that follow;
+    adaptive also makes up for what layers ahead have lost, and then moves weight by weight. bias_correction: let
+    biases take the mean error of each output, seen on data (gptq and adaptive always do).
     form: qdq, or qoperator: QLinearConv, QLinearMatMul and MatMulInteger in the place of what they compute, for runtimes
     that do not fuse QDQ themselves (see `qoperator`).
     recurrent: an LSTM's input and state in 8 bits as they come (dynamic: com.microsoft.DynamicQuantizeLSTM), or weights alone
@@ -102,25 +106,61 @@ class QuantInt8(Pass):
         chosen = self._products(model, ctx.verified.types, report)
         if chosen or any(model.is_standard(n, *RECURRENT) for n in model.nodes):
             self._raise(model, ctx, report)
+        real = model.copy()
         quantise_recurrent(model, self._lets, self.recurrent == "dynamic", report)
         if not chosen:
             if not report.edits:
                 report.note("nothing to quantise: no convolution or matrix product that could be")
             return report
-        plan = place(model, lambda node: node.name in chosen if node.op in PRODUCTS else self._lets(node))
+        if self.bits != "auto":
+            self._quantise(model, ctx, chosen, dict.fromkeys(chosen, self.bits), report)
+            return report
+        plan = self._place(model, chosen)
+        found = candidates(model, _inputs(model, plan, self._calibrate(model, ctx, plan, Report())), ctx)
+        if self.snr is None:
+            self._quantise(model, ctx, chosen, choose(found, self.mean_bits, None), report)
+        else:
+            self._until(model, ctx, real, chosen, found, report)
+        return report
+
+    def _until(
+        self, model: Model, ctx: Context, real: Model, chosen: set[str], found: list[Candidate], report: Report
+    ) -> None:
+        """Leave products in float until the outputs, measured beside those of `real`, have the ratio that was asked for."""
+        assert self.snr is not None
+        aim, reached, judge = self.snr, -np.inf, ctx.evaluate(real, SAMPLES)
+        last: dict[str, int] = {}
+        for _ in range(TRIES):
+            bits = choose(found, self.mean_bits, aim)
+            if bits == last:
+                aim += LEAST_STEP  # so small a step leaves no further product in float
+                continue
+            last, work, said = bits, model.copy(), Report()
+            self._quantise(work, ctx, chosen, bits, said)
+            reached = decibels(judge(work).noise)
+            if reached >= self.snr:
+                model.adopt(work)
+                report.edits += said.edits
+                report.refusals += said.refusals
+                report.notes += said.notes
+                report.note(f"outputs on the data: {reached:.1f} dB")
+                return
+            aim += max(self.snr - reached, LEAST_STEP)
+        raise BadOption("the signal-to-noise ratio cannot be met", pass_name=self.name, expected=f"{self.snr:g} dB",
+                        found=f"{reached:.1f} dB", remedy="ask for less")  # fmt: skip
+
+    def _place(self, model: Model, chosen: set[str]) -> Placement:
+        return place(model, lambda node: node.name in chosen if node.op in PRODUCTS else self._lets(node))
+
+    def _quantise(self, model: Model, ctx: Context, chosen: set[str], bits: dict[str, int], report: Report) -> None:
+        """Write `model` with so many bits for each product; FLOAT leaves it alone."""
+        for name in (name for name, b in bits.items() if b == FLOAT):
+            report.refuse(name, "stays in float for the sake of snr")
+        plan = self._place(model, {name for name in chosen if bits[name] != FLOAT})
         quantisers = self._calibrate(model, ctx, plan, report)
-        bits = dict.fromkeys(chosen, self.bits)
-        if self.bits == "auto":
-            bits = choose(model, _inputs(model, plan, quantisers), ctx, self.mean_bits, self.snr)
-            for name in (name for name, b in bits.items() if b == FLOAT):
-                chosen.remove(name)
-                report.refuse(name, "stays in float for the sake of snr")
-            plan = place(model, lambda node: node.name in chosen if node.op in PRODUCTS else self._lets(node))
-            quantisers = self._calibrate(model, ctx, plan, report)
         self._write(model, ctx, plan, quantisers, bits, report)
         if self.form == "qoperator":
             convert(model, report)
-        return report
 
     def _products(self, model: Model, types: dict[str, int], report: Report) -> set[str]:
         """The names of the products to quantise; the others are refused."""

@@ -6,7 +6,8 @@ bits and its weight in b. Noises of different products hardly correlate, so that
 - under a mean number of bits per weight, the cheapest steps down come first: least noise added for each bit saved;
 - under a least SNR (ahead of a Softmax that closes the model), products stay in float, those with the most noise for
   their shares of all work and all weights first, until the sum is low enough.
-  Sums, pools and activations between products make noise as well, which is not seen: the ratio reached is lower.
+  Sums, pools and activations between products make noise as well, which is not seen: the pass measures what is reached,
+  and asks for more until it holds.
 """
 
 from __future__ import annotations
@@ -45,11 +46,10 @@ class Candidate:
         return 0.0 if self.bits == FLOAT else self.noise(self.bits)
 
 
-def choose(
-    model: Model, inputs: dict[str, QType], ctx: Context, mean: float | None, snr: float | None
-) -> dict[str, int]:
-    """name -> bits of its weights, FLOAT for what stays as it is. `inputs`: the quantiser of each product's input."""
-    found = _measure(model, inputs, ctx)
+def choose(found: list[Candidate], mean: float | None, snr: float | None) -> dict[str, int]:
+    """name -> bits of its weights, FLOAT for what stays as it is."""
+    for c in found:
+        c.bits = 8
     allowed = np.inf if snr is None else 10 ** (-snr / 10)
     if snr is not None:
         work, weights = (max(1, sum(n)) for n in zip(*((c.work, c.weights) for c in found), strict=True))
@@ -73,7 +73,8 @@ def _cheapest(found: list[Candidate], spare: float) -> tuple[Candidate, int] | N
     return min(steps, key=lambda s: (s[0].noise(s[1]) - s[0].now()) / ((s[0].bits - s[1]) * s[0].weights), default=None)
 
 
-def _measure(model: Model, inputs: dict[str, QType], ctx: Context) -> list[Candidate]:
+def candidates(model: Model, inputs: dict[str, QType], ctx: Context) -> list[Candidate]:
+    """The products of `model`, each measured alone. inputs: the quantiser of what each reads."""
     feeds = {k: v for k, v in next(iter(ctx.batches(SAMPLES))).items() if k != "labels"}
     names = [_ahead_of_softmax(model, t) for t in model.outputs]
     real = ctx.runner(model.lean(), feeds, names)
