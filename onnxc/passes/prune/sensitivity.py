@@ -129,7 +129,8 @@ def measure(
     """
     sweep = Sweep(model, ctx, criterion, how, statistics, samples, alike)
     head = {
-        "form": FORM, "model": digest(sweep.model.to_proto()), "data": getattr(ctx.data, "name", ""), "criterion": criterion, "recover": how,
+        "form": FORM, "model": digest(sweep.model.to_proto()), "data": getattr(ctx.data, "name", ""),
+        "criterion": criterion, "recover": how,
         "statistics": statistics, "samples": samples, "seed": ctx.seed, "ratios": list(ratios),
     } | ({} if alike else {"shared": "apart"})  # fmt: skip
     done = read(file, head) if file is not None and file.exists() else {}
