@@ -246,27 +246,6 @@ def test_windows_of_a_signal_are_transformed():
     assert np.allclose(found, wanted, atol=1e-5)
 
 
-CLASSICAL = [
-    ("Scaler", [f(3, 4)], 1, {"offset": [0.5, 1.0, -1.0, 0.0], "scale": [2.0, 1.0, 0.5, 3.0]}),
-    ("Binarizer", [f(3, 4)], 1, {"threshold": 0.2}),
-    ("Normalizer", [f(3, 4)], 1, {"norm": "L1"}), ("Normalizer", [f(3, 4)], 1, {"norm": "L2"}),
-    ("Imputer", [f(3, 4).round()], 1, {"imputed_value_floats": [0.5, 1.5, 2.5, 3.5], "replaced_value_float": 1.0}),
-    ("ArrayFeatureExtractor", [f(3, 4), np.array([3, 1])], 1, {}),
-    ("LinearRegressor", [f(3, 4)], 1, {"coefficients": [float(v) for v in f(8)], "intercepts": [0.5, -1.0], "targets": 2}),
-    ("LinearClassifier", [f(5, 4)], 2, {"coefficients": [float(v) for v in f(12)], "intercepts": [0.5, -1.0, 0.1],
-                                        "classlabels_ints": [4, 9, 2], "post_transform": "SOFTMAX", "multi_class": 1}),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("op, inputs, outputs, attributes", CLASSICAL)
-def test_classical_models(op, inputs, outputs, attributes):
-    model, feeds = node_model(op, inputs, outputs, domain="ai.onnx.ml", **attributes)
-    made = opened(model)
-    assert all(node.domain == "" for node in made.graph.node)
-    wanted, found = run_ort(model, feeds), run_ort(made, feeds)
-    assert all(np.allclose(found[name], wanted[name], rtol=1e-5, atol=1e-6) for name in wanted)
-
-
 def test_attributes_that_are_not_known_are_named():
     for op, attributes in (("Attention", {"num_heads": 2, "odd": 1}), ("RotaryEmbedding", {"scale": 2.0})):
         inputs, outputs, _ = CASES[op][0]

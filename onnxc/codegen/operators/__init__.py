@@ -3,6 +3,7 @@
 from onnxc.codegen.operators import (  # noqa: F401  each file enters its rows into the table
     cast,
     elementwise,
+    encoders,
     grams,
     linear,
     logic,
@@ -18,6 +19,7 @@ from onnxc.codegen.operators import (  # noqa: F401  each file enters its rows i
     select,
     shape,
     signal,
+    trees,
     window,
 )
 from onnxc.codegen.operators.table import ROWS, convert, has_row

@@ -161,7 +161,7 @@ def _single(x, let: Steps):
     away = tvm.tirx.Select(wide < _number(0, "float64"), back < wide, back > wide)
     bits = let(_bits(near))
     odd = (bits - tvm.tirx.Select(away, _number(1), _number(0))) | 1
-    return tvm.tirx.Select(tvm.tirx.any(back == wide, wide != wide), bits, odd)
+    return tvm.tirx.Select(tvm.tirx.any(back == wide, tvm.tirx.isnan(wide)), bits, odd)
 
 
 def unpack(n: Node, x, shape: tuple[int, ...], dtype: str):
