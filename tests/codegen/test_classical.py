@@ -68,7 +68,9 @@ def drawn(rng):
         ]
         own = trees(rng, features, targets, "target", modes)
         own |= {"n_targets": targets, "aggregate_function": str(rng.choice(["SUM", "AVERAGE", "MIN", "MAX"]))}
-        if rng.random() < 0.5 and own["aggregate_function"] != "AVERAGE":  # ONNX Runtime adds it or not, ONNX always does
+        if (
+            rng.random() < 0.5 and own["aggregate_function"] != "AVERAGE"
+        ):  # ONNX Runtime adds it or not, ONNX always does
             own["base_values"] = rng.standard_normal(targets).astype(np.float32).tolist()
         if targets > 1 and rng.random() < 0.3:
             own["post_transform"] = str(rng.choice(["SOFTMAX", "LOGISTIC"]))

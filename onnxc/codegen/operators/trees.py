@@ -162,21 +162,22 @@ def _finished(n: Node, scores, how: str):
 @row("TreeEnsemble", domain=ML)
 def ensemble(n: Node, x):
     """Opset 5: children and leaves have indices of their own."""
-    children = []
+    children: list[list[int]] = []
     for side in ("true", "false"):
         ids, leaves = n.attribute(f"nodes_{side}nodeids"), n.attribute(f"nodes_{side}leafs")
         children.append([-1 - i if leaf else i for i, leaf in zip(ids, leaves, strict=True)])
+    yes, no = children
     n.attribute("nodes_hitrates")
     modes = [int(v) for v in _tensor(n, "nodes_modes")]
     weights = _tensor(n, "leaf_weights")
     roots = list(n.attribute("tree_roots"))
     for i, root in enumerate(roots):  # a tree of one leaf: a node whose children are the same
-        if children[0][root] == children[1][root] and children[0][root] < 0:
-            roots[i] = children[0][root]
+        if yes[root] == no[root] and yes[root] < 0:
+            roots[i] = yes[root]
     sets, at = _sets(_tensor(n, "membership_values"), modes)
     trees = Trees(
         list(n.attribute("nodes_featureids")), modes, _tensor(n, "nodes_splits"),
-        list(n.attribute("nodes_missing_value_tracks_true") or [0] * len(modes)), *children, roots,
+        list(n.attribute("nodes_missing_value_tracks_true") or [0] * len(modes)), yes, no, roots,
         list(range(len(weights) + 1)), list(n.attribute("leaf_targetids")), weights, sets, at,
     )  # fmt: skip
     targets = int(n.attribute("n_targets"))
