@@ -67,7 +67,7 @@ def few_values(flat: np.ndarray) -> bool:
     if flat.itemsize == 1:
         return len(flat) > _GLANCE and _field_bits(flat) > 0
     zeros = len(flat) - np.count_nonzero(flat)
-    return zeros > _SPARSE_SHARE * len(flat) or 8 * len(np.unique(flat[:_GLANCE])) < len(flat[:_GLANCE])
+    return bool(zeros > _SPARSE_SHARE * len(flat)) or 8 * len(np.unique(flat[:_GLANCE])) < len(flat[:_GLANCE])
 
 
 def to_fields(flat: np.ndarray, bits: int) -> np.ndarray:

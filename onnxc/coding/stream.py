@@ -5,6 +5,7 @@ from __future__ import annotations
 import lzma
 import zlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from onnxc.ir.errors import BadData
 
@@ -42,7 +43,7 @@ def _deflated(parts: Iterable[bytes | memoryview]) -> Iterator[bytes]:
 
 def inflate(stored: memoryview, kind: int, raw: int) -> Iterator[bytes]:
     """What a stream holds, in parts; it must be `raw` bytes, and fill `stored`. Raises BadData."""
-    stream = zlib.decompressobj() if kind == DEFLATE else lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=FILTERS)
+    stream: Any = zlib.decompressobj() if kind == DEFLATE else lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=FILTERS)
     at, tail, kept = 0, memoryview(b""), False
     try:
         while not stream.eof and (tail or kept or at < len(stored)):
