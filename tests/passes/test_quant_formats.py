@@ -20,7 +20,8 @@ TEXT = """<ir_version: 8, opset_import: ["" : 13]> g (float[N,16,6,6] x) => (flo
 
 def network():
     shapes = {"w": (32, 16, 3, 3), "b": (32,), "u": (32, 64), "v": (10, 64)}
-    return model_of(TEXT, **{k: RNG.normal(size=s).astype(np.float32) for k, s in shapes.items()})
+    rng = np.random.default_rng(5)
+    return model_of(TEXT, **{k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()})
 
 
 def quantised(name: str, **options):
@@ -42,6 +43,9 @@ def stored(done, op: str) -> list[np.ndarray]:
         ("quant.fixed", {}, "DequantizeLinear", np.int16, 70, 0.52),
         ("quant.fixed", {"bits": 8}, "DequantizeLinear", np.int8, 25, 0.28),
         ("quant.fixed", {"bits": 8, "rounding": "stochastic"}, "DequantizeLinear", np.int8, 20, 0.28),
+        ("quant.fixed", {"bits": 4}, "DequantizeLinear", ml_dtypes.int4, 7, 0.16),
+        ("quant.fixed", {"bits": 2}, "DequantizeLinear", ml_dtypes.int2, 3, 0.1),
+        ("quant.blockfloat", {"bits": 3}, "DequantizeLinear", ml_dtypes.int4, 7, 0.24),
         ("quant.blockfloat", {}, "DequantizeLinear", np.int8, 30, 0.36),
         ("quant.blockfloat", {"block": 0}, "DequantizeLinear", np.int8, 25, 0.28),
         ("quant.blockwise", {}, "DequantizeLinear", ml_dtypes.int4, 12, 0.24),

@@ -10,6 +10,7 @@ import numpy as np
 from ...ir.difference import snr
 from ...ir.errors import BadOption
 from ...ir.model import Model
+from ...ir.qtype import stored_bytes
 from ..base import Context, Pass, Report, register
 from ..options import Range
 from . import formats
@@ -23,7 +24,7 @@ class QuantBlockfloat(Pass):
 
     Of each block the exponent is the least that does not saturate its largest weight.
 
-    bits: of a mantissa, 2 to 16; up to 8 are stored in a byte, more in two. block: weights along the summed axis that
+    bits: of a mantissa, 2 to 16, stored in the shortest of int2 (opset 25), int4, int8 and int16. block: weights along the summed axis that
     share an exponent, at most (the largest divisor of the axis is taken); 0 for one exponent of the whole tensor, as
     Flexpoint has it. skip: patterns of layer names to leave alone.
     """
@@ -41,19 +42,19 @@ class QuantBlockfloat(Pass):
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
-        dtype = np.int8 if self.bits <= 8 else np.int16
-        for layer in formats.chosen(model, ctx, self.skip, 21 if self.block or self.bits > 8 else 13, report):
+        dtype, opset = formats.container(self.bits)
+        for layer in formats.chosen(model, ctx, self.skip, max(opset, 21 if self.block else 13), report):
             values, axis = layer.tensor.values, formats.contracted(layer)
             split, block = formats.blocked(values, axis, self.block) if self.block else (values, 0)
             within = axis + 1 if self.block else None
             steps = shared_steps(split, within, self.bits)
-            if self.block and values.size * np.dtype(dtype).itemsize + steps.nbytes >= values.nbytes:
+            integers = np.rint(split / steps).astype(np.int16)
+            if self.block and stored_bytes(integers.astype(dtype)) + steps.nbytes >= values.nbytes:
                 report.refuse(layer.name, f"blocks of {block} weights do not pay for their exponents")
                 continue
-            integers = np.rint(split / steps).astype(dtype)
             scale = steps.squeeze(within) if self.block else steps.reshape(())
             back = (integers * steps).reshape(values.shape)
-            formats.dequantised(model, layer, integers.reshape(values.shape), scale, None, axis, block)
+            formats.dequantised(model, layer, integers.reshape(values.shape).astype(dtype), scale, None, axis, block)
             by = f"blocks of {block}" if self.block else "the tensor"
             text = f"{values.size} mantissas of {self.bits} bits, an exponent for {by}, {snr(values, back)}"
             report.edit(layer.name, text)

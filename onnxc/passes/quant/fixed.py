@@ -20,8 +20,9 @@ class QuantFixed(Pass):
 
         w float -> DequantizeLinear(round(w * 2^f), 2^-f) -> product
 
-    bits: of a number, 2 to 16; up to 8 are stored in a byte, more in two (opset 21). fraction: f, bits behind the point;
-    by default as many as the largest weight leaves. What does not fit saturates. rounding: to nearest, or stochastic: up
+    bits: of a number, 2 to 16, stored in the shortest of int2 (opset 25), int4 (21), int8 and int16 (21). fraction: f, bits behind the point;
+    by default, of those that the largest weight leaves and up to three more, the one with the least squared error. What
+    does not fit saturates. rounding: to nearest, or stochastic: up
     with the probability of the part that is cut off, so that the mean is kept; seeded. skip: patterns of layer names to
     leave alone.
     """
@@ -37,17 +38,29 @@ class QuantFixed(Pass):
     def run(self, model: Model, ctx: Context) -> Report:
         report, rng = Report(), ctx.rng()
         top = (1 << (self.bits - 1)) - 1
-        for layer in formats.chosen(model, ctx, self.skip, 21 if self.bits > 8 else 13, report):
+        dtype, opset = formats.container(self.bits)
+        for layer in formats.chosen(model, ctx, self.skip, opset, report):
             values = layer.tensor.values
-            fraction = self.fraction if self.fraction is not None else point(values, top)
+            fraction = self.fraction if self.fraction is not None else best_point(values, top)
             exact = np.ldexp(values, fraction)
             whole = np.rint(exact) if self.rounding == "nearest" else np.floor(exact + rng.random(exact.shape))
-            integers = np.clip(whole, -top - 1, top).astype(np.int8 if self.bits <= 8 else np.int16)
+            integers = np.clip(whole, -top - 1, top).astype(np.int16)
             scale = np.array(2.0**-fraction, np.float32)
-            formats.dequantised(model, layer, integers, scale, None, 0, 0)
+            formats.dequantised(model, layer, integers.astype(dtype), scale, None, 0, 0)
             done = snr(values, integers * scale)
             report.edit(layer.name, f"{values.size} weights to {self.bits} bits, {fraction} behind the point, {done}")
         return report
+
+
+def best_point(values: np.ndarray, top: int) -> int:
+    """The bits behind the point with the least squared error of rounding to nearest: with few bits it pays to saturate."""
+
+    def error(fraction: int) -> float:
+        rounded = np.clip(np.rint(np.ldexp(values, fraction)), -top - 1, top)
+        return float(np.square(np.ldexp(rounded, -fraction) - values, dtype=np.float64).sum())
+
+    first = point(values, top)
+    return min(range(first, min(first + 4, 61)), key=error)
 
 
 def point(values: np.ndarray, top: int) -> int:

@@ -5,6 +5,7 @@ w float [o, c, *k]      becomes      integers, scales [-> DequantizeLinear], or 
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -14,6 +15,14 @@ from ...ir.verify import verify
 from ..base import Context, Report
 from ..layers.stored import Layer, layers
 from ..opset import raise_opset
+
+
+def container(bits: int) -> tuple[np.dtype, int]:
+    """The shortest signed integer of ONNX that holds `bits` bits, 2 to 16, and the opset that DequantizeLinear reads it from."""
+    for most, dtype, opset in ((2, ml_dtypes.int2, 25), (4, ml_dtypes.int4, 21), (8, np.int8, 13), (16, np.int16, 21)):
+        if bits <= most:
+            return np.dtype(dtype), opset
+    raise ValueError(f"no integer of ONNX has {bits} bits")
 
 
 def chosen(model: Model, ctx: Context, skip: list[str], opset: int, report: Report) -> list[Layer]:
