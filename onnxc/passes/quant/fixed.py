@@ -20,11 +20,10 @@ class QuantFixed(Pass):
 
         w float -> DequantizeLinear(round(w * 2^f), 2^-f) -> product
 
-    bits: of a number, 2 to 16, stored in the shortest of int2 (opset 25), int4 (21), int8 and int16 (21). fraction: f, bits behind the point;
-    by default, of those that the largest weight leaves and up to three more, the one with the least squared error. What
-    does not fit saturates. rounding: to nearest, or stochastic: up
-    with the probability of the part that is cut off, so that the mean is kept; seeded. skip: patterns of layer names to
-    leave alone.
+    bits: of a number, 2 to 16, stored in the shortest of int2 (opset 25), int4 (21), int8 and int16 (21). fraction: f,
+    bits behind the point; by default, of those that the largest weight leaves and up to three more, the one with the
+    least squared error. What does not fit saturates. rounding: to nearest, or stochastic: up with the probability of the
+    part that is cut off, so that the mean is kept; seeded. skip: patterns of layer names to leave alone.
     """
 
     bits: Annotated[int, Range(2, 16)] = 16
