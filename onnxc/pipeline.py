@@ -89,6 +89,7 @@ class Pipeline(Pass):
         self.require = require
         self.time = time or (bool(require) and Requirements(require).timed)
         self.progress = progress or (lambda text: None)
+        self.detail: Callable[[str, float], None] = lambda text, share: None
         self.claim = Claim.of_all(p.claim for p in self.passes)
         self.needs_data = any(p.needs_data for p in self.passes)
         self.changes_inputs = any(p.changes_inputs for p in self.passes)
@@ -164,7 +165,7 @@ class Pipeline(Pass):
             self.progress(str(p))
             start = time.perf_counter()
             here = _context(verified, ctx, trial)
-            here.room = room(before.peak_bytes)
+            here.room, here.progress = room(before.peak_bytes), self.detail
             current, verified, row = _step(p, current, here)
             row.name, row.claim, row.before = str(p), p.claim, before
             row.after = before = cost(current, verified)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Annotated
 
 import typer
+
+from .tables import seconds
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.")]
 DataOption = Annotated[
@@ -74,11 +78,42 @@ def colour() -> bool:
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
 
 
+EVERY = 10.0
+"""Seconds between two lines in a pipe."""
+
+
+class Steps:
+    """What a command tells of its way: `steps(text)` at the start of each of `total` steps, `steps(text, share)` with the share
+    of the whole, `within(text, share)` with that of the step. tell(text, share of the whole) shows it."""
+
+    def __init__(self, total: int, tell: Callable[[str, float], None]):
+        self.total, self.tell, self.begun = total, tell, -1
+        self.text, self.start = "", time.monotonic()
+
+    def __call__(self, text: str, share: float | None = None) -> None:
+        self.begun += 1
+        self.text, self.start = text, time.monotonic()
+        self.tell(text, self.begun / max(self.total, 1) if share is None else share)
+
+    def within(self, text: str, share: float) -> None:
+        spent = time.monotonic() - self.start
+        left = f", about {seconds(spent * (1 - share) / share)} left" if 0 < share < 1 and spent > 1 else ""
+        self.tell(f"{self.text}: {text}{left}", (max(self.begun, 0) + share) / max(self.total, 1))
+
+
 @contextmanager
-def bar(total: int):
-    """`step(text)` at the start of each of `total` steps, or `step(text, share)`: a bar on a terminal, else nothing."""
+def bar(total: int, *, lines: bool = False):
+    """Steps shown as a bar on a terminal; in a pipe as nothing, or with `lines` as a line on stderr every ten seconds."""
     if not sys.stderr.isatty():
-        yield lambda text, share=None: None
+        said = time.monotonic()
+
+        def line(text: str, share: float) -> None:
+            nonlocal said
+            if lines and time.monotonic() - said >= EVERY:
+                said = time.monotonic()
+                print(f"{share:4.0%}  {text}", file=sys.stderr, flush=True)
+
+        yield Steps(total, line)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -87,11 +122,4 @@ def bar(total: int):
     # a stream of its own: what TVM writes to the other is held back while it compiles
     with open(os.dup(2), "w") as screen, Progress(*columns, console=Console(file=screen), transient=True) as progress:
         task = progress.add_task("", total=total)
-        begun = -1
-
-        def step(text: str, share: float | None = None) -> None:
-            nonlocal begun
-            begun += 1
-            progress.update(task, description=text, completed=begun if share is None else share * total)
-
-        yield step
+        yield Steps(total, lambda text, share: progress.update(task, description=text, completed=share * total))

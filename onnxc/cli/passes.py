@@ -109,8 +109,8 @@ def passes(
     pipeline = Pipeline(chosen, **settings)
     told = bool(report or node_data or json)
     before = load(model) if told else None  # OUT may take its place
-    with bar(len(pipeline.passes)) as step:
-        pipeline.progress = step
+    with bar(len(pipeline.passes), lines=verbose) as step:
+        pipeline.progress, pipeline.detail = step, step.within
         result = pipeline.transform(model)
     if out:
         result.model.save(out)

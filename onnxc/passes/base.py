@@ -7,7 +7,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import onnx
@@ -21,6 +21,8 @@ from ..ir.model import Model
 from ..ir.verify import Verified, verify
 from .layers.capture import MAX_BATCH, Probe, Stream
 from .options import ranges
+
+T = TypeVar("T")
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -200,7 +202,8 @@ class Context:
 
     verified: the analysis of the model as it came in. runner and data: see `tensors`. synthetic: the data are
     random inputs. evaluator: see `evaluate`. trial: the manager's own. original: the model as the user gave it. trainer:
-    what training passes train with. room: how many samples run at once, at the most.
+    what training passes train with. room: how many samples run at once, at the most. progress: told what a pass is at, and
+    the share of it that is behind; see `each`.
     """
 
     verified: Verified
@@ -213,6 +216,22 @@ class Context:
     original: Model | None = None
     trainer: Trainer | None = None
     room: int = MAX_BATCH
+    progress: Callable[[str, float], None] = lambda text, share: None
+    counting = False  # whether `each` tells of the way: samples within it do not
+
+    def each(self, items: Sequence[T], what: str = "layer") -> Iterator[T]:
+        """The items, with word of each: `layer 3 of 20`."""
+        outermost, self.counting = not self.counting, True
+        for k, item in enumerate(items):
+            if outermost:
+                self.progress(f"{what} {k + 1} of {len(items)}", k / len(items))
+            yield item
+        self.counting = self.counting and not outermost
+
+    def seen(self, samples: int, whole: int | None) -> None:
+        """So many samples of the `whole` have been looked at."""
+        if whole and not self.counting:
+            self.progress(f"sample {min(samples, whole)} of {whole}", min(samples / whole, 1.0))
 
     def rng(self) -> np.random.Generator:
         return np.random.default_rng(self.seed)

@@ -54,9 +54,14 @@ class Stream:
         return min(streams, key=lambda s: s.size) if streams else cls(ctx, analysis, [], samples)
 
     def __iter__(self) -> Iterator[Feeds]:
-        left = self.samples
+        left, done = self.samples, 0
+        whole = getattr(self.ctx.data, "samples", None)
+        if whole is not None and left is not None:
+            whole = min(whole, left)
         for batch in self.ctx.batches(self.size):
             yield {name: a for name, a in batch.items() if name != "labels"}
+            done += max((len(a) for a in batch.values() if a.ndim), default=1)
+            self.ctx.seen(done, whole)
             if left is not None:
                 left -= max((len(a) for a in batch.values() if a.ndim), default=1)
                 if left <= 0:

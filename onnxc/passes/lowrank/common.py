@@ -128,7 +128,7 @@ class Factorise(Pass):
         """For each layer what it may become: all ranks that lower both MACs and parameters."""
         result: list[list[Choice]] = [[] for _ in found]
         felt = Felt(model, ctx) if layers and (self.macs or self.params) else None
-        for n, moment in self._all_moments(model, found, layers, ctx):
+        for (n, moment), _ in zip(self._all_moments(model, found, layers, ctx), ctx.each(found)):
             at, forms = found[n]
             h = None if moment is None else moment.h
             for form in forms:
@@ -267,7 +267,7 @@ class Factorise(Pass):
         turns = sorted((n for n in range(len(found)) if picked[n]), key=lambda n: order[id(found[n][0].node)])
         read = [layers[n] for n in turns if n in layers]
         seen = InTurn(original, model, ctx.verified.analysis, read, ctx, self.samples)
-        for n in turns:
+        for n in ctx.each(turns):
             moment = fitted(model, layers[n], seen.next(), crossed=True) if n in layers else None
             self._one(model, found[n][0], picked[n], moment, layers.get(n), report)
 

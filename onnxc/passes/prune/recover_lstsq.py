@@ -144,7 +144,7 @@ def affine(model: Model, node: gs.Node, t: gs.Variable, channel: int, analysis: 
 
 def _solve_part(model: Model, uncut: Uncut, tasks: list[Task], later: list[Task], cache: ActivationCache) -> None:
     targets, picks = _targets(uncut, tasks, cache.stream)
-    for k, task in enumerate(tasks):
+    for k, task in enumerate(uncut.ctx.each(tasks)):
         layer = task.layer
         grouped = layer.groups, layer.outputs // layer.groups
         seen = Moments(layer.groups, layer.columns, grouped[1])

@@ -100,7 +100,7 @@ class QuantCluster(Pass):
         if self.scope == "model":
             coded = self._whole(found, h, ctx)
         else:
-            coded = {id(layer): self._alone(layer, h.get(id(layer)), ctx) for layer in found}
+            coded = {id(layer): self._alone(layer, h.get(id(layer)), ctx) for layer in ctx.each(found)}
         shifts = {}
         for layer, seen in inputs(model, analysis, able, ctx):
             book, indices = coded[id(layer)]

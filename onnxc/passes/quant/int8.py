@@ -269,7 +269,8 @@ class QuantInt8(Pass):
         for name in inputs:
             if name not in fitted:
                 write(name)
-        for name, found in fit(real, model, asked, self.rounding, ctx) if asked else ():
+        each = fit(real, model, asked, self.rounding, ctx) if asked else ()
+        for (name, found), _ in zip(each, ctx.each(asked)):
             if nodes[name].op == "MatMul" and found.bias is not None:
                 add_to_bias(model, nodes[name], found.bias)
             write(name, found)
