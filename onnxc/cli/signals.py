@@ -60,6 +60,9 @@ def handled() -> Iterator[None]:
         signal.signal(n, end)
     try:
         yield
+    except Ended:
+        temporary.discard()  # what a signal cut off before it could be unwound
+        raise
     except Exception as error:  # TVM turns what is raised in its callbacks, `Ended` too, into errors of its own
         if came:
             raise Ended(came[0]) from error

@@ -27,26 +27,25 @@ def folder(home: Path, name: str) -> Iterator[Path]:
     """A new folder in `home`, only for this user, gone at the end. Those that dead processes left for `name` go first."""
     for path in stale(home, name):
         remove(path)
-    path = home / _name(name)
-    path.mkdir(0o700)
-    with _held(path):
+    with _held(home / _name(name)) as path:
+        path.mkdir(0o700)
         yield path
 
 
 @contextmanager
 def file(home: Path, name: str, mode: int = 0o666) -> Iterator[Path]:
     """A new, empty file in `home`, gone at the end unless it has been renamed."""
-    path = home / _name(name)
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), mode))
-    with _held(path):
+    with _held(home / _name(name)) as path:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), mode))
         yield path
 
 
 @contextmanager
-def _held(path: Path) -> Iterator[None]:
+def _held(path: Path) -> Iterator[Path]:
+    """While it lasts, `path` is this process's to remove: from before it is made, since a signal may come right after."""
     HELD.add(path)
     try:
-        yield
+        yield path
     finally:
         remove(path)
         HELD.discard(path)
