@@ -25,7 +25,7 @@ _HOMES = {
     "compare": "onnxc.measure.compare",
     "auto": "onnxc.search",
     "Budget": "onnxc.search",
-    "compile": "onnxc.codegen",
+    "compile": "onnxc.compiling",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -69,12 +69,14 @@ def compile_(
     if Path(out).exists() and not Path(out).is_dir():
         raise BadOption(f"-o {out} is a file", expected="a folder")
     from ..codegen import compile_model
+    from ..compiling import optimiser
     from ..measure.shapes import settled
     from ..pipeline import load, sound
 
     loaded = load(model)
     sound(loaded)
     chosen = settled(loaded, shapes, data=data, seed=seed)
+    notes: dict[str, None] = {}
     with bar(1) as step:
         done = compile_model(
             loaded,
@@ -91,8 +93,9 @@ def compile_(
             data=data,
             seed=seed,
             progress=lambda stage, share: step(stage, share),
+            optimise=optimiser(check, seed, notes.setdefault),
         )
-    show(render(done, colour=colour()))
+    show("\n\n".join([*(wrap(note, width=screen_width()) for note in notes), render(done, colour=colour())]))
 
 
 def library_name(path: str) -> str:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import onnx
 
+from onnxc.codegen.door import Source
 from onnxc.codegen.prefix import kinds_of, needed, until
 from onnxc.codegen.tvm_api import TVM_ERRORS
 from onnxc.ir.errors import OnnxcError, Unsupported
@@ -19,7 +20,7 @@ Attempt = Callable[[onnx.ModelProto, Sequence[Shapes]], object]
 
 
 @contextmanager
-def tied(proto: onnx.ModelProto, shapes: Sequence[Shapes], attempt: Attempt) -> Iterator[None]:
+def tied(source: Source, shapes: Sequence[Shapes], attempt: Attempt) -> Iterator[None]:
     """What TVM raises within becomes Unsupported that names the node; `attempt` compiles a part of the model in the same way."""
     try:
         yield
@@ -28,7 +29,7 @@ def tied(proto: onnx.ModelProto, shapes: Sequence[Shapes], attempt: Attempt) -> 
     except TVM_ERRORS as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise Unsupported(
-            f"TVM cannot compile it: {' '.join(lines[0].split())[:200]}", node=_first(proto, shapes, attempt),
+            f"TVM cannot compile it: {' '.join(lines[0].split())[:200]}", node=_first(source.proto, shapes, attempt),
             remedy="report it with the model, and compile the part without this node",
         ) from error  # fmt: skip
 

@@ -28,6 +28,7 @@ from onnxc.codegen.c.header import C_TYPES, Interface, internal, tensor_bytes
 from onnxc.codegen.c.names import check_name
 from onnxc.codegen.c.pick import by_demand
 from onnxc.codegen.c.wheel import check_wheel, wheels_in, write_wheel
+from onnxc.codegen.door import Optimise, Shapes, Source
 from onnxc.codegen.memory.arena import ALIGN
 from onnxc.codegen.memory.weights import Weights, gather, lay_out
 from onnxc.codegen.prepare.ends import Scaled, integer_ends, quantised_data
@@ -38,7 +39,6 @@ from onnxc.codegen.proof import Proof, prove
 from onnxc.codegen.target import Target, resolve
 from onnxc.coding.array import encode
 from onnxc.ir import temporary
-from onnxc.ir.digest import digest
 from onnxc.ir.errors import BadModel, BadOption, Unsupported
 from onnxc.ir.escape import json_text
 from onnxc.ir.files import load
@@ -47,7 +47,6 @@ from onnxc.ir.staging import put, staging
 from onnxc.runtime.library import Library, interface_digest, read_manifest
 
 MOST_THREADS = 64  # ONNXC_POOL_MOST of runtime/c/pool.h
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class CompileReport:
 
 
 def compile_model(
-    model_proto,
+    model,
     out_dir: str | os.PathLike,
     *,
     name: str,
@@ -99,10 +98,13 @@ def compile_model(
     data=None,
     seed: int = 0,
     progress: Callable[[str, float], None] | None = None,
+    optimise: Optimise | None = None,
 ) -> CompileReport:
     """Compiles a model into `out_dir`: `lib<name>.so`, `lib<name>.a`, `<name>.h`, `manifest.json`, `example/`.
 
-    `model_proto` is an onnx.ModelProto, or anything whose `to_proto()` returns one. `shapes` gives static shapes of
+    `model` is an onnx.ModelProto, a Model, or anything whose `to_proto()` returns a ModelProto. `optimise(model, shapes)`
+    makes the model that is compiled of it, for each set of shapes (`onnxc.compiling` has that of clean and fuse); the library
+    is compared with the model as it came. `shapes` gives static shapes of
     inputs with symbolic dimensions; a symbolic first dimension is 1 unless given. A list of such makes a library for all
     of them, and targets joined by "/" one that picks its instruction set at init. `threads` is the most that a handle may
     have. `weights` "coded" entropy-codes them; init decodes. `program` makes a static command-line program too, `wheel` a
@@ -125,22 +127,23 @@ def compile_model(
         raise BadOption("there is no such check", expected="data or shapes", found=check)
     wanted.check()
     tell("shapes", 0.0)
-    proto = model_proto.to_proto() if hasattr(model_proto, "to_proto") else model_proto
-    if not isinstance(proto, onnx.ModelProto):
-        raise BadOption("compile_model takes a ModelProto or a Model", found=type(model_proto).__name__)
+    source = Source.of(model, optimise)
     if io == "int8":
-        given, (proto, wanted.ends) = proto, integer_ends(proto)
-        data = None if data is None or check != "data" else quantised_data(given, data, wanted.ends, shapes, seed)
-    statics, out, proof = _statics(proto, shapes), Path(out_dir), Proof()
+        changed, wanted.ends = integer_ends(source.proto)
+        data = (
+            None if data is None or check != "data" else quantised_data(source.proto, data, wanted.ends, shapes, seed)
+        )
+        source = source.part(changed)
+    statics, out, proof = _statics(source, shapes), Path(out_dir), Proof()
     with staging(out) as stage:
         work, done = stage / "work", stage / "done"
         work.mkdir()
         given = [{name: shape for name, shape, _ in static.inputs} for static in statics]
-        with tied(proto, given, partial(_objects, wanted)):
-            made = _make(proto, statics, wanted, work, tell)
+        with tied(source, given, partial(_objects, wanted, source)):
+            made = _make(source, statics, wanted, work, tell)
         if check == "data":
             tell("proof", 0.9)
-            proof = prove(work, proto, partial(_again, wanted), wanted.targets, data, seed)
+            proof = prove(work, source.proto, partial(_again, wanted, source), wanted.targets, data, seed)
         _collect(work, done, [*made.files, f"{name}.h", "manifest.json"])
         put(done, out, old=_files_of(out, name), last="manifest.json")
     tell("done", 1.0)
@@ -190,7 +193,7 @@ class _Made:
 
 
 def _make(
-    proto: onnx.ModelProto,
+    source: Source,
     statics: list[StaticModel],
     wanted: _Wanted,
     work: Path,
@@ -201,7 +204,7 @@ def _make(
     toolchain = targets[0].toolchain
     tell("lower", 0.1)
     programs, stored = _lower(statics, targets, threads, name, wanted.weights == "coded")
-    kernels, source = _kernels(programs), digest(proto)
+    kernels, model = _kernels(programs), source.digest()
     tell("kernels", 0.3)
     objects = [object_name(f"kernels{i}") for i, made in enumerate(programs)]
     (work / PARTS).mkdir()
@@ -211,28 +214,30 @@ def _make(
     tell("link", 0.8)
     layout = lay_out_arena(programs, stored, threads)
     both = tuple((tuple(static.inputs), tuple(static.outputs)) for static in statics)
-    mark = interface_digest(_tensors(name, both, wanted.ends) | {"model_sha256": source})
+    mark = interface_digest(_tensors(name, both, wanted.ends) | {"model_sha256": model})
     ends = tuple((key, end.scale, end.zero) for key, end in wanted.ends.items())
     face = Interface(name, both, layout.total, threads, tuple(goal.name for goal in targets), mark, ends)
     write_sources(work, face, programs, stored, layout, targets)
     libraries = link(work, name, toolchain, toolchain.linker(), objects, own_parts(face, stored))
     extras = check_static(work, name, toolchain, wanted.program)
-    manifest = _manifest(face, targets, libraries, kernels, source, wanted.weights)
+    manifest = _manifest(face, targets, libraries, kernels, model, wanted.weights)
     manifest["program"] = extras[0] if wanted.program else None
     (work / "manifest.json").write_text(json_text(manifest) + "\n", encoding="ascii")
-    extras += [write_wheel(work, face, toolchain, source)] if wanted.wheel else []
+    extras += [write_wheel(work, face, toolchain, model)] if wanted.wheel else []
     return _Made([*libraries, *extras], programs, kernels, face.arena_bytes, stored.flash_bytes)
 
 
-def _again(wanted: _Wanted, proto: onnx.ModelProto, shapes: Sequence[Shapes], target: str | None, folder: Path) -> None:
+def _again(
+    wanted: _Wanted, source: Source, proto: onnx.ModelProto, shapes: Sequence[Shapes], target: str | None, folder: Path
+) -> None:
     """Builds another library in the same way, for the proof: of a part of the model, or for another target."""
-    options = replace(wanted, target=target or wanted.target, program=False, wheel=False)
-    _make(proto, _statics(proto, shapes), options, folder, lambda stage, share: None)
+    options, part = replace(wanted, target=target or wanted.target, program=False, wheel=False), source.part(proto)
+    _make(part, _statics(part, shapes), options, folder, lambda stage, share: None)
 
 
-def _objects(wanted: _Wanted, proto: onnx.ModelProto, shapes: Sequence[Shapes]) -> None:
+def _objects(wanted: _Wanted, source: Source, proto: onnx.ModelProto, shapes: Sequence[Shapes]) -> None:
     """Compiles a part of the model as far as TVM is needed for it."""
-    programs, _ = _lower(_statics(proto, shapes), wanted.targets, wanted.threads, wanted.name, False)
+    programs, _ = _lower(_statics(source.part(proto), shapes), wanted.targets, wanted.threads, wanted.name, False)
     with tempfile.TemporaryDirectory(prefix="onnxc-") as folder:
         for made in programs:
             compile_program(made, wanted.threads, Path(folder) / "part.o")
@@ -250,12 +255,12 @@ def _lower(
     return programs, lay_out(arrays, encode if coded else None, MICRO_ALIGN if targets[0].micro else ALIGN)
 
 
-def _statics(proto: onnx.ModelProto, shapes: Shapes | Sequence[Shapes] | None) -> list[StaticModel]:
+def _statics(source: Source, shapes: Shapes | Sequence[Shapes] | None) -> list[StaticModel]:
     """A static model for each of the shapes. Raises BadOption where two of them are the same."""
     wanted = [shapes] if shapes is None or isinstance(shapes, Mapping) else list(shapes)
     if not wanted:
         raise BadOption("there is no shape to compile for", remedy="give one, or leave shapes out")
-    statics = [make_static(proto, one) for one in wanted]
+    statics = [make_static(lean.proto, one, lean.arrays) for one in wanted for lean in [source.lean(one)]]
     for static in statics:
         _check_types(static)
     for i, static in enumerate(statics):
@@ -287,6 +292,7 @@ def compile(
     weights: str = "raw",
     check: str = "data",
     data=None,
+    optimise: Optimise | None = None,
 ) -> Library:
     """Compiles a model for this machine and loads it: NumPy in, NumPy out.
 
@@ -299,7 +305,7 @@ def compile(
     """
     source = model if isinstance(model, Model) else load(model)
     options = {"name": name, "target": target, "shapes": shapes, "threads": threads, "weights": weights}
-    options |= {"check": check, "data": data}
+    options |= {"check": check, "data": data, "optimise": optimise}
     if out is not None:
         compile_model(source, out, **options)
         return Library(out)

@@ -41,12 +41,12 @@ def spoil(monkeypatch, wrong: str, right: str) -> None:
     """The compiler takes every operator `right` for `wrong` from now on."""
     before = library._statics
 
-    def statics(proto, shapes):
+    def statics(source, shapes):
         copy = onnx.ModelProto()
-        copy.CopyFrom(proto)
+        copy.CopyFrom(source.proto)
         for node in copy.graph.node:
             node.op_type = wrong if node.op_type == right else node.op_type
-        return before(copy, shapes)
+        return before(source.part(copy), shapes)
 
     monkeypatch.setattr(library, "_statics", statics)
 

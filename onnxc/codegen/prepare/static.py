@@ -7,7 +7,7 @@ Nothing downstream copies or folds hundreds of megabytes, as weights become para
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -40,13 +40,18 @@ WEIGHT_OPERANDS = {
 PLAIN_OPSET = 17  # of a model that imports no standard operators
 
 
-def make_static(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None) -> StaticModel:
-    """`model` with static shapes; `shapes` gives the shape of an input that has symbolic dimensions.
+def make_static(
+    model: onnx.ModelProto,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    arrays: Mapping[str, np.ndarray] | None = None,
+) -> StaticModel:
+    """`model` with static shapes; `shapes` gives the shape of an input that has symbolic dimensions. `arrays` are the values of
+    initialisers that stand beside it (`onnxc.ir.lean`).
 
     A symbolic first dimension without a given shape becomes 1. Raises BadOption for a shape that does not fit and for
     other symbolic dimensions, Unsupported for what has no static form.
     """
-    work, constants = _strip(_inline(model))
+    work, constants = _strip(_inline(model), arrays or {})
     fixed = _fix_inputs(work, constants, dict(shapes or {}))
     walk = _walk(work, constants)
     constants, integers = walk.constants, walk.integers
@@ -76,11 +81,11 @@ def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
         raise BadModel(f"the model's functions cannot be written out: {first_line(e)}") from e
 
 
-def _strip(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+def _strip(model: onnx.ModelProto, arrays: Mapping[str, np.ndarray]) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """A copy without initialisers, and the initialisers as arrays. Constants of subgraphs stay where they are."""
     constants = {}
     for tensor in model.graph.initializer:
-        constants[tensor.name] = numpy_helper.to_array(tensor)
+        constants[tensor.name] = arrays[tensor.name] if tensor.name in arrays else numpy_helper.to_array(tensor)
     for sparse in model.graph.sparse_initializer:
         raise Unsupported(f"sparse initialiser {sparse.values.name}", remedy="store it dense")
     work = onnx.ModelProto()
@@ -102,11 +107,24 @@ def _strip(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, np.ndarra
     return work, constants
 
 
-def _fix_inputs(work: onnx.ModelProto, constants: dict, shapes: dict) -> list[tuple[str, tuple[int, ...], str]]:
-    known = {value.name for value in work.graph.input}
+def input_shapes(
+    model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None, names: Container[str]
+) -> dict[str, tuple[int, ...]]:
+    """The static shape of each of the inputs `names`, as `make_static` takes them. Raises BadOption as it does."""
+    given = dict(shapes or {})
+    known = [value for value in model.graph.input if value.name in names]
+    _named(given, {value.name for value in known})
+    return {value.name: _input_shape(value.name, value.type.tensor_type, given.get(value.name)) for value in known}
+
+
+def _named(shapes: Mapping, known: set[str]) -> None:
     for name in shapes:
         if name not in known:
             raise BadOption(f"--shape names no input: {name!r}", expected="one of " + ", ".join(sorted(known)))
+
+
+def _fix_inputs(work: onnx.ModelProto, constants: dict, shapes: dict) -> list[tuple[str, tuple[int, ...], str]]:
+    _named(shapes, {value.name for value in work.graph.input})
     fixed = []
     for value in work.graph.input:
         if not value.type.HasField("tensor_type"):

@@ -1,0 +1,53 @@
+"""compile: a model, cleaned and fused for each set of shapes with the claims of both passes tested, as a library."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import onnx
+
+from .codegen import library
+from .codegen.door import Optimise, Shapes
+from .codegen.prepare.static import input_shapes
+from .ir.errors import OnnxcError
+from .ir.files import load
+from .ir.model import Model
+
+PASSES = "clean,fuse"
+
+
+def optimiser(check: str = "data", seed: int = 0, note: Callable[[str], None] | None = None) -> Optimise:
+    """What `compile_model` makes of a model ahead: `PASSES` at fixed extents, where nothing but numbers is left of its shapes.
+
+    Claims are tested as `check` says, on inputs drawn by `seed`. A model that the passes do not take is compiled as it
+    came, and `note` is told why.
+    """
+
+    def optimise(model: onnx.ModelProto | Model, shapes: Shapes | None) -> onnx.ModelProto | Model:
+        from .pipeline import run_passes
+
+        made = model.copy() if isinstance(model, Model) else load(model)
+        try:
+            found = input_shapes(made.to_proto(weights=False), shapes, {t.name for t in made.inputs})
+            for tensor in made.inputs:
+                tensor.shape = list(found[tensor.name])
+            return run_passes(made, PASSES, check=check, seed=seed).model
+        except OnnxcError as error:
+            if note is not None:
+                note(f"compiled as it came, without {PASSES}: {error}")
+            return model
+
+    return optimise
+
+
+def compile(model, out: str | os.PathLike | None = None, **options):
+    """Compiles a model for this machine and loads it: NumPy in, NumPy out.
+
+        library = onnxc.compile(model)
+        logits = library(image=batch)["logits"]
+
+    The model goes through clean and fuse first, for each set of shapes. Options and errors are those of
+    `onnxc.codegen.compile`: name, target, shapes, threads, weights, check, data.
+    """
+    return library.compile(model, out, optimise=optimiser(options.get("check", "data")), **options)
