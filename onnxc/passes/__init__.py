@@ -17,6 +17,7 @@ def builtin() -> None:
         equalise,
         fixed,
         floats,
+        half,
         int8,
         pow2,
         qonnx_out,
