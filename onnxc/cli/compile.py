@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 TARGETS = tuple(
     Column(name, number=False) for name in ("target", "machine", "lanes", "links by", "runs by", "to install")
 )
-COLUMNS = (Column("layer", number=False), Column("MACs"), Column("schedule", number=False))
+COLUMNS = (
+    Column("layer", number=False),
+    Column("MACs"),
+    Column("cycles"),
+    Column("constants"),
+    Column("schedule", number=False),
+)
 
 
 def compile_(
@@ -48,6 +54,21 @@ def compile_(
     io: Annotated[
         str, typer.Option(metavar="float|int8", help="int8: quantised inputs and outputs as their integers.")
     ] = "float",
+    emit: Annotated[str, typer.Option(metavar="c", help="Write the library as C sources too.")] = "",
+    package: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND", help="A package of the C sources: arduino, platformio, zephyr, cmsis-pack or esp-idf."
+        ),
+    ] = "",
+    flash: Annotated[
+        str | None,
+        typer.Option(metavar="256k", help="Flash of the machine: whether the library fits.", show_default=False),
+    ] = None,
+    ram: Annotated[
+        str | None,
+        typer.Option(metavar="96k", help="RAM of the machine: whether the library fits.", show_default=False),
+    ] = None,
     data: DataOption = None,
     check: Annotated[
         str, typer.Option(metavar="data|shapes", help="data: run the library beside ONNX Runtime before it is written.")
@@ -66,6 +87,7 @@ def compile_(
         return
     model, out = arguments.wanted(model, "MODEL", "compile"), arguments.wanted(out, "-o DIR", "compile")
     shapes = arguments.shape_sets(shape)
+    memories = {name: _memory(name, text) for name, text in (("flash", flash), ("ram", ram)) if text is not None}
     if Path(out).exists() and not Path(out).is_dir():
         raise BadOption(f"-o {out} is a file", expected="a folder")
     from ..codegen import compile_model
@@ -89,13 +111,26 @@ def compile_(
             program=program,
             wheel=wheel,
             io=io,
+            emit=emit,
+            package=package,
             check=check,
             data=data,
             seed=seed,
             progress=lambda stage, share: step(stage, share),
             optimise=optimiser(check, seed, notes.setdefault),
         )
-    show("\n\n".join([*(wrap(note, width=screen_width()) for note in notes), render(done, colour=colour())]))
+    text = render(done, colour=colour(), memories=memories)
+    show("\n\n".join([*(wrap(note, width=screen_width()) for note in notes), text]))
+
+
+def _memory(name: str, text: str) -> int:
+    """Bytes of `--flash` or `--ram`."""
+    from ..codegen.memory.flash import extent
+
+    found = extent(text)
+    if found is None:
+        raise BadOption(f"--{name} is no size of a memory", expected="256k, say: digits and k or M", found=text)
+    return found
 
 
 def library_name(path: str) -> str:
@@ -106,21 +141,64 @@ def library_name(path: str) -> str:
     return stem if stem[0].isalpha() and not is_header(stem) else f"m_{stem}"
 
 
-def render(report: CompileReport, *, width: int | None = None, colour: bool = False) -> str:
-    """The report as text: a row per kernel, what TVM's own operators did, sizes, and the files."""
+def fits(report: CompileReport, memories: dict[str, int]) -> str:
+    """Whether the library fits these memories, in a line, and what to do where it does not."""
+    needs = {"flash": report.flash_bytes, "ram": report.arena_bytes + report.io_bytes}
+    lines = []
+    advice = {
+        "flash": "take fewer bits (quant, cluster), prune, or hold weights --weights coded where there is RAM for them",
+        "ram": "take smaller inputs, --io int8 where they are floats, or narrower layers (prune)",
+    }
+    for name, given in memories.items():
+        need = needs[name]
+        if need is not None and need > given:
+            lines.append(f"{need - given:,} bytes of {name} too many: {advice[name]}")
+    text = ", ".join(f"{given // 1024} kB {name}" for name, given in memories.items())
+    return f"fits {report.target}, {text}: " + ("no; " + "; ".join(lines) if lines else "yes")
+
+
+def memory_chart(report: CompileReport) -> str:
+    """RAM over time: a bar for each call."""
+    most = max((count for _, count in report.ram), default=0)
+    if not most:
+        return ""
+    wide = max(len(name) for name, _ in report.ram)
+    rows = [f"  {name:<{wide}}  {'█' * max(1, round(40 * n / most)) if n else ''} {size(n)}" for name, n in report.ram]
+    return "RAM at each call\n" + "\n".join(rows)
+
+
+def render(
+    report: CompileReport, *, width: int | None = None, colour: bool = False, memories: dict[str, int] | None = None
+) -> str:
+    """The report as text: a row per kernel, what TVM's own operators did, sizes, and the files.
+
+    On processors without an operating system, too: what layers take of flash, the RAM at each call, and whether all fits `memories`.
+    """
     report = readable(report)
     width = width or screen_width()
     parts = []
     if report.kernels:
-        rows = [[k["node"], count(k["macs"]), k["schedule"] or "none of ours"] for k in report.kernels]
+        rows = [
+            [k["node"], count(k["macs"]), count(k["cycles"]), size(k.get("flash")), k["schedule"] or "none of ours"]
+            for k in report.kernels
+        ]
         parts.append(draw(COLUMNS, rows, width, colour))
     if report.fallbacks:
         text = ", ".join(f"{f['calls']} {f['function']}" for f in report.fallbacks)
         parts.append(wrap(f"By the general schedule: {text}", width=width))
+    if memories or report.target.startswith("cortex-m"):
+        parts.append(memory_chart(report))
     sizes = (
         f"library {size(report.library_bytes)}, weights {size(report.weights_bytes)}, arena {size(report.arena_bytes)}"
     )
     parts.append(f"{plural(len(report.kernels), 'kernel')} for {report.target} in {seconds(report.seconds)}; {sizes}")
+    if report.flash_bytes is not None:
+        need = report.arena_bytes + report.io_bytes
+        flash = f"Flash {size(report.flash_bytes)} without the C library, RAM {size(need)} with inputs and outputs"
+        bound = f"the arena can be no less than {size(report.live_bytes)}"
+        parts.append(wrap(f"{flash}; {bound}", width=width))
+    if memories:
+        parts.append(wrap(fits(report, memories), width=width))
     parts.append(wrap(proof_line(report.proof), width=width))
     parts.append(
         "\n".join(

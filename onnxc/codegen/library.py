@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx
 
 from onnxc import __version__
+from onnxc.codegen.account import ram_at_calls, stored_bytes
 from onnxc.codegen.blame import tied
 from onnxc.codegen.c.build import (
     MICRO_ALIGN,
@@ -24,12 +25,15 @@ from onnxc.codegen.c.build import (
     own_parts,
     write_sources,
 )
+from onnxc.codegen.c.emit import PACKAGES, write_c, write_package
 from onnxc.codegen.c.header import C_TYPES, Interface, internal, tensor_bytes
 from onnxc.codegen.c.names import check_name
 from onnxc.codegen.c.pick import by_demand
+from onnxc.codegen.c.source import Layout
 from onnxc.codegen.c.wheel import check_wheel, wheels_in, write_wheel
 from onnxc.codegen.door import Optimise, Shapes, Source
 from onnxc.codegen.memory.arena import ALIGN
+from onnxc.codegen.memory.flash import flash_bytes
 from onnxc.codegen.memory.weights import Weights, gather, lay_out
 from onnxc.codegen.prepare.ends import Scaled, integer_ends, quantised_data
 from onnxc.codegen.prepare.record import StaticModel
@@ -58,7 +62,9 @@ class CompileReport:
     (function, calls). `live_bytes` is what tensors and workspaces take at the busiest call, which no arena can undercut;
     `weights_bytes` what the library holds. Bytes are bytes; `seconds` wall time. `wheel` is the path of the pip package, if
     there is one. `stored_bytes` are of `weights` as kernels read them, and of `tables`: biases, factors and what else is constant.
-    `proof` is what was compared with ONNX Runtime (`onnxc.codegen.proof.Proof`; 0 samples for nothing).
+    `flash_bytes` is code and constants without the C library (None for WebAssembly), `io_bytes` inputs and outputs, `ram` the
+    function and the bytes that live for each call of the program that needs most. Rows of `kernels` have the bytes of their
+    constants as `flash`. `proof` is what was compared with ONNX Runtime (`onnxc.codegen.proof.Proof`; 0 samples for nothing).
     """
 
     name: str
@@ -76,6 +82,9 @@ class CompileReport:
     wheel: str = ""
     proof: dict = field(default_factory=dict)
     stored_bytes: dict = field(default_factory=dict)
+    flash_bytes: int | None = None
+    io_bytes: int = 0
+    ram: tuple[tuple[str, int], ...] = ()
 
     def to_dict(self) -> dict:
         """The report as JSON types."""
@@ -94,6 +103,8 @@ def compile_model(
     program: bool = False,
     wheel: bool = False,
     io: str = "float",
+    emit: str = "",
+    package: str = "",
     check: str = "data",
     data=None,
     seed: int = 0,
@@ -109,8 +120,10 @@ def compile_model(
     of them, and targets joined by "/" one that picks its instruction set at init. `threads` is the most that a handle may
     have. `weights` "coded" entropy-codes them; init decodes. `program` makes a static command-line program too, `wheel` a
     pip package. `io` "int8" makes the integers the inputs and outputs where the model begins and ends with quantisers
-    (`onnxc.codegen.prepare.ends`). `check` "data" runs the library beside ONNX Runtime before it is put to its place, on `data` (whatever
-    `onnxc.runtime.data.open_data` takes) or inputs drawn by `seed`; "shapes" compares types and shapes only.
+    (`onnxc.codegen.prepare.ends`). `emit` "c" writes the C sources of a library without kernels of TVM into `c/`, `package`
+    a package of them into a folder of its name (`onnxc.codegen.c.emit.PACKAGES`). `check` "data" runs the library beside ONNX
+    Runtime before it is put to its place, on `data` (whatever `onnxc.runtime.data.open_data` takes) or inputs drawn by `seed`;
+    "shapes" compares types and shapes only.
     `progress(stage, share)` is told of each stage. The folder appears whole, or is exchanged for the
     old one, at the end (`onnxc.ir.staging`); files in it that are none of a library's stay.
 
@@ -120,7 +133,7 @@ def compile_model(
     """
     started = time.perf_counter()
     tell = progress or (lambda stage, share: None)
-    wanted = _Wanted(name, target, threads, weights, program, wheel)
+    wanted = _Wanted(name, target, threads, weights, program, wheel, emit, package)
     if io not in ("float", "int8"):
         raise BadOption("there are no such inputs and outputs", expected="float or int8", found=io)
     if check not in ("data", "shapes"):
@@ -144,7 +157,7 @@ def compile_model(
         if check == "data":
             tell("proof", 0.9)
             proof = prove(work, source.proto, partial(_again, wanted, source), wanted.targets, data, seed)
-        _collect(work, done, [*made.files, f"{name}.h", "manifest.json"])
+        _collect(work, done, [*made.folders, *made.files, f"{name}.h", "manifest.json"])
         put(done, out, old=_files_of(out, name), last="manifest.json")
     tell("done", 1.0)
     return CompileReport(
@@ -152,7 +165,7 @@ def compile_model(
         tuple(row for one in made.programs for row in one.fallbacks), made.arena_bytes,
         max(one.plan.live for one in made.programs), made.weights_bytes, (out / made.files[0]).stat().st_size,
         time.perf_counter() - started, str(out / made.files[-1]) if wheel else "", proof.to_dict(),
-        _stored(made),
+        stored_bytes(made.programs), made.flash_bytes, made.io_bytes, ram_at_calls(made.programs),
     )  # fmt: skip
 
 
@@ -166,6 +179,8 @@ class _Wanted:
     weights: str
     program: bool
     wheel: bool
+    emit: str = ""
+    package: str = ""
     ends: dict[str, Scaled] = field(default_factory=dict)
 
     @property
@@ -175,6 +190,14 @@ class _Wanted:
     def check(self) -> None:
         """Raises BadOption, Unsupported, MissingTool, before any work is done."""
         first = self.targets[0]
+        if self.emit not in ("", "c"):
+            raise BadOption("there are no such sources", expected="c", found=self.emit)
+        if self.package not in ("", *PACKAGES):
+            raise BadOption("there is no such package", expected=", ".join(PACKAGES), found=self.package)
+        if (self.emit or self.package) and not first.micro:
+            raise Unsupported(
+                f"C sources for {first.name}", remedy="take a target without an operating system: cortex-m4, say"
+            )
         _check_options(self.name, self.threads, self.weights, first)
         if self.wheel:
             check_wheel(first.toolchain, self.name)
@@ -186,10 +209,13 @@ class _Made:
     """A library in the folder where it was built: its files but the header, the first the one to load."""
 
     files: list[str]
+    folders: list[str]
     programs: list[Program]
     kernels: tuple[dict, ...]
     arena_bytes: int
     weights_bytes: int
+    flash_bytes: int | None
+    io_bytes: int
 
 
 def _make(
@@ -218,20 +244,41 @@ def _make(
     ends = tuple((key, end.scale, end.zero) for key, end in wanted.ends.items())
     face = Interface(name, both, layout.total, threads, tuple(goal.name for goal in targets), mark, ends)
     write_sources(work, face, programs, stored, layout, targets)
+    folders = _write_c(work, face, programs, stored, layout, wanted) if wanted.emit or wanted.package else []
     libraries = link(work, name, toolchain, toolchain.linker(), objects, own_parts(face, stored))
     extras = check_static(work, name, toolchain, wanted.program)
     manifest = _manifest(face, targets, libraries, kernels, model, wanted.weights)
     manifest["program"] = extras[0] if wanted.program else None
     (work / "manifest.json").write_text(json_text(manifest) + "\n", encoding="ascii")
     extras += [write_wheel(work, face, toolchain, model)] if wanted.wheel else []
-    return _Made([*libraries, *extras], programs, kernels, face.arena_bytes, stored.flash_bytes)
+    parts = [*objects, f"{name}.o", *(object_name(part) for part in ("weights", *own_parts(face, stored)))]
+    flash = flash_bytes(work / file for file in parts)
+    tensors = [
+        face.most_bytes(side, i) for side, rows in enumerate((face.inputs, face.outputs)) for i in range(len(rows))
+    ]
+    return _Made(
+        [*libraries, *extras], folders, programs, kernels, face.arena_bytes, stored.flash_bytes, flash, sum(tensors)
+    )
+
+
+def _write_c(
+    work: Path, face: Interface, programs: list[Program], stored: Weights, layout: Layout, wanted: _Wanted
+) -> list[str]:
+    """C sources and package of a library, beside it in `work`: their folders."""
+    write_c(work / "c", face, programs, stored, layout, wanted.targets)
+    if wanted.package:
+        write_package(wanted.package, work / "c", work / wanted.package, face)
+    return [*(["c"] if wanted.emit else []), *([wanted.package] if wanted.package else [])]
 
 
 def _again(
     wanted: _Wanted, source: Source, proto: onnx.ModelProto, shapes: Sequence[Shapes], target: str | None, folder: Path
 ) -> None:
     """Builds another library in the same way, for the proof: of a part of the model, or for another target."""
-    options, part = replace(wanted, target=target or wanted.target, program=False, wheel=False), source.part(proto)
+    options, part = (
+        replace(wanted, target=target or wanted.target, program=False, wheel=False, emit="", package=""),
+        source.part(proto),
+    )
     _make(part, _statics(part, shapes), options, folder, lambda stage, share: None)
 
 
@@ -313,16 +360,6 @@ def compile(
     with temporary.folder(Path(tempfile.gettempdir()), "library") as folder:
         compile_model(source, folder, **options)
         return Library(folder)
-
-
-def _stored(made: _Made) -> dict[str, int]:
-    """Bytes of weights, and of all else that is constant. Weights are the arrays that come second in a product's call."""
-    found: dict[str, int] = {"weights": 0, "tables": 0}
-    held = {id(array): array for program in made.programs for array in program.arrays}
-    weights = {id(program.arrays[i]) for program in made.programs for i in program.weight_numbers()}
-    for key, array in held.items():
-        found["weights" if key in weights else "tables"] += array.nbytes
-    return found
 
 
 def _collect(work: Path, done: Path, files: list[str]) -> None:

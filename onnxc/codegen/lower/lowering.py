@@ -52,6 +52,7 @@ class _Lowering:
         self.builder = self.relax.BlockBuilder()
         self.arrays: list[np.ndarray] = []
         self.array_vars: list = []
+        self.stored: dict = {}  # variable of an array -> its bytes
         self.cache: dict = {}
         self.values: dict = {}
         self.functions: dict = {}
@@ -109,6 +110,7 @@ class _Lowering:
             var = self.relax.Var(f"c{len(self.arrays)}", self.relax.TensorType(array.shape, str(array.dtype)))
             self.arrays.append(array)
             self.array_vars.append(var)
+            self.stored[var] = array.nbytes
             self.cache[key] = var
         return self.cache[key]
 
@@ -289,6 +291,7 @@ class _Lowering:
             "schedule": plan.text() if plan else None,
             "cycles": family.cost(spec, plan, self.target) if family and plan else None,
             "function": None,
+            "flash": 0,
             "refused": [{"rule": r.rule, "reason": r.reason} for r in choice.refusals],
         }
         self.report.append(entry)
@@ -302,6 +305,7 @@ class _Lowering:
             args.append(self.constant(operand) if isinstance(operand, np.ndarray) else self.get(operand, order))
         function = self._function(spec, "kernel", lambda name: family.emit(spec, plan, name))
         entry["function"] = name_of(function)
+        entry["flash"] = sum(self.stored[arg] for arg in args if arg in self.stored)
         results = [self.relax.TensorType(spec.y_shape, spec.output.kind)] if spec.output.kind != "bits" else []
         if spec.packed is not None:
             results.append(self.relax.TensorType(spec.packed.shape, "uint64"))

@@ -6,6 +6,7 @@ Efficient Memory Management for Deep Neural Net Inference, 2020). Several orders
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,21 +43,24 @@ def aligned(count: int, align: int = ALIGN) -> int:
 
 def largest_live_set(tenants: Sequence[Tenant], overlaps: Sequence[Overlap] = ()) -> int:
     """The most bytes that live at once, where what may lie over one another counts once: no assignment takes less."""
-    change: dict[int, int] = {}
+    end = max((t.last for t in tenants), default=-1) + 1
+    return max(live_bytes(tenants, overlaps, end), default=0)
+
+
+def live_bytes(tenants: Sequence[Tenant], overlaps: Sequence[Overlap], calls: int) -> list[int]:
+    """The bytes that live at each of `calls` calls, where what may lie over one another counts once."""
+    change = [0] * (calls + 1)
     for t in tenants:
-        change[t.first] = change.get(t.first, 0) + t.size
-        change[t.last + 1] = change.get(t.last + 1, 0) - t.size
+        change[min(t.first, calls)] += t.size
+        change[min(t.last + 1, calls)] -= t.size
     saved: dict[int, int] = {}
     for o in overlaps:
         saved[o.y] = max(saved.get(o.y, 0), min(tenants[o.x].size, tenants[o.y].size))
-    at: dict[int, int] = {}
+    live = list(itertools.accumulate(change[:calls]))
     for y, count in saved.items():
-        at[tenants[y].first] = at.get(tenants[y].first, 0) + count
-    most = now = 0
-    for time in sorted({*change, *at, *(t + 1 for t in at)}):
-        now += change.get(time, 0)
-        most = max(most, now - at.get(time, 0))
-    return most
+        if tenants[y].first < calls:
+            live[tenants[y].first] -= count
+    return live
 
 
 _ORDERS: tuple[Callable[[Tenant], tuple], ...] = (

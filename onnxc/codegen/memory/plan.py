@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxc.codegen.memory.arena import ALIGN, Overlap, Tenant, assign, largest_live_set
+from onnxc.codegen.memory.arena import ALIGN, Overlap, Tenant, assign, largest_live_set, live_bytes
 from onnxc.codegen.memory.contract import check_assignment
 from onnxc.codegen.memory.order import best_order
 from onnxc.codegen.micro.calls import Over
@@ -40,7 +40,7 @@ class MemoryPlan:
     `flags` are int32 scalars that kernels leave at other than 0 where an index was out of range.
 
     `buffers` are the bytes of the tensors between kernels. `arena` is their place with the workspaces, in bytes, and
-    `live` the least that any assignment could take.
+    `live` the least that any assignment could take, the most of `during`, the bytes that live at each call.
     """
 
     calls: list[tuple[str, list[Place]]] = field(default_factory=list)
@@ -48,6 +48,7 @@ class MemoryPlan:
     buffers: list[int] = field(default_factory=list)
     arena: int = 0
     live: int = 0
+    during: list[int] = field(default_factory=list)
     weights: list[np.ndarray] = field(default_factory=list)
     flags: list[Place] = field(default_factory=list)
 
@@ -85,6 +86,7 @@ class MemoryPlan:
         offsets, self.arena = assign(tenants, overlaps, align)
         check_assignment(tenants, offsets, self.arena, overlaps, align)
         self.live = largest_live_set(tenants, overlaps)
+        self.during = live_bytes(tenants, overlaps, len(self.calls))
         where = {n: Place("arena", start + offset) for n, offset in zip(numbers, offsets)}
         for i, (function, places) in enumerate(self.calls):
             self.calls[i] = (function, [where[p.offset] if p.space == "buffer" else p for p in places])

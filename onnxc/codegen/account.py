@@ -1,0 +1,24 @@
+"""What a library takes: constants by kind, and RAM at each of its calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxc.codegen.program import Program
+
+
+def stored_bytes(programs: Sequence[Program]) -> dict[str, int]:
+    """Bytes of `weights`, the arrays that come second in a product's call, and of `tables`: all else that is constant."""
+    found: dict[str, int] = {"weights": 0, "tables": 0}
+    held = {id(array): array for program in programs for array in program.arrays}
+    weights = {id(program.arrays[i]) for program in programs for i in program.weight_numbers()}
+    for key, array in held.items():
+        found["weights" if key in weights else "tables"] += array.nbytes
+    return found
+
+
+def ram_at_calls(programs: Sequence[Program]) -> tuple[tuple[str, int], ...]:
+    """Function and live bytes for each call of the program that needs most."""
+    most = max(programs, key=lambda one: one.plan.live)
+    names = [function.removeprefix(f"{most.prefix}_") for function, _ in most.plan.calls]
+    return tuple(zip(names, most.plan.during))

@@ -1,0 +1,121 @@
+"""`--emit c` and `--package`: the C sources give the integers of the binary, on this machine, too, and packages build."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import zipfile
+from xml.etree import ElementTree
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper, parser
+
+from onnxc.codegen import compile_model
+from onnxc.codegen.c.emit import PACKAGES, write_package
+from onnxc.codegen.c.header import Interface
+from onnxc.codegen.target import resolve
+from onnxc.ir.errors import BadOption, Unsupported
+
+from .conftest import run_ort
+from .test_targets import ready
+
+MAIN = """#include <stdio.h>
+#include "net.h"
+static union { long long align[8]; char bytes[NET_ARENA_BYTES + 64]; } arena;
+static signed char x[NET_INPUT0_BYTES];
+static float y[NET_OUTPUT0_BYTES / 4];
+int main(void) {
+  const void *in[] = {x};
+  void *out[] = {y}, *at = arena.bytes + (64 - (size_t)arena.bytes % 64) % 64;
+  if (fread(x, 1, sizeof x, stdin) != sizeof x || net_init(at, 1) || net_run(at, in, out)) return 1;
+  return fwrite(y, 1, sizeof y, stdout) != sizeof y;
+}
+"""
+
+
+def network() -> onnx.ModelProto:
+    """A small classifier in 8 bits: convolution, residual block, depthwise, 1 x 1, mean, product, softmax."""
+    rng = np.random.default_rng(3)
+    arrays = {
+        "k0": rng.integers(-127, 128, (8, 3, 3, 3)), "k1": rng.integers(-127, 128, (8, 8, 3, 3)),
+        "k2": rng.integers(-127, 128, (8, 1, 3, 3)), "k3": rng.integers(-127, 128, (12, 8, 1, 1)),
+        "k4": rng.integers(-127, 128, (12, 5)),
+    }  # fmt: skip
+    pair = "{0}q = QuantizeLinear({0}, s, z) {0}f = DequantizeLinear({0}q, s, z) "
+    text = "g (float[1,3,9,9] x) => (float[1,5] y) {" + pair.format("x")
+    text += "".join(f"{key}f = DequantizeLinear({key}, ws, wz) " for key in arrays)
+    text += "a = Conv<pads=[1,1,1,1]>(xf, k0f) ar = Relu(a) " + pair.format("ar")
+    text += "b = Conv<pads=[1,1,1,1]>(arf, k1f) " + pair.format("b") + "c = Add(arf, bf) " + pair.format("c")
+    text += "d = Conv<pads=[1,1,1,1], group=8>(cf, k2f) dr = Relu(d) " + pair.format("dr")
+    text += "e = Conv(drf, k3f) " + pair.format("e") + "m = GlobalAveragePool(ef) " + pair.format("m")
+    text += "f = Flatten(mf) h = MatMul(f, k4f) " + pair.format("h") + "y = Softmax(hf) }"
+    made = parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]>\n{text}')
+    stored = {key: array.astype("i1") for key, array in arrays.items()}
+    stored |= {"ws": np.float32(0.0021), "wz": np.int8(0), "s": np.float32(0.0193), "z": np.int8(-7)}
+    made.graph.initializer.extend(numpy_helper.from_array(np.asarray(array), name) for name, array in stored.items())
+    return made
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The network compiled for a processor without floats, as C and as a PlatformIO project."""
+    ready("cortex-m3")
+    folder = tmp_path_factory.mktemp("emit")
+    report = compile_model(network(), folder, name="net", target="cortex-m3", io="int8", emit="c", package="platformio")
+    assert report.fallbacks == () and report.proof["where"].startswith("cortex-m3")
+    return folder
+
+
+def test_the_sources_are_the_library_on_any_machine(built, tmp_path):
+    (tmp_path / "main.c").write_text(MAIN)
+    strict = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{built / 'c'}"]
+    subprocess.run(["gcc", *strict, "main.c", built / "c/net.c", "-lm", "-o", "net"], cwd=tmp_path, check=True)
+    rng = np.random.default_rng(1)
+    for _ in range(4):
+        q = rng.integers(-128, 128, (1, 3, 9, 9)).astype(np.int8)
+        done = subprocess.run(["./net"], cwd=tmp_path, input=q.tobytes(), capture_output=True, check=True)
+        wanted = run_ort(network(), {"x": (q.astype("f") + 7) * np.float32(0.0193)})["y"]
+        assert np.abs(np.frombuffer(done.stdout, np.float32) - wanted).max() <= 0.02  # a step of a logit
+
+
+def test_a_platformio_project_runs_on_the_board(built, tmp_path):
+    """As PlatformIO builds it: all C files of src and lib, their folders included."""
+    project = built / "platformio"
+    assert json.loads((project / "lib/net/library.json").read_text())["build"]["srcDir"] == "src"
+    toolchain = resolve("cortex-m3").toolchain
+    command = [*toolchain.linker().command(), "-O2", f"-I{project / 'lib/net/src'}", project / "src/main.c"]
+    command += [project / "lib/net/src/net.c", built / "example/startup.c", "-T", built / "example/board.ld"]
+    subprocess.run([*command, "--specs=rdimon.specs", "-lm", "-o", "run.elf"], cwd=tmp_path, check=True)
+    runner = [*toolchain.runner(), "-semihosting-config", "enable=on,target=native", "-kernel", "run.elf"]
+    assert subprocess.run(runner, cwd=tmp_path, check=False, timeout=60).returncode == 0
+
+
+def test_the_forms_of_packages(built, tmp_path):
+    face = Interface("net", (((("x", (1, 3, 9, 9), "int8"),), (("y", (1, 5), "float32"),)),), 4096)
+    for kind in PACKAGES:
+        write_package(kind, built / "c", tmp_path / kind, face)
+        assert list((tmp_path / kind).rglob("net_weights.h")) and list((tmp_path / kind).rglob("micro_products.h"))
+    properties = dict(
+        row.split("=") for row in (tmp_path / "arduino/library.properties").read_text().split("\n") if row
+    )
+    assert {"name", "version", "author", "sentence", "architectures"} <= set(properties)
+    root = ElementTree.parse(tmp_path / "cmsis-pack/onnxc.net.pdsc").getroot()
+    named = [file.get("name") for file in root.iter("file")]
+    assert all((tmp_path / "cmsis-pack" / name).exists() for name in named)
+    with zipfile.ZipFile(tmp_path / "cmsis-pack/onnxc.net.1.0.0.pack") as pack:
+        assert "onnxc.net.pdsc" in pack.namelist() and "src/net.c" in pack.namelist()
+    assert "src/net.c" in (tmp_path / "zephyr/CMakeLists.txt").read_text()
+    assert "idf_component_register" in (tmp_path / "esp-idf/net/CMakeLists.txt").read_text()
+
+
+def test_what_is_refused(tmp_path):
+    plain = parser.parse_model('<ir_version: 8, opset_import: ["": 17]> g (float[4] x) => (float[4] y) { y = Neg(x) }')
+    with pytest.raises(Unsupported, match="C sources for native"):
+        compile_model(plain, tmp_path / "a", name="net", emit="c")
+    with pytest.raises(Unsupported, match="no C code for negative"):
+        compile_model(plain, tmp_path / "b", name="net", emit="c", target="cortex-m4")
+    with pytest.raises(BadOption, match="no such package"):
+        compile_model(plain, tmp_path / "c", name="net", package="conda", target="cortex-m4")
+    assert list(tmp_path.iterdir()) == []
