@@ -26,7 +26,11 @@ SKIP = {
     "quant.embedding": "random networks have no tables; tests/passes/test_quant_embedding.py draws some",
 }
 PASSES = [name for name in available() if name not in SKIP and not name.startswith("train.")]  # those: tests/torch
-AFTER = {"quant.qonnx": "quant.binary", "quant.recognise": "quant.binary, quant.qonnx"}
+AFTER = {
+    "quant.qonnx": "quant.binary",
+    "quant.recognise": "quant.binary, quant.qonnx",
+    "prune.dead": "prune.magnitude(sparsity=0.9, scope=global)",
+}
 """What makes for a pass what it works on, where random networks hold none."""
 MOST, FEW = 0.65, {"prune.blocks": 0.2, "quant.smooth": 0.1}
 """Of how many networks a pass must change something at least, for the test to mean anything: few have a branch that can
