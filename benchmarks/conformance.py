@@ -1,8 +1,9 @@
 """ONNX's operator cases through `compile` and the library: which operators are computed right, refused, or wrong?
 
-    python benchmarks/conformance.py [--share 0.2 --seed 7] [--only REGEX] [--json FILE] [--processes 2]
+    python benchmarks/conformance.py [--share 0.2 --seed 7] [--only REGEX] [--json FILE] [--processes 2] [--update]
 
-A run of all cases writes results/conformance.json and docs/conformance.md.
+A run of all cases writes results/conformance.json and docs/conformance.md; with --update a run of some does, in which the other
+cases keep what was recorded of them.
 Verdicts: "right" (types, shapes and values as the case expects, within its tolerances), "wrong", "refused" (one line with the
 reason), "internal error" (any other exception), "crash" (the library or the compiler ends its process, writes past an
 output, or takes over LIMIT seconds). Cases run in worker processes; one that ends is started anew for the next case.
@@ -215,6 +216,7 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--update", action="store_true")
     given = parser.parse_args()
     wanted = draw(given.share, given.seed, given.only)
     start, rows = time.perf_counter(), []
@@ -222,15 +224,28 @@ def main() -> None:
         rows.append(row)
         if row["verdict"] != "right":
             print(f"{row['verdict']:15} {row['case']:50} {row['why'][:200]}", flush=True)
+    if given.update:
+        rows += recorded({row["case"] for row in rows})
     rows.sort(key=lambda row: row["case"])
     print(table(by_operator(rows)))
     print(f"{len(rows)} of {len(cases())} cases in {time.perf_counter() - start:.0f} s", file=sys.stderr)
     if given.json:
         write(given.json, rows)
-    elif given.share >= 1 and not given.only:
+    elif given.update or (given.share >= 1 and not given.only):
         write(RESULT, rows)
         title = f"onnx {onnx.__version__}, {len(rows)} cases."
         PAGE.write_text(f"{HEAD}\n{title}\n\n{table(by_operator(rows))}", encoding="utf-8")
+
+
+def recorded(without: set[str]) -> list[Row]:
+    """Rows of the recorded run for all cases but these."""
+    known = {row["case"]: row for row in json.loads(RESULT.read_text(encoding="utf-8"))["not_right"]}
+    right = {"verdict": "right", "why": ""}
+    return [
+        {"case": name, "operator": case.operator} | {key: known.get(name, right)[key] for key in right}
+        for name, case in cases().items()
+        if name not in without
+    ]
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:

@@ -88,7 +88,7 @@ def cut(n: Node, x, parts: dict[int, tuple[int, int, int]]):
 
 @row("Slice")
 def slices(n: Node, x, *_):
-    """x[start : end : step] on some axes, bounds clipped to the tensor as NumPy does."""
+    """x[start : end : step] on some axes, bounds clipped to the tensor as ONNX says."""
     rank = len(shape_of(x))
     if n.opset < 10:
         starts, ends = n.attribute("starts"), n.attribute("ends")
@@ -100,8 +100,11 @@ def slices(n: Node, x, *_):
     parts = {}
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         axis = within(axis, rank)
-        first, _, _ = (found := slice(start, end, step).indices(shape_of(x)[axis]))
-        parts[axis] = (first, step, len(range(*found)))
+        extent = shape_of(x)[axis]
+        low, high = (0, extent) if step > 0 else (-1, extent - 1)  # where an end may lie
+        first = min(max(start + extent if start < 0 else start, 0), high)  # NumPy lets a start lie before the axis
+        last = min(max(end + extent if end < 0 else end, low), high)
+        parts[axis] = (first, step, len(range(first, last, step)))
     return cut(n, x, parts)
 
 

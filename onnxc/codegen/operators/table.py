@@ -67,7 +67,7 @@ def convert(node: Node) -> tuple:
         made = found.apply(node, *node.args)
         results = tuple(made) if isinstance(made, tuple | list) else (made,)
         results = tuple(None if result is None else node.emit(result) for result in results)
-    except TVM_ERRORS as error:
+    except (*TVM_ERRORS, ArithmeticError) as error:
         text = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise Refused(f"TVM refuses it: {text[:200]}") from error
     unread = node.unread()
