@@ -105,8 +105,11 @@ LOWERED = "import sys; from onnxc.ir import writing; from onnxc.cli.app import m
 LOWERED += "writing.PROTO_LIMIT = 1000; sys.exit(main(sys.argv[1:]))"
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("command", ["passes", "large", "pack"])
+ENDINGS = [(c, n) for c in ("passes", "large", "pack") for n in (signal.SIGKILL, signal.SIGTERM)]
+COMPILES = [pytest.param("compile", n, marks=pytest.mark.slow) for n in (signal.SIGKILL, signal.SIGTERM)]
+
+
+@pytest.mark.parametrize("command, number", [*ENDINGS, *COMPILES])
 def test_killed_at_any_time_a_command_leaves_the_old_or_the_new(tmp_path, command, number, seed=0):
     old, new = tmp_path / "old.onnx", tmp_path / "new.onnx"
     large(old, 0.5)
@@ -118,6 +121,7 @@ def test_killed_at_any_time_a_command_leaves_the_old_or_the_new(tmp_path, comman
         "passes": lambda net: ["-m", "onnxc", "passes", net, "-p", "clean", "--check", "shapes", "-o", out],
         "large": lambda net: ["-c", LOWERED, "passes", net, "-p", "clean", "--check", "shapes", "-o", out],
         "pack": lambda net: ["-m", "onnxc", "pack", net, "-o", out],
+        "compile": lambda net: ["-m", "onnxc", "compile", net, "--name", "n", "--check", "shapes", "-o", out],
     }[command]
     contents = []
     for net in (old, new, old):
@@ -139,11 +143,13 @@ def test_killed_at_any_time_a_command_leaves_the_old_or_the_new(tmp_path, comman
 
 
 def whole(home, left: bool = True) -> dict[str, bytes]:
-    """The files of an output: itself, and the weights that it names; `left`: others may have been left beside it."""
+    """The files of an output: itself, those in it, and the weights that it names; `left`: others may have been left beside it."""
     names = {"out", *external.named(home / "out")}
     found = {path.name for path in home.iterdir()}
     assert names <= found and (left or names == found), found
-    return {name: (home / name).read_bytes() for name in names}
+    inside = [path for path in (home / "out").rglob("*") if path.is_file()]
+    files = inside if (home / "out").is_dir() else [home / name for name in names]
+    return {str(path.relative_to(home)): path.read_bytes() for path in files}
 
 
 # nobody listens
