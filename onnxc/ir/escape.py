@@ -99,9 +99,16 @@ def readable(value):
     return value
 
 
+LONGEST = 4000
+"""Characters of a message."""
+
+
 def line(text: str) -> str:
-    """A message with names in it as one line: white space becomes a space, all else that does not print is escaped."""
+    """A message with names in it as one line: white space becomes a space, all else that does not print is escaped. Of one
+    that is too long the middle is left out: what is to be done stands at its end."""
     text = " ".join(text.split())
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} … {text[-LONGEST // 4 :]}"
     return text if text.isprintable() else "".join(c if c.isprintable() else _python_escape(c) for c in text)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onnxc.ir.errors import VerificationError
+from onnxc.ir.errors import BadModel, VerificationError
 
 if TYPE_CHECKING:
     from onnxc.ir.difference import Difference
@@ -84,7 +84,11 @@ def compare(
     from onnxc.runtime.reference import Session
 
     protos = [load(model).to_proto() for model in (a, b)]
-    first, second = (Session(proto, threads=threads) for proto in protos)
+    try:
+        first, second = (Session(proto, threads=threads) for proto in protos)
+    except VerificationError as e:
+        e.exit_status = BadModel.exit_status  # models as they were given
+        raise
     _check_interface(first, second)
     source = feed(protos[0], data, wishes, seed=seed, runner=lambda proto, feeds: first.run(feeds))
     both, samples = Comparison(task=find_task(task)), 0

@@ -103,7 +103,8 @@ class Session:
             values = dict(zip(computed, self._outputs(computed, feeds))) if computed else {}
         except _ort_errors() as error:
             raise _verification_error("the model fails in ONNX Runtime", error) from error
-        except RuntimeError as error:  # types that ONNX Runtime and NumPy do not share: float8, bfloat16, 4 bits
+        except (RuntimeError, UnicodeDecodeError) as error:
+            # types that ONNX Runtime and NumPy do not share: float8, bfloat16, 4 bits, strings that are no UTF-8
             text = str(error).strip().splitlines()[0]
             raise Unsupported(
                 f"ONNX Runtime cannot exchange this type with NumPy: {text}", remedy="use --check shapes"

@@ -244,3 +244,26 @@ def test_the_page_on_the_command_line_names_options_that_exist(command):
     for name, *rest in commands:
         known = command(name, "--help").out
         assert all(f"{word} " in known.replace(",", " ") for word in rest if word.startswith("-"))
+
+
+def test_a_message_has_an_end(command, tmp_path):
+    """Names of a megabyte and lists of thousands: what is to be done still stands at the end."""
+    info = [onnx.helper.make_tensor_value_info(name, 1, [1, 4]) for name in "xy"]
+    node = onnx.helper.make_node("n" * 2**20, ["x"], ["y"], domain="d" * 2**20)
+    graph = onnx.helper.make_graph([node], "g", info[:1], info[1:])
+    imports = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("d" * 2**20, 1)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=imports, ir_version=8), tmp_path / "m.onnx")
+    ended = command("passes", tmp_path / "m.onnx", "-p", "clean")
+    assert ended.status == 2 and len(ended.err) < 5000 and ended.err.strip().endswith("or --input NAME=F.npy")
+
+
+def test_texts_that_are_no_utf8_are_not_compared(command, tmp_path):
+    tensor = onnx.helper.make_tensor("w", onnx.TensorProto.STRING, [1], [b"\xff\xfe"])
+    out = [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.STRING, [1])]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["w"], ["y"])], "g", [], out, [tensor])
+    onnx.save(
+        onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 17)]),
+        tmp_path / "m.onnx",
+    )
+    ended = command("passes", tmp_path / "m.onnx", "-p", "fuse")
+    assert "internal" not in ended.err and "use --check shapes" in ended.err

@@ -121,7 +121,7 @@ def test_killed_at_any_time_a_command_leaves_the_old_or_the_new(tmp_path, comman
         "passes": lambda net: ["-m", "onnxc", "passes", net, "-p", "clean", "--check", "shapes", "-o", out],
         "large": lambda net: ["-c", LOWERED, "passes", net, "-p", "clean", "--check", "shapes", "-o", out],
         "pack": lambda net: ["-m", "onnxc", "pack", net, "-o", out],
-        "compile": lambda net: ["-m", "onnxc", "compile", net, "--name", "n", "--check", "shapes", "-o", out],
+        "compile": lambda net: ["-m", "onnxc", "compile", net, "--name", "kept", "--check", "shapes", "-o", out],
     }[command]
     contents = []
     for net in (old, new, old):
