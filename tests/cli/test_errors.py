@@ -29,7 +29,7 @@ USAGE = [
     (["passes", "MODEL", "-p", "prune(rato=0.5)"], "pass prune.channels: there is no option rato; it takes ratio"),
     (["passes", "MODEL", "-p", "prune(ratio=much)"], "option ratio does not fit, expected float or auto"),
     (["passes", "MODEL", "-p", "prune(ratio=1.5)"], "expected 0 <= ratio < 1, found 1.5"),
-    (["passes", "MODEL", "-p", "prune(scope=all)"], "expected layer or global, found all"),
+    (["passes", "MODEL", "-p", "prune(scope=all)"], "expected auto or layer or global or outputs, found all"),
     (["passes", "MODEL", "-p", "clean", "--seed", "-1"], "--seed"),
     (["passes", "MODEL", "-p", "clean", "--seed", "x"], "--seed"),
     (["passes", "MODEL", "-p", "clean", "--check", "all"], "expected data or shapes, found all"),
