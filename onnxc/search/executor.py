@@ -16,7 +16,8 @@ from ..ir.errors import BadOption
 from .work import Job, Spec, Worker
 
 FORMS = "threads[:N], processes[:N] or dask://HOST:PORT"
-TRIES = 3
+TRIES, CONNECT = 3, 10
+"""Times that jobs are sent again; seconds within which a scheduler answers."""
 _workers: dict[str, Worker] = {}
 
 
@@ -86,7 +87,7 @@ def _dask(address: str, spec: Spec) -> Iterator[Executor]:
     except ImportError:
         raise BadOption("--executor dask:// needs distributed", remedy="pip install 'onnxc[dask]'") from None
     try:
-        client = Client(f"tcp://{address}", timeout=10)
+        client = Client(f"tcp://{address}", timeout=CONNECT)
     except OSError as error:
         raise BadOption(f"no Dask scheduler answers at {address}", found=str(error)) from None
     with client:
