@@ -146,7 +146,8 @@ def words(inputs: Mapping[str, TensorSpec], shapes: Mapping[str, tuple[int, ...]
     for name, spec in inputs.items():
         values = _settled(spec, shapes[name], known, inputs) if spec.shape is not None else spec.values
         if values.array is not None:
-            texts.append(f"{name} as given")
+            given = "as given" if not values.why else f"{values.array.tolist()} ({values.why})"
+            texts.append(f"{name} {given}")
             continue
         because = f" ({spec.values.why})" if spec.values.why else ""
         if values.choices:

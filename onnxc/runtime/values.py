@@ -101,7 +101,21 @@ def input_values(graph: onnx.GraphProto, shapes: dict[str, list[int | str | None
             plain = Values(choices=(16000,), why="a sampling rate")
         if plain != Values():
             found[name] = plain
-    return found
+    return found | dict(_targets(graph, shapes, {value.name for value in graph.input} - set(constants)))
+
+
+def _targets(graph: onnx.GraphProto, shapes, inputs: set[str]) -> Iterator[tuple[str, Values]]:
+    """Inputs that are targets of a Reshape: the shape that its result is declared with, -1 for what is open there."""
+    for node in graph.node:
+        if node.op_type != "Reshape" or len(node.input) < 2 or node.input[1] not in inputs:
+            continue
+        wanted, length = shapes.get(node.output[0]) or [], shapes.get(node.input[1]) or [None]
+        target = [n if isinstance(n, int) else -1 for n in wanted]
+        if target.count(-1) > 1 or not target:
+            target = [-1] + [1] * (length[0] - 1) if isinstance(length[0], int) and length[0] else []
+        if target:
+            why = f"Reshape {node.name}".strip()
+            yield node.input[1], Values(array=np.array(target, np.int64), why=why)
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:

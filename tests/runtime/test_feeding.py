@@ -246,3 +246,12 @@ def test_an_axis_called_open_that_weights_settle(name):
     assert runs(proto, data)
     shape = next(data.batches(1))["x"].shape
     assert all(shape[axis] == extent for axis, extent in wanted.items())
+
+
+def test_a_target_that_is_an_input_is_as_declared():
+    for text in (
+        "g (float[N,4] x, int64[3] s) => (float[N,2,2] y) { y = Reshape(x, s) }",
+        "g (float[N,4] x, int64[2] s) => (float[A,B] y) { y = Reshape(x, s) }",
+    ):
+        proto = model(text)
+        assert runs(proto, feed(proto))

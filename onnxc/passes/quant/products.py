@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from ...ir import numbers
 from ..layers.layout import layout
 
 FLOAT = 1
@@ -36,6 +37,8 @@ def refusal(node: gs.Node, types: dict[str, int]) -> str | None:
     x, w = node.inputs[:2]
     if any(_maker(t) == "DequantizeLinear" for t in node.inputs[:3]):
         return "it is quantised already"
+    if not isinstance(w, gs.Constant) and (stored := numbers.read(w)) is not None and stored.constant:
+        return f"its weight is stored in {stored.q.bits} bits already"
     if not isinstance(w, gs.Constant):
         return "its left side is the constant" if isinstance(x, gs.Constant) else "both sides are activations"
     if isinstance(x, gs.Constant):
