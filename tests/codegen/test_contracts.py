@@ -92,8 +92,8 @@ def test_a_plan_is_told_where_an_operand_has_no_place_or_an_output_no_writer():
     def plan(*places: Place, copies: tuple = ()) -> MemoryPlan:
         return MemoryPlan([("kernel0", list(places))], list(copies), arena=128, weights=[np.ones(3)])
 
-    check_plan(plan(x, w, y), 1, 1, 64)
-    check_plan(plan(x, w, Place("arena", 64), copies=((0, Place("arena", 64), 12),)), 1, 1, 64)
+    check_plan(plan(x, w, y), 1, 1, 1, 64)
+    check_plan(plan(x, w, Place("arena", 64), copies=((0, Place("arena", 64), 12),)), 1, 1, 1, 64)
     for spoiled, reason in (
         (plan(x, Place("buffer", 0), y), "kernel0 has an operand without a place, found buffer 0"),
         (plan(x, Place("weight", 1), y), "found weight 1"),
@@ -104,4 +104,4 @@ def test_a_plan_is_told_where_an_operand_has_no_place_or_an_output_no_writer():
         (plan(x, w, y, copies=((0, Place("buffer", 2), 12),)), "a copy has an operand without a place"),
     ):
         with pytest.raises(VerificationError, match=reason):
-            check_plan(spoiled, 1, 1, 64)
+            check_plan(spoiled, 1, 1, 1, 64)

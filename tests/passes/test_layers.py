@@ -90,4 +90,4 @@ def test_statistics_by_channel_keep_their_digits():
     wide = x.astype(np.float64).transpose(1, 0, 2, 3).reshape(6, -1)
     np.testing.assert_allclose(found.mean, wide.mean(1), rtol=1e-12)
     np.testing.assert_allclose(found.variance, wide.var(1), rtol=1e-9)
-    assert found.count == 60
+    assert found.values == 60

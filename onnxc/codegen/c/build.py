@@ -52,7 +52,8 @@ def lay_out_arena(programs: Sequence[Program], weights: Weights, threads: int) -
         workspaces = {name: function.workspace for name, function in program.compiled.items()}
         over = {name: call.over for name, call in program.micro.items()}
         program.plan.settle(workspaces, buffers, over, MICRO_ALIGN if program.target.micro else ALIGN)
-        check_plan(program.plan, len(program.static.inputs), len(program.static.outputs), buffers)
+        static = program.static
+        check_plan(program.plan, len(static.inputs), len(static.outputs), len(weights.spots), buffers)
     scratch = aligned(SCRATCH) if weights.segments else 0
     return Layout(decoded, buffers, buffers + max(scratch, *(program.plan.arena for program in programs)))
 

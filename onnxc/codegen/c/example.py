@@ -199,7 +199,7 @@ __attribute__((naked)) void reset(void) {
 void *_sbrk(ptrdiff_t more) {
   static char *top = end;
   char *old = top;
-  if (stack_top - 2048 - top < more) return (void *)-1;
+  if ((long)((unsigned long)stack_top - (unsigned long)top) - 2048 < (long)more) return (void *)-1;
   top += more;
   return old;
 }

@@ -50,11 +50,11 @@ def _lies_over(x: int, y: int, rule: Overlap) -> bool:
     return x == y if rule.same else x >= y + rule.ahead
 
 
-def check_plan(plan: MemoryPlan, inputs: int, outputs: int, start: int) -> None:
-    """Raises VerificationError unless every place of a settled plan is within its space, arena places from `start` on; `inputs`
-    and `outputs`: how many the library has."""
+def check_plan(plan: MemoryPlan, inputs: int, outputs: int, weights: int, start: int) -> None:
+    """Raises VerificationError unless every place of a settled plan is within its space, arena places from `start` on; `inputs`,
+    `outputs` and `weights`: how many the library has; its programs share weights."""
     bounds = {
-        "input": range(inputs), "output": range(outputs), "weight": range(len(plan.weights)),
+        "input": range(inputs), "output": range(outputs), "weight": range(weights),
         "arena": range(start, start + plan.arena + 1),  # what is empty may lie at the end
     }  # fmt: skip
     operands = [(function, place) for function, places in plan.calls for place in places]
