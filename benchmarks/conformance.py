@@ -224,16 +224,18 @@ def main() -> None:
         rows.append(row)
         if row["verdict"] != "right":
             print(f"{row['verdict']:15} {row['case']:50} {row['why'][:200]}", flush=True)
+    judged = len(rows)
     if given.update:
         rows += recorded({row["case"] for row in rows})
     rows.sort(key=lambda row: row["case"])
     print(table(by_operator(rows)))
-    print(f"{len(rows)} of {len(cases())} cases in {time.perf_counter() - start:.0f} s", file=sys.stderr)
+    print(f"{judged} of {len(cases())} cases in {time.perf_counter() - start:.0f} s", file=sys.stderr)
     if given.json:
         write(given.json, rows)
     elif given.update or (given.share >= 1 and not given.only):
         write(RESULT, rows)
-        title = f"onnx {onnx.__version__}, {len(rows)} cases."
+        some = f", {judged} of them judged in the last run and the others in one before" if judged < len(rows) else ""
+        title = f"onnx {onnx.__version__}, {len(rows)} cases{some}."
         PAGE.write_text(f"{HEAD}\n{title}\n\n{table(by_operator(rows))}", encoding="utf-8")
 
 
