@@ -1,9 +1,10 @@
 """MLPerf Tiny's int8 networks on a Cortex-M4: flash, RAM and instructions, and how far from ONNX Runtime on real inputs.
 
     PYTHONPATH=. python benchmarks/tiny.py --models DIR [--data DIR] [--samples N] [--nets ic vww kws ad] [--io float int8]
+        [--target T]
 
 Compiles DIR/<net>_int8.onnx for cortex-m4, links it with a program that counts instructions, and runs that in QEMU: board
-mps2-an386, -icount shift=0, where every instruction takes a nanosecond, and SysTick, which counts 25 MHz, 40 instructions a tick. DATA has
+mps2-an386, -icount shift=0, where every instruction takes a nanosecond, and SysTick, which counts 25 MHz, 40 instructions a tick. Other targets run on their own board. DATA has
 <net>.npz with the input's name and labels where there are some; without a file inputs are drawn.
 Writes benchmarks/results/tiny.json.
 """
@@ -30,7 +31,7 @@ from onnxc.runtime.specs import input_specs
 RESULTS = Path(__file__).parent / "results" / "tiny.json"
 TARGET = "cortex-m4"
 CMSIS = {"ic": 27.5, "vww": 24.7, "kws": 7.79, "ad": 0.579}  # million instructions: CMSIS-NN, July 2026, gcc 12.2 -O3
-PER_TICK = 40
+NANOSECONDS = {"mps3-an547": 31.25}  # of a tick of SysTick, and so instructions; 40 on the other boards
 MAIN = r"""#include <stdint.h>
 #include <stdio.h>
 #include "net.h"
@@ -60,24 +61,25 @@ int main(void) {
 """
 
 
-def program(folder: Path) -> Path:
+def program(folder: Path, target: str) -> Path:
     """Links the library `net` in `folder` with MAIN."""
     (folder / "count.c").write_text(MAIN)
-    linker = resolve(TARGET).toolchain.linker()
+    linker = resolve(target).toolchain.linker()
     flags = ["-std=c11", "-O2", "-I.", "--specs=rdimon.specs", "-Wl,-z,noexecstack", "-T", "example/board.ld"]
     command = [*linker.static_command(), *flags, "count.c", "example/startup.c", "libnet.a", "-lm", "-o", "count.elf"]
     subprocess.run(command, cwd=folder, check=True)
     return folder / "count.elf"
 
 
-def run(folder: Path, data: bytes) -> tuple[bytes, int]:
+def run(folder: Path, data: bytes, target: str) -> tuple[bytes, int]:
     """What the program writes for the inputs `data`, and the most instructions of a run."""
     (folder / "in.bin").write_bytes(data)
-    command = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-monitor", "none", "-serial", "none"]
+    command = list(resolve(target).toolchain.emulator)
+    tick = NANOSECONDS.get(command[2], 40)
     command += ["-icount", "shift=0", "-semihosting-config", "enable=on,target=native", "-kernel", "count.elf"]
     done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
     ticks = [int(text) for text in re.findall(r"ticks (\d+)", done.stdout)]
-    return (folder / "out.bin").read_bytes(), max(ticks) * PER_TICK
+    return (folder / "out.bin").read_bytes(), round(max(ticks) * tick)
 
 
 def code_bytes(folder: Path) -> int:
@@ -103,17 +105,17 @@ def inputs_of(
     return {name: np.concatenate(drawn)}, None, False
 
 
-def built(proto: onnx.ModelProto, folder: Path, io: str, x: np.ndarray) -> tuple[object, np.ndarray, int]:
+def built(proto: onnx.ModelProto, folder: Path, io: str, x: np.ndarray, target: str) -> tuple[object, np.ndarray, int]:
     """The report of a library, its outputs as integers or floats (samples, elements), and its instructions."""
-    report = compile_model(proto, folder, name="net", target=TARGET, check="shapes", io=io)
-    program(folder)
+    report = compile_model(proto, folder, name="net", target=target, check="shapes", io=io)
+    program(folder, target)
     manifest = json.loads((folder / "manifest.json").read_text())
     (given,), (result,) = manifest["inputs"], manifest["outputs"]
     if given["dtype"] != "float32":
         limits = np.iinfo(given["dtype"])
         x = np.rint(x / np.float32(given["scale"])) + given["zero_point"]
         x = np.clip(x, limits.min, limits.max).astype(given["dtype"])
-    made, instructions = run(folder, np.ascontiguousarray(x).tobytes())
+    made, instructions = run(folder, np.ascontiguousarray(x).tobytes(), target)
     return report, np.frombuffer(made, result["dtype"]).reshape(len(x), -1), instructions
 
 
@@ -128,7 +130,7 @@ def without_softmax(proto: onnx.ModelProto) -> onnx.ModelProto:
     return made
 
 
-def measure(net: str, models: Path, data: Path | None, samples: int, io: str) -> dict:
+def measure(net: str, models: Path, data: Path | None, samples: int, io: str, target: str) -> dict:
     """One row."""
     proto = onnx.load(models / f"{net}_int8.onnx")
     weights = sum(int(np.prod(t.dims)) for t in proto.graph.initializer if t.data_type == 3 and len(t.dims) > 1)
@@ -136,9 +138,9 @@ def measure(net: str, models: Path, data: Path | None, samples: int, io: str) ->
     ((key, x),) = feeds.items()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        report, found, instructions = built(proto, folder, io, x)
+        report, found, instructions = built(proto, folder, io, x, target)
         code = code_bytes(folder)
-        _, levels, _ = built(without_softmax(proto), folder / "cut", "int8", x)
+        _, levels, _ = built(without_softmax(proto), folder / "cut", "int8", x, target)
     ends, scaled = integer_ends(without_softmax(proto))
     session = Session(ends, optimise=False)
     (output,) = (value.name for value in ends.graph.output)
@@ -168,17 +170,20 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--nets", nargs="+", default=list(CMSIS))
     parser.add_argument("--io", nargs="+", default=["float", "int8"])
+    parser.add_argument("--target", default=TARGET)
     args = parser.parse_args()
     made = {}
     for net in args.nets:
         for io in args.io:
-            made[f"{net} {io}"] = row = measure(net, args.models, args.data or args.models, args.samples, io)
+            key = f"{net} {io}" + ("" if args.target == TARGET else f" {args.target}")
+            made[key] = row = measure(net, args.models, args.data or args.models, args.samples, io, args.target)
             print(f"{net:4} {io:6} weights {row['weights_bytes'] / row['int8_bytes']:.3f}x, tables {row['tables_bytes']},"
                   f" code {row['code_bytes']}, arena {row['arena_bytes']} (bound {row['live_bytes']}),"
                   f" {row['instructions'] / 1e6:.3f} M instructions = {row['of_cmsis']:.2f}x CMSIS-NN,"
                   f" {row['instructions'] / row['macs']:.2f} a MAC, classes {row['classes_equal']:.3f},"
                   f" {row['differing']:.2%} differ by up to {row['most_steps']} {row.get('accuracy', '')}", flush=True)  # fmt: skip
-    RESULTS.write_text(json.dumps(made, indent=1) + "\n")
+    held = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    RESULTS.write_text(json.dumps(held | made, indent=1) + "\n")
 
 
 if __name__ == "__main__":

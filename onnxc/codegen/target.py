@@ -47,6 +47,11 @@ class Target:
         return not self.micro or dict(self.tvm).get("mfloat-abi") == "hard"
 
     @property
+    def helium(self) -> bool:
+        """Whether C code for it takes Arm's vectors of microcontrollers (MVE)."""
+        return dict(self.tvm).get("mcpu") in ("cortex-m55", "cortex-m85")
+
+    @property
     def toolchain(self) -> Toolchain:
         """Who links and runs it."""
         return TOOLCHAINS[self.arch]

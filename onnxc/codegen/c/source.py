@@ -47,6 +47,7 @@ def source(
     if any(program.micro for program in programs):
         includes += [
             "#define ONNXC_FLOATS 1" if targets[0].fpu else "",
+            "#define ONNXC_HELIUM 1" if targets[0].helium else "",
             *(f'#include "parts/{file}"' for file in MICRO),
         ]
     more = [SELECT if len(face.shapes) > 1 else "", _machine(face)]

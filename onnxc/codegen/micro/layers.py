@@ -20,6 +20,7 @@ from onnxc.codegen.target import Target
 
 CONV, DEPTHWISE = "micro.conv", "micro.depthwise"
 FLOATS, INTEGERS = Detail("floats"), Detail("integers")  # how sums become 8 bits
+HELIUM = Detail("helium")  # by floats, and weights lie as vectors of bytes read them
 PAIR = 2  # output channels that a word of weights serves
 
 
@@ -42,7 +43,7 @@ def _refuse(name: str, spec: KernelSpec, target: Target) -> Refusal | None:
 
 
 def _arithmetic(target: Target) -> Detail:
-    return FLOATS if target.fpu else INTEGERS
+    return HELIUM if target.helium else FLOATS if target.fpu else INTEGERS
 
 
 def schedule_conv(spec: KernelSpec, target: Target) -> Schedule | Refusal:
@@ -72,10 +73,12 @@ def _steps(spec: KernelSpec) -> int:
 
 def pack_conv(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
     """Weights int8 (oc, c, kh, kw) -> (oc / 2, steps, 2, 4): for two channels and four of a window (c0 a) (c1 a) (c0 b) (c1 b),
-    a and b being the first and third of the four, then the second and fourth."""
+    a and b being the first and third of the four, then the second and fourth; for Helium channel by channel."""
     oc, steps = spec.oc, _steps(spec)
     flat = weights.transpose(0, 2, 3, 1).reshape(oc, -1)
     flat = np.pad(flat, [(0, -oc % PAIR), (0, 4 * steps - flat.shape[1])])
+    if plan.detail == HELIUM:
+        return np.ascontiguousarray(flat.reshape(-1, steps, 2, 4))
     fours = flat.reshape(-1, PAIR, steps, 2, 2)  # channel pair, channel, step, b or a, pair
     return np.ascontiguousarray(fours.transpose(0, 2, 4, 3, 1).reshape(-1, steps, 2, 4))
 
@@ -87,7 +90,7 @@ def pack_depthwise(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.
 
 def pack_key(spec: KernelSpec, plan: Schedule) -> tuple:
     """What packing depends on."""
-    return (spec.oc, spec.kh, spec.kw, spec.c)
+    return (spec.oc, spec.kh, spec.kw, spec.c, plan.detail)
 
 
 def operands(spec: KernelSpec, plan: Schedule, weights: np.ndarray, given: list) -> list:
@@ -109,7 +112,7 @@ def table_of(
     whole = bias.astype(np.int64) - zero * flat.sum(1)
     spread = np.abs(flat).sum(1)
     reach = np.where(spread > 0, np.abs(whole) + 128 * spread, 0)
-    return scales(whole, factor, reach, ends.z, plan.detail == FLOATS, PAIR)
+    return scales(whole, factor, reach, ends.z, plan.detail != INTEGERS, PAIR)
 
 
 def fits(spec: KernelSpec, plan: Schedule, weights: np.ndarray, given: list) -> bool:
@@ -130,7 +133,7 @@ def emit_conv(spec: KernelSpec, plan: Schedule, name: str):
     h, w, oh, ow = (1, spec.n * spec.h * spec.w) * 2 if flat else (spec.h, spec.w, spec.oh, spec.ow)
     numbers = [h, w, spec.c, oh, ow, spec.oc, spec.kh, spec.kw, *spec.stride, *spec.pads[:2], *spec.dilation]
     numbers += [_four(flip(spec.activation.kind)), _four(_byte(spec)), steps]
-    values = ", ".join(map(str, [*numbers, ends.c(plan.detail == FLOATS)]))
+    values = ", ".join(map(str, [*numbers, ends.c(plan.detail != INTEGERS)]))
     spare = max(4 * steps if spec.c % 4 else 0, 2 * (spec.oc + 1) if ends.more or spec.oc % 2 else 0)
     over = [Over(3)] if ends.residual and spec.y_shape else []
     if flat:
@@ -151,7 +154,7 @@ def emit_depthwise(spec: KernelSpec, plan: Schedule, name: str):
     line = -(-line // 4) * 4
     numbers = [spec.h, spec.w, spec.c, spec.oh, spec.ow, spec.kh, spec.kw, *spec.stride, top, left, *spec.dilation]
     numbers += [line, lines, flip(spec.activation.kind), _byte(spec)]
-    values = ", ".join(map(str, [*numbers, ends.c(plan.detail == FLOATS)]))
+    values = ", ".join(map(str, [*numbers, ends.c(plan.detail != INTEGERS)]))
     same = (spec.h, spec.w) == (spec.oh, spec.ow)
     over = (Over(0),) if same else ()
     call = Micro("onnxc_depthwise", "onnxc_depthwise_layer", values, (0, 1, 2, 3, "work"), lines * line + 8, over)
@@ -176,9 +179,10 @@ def _operands(spec: KernelSpec, packed: tuple) -> list:
 
 
 def cost_conv(spec: KernelSpec, plan: Schedule, target: Target) -> float:
-    """Instructions: 37 for 32 products, 8 for a result, 5 for four of a window."""
+    """Instructions: one a product (0.3 with Helium), 10 for a result, 5 for four of a window."""
     pixels = spec.n * spec.oh * spec.ow
-    return 1.16 * spec.macs + pixels * (8 * spec.oc + 5 * _steps(spec) + 60)
+    product = 0.3 if plan.detail == HELIUM else 1.04
+    return product * spec.macs + pixels * (10 * spec.oc + 5 * _steps(spec) + 60)
 
 
 def cost_depthwise(spec: KernelSpec, plan: Schedule, target: Target) -> float:

@@ -23,6 +23,10 @@
 #define ONNXC_DSP 1
 #endif
 
+#if defined(ONNXC_HELIUM) && defined(__ARM_FEATURE_MVE)
+#include <arm_mve.h>
+#endif
+
 #if defined(__GNUC__)
 #define ONNXC_INLINE static inline __attribute__((always_inline))
 #define ONNXC_KERNEL static __attribute__((noinline, unused))
@@ -126,10 +130,18 @@ ONNXC_INLINE int32_t onnxc_dot2(uint32_t a, uint32_t b, int32_t sum) {
 #endif
 }
 
-/* A column has words (k0, k2) and (k1, k3) of each four of a window; two columns lie interleaved, which `gap` 2 says. */
-ONNXC_INLINE void onnxc_widen(uint32_t four, uint32_t *to, int gap) {
+/* A column has words (k0, k2) and (k1, k3) of each four of a window; two columns lie interleaved, which `gap` 2 says. For Helium it
+ * has the bytes as they are, and the second column stands behind the first. */
+ONNXC_INLINE uint32_t *onnxc_widen(uint32_t four, uint32_t *to, int gap) {
+#ifdef ONNXC_HELIUM
+  (void)gap;
+  to[0] = four;
+  return to + 1;
+#else
   to[0] = onnxc_even(four);
   to[gap] = onnxc_odd(four);
+  return to + 2 * gap;
+#endif
 }
 
 /* Words p[i] and p[i + 1], i being a constant. */
