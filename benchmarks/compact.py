@@ -3,7 +3,7 @@
     python benchmarks/compact.py --coco DIR --detector F.onnx [--vww F.onnx --vww-data F.npz] [--json FILE]
 
 COCO images come from a folder or a bare git directory of lightly-ai/coco128_yolo: 128 of train2017 are given to the passes,
-128 of val2017 are reported. vww.npz holds uint8 `input_1` and `labels`: the first 200 are given, the other 800 reported. Both
+128 of val2017 are reported; every row is written as it is done. vww.npz holds uint8 `input_1` and `labels`: the first 200 are given, the other 800 reported. Both
 columns stand in the results: what was chosen, was chosen by the first. Labels are never given to a pass.
 """
 
@@ -14,7 +14,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -47,7 +47,9 @@ def outputs(model, x: np.ndarray) -> np.ndarray:
     return np.concatenate([next(iter(session.run({name: one[None]}).values())) for one in x])
 
 
-def rows(path: Path, recipes: tuple[str, ...], given: np.ndarray, test: np.ndarray, score: tuple[Score, Score]):
+def rows(
+    path: Path, recipes: tuple[str, ...], given: np.ndarray, test: np.ndarray, score: tuple[Score, Score]
+) -> Iterator[dict]:
     """A row for the model as it is, and one for each recipe."""
     whole = load(path)
     macs = cost(whole, verify(whole)).macs
@@ -78,27 +80,30 @@ def main() -> None:
     p.add_argument("--vww-data", type=Path, help="vww.npz")
     p.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/compact.json")
     args = p.parse_args()
-    found: dict[str, list[dict]] = {}
+    found: dict[str, list[dict]] = json.loads(args.json.read_text()) if args.json.exists() else {}
+    done = 0
     if args.coco and args.detector:
         (x, boxes), (test, wanted) = (images(args.coco, split) for split in ("train2017", "val2017"))
         scores = (lambda y: ap50(y, boxes)), (lambda y: ap50(y, wanted))
-        found["FastestDet, AP50"] = tell(rows(args.detector, DETECTOR, x, test, scores))
+        done += tell("FastestDet, AP50", rows(args.detector, DETECTOR, x, test, scores), found, args.json)
     if args.vww and args.vww_data:
         with np.load(args.vww_data) as data:
             x, labels = data["input_1"].astype(np.float32) / 255, data["labels"]
         scores = (lambda y: accuracy(y, labels[:200])), (lambda y: accuracy(y, labels[200:]))
-        found["MobileNet 0.25, accuracy"] = tell(rows(args.vww, WAKE_WORDS, x[:200], x[200:], scores))
-    if not found:
+        made = rows(args.vww, WAKE_WORDS, x[:200], x[200:], scores)
+        done += tell("MobileNet 0.25, accuracy", made, found, args.json)
+    if not done:
         p.error("give --coco and --detector, or --vww and --vww-data")
-    args.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def tell(made) -> list[dict]:
-    kept = []
+def tell(title: str, made: Iterator[dict], found: dict[str, list[dict]], file: Path) -> int:
+    """Print and write each row as it is done, in the place of what `file` has under that title; returns how many."""
+    found[title] = []
     for row in made:
-        kept.append(row)
+        found[title].append(row)
         print(json.dumps(row), flush=True)
-    return kept
+        file.write_text(json.dumps(found, indent=1) + "\n")
+    return len(found[title])
 
 
 if __name__ == "__main__":
