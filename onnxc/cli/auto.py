@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -199,6 +200,8 @@ def _row(found: Found, result: dict) -> list[str]:
     def sized(name: str) -> str:
         if name not in result:
             return ""
+        if not math.isfinite(result[name]):
+            return "no library"
         moved = change(result[name], found.given[name]) if name in found.given else ""
         return (count if name == "macs" else size)(result[name]) + (f"\n{moved}" if moved else "")
 

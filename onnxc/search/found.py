@@ -124,6 +124,9 @@ def points(given: dict[str, Any], made: Sequence[Point], budget: Budget, metric:
     others = sorted((p for p in front if p is not best), key=lambda p: figures(p)["drop"])[: MOST - 1]
     found.points = sorted([best, *others], key=lambda p: (-p.result["bytes"], p.text))
     found.chosen = found.points.index(best)
+    for number, p in enumerate(found.points, 1):
+        if "refused" in p.result:
+            found.notes.append(f"point {number} has no library: {p.result['refused']}")
     held = budget.drop
     if held is not None and not found.misses and found.drop(best) > held:
         found.notes.append(

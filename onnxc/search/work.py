@@ -8,6 +8,7 @@ Noise is the power of the outputs' error by the power of the outputs, of the wor
 from __future__ import annotations
 
 import base64
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -36,6 +37,8 @@ MOST = 1 << 20
 WORST = 1e12
 """The noise of outputs that hold no numbers any more."""
 Job = tuple
+_COMPILING = threading.Lock()
+"""TVM compiles one model at a time in a process."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ class Worker:
         from ..codegen import compile_model
         from ..ir.errors import OnnxcError
 
-        with tempfile.TemporaryDirectory(prefix="onnxc-") as folder:
+        with _COMPILING, tempfile.TemporaryDirectory(prefix="onnxc-") as folder:
             try:
                 done = compile_model(
                     model,

@@ -263,3 +263,13 @@ def test_globs_fit_one_name():
 
     for name in ("a[b]", "*", "x?[0]]", "plain/Conv"):
         assert fnmatchcase(name, globbed(name)) and not fnmatchcase(name + "x", globbed(name))
+
+
+@pytest.mark.slow
+def test_a_target_compiles_candidates_that_threads_make_side_by_side(place):
+    search = auto(place / "net.onnx", place / "data.npz", target="native")
+    texts = ["fuse", "prune(ratio=0.5), fuse", "fuse, quant"]
+    with opened("threads:3", search.local) as executor:
+        found = list(executor.map([("recipe", text) for text in texts]))
+    assert [row.get("refused") for row in found] == [None] * 3
+    assert all(0 < row["ram"] < row["flash"] < float("inf") for row in found)
