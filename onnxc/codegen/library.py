@@ -298,7 +298,7 @@ def _lower(
     programs = [lower_program(static, goal, threads, f"{internal(name)}_{i}") for i, (goal, static) in enumerate(pairs)]
     arrays, numbers = gather([made.arrays for made in programs])
     for made, own in zip(programs, numbers):
-        made.renumber(own)
+        made.renumber(own, arrays)
     return programs, lay_out(arrays, encode if coded else None, MICRO_ALIGN if targets[0].micro else ALIGN)
 
 

@@ -50,8 +50,9 @@ class Program:
         calls = [places for function, places in self.plan.calls if re.search(r"_kernel\d+$", function)]
         return {places[1].offset for places in calls if places[1].space == "weight"}
 
-    def renumber(self, numbers: list[int]) -> None:
-        """Weight i of the plan becomes weight numbers[i]."""
+    def renumber(self, numbers: list[int], arrays: list[np.ndarray]) -> None:
+        """Weight i of the plan becomes weight numbers[i], which is one of `arrays`, the weights of all programs."""
+        self.plan.weights = arrays
         for i, (function, places) in enumerate(self.plan.calls):
             moved = [replace(p, offset=numbers[p.offset]) if p.space == "weight" else p for p in places]
             self.plan.calls[i] = (function, moved)
