@@ -91,17 +91,22 @@ def watched(asked: dict[str, tuple]) -> Iterator[None]:
 
 
 @contextmanager
-def spoiled(op: str, name: str, step: int, choices: tuple) -> Iterator[None]:
-    """An attribute of an operator answered wrongly."""
+def spoiled(op: str, name: str, step: int, choices: tuple) -> Iterator[list[bool]]:
+    """An attribute of an operator answered wrongly; whether it was, for each time that it was asked for."""
     attribute = Node.attribute
+
+    changed = []
 
     def wrong(node: Node, asked: str, default=None):
         value = attribute(node, asked, default)
-        return other(value, step, choices) if (node.op, asked) == (op, name) else value
+        if (node.op, asked) != (op, name):
+            return value
+        changed.append(other(value, step, choices) != value)
+        return other(value, step, choices)
 
     Node.attribute = wrong
     try:
-        yield
+        yield changed
     finally:
         Node.attribute = attribute
 
@@ -141,17 +146,20 @@ def judge(pairs: dict[tuple[str, str], list[Drawn]], folder: Path) -> list[dict]
     programs, tried = Programs(folder), {}
     for (op, name), cases in pairs.items():
         for step in range(3):  # a value that all cases refuse tells little: another one
-            refused = 0
+            refused, other_value = 0, False
             for i, one in enumerate(cases):
-                with spoiled(op, name, step, one.asked[name]):
+                with spoiled(op, name, step, one.asked[name]) as changed:
                     refused += programs.add(f"{op}.{name}.{step}.{i}", one.case.model) is not None
-            tried[op, name] = (step, refused)
+                other_value |= any(changed)
+            tried[op, name] = (step, refused, other_value)
             if refused < len(cases):
                 break
     programs.build()
     found = []
     for (op, name), cases in pairs.items():
-        step, refused = tried[op, name]
+        step, refused, other_value = tried[op, name]
+        if not other_value:  # left out in all of them, and no number by default: there is nothing to spoil
+            continue
         wrong = 0
         for i, one in enumerate(cases):
             key = f"{op}.{name}.{step}.{i}"
