@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..ir import temporary
 from ..ir.errors import MissingTool
@@ -90,7 +90,8 @@ def _demo(network: Path, calibration: str, test: dict, folder: Path, tell: Calla
 
     original = load(network)
     one = {"image": test["image"][:1]}
-    found, calls, models = Demo(images=len(test["labels"])), {}, {}
+    found, calls = Demo(images=len(test["labels"])), dict[str, Callable[[], object]]()
+    models: dict[str, Any] = {}
     for name, (base, passes) in RECIPES.items():
         tell(name)
         before, row = models[base] if base else (original, Row("", ""))

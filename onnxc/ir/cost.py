@@ -122,7 +122,7 @@ def _factor_bits(node: gs.Node, verified: Verified) -> int:
 
 def shape_operands(analysis: Analysis) -> set[str]:
     """Integer initialisers that are read only as shape operands, bounds or indices; they are no parameters."""
-    weights, others = set(), set()
+    weights, others = set[str](), set[str]()
     for facts in analysis.facts.values():
         for i, t in enumerate(facts.node.inputs):
             if isinstance(t, gs.Constant):

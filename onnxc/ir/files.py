@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import TypeAlias
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -15,6 +16,8 @@ from .external import Beside
 from .model import Model
 from .reading import from_proto
 
+Source: TypeAlias = "str | os.PathLike | bytes | onnx.ModelProto | gs.Graph | Model"
+"""Whatever is read as a model."""
 ARCHIVE = b"\x89ONNXZ"
 """How a file begins that `onnxc pack` wrote."""
 LARGEST = 2**31
@@ -23,7 +26,7 @@ PART = 2**20
 """Bytes of a pipe that are read at a time: what is asked for is taken from memory at once."""
 
 
-def load(source: str | os.PathLike | bytes | onnx.ModelProto | gs.Graph | Model) -> Model:
+def load(source: Source) -> Model:
     """Read a model. Raises BadModel (one line) for whatever is not a sound ONNX model of opset 7 or newer."""
     if isinstance(source, Model):
         return source.copy()

@@ -316,6 +316,7 @@ _PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
 
 
 def default_of(f: dataclasses.Field) -> object:
+    """What an option is where it is not given; `dataclasses.MISSING` where it must be."""
     return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
 
 
@@ -376,7 +377,7 @@ PASSES: dict[str, type[Pass]] = {}
 ALIASES: dict[str, str] = {}
 
 
-def register(name: str, *, alias: str | None = None):
+def register(name: str, *, alias: str | None = None) -> Callable[[type[Pass]], type[Pass]]:
     """Enter a Pass class under `family.method` (and a bare family name); its annotated fields become options."""
 
     def enter(cls: type[Pass]) -> type[Pass]:

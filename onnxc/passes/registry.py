@@ -136,7 +136,7 @@ def _fit(value, kind):
     raise TypeError
 
 
-def kind_name(kind) -> str:
+def kind_name(kind: typing.Any) -> str:
     """A field's type as people read it: `float`, `layer or global`, `int or none`, `list of int`."""
     base, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
     if base in (types.UnionType, typing.Union):

@@ -77,6 +77,11 @@ class Data:
         if layout is None:
             raise BadData(f"{self.name} holds too few samples for one batch")
 
+    @property
+    def counted(self) -> set[str]:
+        """The inputs whose first axis counts samples, as many as a batch is asked for; empty where a batch is one run."""
+        return {name for name, spec in self._inputs.items() if spec.counts and spec.sample == 0}
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each input with one sample."""
         first = next(self.batches(1))
@@ -166,7 +171,7 @@ def _ragged(arrays: Chunk, inputs: Mapping[str, TensorSpec]) -> list[Chunk]:
             array, rank = arrays[key], None if spec.shape is None else len(spec.shape)
             if name in numbered:
                 short = spec.counts and rank is not None and array.ndim == rank - 1
-                chunk[name] = np.expand_dims(array, spec.sample) if short else array
+                chunk[name] = np.expand_dims(array, spec.sample or 0) if short else array
             elif spec.counts and array.ndim == rank:
                 chunk[name] = np.take(array, [i], spec.sample)
             else:

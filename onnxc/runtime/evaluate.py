@@ -52,7 +52,7 @@ class Score:
             self.task = recognise(outputs, labels)
         predicted = None if self.task is None or labels is None else self.task.decode(outputs, labels)
         self._fits = predicted is not None
-        if not self._fits:
+        if self.task is None or labels is None or not self._fits:
             self._metrics = {}
             if self._given and labels is not None:
                 raise misfit(self.task, outputs, labels)

@@ -13,6 +13,7 @@ import os
 import re
 import threading
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,7 @@ class Library:
         """Runs the model on inputs given by name; see `run`."""
         return self.run(inputs)
 
-    def run(self, inputs: dict[str, np.ndarray], out: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+    def run(self, inputs: Mapping[str, np.ndarray], out: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
         """Runs the model. Arrays of the right type that are dense and aligned are not copied.
 
         `out` has an array for every output, which the library then writes into: dense, aligned to its element, and
@@ -259,7 +260,7 @@ def threads_of(manifest: dict, wanted: int | None) -> int:
     return most if wanted is None else wanted
 
 
-def shape_number(shapes: list[tuple[Tensors, Tensors]], inputs: dict[str, np.ndarray]) -> int:
+def shape_number(shapes: list[tuple[Tensors, Tensors]], inputs: Mapping[str, np.ndarray]) -> int:
     """The number of the shape that `inputs` have; 0 where they lack something else. Raises BadData if there is none."""
     if len(shapes) == 1 or set(inputs) != set(shapes[0][0]):
         return 0

@@ -28,7 +28,7 @@ class Samples:
 
     def __init__(self, data, size: int, held: float, seed: int):
         self.data, self.size, self.seed = data, size, seed
-        self.counted = self._follow(data)
+        self.counted: set[str] = data.counted
         self.stacked = not self.counted
         self._first, whole = self._fill(self._source())
         self._all = self._first if whole else None
@@ -38,13 +38,6 @@ class Samples:
         self.count = count if whole or data.samples is None else data.samples
         if count - kept < 1:
             raise BadData("there are too few samples to train on", found=count)
-
-    @staticmethod
-    def _follow(data) -> set[str]:
-        two, three = (next(iter(data.batches(n)), None) for n in (2, 3))
-        if two is None or three is None:
-            raise BadData("there are no samples to train on")
-        return {n for n, a in two.items() if np.ndim(a) and len(a) == 2 and len(three[n]) > 2}
 
     def _source(self) -> Iterator[Chunk]:
         for chunk in self.data.batches(self.size):
@@ -68,7 +61,7 @@ class Samples:
         return {n: np.concatenate([c[n] for c in chunks]) if self._counts(n) else a for n, a in chunks[0].items()}
 
     def _counts(self, name: str) -> bool:
-        return self.stacked or name in self.counted
+        return self.stacked or name in self.counted or name == LABELS
 
     def size_of(self, chunk: Chunk) -> int:
         """How many samples a chunk holds."""

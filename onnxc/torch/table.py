@@ -91,7 +91,7 @@ def ints(t: torch.Tensor | Sequence[int] | int | None) -> list[int]:
         return []
     if isinstance(t, torch.Tensor):
         return [int(n) for n in t.detach().reshape(-1).tolist()]
-    return [int(n) for n in t] if isinstance(t, (list, tuple)) else [int(t)]
+    return [int(t)] if isinstance(t, int) else [int(n) for n in t]
 
 
 def axes_of(call: Call, operand: torch.Tensor | None, default: Sequence[int] | None = None) -> list[int] | None:

@@ -201,7 +201,7 @@ def test_a_model_of_one_sample_a_run_trains_in_batches_all_the_same():
         ("train.qat", images(), "holds no quantisers"),
         ("train.finetune(epochs=0)", images(), "option epochs does not fit"),
         ("train.finetune(augment=[turn])", images(), "option augment does not fit"),
-        ("train.finetune(rate=0.01)", {**images(), "labels": np.full(96, 7)}, "a label names no class"),
+        ("train.finetune(rate=0.01)", {**images(), "labels": np.full(96, 7)}, "a label stands for no class"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_one_line(passes, data, said):

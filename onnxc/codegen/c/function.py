@@ -11,11 +11,15 @@ instructions whoever computes it, so the bytes that come out do not depend on th
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from onnxc.codegen.kernels import elementary
 from onnxc.codegen.memory.arena import aligned
+from onnxc.codegen.target import Target
 from onnxc.codegen.tvm_api import lowering_passes, name_of, tvm_modules, tvm_target
 
 STACK_BYTES = 1024  # smaller buffers stay on the stack (registers, after LLVM); larger ones go to the workspace
@@ -29,7 +33,9 @@ class CFunction:
     phases: tuple[bool, ...] = ()
 
 
-def compile_functions(functions: dict[str, object], target, threads: int, path) -> dict[str, CFunction]:
+def compile_functions(
+    functions: Mapping[str, Any], target: Target, threads: int, path: str | os.PathLike
+) -> dict[str, CFunction]:
     """Compiles TIR functions into one object file at `path`; each takes bare pointers, and last a workspace if needed.
 
     The object refers to libc and libm only. This is the s_tir pipeline up to but without MakePackedAPI; buffers become

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from onnxc.codegen.kernels import bits, cost, planes
 from onnxc.codegen.kernels.count import walk
@@ -188,11 +189,13 @@ def _zeros(lanes: int):
     return tirx.Broadcast(tirx.const(0, "uint8"), 8 * lanes)
 
 
-def load(acc8, index: int, plan: Schedule):
+def load(acc8: Any, index: int, plan: Schedule) -> Any:
+    """Vector `index` of the sums in bytes: 8 bytes for each lane."""
     return acc8[ramp(index * 8 * plan.lanes, 8 * plan.lanes)]
 
 
-def store(acc8, index: int, plan: Schedule, value) -> None:
+def store(acc8: Any, index: int, plan: Schedule, value: Any) -> None:
+    """Store a vector of sums in bytes where `load` finds it."""
     from tvm.script.ir_builder import tirx as T
 
     T.buffer_store(acc8, value, [ramp(index * 8 * plan.lanes, 8 * plan.lanes)])

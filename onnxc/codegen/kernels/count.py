@@ -74,6 +74,7 @@ def count_residual(
 
 
 def pairs(spec: KernelSpec) -> int:
+    """How many pairs of planes are counted: one of the activations with one of the weights each."""
     return spec.activation.bits * spec.weight.bits
 
 

@@ -128,6 +128,7 @@ def fill(spec: PackSpec, y, pixel, count: int) -> None:
 
 
 def plane_size(spec: PackSpec) -> int:
+    """How many CHUNKs of bits a plane of packed activations has, padding included."""
     _, n, rows, columns, line = spec.shape
     return n * rows * columns * line * (WORD // CHUNK)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,7 @@ class Quantised:
     is the maximum over windows of the binarised source.
     """
 
-    source: object
+    source: Any
     encoding: Encoding
     scale: np.ndarray | None = None
     low: int = -1

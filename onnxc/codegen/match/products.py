@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -52,9 +53,9 @@ class Match:
     """
 
     spec: KernelSpec
-    source: object
-    weight: object
-    weight_var: object
+    source: Any
+    weight: Any
+    weight_var: Any
     spatial: bool
     operands: list = field(default_factory=list)
     scale: np.ndarray | None = None

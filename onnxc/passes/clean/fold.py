@@ -43,8 +43,9 @@ def fold(e: Editor, node: gs.Node) -> bool:
     arrays = [t.values if t.name else None for t in node.inputs]
     if any(a is not None and a.dtype == object for a in arrays):
         return e.refuse(node, "strings are not folded")
-    if node.op == "Cast" and _stored_short(arrays[0], node.attrs.get("to")):
-        return e.refuse(node, f"its weight is stored in {arrays[0].dtype.name} on purpose")
+    given = arrays[0] if arrays else None
+    if node.op == "Cast" and given is not None and _stored_short(given, node.attrs.get("to")):
+        return e.refuse(node, f"its weight is stored in {given.dtype.name} on purpose")
     reason = _too_much(e, node, arrays)
     if reason:
         return e.refuse(node, reason)

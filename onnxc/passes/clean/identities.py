@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from ...ir.model import Tensor
 from ..editor import Editor, alike, size
 
 IDEMPOTENT = {"Relu", "Abs", "Ceil", "Floor", "Round", "Sign"}
@@ -85,7 +86,7 @@ def _transpose(e: Editor, node: gs.Node):
     return (node.inputs[0], "its permutation moves nothing") if still else None
 
 
-def same_grouping(e: Editor, before, after) -> bool:
+def same_grouping(e: Editor, before: Tensor, after: Tensor) -> bool:
     """Whether both tensors, which hold the same elements in the same order, surely have the same shape.
 
     One axis may be unknown: where all others agree and none of them is 0, it must agree too.
@@ -97,7 +98,7 @@ def same_grouping(e: Editor, before, after) -> bool:
     if not differ:
         return True
     k = differ[0]
-    known = all(isinstance(size(y), int) and size(y) > 0 for j, y in enumerate(b) if j != k)
+    known = all(isinstance(n := size(y), int) and n > 0 for j, y in enumerate(b) if j != k)
     return len(differ) == 1 and known and not (isinstance(size(a[k]), int) and isinstance(size(b[k]), int))
 
 
@@ -205,7 +206,7 @@ def _idempotent(e: Editor, node: gs.Node):
     return None
 
 
-def not_negative(e: Editor, t, depth: int = 8) -> bool:
+def not_negative(e: Editor, t: Tensor, depth: int = 8) -> bool:
     """Whether `t` surely holds no negative number."""
     for _ in range(depth):
         maker = e.producer(t)

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from ...ir.model import Tensor
 from ..editor import Editor, alike, size
 from .identities import ints_of, same_grouping
 
@@ -72,7 +73,7 @@ def _regroup(e: Editor, node: gs.Node) -> bool:
     return True
 
 
-def target_of(e: Editor, source, out) -> list[int] | None:
+def target_of(e: Editor, source: Tensor, out: Tensor) -> list[int] | None:
     """A constant Reshape target from `source` to the shape of `out`: numbers, 0 where an axis stays in its place, and
     at most one -1. None where that does not describe it, or where an extent is 0, which a target cannot say; -1 does not
     describe an axis beside one that may be 0 at run time."""

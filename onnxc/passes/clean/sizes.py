@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from ...ir.axes import numbers
 from ...ir.evaluate import EVALUATORS, core
 from ...ir.faults import ONNX_ERRORS
 from ...ir.values import attribute_proto, to_tensor
@@ -48,8 +49,9 @@ def written(e: Editor, node: gs.Node, arrays: list[np.ndarray | None]) -> int | 
             continue
         shape, dtype = e.analysis.shape(t.name), e.dtype(t)
         width = 8 if dtype is None else dtype.itemsize
-        if shape is not None and all(isinstance(n, int) for n in shape):
-            total += prod(shape) * width
+        known = None if shape is None else numbers(shape)
+        if known is not None:
+            total += prod(known) * width
             continue
         n = _at_most(node, arrays)
         if n is None:

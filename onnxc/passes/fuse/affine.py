@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from ...ir.model import Tensor
 from ..editor import Editor
 
 FLOATS = ("float16", "float32", "float64")
@@ -30,6 +31,7 @@ class Affine:
 
 
 def is_float(values: np.ndarray) -> bool:
+    """Whether an array, of any shape, is of a type that folding may compute in."""
     return values.dtype.name in FLOATS
 
 
@@ -149,7 +151,8 @@ def store(values: np.ndarray, dtype: np.dtype) -> np.ndarray | None:
     return out if np.all(np.isfinite(out)) else None
 
 
-def busy(e: Editor, t, inner: gs.Node) -> str:
+def busy(e: Editor, t: Tensor, inner: gs.Node) -> str:
+    """Why the result `t` of `inner` cannot be changed for one reader: a reason for a report."""
     return f"{inner.name} before it {'is a graph output' if e.is_output(t) else 'has other readers'}"
 
 

@@ -16,6 +16,7 @@ import math
 
 import onnx_graphsurgeon as gs
 
+from ...ir.model import Tensor
 from ..editor import Editor
 from .bounds import INF, bounds_of
 from .norms import normalisation, number, reduced_axes
@@ -89,10 +90,12 @@ class Composites:
 
 
 def close(a: float, b: float) -> bool:
+    """Whether two constants are the same but for how exporters round them: to 1e-6 of the larger."""
     return math.isclose(a, b, rel_tol=1e-6)
 
 
 def is_hard_swish(attrs: dict) -> bool:
+    """Whether a HardSigmoid of these attributes is the one within HardSwish: max(0, min(1, x / 6 + 1 / 2))."""
     return close(attrs.get("alpha", 0.2), 1 / 6) and close(attrs.get("beta", 0.5), 0.5)
 
 
@@ -160,7 +163,7 @@ def _hard_line(e: Editor, clip: gs.Node) -> tuple[gs.Variable, float, float, flo
     return x, 1.0, b, got[2]
 
 
-def hard_sigmoid(e: Editor, node: gs.Node, g, clip: gs.Node | None, k: float) -> bool:
+def hard_sigmoid(e: Editor, node: gs.Node, g: Tensor, clip: gs.Node | None, k: float) -> bool:
     """k * Clip(a*x + b, 0, h) with k*h = 1 -> HardSigmoid(x, a/h, b/h)."""
     if clip is None or (clip is not node and not e.alone(g)):
         return False

@@ -13,12 +13,13 @@ from collections.abc import Callable
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from ...ir.model import Tensor
 from ..clean.identities import ints_of
 from ..editor import Editor
 from .affine import is_float
 
 
-def number(t) -> float | None:
+def number(t: Tensor) -> float | None:
     """The value of a constant of one element."""
     return (
         float(t.values.reshape(()))

@@ -198,4 +198,5 @@ def add_to_bias(model: Model, node: gs.Node, b: np.ndarray) -> None:
 
 
 def has_input(node: gs.Node, i: int) -> bool:
+    """Whether input `i` of a node is given."""
     return i < len(node.inputs) and bool(node.inputs[i].name)

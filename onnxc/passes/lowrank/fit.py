@@ -19,7 +19,9 @@ LARGE = 1500
 """Columns beyond which only the last factor is fitted, in closed form: a step costs outputs times columns squared."""
 
 
-def refine(form: Form, w: np.ndarray, h: np.ndarray | None, factors: list[np.ndarray], sweeps: int | None = None):
+def refine(
+    form: Form, w: np.ndarray, h: np.ndarray | None, factors: list[np.ndarray], sweeps: int | None = None
+) -> list[np.ndarray]:
     """Better factors for w [g, o, c, i, j]; h: [g, cij, cij], None for the identity. Never a larger error."""
     if h is None and form.name == "cp":
         return _alternate(w, factors, CP_SWEEPS if sweeps is None else sweeps)

@@ -57,7 +57,7 @@ def vbmf_rank(values: np.ndarray, m: int, n: int) -> int:
     return max(1, int((s2 > m * sigma2 * x_bar).sum()))
 
 
-def hull(choices: list[Choice], whole: Choice | tuple[int, float], unit: str) -> list[Choice]:
+def hull(choices: list[Choice], whole: tuple[float, float], unit: str) -> list[Choice]:
     """The choices on the lower convex hull of (cost, error), from the dearest on; `whole`: (cost, 0) of the layer."""
     points = sorted(choices, key=lambda c: (getattr(c, unit), c.error, c.form.name, c.rank))
     best, low = [], np.inf
@@ -71,7 +71,7 @@ def hull(choices: list[Choice], whole: Choice | tuple[int, float], unit: str) ->
         while len(chain) > 1 and _slope(chain[-2], chain[-1]) >= _slope(chain[-1], (x, y, c)):
             chain.pop()
         chain.append((x, y, c))
-    return [c for _, _, c in chain[1:]]
+    return [c for _, _, c in chain if c is not None]
 
 
 def _slope(a, b) -> float:

@@ -95,7 +95,7 @@ def limit(whole: float, wanted: float) -> float:
 
 def search(
     cost: Callable[[Counts], float], counts_at: Callable[[float], dict[Atom, int]], target: float, top: float = 1.0
-):
+) -> tuple[dict[Atom, int], dict[Atom, int]]:
     """The counts of the smallest level in [0, top] whose cost is within `target`, and the next milder counts.
 
     `counts_at(level)` must cost less at higher levels. Returns (counts, milder counts); raises BadOption where even

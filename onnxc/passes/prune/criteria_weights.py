@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from ...ir.axes import Aligned, Atom, Axis, find
 from ...ir.errors import Unsupported
-from .coupling import Member, project
+from .coupling import Group, Member, project
 from .score import Ratings, ScoringContext, criterion
 
 Rate = Callable[[np.ndarray, int], np.ndarray]
@@ -39,7 +39,9 @@ def distances(weight: np.ndarray, axis: int) -> np.ndarray:
     return np.sqrt(np.maximum(gaps, 0)).sum(1)
 
 
-def members(scene: ScoringContext, group, wanted: Callable[[Member, np.ndarray], bool]):
+def members(
+    scene: ScoringContext, group: Group, wanted: Callable[[Member, np.ndarray], bool]
+) -> Iterator[tuple[Member, np.ndarray]]:
     """(member, its weight) of those of `group` that are floating and `wanted`."""
     for m in group.members:
         weight = m.values
@@ -51,7 +53,9 @@ def _matrices(m: Member, weight: np.ndarray) -> bool:
     return m.role != "follows"
 
 
-def rate_members(scene: ScoringContext, rate: Rate, wanted=_matrices) -> dict[Atom, list[np.ndarray]]:
+def rate_members(
+    scene: ScoringContext, rate: Rate, wanted: Callable[[Member, np.ndarray], bool] = _matrices
+) -> dict[Atom, list[np.ndarray]]:
     """The rate of every wanted weight of every group. A weight axis that holds many atoms is rated once."""
     cache: dict[tuple, dict[Atom, np.ndarray]] = {}
     found: dict[Atom, list[np.ndarray]] = {}

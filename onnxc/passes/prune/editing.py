@@ -16,7 +16,7 @@ import numpy as np
 from ...ir.analysis import analyse
 from ...ir.axes import Atom
 from ...ir.errors import BadOption, VerificationError
-from ...ir.files import load
+from ...ir.files import Source, load
 from ...ir.masks import apply_masks
 from ...ir.model import Model
 from ...ir.verify import verify
@@ -131,7 +131,7 @@ class Groups:
         return zeroed(self.model, self.analysis, self._by_atom())
 
 
-def groups(model, criterion: str = "l1", statistics: str = "window", context: Context | None = None) -> Groups:
+def groups(model: Source, criterion: str = "l1", statistics: str = "window", context: Context | None = None) -> Groups:
     """The groups of coupled channels of a model (whatever `onnxc.load` takes), with scores, to look at and to edit.
 
     context: data and runner, for criteria that look at activations. Warns where there are none, and says why. Raises

@@ -120,6 +120,7 @@ class PruneKernelShape(Pass):
 
 
 def area(steps: Steps) -> int:
+    """How many positions a kernel of these steps has."""
     return prod(map(len, steps))
 
 

@@ -46,8 +46,10 @@ def bias_shifts(
         return []
     names = [layer.reads for layer, _ in readers]
     probe = Probe(ctx, model, names)
-    axes = {layer.reads: layer.channel_axis for layer, _ in readers}
-    means = {name: seen.mean for name, seen in spreads(map(probe, Stream(ctx, analysis, names, samples)), axes).items()}
+    channels = {layer.reads: layer.channel_axis for layer, _ in readers}
+    means = {
+        name: seen.mean for name, seen in spreads(map(probe, Stream(ctx, analysis, names, samples)), channels).items()
+    }
     shifts = []
     for (layer, gone), name in zip(readers, names):
         taps = layer.columns * layer.groups // len(means[name])

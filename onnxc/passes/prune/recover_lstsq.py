@@ -123,7 +123,9 @@ def _task(model: Model, layer: Linear, now: Analysis, uncut: Uncut, last: dict[s
     return Task(layer, out.name, kept, behind=behind(model, t, layer.channel_axis) if t is out else None)
 
 
-def affine(model: Model, node: gs.Node, t: gs.Variable, channel: int, analysis: Analysis):
+def affine(
+    model: Model, node: gs.Node, t: gs.Variable, channel: int, analysis: Analysis
+) -> tuple[np.ndarray | float, np.ndarray] | None:
     """(scale, shift) by channel where `node` multiplies and adds constants to `t` by channel, else None."""
     if model.is_standard(node, "BatchNormalization") and all(isinstance(u, gs.Constant) for u in node.inputs[1:5]):
         gamma, beta, mean, var = (u.values.astype(np.float64) for u in node.inputs[1:5])

@@ -46,6 +46,7 @@ def balance(counts: Mapping[Atom, int], sets: list[tuple[Axis, ...]], minimum: i
 
 
 def count(axis: Axis, counts: Mapping[Atom, int]) -> int:
+    """How many indices of an axis stay where its atoms keep `counts`; all of an atom that is not named."""
     axis = find(axis)
     if isinstance(axis, Atom):
         return counts.get(axis, axis.size)

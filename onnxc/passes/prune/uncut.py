@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ...ir.analysis import Analysis, analyse
-from ...ir.axes import Atom, extent, mask, touched
+from ...ir.axes import Atom, Axis, extent, mask, touched
 from ...ir.model import Model
 from ..base import Context
 
@@ -38,14 +38,18 @@ class Uncut:
         axes = self.analysis.axes[tensor]
         return slice(None) if axes is None else self._left.get((tensor, d % len(axes)), slice(None))
 
+    def _contracted(self, node: str, i: int) -> tuple[Axis, ...]:
+        axes = self.analysis.of(self._nodes[node], i)
+        assert axes is not None, "what is contracted has a known rank"
+        return axes
+
     def altered(self, model: Model) -> set[str]:
         """The tensors of `model` whose remaining channels differ from the original's: behind a shorter sum."""
         now = analyse(model)
         found: set[str] = set()
         for node in model.nodes:
             shorter = any(
-                (axes := now.of(node, i)) is not None
-                and extent(axes[d]) != extent(self.analysis.of(self._nodes[node.name], i)[d])
+                (axes := now.of(node, i)) is not None and extent(axes[d]) != extent(self._contracted(node.name, i)[d])
                 for i, d in now.facts[node.name].contracted
             ) and not _by_channel(now, node)
             if shorter or any(t.name in found for t in node.inputs):

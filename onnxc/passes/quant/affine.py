@@ -64,7 +64,7 @@ def room_for_bias(scales: np.ndarray, bias: np.ndarray, x_scale: np.ndarray) -> 
 
 def quantise(values: np.ndarray, q: QType) -> np.ndarray:
     """Stored numbers: round to even of values / scale, plus the zero point, saturated. Same shape as `values`."""
-    assert q.zero_point is not None
+    assert q.scale is not None and q.zero_point is not None
     scale, zero = (q.along(v, values.shape) for v in (q.scale, q.zero_point))
     low = q.low + 1 if q.signed else q.low  # signed numbers stay symmetric
     stored = np.rint(values / scale) + zero.astype(np.float32)

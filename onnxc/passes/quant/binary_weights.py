@@ -34,6 +34,7 @@ def snap(levels: tuple[float, ...]) -> Snap:
 
 
 def bwn(w: np.ndarray) -> np.ndarray:
+    """Signs times the mean magnitude of each output's weights, for w [g, o, k] (Rastegari 2016, XNOR-Net, equation 6)."""
     return np.where(w >= 0, 1.0, -1.0) * np.abs(w).mean(2, keepdims=True)
 
 

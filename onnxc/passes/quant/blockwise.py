@@ -68,7 +68,9 @@ class QuantBlockwise(Pass):
         return report
 
 
-def quantised(split: np.ndarray, axis: int, bits: int, symmetric: bool):
+def quantised(
+    split: np.ndarray, axis: int, bits: int, symmetric: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """(integers, scale, zero point or None) of blocks along `axis`; scale and zero point lack that axis."""
     signed, unsigned = DTYPES[bits]
     if symmetric:

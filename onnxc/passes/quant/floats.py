@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
+from typing import ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -19,8 +20,8 @@ class Short(Pass):
     skip: list[str] = field(default_factory=list)
 
     requires = ("clean",)
-    dtype: np.dtype
-    opset: int
+    dtype: ClassVar[type]
+    opset: ClassVar[int]
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()

@@ -79,7 +79,9 @@ def _doubled(model: Model, node: gs.Node) -> Step | None:
         if scalar(node.inputs[1 - i]) != (-1.0 if node.op == "Add" else 1.0):
             continue
         twice = maker(model, node.inputs[i], "Mul")
-        for j in (0, 1) if twice is not None else ():
+        if twice is None:
+            continue
+        for j in (0, 1):
             cast = maker(model, twice.inputs[j], "Cast")
             if cast is not None and scalar(twice.inputs[1 - j]) == 2.0:
                 return _compared(model, node, cast.inputs[0], 1.0)

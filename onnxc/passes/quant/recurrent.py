@@ -9,6 +9,8 @@ such operator for, and an LSTM with the batch first, keeps its arithmetic in flo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -32,7 +34,7 @@ LIKE_STANDARD = (
 )
 
 
-def quantise_recurrent(model: Model, wanted, dynamic: bool, report: Report) -> None:
+def quantise_recurrent(model: Model, wanted: Callable[[gs.Node], bool], dynamic: bool, report: Report) -> None:
     """Store the weights of every recurrent node for which `wanted(node)`; dynamic: an LSTM's activations in 8 bits too."""
     for node in list(model.nodes):
         if not model.is_standard(node, *RECURRENT):

@@ -33,7 +33,7 @@ class Binary(Train):
     def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
         nodes = [node.name for node, _, _ in products(model)]
         skip = [*self.skip, *(escape(n) for n in {*nodes[:1], *nodes[-1:]} if self.ends)]
-        kind = "binary" if self.scale == "channel" else "connect"
+        kind: Literal["binary", "connect"] = "binary" if self.scale == "channel" else "connect"
         forms = {w.name: Form(kind, axis=out) for _, w, out in products(model, skip)}
         if not forms:
             raise BadOption("no product is left to train", pass_name=self.name, remedy="ends=false, or a shorter skip")

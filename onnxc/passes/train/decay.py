@@ -29,7 +29,7 @@ class Decay(Train):
     skip: list[str] = field(default_factory=list)
 
     def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
-        kind = "hanson" if self.kind == "hanson" else "decay"
+        kind: Literal["hanson", "decay"] = "hanson" if self.kind == "hanson" else "decay"
         penalties = tuple(
             Penalty(kind, w.name, self.strength, scale=self.scale) for _, w, _ in products(model, self.skip)
         )

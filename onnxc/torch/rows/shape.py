@@ -82,6 +82,7 @@ def squeeze(call: Call, x, axes=None):
 @row("Unsqueeze")
 def unsqueeze(call: Call, x, axes=None):
     over = axes_of(call, axes)
+    assert over is not None
     rank = x.ndim + len(over)
     for a in sorted(a % rank for a in over):
         x = x.unsqueeze(a)
