@@ -173,7 +173,7 @@ def _text(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
-def check_inputs(specs: dict[str, tuple], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+def check_inputs(specs: dict[str, tuple], inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """The inputs in the order of `specs` (name -> (shape, dtype)), dense and aligned; copied only where they are not.
 
     Raises BadData for a missing or unknown input, a wrong shape or a wrong dtype.
@@ -200,7 +200,7 @@ def check_outputs(specs: Tensors, out: dict[str, np.ndarray]) -> dict[str, np.nd
     return {name: out[name] for name in specs}
 
 
-def _take(name: str, inputs: dict[str, np.ndarray], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def _take(name: str, inputs: Mapping[str, np.ndarray], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     if name not in inputs:
         raise BadData("an input is missing", tensor=name, expected=f"{dtype} {_text(shape)}")
     array = np.asarray(inputs[name])
