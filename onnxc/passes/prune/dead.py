@@ -44,7 +44,7 @@ class PruneDead(Pass):
 
     def __post_init__(self) -> None:
         if self.threshold > 0:
-            self.claim = Claim.LOSSY  # type: ignore[misc]
+            self.claim = Claim.LOSSY
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
