@@ -38,8 +38,8 @@ compile_model(onnxc.load(sys.argv[1]), sys.argv[2], name="net", **options)
 RUN = """
 import json, pathlib, sys, time
 import numpy as np
-from onnxc.runtime.library import Library
-library, rng = Library(sys.argv[1]), np.random.default_rng(0)
+from onnxc.runtime import library as libraries
+library, rng = libraries.Library(sys.argv[1]), np.random.default_rng(0)
 inputs = json.loads(pathlib.Path(sys.argv[1], "manifest.json").read_text())["inputs"]
 feeds = {t["name"]: rng.standard_normal(t["shape"]).astype(t["dtype"]) for t in inputs}
 library.run(feeds)
