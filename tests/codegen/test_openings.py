@@ -345,3 +345,9 @@ def test_definitions_of_the_standard(op):
     assert op not in {node.op_type for node in made.graph.node}
     feeds = {"x": f(4, 3)}
     assert np.allclose(run_ort(made, feeds)["y"], run_ort(model, feeds)["y"], rtol=1e-5, atol=1e-6)
+
+
+def test_what_draws_random_numbers_is_refused_for_that():
+    model, _ = node_model("Bernoulli", [f(3)], 1, domain="")
+    with pytest.raises(Unsupported, match="operator Bernoulli: it draws random numbers; draw them outside"):
+        opened(model)

@@ -102,3 +102,8 @@ def _dropout(b: Build) -> list[str | None]:
 def _element(b: Build) -> str:
     """The tensor that is there."""
     return b.input(0)
+
+
+@rewrites("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
+def _random(b: Build) -> str:
+    raise b.refusal("it draws random numbers", remedy="draw them outside of the model, and give them as an input")
