@@ -11,6 +11,11 @@ from onnx import numpy_helper, parser
 
 import onnxc
 from onnxc.codegen import compile_model, library
+from onnxc.codegen.kernels import FAMILIES
+from onnxc.codegen.kernels.spec import BINARY, FLOAT32, KernelSpec, Refusal
+from onnxc.codegen.lower import packing
+from onnxc.codegen.prepare.stored import Levels, Stored
+from onnxc.codegen.target import resolve
 from onnxc.compiling import optimiser
 from onnxc.ir.digest import digest
 from onnxc.ir.errors import BadOption
@@ -91,3 +96,68 @@ def test_large_weights_are_held_twice_at_most(tmp_path):
 def shaped_free() -> onnx.ModelProto:
     """Next to nothing."""
     return parser.parse_model('<ir_version: 8, opset_import: ["": 17]> g (float[4] x) => (float[4] y) { y = Relu(x) }')
+
+
+def one_bit(channels: int) -> onnx.ModelProto:
+    """A layer whose weights are one bit and a scale for each output channel."""
+    rng = np.random.default_rng(0)
+    signs = np.sign(rng.standard_normal((channels, channels, 3, 3)))
+    weights = (signs * (0.1 + np.arange(channels) / channels).reshape(-1, 1, 1, 1)).astype("f")
+    model = parser.parse_model(f"""<ir_version: 8, opset_import: ["": 17]>
+      g (float[1,{channels},6,6] x) => (float[1,{channels},6,6] y) {{ y = Conv<pads=[1,1,1,1]>(x, w) }}""")
+    model.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+    return onnxc.run_passes(model, "quant.recognise", check="shapes").model.to_proto()
+
+
+def test_bits_stay_packed_from_file_to_kernel(tmp_path):
+    """No array of floats, nor one of a byte a weight, is made of a one-bit layer."""
+    model = one_bit(256)
+    loaded = onnxc.load(model)
+    assert [node.op for node in loaded.nodes] == ["Lookup", "Conv"]
+    compile_model(onnxc.load(shaped_free()), tmp_path / "warm", name="net", check="shapes")
+    tracemalloc.start(1)
+    try:
+        report = compile_model(loaded, tmp_path / "net", name="net", check="shapes")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert "1-bit" in report.kernels[0]["spec"]
+    assert peak < 2.3e6  # the floats alone are 2.36e6, and TVM takes most of it
+    feeds = {"x": np.random.default_rng(1).standard_normal((1, 256, 6, 6)).astype("f")}
+    found, wanted = (run(feeds)["y"] for run in (library.Library(tmp_path / "net").run, lambda f: run_ort(model, f)))
+    assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("rows", [1, 24, 12])
+def test_a_stored_weight_is_what_its_lookup_makes(rows):
+    rng = np.random.default_rng(2)
+    numbers, codebook = rng.integers(0, 4, (24, 5, 3, 3)), rng.standard_normal((rows, 4)).astype("f")
+    bits = (numbers.reshape(-1, 8, 1) >> np.arange(2) & 1).astype(np.uint8)
+    packed = np.packbits(bits.reshape(-1, 16), axis=1, bitorder="little")
+    made = Stored(packed, codebook, numbers.shape)
+    right = np.take_along_axis(codebook, numbers.reshape(rows, -1), axis=1).reshape(numbers.shape)
+    np.testing.assert_array_equal(np.asarray(made), right)
+    np.testing.assert_array_equal(made[5:9], right[5:9])
+    np.testing.assert_array_equal(made.reshape(24, -1), right.reshape(24, -1))
+    assert (made.shape, made.size, made.dtype) == (right.shape, right.size, right.dtype)
+
+
+@pytest.mark.parametrize(
+    "found", [one for one in FAMILIES if one.name.startswith(("bits", "float32.packed"))], ids=lambda one: one.name
+)
+def test_weights_are_packed_in_parts_as_in_one_piece(found, monkeypatch):
+    rng, shape = np.random.default_rng(3), (200, 64, 3, 3)
+    spec = KernelSpec(
+        n=1, h=6, w=6, c=64, oc=200, kh=3, kw=3, stride=(1, 1), pads=(1, 1, 1, 1), dilation=(1, 1), groups=1,
+        x_shape=(1, 6, 6, 64), y_shape=(1, 6, 6, 200), weight=BINARY, activation=BINARY if "bits" in found.name else FLOAT32,
+    )  # fmt: skip
+    table = np.where(rng.random((200, 1)) < 0.5, [[-1, 1]], [[1, -1]]).astype(np.int8)
+    stored = Stored(rng.integers(0, 256, (np.prod(shape) // 8, 1)).astype(np.uint8), table.astype("f"), shape)
+    levels = Levels(stored, table)
+    schedule = found.schedule(spec, resolve("native"))
+    if isinstance(schedule, Refusal):
+        pytest.skip(schedule.reason)
+    monkeypatch.setattr(packing, "PART", 40 * 64 * 9)
+    np.testing.assert_array_equal(
+        packing.packed(found, spec, schedule, levels), found.pack(spec, schedule, np.asarray(levels))
+    )

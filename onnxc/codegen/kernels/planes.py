@@ -162,8 +162,11 @@ def table_shape(spec: KernelSpec) -> tuple[int, int, int]:
 
 def table(spec: KernelSpec, weights: np.ndarray) -> np.ndarray:
     """The constants to be added to multiplier * S: int64 (row classes, column classes, oc)."""
-    whole = np.asarray(weights).astype(np.int64)
-    sums = whole.sum(axis=1)  # oc, kh, kw
+    step = max(
+        1, (1 << 18) // (spec.kh * spec.kw * (spec.c // spec.groups))
+    )  # weights may be unpacked as they are read
+    parts = [np.asarray(weights[i : i + step]).sum(axis=1, dtype=np.int64) for i in range(0, len(weights), step)]
+    sums = np.concatenate(parts)  # oc, kh, kw
     total = sums.sum(axis=(1, 2))
     a = spec.activation
     depth = spec.kh * spec.kw * (spec.c // spec.groups)

@@ -432,7 +432,7 @@ class _Lowering:
             weights = form.weight
             if not few_bit and form.scale is not None:
                 weights = weights * form.scale.reshape(-1, 1, 1, 1).astype(weights.dtype)
-            self.cache[key] = self.constant(family.pack(form.spec, plan, weights))
+            self.cache[key] = self.constant(packing.packed(family, form.spec, plan, weights))
         tables = form.tables if few_bit and form.tables else family.tables(form.spec, plan, form.weight)
         return [self.cache[key], *(self.constant(array) for array in tables)]
 

@@ -12,10 +12,13 @@ import numpy as np
 
 from onnxc.codegen.kernels import planes
 from onnxc.codegen.kernels.family import Family
-from onnxc.codegen.kernels.spec import BINARY, Refusal, Schedule
+from onnxc.codegen.kernels.spec import BINARY, KernelSpec, Refusal, Schedule
 from onnxc.codegen.kernels.thresholds import thresholds
 from onnxc.codegen.match.fewbit import FewBit
 from onnxc.codegen.match.products import Match, Matches
+from onnxc.codegen.prepare.stored import Lazy
+
+PART = 1 << 17  # weights that are packed at once where they are unpacked for it
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,24 @@ class Choice:
     schedule: Schedule | None
     refusals: list[Refusal] = field(default_factory=list)
     packing: tuple | None = None
+
+
+def packed(family: Family, spec: KernelSpec, schedule: Schedule, weights) -> np.ndarray:
+    """`family.pack`, of weights that are unpacked as they are read some channels at a time: blocks of channels do not depend on
+    each other."""
+    each = spec.kh * spec.kw * spec.c
+    step = max(1, PART // (each * schedule.block)) * schedule.block
+    if not isinstance(weights, Lazy) or spec.groups > 1 or step >= spec.oc:
+        return family.pack(spec, schedule, np.asarray(weights) if isinstance(weights, Lazy) else weights)
+    parts, start = [], 0
+    while start < spec.oc:
+        end = spec.oc if spec.oc - start < step + schedule.block else start + step
+        part = family.pack(replace(spec, oc=end - start), schedule, weights[start:end])
+        if part.shape[:2] != (1, -(-(end - start) // schedule.block)):  # a layout of another kind
+            return family.pack(spec, schedule, np.asarray(weights))
+        parts.append(part)
+        start = end
+    return np.concatenate(parts, axis=1)
 
 
 def key(form: FewBit) -> tuple:

@@ -23,6 +23,7 @@ from onnxc.codegen.kernels import residual as residual_planes
 from onnxc.codegen.kernels.spec import BINARY, Encoding, KernelSpec, PackSpec, PoolSpec, Windows
 from onnxc.codegen.match.constants import Constants
 from onnxc.codegen.match.residual import Planes, Residuals
+from onnxc.codegen.prepare.stored import Levels, Stored
 from onnxc.codegen.tvm_api import tvm_modules
 
 MOST_WEIGHT_BITS = 4
@@ -289,6 +290,12 @@ def few_bit(weights: np.ndarray) -> tuple[Encoding, np.ndarray, np.ndarray] | No
     The integers of a channel have no common divisor, so the scale is the greatest possible. A channel of zeros has
     scale 0 and integers 1.
     """
+    if isinstance(weights, Stored) and len(weights.codebook) in (1, len(weights)):
+        part = _integers(weights.codebook)
+        encoding = None if part is None else _encoding(part[0])
+        if part is not None and encoding is not None:
+            return encoding, Levels(weights, part[0]), np.broadcast_to(part[1], (len(weights),))
+    weights = np.asarray(weights)
     rows = weights.reshape(len(weights), -1)
     if not rows.size or _distinct(rows[0]) > 1 << MOST_WEIGHT_BITS or _distinct(rows[-1]) > 1 << MOST_WEIGHT_BITS:
         return None

@@ -19,6 +19,7 @@ from onnxc.codegen.operators.narrow import is_narrow, pack, unpack
 from onnxc.codegen.operators.node import Node, Refused, held
 from onnxc.codegen.operators.table import convert
 from onnxc.codegen.prepare.record import StaticModel
+from onnxc.codegen.prepare.stored import Lazy
 from onnxc.codegen.tvm_api import tvm_modules
 from onnxc.ir.errors import Unsupported
 from onnxc.runtime.elements import stored
@@ -129,6 +130,8 @@ class _Import:
         if name not in self.arrays:
             array = self.static.constants[name]
             dtype = held(array.dtype.name)
+            if isinstance(array, Lazy):
+                return array
             self.arrays[name] = np.asarray(array if dtype == array.dtype.name else array.astype(dtype), order="C")
         return self.arrays[name]
 

@@ -141,9 +141,9 @@ def _idle_taps(node: onnx.NodeProto, shape: tuple[int, ...], constants: dict) ->
             return None  # nothing but padding is seen
         pads[d], pads[rank + d] = before - first * gap, after - (k - 1 - last) * gap
         kept.append(slice(first, last + 1))
-    small = weights[tuple(kept)]
-    if small.shape == weights.shape:
+    if all(one in (slice(None), slice(0, extent)) for one, extent in zip(kept, weights.shape, strict=True)):
         return None
+    small = weights[tuple(kept)]
     made = copy_of(node)
     made.input[1] = f"{node.output[0]}/taps"
     constants[made.input[1]] = np.ascontiguousarray(small)

@@ -19,6 +19,7 @@ from onnxc.codegen.prepare.fold import SMALL, copy_of, infer
 from onnxc.codegen.prepare.opening import opener
 from onnxc.codegen.prepare.record import StaticModel
 from onnxc.codegen.prepare.rewrite import rewrite
+from onnxc.codegen.prepare.stored import lookups
 from onnxc.codegen.prepare.walk import Walk, constant_of
 from onnxc.ir.errors import BadModel, BadOption, Unsupported
 from onnxc.ir.faults import ONNX_ERRORS, first_line
@@ -51,7 +52,9 @@ def make_static(
     A symbolic first dimension without a given shape becomes 1. Raises BadOption for a shape that does not fit and for
     other symbolic dimensions, Unsupported for what has no static form.
     """
+    model, stored = lookups(model, arrays or {})
     work, constants = _strip(_inline(model), arrays or {})
+    constants.update(stored)
     fixed = _fix_inputs(work, constants, dict(shapes or {}))
     walk = _walk(work, constants)
     constants, integers = walk.constants, walk.integers
