@@ -13,6 +13,7 @@ from onnxc.ir.errors import BadOption
 from onnxc.ir.lean import Lean
 from onnxc.ir.model import Model
 
+LARGE = 2048  # bytes
 Shapes = Mapping[str, tuple[int, ...]]
 Optimise = Callable[["onnx.ModelProto | Model", "Shapes | None"], "onnx.ModelProto | Model"]
 """(model, shapes of its inputs): the model that is compiled in its place, which computes the same."""
@@ -52,9 +53,23 @@ class Source:
         """`onnxc.ir.digest.digest` of `proto`."""
         if isinstance(self.given, onnx.ModelProto):
             return digest(self.given)
-        made = self.given.lean()
+        made = _lean(self.given)
         return digest(made.proto, made.arrays)
 
 
 def _lean(model: onnx.ModelProto | Model) -> Lean:
-    return Lean(model, {}) if isinstance(model, onnx.ModelProto) else model.lean()
+    """The model beside its large weights, those too that lie where a runtime does not take them as they are."""
+    if isinstance(model, onnx.ModelProto):
+        return Lean(model, {})
+    made = model.lean()
+    more = {
+        t.name: t.values
+        for t in model.constants().values()
+        if t.name not in made.arrays
+        and t.values.nbytes > LARGE
+        and t.values.dtype.kind in "biuf"
+        and t.values.dtype.isnative
+        and t.values.flags.c_contiguous
+        and type(t.values.dtype).__module__ == "numpy.dtypes"
+    }
+    return Lean(made.proto, {**made.arrays, **more})
