@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,14 +14,17 @@ def flash_bytes(objects: Iterable[Path]) -> int | None:
     """Bytes of code and constants in ELF objects, without what the C library adds; None where an object is no ELF."""
     total = 0
     for path in objects:
-        data = path.read_bytes()
-        if data[:4] != b"\x7fELF":
-            return None
-        total += _loaded(data)
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):  # it may hold all weights
+            if data[:4] != b"\x7fELF":
+                return None
+            total += _loaded(data)
     return total
 
 
-def _loaded(data: bytes) -> int:
+def _loaded(data: mmap.mmap) -> int:
     wide = data[4] == 2
     form = "<IIQQQQ" if wide else "<IIIIII"
     start = struct.unpack_from("<Q", data, 40)[0] if wide else struct.unpack_from("<I", data, 32)[0]
