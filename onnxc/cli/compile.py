@@ -184,8 +184,7 @@ def render(
         ]
         parts.append(draw(COLUMNS, rows, width, colour))
     if report.fallbacks:
-        text = ", ".join(f"{f['calls']} {f['function']}" for f in report.fallbacks)
-        parts.append(wrap(f"By the general schedule: {text}", width=width))
+        parts.append(wrap(general_line(report), width=width))
     if memories or report.target.startswith("cortex-m"):
         parts.append(memory_chart(report))
     sizes = (
@@ -206,6 +205,16 @@ def render(
         )
     )
     return "\n\n".join(parts)
+
+
+def general_line(report: CompileReport) -> str:
+    """What runs by the general schedule, the longest first, and its share of the predicted time."""
+    known = sum(k["cycles"] or 0 for k in report.kernels)
+    whole = known + sum(f.get("cycles", 0) for f in report.fallbacks)
+    rows = sorted(report.fallbacks, key=lambda f: -f.get("cycles", 0))
+    share = (whole - known) / whole if whole else 0.0
+    text = ", ".join(f"{f['calls']} {f['function']} ({f.get('cycles', 0) / max(whole, 1):.0%})" for f in rows)
+    return f"By the general schedule, {share:.0%} of the predicted time: {text}"
 
 
 def proof_line(proof: dict) -> str:

@@ -73,8 +73,12 @@ def lower_program(static: StaticModel, target: Target, threads: int, prefix: str
         module = finish(lowered.module, target, legal.rules(target))
     plan = make_plan(module["main"], static, lowered.arrays)
     count = Counter(function for function, _ in plan.calls)
-    fallbacks = [{"function": f, "calls": n} for f, n in sorted(count.items()) if not _ours(f)]
     bodies = _functions(module, plan, prefix, target, threads)
+    fallbacks = [
+        {"function": f, "calls": n, "cycles": n * generic.cycles(bodies[f"{prefix}_{f}"])}
+        for f, n in sorted(count.items())
+        if not _ours(f)
+    ]
     calls = {name: micro_of(body) for name, body in bodies.items()}
     micro = {name: call for name, call in calls.items() if call is not None}
     bodies = {name: body for name, body in bodies.items() if name not in micro}

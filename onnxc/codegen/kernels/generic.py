@@ -12,6 +12,7 @@ from math import prod
 from onnxc.codegen.kernels.tile import TURNS
 from onnxc.codegen.target import Target
 
+STORE = 2.0  # cycles of a store with what it stores
 WORTH_SHARING = 16_384  # turns of all loops: some microseconds, what it takes to share them
 
 
@@ -87,3 +88,34 @@ def _share(work, block, outer: list, threads: int) -> None:
         work.parallel(work.fuse(*outer[:count]) if count > 1 else outer[0])
     except s_tir.ScheduleError:
         return  # what one turn writes another reads: it keeps its order
+
+
+def cycles(function: object) -> float:
+    """Predicted cycles of a function: two for each store of a vector or an element, as often as the loops around it turn."""
+    from tvm import tirx
+
+    total = 0.0
+
+    def walk(stmt, turns: float) -> None:
+        nonlocal total
+        if isinstance(stmt, tirx.SeqStmt):
+            for part in stmt.seq:
+                walk(part, turns)
+        elif isinstance(stmt, tirx.For):
+            vectors = stmt.kind == tirx.ForKind.VECTORIZED
+            extent = int(stmt.extent) if isinstance(stmt.extent, tirx.IntImm) else 1
+            walk(stmt.body, turns if vectors else turns * extent)
+        elif isinstance(stmt, tirx.IfThenElse):  # as often one as the other
+            walk(stmt.then_case, turns if stmt.else_case is None else turns / 2)
+            if stmt.else_case is not None:
+                walk(stmt.else_case, turns / 2)
+        elif isinstance(stmt, tirx.BufferStore):
+            total += STORE * turns
+        else:
+            for name in ("body", "block"):
+                inner = getattr(stmt, name, None)
+                if inner is not None:
+                    walk(inner, turns)
+
+    walk(function.body, 1.0)  # type: ignore[attr-defined]
+    return total
