@@ -68,10 +68,12 @@ def render_outputs(outputs: Arrays, fed: str, *, width: int | None = None, colou
     """What came out, in figures: a row per output."""
     import numpy as np
 
+    from ..runtime.elements import BORROWED
+
     rows = []
     for name, a in outputs.items():
         figures = ["", "", ""]
-        if a.size and a.dtype.kind in "fiub":
+        if a.size and (a.dtype.kind in "fiub" or a.dtype.name in BORROWED):
             # NaN shows itself; float64 so that float16 sums do not overflow
             wide = a.astype(np.float64)
             figures = [f"{v:.6g}" for v in (wide.min(), wide.mean(), wide.max())]

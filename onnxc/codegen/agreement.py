@@ -4,8 +4,8 @@
 
 Types and shapes must be the same, NaN and infinities must stand in the same places. Floats may differ by 1e-4 of the largest
 value of their output, and by more than 1e-5 only as below; with float16 or bfloat16 inside by four roundings to that type
-(2e-3, 1.6e-2); integers of 8 bits and what is dequantised from such by one step, other integers not at all. Where more
-differs, ONNX Runtime is asked how much its own optimiser changes, inputs that differ by 1e-6 of their value or a rounding of
+(2e-3, 1.6e-2); integers of 8 bits and fewer, what is dequantised from such and float8 by one step, other integers not at all.
+Where more differs, ONNX Runtime is asked how much its own optimiser changes, inputs that differ by 1e-6 of their value or a rounding of
 their type, and float16 as float32, which is how a library computes it: a network that goes on from a rounding to a step may
 differ by twice the greatest of these.
 """
@@ -22,6 +22,7 @@ from onnxc.codegen import widened
 from onnxc.ir.errors import Unsupported, VerificationError
 from onnxc.runtime.data import open_data
 from onnxc.runtime.draw import random_feeds
+from onnxc.runtime.elements import BYTES, PACKED, step
 from onnxc.runtime.reference import Session
 from onnxc.runtime.specs import TensorSpec, input_specs
 
@@ -104,13 +105,18 @@ class Reference:
         if found.dtype != wanted.dtype or found.shape != wanted.shape:
             what = f"{found.dtype} {list(found.shape)} where ONNX Runtime has {wanted.dtype} {list(wanted.shape)}"
             return Mismatch(name, np.inf, 0, 1.0, np.inf, what)
-        if wanted.dtype.kind in "biu":
+        if _whole(wanted.dtype):
             distance = np.abs(found.astype(np.float64) - wanted.astype(np.float64))
             steps, allowed = int(distance.max(initial=0)), int(wanted.dtype.itemsize == 1 and wanted.dtype.kind != "b")
             differing = float(np.mean(distance > 0)) if distance.size else 0.0
             excess = 0.0 if steps <= allowed else np.inf
             return Mismatch(name, 0.0, steps, differing, excess, f"{steps} in {differing:.2%} of the integers")
         error, what = relative(found, wanted)
+        if wanted.dtype.name in BYTES and error < np.inf:
+            a, b = found.astype(np.float64), wanted.astype(np.float64)
+            further = (np.abs(a - b) > step(wanted))[np.isfinite(b)].any()
+            excess = np.inf if further else 0.0
+            return Mismatch(name, error, 0, 0.0, excess, f"{what}, in steps of {wanted.dtype}")
         largest = float(np.abs(np.where(np.isfinite(wanted), wanted, 0).astype(np.float64)).max(initial=0))
         allowed = max(self.tolerance, 1.01 * self.quanta.get(name, 0.0) / max(largest, 1e-30))
         return Mismatch(name, error, 0, 0.0, error / allowed, what)
@@ -148,21 +154,28 @@ def relative(found: np.ndarray, wanted: np.ndarray) -> tuple[float, str]:
 
 
 def _distance(found: np.ndarray, wanted: np.ndarray) -> float:
-    if wanted.dtype.kind in "biu":
+    if _whole(wanted.dtype):
         return float(np.abs(found.astype(np.float64) - wanted.astype(np.float64)).max(initial=0))
     error, _ = relative(found, wanted)
     return error if np.isfinite(error) else 0.0
+
+
+def _whole(dtype: np.dtype) -> bool:
+    """Whether a type holds integers or truth values."""
+    return dtype.kind in "biu" or dtype.name in PACKED
 
 
 def _nudge(feeds: Arrays) -> Arrays:
     rng = np.random.default_rng(1)
     made = {}
     for name, array in feeds.items():
-        if array.dtype.kind != "f":
+        if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
             made[name] = array
             continue
-        least = max(NUDGE, float(np.finfo(array.dtype).eps))  # less is rounded away
-        made[name] = (array * (1 + least * rng.choice([-1.0, 1.0], array.shape))).astype(array.dtype)
+        eps = 2.0**-7 if array.dtype.name == "bfloat16" else float(np.finfo(array.dtype).eps)
+        least = max(NUDGE, eps)  # less is rounded away
+        wide = array.astype(np.float64)
+        made[name] = (wide * (1 + least * rng.choice([-1.0, 1.0], array.shape))).astype(array.dtype)
     return made
 
 

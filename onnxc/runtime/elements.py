@@ -34,6 +34,20 @@ def dtype_of(name: str) -> np.dtype:
         raise BadModel(f"NumPy has no type {name} here", remedy="pip install ml_dtypes") from None
 
 
+def is_float(dtype: np.dtype) -> bool:
+    """Whether a type is one of the floats that NumPy has not by itself and that ONNX Runtime computes."""
+    return dtype.name == "bfloat16" or dtype.name in BYTES[:4]
+
+
+def step(array: np.ndarray) -> np.ndarray:
+    """float64, one step of an array's own `is_float` type at each of its numbers: what rounds next to a tie falls to either side."""
+    import ml_dtypes
+
+    info = ml_dtypes.finfo(array.dtype)
+    size = np.abs(array.astype(np.float64))
+    return np.maximum(float(info.eps) * np.where(np.isfinite(size), size, 0), float(info.smallest_subnormal))
+
+
 def stored(shape: tuple[int, ...], name: str) -> tuple[tuple[int, ...], str]:
     """The shape and the plain type of a tensor's bytes."""
     if name in PACKED:

@@ -21,6 +21,7 @@ import numpy as np
 from onnxc.ir import temporary
 from onnxc.ir.errors import Unsupported, VerificationError
 from onnxc.ir.lean import NOWHERE, Lean
+from onnxc.runtime.exchange import Exchange
 from onnxc.runtime.specs import check_feeds, input_specs
 from onnxc.runtime.wording import plain
 
@@ -75,10 +76,15 @@ class Session:
         extra, self._fixed = _split_requests(proto, outputs, beside)
         self._given = {name for name in outputs if name in self.inputs}
         self._computed = {*self.outputs, *extra}
+        self._exchange = Exchange(proto)
+        if self._exchange:
+            proto = _as_proto(model, load_external=True) if isinstance(model, str | Path) else proto
+            proto = _shallow(proto, proto.graph.initializer)
+            self._exchange.wrap(proto.graph, proto.opset_import)
 
         with temporary.folder(Path(tempfile.gettempdir()), "session") as folder:
             try:
-                as_it_is = isinstance(model, str | Path) and not extra
+                as_it_is = isinstance(model, str | Path) and not extra and not self._exchange
                 source = str(model) if as_it_is else _loadable(proto, extra, folder, bool(beside))
                 self._beside = _beside(beside, folder)  # has to live as long as the session
                 self._session = _started(
@@ -100,11 +106,12 @@ class Session:
         if unknown:
             raise VerificationError("no such output", tensor=unknown[0], expected=", ".join(sorted(self._computed)))
         try:
-            values = dict(zip(computed, self._outputs(computed, feeds))) if computed else {}
+            arrays = self._outputs(self._exchange.names(computed), self._exchange.given(feeds)) if computed else []
+            values = dict(zip(computed, self._exchange.taken(computed, arrays)))
         except _ort_errors() as error:
             raise _verification_error("the model fails in ONNX Runtime", error) from error
         except (RuntimeError, UnicodeDecodeError) as error:
-            # types that ONNX Runtime and NumPy do not share: float8, bfloat16, 4 bits, strings that are no UTF-8
+            # tensors inside of types that ONNX Runtime and NumPy do not share, strings that are no UTF-8
             text = str(error).strip().splitlines()[0]
             raise Unsupported(
                 f"ONNX Runtime cannot exchange this type with NumPy: {text}", remedy="use --check shapes"

@@ -263,3 +263,36 @@ def test_more_than_roundings_has_to_be_what_the_network_amplifies():
     right = reference.outputs[0]["y"]
     for factor, good in ((5e-6, True), (5e-5, False)):
         assert (reference.judge(0, {"y": right * np.float32(1 + factor)})[0].excess <= 1) is good
+
+
+NARROW = """<ir_version: 11, opset_import: ["": 25]>
+  g (bfloat16[N,8] b, float8e4m3fn[N,8] f, int4[N,8] i, uint2[N,8] u)
+    => (bfloat16[N,8] p, float8e4m3fn[N,8] q, int4[N,8] r, uint2[N,8] s) {
+    b1 = Cast<to=1>(b) b2 = Tanh(b1) p = Cast<to=16>(b2) f1 = Cast<to=1>(f) f2 = Mul(f1, b2) q = Cast<to=17>(f2)
+    i1 = Cast<to=6>(i) i2 = Neg(i1) r = Cast<to=22>(i2) u1 = Cast<to=2>(u) s = Cast<to=25>(u1) }"""
+
+
+def test_numbers_of_few_bits_are_compared_as_they_are(tmp_path):
+    """Inputs and outputs of types that ONNX Runtime does not exchange with NumPy; other codes than its own are found."""
+    model = parser.parse_model(NARROW)
+    report = compile_model(model, tmp_path / "out", name="net")
+    assert report.proof["samples"] == 1
+    kinds = {"b": "bfloat16", "f": "float8_e4m3fn", "i": "int4", "u": "uint2"}
+    reference = Reference(model, make_feeds(model, [[(name, (1, 8), kind) for name, kind in kinds.items()]], None))
+    wanted = reference.outputs[0]
+    assert [array.dtype.name for array in wanted.values()] == list(kinds.values())
+
+    def excess(name: str, change: int) -> float:
+        """With the code of the largest number changed."""
+        spoilt = wanted[name].copy()
+        at = int(np.abs(spoilt.astype("f")).argmax())
+        codes = spoilt.view(f"i{spoilt.dtype.itemsize}").reshape(-1)
+        codes[at] = codes[at] ^ change
+        return {one.tensor: one.excess for one in reference.judge(0, wanted | {name: spoilt})}[name]
+
+    assert excess("q", 1) <= 1 < excess("q", 4)
+    assert (
+        excess("q", int(wanted["q"].view("u1").reshape(-1)[np.abs(wanted["q"].astype("f")).argmax()]) ^ 0x7F) == np.inf
+    )
+    assert excess("p", 1) <= 1 < excess("p", 0x10)
+    assert excess("r", 1) <= 1 < excess("r", 2)

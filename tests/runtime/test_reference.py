@@ -252,3 +252,29 @@ def test_nothing_heavy_is_imported_before_a_session():
     code = "import sys, onnxc.runtime.reference; print('onnxruntime' in sys.modules, 'onnx' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8e4m3fn", "float8e5m2", "int4", "uint4", "int2"])
+def test_every_number_of_a_narrow_type_is_exchanged(name, tmp_path):
+    """Infinities, NaN and the signs of zeros too; from a path as from a model, and an output that is an input."""
+    from onnxc.runtime.elements import PACKED
+
+    proto = onnx.parser.parse_model(f"""<ir_version: 11, opset_import: ["": 25]>
+      g ({name}[N] x) => ({name}[N] y, {name}[N] x) {{ y = Identity(x) }}""")
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(proto.graph.input[0].type.tensor_type.elem_type)
+    if dtype.name in PACKED:
+        x = np.arange(-8, 8).astype(dtype)
+    elif name == "bfloat16":
+        x = (np.arange(1 << 10, dtype=np.uint16) << 6).view(dtype)
+    else:
+        x = np.arange(256, dtype=np.uint8).view(dtype)
+    onnx.save(proto, tmp_path / "net.onnx")
+    before = proto.SerializeToString()
+    for source in (proto, tmp_path / "net.onnx"):
+        found = Session(source).run({"x": x})
+        for array in found.values():
+            assert array.dtype == dtype
+            got, wanted = array.astype("d"), x.astype("d")
+            np.testing.assert_array_equal(got, wanted)
+            assert (np.signbit(got) == np.signbit(wanted))[~np.isnan(wanted)].all()
+    assert proto.SerializeToString() == before
