@@ -122,6 +122,33 @@ def test_bn_scale_reads_gamma_alone():
     np.testing.assert_allclose(rated[group.atom], np.abs(gamma), rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["l2", "fpgm", "lamp"])
+def test_criteria_of_filters_leave_readers_out_unless_asked(name):
+    model = chain()
+    w = next(n for n in model.nodes if n.name == "first").inputs[1].values.reshape(8, -1).astype(float)
+    energy = (w**2).sum(1)
+    want = {
+        "l2": np.sqrt(energy),
+        "fpgm": np.linalg.norm(w[:, None] - w[None], axis=2).sum(1),
+        "lamp": energy / [energy[energy >= e].sum() for e in energy],
+    }[name]
+    (group,), rated = rate(model, name, normalise="none")
+    np.testing.assert_allclose(rated[group.atom], want, rtol=1e-5)
+    second, least = model.nodes[-1], int(np.argmin(want))
+    read = second.inputs[1].values.copy()
+    read[:, least] *= 100
+    model.set_weight(second, 1, read)
+    for readers in (False, True):
+        small, _ = apply(make("prune", {"criterion": name, "readers": readers}), model)
+        kept = small.nodes[0].inputs[1].values.reshape(-1, w.shape[1])
+        assert np.any(np.all(kept == w[least].astype(np.float32), axis=1)) == readers
+
+
+def test_do_not_take_readers_where_no_criterion_asks():
+    with pytest.raises(BadOption, match="option readers goes with criterion l2, fpgm or lamp"):
+        make("prune", {"criterion": "l1", "readers": True})
+
+
 def test_do_not_take_bn_scale_after_fuse(resnet20_path):
     fused = run_passes(resnet20_path, "fuse", check="shapes").model
     with pytest.raises(Unsupported, match="prune before fuse"):

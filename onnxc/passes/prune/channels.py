@@ -52,7 +52,8 @@ class PruneChannels(Pass):
     budget of parameters, likewise. bytes: budget of stored bytes, likewise. criterion: how channels are rated; l1,
     l2, fpgm, lamp, bn_scale, redundancy and random read weights alone; activation, apoz, hessian, obs and
     reconstruction look at data (auto: reconstruction where the user gave data, l1 for groups that it cannot rate and
-    without data). reduce: how what a group cuts in several weights becomes one score (mean, sum, max, min).
+    without data). readers: rate by the weights that read a channel too, with l2, fpgm and lamp, which look at the
+    filter that makes it as in their papers. reduce: how what a group cuts in several weights becomes one score (mean, sum, max, min).
     normalise: what each weight's scores are divided by (mean, max, none; auto: what suits the criterion). recover:
     what repairs the layers behind a cut, without labels (none, bias, bn, lstsq, all; auto: lstsq where the user gave
     data, else none). steps: cut in so many steps, rated (and recovered) anew at each. samples: how many calibration
@@ -75,6 +76,7 @@ class PruneChannels(Pass):
     params: float | None = None
     bytes: float | None = None
     criterion: str = "auto"
+    readers: bool = False
     reduce: Literal["mean", "sum", "max", "min"] = "mean"
     normalise: Literal["auto", "mean", "max", "none"] = "auto"
     recover: Literal["auto", "none", "bias", "bn", "lstsq", "all"] = "auto"
@@ -111,6 +113,9 @@ class PruneChannels(Pass):
                             remedy="give one of them; ratio_by sets single layers beside a budget")  # fmt: skip
         if self.ratio == "auto" and self.budget is None:
             raise BadOption("ratio=auto needs a budget", pass_name=self.name, remedy="add macs=, params= or bytes=")
+        if self.readers and not (self.criterion != "auto" and lookup(self.criterion).filters):
+            raise BadOption("option readers goes with criterion l2, fpgm or lamp", pass_name=self.name,
+                            found=f"criterion={self.criterion}")  # fmt: skip
         if self.sensitivity and self.ratio != "auto":
             raise BadOption("option sensitivity goes with ratio=auto", pass_name=self.name)
         rates = self.criterion != "auto" and lookup(self.criterion).needs_data
@@ -192,7 +197,9 @@ class PruneChannels(Pass):
             for g in matching(found, pattern, "keep", self.name):
                 report.refuse(g.name, f"keep names it: {pattern}")
                 found = [x for x in found if x is not g]
-        scene = ScoringContext(model, analysis, found, ctx, self.samples, ctx.seed, self._scope == "outputs")
+        scene = ScoringContext(
+            model, analysis, found, ctx, self.samples, ctx.seed, self._scope == "outputs", self.readers
+        )
         rated = scores(scene, self._criterion, self.reduce, self.normalise)
         if self.criterion == "auto" and self._scope == "layer" and len(rated) < len(found):
             rated = scores(scene, "l1", self.reduce, self.normalise) | rated

@@ -69,6 +69,15 @@ def rate_members(
     return found
 
 
+def rate_filters(scene: ScoringContext, rate: Rate) -> dict[Atom, list[np.ndarray]]:
+    """The rates of the weights that make a group's channels; of those that read them where asked, or where no weight
+    makes them (an Add with a constant, say)."""
+    if scene.readers:
+        return rate_members(scene, rate)
+    made = rate_members(scene, rate, lambda m, weight: m.role == "makes")
+    return made if len(made) == len(scene.groups) else rate_members(scene, rate) | made
+
+
 def by_atom(rate: Rate, weight: np.ndarray, d: int, axis: Axis) -> dict[Atom, np.ndarray]:
     """The rates of axis `d` of `weight`, added up for every atom of `axis`."""
     parts: dict[Atom, np.ndarray] = {}
@@ -87,25 +96,26 @@ def l1(scene: ScoringContext) -> Ratings:
     return rate_members(scene, magnitudes)
 
 
-@criterion("l2")
+@criterion("l2", filters=True)
 def l2(scene: ScoringContext) -> Ratings:
-    """sqrt(sum w²) over all weights of a channel (He et al., Soft Filter Pruning, 2018)."""
-    return {a: [np.sqrt(w) for w in ws] for a, ws in rate_members(scene, squares).items()}
+    """sqrt(sum w²) over the filter that makes a channel (He et al., Soft Filter Pruning, 2018, equation 2)."""
+    return {a: [np.sqrt(w) for w in ws] for a, ws in rate_filters(scene, squares).items()}
 
 
-@criterion("fpgm")
+@criterion("fpgm", filters=True)
 def fpgm(scene: ScoringContext) -> Ratings:
-    """sum_j ||w_i - w_j||: what lies near the geometric median can be replaced by others (He et al., FPGM, 2019)."""
-    return rate_members(scene, distances)
+    """sum_j ||w_i - w_j|| over a layer's filters: what lies near their geometric median can be replaced by others (He
+    et al., FPGM, 2019, equation 4)."""
+    return rate_filters(scene, distances)
 
 
-@criterion("lamp", normalise="none")
+@criterion("lamp", normalise="none", filters=True)
 def lamp(scene: ScoringContext) -> Ratings:
-    """w_i² / sum of w_j² over all j with w_j² >= w_i², for whole channels (Lee et al., LAMP, 2021).
+    """w_i² / sum of w_j² over all j with w_j² >= w_i², for whole filters (Lee et al., LAMP, 2021, equation 4).
 
     The largest channel of every weight scores 1, so that no layer is ever emptied by a global threshold.
     """
-    return {a: [_lamp(w) for w in ws] for a, ws in rate_members(scene, squares).items()}
+    return {a: [_lamp(w) for w in ws] for a, ws in rate_filters(scene, squares).items()}
 
 
 def _lamp(energy: np.ndarray) -> np.ndarray:

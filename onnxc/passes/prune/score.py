@@ -24,7 +24,8 @@ Ratings = Mapping[Atom, list[np.ndarray]]
 @dataclass
 class ScoringContext:
     """What a criterion may look at. samples: how many calibration samples at most; seed: of `random`; outputs:
-    rate by what the model's outputs feel, where a criterion can."""
+    rate by what the model's outputs feel, where a criterion can; readers: rate the weights that read a channel too, in
+    criteria whose papers look at the filters that make it."""
 
     model: Model
     analysis: Analysis
@@ -33,6 +34,7 @@ class ScoringContext:
     samples: int = 512
     seed: int = 0
     outputs: bool = False
+    readers: bool = False
     cache: dict = field(default_factory=dict)
 
     def data(self, criterion: str) -> Context:
@@ -51,12 +53,14 @@ class Criterion:
 
     normalise: what suits its ratings. needs_data: whether it looks at activations.
     merges: whether kept channels take over what removed ones gave (`onnxc.passes.prune.redundancy`).
+    filters: whether it rates the weights that make a channel, and those that read it only where asked.
     """
 
     rate: Callable[[ScoringContext], Ratings]
     normalise: str = "mean"
     needs_data: bool = False
     merges: bool = False
+    filters: bool = False
     lacks: str = "no stored weight makes or reads its channels"
 
 
