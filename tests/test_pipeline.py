@@ -464,6 +464,17 @@ def test_a_name_that_stands_twice_is_told():
     assert [r.split(" stands twice")[0] for r in done.report.remarks] == ["initialiser w", "output y"]
 
 
+def test_a_constant_takes_the_place_of_an_initialiser_of_its_name():
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N,2] x) => (float[N,2] y) <float[2] w = {1.0, 2.0}> { w = Constant<value = float[2] {3.0, 4.0}>() y = Mul(x, w) }""")
+    done = onnxc.run_passes(proto, "clean", data={"x": np.ones((2, 2), np.float32)})
+    assert done.model.constants()["w"].values.tolist() == [3, 4]
+    assert done.report.remarks == ["initialiser w has the name of a Constant, which holds, as in ONNX Runtime"]
+    proto.graph.node[0].CopyFrom(onnx.helper.make_node("Identity", ["x"], ["w"]))
+    with pytest.raises(BadModel, match="two nodes make this tensor"):
+        onnxc.load(proto)
+
+
 def test_where_inference_alone_objects_running_overrules(monkeypatch):
     def objects(analysis, info):
         if info.name == "h":

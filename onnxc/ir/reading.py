@@ -39,6 +39,9 @@ def from_proto(proto: onnx.ModelProto, beside: Beside) -> Model:
         if init.name in tensors:
             remarks.append(f"initialiser {line(init.name)} stands twice: the last one holds, as in ONNX Runtime")
         tensors[init.name] = gs.Constant(init.name, to_array(init, beside))
+    for name in sorted(_made_again(graph) & tensors.keys()):
+        remarks.append(f"initialiser {line(name)} has the name of a Constant, which holds, as in ONNX Runtime")
+        del tensors[name]
     for sparse in graph.sparse_initializer:
         if not sparse.values.name or sparse.values.name in tensors:
             raise BadModel("a sparse initialiser has no name or stands twice", tensor=sparse.values.name or "''")
@@ -95,6 +98,12 @@ def from_proto(proto: onnx.ModelProto, beside: Beside) -> Model:
     _name_nodes(model)
     qonnx.attach(model)
     return model
+
+
+def _made_again(graph: onnx.GraphProto) -> set[str]:
+    """What Constant nodes make; an input stays one, and what makes it too is refused."""
+    made = {name for n in graph.node if n.op_type == "Constant" and n.domain in ("", "ai.onnx") for name in n.output}
+    return made - {info.name for info in graph.input}
 
 
 def _bound_calls(graph: onnx.GraphProto, functions: list[onnx.FunctionProto]) -> None:
