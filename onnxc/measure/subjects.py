@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..ir.errors import BadOption
+from ..ir.errors import BadModel, BadOption, VerificationError
 from ..runtime.feeding import Wishes
 
 if TYPE_CHECKING:
@@ -82,16 +82,28 @@ def open_subject(path: str, threads: int = 1, remote: str | None = None) -> Subj
     model = load(path)
     sound(model)
     proto = model.to_proto()
-    session = Session(proto, threads=threads)
+    try:
+        session = Session(proto, threads=threads)
+    except VerificationError as e:
+        raise _as_given(e)
     return Subject(path, session.inputs, session.run, False, proto=proto)
+
+
+def _as_given(e: VerificationError) -> VerificationError:
+    """A model that ONNX Runtime refuses as it was given is bad input."""
+    e.exit_status = BadModel.exit_status
+    return e
 
 
 def run_once(path: str, wishes: Wishes, remote: str | None = None) -> tuple[Arrays, str]:
     """The outputs for the inputs that `wishes` gives, or for seeded random ones where it gives none; and a word on what was fed."""
     subject = open_subject(path, remote=remote)
     _known(wishes, [subject])
-    feeds, told = _feeds(subject, wishes)
-    return subject.run(feeds), told
+    try:
+        feeds, told = _feeds(subject, wishes)
+        return subject.run(feeds), told
+    except VerificationError as e:
+        raise e if subject.compiled else _as_given(e)
 
 
 def bench(

@@ -121,6 +121,21 @@ def test_a_model_whose_dimensions_disagree_is_bad_input(command, tmp_path):
     assert "the model as given is not sound" in said
 
 
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("float16[2,2] x) => (float16[] y) { y = Det(x)", "does not take"),
+        ("float[2] x, int64[1] i) => (float[1] y) { y = Reshape(x, i)", "fails in ONNX Runtime"),
+    ],
+)
+def test_a_model_that_onnx_runtime_refuses_is_bad_input(command, tmp_path, text, said):
+    onnx.save(parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g ({text} }}'), tmp_path / "net.onnx")
+    np.save(tmp_path / "i.npy", np.array([3]))
+    given = ["--input", f"i={tmp_path / 'i.npy'}"] if "Reshape" in text else []
+    ended = command("run", tmp_path / "net.onnx", *given)
+    assert ended.status == 2 and said in ended.error()
+
+
 def test_an_unwritable_out_leaves_nothing_behind(command, model_path, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
