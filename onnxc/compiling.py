@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 
 import onnx
@@ -48,6 +49,14 @@ def compile(model, out: str | os.PathLike | None = None, **options):
         logits = library(image=batch)["logits"]
 
     The model goes through clean and fuse first, for each set of shapes. Options and errors are those of
-    `onnxc.codegen.compile`: name, target, shapes, threads, weights, check, data.
+    `onnxc.codegen.compile`: name, target, shapes, threads, weights, check, data. Warns of what the model's file holds twice, and
+    where both passes refused the model and it was compiled as it came.
     """
-    return library.compile(model, out, optimise=optimiser(options.get("check", "data")), **options)
+    source = model if isinstance(model, Model) else load(model)
+    notes: dict[str, None] = dict.fromkeys(source.remarks)
+    made = library.compile(
+        source, out, optimise=optimiser(options.get("check", "data"), note=notes.setdefault), **options
+    )
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return made

@@ -98,7 +98,7 @@ def compile_(
     loaded = load(model)
     sound(loaded)
     chosen = settled(loaded, shapes, data=data, seed=seed)
-    notes: dict[str, None] = {}
+    notes: dict[str, None] = dict.fromkeys(loaded.remarks)
     with bar(1) as step:
         done = compile_model(
             loaded,

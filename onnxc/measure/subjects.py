@@ -85,14 +85,9 @@ def open_subject(path: str, threads: int = 1, remote: str | None = None) -> Subj
     try:
         session = Session(proto, threads=threads)
     except VerificationError as e:
-        raise _as_given(e)
+        e.exit_status = BadModel.exit_status  # a model as it was given
+        raise
     return Subject(path, session.inputs, session.run, False, proto=proto)
-
-
-def _as_given(e: VerificationError) -> VerificationError:
-    """A model that ONNX Runtime refuses as it was given is bad input."""
-    e.exit_status = BadModel.exit_status
-    return e
 
 
 def run_once(path: str, wishes: Wishes, remote: str | None = None) -> tuple[Arrays, str]:
@@ -103,7 +98,9 @@ def run_once(path: str, wishes: Wishes, remote: str | None = None) -> tuple[Arra
         feeds, told = _feeds(subject, wishes)
         return subject.run(feeds), told
     except VerificationError as e:
-        raise e if subject.compiled else _as_given(e)
+        if not subject.compiled:
+            e.exit_status = BadModel.exit_status
+        raise
 
 
 def bench(

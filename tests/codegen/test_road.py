@@ -66,6 +66,11 @@ def test_what_the_passes_refuse_is_compiled_as_it_came(shaped, monkeypatch):
     notes: list[str] = []
     assert optimiser("shapes", 0, notes.append)(shaped, {"x": (1, 4, 6, 8)}) is shaped
     assert "without clean,fuse: no such luck" in notes[0]
+    with pytest.warns(UserWarning, match="without clean,fuse: no such luck"):
+        onnxc.compile(onnx.parser.parse_model(TINY), check="shapes")
+
+
+TINY = """<ir_version: 8, opset_import: ["" : 17]> g (float[1,4] x) => (float[1,4] y) { y = Relu(x) }"""
 
 
 def test_the_digest_of_a_model_with_its_weights_beside_it_is_that_of_the_whole(shaped):
