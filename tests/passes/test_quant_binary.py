@@ -51,8 +51,8 @@ def layers(draw):
         "dilation": draw(st.integers(1, 2)), "pads": draw(st.lists(st.integers(0, 2), min_size=4, max_size=4)),
         "positive": draw(st.booleans()), "bias": draw(st.booleans()), "seed": draw(st.integers(0, 1 << 16)),
         "weights": draw(st.sampled_from(["bwn", "ternary", "proximal", "hashing", "residual", "admm", "none"])),
-        "how": draw(st.sampled_from([("sign", 1), ("horq", 1), ("horq", 3), ("uniform", 2), ("hwgq", 2), ("none", 1)])),
-        "dynamic": draw(st.booleans()),
+        "how": draw(st.sampled_from([("sign", 1), ("horq", 1), ("horq", 3), ("horq", 6), ("uniform", 2), ("hwgq", 2), ("none", 1)])),
+        "sparsity": draw(st.sampled_from([None, 0.5, 0.75])), "dynamic": draw(st.booleans()),
     }  # fmt: skip
 
 
@@ -80,6 +80,14 @@ def by_hand(done, x: np.ndarray) -> np.ndarray:
         out = node.outputs[0].name
         if node.op == "Sub":
             made[out] = got[0] - got[1]
+        elif node.op == "Add":
+            made[out] = got[0] + got[1]
+        elif node.op == "Mul":
+            made[out] = got[0] * got[1]
+        elif node.op == "Max":
+            made[out] = np.maximum(*got)
+        elif node.op in ("Greater", "Cast"):
+            made[out] = got[0] > got[1] if node.op == "Greater" else got[0].astype(np.float32)
         elif node.op == "Pad":
             n = len(got[1]) // 2
             made[out] = np.pad(got[0], list(zip(got[1][:n], got[1][n:], strict=True)), constant_values=got[2])
@@ -108,6 +116,7 @@ def test_any_convolution_equals_itself_by_hand(c):
         "inputs": inputs,
         "bits": bits,
         "dynamic": inputs == "horq" and c["dynamic"],
+        "sparsity": c["sparsity"] if inputs == "hwgq" else None,
         **ALL,
     }
     done, report = binarised(model, {"x": x}, **options)
@@ -289,6 +298,21 @@ def test_scales_are_the_best_of_their_kind():
     assert np.isclose(best_scale(np.maximum(x, 0), 0, 3), half, rtol=0.05)
 
 
+def test_half_zeros_are_the_published_grid():
+    """The steps of Cai 2017, section 4.2: 0.538 deviations at 2 bits; all that is positive becomes at least one."""
+    assert half_gaussian(3, 0.0) == pytest.approx(0.538, abs=2e-3)
+    x = np.maximum(np.random.default_rng(0).normal(size=(2000, 20)), 0).astype(np.float32)
+    text = HEAD + " g (float[N,20] x) => (float[N,20] y) { y = MatMul(x, w) }"
+    model = model_of(text, w=np.eye(20, dtype=np.float32))  # ternary weights are the same: y is the codes
+    for kind, sparsity, step in (("hwgq", 0.5, 0.538), ("two_step", 0.75, 0.787)):
+        options = {"inputs": kind, "bits": 2, "sparsity": sparsity, "weights": "ternary", "correct": False, **ALL}
+        got = run(binarised(model, {"x": x}, **options)[0], {"x": x})["y"]
+        scale = got[got > 0].min()
+        assert scale == pytest.approx(step, rel=0.05) and (got == 0).mean() == pytest.approx(sparsity, abs=0.02)
+        levels = np.clip(np.maximum(np.rint(x / scale), 1), 0, 3) * (x > x[got == 0].max()) * scale
+        assert np.allclose(got, levels, atol=1e-5)
+
+
 def test_what_is_never_negative_is_unsigned_or_centred():
     x = np.abs(np.random.default_rng(0).normal(size=1000))
     assert calibrate("uniform", 2, False, x, None).low == 0 and calibrate("uniform", 2, False, -x, None).low == -2
@@ -316,7 +340,9 @@ def test_few_bits_keep_a_trained_network_within_a_point():
 @pytest.mark.parametrize(
     "options, said",
     [
-        ({"inputs": "horq", "bits": 5}, "1 to 4"),
+        ({"inputs": "horq", "bits": 9}, "1 to 8"),
+        ({"inputs": "uniform", "sparsity": 0.5}, "needs inputs=hwgq or two_step"),
+        ({"inputs": "hwgq", "sparsity": 0.4}, "0.5 to 0.99"),
         ({"weights": "admm", "weight_bits": 4}, "one of 2, 3"),
         ({"weights": "none", "inputs": "none"}, "neither"),
         ({"dynamic": True}, "needs inputs=horq"),

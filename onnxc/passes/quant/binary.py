@@ -40,7 +40,9 @@ class QuantBinary(Pass):
     weights: bwn (sign and mean magnitude), ternary, proximal (sign and magnitude by curvature); near the outputs:
     hashing (one bit), residual (several planes), admm (levels 0, 1, 2, 4); or none. weight_bits: planes of residual; 2
     or 3 for admm. inputs: sign, xnor (sign with the K map), horq (residual planes), hwgq, uniform, two_step (uniform;
-    all inputs first, then the weights), or none. bits: of the inputs; planes of horq. dynamic: scales of horq measured
+    all inputs first, then the weights), or none. bits: of the inputs; planes of horq. sparsity: with hwgq or
+    two_step, the share of a Gaussian's values that become 0, all above them being at least one step: 0.5 is the grid of
+    Cai's HWGQ (0.538 deviations at 2 bits), 0.75 Wang's sparse codes; else each takes the nearest level. dynamic: scales of horq measured
     on each sample. centre: subtract the mean ahead of signs: where inputs are never negative (auto), always, or never.
     first: whether the first product takes part. last: whether the last does. depthwise: whether depthwise convolutions
     do. pointwise: whether 1x1 convolutions do. bear: the SNR in dB that the outputs must keep when one layer alone is
@@ -52,6 +54,7 @@ class QuantBinary(Pass):
     weight_bits: int = 2
     inputs: Literal["sign", "xnor", "horq", "hwgq", "uniform", "two_step", "none"] = "sign"
     bits: int = 2
+    sparsity: float | None = None
     dynamic: bool = False
     centre: Literal["auto", "always", "never"] = "auto"
     first: bool = False
@@ -67,8 +70,11 @@ class QuantBinary(Pass):
     needs_data = True
 
     def __post_init__(self) -> None:
-        most = 4 if self.inputs == "horq" else 8
-        self.within("bits", 1 <= self.bits <= most, f"1 to {most}")
+        self.within("bits", 1 <= self.bits <= 8, "1 to 8")
+        self.within("sparsity", self.sparsity is None or 0.5 <= self.sparsity <= 0.99, "0.5 to 0.99")
+        if self.sparsity is not None and self.inputs not in ("hwgq", "two_step"):
+            raise BadOption("option sparsity needs inputs=hwgq or two_step", pass_name=self.name,
+                            found=f"inputs={self.inputs}")  # fmt: skip
         allowed = {"residual": range(1, 5), "admm": (2, 3)}.get(self.weights, range(1, 9))
         self.within("weight_bits", self.weight_bits in allowed, f"one of {', '.join(map(str, allowed))}")
         if self.weights == "none" and self.inputs == "none":
@@ -199,7 +205,8 @@ class QuantBinary(Pass):
         if self.inputs == "none":
             return Quantiser("none"), inserter.insert(done, Quantiser("none"), None)
         centred = {"auto": None, "always": True, "never": False}[self.centre]
-        q = calibrate(self.inputs, self.bits, self.dynamic, twins.values(done.node.inputs[0].name), centred)
+        seen = twins.values(done.node.inputs[0].name)
+        q = calibrate(self.inputs, self.bits, self.dynamic, seen, centred, self.sparsity)
         return q, inserter.insert(done, q, _pads(layer, analysis) if layer.is_conv else None)
 
     def _weights(

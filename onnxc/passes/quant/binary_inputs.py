@@ -8,6 +8,14 @@ With c the centre (0 where the input has both signs), s a scale or scales, all o
     uniform   x ~ Quantize(x, s, low, high), the scale of least squared error on what was seen
     hwgq      x ~ Quantize(x, s, 0, high), the scale that is best for half a Gaussian of the same power (Cai 2017)
 
+hwgq and two_step may be sparse: what is at most t becomes 0, all above it at least one step, with t the quantile of the
+Gaussian that `sparsity` names and the step that is best for what is above. A half is the published grid of HWGQ (t = 0;
+steps of 0.538 deviations at 2 bits), more are the sparse codes of two-step quantisation (Wang 2018):
+
+    x ~ Quantize([x > t] max(x, s), s, 0, high)
+
+More planes of horq than the function takes are those of one call and, of what it leaves, those of another.
+
 What would be padding of a Conv is padded first, with zeros or with what zero becomes, by a Pad of its own: so +-1 data
 are padded with +-1. Zero is a level of the uniform ones, and their Conv pads by itself.
 """
@@ -15,6 +23,7 @@ are padded with +-1. Zero is a level of the uniform ones, and their Conv pads by
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -31,13 +40,17 @@ SEEN = 1 << 13
 
 @dataclass(frozen=True)
 class Quantiser:
-    """kind: one of KINDS ("two_step" is uniform). scales: [order] of horq, [1] else. low, high: of the uniform kinds."""
+    """kind: one of KINDS ("two_step" is uniform). scales: [order] of horq, [1] else. low, high: of the uniform kinds.
+
+    above: of the sparse ones, the greatest input that becomes 0; None where the nearest level is taken.
+    """
 
     kind: str
     centre: float = 0.0
     scales: tuple[float, ...] = (1.0,)
     low: float = 0.0
     high: float = 0.0
+    above: float | None = None
 
     @property
     def gain(self) -> float:
@@ -49,16 +62,27 @@ class Quantiser:
             return f"input by {self.kind}"
         if self.kind.startswith("horq"):
             return f"input by {len(self.scales)} planes{' measured' if self.kind == 'horq dynamic' else ''}"
-        return f"input {self.low:g} .. {self.high:g} times {self.scales[0]:.4g}"
+        sparse = "" if self.above is None else f", 0 up to {self.above:.4g}"
+        return f"input {self.low:g} .. {self.high:g} times {self.scales[0]:.4g}{sparse}"
 
 
-def calibrate(kind: str, bits: int, dynamic: bool, x: np.ndarray, centred: bool | None) -> Quantiser:
-    """The quantiser for a tensor of which the values `x` were seen. centred: None to centre what is never negative."""
+def calibrate(
+    kind: str, bits: int, dynamic: bool, x: np.ndarray, centred: bool | None, sparsity: float | None = None
+) -> Quantiser:
+    """The quantiser for a tensor of which the values `x` were seen. centred: None to centre what is never negative.
+
+    sparsity: share of a Gaussian, 0.5 to 1, that hwgq and two_step make 0 in what is never negative.
+    """
     x = x.ravel().astype(np.float64)
     least = float(x.min(initial=0))
     if kind in ("uniform", "two_step", "hwgq"):
         low = 0.0 if least >= 0 else -(2.0 ** (bits - 1))
         high = 2.0**bits - 1 if least >= 0 else 2.0 ** (bits - 1) - 1
+        if sparsity is not None and least >= 0:
+            deviation = max(float(np.sqrt(2 * (x * x).mean())), 1e-12)
+            above = NormalDist().inv_cdf(sparsity)
+            step = half_gaussian(int(high), above)
+            return Quantiser(kind, 0.0, (deviation * step,), 0.0, high, deviation * above)
         if kind == "hwgq" and least >= 0:
             scale = float(np.sqrt(2 * (x * x).mean())) * half_gaussian(int(high))
         else:
@@ -121,12 +145,15 @@ def best_scale(x: np.ndarray, low: float, high: float, steps: int = 60) -> float
     return float(min(coarse * np.linspace(0.9, 1.1, 21), key=error))
 
 
-def half_gaussian(levels: int) -> float:
-    """The step of the uniform quantiser 0 .. levels that is best for max(0, z), z normal: by quadrature."""
-    z = np.linspace(0, 6, 6001)
+def half_gaussian(levels: int, above: float | None = None) -> float:
+    """The step of the uniform quantiser 0 .. levels that is best for max(0, z), z normal: by quadrature.
+
+    above: what is greater becomes at least one step, the rest 0, and only the former counts; None: the nearest level.
+    """
+    z = np.linspace(0 if above is None else above, 6, 6001)
     weight = np.exp(-z * z / 2)
-    steps = np.linspace(0.02, 2.0, 400)
-    level = np.clip(np.rint(z[None] / steps[:, None]), 0, levels) * steps[:, None]
+    steps = np.linspace(0.02, 2.0, 400 if above is None else 1981)
+    level = np.clip(np.rint(z[None] / steps[:, None]), 0 if above is None else 1, levels) * steps[:, None]
     return float(steps[np.argmin((((level - z) ** 2) * weight).sum(1))])
 
 
@@ -149,7 +176,7 @@ class Inserter:
             return home
         if q.kind in ("uniform", "two_step", "hwgq"):
             bounds = [np.float32(v) for v in (q.scales[0], q.low, q.high)]
-            node.inputs[0] = self._once(x, q, (), lambda: self._call("Quantize", x, bounds))
+            node.inputs[0] = self._once(x, q, (), lambda: self._call("Quantize", self._sparse(x, q), bounds))
             return home
         if q.kind == "sign":
             bits = self._once(x, q, (), lambda: self._call("Binarize", self._moved(x, q), []))
@@ -160,9 +187,7 @@ class Inserter:
             if q.kind == "xnor":
                 home = self._xnor(layer, self._moved(outer, q))
             else:
-                name = "DynamicResidualBinarize" if q.kind == "horq dynamic" else "ResidualBinarize"
-                scales = np.array(q.scales, np.float32)
-                node.inputs[0] = self._once(outer, q, (), lambda: self._call(name, self._moved(outer, q), [scales]))
+                node.inputs[0] = self._once(outer, q, (), lambda: self._planes(self._moved(outer, q), q))
         if padded:
             node.attrs["pads"] = [0] * len(pads)
             node.attrs.pop("auto_pad", None)
@@ -178,6 +203,32 @@ class Inserter:
         return functions.call(
             self.model, name, [x, *rest], stem=f"{x.name}_{name.lower()}", before=self._at(x)
         ).outputs[0]
+
+    def _planes(self, x: Tensor, q: Quantiser) -> gs.Variable:
+        """The sum of all planes; those past the function's order are planes of what the first call leaves."""
+        name = "DynamicResidualBinarize" if q.kind == "horq dynamic" else "ResidualBinarize"
+        scales, most = np.array(q.scales, np.float32), quantisers.MAX_ORDER
+        made = self._call(name, x, [scales[:most]])
+        if len(scales) == len(scales[:most]):
+            return made
+        return self._node("Add", made, self._call(name, self._node("Sub", x, made), [scales[most:]]))
+
+    def _sparse(self, x: Tensor, q: Quantiser) -> Tensor:
+        """[x > above] max(x, scale), which rounds to at least one step where it is not zero."""
+        if q.above is None:
+            return x
+        over = self._node("Greater", x, self.model.constant(f"{x.name}_above", np.float32(q.above)))
+        over = self.model.node("Cast", [over], attrs={"to": 1}, before=self._at(over)).outputs[0]
+        raised = self._node("Max", x, self.model.constant(f"{x.name}_step", np.float32(q.scales[0])))
+        return self._node("Mul", raised, over)
+
+    def _node(self, op: str, *inputs: Tensor) -> gs.Variable:
+        """A node behind the makers of all that it reads."""
+        made = [t for t in inputs if t.inputs]
+        last = max(
+            made, key=lambda t: next(i for i, n in enumerate(self.model.nodes) if n is t.inputs[0]), default=inputs[0]
+        )
+        return self.model.node(op, list(inputs), before=self._at(last)).outputs[0]
 
     def _moved(self, x: Tensor, q: Quantiser) -> Tensor:
         if q.centre == 0.0:
