@@ -76,7 +76,8 @@ def reattach(raised: Model, model: Model) -> Model:
         t.values = read_only(t.values)
     for now, before in ((raised.inputs, model.inputs), (raised.outputs, model.outputs)):
         for t, old in zip(now, before, strict=True):  # the converter gives unknown extents a name
-            t.dtype, t.shape = old.dtype, old.shape
+            if not isinstance(t, gs.Constant):  # an initialiser that is an output says both itself
+                t.dtype, t.shape = old.dtype, old.shape
     return raised
 
 

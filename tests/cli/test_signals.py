@@ -16,8 +16,18 @@ from onnxc.cli import signals
 from onnxc.ir import external, temporary
 from tests.cli.test_errors import ROOT
 
+DEFAULTS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
 POINTS = int(os.environ.get("ONNXC_KILL_POINTS", "3"))
 """At how many random points a command is ended, for each command and signal; 34 make 200 in all."""
+
+
+@pytest.fixture(autouse=True)
+def none_is_ignored():
+    """A suite that is started in the background ignores these, and so would all that it starts."""
+    old = {n: signal.signal(n, default) for n, default in DEFAULTS.items()}
+    yield
+    for n, handler in old.items():
+        signal.signal(n, handler)
 
 
 def start(*argv, **options) -> subprocess.Popen:
