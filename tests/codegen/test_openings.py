@@ -111,6 +111,16 @@ CASES = {
     "MatMulNBits": [([f(2, 3, 44), packed, f(18), u(6 * 2)], 1, {"K": 44, "N": 6, "bits": 4, "block_size": 16}),
                     ([f(5, 48), packed, f(18)], 1, {"K": 48, "N": 6, "bits": 4, "block_size": 16})],
     "DynamicQuantizeMatMul": [([f(4, 8), i8(8, 5), f(5), np.zeros(5, "i1"), f(5)], 1, {})],
+    "DynamicQuantizeLSTM": [
+        ([f(4, 2, 5), i8(1, 5, 12), i8(1, 3, 12), None, None, None, None, None,
+          scale([0.01]), zero([0], "i1"), scale([0.01]), zero([0], "i1")], 3, {"hidden_size": 3}),
+        ([f(4, 2, 5), i8(2, 5, 12), i8(2, 3, 12), f(2, 24), np.full(2, 4, "i4"), f(2, 2, 3), f(2, 2, 3), f(2, 9),
+          np.abs(f(2, 12)) / 50, zero(np.zeros((2, 12)), "i1"), np.abs(f(2, 12)) / 50, zero(np.zeros((2, 12)), "i1")], 3,
+         {"hidden_size": 3, "direction": "bidirectional", "clip": 1.5}),
+        ([f(4, 2, 5), u(1, 5, 12), u(1, 3, 12), f(1, 24), None, None, None, None,
+          np.abs(f(1, 12)) / 50, zero(np.full((1, 12), 128)), np.abs(f(1, 12)) / 50, zero(np.full((1, 12), 128))], 3,
+         {"hidden_size": 3, "direction": "reverse", "input_forget": 1, "activations": ["Sigmoid", "Relu", "Tanh"]}),
+    ],
     "MatMulIntegerToFloat": [([u(4, 8), i8(8, 5), scale(0.1), f(5), zero(9), np.zeros(5, "i1"), f(5)], 1, {})],
     "QLinearAdd": [([*X, *Y, *Q], 1, {})],
     "QLinearMul": [([*X, *Y, *Q], 1, {})],
@@ -146,7 +156,7 @@ CASES = {
     "ExpandDims": [([f(2, 3), np.array(1, "i4")], 1, {})],
     "Trilu": [([f(3, 4), np.array(1, "i8")], 1, {"upper": 0})],
 }  # fmt: skip
-CONSTANT = {"MatMulNBits": (1, 2, 3), "ExpandDims": (1,), "Trilu": (1,)}
+CONSTANT = {"MatMulNBits": (1, 2, 3), "DynamicQuantizeLSTM": (1, 2, 4, 8, 9, 10, 11), "ExpandDims": (1,), "Trilu": (1,)}
 
 
 @pytest.mark.parametrize("op", CASES)
@@ -163,6 +173,13 @@ def test_operators_of_onnx_runtime_in_standard_ones(op):
                 assert np.mean(found[name] != array) < 0.03
             else:
                 assert np.abs(found[name] - array).max() <= 2e-5 * np.abs(array).max()
+
+
+def test_a_quantised_lstm_is_refused_where_lengths_are_known_at_run_time():
+    inputs, outputs, attributes = CASES["DynamicQuantizeLSTM"][1]
+    model, _ = node_model("DynamicQuantizeLSTM", inputs, outputs, constants=(1, 2, 8, 9, 10, 11), **attributes)
+    with pytest.raises(Unsupported, match="sequence_lens other than all steps"):
+        opened(model)
 
 
 def recurrent(op: str, directions: int, gates: int, given: str, first: bool = False) -> list:

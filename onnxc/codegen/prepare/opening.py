@@ -6,7 +6,15 @@ from collections.abc import Callable, Sequence
 
 import onnx
 
-from onnxc.codegen.prepare import attention, classical, fused, integers, sums, training  # noqa: F401  each enters its rewrites into the table
+from onnxc.codegen.prepare import (  # noqa: F401  each enters its rewrites into the table
+    attention,
+    classical,
+    fused,
+    integers,
+    quantised_lstm,
+    sums,
+    training,
+)
 from onnxc.codegen.prepare.bodies import open_bodies
 from onnxc.codegen.prepare.build import REWRITES, Build
 from onnxc.codegen.prepare.definitions import open_definition
