@@ -28,7 +28,7 @@ class Fuse(Pass):
 
     1. Conv -> BatchNormalization, Mul, Div, Add, Sub by constants    ->  Conv   (ConvTranspose, Gemm, MatMul likewise)
     2. BatchNormalization, Mul, ... -> Conv without padding           ->  Conv
-    3. MatMul -> Add, on matrices                                     ->  Gemm
+    3. MatMul -> Add of a constant, on matrices                       ->  Gemm
     4. Pad -> Conv, AveragePool, MaxPool                              ->  one of them
     5. Clip, Relu, Min, Max in a row                                  ->  Clip or Relu
     6. decomposed LayerNormalization, RMSNormalization, Gelu, HardSigmoid, HardSwish, Swish, Softmax  ->  the operator

@@ -329,7 +329,7 @@ def _factor_below(e: Editor, node: gs.Node, maker: gs.Node, now: Affine, w: Weig
 
 
 def to_gemm(e: Editor, node: gs.Node) -> bool:
-    """Add(MatMul(x, w), c) -> Gemm(x, w, c) for matrices, where c broadcasts to the product's shape.
+    """Add(MatMul(x, w), c) -> Gemm(x, w, c) for matrices, where the constant c broadcasts to the product's shape.
 
     Sub of a constant alike.
     """
@@ -350,6 +350,9 @@ def to_gemm(e: Editor, node: gs.Node) -> bool:
             e.refuse(node, f"{maker.name} before it {why}")
             continue
         c = node.inputs[1 - i]
+        if not isinstance(c, gs.Constant):  # quantisers take no product whose bias is computed
+            e.refuse(node, "its other operand is computed, and so no bias of a product")
+            continue
         rows = e.axes(c)
         if (
             rows is None
