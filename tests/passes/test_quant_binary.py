@@ -280,6 +280,15 @@ def test_proximal_with_equal_curvature_is_bwn():
     assert np.allclose(weights.proximal(w, 3 * np.eye(20)[None]), weights.bwn(w))
 
 
+def test_proximal_steps_go_on_from_the_first():
+    for seed in range(3):
+        u, h = problem(seed)
+        d = np.einsum("gii->gi", h)[:, None, :]
+        first = np.sign(u) * (np.abs(u) * d).sum(2, keepdims=True) / d.sum(2, keepdims=True)
+        lost, before = errors(weights.proximal(u, h), u, h), errors(first, u, h)
+        assert (lost <= before).all() and lost.sum() < 0.75 * before.sum()
+
+
 def test_planes_come_nearer_with_each_order():
     x = np.maximum(np.random.default_rng(0).normal(size=5000), 0)
     lost = []

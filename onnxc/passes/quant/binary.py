@@ -37,17 +37,18 @@ class QuantBinary(Pass):
 
     x, w -> Conv -> y      becomes      x -> Binarize (Quantize, ResidualBinarize) [-> Pad] -> Conv of packed bits -> y
 
-    weights: bwn (sign and mean magnitude), ternary, proximal (sign and magnitude by curvature); near the outputs:
-    hashing (one bit), residual (several planes), admm (levels 0, 1, 2, 4); or none. weight_bits: planes of residual; 2
-    or 3 for admm. inputs: sign, xnor (sign with the K map), horq (residual planes), hwgq, uniform, two_step (uniform;
-    all inputs first, then the weights), or none. bits: of the inputs; planes of horq. sparsity: with hwgq or
-    two_step, the share of a Gaussian's values that become 0, all above them being at least one step: 0.5 is the grid of
-    Cai's HWGQ (0.538 deviations at 2 bits), 0.75 Wang's sparse codes; else each takes the nearest level. dynamic: scales of horq measured
-    on each sample. centre: subtract the mean ahead of signs: where inputs are never negative (auto), always, or never.
-    first: whether the first product takes part. last: whether the last does. depthwise: whether depthwise convolutions
-    do. pointwise: whether 1x1 convolutions do. bear: the SNR in dB that the outputs must keep when one layer alone is
-    binarised, else it stays in float. correct: move biases by the mean error, and fit layers that stay in float to what
-    reaches them. store: weights as packed bits, or as floats. skip: globs of nodes to leave alone.
+    weights: bwn (sign and mean magnitude), ternary; near the outputs: proximal and hashing (one bit), residual
+    (several planes), admm (levels 0, 1, 2, 4); or none. weight_bits: planes of residual; 2 or 3 for admm. inputs:
+    sign, xnor (sign with the K map), horq (residual planes), hwgq, uniform, two_step (uniform; all inputs first,
+    then the weights), or none. bits: of the inputs; planes of horq. sparsity: with hwgq or two_step, the share of a
+    Gaussian's values that become 0, all above them being at least one step: 0.5 is the grid of Cai's HWGQ (0.538
+    deviations at 2 bits), 0.75 Wang's sparse codes; else each takes the nearest level. dynamic: scales of horq
+    measured on each sample. centre: subtract the mean ahead of signs: where inputs are never negative (auto),
+    always, or never. first: whether the first product takes part. last: whether the last does. depthwise: whether
+    depthwise convolutions do. pointwise: whether 1x1 convolutions do. bear: the SNR in dB that the outputs must
+    keep when one layer alone is binarised, else it stays in float. correct: move biases by the mean error, and fit
+    layers that stay in float to what reaches them. store: weights as packed bits, or as floats. skip: globs of
+    nodes to leave alone.
     """
 
     weights: Literal["bwn", "residual", "ternary", "proximal", "hashing", "admm", "none"] = "hashing"

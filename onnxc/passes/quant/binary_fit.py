@@ -116,14 +116,12 @@ def weights(w: np.ndarray, method: str, bits: int, gain: float, found: Moments |
         made = {"none": np.array, "bwn": binary_weights.bwn, "ternary": binary_weights.ternary}[method](w)
         return made * gain
     h, c, _, _ = found.around(centred=free)
-    if method == "proximal":
-        return binary_weights.proximal(w * gain, h)
     damp = rounding.DAMP + max(0.0, w.shape[2] / max(found.count, 1) - 1 / ROWS_PER_COLUMN)
     u, h = rounding.target(w, h, c, damp), damped(h, damp)
     if method == "none":
         return u
-    if method == "hashing":
-        return binary_weights.hashing(u, h)
+    if method in ("hashing", "proximal"):
+        return {"hashing": binary_weights.hashing, "proximal": binary_weights.proximal}[method](u, h)
     return binary_weights.sketched(u, h, bits) if method == "residual" else binary_weights.admm(u, h, bits)
 
 

@@ -3,11 +3,11 @@
     bwn        alpha sign(w), alpha = mean |w|: the best one plane (XNOR-Net, Rastegari 2016)
     residual   several planes, each of what the others leave, all scales by least squares (Network Sketching, Guo 2017)
     ternary    alpha {-1, 0, 1}: the best of all thresholds, not an estimate of it (TWN, Li 2016)
-    proximal   alpha sign(w), alpha weighted by the curvature d of each input (loss-aware binarisation, Hou 2017)
+    proximal   alpha {-1, 1}, the same aim, by proximal steps in the metric of the curvature (loss-aware, Hou 2017)
     hashing    alpha {-1, 1} whose products with the inputs come near: discrete cyclic descent (BWNH, Hu 2018)
     admm       alpha {0, +-1} (2 bits) or alpha {0, +-1, +-2, +-4} (3 bits), the same aim, by ADMM (Leng 2018)
 
-residual, hashing and admm minimise tr (V - U) H (V - U)^T; see `rounding` for U and H. Shapes: w, u [g, o, k]; h [g, k, k].
+residual, proximal, hashing and admm minimise tr (V - U) H (V - U)^T; see `rounding` for U and H. Shapes: w, u [g, o, k]; h [g, k, k].
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from . import rounding
 LEVELS = {1: (-1.0, 1.0), 2: (-1.0, 0.0, 1.0), 3: (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)}
 """Bits -> levels of hashing (1) and ADMM (2, 3)."""
 ROUNDS = 40
+STEPS, STEP = 100, 0.1
+"""Steps of `proximal`, and how far each goes."""
 ALTERNATIONS = 8
 Snap = Callable[[np.ndarray], np.ndarray]
 
@@ -66,9 +68,30 @@ def ternary(w: np.ndarray) -> np.ndarray:
     return np.sign(w) * kept * alpha
 
 
-def proximal(w: np.ndarray, h: np.ndarray) -> np.ndarray:
-    """min over alpha of sum d (w - alpha b)^2 with b = sign(w): alpha = sum d |w| / sum d, d the diagonal of H."""
-    d = np.einsum("gii->gi", h)[:, None, :] + 1e-12
+def proximal(u: np.ndarray, h: np.ndarray) -> np.ndarray:
+    """Loss-aware binarisation of a layer (Hou 2017, equations 6 to 8), the best of all iterates for each output.
+
+    The loss (V - U) H (V - U)^T has the slope (V - U) H at V = alpha b; the real weights w take steps of it divided by a
+    metric d, and are binarised as that metric wants:  b = sign(w),  alpha = sum d |w| / sum d. The first iterate is that
+    of W = U with d the diagonal of H. Steps take d_i = sum_j |H_ij|, which is above H: with the diagonal alone they
+    overshoot where inputs are alike.
+    """
+    made = _weighted(u, np.einsum("gii->gi", h)[:, None, :])
+    least = rounding.error(made, u, h)
+    d, w = np.abs(h).sum(2)[:, None, :] + 1e-12, u
+    for _ in range(STEPS):
+        v = _weighted(w, d)
+        slope = (v - u) @ h
+        lost = (slope * (v - u)).sum(2)
+        made = np.where((lost < least)[..., None], v, made)
+        least = np.minimum(lost, least)
+        w = w - STEP * slope / d
+    return made
+
+
+def _weighted(w: np.ndarray, d: np.ndarray) -> np.ndarray:
+    """alpha sign(w), alpha the mean magnitude weighted by d."""
+    d = d + 1e-12
     return np.where(w >= 0, 1.0, -1.0) * ((np.abs(w) * d).sum(2, keepdims=True) / d.sum(2, keepdims=True))
 
 
