@@ -25,6 +25,7 @@ from onnxc.passes import base, registry
 from onnxc.passes.base import Claim, Pass, Report, register
 from onnxc.pipeline import Pipeline, with_requirements
 from onnxc.runtime.feeding import Wishes
+from onnxc.trial import _hold
 
 ROOT = Path(onnxc.__file__).resolve().parent.parent
 
@@ -451,6 +452,25 @@ def test_whose_pass_fails_its_claim_is_said():
     base.PASSES["t.wrong"].__module__ = "onnxc.passes.wrong"
     with pytest.raises(ClaimError, match="report it with the model; nothing was written"):
         onnxc.run_passes(network(), "t.wrong")
+
+
+@pytest.mark.parametrize("name, code", [("bfloat16", 16), ("float8e5m2", 19), ("int4", 22)])
+def test_claims_hold_for_outputs_of_few_bits(name, code):
+    """Next to a tie such floats round to either side of what the claim allows, and no further."""
+    model = onnx.parser.parse_model(f"""<ir_version: 11, opset_import: ["" : 25]>
+    g ({name}[N,2] x) => ({name}[N,2] y) <float[2,2] w = {{1.0, 2.0, 0.0, 1.0}}, float[2] b = {{1.0, 1.0}}> {{
+      a = Cast<to = 1>(x) m = MatMul(a, w) s = Add(m, b) y = Cast<to = {code}>(s) }}""")
+    assert [n.op for n in onnxc.run_passes(model, "clean,fuse").model.nodes] == ["Cast", "Gemm", "Cast"]
+    a = np.float32([[1, -2]]).astype(onnx.helper.tensor_dtype_to_np_dtype(code))
+    t = onnxc.load(model).outputs[0]
+    step = {"bfloat16": 2.0**-7, "float8e5m2": 0.25, "int4": 0.0}[name]
+    for factor, right in ((1 + step, True), (3, False)):
+        b = (a.astype("f") * np.float32(factor)).astype(a.dtype)
+        if right:
+            _hold(base.PASSES["fuse"](), Claim.TOLERANCE(1e-5, 1e-5), t, a, b)
+            continue
+        with pytest.raises(ClaimError, match="does not hold"):
+            _hold(base.PASSES["fuse"](), Claim.TOLERANCE(1e-5, 1e-5), t, a, b)
 
 
 def test_a_name_that_stands_twice_is_told():
