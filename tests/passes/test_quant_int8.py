@@ -303,6 +303,15 @@ def test_biases_take_the_mean_error_of_every_kind_of_product(rounding):
     assert np.abs(after - real).mean() < np.abs(before - real).mean()
 
 
+def test_bias_correction_is_never_worse_and_says_where_it_would_be(float_resnet20, calib_data_path):
+    data = {"image": np.load(calib_data_path)["image"][:64]}
+    for bits, stays in ((3, True), (4, False)):
+        plain, corrected = (quantised(float_resnet20, data, bits=bits, bias_correction=c) for c in (False, True))
+        before, after = (snr(float_resnet20, m, data) for m, _ in (plain, corrected))
+        assert after == before if stays else after > before + 1
+        assert any("biases stay" in note for note in corrected[1].notes) == stays
+
+
 def test_a_shared_weight_is_not_fitted_and_the_report_says_so():
     done, report = quantised(conv_model(f"a = {CONV}(x, w) r = Relu(a) y = {CONV}(r, w)"), rounding="gptq")
     assert sum("others use its weight" in note for note in report.notes) == 2

@@ -1,7 +1,8 @@
 """Integer weights and biases of products fitted to what they read on data, for `quant.int8(rounding=...)`.
 
-The quantisers of activations stand in the model already. `gptq` and bias correction alone take each product by itself;
-`adaptive` goes through them in graph order, so that each makes up for those ahead of it (see `refine`).
+The quantisers of activations stand in the model already. `gptq` takes each product by itself; `adaptive` and bias
+correction alone go through them in graph order, so that each makes up for those ahead of it (see `refine`). The latter
+leaves the steps of weights as they are without it.
 """
 
 from __future__ import annotations
@@ -55,15 +56,15 @@ class Request:
             bias = np.zeros(layer.outputs) if layer.bias is None else np.broadcast_to(layer.bias, layer.outputs)
             bias = np.asarray(bias, np.float64).ravel()
         top = (1 << (self.bits - 1)) - 1
-        stored, scale, bias = refine.solve(layer.matrix(), bias, seen, self._scales(bias, top), top, how)
+        stored, scale, bias = refine.solve(layer.matrix(), bias, seen, self._scales(bias, top, how), top, how)
         stored = layer.as_weight(stored).astype(np.int8)
         scale = np.asarray(scale.ravel() if self.per_channel else scale.max(), np.float32)
         return Fitted(read_only(stored), scale, None if bias is None else bias.astype(np.float32))
 
-    def _scales(self, bias: np.ndarray | None, top: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    def _scales(self, bias: np.ndarray | None, top: int, how: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         def scales(u: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
             full = np.maximum(np.abs(u).max(2, keepdims=True) / top, float(affine.TINY))
-            full = full if self.bits >= 8 else _least(u, diagonal, full, top)
+            full = full if self.bits >= 8 or how == "nearest" else _least(u, diagonal, full, top)
             full = full if self.per_channel else np.full_like(full, full.max())
             flat = full.ravel().astype(np.float32)
             if bias is not None:
@@ -99,11 +100,11 @@ def requests(real: Model, wanted: dict[str, tuple[QType, int]], per_channel: boo
 
 
 def fit(real: Model, done: Model, asked: list[Request], how: str, ctx: Context) -> Iterator[tuple[str, Fitted]]:
-    """(name, integers) product by product. `done` is the model that the caller quantises on the way: with `adaptive` it
+    """(name, integers) product by product. `done` is the model that the caller quantises on the way: but with `gptq` it
     must hold each product's integers before the next is asked for."""
     analysis = verify(real).analysis
     layers = [r.layer for r in asked]
-    if how == "adaptive":
+    if how != "gptq":
         walk = InTurn(real, done, analysis, layers, ctx, targets="inputs")
         seen = (walk.next() for _ in layers)
     else:
