@@ -124,7 +124,7 @@ def test_int8_within_bodies_looks_at_what_reaches_them():
     data = {"x": rng.normal(size=(6, 16)).astype(np.float32)}
     model = branches()
     turn = np.linalg.qr(golden.weights([16, 16]))[0].astype(np.float32)  # so that states do not grow
-    done = onnxc.run_passes(model, "quant", data={**data, "c": np.array(True)})
+    done = onnxc.run_passes(model, "quant(bias_correction=true)", data={**data, "c": np.array(True)})
     assert [r.reason for r in done.report.rows[-1].refusals if "else" in r.node] == [
         "1 product in a body stay: no sample of the data goes there"
     ]

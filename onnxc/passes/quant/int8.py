@@ -159,10 +159,10 @@ class QuantInt8(Pass):
             report.refuse(name, "stays in float for the sake of snr")
         plan = self._place(model, {name for name in chosen if bits[name] != FLOAT})
         quantisers = self._calibrate(model, ctx, plan, report)
-        if self.bias_correction and self.rounding == "nearest":
+        if self.bias_correction and self.rounding == "nearest" and ctx.evaluator is not None:
             self._corrected(model, ctx, plan, quantisers, bits, report)
         else:
-            self._write(model, ctx, plan, quantisers, bits, report, False)
+            self._write(model, ctx, plan, quantisers, bits, report, self.bias_correction)  # a body is not measured
         if self.form == "qoperator":
             convert(model, report)
 
