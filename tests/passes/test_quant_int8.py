@@ -312,6 +312,16 @@ def test_bias_correction_is_never_worse_and_says_where_it_would_be(float_resnet2
         assert any("biases stay" in note for note in corrected[1].notes) == stays
 
 
+@pytest.mark.parametrize("rounding", ["gptq", "adaptive"])
+def test_rounding_takes_blank_pictures_and_large_offsets(rounding):
+    model = conv_model(f"c = {CONV}(x, w, b) r = Relu(c) y = {CONV}(r, w2, b)", w2=weight(4, 4, 3, 3, seed=4))
+    noise = np.random.default_rng(0).normal(size=(64, 4, 8, 8)).astype(np.float32)
+    for x in (0 * noise, 0 * noise + 1, noise[:1].repeat(64, 0), 1000 + noise):
+        done, _ = quantised(model, {"x": x}, rounding=rounding)
+        found = differences(run(model, {"x": x}), run(done, {"x": x}))["y"].snr_db
+        assert found > 25
+
+
 def test_a_shared_weight_is_not_fitted_and_the_report_says_so():
     done, report = quantised(conv_model(f"a = {CONV}(x, w) r = Relu(a) y = {CONV}(r, w)"), rounding="gptq")
     assert sum("others use its weight" in note for note in report.notes) == 2
