@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import onnxc
 from onnxc.passes.base import apply
 from onnxc.passes.registry import make
 from tests.apart import differences
@@ -77,3 +78,10 @@ def test_what_is_left_alone_is_said(body, said):
 def test_options_leave_tables_alone(options, said):
     _, report = apply(make("quant.embedding", options), network())
     assert not report.edits and said in str(report.refusals)
+
+
+@pytest.mark.parametrize("name", ["quant.int8", "quant.float16", "quant.cluster", "quant.hash", "quant.blockwise"])
+def test_other_passes_say_what_tables_stay(name):
+    result = onnxc.run_passes(network().to_proto(), name, check="shapes")
+    said = " ".join(result.report.rows[-1].notes)
+    assert "115200 bytes of tables that Gather looks up stay (w): quant.embedding" in said

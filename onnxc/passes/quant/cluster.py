@@ -31,6 +31,7 @@ from .cluster_codes import Codes, Settings, find_codes
 from .cluster_entropy import entropy_of
 from .cluster_importance import importance, inputs, readable
 from .cluster_refit import bias_shift, refit
+from .tables import note_left
 
 RAISE_TO = 13
 
@@ -81,6 +82,7 @@ class QuantCluster(Pass):
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
         found = layers(model, ctx.verified.analysis, self.skip, report)
+        note_left(model, report)
         if found and self.store != "floats" and model.opset < OPSET:
             was = model.opset
             raise_opset(model, RAISE_TO, ctx)

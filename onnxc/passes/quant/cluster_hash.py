@@ -23,6 +23,7 @@ from ..opset import raise_opset
 from ..options import Range
 from .cluster import RAISE_TO
 from .cluster_store import redirect
+from .tables import note_left
 
 
 @register("quant.hash")
@@ -42,6 +43,7 @@ class QuantHash(Pass):
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
         found = layers(model, ctx.verified.analysis, self.skip, report)
+        note_left(model, report)
         if found and model.opset < functions.OPSET:
             was = model.opset
             raise_opset(model, RAISE_TO, ctx)

@@ -16,6 +16,7 @@ from ..base import Context, Pass, Report, register
 from ..opset import raise_opset
 from ..options import Range
 from . import blockwise, formats
+from .tables import LEAST, lookups
 
 
 @register("quant.embedding")
@@ -34,7 +35,7 @@ class QuantEmbedding(Pass):
 
     bits: Literal[8, 4, 2] = 8
     block: Annotated[int, Range(2)] = 32
-    least: Annotated[int, Range(1)] = 4096
+    least: Annotated[int, Range(1)] = LEAST
     skip: list[str] = field(default_factory=list)
 
     requires = ("clean",)
@@ -72,18 +73,17 @@ class QuantEmbedding(Pass):
     def _tables(self, model: Model, report: Report) -> list[gs.Constant]:
         found = []
         for table in model.constants().values():
-            readers = table.outputs
-            lookups = [node for node in readers if model.is_standard(node, "Gather") and node.inputs[0] is table]
-            if not lookups or table.values.ndim < 2 or table.values.dtype.kind in "iub":
+            found_at = lookups(model, table)
+            if not found_at:
                 continue
-            others = sorted({node.op for node in readers if node not in lookups})
+            others = sorted({node.op for node in table.outputs if node not in found_at})
             if table.values.size < self.least:
                 report.refuse(table.name, f"it has {table.values.size} numbers, fewer than least={self.least}")
-            elif any(fnmatchcase(name, p) for p in self.skip for name in (table.name, *(n.name for n in lookups))):
+            elif any(fnmatchcase(name, p) for p in self.skip for name in (table.name, *(n.name for n in found_at))):
                 report.refuse(table.name, "skip names it")
             elif others:
                 report.refuse(table.name, f"{', '.join(others)} reads it too")
-            elif any(node.attrs.get("axis", 0) not in (0, -table.values.ndim) for node in lookups):
+            elif any(node.attrs.get("axis", 0) not in (0, -table.values.ndim) for node in found_at):
                 report.refuse(table.name, "it is looked up along another axis than its first")
             elif table.values.dtype != np.float32:
                 report.refuse(table.name, f"its numbers are {table.values.dtype}, not float32")

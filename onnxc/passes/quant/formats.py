@@ -15,6 +15,7 @@ from ...ir.verify import verify
 from ..base import Context, Report
 from ..layers.stored import Layer, layers
 from ..opset import raise_opset
+from .tables import note_left
 
 
 def container(bits: int) -> tuple[np.dtype, int]:
@@ -28,6 +29,7 @@ def container(bits: int) -> tuple[np.dtype, int]:
 def chosen(model: Model, ctx: Context, skip: list[str], opset: int, report: Report) -> list[Layer]:
     """The float32 weights of products, the model raised to `opset` where there are any; the others are refused."""
     found = layers(model, ctx.verified.analysis, skip, report)
+    note_left(model, report)
     if found and model.opset < opset:
         was = model.opset
         raise_opset(model, opset, ctx)

@@ -32,6 +32,7 @@ from .qoperator import convert
 from .ranges import CALIBRATORS, Statistics, percentile
 from .recurrent import quantise_recurrent
 from .saturation import EVERYTHING, distinguished
+from .tables import note_left
 
 OLDEST = 10
 """The first opset with QuantizeLinear and DequantizeLinear."""
@@ -326,6 +327,7 @@ def _note_rest(model: Model, plan: Placement, old: set[str], report: Report) -> 
         if node.name in old and node.name not in plan.nodes and node.name not in plan.folded and node.op not in known
         and any(types.get(t.name) in (1, 10, 11, 16) for t in node.outputs)
     )  # fmt: skip
+    note_left(model, report)
     if rest:
         report.note("left in float: " + ", ".join(f"{op} ({n})" for op, n in sorted(rest.items())))
 
