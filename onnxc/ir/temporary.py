@@ -13,11 +13,14 @@ import re
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+TRIES, PAUSE = 40, 0.05
+"""How often a folder is emptied that fills again, and the seconds between."""
 HELD: set[Path] = set()
 """Temporary files and folders of this process that are there."""
 
@@ -52,12 +55,19 @@ def _held(path: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Away with a temporary file or folder, if it is there."""
-    with suppress(OSError):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink()
+    """Away with a temporary file or folder, if it is there.
+
+    What a compiler that was ended has started may still write into a folder while it is emptied: that is tried again.
+    """
+    for _ in range(TRIES):
+        with suppress(OSError):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
+        if not os.path.lexists(path):
+            return
+        time.sleep(PAUSE)
 
 
 def discard() -> None:

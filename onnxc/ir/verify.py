@@ -111,7 +111,12 @@ def _settle_last_windows(proto: onnx.ModelProto, analysis: Analysis) -> None:
         if node.op_type not in ("MaxPool", "AveragePool", "LpPool") or "ceil_mode" not in attrs:
             continue
         sizes, out = analysis.shape(node.input[0]), analysis.shape(node.output[0])
-        if not attrs["ceil_mode"].i or not sizes or not out or not all(isinstance(n, int) for n in sizes[2:] + out[2:]):
+        if (
+            attrs["ceil_mode"].i != 1
+            or not sizes
+            or not out
+            or not all(isinstance(n, int) for n in sizes[2:] + out[2:])
+        ):
             continue
         rank = len(sizes) - 2
         strides = list(attrs["strides"].ints) if "strides" in attrs else [1] * rank

@@ -285,7 +285,7 @@ def _pool(n: Node, x, name: str, window: Window):
 
 def _pool_window(n: Node, x) -> Window:
     kernel = n.attribute("kernel_shape")
-    return Window(n, shape_of(x)[2:], tuple(int(k) for k in kernel), bool(n.attribute("ceil_mode", 0)))
+    return Window(n, shape_of(x)[2:], tuple(int(k) for k in kernel), n.attribute("ceil_mode", 0) == 1)
 
 
 @row("MaxPool")

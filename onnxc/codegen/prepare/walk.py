@@ -268,7 +268,7 @@ def settled(node: onnx.NodeProto, extents: tuple[int, ...] | None, opset: int) -
     if not pool:
         return helper.make_node("Identity", node.input[:1], node.output[:1], name=node.name)
     own = attributes_of(node)
-    if not own.get("ceil_mode") or not extents or own.get("auto_pad", "NOTSET") not in ("", "NOTSET"):
+    if own.get("ceil_mode") != 1 or not extents or own.get("auto_pad", "NOTSET") not in ("", "NOTSET"):
         return node
     kernel = list(own["kernel_shape"])
     rank = len(kernel)

@@ -105,7 +105,7 @@ def pool(use: Use) -> None:
     if not kernel or len(kernel) != len(xs) - 2:
         raise Unreadable("kernel_shape does not fit the spatial rank")
     use.fix(*xs[2:], why="spatial")
-    sizes = conv_extents(use, tuple(map(extent, xs[2:])), tuple(kernel), bool(use.attr("ceil_mode", 0)))
+    sizes = conv_extents(use, tuple(map(extent, xs[2:])), tuple(kernel), use.attr("ceil_mode", 0) == 1)
     out = [*xs[:2], *(use.fixed(s, "spatial") for s in sizes)]
     use.out(out)
     if len(use.node.outputs) > 1 and use.node.outputs[1].name:
