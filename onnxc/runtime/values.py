@@ -144,6 +144,11 @@ def _demands(node: onnx.NodeProto, shapes, constants, found: dict[str, Values]) 
             yield node.input[1], Values(0, extents[axis], why=why)
         if op != "Gather" or node.output[0] in found:  # what is picked are values of the first input
             yield node.input[0], found.get(node.output[0], Values())
+    elif op == "RotaryEmbedding" and len(node.input) > 3:
+        ids, table = (1, 2) if node.domain == "com.microsoft" else (3, 1)
+        extents = shapes.get(node.input[table]) or [None]
+        if extents[0]:
+            yield node.input[ids], Values(0, extents[0], why=why)
     elif op in ("GatherND", "ScatterND") and len(node.input) > 1:
         extents, index = shapes.get(node.input[0]) or [], shapes.get(node.input[1]) or []
         most = index[-1] if index and isinstance(index[-1], int) else len(extents)

@@ -199,3 +199,33 @@ def test_products_of_any_ranks_have_a_kernel(rng, tmp_path):
             given = [values(rng, left), values(rng, right)]
             cases.append(Case("MatMul", [("const", v) if i == fixed else v for i, v in enumerate(given)]))
     check(cases, tmp_path, least=1.0)
+
+
+def test_parts_that_are_joined_between_reshapes(tmp_path):
+    """The halves of heads, turned by positions of their own, as RotaryEmbedding has them: each element reads its own row."""
+    rng, programs, cases = np.random.default_rng(3), Programs(tmp_path), {}
+    for n, (heads, half, more) in enumerate(itertools.product((2, 4), (2, 4, 8), (0, 3))):
+        width = 2 * half + more
+        nodes = [
+            helper.make_node("Reshape", ["u", "r"], ["w"]),
+            helper.make_node("Mul", ["x0", "w"], ["a"]),
+            helper.make_node("Sub", ["x1", "w"], ["b"]),
+            helper.make_node("Concat", ["a", "b", *["x2"] * bool(more)], ["c"], axis=3),
+            helper.make_node("Reshape", ["c", "s"], ["y"]),
+        ]
+        shapes = {f"x{i}": (2, 3, heads, e) for i, e in enumerate((half, half, more)) if e} | {"u": (2, 3, half)}
+        constants = {"r": [2, 3, 1, half], "s": [2, 3, heads * width]}
+        graph = helper.make_graph(
+            nodes, "g",
+            [helper.make_tensor_value_info(name, 1, shape) for name, shape in shapes.items()],
+            [helper.make_tensor_value_info("y", 1, constants["s"])],
+            [numpy_helper.from_array(np.array(v), name) for name, v in constants.items()],
+        )  # fmt: skip
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        feeds = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+        assert programs.add(f"case{n}", model) is None
+        cases[f"case{n}"] = feeds, run_ort(model, feeds)
+    programs.build()
+    for name, (feeds, wanted) in cases.items():
+        found = programs.run(name, feeds)["y"]
+        np.testing.assert_allclose(found, wanted["y"], rtol=1e-6, atol=1e-6)

@@ -53,6 +53,11 @@ PICKERS = {
         {},
         ("i", 0, 6),
     ),
+    "positions": (
+        "g (float[N,2,3,8] x, int64[N,3] i) => (float[N,2,3,8] y) { y = RotaryEmbedding(x, cos, sin, i) }",
+        {"cos": np.ones((9, 4), np.float32), "sin": np.zeros((9, 4), np.float32)},
+        ("i", 0, 9),
+    ),
 }
 
 
@@ -60,6 +65,8 @@ PICKERS = {
 def test_drawn_integers_are_within_what_they_pick_from(name):
     text, weights, (tensor, low, below) = PICKERS[name]
     proto = model(text, **weights)
+    proto.opset_import[0].version = 23
+    proto.ir_version = 10
     data = feed(proto, samples=6)
     assert runs(proto, data) == 6
     values = np.concatenate([batch[tensor].ravel() for batch in data.batches(4)])

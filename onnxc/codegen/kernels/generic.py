@@ -67,10 +67,41 @@ def _loops(work, block, target: Target) -> list:
     outer, inner = work.split(last, [None, lanes])
     if reductions:
         work.reorder(*spatial[:-1], outer, *reductions, inner)
-    work.vectorize(inner)
+    element = [var.var for var in work.get(block).iter_vars if var.iter_type == tirx.IterVar.DataPar][-1]
+    if _folds(work.get(block), element):
+        work.unroll(inner)
+    else:
+        work.vectorize(inner)
     if reductions:
         work.decompose_reduction(block, reductions[0])
     return [*spatial[:-1], outer]
+
+
+def _folds(block, var) -> bool:
+    """Whether a branch (not a Select) depends on `var` by a quotient or a remainder, as of a Concat read through a Reshape.
+
+    TVM leaves such loops to LLVM, whose loop vectoriser (22) has made wrong numbers of them for AVX-512. Unrolled, the
+    remainders of what is known fold to constants, and most branches with them.
+    """
+    from tvm import tirx
+
+    def parts(expr):
+        yield expr
+        for name in ("a", "b", "value", "condition", "true_value", "false_value"):
+            if hasattr(expr, name):
+                yield from parts(getattr(expr, name))
+        for name in ("args", "indices"):
+            for part in getattr(expr, name, ()):
+                yield from parts(part)
+
+    def folded(expr) -> bool:
+        kinds = (tirx.FloorMod, tirx.FloorDiv, tirx.Mod, tirx.Div)
+        return any(isinstance(e, kinds) and any(x.same_as(var) for x in parts(e)) for e in parts(expr))
+
+    if not isinstance(block.body, tirx.BufferStore):
+        return False
+    ops = [(getattr(getattr(e, "op", None), "name", ""), e) for e in parts(block.body.value)]
+    return any(name == "prim.if_then_else" and folded(call.args[0]) for name, call in ops)
 
 
 def _share(work, block, outer: list, threads: int) -> None:
