@@ -13,7 +13,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -108,11 +108,12 @@ class _Chunk:
 
     width: int
     floats: bool
-    parts: list[tuple[memoryview, int]]
+    parts: list[tuple[memoryview, int]] = field(default_factory=list)
+    size: int = 0
 
-    @property
-    def size(self) -> int:
-        return sum(len(data) for data, _ in self.parts)
+    def add(self, data: memoryview, above: int) -> None:
+        self.parts.append((data, above))
+        self.size += len(data)
 
     def coded(self, adaptive: bool) -> Iterator[bytes]:
         flat = np.frombuffer(self.parts[0][0] if len(self.parts) == 1 else self._bytes(), f"<u{self.width}")
@@ -148,18 +149,16 @@ class _Plan:
         key = (digest, region.width, region.floats)
         if key in self.known:
             return *self.known[key], False
-        part = (data, stride(region.dims, len(data) // region.width))
         kind = (region.data_type, region.width, region.floats)
-        if not self.adaptive or len(data) >= _SMALL or few_values(np.frombuffer(data, f"<u{region.width}")):
-            self.chunks.append(_Chunk(region.width, region.floats, [part]))
-            self.known[key] = len(self.chunks) - 1, 0
-            return *self.known[key], True
-        number = self.open.get(kind)
+        alone = not self.adaptive or len(data) >= _SMALL or few_values(np.frombuffer(data, f"<u{region.width}"))
+        number = None if alone else self.open.get(kind)
         if number is None or self.chunks[number].size + len(data) > _JOINED:
-            number = self.open[kind] = len(self.chunks)
-            self.chunks.append(_Chunk(region.width, region.floats, []))
+            number = len(self.chunks)
+            self.chunks.append(_Chunk(region.width, region.floats))
+            if not alone:
+                self.open[kind] = number
         self.known[key] = number, self.chunks[number].size
-        self.chunks[number].parts.append(part)
+        self.chunks[number].add(data, stride(region.dims, len(data) // region.width))
         return *self.known[key], True
 
 

@@ -14,17 +14,18 @@ from ..ir.faults import ONNX_ERRORS, first_line
 from ..ir.files import load
 from ..ir.model import STANDARD, Model, read_only
 from ..ir.verify import verify
-from .base import Context
+from .base import Context, Report
 
 AGREES = 1e-5
 """Allowed difference of an output before and after, relative to its largest value: only operators are rewritten."""
 
 
-def raise_opset(model: Model, to: int, ctx: Context | None = None) -> bool:
+def raise_opset(model: Model, to: int, ctx: Context | None = None, report: Report | None = None, why: str = "") -> bool:
     """Turn `model` (in place) into the same model of opset `to`; False where it is that new already.
 
-    Names of inputs, outputs and nodes stay. With a `ctx` that can run models, the outputs on the first batch are
-    compared too. Raises Unsupported, with `model` untouched, where the converter fails or its result does not verify.
+    Names of inputs, outputs and nodes stay. `report` is told that it was raised, and `why`. With a `ctx` that can run models,
+    the outputs on the first batch are compared too. Raises Unsupported, with `model` untouched, where the converter fails
+    or its result does not verify.
     """
     if model.opset >= to:
         return False
@@ -37,7 +38,10 @@ def raise_opset(model: Model, to: int, ctx: Context | None = None) -> bool:
         raise _refusal(model, to, f"the converted model does not verify: {e}") from e
     if ctx is not None and ctx.runner is not None and ctx.data is not None:
         _same_outputs(model, raised, to, ctx)
+    was = model.opset
     model.adopt(raised)
+    if report is not None:
+        report.note(f"raised from opset {was} to {model.opset}{': ' if why else ''}{why}")
     return True
 
 

@@ -93,9 +93,7 @@ class QuantBinary(Pass):
             self._chosen(model, ctx.verified.analysis, report)
             return report
         if model.opset < functions.OPSET:
-            was = model.opset
-            raise_opset(model, RAISE_TO, ctx)
-            report.note(f"raised from opset {was} to {RAISE_TO}: the functions need that")
+            raise_opset(model, RAISE_TO, ctx, report, "the functions need that")
         analysis = verify(model).analysis
         chosen = self._chosen(model, analysis, report)
         if self.bear is not None:

@@ -82,13 +82,11 @@ class QuantCluster(Pass):
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
         found = layers(model, ctx.verified.analysis, self.skip, report)
-        note_left(model, report)
         if found and self.store != "floats" and model.opset < OPSET:
-            was = model.opset
-            raise_opset(model, RAISE_TO, ctx)
             report = Report()
+            raise_opset(model, RAISE_TO, ctx, report, "unpacking bits needs that")
             found = layers(model, verify(model).analysis, self.skip, report)
-            report.note(f"raised from opset {was} to {RAISE_TO}: unpacking bits needs that")
+        note_left(model, report)
         self._known(found)
         found = [layer for layer in found if self._pays(layer, report)]
         if not found:

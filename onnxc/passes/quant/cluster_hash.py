@@ -43,13 +43,11 @@ class QuantHash(Pass):
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
         found = layers(model, ctx.verified.analysis, self.skip, report)
-        note_left(model, report)
         if found and model.opset < functions.OPSET:
-            was = model.opset
-            raise_opset(model, RAISE_TO, ctx)
             report = Report()
+            raise_opset(model, RAISE_TO, ctx, report, "the function's body needs that")
             found = layers(model, verify(model).analysis, self.skip, report)
-            report.note(f"raised from opset {was} to {RAISE_TO}: the function's body needs that")
+        note_left(model, report)
         kept = whole = 0.0
         for layer in found:
             w = layer.tensor.values

@@ -39,17 +39,12 @@ class QuantDynamic(Pass):
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
-        if not self._chosen(model, ctx.verified.types, report):
-            return report
-        types = ctx.verified.types
-        if model.opset < OPSET:
-            was = model.opset
-            raise_opset(model, OPSET, ctx)
-            types = verify(model).types
-            report.note(f"raised from opset {was} to {OPSET}")
+        chosen = self._chosen(model, ctx.verified.types, report)
+        if chosen and raise_opset(model, OPSET, ctx, report):
+            chosen = self._chosen(model, verify(model).types, Report())
         shared: dict[str, list[gs.Variable]] = {}
         stored: dict[tuple[str, bool, float], tuple[list[gs.Constant], str]] = {}
-        for node in self._chosen(model, types, Report()):
+        for node in chosen:
             product = products.read(node)
             turned = node.op == "Gemm" and bool(node.attrs.get("transB", 0))
             key = (node.inputs[1].name, turned, float(node.attrs.get("alpha", 1.0)) if node.op == "Gemm" else 1.0)

@@ -45,10 +45,7 @@ class QuantEmbedding(Pass):
         report = Report()
         tables = self._tables(model, report)
         opset = blockwise.OPSET[self.bits]
-        if tables and self.bits < 8 and model.opset < opset:
-            was = model.opset
-            raise_opset(model, opset, ctx)
-            report.note(f"raised from opset {was} to {opset}")
+        if tables and self.bits < 8 and raise_opset(model, opset, ctx, report):
             tables = self._tables(model, Report())
         for table in tables:
             values = table.values

@@ -30,10 +30,7 @@ def chosen(model: Model, ctx: Context, skip: list[str], opset: int, report: Repo
     """The float32 weights of products, the model raised to `opset` where there are any; the others are refused."""
     found = layers(model, ctx.verified.analysis, skip, report)
     note_left(model, report)
-    if found and model.opset < opset:
-        was = model.opset
-        raise_opset(model, opset, ctx)
-        report.note(f"raised from opset {was} to {opset}")
+    if found and raise_opset(model, opset, ctx, report):
         found = layers(model, verify(model).analysis, skip, Report())
     kept = []
     for layer in found:

@@ -208,12 +208,10 @@ class QuantInt8(Pass):
                 raise BadOption("option skip names no node", pass_name=self.name, found=glob)
 
     def _raise(self, model: Model, ctx: Context, report: Report) -> None:
-        old = model.opset
         try:
-            if raise_opset(model, BY_AXIS, ctx):
-                report.note(f"raised from opset {old} to {model.opset}: scales by channel need that")
+            raise_opset(model, BY_AXIS, ctx, report, "scales by channel need that")
         except Unsupported as e:
-            if old < OLDEST:
+            if model.opset < OLDEST:
                 raise
             report.note(f"one scale per weight: {e.what}")
 

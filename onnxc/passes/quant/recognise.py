@@ -56,9 +56,7 @@ class QuantRecognise(Pass):
         report = Report()
         qonnx_in.read(model, ctx.verified, report)
         if model.opset < functions.OPSET and self._something(model, ctx):
-            was = model.opset
-            raise_opset(model, RAISE_TO, ctx)
-            report.note(f"raised from opset {was} to {RAISE_TO}: the functions need that")
+            raise_opset(model, RAISE_TO, ctx, report, "the functions need that")
         self._signs(model, ctx, report)
         self._steps(model, report)
         model.drop_dead()
