@@ -17,6 +17,7 @@ from tests.strategies import build, feeds
 OPTIONS = {
     "prune.magnitude": {"sparsity": 0.5},
     "prune.width": {"alpha": 0.5},
+    "quant.product": {"centroids": 2},
     "lowrank.svd": {"rank": 2},
     **{f"lowrank.{form}": {"rank": 1} for form in ("auto", "channel", "cp", "separable", "spatial", "tucker")},
 }

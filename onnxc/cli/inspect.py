@@ -27,7 +27,14 @@ GROUP_COLUMNS = (
     tables.Column("summed over by", number=False),
 )
 QUANTISERS = (
-    *("QuantizeLinear", "DequantizeLinear", "ai.onnxc.Lookup", "ai.onnxc.HashedLookup", "ai.onnxc.Quantize"),
+    *(
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "ai.onnxc.Lookup",
+        "ai.onnxc.ProductLookup",
+        "ai.onnxc.HashedLookup",
+        "ai.onnxc.Quantize",
+    ),
     *("ai.onnxc.ResidualBinarize", "ai.onnxc.DynamicResidualBinarize"),
 )
 FEW = 24

@@ -5,12 +5,14 @@ weight, while the file and our own tools keep the short form.
 
     UnpackBits(packed, shape)          -> int32, the numbers
     Lookup(packed, codebook, shape)    -> codebook[row, number]: shared weights
+    ProductLookup(packed, codebook, shape) -> a weight of sub-vectors: product quantisation (Gong 2014)
     HashedLookup(codebook, shape)      -> codebook at hashed places: HashedNets (Chen 2015)
 
 packed: uint8 [groups, bits]. Eight numbers of `bits` bits, 1 to 8, make one row: a stream of bits, lowest first, so
 number j of a row begins at bit 8·(j·bits // 8) + j·bits % 8. The width stands in the extent, so one body serves all.
 codebook: [rows, values]; the weight is cut into as many equal runs (leading axis first), each with a row of its own.
-HashedLookup takes [values]. shape: int64, of the result; numbers beyond it are padding.
+HashedLookup takes [values], ProductLookup [books, centroids, length]: its codes [outputs, parts, *kernel] stand for runs of
+`length` along the weight's second axis, those of part m from book m mod books. shape: int64, of the result; numbers beyond it are padding.
 
 Functions that quantise activations stand in `quantisers`.
 """
@@ -18,6 +20,7 @@ Functions that quantise activations stand in `quantisers`.
 from __future__ import annotations
 
 import functools
+from math import prod
 
 import numpy as np
 import onnx
@@ -26,6 +29,7 @@ import onnx_graphsurgeon as gs
 from . import quantisers
 from .errors import Unsupported
 from .model import DOMAIN, Model
+from .qtype import sub_vectors
 
 OPSET = 11
 """The first standard opset that has BitShift and GatherElements."""
@@ -66,18 +70,47 @@ _UNPACK = """
   lowered = BitShift<direction = "RIGHT">(raised, right)
   wide = Cast<to = 6>(lowered)
   stream = Reshape(wide, flat)
-  count = ReduceProd<keepdims = 1>(shape)
-  used = Slice(stream, zero, count)
 """
+_USED = f"{_UNPACK} count = ReduceProd<keepdims = 1>(shape) used = Slice(stream, zero, count)"
 _BODIES = {
-    "UnpackBits": f"UnpackBits (packed, shape) => (y) {{ {_UNPACK} y = Reshape(used, shape) }}",
-    "Lookup": f"""Lookup (packed, codebook, shape) => (y) {{ {_UNPACK}
+    "UnpackBits": f"UnpackBits (packed, shape) => (y) {{ {_USED} y = Reshape(used, shape) }}",
+    "Lookup": f"""Lookup (packed, codebook, shape) => (y) {{ {_USED}
   table = Shape(codebook)
   rows = Slice(table, zero, one)
   runs = Concat<axis = 0>(rows, flat)
   byrow = Reshape(used, runs)
   values = GatherElements<axis = 1>(codebook, byrow)
   y = Reshape(values, shape) }}""",
+    "ProductLookup": f"""ProductLookup (packed, codebook, shape) => (y) {{ {_UNPACK}
+  nought = Constant<value = int64 {{0}}>()
+  step = Constant<value = int64 {{1}}>()
+  two = Constant<value = int64[1] {{2}}>()
+  three = Constant<value = int64[1] {{3}}>()
+  column = Constant<value = int64[2] {{-1, 1}}>()
+  dims = Shape(codebook)
+  books = Slice(dims, zero, one)
+  centroids = Slice(dims, one, two)
+  length = Slice(dims, two, three)
+  outputs = Slice(shape, zero, one)
+  inputs = Slice(shape, one, two)
+  parts = Div(inputs, length)
+  size = ReduceProd<keepdims = 1>(shape)
+  count = Div(size, length)
+  used = Slice(stream, zero, count)
+  grid = Concat<axis = 0>(outputs, parts, flat)
+  codes = Reshape(used, grid)
+  many = ReduceProd<keepdims = 0>(parts)
+  part = Range(nought, many, step)
+  book = Mod(part, books)
+  starts = Mul(book, centroids)
+  offsets = Reshape(starts, column)
+  numbered = Cast<to = 7>(codes)
+  entries = Add(numbered, offsets)
+  rows = Concat<axis = 0>(flat, length)
+  table = Reshape(codebook, rows)
+  found = Gather<axis = 0>(table, entries)
+  turned = Transpose<perm = [0, 1, 3, 2]>(found)
+  y = Reshape(turned, shape) }}""",
     # A polynomial of degree 3 over a prime field: any four places are independent (Wegman and Carter 1981).
     "HashedLookup": f"""HashedLookup (codebook, shape) => (y) {{
   nought = Constant<value = int64 {{0}}>()
@@ -163,14 +196,36 @@ def lookup(model: Model, stem: str, indices: np.ndarray, codebook: np.ndarray | 
     indices: unsigned integers, of the weight's shape, each below 2^bits and the codebook's values; codebook: float
     [rows, values], or an initialiser that holds such, to share it.
     """
-    declare(model, "Lookup")
+    return _packed(model, "Lookup", stem, indices, codebook, bits, indices.shape)
+
+
+def product_lookup(
+    model: Model, stem: str, codes: np.ndarray, codebook: np.ndarray, bits: int, shape: tuple[int, ...]
+) -> gs.Variable:
+    """A weight of `shape` that stands as codes of sub-vectors of its second axis; returns the tensor that holds it.
+
+    codes: unsigned integers [outputs, parts, *kernel]; codebook: float [1 or parts, centroids, length].
+    """
+    return _packed(model, "ProductLookup", stem, codes, codebook, bits, shape)
+
+
+def _packed(
+    model: Model,
+    name: str,
+    stem: str,
+    numbers: np.ndarray,
+    codebook: np.ndarray | gs.Constant,
+    bits: int,
+    extents: tuple,
+) -> gs.Variable:
+    declare(model, name)
     if not isinstance(codebook, gs.Constant):
         codebook = model.constant(f"{stem}_codebook", codebook)
-    packed = model.constant(f"{stem}_packed", pack_bits(indices, bits))
-    shape = model.constant(f"{stem}_shape", np.array(indices.shape, np.int64))
+    packed = model.constant(f"{stem}_packed", pack_bits(numbers, bits))
+    shape = model.constant(f"{stem}_shape", np.array(extents, np.int64))
     first = model.nodes[0] if model.nodes else None
     return model.node(
-        "Lookup", [packed, codebook, shape], [model.variable(f"{stem}_shared")], name=f"{stem}_lookup", domain=DOMAIN,
+        name, [packed, codebook, shape], [model.variable(f"{stem}_shared")], name=f"{stem}_lookup", domain=DOMAIN,
         before=first,
     ).outputs[0]  # fmt: skip
 
@@ -222,33 +277,47 @@ def hash_places(count: int, values: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def is_lookup(node: gs.Node) -> bool:
-    """Whether `node` makes a weight out of stored initialisers by Lookup or HashedLookup."""
+    """Whether `node` makes a weight out of stored initialisers by Lookup, ProductLookup or HashedLookup."""
     return (
         node.domain == DOMAIN
-        and node.op in ("Lookup", "HashedLookup")
+        and node.op in ("Lookup", "ProductLookup", "HashedLookup")
         and all(isinstance(t, gs.Constant) for t in node.inputs)
     )
 
 
 def packed_sizes(model: Model) -> dict[str, int]:
-    """How many weights each packed initialiser of a Lookup holds, by its name."""
-    return {n.inputs[0].name: int(np.prod(weight_shape(n))) for n in model.nodes if n.op == "Lookup" and is_lookup(n)}
+    """How many numbers each packed initialiser of a Lookup or ProductLookup holds, by its name."""
+    return {
+        n.inputs[0].name: prod(code_shape(n))
+        for n in model.nodes
+        if n.op in ("Lookup", "ProductLookup") and is_lookup(n)
+    }
 
 
 def weight_shape(node: gs.Node) -> tuple[int, ...]:
-    """The shape of the weight that a Lookup or HashedLookup makes."""
+    """The shape of the weight that a Lookup, ProductLookup or HashedLookup makes."""
     return tuple(int(n) for n in node.inputs[-1].values)
 
 
+def code_shape(node: gs.Node) -> tuple[int, ...]:
+    """The shape of a Lookup's indices, its weight's; of a ProductLookup's codes [outputs, parts, *kernel]."""
+    outputs, *rest = weight_shape(node)
+    if node.op != "ProductLookup":
+        return (outputs, *rest)
+    return (outputs, rest[0] // node.inputs[1].values.shape[2], *rest[1:])
+
+
 def indices(node: gs.Node) -> np.ndarray:
-    """The codebook index of each weight of a Lookup, uint8, of the weight's shape."""
-    shape = weight_shape(node)
-    return unpack_bits(node.inputs[0].values, int(np.prod(shape))).reshape(shape)
+    """The stored numbers of a Lookup or ProductLookup, uint8, of `code_shape`."""
+    shape = code_shape(node)
+    return unpack_bits(node.inputs[0].values, prod(shape)).reshape(shape)
 
 
 def weight(node: gs.Node) -> np.ndarray:
-    """The weight that a Lookup or HashedLookup makes, in the codebook's dtype."""
+    """The weight that a Lookup, ProductLookup or HashedLookup makes, in the codebook's dtype."""
     shape = weight_shape(node)
+    if node.op == "ProductLookup":
+        return sub_vectors(indices(node), node.inputs[1].values)
     if node.op == "HashedLookup":
         codebook = node.inputs[0].values
         place, sign = hash_places(int(np.prod(shape)), len(codebook))
@@ -258,7 +327,7 @@ def weight(node: gs.Node) -> np.ndarray:
 
 
 def weight_bits(node: gs.Node) -> int:
-    """Bits of one stored number of a Lookup; of the codebook's own numbers for HashedLookup, which stores no others."""
+    """Bits of one stored number of a Lookup or ProductLookup; of the codebook's own numbers for HashedLookup, which stores no others."""
     if node.op == "HashedLookup":
         return node.inputs[0].values.dtype.itemsize * 8
     return node.inputs[0].values.shape[1]

@@ -3,7 +3,7 @@
     int8 initialiser                      ->  8-bit integers
     Cast, Sub(zero), Mul(scale)           ->  the same, with zero point and scale, as weight-only quantisation is written
     DequantizeLinear(x, scale, zero)      ->  x, with scale and zero point by tensor, axis or block
-    UnpackBits, Lookup                    ->  packed integers; indices into a codebook
+    UnpackBits, Lookup, ProductLookup     ->  packed integers; indices into a codebook
     Binarize, Quantize, ResidualBinarize  ->  few-bit activations; QONNX's Quant, IntQuant and BipolarQuant likewise
     Reshape, Transpose, MaxPool, ...      ->  the same numbers in another order: `views`
 
@@ -22,7 +22,7 @@ from ml_dtypes import finfo
 
 from . import qonnx
 from .evaluate import EVALUATORS
-from .functions import is_lookup, unpack_bits, weight_shape
+from .functions import code_shape, is_lookup, unpack_bits, weight_shape
 from .graph import STANDARD, Tensor
 from .qtype import QType, of_dtype
 
@@ -65,8 +65,9 @@ class Numbers:
         return self.view(self.q.real(self.integers()))
 
     def view(self, values: np.ndarray) -> np.ndarray:
-        """`values`, of the stored shape (or that broadcast to it), moved as the views do."""
-        values = np.broadcast_to(values, self.shape or self.stored.values.shape)
+        """`values`, of the stored shape (or that broadcast to it; of a `product` real ones), moved as the views do."""
+        if self.q.form != "product":
+            values = np.broadcast_to(values, self.shape or self.stored.values.shape)
         for node in self.views:
             given = [t.values if isinstance(t, gs.Constant) else None for t in node.inputs[1:]]
             values = EVALUATORS[node.op](node, [values, *given], OPSET_ANY)
@@ -160,9 +161,9 @@ def _lookup(node: gs.Node, t: Tensor) -> Numbers | None:
     if node.op == "HashedLookup":
         bits = codebook.values.dtype.itemsize * 8
         return Numbers(QType(bits, form="float", known=False), codebook, False, weight_shape(node))
-    packed = node.inputs[0]
-    q = QType(packed.values.shape[1], False, codebook=codebook.values, form="codebook")
-    return Numbers(q, packed, True, weight_shape(node))
+    packed, form = node.inputs[0], "product" if node.op == "ProductLookup" else "codebook"
+    q = QType(packed.values.shape[1], False, codebook=codebook.values, form=form)
+    return Numbers(q, packed, True, code_shape(node))
 
 
 def _binarize(node: gs.Node, t: Tensor) -> Numbers:
@@ -210,6 +211,7 @@ def _qonnx(node: gs.Node, t: Tensor) -> Numbers | None:
 Source = Callable[[gs.Node, Tensor], "Numbers | None"]
 SOURCES: dict[str, Source] = {
     "QuantizeLinear": _quantize_linear, "ai.onnxc.UnpackBits": _unpack, "ai.onnxc.Lookup": _lookup,
+    "ai.onnxc.ProductLookup": _lookup,
     "ai.onnxc.HashedLookup": _lookup, "ai.onnxc.Binarize": _binarize, "ai.onnxc.Quantize": _quantize,
     "ai.onnxc.ResidualBinarize": _planes, "ai.onnxc.DynamicResidualBinarize": _planes,
     **{f"{d}.{op}": _qonnx for d in qonnx.DOMAINS for op in qonnx.OPERATORS},

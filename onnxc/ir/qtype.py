@@ -4,6 +4,7 @@
     bipolar    real = scale * sum_i 2^i (2 b_i - 1)                  the odd numbers: one bit is -1 and +1
     planes     real = sum_k scale[k] (2 b_k - 1)                     ResidualBinarize: each plane has a scale of its own
     codebook   real = codebook[row, stored]                          shared weights, packed or not
+    product    real = codebook[book, stored, :]                      sub-vectors of the second axis, packed
     float      real = scale * stored                                 float32 down to float4
 
 `onnxc.ir.numbers` reads it off a model.
@@ -23,8 +24,9 @@ class QType:
     bits: of one stored number. scale and zero_point: None where they are 1 and 0, or where nothing says them; with
     `axis` they have one entry for each index of that axis, with `block` one for each run of so many indices along it
     (and the tensor's rank), else they broadcast from the right as NumPy does. codebook: [rows, values]; the tensor is
-    cut into as many equal runs, leading axis first. limits: the lowest and the highest stored number, where they are
-    narrower than the bits allow. known: False where scale or zero point are computed at run time.
+    cut into as many equal runs, leading axis first. Of `product` it is [books, centroids, length]: a stored number stands
+    for `length` weights along the second axis, part m's from book m mod books. limits: the lowest and the
+    highest stored number, where they are narrower than the bits allow. known: False where scale or zero point are computed at run time.
     """
 
     bits: int
@@ -66,13 +68,15 @@ class QType:
         return values.reshape([-1 if d == self.axis % len(shape) else 1 for d in range(len(shape))])
 
     def real(self, stored: np.ndarray) -> np.ndarray:
-        """What `stored` numbers stand for, float32 (or the codebook's dtype), in their shape.
+        """What `stored` numbers stand for, float32 (or the codebook's dtype), in their shape (of `product` the weight's).
 
         `bipolar` takes the odd numbers themselves. Raises ValueError for `planes`, and where scale or zero point are
         not known: the model alone does not say it then.
         """
         if not self.known or self.form == "planes":
             raise ValueError("what these numbers stand for is not known before the model runs")
+        if self.form == "product" and self.codebook is not None:
+            return sub_vectors(stored, self.codebook)
         if self.codebook is not None:
             rows = stored.reshape(len(self.codebook), -1).astype(np.int64)
             return np.take_along_axis(self.codebook, rows, 1).reshape(stored.shape)
@@ -82,6 +86,17 @@ class QType:
             wide = wide - self.along(self.zero_point, stored.shape).astype(wide.dtype)
         out = wide.astype(np.float32)
         return out if self.scale is None else out * self.along(self.scale, stored.shape).astype(np.float32)
+
+
+def sub_vectors(codes: np.ndarray, codebook: np.ndarray) -> np.ndarray:
+    """The weight [outputs, parts · length, *kernel] that codes [outputs, parts, *kernel] mean.
+
+    codebook: [books, centroids, length]; part m takes its sub-vectors from book m mod books.
+    """
+    outputs, parts, *kernel = codes.shape
+    book = (np.arange(parts) % len(codebook)).reshape(-1, *(1,) * len(kernel))
+    found = codebook[book, codes]
+    return np.moveaxis(found, -1, 2).reshape(outputs, parts * codebook.shape[2], *kernel)
 
 
 def dtype_bits(dtype: np.dtype) -> int:

@@ -19,7 +19,7 @@ from ..ir.table import key_of
 from ..pipeline import sound
 from .inspect import Layer, layers_of
 
-CONVERTERS = ("QuantizeLinear", "DequantizeLinear", "Lookup", "UnpackBits", "Cast")
+CONVERTERS = ("QuantizeLinear", "DequantizeLinear", "Lookup", "ProductLookup", "UnpackBits", "Cast")
 """What a new way of storing numbers puts around layers; counted, not listed."""
 
 FEWER = 0.95

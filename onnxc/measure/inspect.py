@@ -148,7 +148,7 @@ def _layer(node: gs.Node, verified: Verified) -> Layer:
         if maker is not None and _feeds_one(maker):
             weights += _weights(maker, verified)
             numbers = _numbers(maker)
-            if maker.op == "Lookup":
+            if maker.op in ("Lookup", "ProductLookup"):
                 packed[maker.inputs[0].name] = numbers.size
     second = 3 if node.op.startswith("QLinear") else 1
     factor = node.inputs[second] if facts.iteration and len(node.inputs) > second else None
@@ -183,7 +183,7 @@ def _unpacker(t: gs.Variable | gs.Constant) -> gs.Node | None:
 
 def _numbers(maker: gs.Node) -> np.ndarray | None:
     """The stored numbers of 8 bits at most that `maker` unpacks, as uint8; None where it stores others, or none."""
-    if maker.op == "Lookup":
+    if maker.op in ("Lookup", "ProductLookup"):
         return indices(maker)
     stored = maker.inputs[0].values
     return stored.view(np.uint8) if stored.dtype in (np.int8, np.uint8) and maker.op == "DequantizeLinear" else None

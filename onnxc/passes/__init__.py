@@ -20,6 +20,7 @@ def builtin() -> None:
         half,
         int8,
         pow2,
+        product,
         qonnx_out,
         recognise,
         smooth,

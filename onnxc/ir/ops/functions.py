@@ -8,7 +8,7 @@ from .elementwise import broadcast_axes
 STORED = "the weight is stored packed"
 
 
-@row("ai.onnxc.UnpackBits", "ai.onnxc.Lookup", "ai.onnxc.HashedLookup")
+@row("ai.onnxc.UnpackBits", "ai.onnxc.Lookup", "ai.onnxc.ProductLookup", "ai.onnxc.HashedLookup")
 def packed(use: Use) -> None:
     """packed; codebook; shape -> *shape, frozen: one bit stream holds all axes, so none can be cut."""
     last = len(use.node.inputs) - 1

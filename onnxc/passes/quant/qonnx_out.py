@@ -36,7 +36,8 @@ class QuantQonnx(Pass):
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
-        rewrite = {"Binarize": _binarize, "Quantize": _quantize, "ResidualBinarize": _residual, "Lookup": _weight}
+        rewrite = {"Binarize": _binarize, "Quantize": _quantize, "ResidualBinarize": _residual, "Lookup": _weight,
+                   "ProductLookup": _floats}  # fmt: skip
         for node in [n for n in model.nodes if functions.calls(n, *rewrite)]:
             if model.opset < qonnx.OPSET:
                 raise Unsupported(
@@ -106,6 +107,14 @@ def _residual(model: Model, node: gs.Node) -> str:
             left = model.node("Sub", [left, part], before=node).outputs[0]
     model.bypass(node, total)
     return f"ResidualBinarize becomes {len(scales.values)} BipolarQuant"
+
+
+def _floats(model: Model, node: gs.Node) -> str:
+    if not functions.is_lookup(node):
+        return "!its parts are no constants"
+    w = functions.weight(node)
+    model.bypass(node, model.constant(f"{node.outputs[0].name.removesuffix('_shared')}_floats", w))
+    return f"its {w.size} floats"
 
 
 def _weight(model: Model, node: gs.Node) -> str:

@@ -107,6 +107,18 @@ def lookup(call: Call, packed, codebook, shape):
     return codebook.gather(1, index.reshape(codebook.shape[0], -1)).reshape(index.shape)
 
 
+@row("ProductLookup", domain=DOMAIN)
+def product_lookup(call: Call, packed, codebook, shape):
+    """Each centroid gets the sum of the gradients of the sub-vectors that stand for it."""
+    outputs, inputs, *kernel = (int(n) for n in shape)
+    parts = inputs // codebook.shape[2]
+    if "index" not in call.memo:
+        call.memo["index"] = numbers(packed, torch.tensor([outputs, parts, *kernel]))
+    book = (torch.arange(parts) % codebook.shape[0]).reshape(-1, *(1,) * len(kernel))
+    found = codebook[book.expand(parts, *kernel), call.memo["index"]]
+    return found.movedim(-1, 2).reshape(outputs, inputs, *kernel)
+
+
 @row("HashedLookup", domain=DOMAIN)
 def hashed_lookup(call: Call, codebook, shape):
     extents = [int(n) for n in shape]
