@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import numpy_helper, parser
 
+from onnxc.ir.files import load
 from onnxc.passes.base import apply
+from onnxc.passes.prune.dead_products import quantised
 from onnxc.passes.registry import make
 from onnxc.runtime.draw import random_feeds
 from onnxc.runtime.reference import Session
@@ -84,3 +87,61 @@ def test_do_not_touch_what_is_alive():
     assert not report.edits
     assert small.constants()["w1"].values.shape == (8, 3, 3, 3)
     assert not apply(make("prune.dead", {"threshold": 1e-9}), model)[1].edits
+
+
+def eight(pad: int = 1, low: float = -1.0):
+    """Conv 3->8, depthwise, Conv 8->6, mean, Gemm between quantisers: of the first layer's channels 0 and 3 have no weights, and
+    channel 5 a bias beneath all that its weights can add. `low` is what the first two stand for behind the quantiser."""
+    rng = np.random.default_rng(4)
+    codes = {
+        "k0": rng.integers(-127, 128, (8, 3, 1, 1)), "k1": rng.integers(-127, 128, (8, 1, 3, 3)),
+        "k2": rng.integers(-127, 128, (6, 8, 1, 1)), "k3": rng.integers(-127, 128, (4, 6)),
+    }  # fmt: skip
+    biases = {key: rng.integers(-2000, 2000, len(values)) for key, values in codes.items()}
+    codes["k0"][[0, 3]] = 0
+    s, z, ws = np.float32(0.021), -128, np.linspace(0.004, 0.006, 8).astype(np.float32)
+    biases["k0"][[0, 3]] = np.rint(low / (s * ws[[0, 3]])).astype(int)
+    biases["k0"][5] = -127 * 3 * 255
+    text = "g (float[1,3,6,6] x) => (float[1,4] y) { xq = QuantizeLinear(x, s, z) xf = DequantizeLinear(xq, s, z) "
+    for key in codes:
+        text += f"{key}f = DequantizeLinear<axis=0>({key}, {key}s, {key}z) "
+        text += f"{key}bf = DequantizeLinear<axis=0>({key}b, {key}bs, {key}bz) "
+    pair = "{0}q = QuantizeLinear({0}, s, z) {0}f = DequantizeLinear({0}q, s, z) "
+    text += "a = Conv(xf, k0f, k0bf) " + pair.format("a")
+    text += f"b = Conv<group=8, pads=[{pad},{pad},{pad},{pad}]>(af, k1f, k1bf) " + pair.format("b")
+    text += "c = Conv(bf, k2f, k2bf) " + pair.format("c") + "m = GlobalAveragePool(cf) " + pair.format("m")
+    text += "f = Flatten(mf) h = Gemm<transB=1>(f, k3f, k3bf) " + pair.format("h") + "y = Identity(hf) }"
+    proto = parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]>\n{text}')
+    stored = {"s": s, "z": np.int8(z)}
+    for key, values in codes.items():
+        scale = ws[: len(values)]
+        stored |= {key: values.astype("i1"), key + "s": scale, key + "z": np.zeros(len(values), "i1")}
+        stored |= {key + "b": biases[key].astype("i4"), key + "bs": scale * s, key + "bz": np.zeros(len(values), "i4")}
+    proto.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), key) for key, v in stored.items())
+    return load(proto)
+
+
+@pytest.mark.parametrize(
+    "pad, low, left",
+    [
+        (1, -1.0, 5),  # the quantiser makes zeros of negative ones
+        (0, 0.9, 5),  # another constant goes into the integer bias
+        (1, 0.9, 7),  # padding stands beside it: what a depthwise layer makes of it varies
+    ],
+)
+def test_channels_that_quantisers_make_constant(pad, low, left):
+    model = eight(pad, low)
+    small, _ = apply(make("prune.dead", {}), model)
+    assert small.constants()["k0"].values.shape[0] == left == len(small.constants()["k1b"].values)
+    a, b = Session(model.to_proto(), optimise=False), Session(small.to_proto(), optimise=False)
+    feeds = random_feeds(a.inputs, 0)
+    assert all(np.array_equal(b.run(feeds)[name], y) for name, y in a.run(feeds).items())
+    if pad == 0:
+        assert not np.array_equal(small.constants()["k2b"].values, model.constants()["k2b"].values)
+
+
+def test_do_not_tell_a_constant_next_to_a_half():
+    node = next(n for n in eight().nodes if n.op == "QuantizeLinear")
+    steps = np.array([0.4, 0.5, 1.49999, 3e4])
+    low, high = quantised(node, (steps * np.float32(0.021), steps * np.float32(0.021)), 4)
+    assert (high - low).tolist() == [0, 1, 1, 0] and low.tolist() == [-128, -128, -127, 127]

@@ -36,14 +36,15 @@ def inside(zero: int, kind: str) -> int:
 
 @dataclass(frozen=True)
 class Ends:
-    """What follows a sum: `z` is its zero point, `residual` whether a tensor is added; the other fields are those of onnxc_ends.
+    """What follows a sum: `z` is its zero point, `residual` whether a tensor is added, `more` whether there is anything but z;
+    the other fields are those of onnxc_ends.
 
     `a` and `b` are in units of a step of the result.
     """
 
     z: int
     residual: bool = False
-    more: int = 0
+    more: bool = False
     a: float = 0.0
     b: float = 0.0
     inner: int = 0
@@ -62,7 +63,7 @@ class Ends:
         rs = max(1, min(RESIDUAL_BITS, 30 - int(np.ceil(np.log2(reach)))))
         factors = [c_float(v) if floats else str(round(v * 2**rs)) for v in (self.a, self.b)]
         rest = (self.inner, self.other, self.zero, self.low, self.high, self.least, self.most, self.flip, self.rflip)
-        return "{" + ", ".join([str(self.more), *factors, str(rs), *map(str, rest)]) + "}"
+        return "{" + ", ".join([*factors, str(rs), *map(str, rest)]) + "}"
 
 
 def c_float(value) -> str:
@@ -117,7 +118,7 @@ def residual_ends(own: tuple, other: tuple, made: tuple) -> Ends:
     r_zero, r_scale, rflip = other
     zero, least, most, out = made
     return Ends(
-        inner, True, 1, factor, r_scale, inner, r_zero, zero, low, high, least, most, out, rflip
+        inner, True, True, factor, r_scale, inner, r_zero, zero, low, high, least, most, out, rflip
     )  # fmt: skip
 
 
@@ -138,7 +139,7 @@ def _bounds(steps: list) -> tuple[float, float, list]:
 
 def _plain(zero: int, least: float, most: float, out: int) -> Ends:
     least, most = int(max(-128, least)), int(min(127, most))
-    more = int((least, most, out) != (-128, 127, 0))
+    more = (least, most, out) != (-128, 127, 0)
     return Ends(zero, more=more, least=least, most=most, flip=out)
 
 

@@ -133,13 +133,15 @@ def emit_conv(spec: KernelSpec, plan: Schedule, name: str):
     h, w, oh, ow = (1, spec.n * spec.h * spec.w) * 2 if flat else (spec.h, spec.w, spec.oh, spec.ow)
     numbers = [h, w, spec.c, oh, ow, spec.oc, spec.kh, spec.kw, *spec.stride, *spec.pads[:2], *spec.dilation]
     numbers += [_four(flip(spec.activation.kind)), _four(_byte(spec)), steps]
-    values = ", ".join(map(str, [*numbers, ends.c(plan.detail != INTEGERS)]))
+    values = ", ".join(map(str, [*numbers, _end(ends)]))
     spare = max(4 * steps if spec.c % 4 else 0, 2 * (spec.oc + 1) if ends.more or spec.oc % 2 else 0)
     over = [Over(3)] if ends.residual and spec.y_shape else []
     if flat:
         over.append(Over(0, False, max(0, h * w * (spec.oc - spec.c))))
     order = (0, 1, 2, 3 if ends.residual else None, 4 if ends.residual else 3, "work")
-    call = Micro("onnxc_conv", "onnxc_conv_layer", values, order, 16 * steps + _even(spare), tuple(over))
+    call = Micro(
+        "onnxc_conv", "onnxc_conv_layer", values, order, 16 * steps + _even(spare), tuple(over), _ends(ends, plan)
+    )
     packed = ("w", (-(-spec.oc // PAIR), steps, 2, 4), "int8")
     return stub(name, _operands(spec, packed), call)
 
@@ -154,11 +156,27 @@ def emit_depthwise(spec: KernelSpec, plan: Schedule, name: str):
     line = -(-line // 4) * 4
     numbers = [spec.h, spec.w, spec.c, spec.oh, spec.ow, spec.kh, spec.kw, *spec.stride, top, left, *spec.dilation]
     numbers += [line, lines, flip(spec.activation.kind), _byte(spec)]
-    values = ", ".join(map(str, [*numbers, ends.c(plan.detail != INTEGERS)]))
+    values = ", ".join(map(str, [*numbers, _end(ends)]))
     same = (spec.h, spec.w) == (spec.oh, spec.ow)
     over = (Over(0),) if same else ()
-    call = Micro("onnxc_depthwise", "onnxc_depthwise_layer", values, (0, 1, 2, 3, "work"), lines * line + 8, over)
+    call = Micro(
+        "onnxc_depthwise",
+        "onnxc_depthwise_layer",
+        values,
+        (0, 1, 2, 3, "work"),
+        lines * line + 8,
+        over,
+        _ends(ends, plan),
+    )
     return stub(name, _operands(spec, ("w", (spec.oc, spec.kh * spec.kw), "int8")), call)
+
+
+def _end(ends: Ends) -> str:
+    return "&end" if ends.more else "NULL"
+
+
+def _ends(ends: Ends, plan: Schedule) -> str:
+    return ends.c(plan.detail != INTEGERS) if ends.more else ""
 
 
 def _four(byte: int) -> int:

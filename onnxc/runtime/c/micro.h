@@ -36,7 +36,7 @@
 #endif
 
 /* A table of scales has z 2^s + 2^(s-1) and s, then the bias that a channel's sum starts from and its M; with floats z and 0,
- * biases and m. What few layers need beyond that is done on whole pixels where `more` is set: with a residual r the result is
+ * biases and m. What few layers need beyond that is done on whole pixels where there is an onnxc_ends: with a residual r the result is
  * (y' - inner) a + (r - other) b + zero, y' being within [low, high] what the sum gives; a and b are integers of 2^-rs, or floats.
  * The result is within [least, most], and flipped by `flip` (0x80) where y is uint8; `rflip` does so to r. */
 #ifdef ONNXC_FLOATS
@@ -46,7 +46,6 @@ typedef int32_t onnxc_factor;
 #endif
 
 typedef struct {
-  int32_t more;
   onnxc_factor a, b;
   int32_t rs, inner, other, zero, low, high, least, most;
   uint32_t flip, rflip;

@@ -9,7 +9,7 @@ typedef struct {
   uint32_t flip; /* 0x80808080 where x is uint8 */
   int32_t pad;   /* what stands outside of x, four times, after the flip */
   int32_t steps; /* quarters of a column: ceil(kh kw c / 4) */
-  onnxc_ends end;
+  const onnxc_ends *end; /* or NULL */
 } onnxc_conv_layer;
 
 /* `count` quarters from x on. */
@@ -28,6 +28,14 @@ ONNXC_KERNEL uint32_t *onnxc_fill_run(uint32_t pad, int count, uint32_t *to, int
 ONNXC_KERNEL void onnxc_column(const onnxc_conv_layer *s, const int8_t *x, int row, int column, uint32_t *to,
                                int gap, int8_t *bytes) {
   int ky, kx, c = s->c, iy = row * s->sh - s->top, left = column * s->sw - s->left;
+  if ((c & 3) && s->kh == 1 && s->kw == 1 && iy >= 0 && iy < s->h && left >= 0 && left < s->w) { /* a pixel, and its rest */
+    const int8_t *from = x + (iy * s->w + left) * c, *end = from + c;
+    uint32_t rest = 0; /* what fills it up is multiplied with zero */
+    to = onnxc_widen_run(from, s->flip, c >> 2, to, gap);
+    while (end != from + (c & ~3)) rest = rest << 8 | (uint8_t)*--end;
+    onnxc_widen(rest ^ s->flip, to, gap);
+    return;
+  }
   if (c & 3) { /* bytes first: windows of a few channels begin and end anywhere */
     int8_t *at = bytes;
     for (ky = 0; ky < s->kh; ky++, iy += s->dh) {
@@ -213,7 +221,7 @@ ONNXC_KERNEL void onnxc_conv(const onnxc_conv_layer *s, const void *x, const voi
   int8_t *to = (int8_t *)y;
   uint32_t *columns = (uint32_t *)work;
   int8_t *bytes = (int8_t *)(columns + 4 * s->steps); /* a column's, then two pixels of y */
-  int left = s->oh * s->ow, row = 0, column = 0, apart = s->end.more | (s->oc & 1), i; /* channels are made in pairs */
+  int left = s->oh * s->ow, row = 0, column = 0, apart = s->end != NULL || (s->oc & 1), i; /* channels are made in pairs */
   while (left > 0) {
     int pixels = left > 1 ? 2 : 1, line = apart ? s->oc + 1 : s->oc;
     int8_t *made = apart ? bytes : to;
@@ -223,7 +231,10 @@ ONNXC_KERNEL void onnxc_conv(const onnxc_conv_layer *s, const void *x, const voi
     }
     onnxc_product(s, columns, pixels, (const int8_t *)w, (const int32_t *)scales, made, line);
     for (i = 0; i < pixels; i++) {
-      if (apart) onnxc_more(&s->end, made + i * line, residual, to, s->oc);
+      if (s->end)
+        onnxc_more(s->end, made + i * line, residual, to, s->oc);
+      else if (apart)
+        memcpy(to, made + i * line, (size_t)s->oc);
       to += s->oc;
       if (residual) residual += s->oc;
     }
@@ -238,7 +249,7 @@ typedef struct {
   int16_t lines;
   uint32_t flip;
   int32_t pad;
-  onnxc_ends end;
+  const onnxc_ends *end; /* or NULL */
 } onnxc_depthwise_layer;
 
 ONNXC_KERNEL void onnxc_plane(const onnxc_depthwise_layer *s, const int8_t *x, int8_t *to) {
@@ -326,7 +337,7 @@ ONNXC_KERNEL void onnxc_depthwise(const onnxc_depthwise_layer *s, const void *x,
     onnxc_plane(s, (const int8_t *)x + i, plane);
     (three ? onnxc_depthwise3 : onnxc_depthwise_any)(s, plane, k, ends, scale, (int8_t *)y + i);
   }
-  if (s->end.more) onnxc_more(&s->end, (int8_t *)y, NULL, (int8_t *)y, s->oh * s->ow * s->c);
+  if (s->end) onnxc_more(s->end, (int8_t *)y, NULL, (int8_t *)y, s->oh * s->ow * s->c);
 }
 
 #endif
