@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from onnxc.codegen.kernels import FAMILIES
 from onnxc.codegen.kernels.spec import FLOAT32, INT8, Encoding, Schedule
+from onnxc.codegen.kernels.sums import Coded
 from onnxc.codegen.lower import contracts
 from onnxc.codegen.match.products import Match, Matches
 from onnxc.codegen.target import TARGETS
@@ -31,7 +32,10 @@ def pairs(draw, kind: str):
         spec = replace(spec, oc=draw(st.integers(32, 70)) * spec.groups, h=spec.h + 9, w=spec.w + 9)
     elif draw(st.booleans()):
         spec = bulk.make(spec.n, 9, 9, 1, 1, (3, 3), groups=draw(st.integers(2, 40)), weight=spec.weight)
-    if kind == "int8":
+    if kind == "codes":
+        held = Encoding("codes", 3, length=2, centroids=6, books=2)
+        spec = bulk.make(spec.n, 12, 12, 4, 6, (3, 3), groups=2, activation=FLOAT32, weight=held)
+    elif kind == "int8":
         spec = replace(spec, activation=INT8, weight=INT8, epilogue=(("int_bias",), ("mul",)))
     elif kind != "bits":
         spec = replace(spec, activation=FLOAT32, pad_value=0, weight=FLOAT32 if kind == "float" else spec.weight)
@@ -46,7 +50,7 @@ def pairs(draw, kind: str):
     return spec, replace(other, y_shape=(other.n, other.oh, other.ow, other.oc))
 
 
-@pytest.mark.parametrize("kind", ["float", "int8", "weights", "bits"])
+@pytest.mark.parametrize("kind", ["float", "int8", "weights", "bits", "codes"])
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.data(), st.integers(0, 99), st.sampled_from(MACHINES))
 def test_equal_keys_are_equal_packings(kind, data, seed, machine):
@@ -56,6 +60,9 @@ def test_equal_keys_are_equal_packings(kind, data, seed, machine):
     shape = (one.oc, one.c // one.groups, one.kh, one.kw)
     integers = Encoding("bits", 7, "signed") if one.weight.kind != "bits" else one.weight
     weights = bulk.integers(integers, shape, rng).astype("f" if one.weight == FLOAT32 else np.int8)
+    if kind == "codes":
+        codes = rng.integers(0, 6, (one.oc, 2, one.kh, one.kw), np.uint8)
+        weights = Coded(codes, rng.normal(size=(2, 6, 2)).astype("f"))
     for family in FAMILIES:
         plans = [family.schedule(spec, TARGETS[machine]) for spec in pair]
         if not all(isinstance(plan, Schedule) for plan in plans):

@@ -15,6 +15,7 @@ from onnxc.codegen.kernels import (
     lookup,
     nibbles,
     packed_weights,
+    sums,
 )
 from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
@@ -24,7 +25,7 @@ from onnxc.codegen.target import Target
 MICRO: tuple[Family, ...] = (DEPTHWISE_FAMILY, CONV_FAMILY)
 FAMILIES: tuple[Family, ...] = tuple(
     module.FAMILY
-    for module in (depthwise, float32, packed_weights, int8_depthwise, int8, lookup, nibbles, bytecount, bits)
+    for module in (depthwise, float32, packed_weights, sums, int8_depthwise, int8, lookup, nibbles, bytecount, bits)
 )
 
 

@@ -35,8 +35,9 @@ class Family:
     """A family of kernels.
 
     `schedule` gives the tile, or why the family does not take a spec. `emit(spec, schedule, name)` is the PrimFunc with operands x,
-    packed weights, tables, the epilogue's operands in the order of its steps, y. `pack` lays weights (oc, c/groups, kh, kw)
-    out; two kernels with equal `pack_key` that share weights share what it made, so it names all that the layout depends on.
+    packed weights, tables, the epilogue's operands in the order of its steps, y. `pack` lays weights (oc, c/groups, kh, kw),
+    an array or what stands for one (`sums.Coded`), out; two kernels with equal `pack_key` that share weights share what it made, so it
+    names all that the layout depends on.
     `cost` predicts cycles on one thread, without packing of activations. `tables` are what the kernel reads beside packed
     weights; `operands(spec, schedule, weights, given)` the epilogue's operands as the kernel wants them. `packs` families quantise
     and pack their own result where the spec says so; those that take floats pack their own input.
@@ -45,10 +46,10 @@ class Family:
     name: str
     schedule: Callable[[KernelSpec, Target], Schedule | Refusal]
     emit: Callable[[KernelSpec, Schedule, str], Any]
-    pack: Callable[[KernelSpec, Schedule, np.ndarray], np.ndarray]
+    pack: Callable[[KernelSpec, Schedule, Any], np.ndarray]
     cost: Callable[[KernelSpec, Schedule, Target], float]
     pack_key: Callable[[KernelSpec, Schedule], tuple] = everything
-    tables: Callable[[KernelSpec, Schedule, np.ndarray], list[np.ndarray]] = no_tables
+    tables: Callable[[KernelSpec, Schedule, Any], list[np.ndarray]] = no_tables
     operands: Callable[[KernelSpec, Schedule, np.ndarray, list], list] = as_given
     packs: bool = False
     takes_floats: bool = False

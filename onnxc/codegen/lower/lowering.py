@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxc.codegen.kernels import MICRO, choose, cost, interleave, pool, quantise
+from onnxc.codegen.kernels import MICRO, choose, cost, interleave, pool, quantise, sums
 from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.spec import Refusal, Schedule
 from onnxc.codegen.lower import contracts, layout, packing, planes
@@ -354,7 +354,7 @@ class _Lowering:
                     refusals.append(Refusal(family.name, "has a factor of a quarter or more"))
                     family, plan, declined = choose(form.spec, self.target, micro=False)
                 refusals += declined
-                if plan is not None and isinstance(form, FewBit):
+                if plan is not None and (isinstance(form, FewBit) or form.spec.weight.kind == "codes"):
                     declined = self._slower(form, family, plan, found)
                     refusals += declined
                     plan = None if declined else plan
@@ -362,15 +362,17 @@ class _Lowering:
                     return Choice(form, family, plan, refusals)
         return Choice(found, None, None, refusals)
 
-    def _slower(self, form: FewBit, family: Family, plan: Schedule, found: match.Match) -> list[Refusal]:
-        """A refusal if the float form of a few-bit kernel is predicted to be faster."""
+    def _slower(self, form: FewBit | match.Match, family: Family, plan: Schedule, found: match.Match) -> list[Refusal]:
+        """A refusal if the float form of a few-bit kernel, or of one on codes, is predicted to be faster."""
         rival, other, _ = choose(found.spec, self.target)
         if rival is None or other is None:
             return []
         floats = rival.cost(found.spec, other, self.target)
-        bits = family.cost(form.spec, plan, self.target) + cost.packing_cycles(form.spec)
-        slower = f"predicted to take {bits:.2g} cycles with packing, {other.rule} {floats:.2g}"
-        return [Refusal(plan.rule, slower)] if floats < bits else []
+        packs = isinstance(form, FewBit)
+        bits = family.cost(form.spec, plan, self.target) + (cost.packing_cycles(form.spec) if packs else 0)
+        with_packing = " with packing" if packs else ""
+        slower = f"predicted to take {bits:.2g} cycles{with_packing}, {other.rule} {floats:.2g}"
+        return [Refusal(plan.rule, slower)] if floats < (bits if packs else sums.CERTAIN * bits) else []
 
     def _on_threads(self, form):
         """The spec for as many threads as are worth their barrier."""

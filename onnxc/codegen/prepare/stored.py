@@ -1,6 +1,7 @@
 """Weights that stay packed: what a Lookup makes of bits and a codebook, unpacked where it is read and as far as it is.
 
-    Lookup(packed, codebook, shape)   ->   Stored(packed, codebook, shape): 0.3 MB in the place of 9.4 MB of floats
+    Lookup(packed, codebook, shape)          ->   Stored(packed, codebook, shape): 0.3 MB in the place of 9.4 MB of floats
+    ProductLookup(packed, codebook, shape)   ->   Vectors(packed, codebook, shape)
 
 To NumPy it is the array of floats; kernels for few bits ask for its integers, some channels at a time.
 """
@@ -15,6 +16,7 @@ import onnx
 from onnx import numpy_helper
 
 from onnxc.ir.functions import DOMAIN, unpack_bits
+from onnxc.ir.qtype import sub_vectors
 
 LEAST = 4096  # weights; fewer are not worth it
 
@@ -106,15 +108,56 @@ class Levels(Lazy):
         return np.concatenate(parts) if parts else np.empty((0, *self.shape[1:]), np.int8)
 
 
-def lookups(model: onnx.ModelProto, arrays: Mapping[str, np.ndarray]) -> tuple[onnx.ModelProto, dict[str, Stored]]:
-    """The model without the Lookups of initialisers, and what they make by its name."""
+class Vectors(Lazy):
+    """Codes packed as those of `Stored`, [shape[0], parts, *shape[2:]], for sub-vectors along the second axis; codebook float32
+    [books, centroids, length]. A matrix may be turned: its codes stand as they were."""
+
+    def __init__(self, packed: np.ndarray, codebook: np.ndarray, shape: tuple[int, ...], turned: bool = False):
+        self.packed, self.codebook, self.turned = packed, codebook, turned
+        self.stored = shape
+        self.shape = shape[::-1] if turned else shape
+        self.dtype = codebook.dtype
+
+    def codes(self) -> np.ndarray:
+        """uint8 [outputs, parts, *kernel]."""
+        outputs, inputs, *kernel = self.stored
+        shape = (outputs, inputs // self.codebook.shape[2], *kernel)
+        return unpack_bits(self.packed, prod(shape)).reshape(shape)
+
+    def channels(self, start: int, end: int) -> np.ndarray:
+        made = sub_vectors(self.codes(), self.codebook)
+        return np.ascontiguousarray((made.T if self.turned else made)[start:end])
+
+    def transpose(self, *axes) -> np.ndarray | Vectors:
+        """A matrix turned stays coded."""
+        if self.ndim != 2 or axes not in ((), (None,), ((1, 0),), (1, 0), ([1, 0],)):
+            return np.asarray(self).transpose(*axes)
+        return Vectors(self.packed, self.codebook, self.stored, not self.turned)
+
+    def kernel(self) -> np.ndarray | Vectors:
+        """The weights (columns, rows, 1, 1) that a matrix (rows, columns) is as a convolution."""
+        if self.turned:
+            return Vectors(self.packed, self.codebook, (*self.stored, 1, 1))
+        return np.asarray(self).T[:, :, None, None]
+
+    def reshape(self, *shape) -> np.ndarray | Vectors:
+        """The same, where it has that shape."""
+        wanted = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        return self if tuple(wanted) == self.shape else np.asarray(self).reshape(wanted)
+
+
+KINDS = {"Lookup": Stored, "ProductLookup": Vectors}
+
+
+def lookups(model: onnx.ModelProto, arrays: Mapping[str, np.ndarray]) -> tuple[onnx.ModelProto, dict[str, Lazy]]:
+    """The model without the Lookups and ProductLookups of initialisers, and what they make by its name."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     outputs = {value.name for value in model.graph.output}
-    found: dict[str, Stored] = {}
+    found: dict[str, Lazy] = {}
     kept = []
     for node in model.graph.node:
         given = [tensors.get(name) for name in node.input]
-        plain = node.domain == DOMAIN and node.op_type == "Lookup" and len(given) == 3 and None not in given
+        plain = node.domain == DOMAIN and node.op_type in KINDS and len(given) == 3 and None not in given
         if not plain or node.output[0] in outputs:
             kept.append(node)
             continue
@@ -125,7 +168,7 @@ def lookups(model: onnx.ModelProto, arrays: Mapping[str, np.ndarray]) -> tuple[o
         if prod(extents) < LEAST or codebook.dtype != np.float32:
             kept.append(node)
             continue
-        found[node.output[0]] = Stored(packed, codebook, extents)
+        found[node.output[0]] = KINDS[node.op_type](packed, codebook, extents)
     if not found:
         return model, {}
     made = onnx.ModelProto()

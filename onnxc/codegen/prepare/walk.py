@@ -18,6 +18,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
+from onnxc.codegen.prepare.stored import Vectors
 from onnxc.ir.errors import BadModel, Unsupported
 from onnxc.ir.evaluate import CannotFold, evaluate
 from onnxc.ir.faults import ONNX_ERRORS
@@ -245,6 +246,8 @@ class Walk:
         arrays = [self.constants[name] if name else None for name in node.input]
         if node.op_type == "DequantizeLinear":
             return [_dequantised(node, arrays)]
+        if node.op_type == "Transpose" and isinstance(arrays[0], Vectors):
+            return [arrays[0].transpose(attributes_of(node).get("perm"))]
         outputs = [gs.Variable(name) for name in node.output]
         stand_in = gs.Node(node.op_type, node.name, attributes_of(node), [], outputs)
         try:
