@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -200,7 +201,7 @@ def tables(spec: KernelSpec, plan: Schedule, weights: Coded) -> list[np.ndarray]
     return [filled]
 
 
-def emit(spec: KernelSpec, plan: Schedule, name: str):
+def emit(spec: KernelSpec, plan: Schedule, name: str) -> Any:
     """The kernel as TIR: operands x, codes, codebooks, the epilogue's operands, y."""
     from tvm.script.ir_builder import IRBuilder
     from tvm.script.ir_builder import tirx as T

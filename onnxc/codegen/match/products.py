@@ -408,7 +408,7 @@ class Fusion:
         return found
 
 
-def coded(weight, spec: KernelSpec) -> tuple[Encoding, Coded] | None:
+def coded(weight: Any, spec: KernelSpec) -> tuple[Encoding, Coded] | None:
     """The encoding and the codes of weights that are sub-vectors of a codebook along their inputs; None for others."""
     if not isinstance(weight, Vectors) or weight.turned or weight.ndim != 4:
         return None
