@@ -25,5 +25,23 @@ def builtin() -> None:
         recognise,
         smooth,
     )
+    from .train import (  # noqa: F401
+        admm,
+        decay,
+        distill,
+        early_prune,
+        finetune,
+        group_sparse,
+        hwgq,
+        lowrank,
+        proximal,
+        prune_retrain,
+        qat,
+        slim,
+        soft_sharing,
+        ternary,
+        two_step,
+    )
     from .train import binary as _binary  # noqa: F401
-    from .train import decay, distill, finetune, group_sparse, prune_retrain, qat, slim, ternary  # noqa: F401
+    from .train import cluster as _cluster  # noqa: F401
+    from .train import hash as _hash  # noqa: F401

@@ -88,7 +88,8 @@ class Report:
     """What one pass did. The manager fills in claim, cost, errors and seconds.
 
     error: metrics of the outputs against the original model's (max_abs, max_rel, snr_db, top1) and, with labels, of the
-    task (accuracy, ...). parts: of a list within a list, what each of its passes did.
+    task (accuracy, ...). parts: of a list within a list, what each of its passes did. trainings: of passes that train, how the
+    losses and the batch-norm scales went (`passes.train.objective.History`).
     """
 
     edits: list[Edit] = field(default_factory=list)
@@ -101,6 +102,7 @@ class Report:
     error: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     parts: list[Report] = field(default_factory=list)
+    trainings: list[dict[str, Any]] = field(default_factory=list)
 
     def edit(self, node: str, what: str) -> None:
         self.edits.append(Edit(node, what))
@@ -130,6 +132,7 @@ class Report:
             "error": dict(self.error),
             "seconds": self.seconds,
         }
+        row |= {"trainings": self.trainings} if self.trainings else {}
         return row | ({"parts": [part.to_dict() for part in self.parts]} if self.parts else {})
 
 

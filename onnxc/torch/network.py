@@ -12,7 +12,7 @@ Weights of fewer bits than float32 are kept in float32 and cast where they are r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -22,6 +22,7 @@ from onnxc.ir.errors import Unsupported, VerificationError
 from onnxc.ir.model import Model, read_only
 
 from . import rows
+from .arithmetic import PRODUCTS
 from .rows.quantised import RANGES, spread
 from .steps import Step, onnx_type, plain, steps, tensor
 from .table import ROWS, Call, round_through
@@ -62,6 +63,7 @@ class Network(torch.nn.Module):
         self.inputs = [i.name for i in proto.graph.input]
         self.outputs = {o.name: o.type.tensor_type.elem_type for o in proto.graph.output}
         self.forms: dict = {}
+        self.made: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.kinds: dict[str, str] = {}
         self.fixed: dict[str, torch.Tensor] = {}
         self.stored: dict[str, tuple] = {}
@@ -146,6 +148,12 @@ class Network(torch.nn.Module):
         scale, zero = self._grid(name, p, values)
         return (round_through(p / scale) + zero).clamp(*RANGES[self.kinds[name]])
 
+    def take_forms(self, forms: Mapping[str, torch.nn.Module]) -> None:
+        """Read these parameters by these forms, whose own parameters and buffers are the network's from now on."""
+        self.forms = dict(forms)
+        for k, reading in enumerate(self.forms.values()):
+            self.add_module(f"form {k}", reading)
+
     # running
 
     def values(self) -> dict[str, torch.Tensor]:
@@ -214,6 +222,8 @@ class Network(torch.nn.Module):
         except (RuntimeError, IndexError, TypeError, ValueError) as e:
             text = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
             raise VerificationError(f"{step.op} does not run in torch: {text}", node=str(step)) from e
+        if self.made is not None and step.op in PRODUCTS and step.domain == "":
+            made = self.made(made)
         return tuple(made) if isinstance(made, (tuple, list)) else (made,)
 
     def _scope(self, graph: onnx.GraphProto, given: list, outer: Mapping) -> list[torch.Tensor]:

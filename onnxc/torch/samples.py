@@ -9,6 +9,8 @@ import torch
 
 from onnxc.ir.errors import BadData, BadOption
 
+from .steps import tensor
+
 HELD_BYTES = 2**30
 """Samples up to this size are held in memory; of larger sets as many are mixed at a time as fit."""
 HELD_SAMPLES = 2000
@@ -67,7 +69,8 @@ class Samples:
         """How many samples a chunk holds."""
         return max(len(a) for n, a in chunk.items() if self._counts(n))
 
-    def _of(self, chunk: Chunk, index) -> Chunk:
+    def of(self, chunk: Chunk, index) -> Chunk:
+        """The samples of a chunk that `index` names."""
         return {n: a[index] if self._counts(n) else a for n, a in chunk.items()}
 
     def epoch(self, number: int) -> Iterator[Chunk]:
@@ -80,7 +83,7 @@ class Samples:
             order, hidden = order[~np.isin(order, hidden)], hidden[:0]  # what is held out stands among the first
             size = min(self.size, len(order))
             for i in range(0, len(order) - size + 1, size) if size else ():
-                yield self._of(held, order[i : i + size])
+                yield self.of(held, order[i : i + size])
             if done:
                 return
 
@@ -94,7 +97,7 @@ class Samples:
         count = self.size_of(self._first)
         which = self._hidden if len(self._hidden) else np.arange(min(count, HELD_SAMPLES))
         for i in range(0, len(which), self.size):
-            yield self._of(self._first, which[i : i + self.size])
+            yield self.of(self._first, which[i : i + self.size])
 
 
 def augmented(
@@ -114,13 +117,13 @@ def augmented(
                 "augmentation changes images", tensor=name, expected="float [n, c, h, w]", found=list(x.shape)
             )
         if "flip" in kinds:
-            turned = torch.from_numpy(rng.random(len(x)) < 0.5)
+            turned = tensor(rng.random(len(x)) < 0.5)
             x = torch.where(turned[:, None, None, None], x.flip(3), x)
         if "shift" in kinds:
             x = _shifted(x, rng)
         if "mix" in kinds:
-            a = torch.from_numpy(rng.uniform(0.5, 1, len(x)).astype(np.float32))[:, None, None, None]
-            x = a * x + (1 - a) * x[torch.from_numpy(rng.permutation(len(x)))]
+            a = tensor(rng.uniform(0.5, 1, len(x)).astype(np.float32))[:, None, None, None]
+            x = a * x + (1 - a) * x[tensor(rng.permutation(len(x)))]
         changed[name] = x
     return changed
 
@@ -129,7 +132,7 @@ def _shifted(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Each image moved by up to an eighth of its extents; the border is repeated."""
     n, _, h, w = x.shape
     dy, dx = rng.integers(-(h // 8), h // 8 + 1, n), rng.integers(-(w // 8), w // 8 + 1, n)
-    rows = torch.from_numpy((np.arange(h) + dy[:, None]).clip(0, h - 1))
-    columns = torch.from_numpy((np.arange(w) + dx[:, None]).clip(0, w - 1))
+    rows = tensor((np.arange(h) + dy[:, None]).clip(0, h - 1))
+    columns = tensor((np.arange(w) + dx[:, None]).clip(0, w - 1))
     x = x.gather(2, rows[:, None, :, None].expand(x.shape))
     return x.gather(3, columns[:, None, None, :].expand(x.shape))

@@ -48,17 +48,18 @@ def onnx_type(dtype: torch.dtype) -> int:
 
 
 def tensor(values: np.ndarray, name: str = "") -> torch.Tensor:
-    """An array as a torch tensor that shares nothing with it. Raises Unsupported for strings and the like."""
+    """An array as a torch tensor, on the device in use, that shares nothing with it. Raises Unsupported for strings and the like."""
     kind = onnx.helper.np_dtype_to_tensor_dtype(values.dtype) if values.dtype.kind not in "OUS" else 0
     dtype = torch_type(kind) if kind else None
     if dtype is None:
         raise Unsupported("training does not know this element type", tensor=name or None, found=values.dtype)
+    home = torch.get_default_device()
     if dtype == torch.bfloat16:
-        return torch.from_numpy(values.astype(np.float32)).to(dtype)
+        return torch.from_numpy(values.astype(np.float32)).to(home, dtype)
     # a copy in plain order of what NumPy names by a type that torch has
     plain = {torch.float32: "f4", torch.float64: "f8", torch.float16: "f2", torch.bool: "?"}.get(dtype)
     plain = plain or str(dtype).removeprefix("torch.")
-    return torch.from_numpy(np.array(values).astype(plain, order="C"))
+    return torch.from_numpy(np.array(values).astype(plain, order="C")).to(home)
 
 
 def steps(nodes: Iterable[onnx.NodeProto], opsets: Mapping[str, int], given: Mapping[str, object] | None = None):

@@ -8,21 +8,23 @@ Sums depend on how work is spread, so the number of threads belongs to the sched
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from onnxc.ir.errors import BadData, BadOption, OnnxcError
+from onnxc.ir.errors import BadOption, OnnxcError
 from onnxc.ir.model import Model
 from onnxc.passes.train.objective import History, Objective, Schedule
 
+from .arithmetic import at_products, shorten
+from .checkpoints import mark, resume, save
 from .forms import Clock, form
 from .losses import Classes, alike, attention, labelled, taught
 from .network import Network, store
+from .ranks import Ranks
 from .samples import LABELS, Samples, augmented
 from .shrink import Pulls
 from .steps import tensor
@@ -30,15 +32,13 @@ from .steps import tensor
 RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 TRIAL = 12
 WARM = 0.25
+BINS = 24
 CLIP = 5.0
 """Gradients longer than this are shortened to it."""
 
 
 class Trainer:
-    """Fits models; `progress` is told how far it has come, in words."""
-
-    def __init__(self, progress: Callable[[str], None] | None = None):
-        self.progress = progress or (lambda text: None)
+    """Fits models; the context's `progress` is told how far it has come, in words and as a share."""
 
     def fit(self, model: Model, objective: Objective, schedule: Schedule, ctx, keep_last: bool = False) -> History:
         """Train the weights of `model` in place; ctx has `data`, `synthetic` and `seed`. Raises BadOption, BadData."""
@@ -48,15 +48,16 @@ class Trainer:
                 remedy="give --data with an array `labels`, or train.distill, which needs none",
             )
         with _settled(schedule.threads, ctx.seed):
-            return _Fit(model, objective, schedule, ctx, self.progress).run(keep_last)
+            return _Fit(model, objective, schedule, ctx).run(keep_last)
 
 
 @contextmanager
 def _settled(threads: int, seed: int) -> Iterator[None]:
-    """Threads, seed and deterministic kernels for a training; what was set before is set again after it."""
+    """Threads, seed, device and deterministic kernels for a training; what was set before is set again after it."""
     before, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    state = torch.get_rng_state()
+    state, home = torch.get_rng_state(), torch.get_default_device()
     torch.set_num_threads(threads)
+    torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.manual_seed(seed)
     try:
@@ -64,30 +65,35 @@ def _settled(threads: int, seed: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(before)
         torch.use_deterministic_algorithms(exact)
+        torch.set_default_device(home)
         torch.set_rng_state(state)
 
 
 class _Fit:
     """One training of one model."""
 
-    def __init__(self, model: Model, objective: Objective, schedule: Schedule, ctx, progress):
+    def __init__(self, model: Model, objective: Objective, schedule: Schedule, ctx):
         self.model, self.objective, self.schedule = model, objective, schedule
-        self.seed, self.progress = ctx.seed, progress
-        self.clock = Clock()
+        self.seed, self.progress = ctx.seed, ctx.progress
+        self.clock, self.ranks = Clock(), Ranks()
         self.net = Network(model, learn_steps=objective.steps)
         self.weights = dict(self.net.named_parameters())
         if not self.weights:
             raise BadOption("the model has no weights to train")
-        self.net.forms = {
-            n: form(f, self.weights[n].detach().clone(), self.clock)
-            for n, f in objective.forms.items() if n in self.weights
-        }  # fmt: skip
+        self.net.take_forms(
+            {
+                n: form(f, self.weights[n].detach().clone(), self.clock)
+                for n, f in objective.forms.items() if n in self.weights
+            }
+        )  # fmt: skip
+        self.net.made = at_products(schedule.arithmetic)
         self.pulls = Pulls(objective.penalties, self.weights)
         self.teacher = Network(objective.teacher.model) if objective.teacher else None
         self.classes = Classes(self.net)
         self.their_classes = Classes(self.teacher) if self.teacher else None
         self.features: list[str] | None = None
         self.samples = Samples(ctx.data, schedule.batch, schedule.held, self.seed)
+        self.clock.samples = self.samples.count
         self.many = self.samples.stacked and self._takes_many()
 
     # losses
@@ -137,8 +143,9 @@ class _Fit:
             return alike(self.net, self.teacher, every(self.net), every(self.teacher))
 
     def judge(self) -> float:
-        """The loss on the held samples, without penalties."""
+        """The loss on the held samples, without penalties, by the weights as they would be left."""
         self.net.eval()
+        self.clock.over = True
         total = count = 0
         with torch.no_grad():
             for chunk in self.samples.judged():
@@ -146,6 +153,7 @@ class _Fit:
                 n = self.samples.size_of(chunk)
                 total, count = total + n * float(self.loss(feeds)), count + n
         self.net.train()
+        self.clock.over = False
         return total / max(count, 1)
 
     def _takes_many(self) -> bool:
@@ -167,16 +175,28 @@ class _Fit:
 
     # steps
 
-    def step(self, optimiser, chunk, rate: float, rng: np.random.Generator) -> float:
+    def step(self, optimiser, chunk, rate: float, seed: Sequence[int]) -> float:
+        """One step on a batch; all that is drawn at random follows from `seed`."""
         for group in optimiser.param_groups:
             group["lr"] = rate
         optimiser.zero_grad(set_to_none=True)
-        loss = self.loss(self.feeds(chunk, rng))
+        torch.manual_seed(int(np.random.SeedSequence([*seed, 1]).generate_state(1)[0]))
+        share = self.ranks.share(self.samples.size_of(chunk))
+        feeds = self.feeds(self.samples.of(chunk, share) if share else chunk, np.random.default_rng(list(seed)))
+        loss = self.loss(feeds)
         if not loss.requires_grad:
             raise BadOption("no weight has a share in the loss")
+        for pull in (reading.pull(self.weights[n]) for n, reading in self.net.forms.items()):
+            loss = loss if pull is None else loss + pull
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
+        weights, arithmetic = list(self.net.parameters()), self.schedule.arithmetic
+        self.ranks.average(weights, arithmetic.ternary, list(seed))
+        torch.nn.utils.clip_grad_norm_(weights, CLIP)
         optimiser.step()
+        shorten(weights, arithmetic)
+        with torch.no_grad():
+            for n, reading in self.net.forms.items():
+                reading.step(self.weights[n])
         return float(loss.detach())
 
     def optimiser(self):
@@ -199,7 +219,7 @@ class _Fit:
         for rate in RATES:
             optimiser, batches = self.optimiser(), self._endless()
             for i in range(TRIAL):
-                self.step(optimiser, next(batches), rate, np.random.default_rng([self.seed, 3, i]))
+                self.step(optimiser, next(batches), rate, (self.seed, 3, i))
             loss = self.judge()
             found[rate] = loss if math.isfinite(loss) else math.inf
             self._set(before)
@@ -219,6 +239,7 @@ class _Fit:
             rate = self.schedule.rate or self.try_rates()
             optimiser, history, at = self.optimiser(), History(rate, start), 0
             best, kept = (math.inf if keep_last else start), self._state()
+            self._look(history)
         else:
             rate, history, at = saved["history"].rate, saved["history"], saved["at"]
             optimiser, best, kept = self.optimiser(), saved["best"], saved["kept"]
@@ -228,24 +249,30 @@ class _Fit:
         steps = every * self.schedule.epochs
         pull = sum(cycle(i / steps) for i in range(steps))
         for epoch in range(at, self.schedule.epochs):
+            if self.schedule.patience and epoch - history.best >= self.schedule.patience:
+                break
+            total = taken = 0
             for i, chunk in enumerate(self.samples.epoch(epoch)):
                 done = min((epoch * every + i) / steps, 1.0)
                 self.clock.share = done
-                rng = np.random.default_rng([self.seed, 4, epoch, i])
-                loss = self.step(optimiser, chunk, rate * cycle(done), rng)
+                loss = self.step(optimiser, chunk, rate * cycle(done), (self.seed, 4, epoch, i))
+                total, taken = total + loss, i + 1
                 self.pulls.apply(cycle(done) / pull)
                 history.steps += 1
                 if i % 10 == 0:
-                    self.progress(f"epoch {epoch + 1}/{self.schedule.epochs}, {done:.0%}, loss {loss:.4g}")
+                    self.progress(f"epoch {epoch + 1} of {self.schedule.epochs}, loss {loss:.4g}", done)
             self.clock.share = (epoch + 1) / self.schedule.epochs
+            self.ranks.agree(iter(self.net._buffers.values()))
+            history.train.append(total / max(taken, 1))
+            self._look(history)
+            history.sent = self.ranks.sent
             history.losses.append(self.judge())
             if history.losses[-1] < best or (keep_last and math.isfinite(history.losses[-1])):
                 best, kept, history.best = history.losses[-1], self._state(), epoch + 1
             self._save(history, epoch + 1, optimiser, best, kept)
-            if self.schedule.patience and epoch + 1 - history.best >= self.schedule.patience:
-                break
         self._set(kept)
         self.net.eval()
+        self.clock.over = True
         if history.best:
             history.changed = store(self.net, self.model)
         return history
@@ -253,45 +280,30 @@ class _Fit:
     # checkpoints
 
     def _mark(self) -> str:
-        """What a checkpoint belongs to: the weights as they came and the schedule."""
-        import hashlib
-
-        h = hashlib.sha256(repr((self.schedule, self.seed)).encode())
-        for name, p in sorted(self.net._initial.items()):
-            h.update(name.encode() + p.detach().numpy().tobytes())
-        return h.hexdigest()
+        goal = self.objective
+        asked = (self.schedule, self.seed, goal.labels, goal.smooth, goal.penalties, dict(goal.forms), goal.steps)
+        return mark(self.net._initial, *asked)
 
     def _save(self, history: History, at: int, optimiser, best: float, kept) -> None:
-        if not self.schedule.checkpoint:
-            return
-        path = Path(self.schedule.checkpoint)
-        new = path.with_name(f".{path.name}.{os.getpid()}")
-        torch.save(
-            {
-                "mark": self._mark(), "history": vars(history), "at": at, "state": self._state(), "best": best,
-                "kept": kept, "optimiser": optimiser.state_dict(),
-            },
-            new,
-        )  # fmt: skip
-        os.replace(new, path)
+        if self.schedule.checkpoint and self.ranks.rank == 0:
+            state = {"history": vars(history), "at": at, "state": self._state(), "best": best, "kept": kept}
+            save(Path(self.schedule.checkpoint), {"mark": self._mark(), **state, "optimiser": optimiser.state_dict()})
 
     def _resume(self) -> dict | None:
-        path = self.schedule.checkpoint and Path(self.schedule.checkpoint)
-        if not path or not path.is_file():
-            return None
-        try:
-            saved = torch.load(path, weights_only=True)
-            ours = saved["mark"] == self._mark()
-        except (OSError, RuntimeError, KeyError, ValueError, EOFError, TypeError) as e:
-            raise BadData(f"{path} is no checkpoint of a training", remedy="remove it") from e
-        except Exception as e:
-            if type(e).__module__.startswith(("pickle", "_pickle", "torch")):
-                raise BadData(f"{path} is no checkpoint of a training", remedy="remove it") from e
-            raise
-        if not ours:
-            raise BadData(f"{path} is the checkpoint of another training", remedy="remove it or name another file")
-        saved["history"] = History(**saved["history"])
-        return saved
+        saved = resume(Path(self.schedule.checkpoint), self._mark()) if self.schedule.checkpoint else None
+        return saved and {**saved, "history": History(**saved["history"])}
+
+    # what the report draws
+
+    def _look(self, history: History) -> None:
+        """Add the histogram of batch-norm scales as they are."""
+        names = {s.inputs[1] for s in self.net.steps if s.op == "BatchNormalization" and s.domain == ""}
+        scales = [self.weights[n].detach().abs().reshape(-1).cpu() for n in sorted(names) if n in self.weights]
+        if not scales:
+            return
+        sizes = torch.cat(scales)
+        history.widest = history.widest or 1.25 * float(sizes.max()) or 1.0
+        history.scales.append(torch.histc(sizes.clamp(max=history.widest), BINS, 0, history.widest).int().tolist())
 
 
 def cycle(done: float) -> float:

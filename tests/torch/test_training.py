@@ -130,10 +130,10 @@ def test_zeros_stay_zero():
 
 
 def test_prune_retrain_ends_at_its_sparsity():
-    model = fitted("train.prune_retrain(sparsity=0.75,epochs=4,batch=16)").model
-    for name in ("w1", "w2", "w3"):
+    model = fitted("train.prune_retrain(sparsity=0.75,sparsity_by={last: 0.5},epochs=4,batch=16)").model
+    for name, share in (("w1", 0.75), ("w2", 0.75), ("w3", 0.5)):
         values = model.constants()[name].values
-        assert np.mean(values == 0) == pytest.approx(0.75, abs=0.5 / values.size + 1e-9), name
+        assert np.mean(values == 0) == pytest.approx(share, abs=0.5 / values.size + 1e-9), name
 
 
 def test_slimming_shrinks_scales_of_batch_normalisations():
@@ -199,6 +199,7 @@ def test_a_model_of_one_sample_a_run_trains_in_batches_all_the_same():
         ("train.finetune", images(labels=False), "training on labels needs labels"),
         ("fuse,train.slim", images(), "no batch normalisation"),
         ("train.qat", images(), "holds no quantisers"),
+        ("train.prune_retrain(sparsity_by={nothing: 0.5})", images(), "sparsity_by names no layer"),
         ("train.finetune(epochs=0)", images(), "option epochs does not fit"),
         ("train.finetune(augment=[turn])", images(), "option augment does not fit"),
         ("train.finetune(rate=0.01)", {**images(), "labels": np.full(96, 7)}, "a label stands for no class"),

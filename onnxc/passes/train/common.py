@@ -1,17 +1,26 @@
-"""What training passes share: the options of a schedule, and the run that hands an objective to the Trainer."""
+"""What training passes share: the options of a schedule, and the run that hands an objective to the Trainer.
+
+Where the form that is trained is one that a model can hold (a codebook, factors, quantised inputs), another pass gives the
+model that form first (`before`), and its numbers are trained as all weights are.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from glob import escape
 from typing import Annotated, Any
 
 from ...ir.errors import BadOption
 from ...ir.model import Model
+from ...ir.verify import verify
 from ..base import Claim, Context, Pass, Report
 from ..options import Range
-from .objective import History, Objective, Schedule, Teacher
-from .weights import untied
+from .objective import Arithmetic, Form, History, Objective, Schedule, Teacher
+from .weights import products, untied
 
+Maker = Callable[..., Pass]
+"""A registered pass, made of its options."""
 AUGMENT = ("flip", "shift", "mix")
 
 
@@ -25,7 +34,10 @@ class Train(Pass):
     epochs: how often all samples are seen. batch: samples a step. rate: the largest learning rate of one cycle; none: the
     best of six in short trials. held: share of samples on which the best epoch is chosen. patience: epochs without
     progress before it ends; 0: never. augment: some of flip, shift, mix, for images. checkpoint: a file that a killed
-    run goes on from. threads: part of the result, as sums depend on how they are split.
+    run goes on from. threads: part of the result, as sums depend on how they are split. topk_gradient: the share of the
+    entries of each product's output gradient that go further (meProp). ternary_gradient: gradients of weights become -s, 0
+    or s at random (TernGrad). shared_exponent: train in whole numbers of so many bits that share an exponent by tensor
+    (Flexpoint). fixed_point: train in 16-bit numbers of so many bits behind the point, rounded at random (Gupta).
     """
 
     claim = Claim.LOSSY
@@ -40,31 +52,64 @@ class Train(Pass):
     augment: list[str] = field(default_factory=list)
     checkpoint: str | None = None
     threads: Annotated[int, Range(1, 1024)] = 1
+    topk_gradient: Annotated[float | None, Range(above=0, high=1)] = None
+    ternary_gradient: bool = False
+    shared_exponent: Annotated[int | None, Range(2, 24)] = None
+    fixed_point: Annotated[int | None, Range(0, 15)] = None
 
     always = False
     """Whether the last weights are kept whatever the held loss says, as where the form of weights changes."""
 
     def __post_init__(self) -> None:
         self.within("augment", all(a in AUGMENT for a in self.augment), f"some of {', '.join(AUGMENT)}")
+        if self.shared_exponent is not None and self.fixed_point is not None:
+            raise BadOption("weights have one format", pass_name=self.name, expected="shared_exponent or fixed_point",
+                            found="both")  # fmt: skip
+
+    def before(self) -> list[Pass]:
+        """Passes that give the model the form which is trained."""
+        return []
 
     def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
         raise NotImplementedError
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
+        for p in self.before():
+            self.prepared(p, model, ctx, report)
         untied(model)
         objective = self.objective(model, ctx, report)
-        if ctx.trainer is None:
-            raise BadOption("this pass trains, and was given no trainer", pass_name=self.name)
-        history = ctx.trainer.fit(model, objective, self.schedule(), ctx, keep_last=self.always)
-        told(history, report)
+        self.fit(model, objective, self.schedule(), ctx, report, self.always)
         return report
 
+    def prepared(self, p: Pass, model: Model, ctx: Context, report: Report) -> None:
+        """Run another pass on the model; its edits and notes join the report."""
+        report.add_part(p.run(model, replace(ctx, verified=verify(model))))
+        report.parts.clear()
+
+    def fit(
+        self, model: Model, objective: Objective, schedule: Schedule, ctx: Context, report: Report, always: bool
+    ) -> None:
+        """One training, told in the report."""
+        if ctx.trainer is None:
+            raise BadOption("this pass trains, and was given no trainer", pass_name=self.name)
+        told(ctx.trainer.fit(model, objective, schedule, ctx, keep_last=always), report)
+
     def schedule(self) -> Schedule:
+        arithmetic = Arithmetic(self.topk_gradient, self.ternary_gradient, self.shared_exponent, self.fixed_point)
         return Schedule(
             self.epochs, self.batch, self.rate, self.held, self.patience, tuple(self.augment), self.checkpoint,
-            self.threads,
+            self.threads, arithmetic,
         )  # fmt: skip
+
+    def formed(self, model: Model, form: Form, skip: Sequence[str] = (), ends: bool = True) -> dict[str, Form]:
+        """The form for the weight of every product, by name; the first and the last keep their floats where `ends`."""
+        nodes = [node.name for node, _, _ in products(model)]
+        skip = [*skip, *(escape(n) for n in {*nodes[:1], *nodes[-1:]} if ends)]
+        found = {w.name: replace(form, axis=out) for _, w, out in products(model, skip)}
+        if not found:
+            raise BadOption("no product is left to train", pass_name=self.name, remedy="ends=false, or a shorter skip")
+        return found
 
     def learnt_from(self, ctx: Context) -> dict[str, Any]:
         """Labels where the data have them, else the model as it was given: parts of an Objective."""
@@ -83,6 +128,9 @@ def told(history: History, report: Report) -> None:
     """The report of a training: weights changed, and how the held loss went."""
     for name in history.changed:
         report.edit(name, "trained")
+    report.trainings.append(asdict(history))
+    if history.sent:
+        report.note(f"this process sent {history.sent:,} bytes of gradients")
     ran = f"{len(history.losses)} epochs, {history.steps} steps, largest rate {history.rate:.2g}"
     if history.best:
         report.note(f"{ran}: held loss {history.start:.4g} -> {history.loss:.4g} (epoch {history.best})")

@@ -53,13 +53,58 @@ class Form:
     cubic schedule over the first half of the steps (Zhu and Gupta 2017, eq. 1), and what is zero may come back (dynamic
     network surgery, Guo 2016). binary: the sign times the mean of |w| of each output channel along `axis` (XNOR-Net,
     Rastegari 2016, eq. 6). connect: the sign times one mean of |w| (BinaryConnect, Courbariaux 2015, by a scale that
-    ternary and binary share here). ternary: -a, 0, a with the threshold 0.7 mean |w| (Li 2016, eq. 6).
+    ternary and binary share here). chance: likewise, but up with the probability (w / a + 1) / 2 while it is trained (its
+    stochastic kind). ternary: -a, 0, a with the threshold 0.7 mean |w| (Li 2016, eq. 6). trained: a learnt scale of each
+    sign (Zhu 2017). nearest: a times the nearest of `codes`, both fitted in turn (Leng 2018). felt: likewise, where the
+    loss curves most (Hou 2017). split: drawn by `strength` to the largest weights (`sparsity`) or to the nearest levels of
+    `codes`, and projected onto them in the end (ADMM, Zhang 2018, Leng 2018). average: left as its moving average, to
+    which each step adds the share `strength`. mixture: under a prior of `components` Gaussians, by `strength`, and left
+    at their means (Ullrich 2017).
+
+    after: the share of the training from which on the form holds; the weight is read as it is until then.
     """
 
-    kind: Literal["zeros", "magnitude", "binary", "connect", "ternary"]
+    kind: Literal[
+        "zeros",
+        "magnitude",
+        "binary",
+        "connect",
+        "chance",
+        "ternary",
+        "trained",
+        "nearest",
+        "felt",
+        "split",
+        "average",
+        "mixture",
+    ]
     sparsity: float = 0.0
     first: float = 0.0
     axis: int = 0
+    codes: tuple[float, ...] = ()
+    strength: float = 0.0
+    components: int = 0
+    after: float = 0.0
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """In what numbers a training computes: cheaper gradients and short formats, emulated in floats.
+
+    topk: the share of the entries of a product's output gradient that go further, the largest of each sample (meProp, Sun
+    2017). ternary: the gradient of each weight becomes -s, 0 or s at random, right in the mean (TernGrad, Wen 2017).
+    shared_exponent: bits of the whole numbers of a tensor that share an exponent (Flexpoint, Koester 2017). fixed_point: bits
+    behind the point of 16-bit numbers, rounded at random (Gupta 2015). The last two hold for weights, for what products
+    make and for its gradient.
+    """
+
+    topk: float | None = None
+    ternary: bool = False
+    shared_exponent: int | None = None
+    fixed_point: int | None = None
+
+    def __bool__(self) -> bool:
+        return self != Arithmetic()
 
 
 @dataclass(frozen=True)
@@ -83,7 +128,8 @@ class Schedule:
 
     epochs: over the samples not held out. batch: samples a step. rate: the largest learning rate of one cycle (Smith
     2018); None: the best of six in short trials. held: share of samples on which progress is judged. patience: epochs without
-    progress before it ends. augment: flip, shift, mix. checkpoint: a file that a killed run goes on from.
+    progress before it ends. augment: flip, shift, mix. checkpoint: a file that a killed run goes on from, written after
+    each epoch. arithmetic: in what numbers.
     """
 
     epochs: int = 3
@@ -94,11 +140,17 @@ class Schedule:
     augment: tuple[str, ...] = ()
     checkpoint: str | None = None
     threads: int = 1
+    arithmetic: Arithmetic = Arithmetic()
 
 
 @dataclass
 class History:
-    """What training did: the loss on the held samples at the start and after each epoch, and what was chosen."""
+    """What training did: the loss on the held samples at the start and after each epoch, and what was chosen.
+
+    train: the mean loss of each epoch's steps, with what forms add. scales: at the start and after each epoch, a histogram of
+    |batch-norm scales| in equal bins from 0 to `widest`. sent: bytes that this process sent for gradients, where there are
+    several.
+    """
 
     rate: float
     start: float
@@ -106,6 +158,10 @@ class History:
     best: int = 0
     steps: int = 0
     changed: list[str] = field(default_factory=list)
+    train: list[float] = field(default_factory=list)
+    scales: list[list[int]] = field(default_factory=list)
+    widest: float = 0.0
+    sent: int = 0
 
     @property
     def loss(self) -> float:

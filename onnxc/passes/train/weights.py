@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from ...ir.functions import is_lookup
 from ...ir.model import Model
 from .objective import Form
 
@@ -16,11 +17,12 @@ SPARSE = 0.1
 
 
 def kept_zeros(model: Model) -> dict[str, Form]:
-    """The form that keeps zeros for every float weight that is sparse, by name."""
+    """The form that keeps zeros for every float weight that is sparse, and for the zero of a codebook, by name."""
     return {
         name: Form("zeros")
         for name, t in model.constants().items()
-        if t.values.dtype.kind == "f" and t.values.size > 1 and np.mean(t.values == 0) >= SPARSE
+        if t.values.dtype.kind == "f" and t.values.size > 1
+        if np.mean(t.values == 0) >= SPARSE or ((t.values == 0).any() and any(map(is_lookup, t.outputs)))
     }
 
 

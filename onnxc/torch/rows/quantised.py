@@ -12,6 +12,7 @@ import torch
 from onnxc.ir import functions
 from onnxc.ir.model import DOMAIN
 
+from ..steps import tensor
 from ..table import Call, round_through, row, sign_through
 
 RANGES = {
@@ -123,11 +124,11 @@ def product_lookup(call: Call, packed, codebook, shape):
 def hashed_lookup(call: Call, codebook, shape):
     extents = [int(n) for n in shape]
     place, sign = functions.hash_places(int(torch.tensor(extents).prod()), len(codebook))
-    return (codebook[torch.from_numpy(place)] * torch.from_numpy(sign)).reshape(extents)
+    return (codebook[tensor(place)] * tensor(sign)).reshape(extents)
 
 
 def numbers(packed: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:
     """Packed numbers as int64 of `shape`."""
     extents = [int(n) for n in shape]
-    flat = functions.unpack_bits(packed.numpy(), int(torch.tensor(extents).prod()))
-    return torch.from_numpy(flat.astype("int64")).reshape(extents)
+    flat = functions.unpack_bits(packed.cpu().numpy(), int(torch.tensor(extents).prod()))
+    return tensor(flat.astype("int64")).reshape(extents)

@@ -146,7 +146,7 @@ def pad(call: Call, x, pads=None, value=None, axes=None):
         else:
             period = max(2 * (size - 1), 1)
             places = np.abs((places + size - 1) % period - (size - 1)) if size > 1 else places * 0
-        x = x.index_select(a, torch.from_numpy(places.astype(np.int64)))
+        x = x.index_select(a, tensor(places.astype(np.int64)))
     return x
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..steps import tensor
 from ..table import Call, ints, row
 from .linear import pad_list, paddings
 
@@ -122,7 +123,7 @@ def _resized(x, over, sizes, factors, mode: str, rule: tuple) -> torch.Tensor:
     for axis, size, factor in zip(over, sizes, factors):
         if factor == 1 and size == x.shape[axis]:
             continue
-        matrix = torch.from_numpy(_matrix(x.shape[axis], size, factor, mode, *rule)).to(x.dtype)
+        matrix = tensor(_matrix(x.shape[axis], size, factor, mode, *rule)).to(x.dtype)
         x = torch.tensordot(x, matrix, ([axis], [1])).movedim(-1, axis)
     return x
 

@@ -1,0 +1,101 @@
+"""Training in cheaper numbers: sparse and ternary gradients, and short formats, emulated in floats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+
+from onnxc.passes.train.objective import Arithmetic
+
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+DEVIATIONS = 2.5
+"""Gradients beyond so many deviations are cut ahead of making them ternary (Wen 2017, eq. 10)."""
+WORD = 16
+"""Bits of a number in fixed point."""
+
+Rounding = Callable[[torch.Tensor], torch.Tensor]
+
+
+class _Passed(torch.autograd.Function):
+    """`ahead` of the values, `back` of the gradient."""
+
+    @staticmethod
+    def forward(ctx, x, ahead, back):
+        ctx.back = back
+        return ahead(x) if ahead is not None else x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return ctx.back(grad), None, None
+
+
+def at_products(spec: Arithmetic) -> Rounding | None:
+    """What happens to the output of a product and to its gradient; None: nothing."""
+    short = short_format(spec)
+    if short is None and spec.topk is None:
+        return None
+
+    def back(grad: torch.Tensor) -> torch.Tensor:
+        grad = grad if spec.topk is None else largest(grad, spec.topk)
+        return grad if short is None else short(grad)
+
+    return lambda y: _Passed.apply(y, short, back)
+
+
+def largest(grad: torch.Tensor, share: float) -> torch.Tensor:
+    """The largest share of the entries of each sample, at least one; the others are zero (Sun 2017, eq. 6)."""
+    flat = grad.reshape(len(grad), -1) if grad.ndim > 1 else grad.reshape(1, -1)
+    k = max(1, round(share * flat.shape[1]))
+    place = flat.abs().topk(k, 1).indices
+    return torch.zeros_like(flat).scatter(1, place, flat.gather(1, place)).reshape(grad.shape)
+
+
+def short_format(spec: Arithmetic) -> Rounding | None:
+    """The rounding to a short format."""
+    behind, bits = spec.fixed_point, spec.shared_exponent
+    if behind is not None:
+        return lambda x: fixed_point(x, behind)
+    if bits is not None:
+        return lambda x: shared_exponent(x, bits)
+    return None
+
+
+def fixed_point(x: torch.Tensor, behind: int) -> torch.Tensor:
+    """16-bit numbers with `behind` bits behind the point, up with the probability of what is cut (Gupta 2015, eq. 2)."""
+    limit = 2 ** (WORD - 1)
+    steps = torch.floor(x * 2.0**behind + torch.rand_like(x))
+    return steps.clamp(-limit, limit - 1) * 2.0**-behind
+
+
+def shared_exponent(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """Whole numbers of so many bits times one power of two, the least that holds the largest (Koester 2017)."""
+    most = float(x.abs().max()) if x.numel() else 0.0
+    if most == 0 or most != most or most == float("inf"):
+        return x.clone()
+    limit = 2 ** (bits - 1) - 1
+    unit = 2.0 ** torch.ceil(torch.log2(torch.tensor(most, dtype=torch.float64) / limit)).item()
+    return torch.round(x / unit).clamp(-limit - 1, limit) * unit
+
+
+def clipped(grad: torch.Tensor) -> torch.Tensor:
+    """A gradient within DEVIATIONS of its deviations."""
+    if grad.numel() < 2:
+        return grad
+    most = float(DEVIATIONS * grad.std())
+    return grad.clamp(-most, most) if most > 0 else grad
+
+
+def ternary(grad: torch.Tensor, scale: torch.Tensor, rng: torch.Generator | None = None) -> torch.Tensor:
+    """-1, 0 or 1 [int8], whose mean over many draws times `scale` is `grad` (Wen 2017, eq. 3)."""
+    chance = torch.rand(grad.shape, generator=rng, dtype=grad.dtype, device=grad.device)
+    return (torch.sign(grad) * (chance < grad.abs() / scale)).to(torch.int8)
+
+
+def shorten(weights: Iterable[torch.Tensor], spec: Arithmetic) -> None:
+    """Weights as the short format holds them after a step."""
+    short = short_format(spec)
+    if short is not None:
+        with torch.no_grad():
+            for w in weights:
+                w.copy_(short(w))

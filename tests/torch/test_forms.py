@@ -1,0 +1,176 @@
+"""Forms of weights: each leaves what its paper says, moves by its paper's gradient, and gives the same bytes again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import onnxc
+from onnxc.ir.errors import BadOption
+from tests.torch.test_training import fitted, images, small
+
+QUICK = "epochs=3,batch=16,rate=0.01"
+
+
+def w2(result) -> np.ndarray:
+    return result.model.constants()["w2"].values
+
+
+def accuracy(result) -> float:
+    return result.report.rows[-1].error["accuracy"]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return fitted("train.finetune(epochs=8,batch=16,rate=0.01)").model
+
+
+def on(model, passes, **settings):
+    return onnxc.run_passes(model, passes, data=images(), **settings)
+
+
+def test_shared_weights_stay_shared_and_zeros_zero():
+    start = "prune.magnitude(sparsity=0.5)"
+    sparse, shared = fitted(start), fitted(f"{start},quant.cluster(bits=2,store=floats)")
+    trained = fitted(f"{start},train.cluster(bits=2,store=floats,{QUICK})")
+    before = w2(sparse)
+    after = next(t.values for t in trained.model.constants().values() if t.values.shape == before.shape)
+    assert ((after == 0) == (before == 0)).all() and len(np.unique(after)) == len(np.unique(w2(shared))) == 4
+    assert not np.isin(after[after != 0], w2(shared)).any()
+    packed = fitted(f"{start},train.cluster(bits=2,{QUICK})").model
+    values = {float(v) for n in packed.nodes if n.op == "Lookup" for v in n.inputs[1].values.ravel()}
+    assert set(np.unique(after).tolist()) <= values
+
+
+def test_a_hashed_table_learns_what_hashing_lost(trained):
+    lost, learnt = (on(trained, p) for p in ("quant.hash(bits=8)", f"train.hash(bits=8,{QUICK})"))
+    table = next(t for n, t in learnt.model.constants().items() if "w2" in n and n.endswith("codebook"))
+    assert table.values.size == 8 * 12 * 9 // 4
+    assert accuracy(learnt) > accuracy(lost) + 0.1
+
+
+def test_factors_are_trained(trained):
+    lost, learnt = (on(trained, p) for p in ("lowrank(params=0.35)", f"train.lowrank(params=0.35,{QUICK})"))
+    shapes = [{n: t.values.shape for n, t in r.model.constants().items()} for r in (lost, learnt)]
+    assert shapes[0] == shapes[1] and accuracy(learnt) >= accuracy(lost)
+    assert learnt.report.rows[-1].error["snr_db"] != lost.report.rows[-1].error["snr_db"]
+
+
+@pytest.mark.parametrize("to, most", [("sparse", None), ("binary", 2), ("ternary", 3), ("bits3", 7)])
+def test_admm_ends_in_its_set(trained, to, most):
+    given = f"{to},sparsity=0.75" if to == "sparse" else f"{to},ends=false"
+    w = w2(on(trained, f"train.admm(to={given},{QUICK})"))
+    if most is None:
+        assert np.mean(w == 0) == pytest.approx(0.75, abs=1e-3)
+    else:
+        assert 2 <= len(np.unique(w)) <= most
+        assert set(np.round(np.unique(np.abs(w)) / np.abs(w).max(), 4)) <= {0, 0.25, 0.5, 1}
+
+
+@pytest.mark.parametrize("levels, most", [("binary", 2), ("bits3", 7)])
+def test_loss_aware_levels_are_left(trained, levels, most):
+    w = w2(on(trained, f"train.proximal(levels={levels},ends=false,{QUICK})"))
+    assert 2 <= len(np.unique(w)) <= most
+
+
+def test_levels_are_nearest_where_the_loss_curves():
+    import torch
+
+    from onnxc.torch.forms import nearest
+
+    rng = np.random.default_rng(0)
+    w, d = (torch.from_numpy(rng.standard_normal(200)) for _ in range(2))
+    d = d.abs()
+    torch.testing.assert_close(nearest(w, (-1, 1), d), torch.sign(w) * (d * w.abs()).sum() / d.sum())
+
+    def error(a, codes=(-1, 0, 1)):
+        q = a * np.array(codes)
+        return min(1e9, float((d.numpy() * np.square(w.numpy()[:, None] - q).min(1)).sum()))
+
+    found = nearest(w, (-1, 0, 1), d)
+    best = min(error(a) for a in np.linspace(0.1, 3, 300))
+    assert float((d * (w - found).square()).sum()) <= 1.02 * best
+
+
+def test_scales_of_either_sign_are_learnt(trained):
+    w = w2(on(trained, f"train.ternary(scales=learnt,ends=false,{QUICK})"))
+    values = np.unique(w)
+    assert len(values) == 3 and values[1] == 0 and values[0] != -values[2]
+
+
+def test_gradients_of_learnt_scales_are_the_papers():
+    import torch
+
+    from onnxc.torch.forms import _Sided
+
+    w = torch.tensor([0.5, -0.4, 0.01, 0.9], requires_grad=True)
+    up, down = (torch.tensor([s], requires_grad=True) for s in (2.0, 3.0))
+    y = _Sided.apply(w, up, down, torch.tensor(0.045))
+    assert y.tolist() == [2, -3, 0, 2]
+    y.backward(torch.tensor([1.0, 10.0, 100.0, 1000.0]))
+    assert w.grad.tolist() == [2, 30, 100, 2000] and up.grad.tolist() == [1001] and down.grad.tolist() == [-10]
+
+
+def test_signs_are_drawn_by_chance_and_left_certain(trained):
+    result = on(trained, f"train.binary(scale=layer,stochastic=true,ends=false,{QUICK})")
+    assert len(np.unique(np.abs(w2(result)))) == 1
+    import torch
+
+    from onnxc.passes.train.objective import Form
+    from onnxc.torch.forms import Clock, form
+
+    w = torch.tensor([0.5, -0.5, 1.5, -1.5])  # mean |w| = 1: up in 0.75, 0.25, 1 and 0 of the draws
+    torch.manual_seed(0)
+    reading = form(Form("chance"), w, Clock())
+    ups = torch.stack([reading(w) > 0 for _ in range(2000)]).float().mean(0)
+    torch.testing.assert_close(ups, torch.tensor([0.75, 0.25, 1.0, 0.0]), atol=0.03, rtol=0)
+
+
+def test_soft_sharing_gathers_weights_at_few_values(trained):
+    result = on(trained, "train.soft_sharing(components=6,strength=1,epochs=12,batch=16,rate=0.01)")
+    w = w2(result)
+    assert 2 <= len(np.unique(w)) <= 6 and np.mean(w == 0) > 0.2
+    assert accuracy(result) > 0.6
+
+
+@pytest.mark.parametrize("passes", ["train.hwgq(bits=2,ends=false,", "train.two_step(bits=2,ends=false,"])
+def test_inputs_and_weights_of_few_bits(trained, passes):
+    result = on(trained, f"{passes}{QUICK})")
+    ops = [n.op for n in result.model.nodes]
+    assert ops.count("Quantize") >= 2
+    rows = w2(result).reshape(8, -1)
+    assert all(len(np.unique(row)) <= 3 for row in rows)
+
+
+def test_channels_go_by_their_forecast_and_the_rest_is_trained_on():
+    result = fitted(f"train.early_prune(early=3,ratio=0.5,strength=0.9,{QUICK})")
+    g = result.model.constants()["g"].values
+    assert len(g) == 6 and (g != 0).all()
+    assert len(result.report.rows[-1].trainings) == 2
+    slimmed = fitted(
+        "train.slim(epochs=3,batch=16,rate=0.01,strength=0.9),prune(criterion=bn_scale,ratio=0.5,recover=none)"
+    )
+    assert accuracy(result) > accuracy(slimmed)
+
+
+def test_the_same_seed_gives_the_same_bytes_of_forms_that_draw(trained):
+    def once():
+        passes = f"train.binary(scale=layer,stochastic=true,{QUICK}),train.soft_sharing(components=5,{QUICK})"
+        return on(trained, passes, seed=2).model.to_proto().SerializeToString(deterministic=True)
+
+    assert once() == once()
+
+
+@pytest.mark.parametrize(
+    "passes, said",
+    [
+        ("train.binary(stochastic=true)", "signs are drawn by one scale"),
+        ("train.admm(to=binary,sparsity=0.5)", "option sparsity needs to=sparse"),
+        ("train.proximal(skip=['*'])", "no product is left to train"),
+        ("fuse,train.early_prune", "no batch normalisation"),
+        ("train.finetune(shared_exponent=8,fixed_point=8)", "weights have one format"),
+    ],
+)
+def test_what_has_no_form_is_refused_in_one_line(passes, said):
+    with pytest.raises(BadOption, match=said):
+        onnxc.run_passes(small(), passes, data=images())
