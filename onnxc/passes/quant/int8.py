@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -25,6 +25,7 @@ from . import products
 from .affine import affine
 from .entropy import entropy
 from .fitted import Fitted, fit, requests
+from .joined import balance
 from .mixed import FLOAT, Candidate, candidates, choose
 from .placement import KNOWN, PRODUCTS, Placement, place
 from .qdq import BY_AXIS, Writer
@@ -91,6 +92,7 @@ class QuantInt8(Pass):
     requires = ("clean", "fuse")
     bodies = True
     needs_data = True
+    _apart: ClassVar[Set[str]] = frozenset()  # Concats that stay in float: `joined`
 
     def __post_init__(self):
         if (self.bits == "auto") != (self.mean_bits is not None or self.snr is not None):
@@ -114,6 +116,7 @@ class QuantInt8(Pass):
             if not report.edits:
                 report.note("nothing to quantise: no convolution or matrix product that could be")
             return report
+        self._apart = balance(model, ctx, self._lets, 8 if self.bits == "auto" else self.bits, report)
         if self.bits != "auto":
             self._quantise(model, ctx, chosen, dict.fromkeys(chosen, self.bits), report)
             return report
@@ -200,7 +203,11 @@ class QuantInt8(Pass):
 
     def _lets(self, node: gs.Node) -> bool:
         ops = _listed(self.ops)
-        return (not ops or node.op in ops) and not any(fnmatchcase(node.name, glob) for glob in _listed(self.skip))
+        return (
+            (not ops or node.op in ops)
+            and node.name not in self._apart
+            and not any(fnmatchcase(node.name, glob) for glob in _listed(self.skip))
+        )
 
     def _check_skip(self, model: Model) -> None:
         for glob in _listed(self.skip):

@@ -8,6 +8,7 @@ Tensors tied by such operators form a class with one vector s; products end a cl
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,14 +39,20 @@ class Class:
     frozen: str | None = None
 
 
-def classes(model: Model, analysis: Analysis) -> list[Class]:
-    """The classes of `model` that products begin, in graph order, frozen ones included (`frozen` says why)."""
+def classes(model: Model, analysis: Analysis, joins: Container[str] = ()) -> list[Class]:
+    """The classes of `model` that products begin, in graph order, frozen ones included (`frozen` says why).
+
+    joins: names of Concats that begin a class as products do.
+    """
     of: dict[str, Class] = {}
     for node in model.nodes:
-        shape = analysis.shape(node.outputs[0].name) if scalable(model, node) else None
+        begins = node.name in joins or scalable(model, node)
+        shape = analysis.shape(node.outputs[0].name) if begins else None
+        if node.name in joins:
+            _freeze(of, [t.name for t in node.inputs], f"{node.name} joins it with others")
         if shape is not None:
             of[node.outputs[0].name] = Class(shape[1], {node.outputs[0].name: 1}, [node])
-            if (found := of.get(node.inputs[0].name)) is not None:
+            if node.name not in joins and (found := of.get(node.inputs[0].name)) is not None:
                 found.readers.append((node, found.tensors[node.inputs[0].name]))
         elif model.is_standard(node, "Add") and _alike(node, analysis):
             _join(node, of)
