@@ -19,11 +19,14 @@ OPTIONS = {
     "prune.width": {"alpha": 0.5},
     "quant.product": {"centroids": 2},
     "lowrank.svd": {"rank": 2},
+    **{f"compact.{form}": {"ends": False} for form in ("fire", "separable")},
     **{f"lowrank.{form}": {"rank": 1} for form in ("auto", "channel", "cp", "separable", "spatial", "tucker")},
 }
 """Options that make a pass do something on the small layers of random networks."""
 SKIP = {
     "prune.resolution": "it changes the interface, and random networks end in fully connected layers",
+    "compact.inverted_residual": "random networks are too narrow for it to save; tests/passes/test_compact.py has wider ones",
+    "compact.shuffle": "random networks have few 1x1 convolutions of even channels; likewise",
     "quant.embedding": "random networks have no tables; tests/passes/test_quant_embedding.py draws some",
 }
 PASSES = [name for name in available() if name not in SKIP and not name.startswith("train.")]  # those: tests/torch
@@ -33,7 +36,10 @@ AFTER = {
     "prune.dead": "prune.magnitude(sparsity=0.9, scope=global)",
 }
 """What makes for a pass what it works on, where random networks hold none."""
-MOST, FEW = 0.65, {"prune.blocks": 0.2, "quant.smooth": 0.1, "prune.dead": 0.4}
+MOST, FEW = (
+    0.65,
+    {"prune.blocks": 0.2, "quant.smooth": 0.1, "prune.dead": 0.4, "compact.fire": 0.5, "compact.separable": 0.5},
+)
 """Of how many networks a pass must change something at least, for the test to mean anything: few have a branch that can
 be left out, a product behind a normalisation, or channels that give nothing."""
 SLOW, QUICK = (
