@@ -46,3 +46,4 @@ def builtin() -> None:
     from .train import binary as _binary  # noqa: F401
     from .train import cluster as _cluster  # noqa: F401
     from .train import hash as _hash  # noqa: F401
+    from .train import product as _product  # noqa: F401

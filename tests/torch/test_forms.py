@@ -49,6 +49,19 @@ def test_a_hashed_table_learns_what_hashing_lost(trained):
     assert accuracy(learnt) > accuracy(lost) + 0.1
 
 
+def test_sub_vectors_learn_and_their_codes_stay():
+    start, codes = {}, {}
+    for passes in (
+        "quant.product(centroids=4,codebook=layer)",
+        "train.product(centroids=4,codebook=layer,epochs=10,batch=16,rate=0.01)",
+    ):
+        model = fitted(passes).model
+        (node,) = [n for n in model.nodes if n.op == "ProductLookup" and "w2" in n.name]
+        codes[passes], start[passes] = (t.values for t in node.inputs[:2])
+    (a, b), (c, d) = codes.values(), start.values()
+    assert np.array_equal(a, b) and c.shape == d.shape and not np.array_equal(c, d)
+
+
 def test_factors_are_trained(trained):
     lost, learnt = (on(trained, p) for p in ("lowrank(params=0.35)", f"train.lowrank(params=0.35,{QUICK})"))
     shapes = [{n: t.values.shape for n, t in r.model.constants().items()} for r in (lost, learnt)]
