@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import onnx
 
 from onnxc.codegen import exact, widened
 from onnxc.ir.errors import Unsupported, VerificationError
+from onnxc.ir.lean import Lean
 from onnxc.runtime.data import open_data
 from onnxc.runtime.draw import random_feeds
 from onnxc.runtime.elements import BYTES, PACKED, step
@@ -74,11 +76,13 @@ def _free(spec: TensorSpec, given: TensorSpec) -> TensorSpec:
 class Reference:
     """ONNX Runtime's outputs of a model, and what it allows a library to differ."""
 
-    def __init__(self, proto: onnx.ModelProto, feeds: Sequence[Arrays]):
-        """Runs the model node by node as it stands. Raises Unsupported where ONNX Runtime does not take or run it."""
-        self.proto, self.feeds = proto, feeds
+    def __init__(self, model: onnx.ModelProto | Lean, feeds: Sequence[Arrays]):
+        """Runs the model node by node as it stands, with the weights of a `Lean` where they lie. Raises Unsupported where ONNX
+        Runtime does not take or run it."""
+        self.model = model if isinstance(model, Lean) else Lean(model, {})
+        self.feeds, proto = feeds, self.model.proto
         try:
-            session = Session(proto, optimise=False)
+            session = Session(self.model, optimise=False)
             self.outputs = [session.run(one) for one in feeds]
         except (VerificationError, Unsupported) as error:
             what = f"the library cannot be compared: {error.what}"
@@ -86,7 +90,12 @@ class Reference:
                 what, node=error.node, remedy="give --data that the model takes, or use --check shapes"
             ) from error
         self.tolerance = max([FLOAT_ERROR, *(HALF_ERRORS.get(kind, 0.0) for kind in _types(proto))])
-        self.quanta = _quanta(proto)
+        self.quanta = _quanta(self.model)
+
+    @cached_property
+    def proto(self) -> onnx.ModelProto:
+        """The model with all its weights: a copy of those of a `Lean`, made where something has to be looked into."""
+        return self.model.whole() if self.model.arrays else self.model.proto
 
     def judge(self, number: int, found: Arrays) -> list[Mismatch]:
         """How the outputs `found` for feeds `number` differ, an item an output."""
@@ -190,8 +199,9 @@ def _types(proto: onnx.ModelProto) -> set[int]:
     return found | {a.i for node in nodes if node.op_type == "Cast" for a in node.attribute if a.name == "to"}
 
 
-def _quanta(proto: onnx.ModelProto) -> dict[str, float]:
+def _quanta(model: Lean) -> dict[str, float]:
     """Outputs that a DequantizeLinear makes, through operators that move values only: its largest scale."""
+    proto = model.proto
     scales = {tensor.name: tensor for tensor in proto.graph.initializer}
     made = {name: node for node in proto.graph.node for name in node.output}
     found = {}
@@ -200,7 +210,8 @@ def _quanta(proto: onnx.ModelProto) -> dict[str, float]:
         while node is not None and node.op_type in MOVES:
             node = made.get(node.input[0])
         if node is not None and node.op_type == "DequantizeLinear" and node.input[1] in scales:
-            scale = onnx.numpy_helper.to_array(scales[node.input[1]])
+            held = model.arrays.get(node.input[1])
+            scale = onnx.numpy_helper.to_array(scales[node.input[1]]) if held is None else held
             found[name] = float(np.abs(scale.astype(np.float64)).max(initial=0))
     return found
 

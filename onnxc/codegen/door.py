@@ -49,6 +49,11 @@ class Source:
         """The model as it came, with all its weights."""
         return self.given if isinstance(self.given, onnx.ModelProto) else self.given.to_proto()
 
+    @property
+    def beside(self) -> Lean:
+        """The model as it came, its large weights uncopied."""
+        return Lean(self.given, {}) if isinstance(self.given, onnx.ModelProto) else self.given.lean()
+
     def digest(self) -> str:
         """`onnxc.ir.digest.digest` of `proto`."""
         if isinstance(self.given, onnx.ModelProto):

@@ -34,6 +34,7 @@ from onnxc.codegen.c.wheel import check_wheel, wheels_in, write_wheel
 from onnxc.codegen.door import Optimise, Shapes, Source
 from onnxc.codegen.memory.arena import ALIGN
 from onnxc.codegen.memory.flash import flash_bytes
+from onnxc.codegen.memory.spill import trim
 from onnxc.codegen.memory.weights import Weights, gather, lay_out
 from onnxc.codegen.prepare.ends import Scaled, integer_ends, quantised_data
 from onnxc.codegen.prepare.record import StaticModel
@@ -143,9 +144,8 @@ def compile_model(
     source = Source.of(model, optimise)
     if io == "int8":
         changed, wanted.ends = integer_ends(source.proto)
-        data = (
-            None if data is None or check != "data" else quantised_data(source.proto, data, wanted.ends, shapes, seed)
-        )
+        if data is not None and check == "data":
+            data = quantised_data(source.proto, data, wanted.ends, shapes, seed)
         source = source.part(changed)
     statics, out, proof = _statics(source, shapes), Path(out_dir), Proof()
     with staging(out) as stage:
@@ -156,7 +156,7 @@ def compile_model(
             made = _make(source, statics, wanted, work, tell)
         if check == "data":
             tell("proof", 0.9)
-            proof = prove(work, source.proto, partial(_again, wanted, source), wanted.targets, data, seed)
+            proof = prove(work, source.beside, partial(_again, wanted, source), wanted.targets, data, seed)
         _collect(work, done, [*made.folders, *made.files, f"{name}.h", "manifest.json"])
         put(done, out, old=_files_of(out, name), last="manifest.json")
     tell("done", 1.0)
@@ -245,7 +245,8 @@ def _make(
     face = Interface(name, both, layout.total, threads, tuple(goal.name for goal in targets), mark, ends)
     write_sources(work, face, programs, stored, layout, targets)
     folders = _write_c(work, face, programs, stored, layout, wanted) if wanted.emit or wanted.package else []
-    libraries = link(work, name, toolchain, toolchain.linker(), objects, own_parts(face, stored))
+    trim()
+    libraries = link(work, name, toolchain, toolchain.linker(), objects, stored, own_parts(face, stored))
     extras = check_static(work, name, toolchain, wanted.program)
     manifest = _manifest(face, targets, libraries, kernels, model, wanted.weights)
     manifest["program"] = extras[0] if wanted.program else None
@@ -275,10 +276,8 @@ def _again(
     wanted: _Wanted, source: Source, proto: onnx.ModelProto, shapes: Sequence[Shapes], target: str | None, folder: Path
 ) -> None:
     """Builds another library in the same way, for the proof: of a part of the model, or for another target."""
-    options, part = (
-        replace(wanted, target=target or wanted.target, program=False, wheel=False, emit="", package=""),
-        source.part(proto),
-    )
+    part = source.part(proto)
+    options = replace(wanted, target=target or wanted.target, program=False, wheel=False, emit="", package="")
     _make(part, _statics(part, shapes), options, folder, lambda stage, share: None)
 
 
@@ -293,9 +292,11 @@ def _objects(wanted: _Wanted, source: Source, proto: onnx.ModelProto, shapes: Se
 def _lower(
     statics: list[StaticModel], targets: list[Target], threads: int, name: str, coded: bool
 ) -> tuple[list[Program], Weights]:
-    """A program for each shape within each target, and the weights that they share."""
+    """A program for each shape within each target, and the weights that they share; the static models' constants are given up."""
     pairs = [(goal, static) for goal in targets for static in statics]
     programs = [lower_program(static, goal, threads, f"{internal(name)}_{i}") for i, (goal, static) in enumerate(pairs)]
+    for static in statics:
+        static.constants.clear()
     arrays, numbers = gather([made.arrays for made in programs])
     for made, own in zip(programs, numbers):
         made.renumber(own, arrays)

@@ -21,6 +21,7 @@ from onnxc.codegen.prefix import kinds_of, needed, until
 from onnxc.codegen.target import Target, runs_here
 from onnxc.ir import temporary
 from onnxc.ir.errors import MissingTool, OnnxcError, Unsupported, VerificationError
+from onnxc.ir.lean import Lean
 from onnxc.runtime.apart import run_apart
 from onnxc.runtime.emulate import Emulated
 from onnxc.runtime.library import read_manifest, shapes_of
@@ -50,7 +51,7 @@ class Proof:
 
 
 def prove(
-    folder: Path, proto: onnx.ModelProto, build: Build, targets: Sequence[Target], data=None, seed: int = 0
+    folder: Path, model: onnx.ModelProto | Lean, build: Build, targets: Sequence[Target], data=None, seed: int = 0
 ) -> Proof:
     """Compares the library in `folder` with ONNX Runtime on `data`, a sample a shape; None: seeded random inputs.
 
@@ -61,8 +62,8 @@ def prove(
     """
     manifest = read_manifest(folder)
     shapes = [[(name, shape, dtype) for name, (shape, dtype) in inputs.items()] for inputs, _ in shapes_of(manifest)]
-    feeds = make_feeds(proto, shapes, data, seed)
-    reference = Reference(proto, feeds)
+    feeds = make_feeds(model.proto if isinstance(model, Lean) else model, shapes, data, seed)
+    reference = Reference(model, feeds)
     subject = _Subject(folder, manifest, build, targets)
     made = []
     for machine in subject.machines:
@@ -76,18 +77,18 @@ def prove(
 
 def _compare(subject: _Subject, reference: Reference, folder: Path) -> list[Mismatch]:
     """How all outputs of the library in `folder` differ. Raises VerificationError where they do so too much."""
-    proto, feeds = reference.proto, reference.feeds
+    feeds = reference.feeds
     try:
-        found = subject.run(proto, folder, feeds)
+        found = subject.run(reference, folder)
     except VerificationError as error:
-        node, where = _first_node(proto, subject, feeds[0], list(reference.outputs[0]))
+        node, where = _first_node(reference.proto, subject, feeds[0], list(reference.outputs[0]))
         raise VerificationError(error.what + where, node=node, tensor=error.tensor, remedy=error.remedy) from error
     made = []
     for number, outputs in enumerate(found):
         judged = reference.judge(number, outputs)
         wrong = [one for one in judged if not one.excess <= 1]
         if wrong:
-            node, where = _first_node(proto, subject, feeds[number], [one.tensor for one in wrong])
+            node, where = _first_node(reference.proto, subject, feeds[number], [one.tensor for one in wrong])
             raise VerificationError(
                 f"the library differs from ONNX Runtime, nothing was written{where}", node=node, tensor=wrong[0].tensor,
                 found=wrong[0].what, remedy="report it with the model; --check shapes writes the library all the same",
@@ -108,8 +109,9 @@ class _Subject:
         others = ", ".join(target.name for target, it in zip(targets, runs) if not it)
         self.where = f"{HERE}, which cannot run the kernels for {others}" if self.here and others else HERE
 
-    def run(self, proto: onnx.ModelProto, folder: Path, feeds: Sequence[Arrays]) -> list[Arrays]:
-        """The outputs for each of `feeds` of the library of `proto` in `folder`."""
+    def run(self, reference: Reference, folder: Path) -> list[Arrays]:
+        """The outputs, for each of the feeds, of the library of the model in `folder`."""
+        feeds = reference.feeds
         if self.here:
             return run_apart(folder, feeds, self.machine)
         if self.emulated:
@@ -123,7 +125,7 @@ class _Subject:
         self.where = f"{HERE}, by the same lowering"
         with temporary.folder(self.scratch, "proof") as home:
             shapes = [{key: array.shape for key, array in one.items()} for one in feeds]
-            self.build(proto, shapes, "native", home)
+            self.build(reference.proto, shapes, "native", home)
             return run_apart(home, feeds)
 
     def differs(self, proto: onnx.ModelProto, feeds: Arrays) -> bool | None:
@@ -135,7 +137,7 @@ class _Subject:
                 shapes = [{key: array.shape for key, array in feeds.items()}]
                 self.build(proto, shapes, None, home)
                 try:
-                    found = self.run(proto, home, [feeds])
+                    found = self.run(reference, home)
                 except VerificationError:
                     return True
             return any(not one.excess <= 1 for one in reference.judge(0, found[0]))

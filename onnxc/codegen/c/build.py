@@ -5,6 +5,8 @@ Everything is made with relative names inside one folder, so that no path enters
 
 from __future__ import annotations
 
+import hashlib
+import mmap
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +26,8 @@ from onnxc.runtime.program import build_program, run_tool
 from onnxc.runtime.toolchain import Linker, Toolchain
 
 MICRO_ALIGN = 16  # no vector is longer on a processor without an operating system
+LARGE = 1 << 24  # bytes of weights
+MARK = hashlib.sha512(b"weights").digest()
 C_DIR = Path(__file__).parents[2] / "runtime" / "c"
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
 PARTS = "parts"  # a folder, and names with a dash: a model may be called decode, pool or weights
@@ -71,7 +75,7 @@ def write_sources(
     texts = {
         f"{name}.h": header(face),
         f"{name}.c": csource.source(face, programs, weights, layout, targets),
-        "weights.S": csource.weights_source(name, "weights.bin", toolchain.name),
+        "weights.S": csource.weights_source(name, "weights.bin", toolchain.name, _zeros(weights)),
         "exports.map": csource.exports(face),
         "example/main.c": cexample.main_source(face),
         "example/CMakeLists.txt": cexample.cmake(face, toolchain),
@@ -86,6 +90,23 @@ def write_sources(
         for file in _FILES[part]:
             shutil.copy(C_DIR / file, work / PARTS)
     with open(work / "weights.bin", "wb") as out:
+        for chunk in weights.chunks() if not _zeros(weights) else [MARK]:
+            out.write(chunk)
+
+
+def _zeros(weights: Weights) -> int:
+    """Bytes of large weights for which zeros stand until they are put into their object: an assembler holds all that it reads."""
+    return weights.flash_bytes - len(MARK) if weights.flash_bytes >= LARGE else 0
+
+
+def _fill(file: Path, weights: Weights) -> None:
+    """Puts the weights into the object `file`, from where MARK stands on. Raises MissingTool where it does not stand there once."""
+    with open(file, "r+b") as out:
+        with mmap.mmap(out.fileno(), 0, access=mmap.ACCESS_READ) as held:
+            at = held.find(MARK)
+            if at < 0 or held.find(MARK, at + 1) >= 0:
+                raise MissingTool("the assembler does not write data as they are", remedy="use GNU as or LLVM's")
+        out.seek(at)
         for chunk in weights.chunks():
             out.write(chunk)
 
@@ -96,7 +117,13 @@ def own_parts(face: Interface, weights: Weights) -> tuple[str, ...]:
 
 
 def link(
-    work: Path, name: str, toolchain: Toolchain, linker: Linker, kernels: list[str], parts: Sequence[str]
+    work: Path,
+    name: str,
+    toolchain: Toolchain,
+    linker: Linker,
+    kernels: list[str],
+    weights: Weights,
+    parts: Sequence[str],
 ) -> list[str]:
     """Makes the libraries in `work` from its sources and the objects `kernels`. Returns their names, the one to load first.
 
@@ -110,6 +137,8 @@ def link(
     run_tool([*cc, *flags, *WARNINGS, *threads, *own, "-c", f"{name}.c", "-o", f"{name}.o"], work)
     objects = [*kernels, f"{name}.o", object_name("weights")]
     run_tool([*cc, "-c", "weights.S", "-o", objects[-1]], work)
+    if _zeros(weights):
+        _fill(work / objects[-1], weights)
     for part in parts:
         objects.append(object_name(part))
         run_tool([*cc, *flags, *threads, *own, "-c", f"{PARTS}/{part}.c", "-o", objects[-1]], work)

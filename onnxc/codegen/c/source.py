@@ -165,8 +165,8 @@ const {name}_tensor *{name}_{kind}(int index) {{
 """
 
 
-def weights_source(name: str, path: str, arch: str) -> str:
-    """Assembler that takes the file `path` into read-only memory, 64-byte aligned."""
+def weights_source(name: str, path: str, arch: str, zeros: int = 0) -> str:
+    """Assembler that takes the file `path`, and as many zeros behind it, into read-only memory, 64-byte aligned."""
     wasm, name = arch == "wasm32", internal(name)
     section = f'.section .rodata.{name}_weights,"",@' if wasm else f'.section .rodata.{name}_weights,"a",%progbits'
     end = "" if wasm else '  .section .note.GNU-stack,"",%progbits\n'
@@ -176,7 +176,7 @@ def weights_source(name: str, path: str, arch: str) -> str:
   .p2align 6
 {name}_weights:
   .incbin "{path}"
-  .byte 0
+  .zero {zeros + 1}
   .size {name}_weights, .-{name}_weights
 {end}"""
 

@@ -431,10 +431,8 @@ class _Lowering:
             family.pack_key(form.spec, plan),
         )
         if key not in self.cache:
-            weights = form.weight
-            if not few_bit and form.scale is not None:
-                weights = weights * form.scale.reshape(-1, 1, 1, 1).astype(weights.dtype)
-            self.cache[key] = self.constant(packing.packed(family, form.spec, plan, weights))
+            scale = None if few_bit else form.scale
+            self.cache[key] = self.constant(packing.packed(family, form.spec, plan, form.weight, scale))
         tables = form.tables if few_bit and form.tables else family.tables(form.spec, plan, form.weight)
         return [self.cache[key], *(self.constant(array) for array in tables)]
 

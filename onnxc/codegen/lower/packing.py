@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import numpy as np
 
@@ -16,9 +17,11 @@ from onnxc.codegen.kernels.spec import BINARY, KernelSpec, Refusal, Schedule
 from onnxc.codegen.kernels.thresholds import thresholds
 from onnxc.codegen.match.fewbit import FewBit
 from onnxc.codegen.match.products import Match, Matches
+from onnxc.codegen.memory import spill
 from onnxc.codegen.prepare.stored import Lazy
 
 PART = 1 << 17  # weights that are packed at once where they are unpacked for it
+LARGE = 1 << 18  # and others
 
 
 @dataclass(frozen=True)
@@ -32,22 +35,40 @@ class Choice:
     packing: tuple | None = None
 
 
-def packed(family: Family, spec: KernelSpec, schedule: Schedule, weights) -> np.ndarray:
-    """`family.pack`, of weights that are unpacked as they are read some channels at a time: blocks of channels do not depend on
-    each other."""
-    each = spec.kh * spec.kw * spec.c
-    step = max(1, PART // (each * schedule.block)) * schedule.block
-    if not isinstance(weights, Lazy) or spec.groups > 1 or step >= spec.oc:
-        return family.pack(spec, schedule, np.asarray(weights) if isinstance(weights, Lazy) else weights)
-    parts, start = [], 0
-    while start < spec.oc:
-        end = spec.oc if spec.oc - start < step + schedule.block else start + step
-        part = family.pack(replace(spec, oc=end - start), schedule, weights[start:end])
-        if part.shape[:2] != (1, -(-(end - start) // schedule.block)):  # a layout of another kind
-            return family.pack(spec, schedule, np.asarray(weights))
-        parts.append(part)
+def packed(
+    family: Family, spec: KernelSpec, schedule: Schedule, weights: np.ndarray | Lazy, scale: np.ndarray | None = None
+) -> np.ndarray:
+    """`family.pack` of weights (oc, c/groups, kh, kw) times `scale` (oc,).
+
+    Large ones are packed some channels at a time, as blocks of channels do not depend on each other, and spilled to a file;
+    `Lazy` ones are unpacked no further than that.
+    """
+
+    def pack(start: int, end: int) -> np.ndarray:
+        part = np.asarray(weights[start:end])
+        if scale is not None:
+            each = np.broadcast_to(scale.reshape(-1), (spec.oc,))[start:end]
+            part = part * each.reshape(-1, 1, 1, 1).astype(part.dtype)
+        return family.pack(spec if end - start == spec.oc else replace(spec, oc=end - start), schedule, part)
+
+    step = max(1, (PART if isinstance(weights, Lazy) else LARGE) // (spec.kh * spec.kw * spec.c * schedule.block))
+    spans = list(_spans(spec.oc, step * schedule.block, schedule.block))
+    if spec.groups > 1 or len(spans) == 1:
+        return pack(0, spec.oc)
+    first, blocks = pack(*spans[0]), [-(-(end - start) // schedule.block) for start, end in spans]
+    if first.shape[:2] != (1, blocks[0]):  # a layout of another kind
+        return pack(0, spec.oc)
+    parts = chain([first], (pack(*span) for span in spans[1:]))
+    return spill.gathered(parts, (1, sum(blocks), *first.shape[2:]), first.dtype)
+
+
+def _spans(channels: int, step: int, block: int) -> Iterator[tuple[int, int]]:
+    """Runs of `step` channels; the last one is longer where less than a block would be left."""
+    start = 0
+    while start < channels:
+        end = channels if channels - start < step + block else start + step
+        yield start, end
         start = end
-    return np.concatenate(parts, axis=1)
 
 
 def key(form: FewBit) -> tuple:

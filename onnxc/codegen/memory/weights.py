@@ -17,10 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxc.codegen.memory.arena import ALIGN, aligned
+from onnxc.codegen.memory.spill import release
 from onnxc.coding.native import SCRATCH
 
 FEW = 1024  # bytes below which a code's own tables outweigh what it saves
 WORTH = 0.95
+PIECE = 1 << 24  # bytes that are read of a spilled weight at once
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,10 @@ class Weights:
         for offset, part in self.parts:
             data = _bytes(part)
             yield b"\0" * (offset - end)
-            yield data
+            for start in range(0, len(data), PIECE):
+                yield data[start : start + PIECE]
+                if not isinstance(part, bytes):
+                    release(part)
             end = offset + len(data)
 
 

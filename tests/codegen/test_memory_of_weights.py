@@ -1,0 +1,89 @@
+"""Large weights in memory once: packed ones are spilled to a file, and put into their object behind the assembler."""
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxc.codegen.c import build
+from onnxc.codegen.library import compile_model
+from onnxc.codegen.lower import packing
+from onnxc.codegen.memory import spill
+from onnxc.codegen.memory.weights import lay_out
+
+from .test_targets import quantised
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_spilled_arrays_are_what_they_were(rng, monkeypatch):
+    monkeypatch.setattr(spill, "LEAST", 8)
+    given = [rng.standard_normal((1, n, 5)).astype(np.float32) for n in (3, 1, 4)]
+    made = spill.gathered(iter(given), (1, 8, 5), np.dtype(np.float32))
+    np.testing.assert_array_equal(made, np.concatenate(given, axis=1))
+    spill.release(made)
+    np.testing.assert_array_equal(made, np.concatenate(given, axis=1))
+    weights = lay_out([made, given[0]])
+    assert b"".join(weights.chunks())[: made.nbytes] == made.tobytes()
+
+
+@pytest.mark.parametrize("fails_at", range(5))
+def test_a_full_disk_is_no_fault(rng, monkeypatch, fails_at):
+    monkeypatch.setattr(spill, "LEAST", 8)
+    given = [rng.standard_normal((1, 2, 5)) for _ in range(4)]
+    real, calls = spill._scratch, []
+
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *what):
+            self.file.close()
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def write(self, data):
+            calls.append(data)
+            if len(calls) == fails_at + 1:
+                self.file.write(bytes(data)[:3])
+                raise OSError(errno.ENOSPC, "full")
+            return self.file.write(data)
+
+    monkeypatch.setattr(spill, "_scratch", lambda: Full(real()))
+    made = spill.gathered(iter(given), (1, 8, 5), np.dtype(np.float64))
+    np.testing.assert_array_equal(made, np.concatenate(given, axis=1))
+    assert calls
+
+
+@pytest.mark.parametrize(
+    "file, target, weights",
+    [
+        ("binary_fashion", "aarch64", "coded"),
+        ("int8", "cortex-m4", "raw"),
+        ("int8", "native", "raw"),
+    ],
+)
+def test_small_parts_and_a_filled_object_make_the_same_library(tmp_path, monkeypatch, file, target, weights):
+    model = quantised() if file == "int8" else onnx.load(DATA / f"{file}.onnx")
+    options = {"name": "net", "target": target, "weights": weights, "check": "shapes"}
+    for large in (False, True):
+        if large:
+            monkeypatch.setattr(packing, "LARGE", 1)
+            monkeypatch.setattr(packing, "PART", 1)
+            monkeypatch.setattr(spill, "LEAST", 256)
+            monkeypatch.setattr(build, "LARGE", 64)
+        compile_model(model, tmp_path / str(large), **options)
+    first, second = (sorted(p for p in (tmp_path / str(it)).iterdir() if p.is_file()) for it in (False, True))
+    assert [p.name for p in first] == [p.name for p in second]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, second))
