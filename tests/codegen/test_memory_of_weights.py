@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxc.codegen import compile_model
 from onnxc.codegen.c import build
-from onnxc.codegen.library import compile_model
 from onnxc.codegen.lower import packing
 from onnxc.codegen.memory import spill
 from onnxc.codegen.memory.weights import lay_out
