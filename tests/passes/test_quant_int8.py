@@ -291,7 +291,7 @@ def test_adaptive_rounding_is_better_still(float_resnet20, calib_data_path, test
     assert snr(float_resnet20, adaptive, feeds) > snr(float_resnet20, gptq, feeds) + 1
 
 
-@pytest.mark.parametrize("rounding", ["nearest", "gptq", "adaptive"])
+@pytest.mark.parametrize("rounding", ["nearest", "gptq", "adaptive", "adaround", "seqmse"])
 def test_biases_take_the_mean_error_of_every_kind_of_product(rounding):
     body = f"c = {CONV}(x, w, b) r = Relu(c) p = GlobalAveragePool(r) f = Flatten(p) m = MatMul(f, fc) y = Add(m, b5)"
     model = conv_model(body, outputs="float[N,A] y", b5=weight(5))
@@ -312,7 +312,22 @@ def test_bias_correction_is_never_worse_and_says_where_it_would_be(float_resnet2
         assert any("biases stay" in note for note in corrected[1].notes) == stays
 
 
-@pytest.mark.parametrize("rounding", ["gptq", "adaptive"])
+def test_auto_rounding_is_the_best_of_all_by_measured_error():
+    model = conv_model(f"c = {CONV}(x, w, b) r = Relu(c) y = {CONV}(r, w2, b)", w2=weight(4, 4, 3, 3, seed=4))
+    x = {"x": np.random.default_rng(0).normal(size=(64, 4, 8, 8)).astype(np.float32)}
+    done, report = quantised(model, x, bits=3, rounding="auto")
+    each = {
+        how: quantised(model, x, bits=3, rounding=how)[0]
+        for how in ("nearest", "seqmse", "gptq", "adaptive", "adaround")
+    }
+    found = {how: differences(run(model, x), run(m, x))["y"].snr_db for how, m in each.items()}
+    assert differences(run(model, x), run(done, x))["y"].snr_db >= max(found.values())
+    told = next(note for note in report.notes if "rounding=" in note)
+    assert all(f"{how} {db:.1f}" in told for how, db in found.items() if how != "nearest")
+    assert min(found[how] for how in ("seqmse", "adaround")) > found["nearest"]
+
+
+@pytest.mark.parametrize("rounding", ["gptq", "adaptive", "adaround"])
 def test_rounding_takes_blank_pictures_and_large_offsets(rounding):
     model = conv_model(f"c = {CONV}(x, w, b) r = Relu(c) y = {CONV}(r, w2, b)", w2=weight(4, 4, 3, 3, seed=4))
     noise = np.random.default_rng(0).normal(size=(64, 4, 8, 8)).astype(np.float32)

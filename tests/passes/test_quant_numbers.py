@@ -173,6 +173,22 @@ def test_rounding_for_outputs_errs_less_than_rounding_of_weights_and_descent_les
     assert all(np.abs(v).max() <= 3 for v in (plain, better, best))
 
 
+def test_adaround_rounds_up_or_down_nearer_to_the_best_of_all_ways():
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(300, 8)) @ rng.normal(size=(8, 8))
+    h = rounding.damped((x.T @ x / 300)[None], rounding.DAMP)
+    w = rng.normal(size=(1, 12, 8))
+    scale = np.abs(w).max(2, keepdims=True) / 7
+    ways = (np.arange(256)[:, None] >> np.arange(8)) & 1
+    floor = np.floor(w / scale)
+    best = np.min([rounding.error(np.clip(floor + way, -7, 7) * scale, w, h) for way in ways], axis=0)
+    found, plain = (
+        rounding.error(v * scale, w, h) for v in (rounding.adaround(w, w, h, scale, 7), rounding.nearest(w, scale, 7))
+    )
+    assert (found <= plain).all() and (found >= best - 1e-12).all()
+    assert found.sum() - best.sum() < 0.5 * (plain.sum() - best.sum())
+
+
 @pytest.mark.parametrize("columns", [40, 300])
 def test_gptq_hands_errors_on_beyond_its_block(columns):
     """Columns are rounded in blocks of 128: what a block leaves must reach the ones behind it."""

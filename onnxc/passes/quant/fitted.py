@@ -1,7 +1,7 @@
 """Integer weights and biases of products fitted to what they read on data, for `quant.int8(rounding=...)`.
 
-The quantisers of activations stand in the model already. `gptq` takes each product by itself; `adaptive` and bias
-correction alone go through them in graph order, so that each makes up for those ahead of it (see `refine`). The latter
+The quantisers of activations stand in the model already. `gptq` takes each product by itself; the others, and bias
+correction alone, go through them in graph order, so that each makes up for those ahead of it (see `refine`). The latter
 leaves the steps of weights as they are without it.
 """
 
@@ -20,7 +20,7 @@ from ..base import Context
 from ..layers.inturn import InTurn
 from ..layers.linear import Linear, bias_home, linear
 from ..layers.moments import Moments, moments
-from . import affine, refine
+from . import affine, refine, rounding
 
 SHRINK = np.linspace(1.0, 0.4, 31)
 """Steps tried below eight bits, as shares of the one that covers the largest weight."""
@@ -61,10 +61,16 @@ class Request:
         scale = np.asarray(scale.ravel() if self.per_channel else scale.max(), np.float32)
         return Fitted(read_only(stored), scale, None if bias is None else bias.astype(np.float32))
 
-    def _scales(self, bias: np.ndarray | None, top: int, how: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-        def scales(u: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
+    def _scales(
+        self, bias: np.ndarray | None, top: int, how: str
+    ) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+        def scales(u: np.ndarray, goal: np.ndarray, h: np.ndarray) -> np.ndarray:
             full = np.maximum(np.abs(u).max(2, keepdims=True) / top, float(affine.TINY))
-            full = full if self.bits >= 8 or how == "nearest" else _least(u, diagonal, full, top)
+            if how == "seqmse":
+                full = _least(u, full, top, lambda v: rounding.error(v, goal, h))
+            elif self.bits < 8 and how != "nearest":
+                diagonal = np.einsum("gii->gi", h)
+                full = _least(u, full, top, lambda v: np.einsum("gok,gk->go", np.square(u - v), diagonal))
             full = full if self.per_channel else np.full_like(full, full.max())
             flat = full.ravel().astype(np.float32)
             if bias is not None:
@@ -74,14 +80,13 @@ class Request:
         return scales
 
 
-def _least(u: np.ndarray, diagonal: np.ndarray, full: np.ndarray, top: int) -> np.ndarray:
-    """Of each output the step [g, o, 1] of least weighted error, where each weight is rounded by itself."""
+def _least(u: np.ndarray, full: np.ndarray, top: int, error: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Of each output the step [g, o, 1] of least error [g, o], where each weight is rounded by itself."""
     best, least = full, np.full(full.shape, np.inf)
     for share in SHRINK:
         scale = full * share
-        d = u - np.clip(np.rint(u / scale), -top, top) * scale
-        error = np.einsum("gok,gk->go", d * d, diagonal)[:, :, None]
-        best, least = np.where(error < least, scale, best), np.minimum(error, least)
+        now = error(rounding.nearest(u, scale, top) * scale)[:, :, None]
+        best, least = np.where(now < least, scale, best), np.minimum(now, least)
     return best
 
 

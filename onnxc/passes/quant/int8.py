@@ -37,6 +37,7 @@ from .tables import note_left
 
 OLDEST = 10
 """The first opset with QuantizeLinear and DequantizeLinear."""
+FITTED = ("nearest", "seqmse", "gptq", "adaptive", "adaround")
 SAMPLES, TRIES, LEAST_STEP = 256, 24, 0.25
 """Samples that the ratio is measured on; how often, at most; by how many decibels more is asked for each time, at least."""
 
@@ -63,7 +64,9 @@ class QuantInt8(Pass):
     the values seen: all (minmax), all but a few at the ends (percentile: the share kept, in percent, 99.999 by
     default), least squared error (mse), or least relative entropy (entropy). rounding: of weights, each by itself
     (nearest), or so that a layer's outputs change least: gptq hands each error on to the weights that follow;
-    adaptive also makes up for what layers ahead have lost, and then moves weight by weight. bias_correction: let
+    adaptive also makes up for what layers ahead have lost, and then moves weight by weight; adaround learns up or down of all weights
+    of a layer (Nagel 2020); seqmse rounds to nearest on searched steps; auto tries all of them and keeps the one whose outputs
+    are nearest on the data. bias_correction: let
     biases take the mean error of each output, seen on data, product by product, so that each takes back what those
     ahead have lost; biases stay where the outputs are nearer without (gptq and adaptive always correct).
     form: qdq, or qoperator: QLinearConv, QLinearMatMul and MatMulInteger in the place of what they compute, for runtimes
@@ -82,7 +85,7 @@ class QuantInt8(Pass):
     symmetric: bool = False
     calibration: Literal["minmax", "percentile", "entropy", "mse"] = "minmax"
     percentile: Annotated[float | None, Range(above=50, high=100)] = None
-    rounding: Literal["nearest", "gptq", "adaptive"] = "nearest"
+    rounding: Literal["nearest", "seqmse", "gptq", "adaptive", "adaround", "auto"] = "nearest"
     bias_correction: bool = False
     form: Literal["qdq", "qoperator"] = "qdq"
     recurrent: Literal["dynamic", "weights"] = "dynamic"
@@ -163,31 +166,43 @@ class QuantInt8(Pass):
             report.refuse(name, "stays in float for the sake of snr")
         plan = self._place(model, {name for name in chosen if bits[name] != FLOAT})
         quantisers = self._calibrate(model, ctx, plan, report)
-        if self.bias_correction and self.rounding == "nearest" and ctx.evaluator is not None:
-            self._corrected(model, ctx, plan, quantisers, bits, report)
-        else:
-            self._write(model, ctx, plan, quantisers, bits, report, self.bias_correction)  # a body is not measured
+        self._best(model, ctx, plan, quantisers, bits, report)
         if self.form == "qoperator":
             convert(model, report)
 
-    def _corrected(
+    def _tried(self, measured: bool) -> list[tuple[str, bool]]:
+        """(rounding, whether biases are corrected) of what is tried; one where outputs are not measured, as in bodies."""
+        if self.rounding == "auto":
+            return [("nearest", False), *((how, True) for how in FITTED)] if measured else [("gptq", True)]
+        if self.bias_correction and self.rounding == "nearest" and measured:
+            return [("nearest", False), ("nearest", True)]
+        return [(self.rounding, self.bias_correction)]
+
+    def _best(
         self, model: Model, ctx: Context, plan: Placement, quantisers: dict[str, QType], bits: dict, report: Report
     ) -> None:
-        """Correct biases, unless the outputs on the data show more noise with that than without."""
-        judge, plain, said = ctx.evaluate(model.copy(), SAMPLES), model.copy(), Report()
-        self._write(plain, ctx, plan, quantisers, bits, said, False)
-        work, told = model.copy(), Report()
-        self._write(work, ctx, plan, quantisers, bits, told, True)
-        before, after = (decibels(judge(m).noise) for m in (plain, work))
-        if after < before:
-            work, told = plain, said
-            report.note(
-                f"biases stay: corrected, the outputs on the data have {after:.1f} dB, as they are {before:.1f}"
+        """Write what leaves the least noise in the outputs on the data, of what is tried."""
+        tried = self._tried(ctx.evaluator is not None)
+        if len(tried) == 1:
+            self._write(model, ctx, plan, quantisers, bits, report, *tried[0])
+            return
+        judge, found = ctx.evaluate(model.copy(), SAMPLES), []
+        for how, correct in tried:
+            work, told = model.copy(), Report()
+            self._write(work, ctx, plan, quantisers, bits, told, how, correct)
+            found.append((decibels(judge(work).noise), work, told, how if correct or len(tried) > 2 else "as they are"))
+        best = max(found, key=lambda one: one[0])
+        if self.rounding == "auto":
+            rest = ", ".join(f"{name if told is not found[0][2] else 'plain'} {db:.1f}" for db, _, told, name in found)
+            best[2].note(f"rounding={best[3]}; outputs on the data, in dB: {rest}")
+        elif best is found[0]:
+            best[2].note(
+                f"biases stay: corrected, the outputs on the data have {found[1][0]:.1f} dB, as they are {best[0]:.1f}"
             )
-        model.adopt(work)
-        report.edits += told.edits
-        report.refusals += told.refusals
-        report.notes += told.notes
+        model.adopt(best[1])
+        report.edits += best[2].edits
+        report.refusals += best[2].refusals
+        report.notes += best[2].notes
 
     def _products(self, model: Model, types: dict[str, int], report: Report) -> set[str]:
         """The names of the products to quantise; the others are refused."""
@@ -252,6 +267,7 @@ class QuantInt8(Pass):
         quantisers: dict[str, QType],
         bits: dict,
         report: Report,
+        how: str,
         correct: bool,
     ) -> None:
         writer, real = Writer(model), model.copy()
@@ -264,7 +280,7 @@ class QuantInt8(Pass):
             writer.activation(tensors[name], group, quantisers[group], None if name in plan.whole else set(plan.nodes))
         model.sort()
         inputs = _inputs(real, plan, quantisers)
-        said = self._weights(model, real, ctx, writer, inputs, bits, report, correct)
+        said = self._weights(model, real, ctx, writer, inputs, bits, report, how, correct)
         for name, role in plan.nodes.items():
             node = nodes[name]
             if node.op == "Sum":
@@ -286,6 +302,7 @@ class QuantInt8(Pass):
         inputs: dict[str, QType],
         bits: dict,
         report: Report,
+        how: str,
         correct: bool,
     ) -> dict[str, str]:
         """Write the products' integers; name -> what was done."""
@@ -296,7 +313,7 @@ class QuantInt8(Pass):
             said[name] = writer.product(p, inputs[name].scale, bits[name], self.per_channel, found)
 
         asked: list = []
-        if self.rounding != "nearest" or correct:
+        if how != "nearest" or correct:
             per_channel = self.per_channel and model.opset >= BY_AXIS
             wanted = {name: (q, bits[name]) for name, q in inputs.items()}
             asked, refused = requests(real, wanted, per_channel)
@@ -306,7 +323,7 @@ class QuantInt8(Pass):
         for name in inputs:
             if name not in fitted:
                 write(name)
-        each = fit(real, model, asked, self.rounding, ctx) if asked else ()
+        each = fit(real, model, asked, how, ctx) if asked else ()
         for (name, found), _ in zip(each, ctx.each(asked)):
             if nodes[name].op == "MatMul" and found.bias is not None:
                 add_to_bias(model, nodes[name], found.bias)

@@ -32,23 +32,30 @@ def solve(
     w: np.ndarray,
     bias: np.ndarray | None,
     moments: Moments,
-    scales: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    scales: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
     top: int,
     how: str,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """(stored integers [g, o, k], scale [g, o, 1], bias [g·o]) of a layer with weights w [g, o, k].
 
-    scales: from the real weights and the diagonal of H to the scale of each output. bias: [g·o], or None where the
+    scales: from the real weights, the target and H to the scale of each output. bias: [g·o], or None where the
     layer can have none: then means cannot be corrected, and count as part of the second moments. how: nearest (the bias
-    alone is corrected), gptq, or adaptive (gptq, then coordinate descent); with few rows it is nearest.
+    alone is corrected), seqmse (nearest, on scales searched for the least error of the outputs), gptq, adaptive (gptq, then
+    coordinate descent), or adaround; with few rows it is nearest.
     """
     if moments.count < ENOUGH * w.shape[2]:
         how = "nearest"  # so few rows fit themselves, not the layer
     h, c, mean_hat, mean = moments.around(centred=bias is not None)
-    u = w if how == "nearest" else rounding.target(w, h, c)
+    goal = w if how == "nearest" else rounding.target(w, h, c)
+    u = goal if how in ("gptq", "adaptive") else w
     h = damped(h, rounding.DAMP)
-    scale = scales(u, np.einsum("gii->gi", h))
-    stored = rounding.nearest(u, scale, top) if how == "nearest" else rounding.gptq(u, h, scale, top)
+    scale = scales(u, goal, h)
+    if how in ("nearest", "seqmse"):
+        stored = rounding.nearest(u, scale, top)
+    elif how == "adaround":
+        stored = rounding.adaround(w, goal, h, scale, top)
+    else:
+        stored = rounding.gptq(u, h, scale, top)
     if how == "adaptive":
         stored = rounding.descend(stored, u, h, scale, top)
     if bias is not None:

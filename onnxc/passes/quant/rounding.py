@@ -105,6 +105,50 @@ def descend(
     return stored
 
 
+STRETCH = (-0.1, 1.1)
+"""Ends of the stretched sigmoid, so that 0 and 1 are reached (Louizos 2018)."""
+STEPS, WORK, RATE = (300, 2000), 2e11, 0.01
+"""Least and most steps of AdaRound, the multiply-adds that they may take, and Adam's rate."""
+WARM, BETA, WEIGHT = 0.2, (20.0, 2.0), 100.0
+"""Share of the steps without regularisation, ends of its exponent, and its weight beside the relative error."""
+
+
+def adaround(w: np.ndarray, u: np.ndarray, h: np.ndarray, scale: np.ndarray, top: int) -> np.ndarray:
+    """Up or down of each weight, learnt all at once (AdaRound: Nagel 2020, eq. 21 to 25), on moments in the place of samples.
+
+    V = scale (floor(w / scale) + r(a)), r a stretched sigmoid of a; the error of each output, in units of that of rounding to
+    nearest for each weight, and WEIGHT times the sum of 1 - |2 r - 1|^beta are lowered by Adam, beta falling, so that r ends at 0 or 1.
+    Of that and rounding to nearest the better is kept for each output.
+    """
+    low, spread = STRETCH[0], STRETCH[1] - STRETCH[0]
+    floor, start = np.floor(w / scale), nearest(w, scale, top)
+    unit = error(start * scale, u, h)[..., None] / w.shape[2]
+    gain = 2 * scale / np.where(unit > 0, unit, 1.0)
+    rest = np.clip(w / scale - floor, 0.01, 0.99)
+    a = np.log((rest - low) / (STRETCH[1] - rest))
+    a, h32, u32 = a.astype(np.float32), h.astype(np.float32), u.astype(np.float32)
+    s32, f32, gain = scale.astype(np.float32), floor.astype(np.float32), gain.astype(np.float32)
+    first, second = np.zeros_like(a), np.zeros_like(a)
+    steps = int(np.clip(WORK / max(1, w.size * w.shape[2]), *STEPS))
+    for t in range(1, steps + 1):
+        sigmoid = 1 / (1 + np.exp(-a))
+        raw = sigmoid * np.float32(spread) + np.float32(low)
+        r = np.clip(raw, 0, 1)
+        slope = gain * (((f32 + r) * s32 - u32) @ h32)
+        done = (t / steps - WARM) / (1 - WARM)
+        if done > 0:
+            beta = BETA[1] + (BETA[0] - BETA[1]) * 0.5 * (1 + np.cos(done * np.pi))
+            far = 2 * r - 1
+            slope -= np.float32(2 * WEIGHT * beta) * np.sign(far) * np.abs(far) ** np.float32(beta - 1)
+        slope *= np.float32(spread) * sigmoid * (1 - sigmoid) * ((raw > 0) & (raw < 1))
+        first += np.float32(0.1) * (slope - first)
+        second += np.float32(0.001) * (slope * slope - second)
+        a -= np.float32(RATE / (1 - 0.9**t)) * first / (np.sqrt(second / np.float32(1 - 0.999**t)) + np.float32(1e-8))
+    learnt = np.clip(floor + (a > 0), -top, top)
+    better = error(learnt * scale, u, h) < error(start * scale, u, h)
+    return np.where(better[..., None], learnt, start)
+
+
 def _integers(values: np.ndarray, top: int) -> np.ndarray:
     return np.clip(np.rint(values), -top, top)
 
