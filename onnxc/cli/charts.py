@@ -3,6 +3,7 @@ pointer."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ..ir.escape import html
@@ -81,6 +82,61 @@ def curve(points: Sequence[tuple[float, float]], text: str) -> Safe:
     return Safe(
         f'<svg class="spark" viewBox="0 0 100 28" role="img"><title>{html(text)}</title><polyline class="curve" points="{line}"/></svg>'
     )
+
+
+def curves(series: Sequence[tuple[str, Sequence[tuple[float, float]]]], x: str, mark: float | None = None) -> Safe:
+    """Lines over one x, each (what it is called, its points); `mark`: an x at which something was chosen."""
+    points = [(a, b) for _, line in series for a, b in line if math.isfinite(b)]
+    if not points:
+        return Safe("")
+    width, height, left = 420, 200, 56
+    xs, ys = zip(*points, strict=True)
+    low, high = min(ys), max(ys)
+    dx, dy = (max(xs) - min(xs)) or 1, (high - low) or abs(high) or 1
+
+    def place(a: float, b: float) -> tuple[float, float]:
+        return left + (width - left - 20) * (a - min(xs)) / dx, height - 40 - (height - 60) * (b - low) / dy
+
+    parts = [
+        f'<text x="{left - 6}" y="{place(xs[0], v)[1] + 4:.1f}" text-anchor="end">{v:.3g}</text>' for v in {low, high}
+    ]
+    if mark is not None:
+        at = place(mark, low)[0]
+        parts.append(f'<line class="axis" x1="{at:.1f}" y1="14" x2="{at:.1f}" y2="{height - 36}"/>')
+    for k, (label, line) in enumerate(series):
+        drawn = " ".join("{:.1f},{:.1f}".format(*place(a, b)) for a, b in line if math.isfinite(b))
+        said = ", ".join(f"{a:g}: {b:.4g}" for a, b in line)
+        dash = ' stroke-dasharray="5 3"' if k % 2 else ""
+        parts.append(
+            f'<g><title>{html(f"{label}: {said}")}</title><polyline class="curve" points="{drawn}"{dash}/></g>'
+        )
+        key = f'<line class="curve" x1="{left + 130 * k}" y1="8" x2="{left + 22 + 130 * k}" y2="8"{dash}/>'
+        parts.append(f'{key}<text x="{left + 28 + 130 * k}" y="12">{html(label)}</text>')
+    parts.append(f'<text x="{width - 10}" y="{height - 12}" text-anchor="end">{html(x)}</text>')
+    return Safe(f'<svg class="front" viewBox="0 0 {width} {height}" role="img">{"".join(parts)}</svg>')
+
+
+def ridges(rows: Sequence[Sequence[int]], high: float, what: str) -> Safe:
+    """Histograms of one range from 0 to `high`, the first on top, each by its own highest bin."""
+    if not rows:
+        return Safe("")
+    step, width, left = 16, 420, 56
+    parts = []
+    for k, counts in enumerate(rows):
+        most, wide, base = max(counts, default=0) or 1, (width - left - 20) / max(len(counts), 1), step * (k + 2)
+        said = ", ".join(f"{high * n / len(counts):.2g}: {c}" for n, c in enumerate(counts) if c)
+        boxes = "".join(
+            f'<rect class="{"made" if k else "given"}" x="{left + n * wide:.1f}" y="{base - 26 * c / most:.1f}" '
+            f'width="{wide:.1f}" height="{26 * c / most:.1f}"/>'
+            for n, c in enumerate(counts)
+            if c
+        )
+        parts.append(f"<g><title>{html(f'{what} after epoch {k}, from: number. {said}')}</title>{boxes}</g>")
+        parts.append(f'<text x="{left - 6}" y="{base}" text-anchor="end">{k}</text>')
+    height = step * (len(rows) + 1) + 24
+    parts.append(f'<text x="{left}" y="{height - 6}">0</text>')
+    parts.append(f'<text x="{width - 20}" y="{height - 6}" text-anchor="end">{high:.3g}</text>')
+    return Safe(f'<svg class="front" viewBox="0 0 {width} {height}" role="img">{"".join(parts)}</svg>')
 
 
 def _short(label: str, most: int = 16) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..ir.escape import html
-from .charts import Safe, bars, curve, front, histogram
+from .charts import Safe, bars, curve, curves, front, histogram, ridges
 from .report import HEAD, columns, grouped, legend, table_rows
 from .tables import Column, change, count, decibels, percent, plural, score, size
 
@@ -44,7 +44,15 @@ def _escaped(value: object) -> str:
 
 
 def _page(title: str, **parts: Any) -> str:
-    empty: dict[str, Any] = {"summary": [], "front": "", "bars": [], "tables": [], "lists": [], "command": ""}
+    empty: dict[str, Any] = {
+        "summary": [],
+        "front": "",
+        "bars": [],
+        "trainings": [],
+        "tables": [],
+        "lists": [],
+        "command": "",
+    }
     text = _template().render(title=title, **empty | parts)
     return text.encode("ascii", "xmlcharrefreplace").decode()
 
@@ -80,7 +88,30 @@ def transform_page(
         lists += [_list(f"{r.name}: {plural(len(r.notes), 'note')}", [("", n) for n in r.notes])] if r.notes else []
     tables = [_table("Passes", columns(report), [(row, False) for row in table_rows(report, "\n")], legend(report))]
     tables += [_layer_table(layers, {})] if layers else []
-    return _page(title, summary=[said(report)], bars=_bars(report), tables=tables, lists=lists, command=command)
+    return _page(
+        title, summary=[said(report)], bars=_bars(report), trainings=_trainings(report), tables=tables, lists=lists,
+        command=command,
+    )  # fmt: skip
+
+
+def _trainings(report: PipelineReport) -> list[dict[str, Any]]:
+    """Of each training its losses by epoch, and the batch-norm scales after each, from none on."""
+    charts = []
+    for r in report.rows:
+        for k, t in enumerate(r.trainings):
+            title = r.name if len(r.trainings) == 1 else f"{r.name}: training {k + 1}"
+            held = [(float(e), loss) for e, loss in enumerate([t["start"], *t["losses"]])]
+            train = [(float(e), loss) for e, loss in enumerate(t["train"], 1)]
+            lines = curves([("held loss", held), ("loss of the steps", train)], "epoch", float(t["best"]))
+            charts.append({"title": f"{title}; epoch {t['best']} was kept", "svg": lines})
+            if t["scales"]:
+                charts.append(
+                    {
+                        "title": "Batch-norm scales after each epoch",
+                        "svg": ridges(t["scales"], t["widest"], "|scales|"),
+                    }
+                )
+    return charts
 
 
 def said(report: PipelineReport) -> str:

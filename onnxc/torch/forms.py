@@ -24,11 +24,11 @@ SPEED = 0.1
 
 
 class Clock:
-    """How far training has come, from 0 to 1, whether weights are read as they will be left, and how many samples there are."""
+    """How far training has come, from 0 to 1, whether weights are read as they will be left; samples, and steps in all."""
 
     share = 0.0
     over = False
-    samples = 1
+    samples = steps = 1
 
 
 class Reading(torch.nn.Module):
@@ -274,7 +274,7 @@ class _Average(Reading):
         return through(w, self.mean) if self.clock.over else w
 
     def step(self, w):
-        self.mean.lerp_(w.detach(), self.f.strength)
+        self.mean.lerp_(w.detach(), min(1 / (self.f.strength * self.clock.steps), 1.0))
 
 
 class _Mixed(Reading):

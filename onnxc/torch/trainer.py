@@ -94,6 +94,7 @@ class _Fit:
         self.features: list[str] | None = None
         self.samples = Samples(ctx.data, schedule.batch, schedule.held, self.seed)
         self.clock.samples = self.samples.count
+        self.clock.steps = self.samples.batches() * schedule.epochs
         self.many = self.samples.stacked and self._takes_many()
 
     # losses
@@ -245,8 +246,7 @@ class _Fit:
             optimiser, best, kept = self.optimiser(), saved["best"], saved["kept"]
             self._set(saved["state"])
             optimiser.load_state_dict(saved["optimiser"])
-        every = self.samples.batches()
-        steps = every * self.schedule.epochs
+        every, steps = self.samples.batches(), self.clock.steps
         pull = sum(cycle(i / steps) for i in range(steps))
         for epoch in range(at, self.schedule.epochs):
             if self.schedule.patience and epoch - history.best >= self.schedule.patience:

@@ -10,6 +10,7 @@ import pytest
 import onnxc
 from onnxc.cli.charts import Safe, bars, front, histogram
 from onnxc.cli.html import repeat, transform_page
+from onnxc.ir.escape import html
 from onnxc.measure.layers import fates
 from onnxc.passes.prune.coupling import groups
 from onnxc.pipeline import sound
@@ -104,3 +105,18 @@ def test_a_browser_draws_the_page_without_an_error(page_path, width):
     drawn, fits = done.stdout.split("<title>")[1].split("</title>")[0].split()
     assert int(drawn) > 20 and fits == "true"
     assert "CONSOLE" not in done.stderr
+
+
+def test_trainings_are_drawn_with_their_losses_and_scales():
+    from onnxc.passes.base import Report
+    from onnxc.report import PipelineReport
+
+    told = {"rate": 0.1, "start": 2.5, "losses": [1.5, float("inf")], "best": 1, "steps": 4, "changed": [], "sent": 0,
+            "train": [2.0, 1.25], "scales": [[0, 3], [2, 1], [3, 0]], "widest": 1.5}  # fmt: skip
+    row = Report(name="train.slim<i>", trainings=[told])
+    page = transform_page(PipelineReport(rows=[row]))
+    for said in ("train.slim<i>; epoch 1 was kept", "held loss: 0: 2.5, 1: 1.5, 2: inf", "loss of the steps: 1: 2, 2: 1.25",
+                 "|scales| after epoch 0, from: number. 0.75: 3"):  # fmt: skip
+        assert html(said) in page
+    assert "<i>" not in page and page.count("after epoch 2") == 1
+    assert "Training</h2>" not in transform_page(PipelineReport(rows=[Report(name="clean")]))

@@ -19,22 +19,22 @@ from .weights import kept_zeros, scales, untied
 class EarlyPrune(Train):
     """Slim for a few epochs (Liu 2017), forecast the batch-norm scales, cut channels by them once, then train on.
 
-    Before -> after, with a the share of `forecast` by which each step counts:
+    Before -> after, with n the number of early steps:
 
-        g  ->  (1 - a) mean + a g    after each step of the early epochs; channels of the least |mean| go
+        mean  ->  mean + (g - mean) / (forecast n)    after each early step; channels of the least |mean| go
 
     so that the order of the scales, which settles long before their values do, is known early, and most epochs are spent on
     the small network. Learns from labels where the data have them, else from the model as given.
 
-    early: epochs ahead of the cut; `epochs` follow it. strength: of the slimming, by how much of the mean scale a scale shrinks over the
-    early epochs that the loss does not hold. forecast: the share of the newest step in the moving average. ratio: share of
-    channels that go. scope: the least of all layers together (global), or of each.
+    early: epochs ahead of the cut; `epochs` follow it. strength: of the slimming, by how much of the mean scale a scale
+    shrinks over the early epochs that the loss does not hold. forecast: the share of the early steps that the moving average
+    looks back on. ratio: share of channels that go. scope: the least of all layers together (global), or of each.
     """
 
     always = True
     early: Annotated[int, Range(1)] = 2
     strength: Annotated[float, Range(above=0)] = 1.0
-    forecast: Annotated[float, Range(above=0, high=1)] = 0.02
+    forecast: Annotated[float, Range(above=0, high=1)] = 0.2
     ratio: Annotated[float, Range(above=0, below=1)] = 0.5
     scope: Literal["global", "layer"] = "global"
 

@@ -57,8 +57,8 @@ class Form:
     stochastic kind). ternary: -a, 0, a with the threshold 0.7 mean |w| (Li 2016, eq. 6). trained: a learnt scale of each
     sign (Zhu 2017). nearest: a times the nearest of `codes`, both fitted in turn (Leng 2018). felt: likewise, where the
     loss curves most (Hou 2017). split: drawn by `strength` to the largest weights (`sparsity`) or to the nearest levels of
-    `codes`, and projected onto them in the end (ADMM, Zhang 2018, Leng 2018). average: left as its moving average, to
-    which each step adds the share `strength`. mixture: under a prior of `components` Gaussians, by `strength`, and left
+    `codes`, and projected onto them in the end (ADMM, Zhang 2018, Leng 2018). average: left as its moving average, which
+    looks back on the share `strength` of the steps. mixture: under a prior of `components` Gaussians, by `strength`, and left
     at their means (Ullrich 2017).
 
     after: the share of the training from which on the form holds; the weight is read as it is until then.
