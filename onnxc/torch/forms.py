@@ -95,6 +95,10 @@ class _Later(Reading):
         self.inner.step(w)
 
 
+def _fixed(f: Form, start: torch.Tensor, clock: Clock):
+    return lambda w: start
+
+
 def _zeros(f: Form, start: torch.Tensor, clock: Clock):
     mask = (start != 0).to(start.dtype)
     return lambda w: w * mask
@@ -292,6 +296,6 @@ class _Mixed(Reading):
 
 
 FORMS = {
-    "zeros": _zeros, "magnitude": _magnitude, "binary": _binary, "connect": _connect, "chance": _chance,
+    "fixed": _fixed, "zeros": _zeros, "magnitude": _magnitude, "binary": _binary, "connect": _connect, "chance": _chance,
     "ternary": _ternary, "nearest": _nearest, "trained": _Trained, "felt": _Felt, "split": _Split, "average": _Average, "mixture": _Mixed,
 }  # fmt: skip

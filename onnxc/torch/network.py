@@ -63,6 +63,7 @@ class Network(torch.nn.Module):
         self.inputs = [i.name for i in proto.graph.input]
         self.outputs = {o.name: o.type.tensor_type.elem_type for o in proto.graph.output}
         self.forms: dict = {}
+        self.smooth = False
         self.made: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.kinds: dict[str, str] = {}
         self.fixed: dict[str, torch.Tensor] = {}
@@ -216,7 +217,7 @@ class Network(torch.nn.Module):
         if f is None:
             return self._body(step, inputs)
         run = lambda graph, given: self._scope(graph, given, env)  # noqa: E731
-        call = Call(step, self.training, run, self.kinds, self._memos.setdefault(id(step), {}))
+        call = Call(step, self.training, run, self.kinds, self._memos.setdefault(id(step), {}), self.smooth)
         try:
             made = f(call, *inputs)
         except (RuntimeError, IndexError, TypeError, ValueError) as e:

@@ -86,6 +86,7 @@ class _Fit:
                 for n, f in objective.forms.items() if n in self.weights
             }
         )  # fmt: skip
+        self.net.smooth = objective.smooth_signs
         self.net.made = at_products(schedule.arithmetic)
         self.pulls = Pulls(objective.penalties, self.weights)
         self.teacher = Network(objective.teacher.model) if objective.teacher else None
@@ -281,7 +282,16 @@ class _Fit:
 
     def _mark(self) -> str:
         goal = self.objective
-        asked = (self.schedule, self.seed, goal.labels, goal.smooth, goal.penalties, dict(goal.forms), goal.steps)
+        asked = (
+            self.schedule,
+            self.seed,
+            goal.labels,
+            goal.smooth,
+            goal.penalties,
+            dict(goal.forms),
+            goal.steps,
+            goal.smooth_signs,
+        )
         return mark(self.net._initial, *asked)
 
     def _save(self, history: History, at: int, optimiser, best: float, kept) -> None:

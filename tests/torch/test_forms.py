@@ -155,6 +155,27 @@ def test_inputs_and_weights_of_few_bits(trained, passes):
     assert all(len(np.unique(row)) <= 3 for row in rows)
 
 
+@pytest.mark.parametrize("inputs, op", [("xnor,smooth=true", "Binarize"), ("horq,bits=2", "ResidualBinarize")])
+def test_inputs_and_weights_of_one_bit(inputs, op):
+    result = fitted(f"train.binary(inputs={inputs},ends=false,epochs=6,batch=16,rate=0.01)")
+    assert [n.op for n in result.model.nodes].count(op) == 3
+    assert all(len(np.unique(row)) <= 2 for row in w2(result).reshape(8, -1))
+    if op == "Binarize":  # the averages of the K map are no weights
+        maps = [t.values for t in result.model.constants().values() if t.values.shape == (1, 1, 3, 3)]
+        assert maps and all(np.array_equal(m, np.full_like(m, 1 / 9)) for m in maps)
+    assert accuracy(result) > result.report.accuracy
+
+
+def test_the_smooth_gradient_of_a_sign_is_bi_reals():
+    import torch
+
+    from onnxc.torch.table import sign_through
+
+    x = torch.tensor([-1.5, -0.5, 0.25, 1.5], requires_grad=True)
+    sign_through(x, smooth=True).sum().backward()
+    assert x.grad.tolist() == [0, 1, 1.5, 0]
+
+
 def test_channels_go_by_their_forecast_and_the_rest_is_trained_on():
     result = fitted(f"train.early_prune(early=3,ratio=0.5,strength=0.9,{QUICK})")
     g = result.model.constants()["g"].values
@@ -178,6 +199,7 @@ def test_the_same_seed_gives_the_same_bytes_of_forms_that_draw(trained):
     "passes, said",
     [
         ("train.binary(stochastic=true)", "signs are drawn by one scale"),
+        ("train.binary(smooth=true)", "option smooth needs signs of inputs"),
         ("train.admm(to=binary,sparsity=0.5)", "option sparsity needs to=sparse"),
         ("train.proximal(skip=['*'])", "no product is left to train"),
         ("fuse,train.early_prune", "no batch normalisation"),

@@ -49,7 +49,7 @@ class Penalty:
 class Form:
     """How a weight is read while it is trained, and left when training ends.
 
-    zeros: what is zero stays so. magnitude: the smallest share `sparsity` reads as zero; it grows from `first` by a
+    fixed: as it was. zeros: what is zero stays so. magnitude: the smallest share `sparsity` reads as zero; it grows from `first` by a
     cubic schedule over the first half of the steps (Zhu and Gupta 2017, eq. 1), and what is zero may come back (dynamic
     network surgery, Guo 2016). binary: the sign times the mean of |w| of each output channel along `axis` (XNOR-Net,
     Rastegari 2016, eq. 6). connect: the sign times one mean of |w| (BinaryConnect, Courbariaux 2015, by a scale that
@@ -65,6 +65,7 @@ class Form:
     """
 
     kind: Literal[
+        "fixed",
         "zeros",
         "magnitude",
         "binary",
@@ -111,7 +112,8 @@ class Arithmetic:
 class Objective:
     """What is learnt: from labels, from a teacher, or both; under penalties; by weights of the given forms.
 
-    smooth: label smoothing. steps: the scales of quantisers are learnt too (LSQ).
+    smooth: label smoothing. steps: the scales of quantisers are learnt too (LSQ). smooth_signs: the gradient of a sign falls
+    off towards its ends (Liu 2018, eq. 8).
     """
 
     labels: bool = False
@@ -120,6 +122,7 @@ class Objective:
     penalties: tuple[Penalty, ...] = ()
     forms: Mapping[str, Form] = field(default_factory=dict)
     steps: bool = False
+    smooth_signs: bool = False
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def dynamic_quantize(call: Call, x):
 
 @row("Binarize", domain=DOMAIN)
 def binarize(call: Call, x):
-    return sign_through(x)
+    return sign_through(x, smooth=call.smooth)
 
 
 @row("Quantize", domain=DOMAIN)
@@ -79,7 +79,7 @@ def quantize(call: Call, x, scale, low, high):
 def residual_binarize(call: Call, x, scales):
     y, left = torch.zeros_like(x), x
     for scale in scales:
-        part = sign_through(left) * scale
+        part = sign_through(left, smooth=call.smooth) * scale
         y, left = y + part, left - part.detach()
     return y
 
@@ -89,7 +89,7 @@ def dynamic_residual_binarize(call: Call, x, gains):
     left = x.reshape(x.shape[0], -1)
     y = torch.zeros_like(left)
     for gain in gains:
-        part = sign_through(left) * (gain * left.abs().mean(1, keepdim=True))
+        part = sign_through(left, smooth=call.smooth) * (gain * left.abs().mean(1, keepdim=True))
         y, left = y + part, left - part.detach()
     return y.reshape(x.shape)
 
