@@ -1,5 +1,5 @@
 """`python -m onnxc` is the `onnxc` command."""
 
-from onnxc.cli.app import main
+from onnxc.cli import main
 
 raise SystemExit(main())

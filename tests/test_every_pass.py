@@ -31,6 +31,7 @@ SKIP = {
 }
 PASSES = [name for name in available() if name not in SKIP and not name.startswith("train.")]  # those: tests/torch
 AFTER = {
+    "quant.floats": "quant",
     "quant.qonnx": "quant.binary",
     "quant.recognise": "quant.binary, quant.qonnx",
     "prune.dead": "prune.magnitude(sparsity=0.9, scope=global)",

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 COLUMNS = (Column("", number=False), Column("bytes"), Column("MACs"), Column("peak"), Column("flash"), Column("RAM"),
            Column("time"), Column("SNR dB"))  # fmt: skip
-KINDS = {"int8": "8-bit layers", "channels": "cuts of channels", "bits": "shared weights", "candidate": "candidates"}
 
 
 def _bound(text: str) -> object:
@@ -58,7 +57,8 @@ def auto(
     macs: Annotated[str | None, _bound("Multiply-accumulates; up to 1: a share.")] = None,
     time: Annotated[str | None, _bound("Time in ONNX Runtime, a share.")] = None,
     drop: Annotated[str | None, _bound("Loss of the metric: 1%; the default where nothing is asked for.")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0, metavar="M", help="When to stop.", show_default=False)] = None,
+    minutes: Annotated[float, typer.Option(min=0, metavar="M", help="When to stop; 0: when it is done.")] = 10,
+    train: Annotated[bool, typer.Option("--train", help="Distil candidates, too (needs torch).")] = False,
     task: TaskOption = None,
     metric: MetricOption = None,
     decode: DecodeOption = None,
@@ -76,7 +76,7 @@ def auto(
     from ..search import Budget
     from ..search import auto as search
     from ..search.budget import number
-    from ..search.folder import compile_points, write
+    from ..search.folder import write
 
     folder = Path(out if out is not None else f"{Path(model).stem}-auto")
     if folder.exists() and not folder.is_dir():
@@ -89,10 +89,11 @@ def auto(
         "metric": metric,
         "decode": decode,
         "target": target,
-        "minutes": minutes,
+        "minutes": minutes or None,
+        "train": train,
         "seed": seed,
     }
-    with bar(1) as step:
+    with bar(1, lines=True) as step:
         searching = search(
             model,
             data,
@@ -110,7 +111,9 @@ def auto(
             found = searching.run()
         except BaseException:
             if searching.tried:
-                write(searching.partial(), folder, searching.local.spec)
+                found = searching.partial()
+                places = write(found, folder, searching.local.spec)
+                _say(found, folder, places, json)
             raise
         places = write(found, folder, searching.local.spec)
         argv = {
@@ -122,10 +125,14 @@ def auto(
             **{f"--{n}": v for n, v in given.items()},
         }
         words = [str(w) for option, value in argv.items() if value is not None for w in (option, value)]
+        words += ["--train"] * train
         _write_page(found, folder, searching.local, [model, *words, "-o", str(folder), "--seed", str(seed)])
-        if target is not None:
-            step("libraries", 1.0)
-            compile_points(found, folder, searching.local.spec)
+    _say(found, folder, places, json)
+    if found.misses:
+        raise VerificationError(f"cannot: nearest is {told(found)}", remedy="ask for less, or give more data")
+
+
+def _say(found: Found, folder: Path, places: list[Path], json: bool) -> None:
     if json:
         from ..report import finite
 
@@ -134,8 +141,6 @@ def auto(
         show(render(found, colour=colour()))
         if places:
             show(f"\nwritten: {line(str(folder))}; start with {line(str(places[0] / 'model.onnx'))}")
-    if found.misses:
-        raise VerificationError(f"cannot: nearest is {told(found)}", remedy="ask for less, or give more data")
 
 
 def _write_page(found: Found, folder: Path, local: Worker, argv: list[str]) -> None:
@@ -213,8 +218,10 @@ def _row(found: Found, result: dict) -> list[str]:
 
 def render_plan(estimate: Estimate, *, width: int | None = None, colour: bool = False) -> str:
     """What would be measured, with times."""
+    from ..search.search import WHAT
+
     columns = (Column("what", number=False), Column("how many"), Column("each"), Column("together"))
-    rows = [[KINDS[kind], str(n), seconds(each), seconds(n * each)] for kind, n, each in estimate.rows]
+    rows = [[WHAT[kind], str(n), seconds(each), seconds(n * each)] for kind, n, each in estimate.rows]
     whole = f"About {seconds(estimate.seconds)} in one thread; nothing was written."
     return "\n\n".join([draw(columns, rows, width, colour), whole])
 

@@ -56,6 +56,11 @@ def number(a: Axis, sizes: Sizes) -> int:
 
 def peak_bytes(model: Model, verified: Verified, sizes: Sizes | None = None) -> int:
     """The most bytes of intermediate tensors (inputs and outputs included) alive at once, in node order."""
+    return max(live_bytes(model, verified, sizes))
+
+
+def live_bytes(model: Model, verified: Verified, sizes: Sizes | None = None) -> list[int]:
+    """Bytes of intermediate tensors alive ahead of the first node and at each node, in their order."""
     held = _Held(model, verified, verified.analysis.sizes if sizes is None else sizes)
     outputs = {held.root(t.name) for t in model.outputs}
     last: dict[str, int] = {}
@@ -64,7 +69,8 @@ def peak_bytes(model: Model, verified: Verified, sizes: Sizes | None = None) -> 
             if not isinstance(t, gs.Constant):
                 last[held.root(t.name)] = i
     alive = {held.root(t.name) for t in model.inputs}
-    live = peak = sum(map(held.bytes, alive))
+    live = sum(map(held.bytes, alive))
+    found = [live]
     for i, node in enumerate(model.nodes):
         touched = {
             held.root(t.name) for t in (*node.inputs, *node.outputs) if t.name and not isinstance(t, gs.Constant)
@@ -72,11 +78,11 @@ def peak_bytes(model: Model, verified: Verified, sizes: Sizes | None = None) -> 
         new = touched - alive
         live += sum(map(held.bytes, new))
         alive |= new
-        peak = max(peak, live)
+        found.append(live)
         dying = {name for name in touched & alive if last.get(name, -1) <= i} - outputs
         live -= sum(map(held.bytes, dying))
         alive -= dying
-    return peak
+    return found
 
 
 class _Held:

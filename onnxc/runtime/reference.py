@@ -220,7 +220,8 @@ def _started(
 class Runner:
     """What passes get to look at numbers with: `runner(model, feeds, outputs)` returns named arrays.
 
-    Sessions of the last few models are kept, by a digest of all that a model computes; see `prepare` for loops.
+    Sessions of the last few models are kept, by a digest of all that a model computes; see `prepare` for loops. Several threads may
+    use one.
     """
 
     def __init__(self, *, threads: int = 1, optimise: bool = True, sessions: int = 2):
@@ -229,18 +230,22 @@ class Runner:
         self._limit = sessions
         # what a Lean's arrays are known by is where they lie: they are held as long as that counts
         self._sessions: OrderedDict[tuple, tuple[Session, Mapping[str, np.ndarray]]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def session(self, model: onnx.ModelProto | Lean, outputs: Sequence[str] = ()) -> Session:
         """The session of `model` with these tensors as extra outputs."""
         proto, arrays = (model.proto, model.arrays) if isinstance(model, Lean) else (model, {})
         key = (_digest(proto), tuple(outputs), tuple((name, id(a)) for name, a in arrays.items()))
-        if key not in self._sessions:
-            while len(self._sessions) >= self._limit:
+        with self._lock:
+            if key in self._sessions:
+                self._sessions.move_to_end(key)
+                return self._sessions[key][0]
+            while len(self._sessions) >= self._limit:  # before there is another one
                 self._sessions.popitem(last=False)
-            made = Session(model, threads=self._threads, optimise=self._optimise, outputs=outputs)
+        made = Session(model, threads=self._threads, optimise=self._optimise, outputs=outputs)
+        with self._lock:
             self._sessions[key] = made, arrays
-        self._sessions.move_to_end(key)
-        return self._sessions[key][0]
+        return made
 
     def __call__(
         self, model: onnx.ModelProto | Lean, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None

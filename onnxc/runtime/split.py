@@ -36,6 +36,20 @@ class Held(Data):
     def _again(self) -> Iterator[Chunk]:
         return iter(self.held)
 
+    def first(self, samples: int) -> Held:
+        """The first `samples` of them, where they can be told apart."""
+        if len(self.held) > 1:
+            return Held(self.name, self.held[:samples], self._inputs, min(samples, len(self.held)), self.single)
+        counts = {name for name, a in self.held[0].items() if self._counts(name, a)}
+        chunk = {name: a[:samples] if name in counts else a for name, a in self.held[0].items()}
+        return Held(self.name, [chunk], self._inputs, min(samples, self.samples or samples), self.single)
+
+    def _counts(self, name: str, array: np.ndarray) -> bool:
+        """Whether the first axis of an array counts samples, and not what the model has a fixed number of."""
+        spec = self._inputs.get(name)
+        whole = len(array) if array.ndim else None
+        return whole == self.samples and (spec is None or spec.counts or spec.shape[0] != whole)
+
     def digest(self) -> str:
         """SHA-256 of all arrays, in hexadecimal."""
         found = hashlib.sha256()

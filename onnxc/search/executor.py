@@ -1,6 +1,8 @@
 """Where jobs run: threads here, processes here, or a Dask cluster. Answers come in the jobs' order, so that all give the same.
 
-A spec travels to each process once; a worker of Dask's that died is replaced by another, which does its jobs again.
+A spec travels to each process once; a worker of Dask's that died is replaced by another, which does its jobs again. Where time is up,
+what is done is handed over, and what is under way is left alone: jobs end at their next look (`Worker.check`), and no process waits for
+one that does not look up (`lingering`).
 """
 
 from __future__ import annotations
@@ -8,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -18,14 +22,21 @@ from .work import Job, Spec, Worker
 FORMS = "threads[:N], processes[:N] or dask://HOST:PORT"
 TRIES, CONNECT = 3, 10
 """Times that jobs are sent again; seconds within which a scheduler answers."""
+THREADS = "onnxc-search"
 _workers: dict[str, Worker] = {}
+_left: set[threading.Thread] = set()
 
 
 class Executor(Protocol):
     """Runs jobs."""
 
-    def map(self, jobs: Iterable[Job]) -> Iterator[Any]:
-        """What comes of each job, in order."""
+    def map(self, jobs: Iterable[Job], until: float | None = None) -> Iterator[tuple[Job, Any]]:
+        """Each job with what comes of it, in order; from `until` on, by the monotonic clock, only those that are done."""
+
+
+def lingering() -> bool:
+    """Whether a job that nobody waits for is still under way in a thread of this process."""
+    return any(thread.is_alive() for thread in _left)
 
 
 @contextmanager
@@ -42,7 +53,7 @@ def opened(name: str, local: Worker) -> Iterator[Executor]:
     from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
     if kind == "threads":
-        pool: Any = ThreadPoolExecutor(count)
+        pool: Any = ThreadPoolExecutor(count, thread_name_prefix=THREADS)
         run = local.do
     else:
         from multiprocessing import get_context
@@ -52,24 +63,54 @@ def opened(name: str, local: Worker) -> Iterator[Executor]:
             count, get_context("spawn"), initializer=_begin, initargs=(pickle.dumps(local.spec),)
         )
         run = _do
+    jobs = _Pool(pool, run)
     try:
-        yield _Pool(pool, run)
+        yield jobs
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        busy = jobs.is_busy()
+        working = list((getattr(pool, "_processes", None) or {}).values()) if busy else []
+        pool.shutdown(wait=not busy, cancel_futures=True)
+        if busy:
+            local.ended.set()
+            _left.update(getattr(pool, "_threads", ()))
+        for process in working:
+            process.terminate()
 
 
 class _Pool:
     def __init__(self, pool: Any, run: Any) -> None:
         self._pool, self._run = pool, run
+        self._sent: list[Any] = []
 
-    def map(self, jobs: Iterable[Job]) -> Iterator[Any]:
-        futures = [self._pool.submit(self._run, job) for job in jobs]
+    def map(self, jobs: Iterable[Job], until: float | None = None) -> Iterator[tuple[Job, Any]]:
+        from concurrent.futures import TimeoutError as Late  # Python 3.10's is not the built-in one
+
+        sent = [(job, self._pool.submit(self._run, job)) for job in jobs]
+        self._sent = [f for f in self._sent if not f.done()] + [future for _, future in sent]
         try:
-            for future in futures:
-                yield future.result()
+            for job, future in sent:
+                try:
+                    result = future.result(_seconds(until))
+                except Late:
+                    if not _is_up(until):  # a job's own
+                        raise
+                    continue
+                yield job, result
         finally:
-            for future in futures:
+            for _, future in sent:
                 future.cancel()
+
+    def is_busy(self) -> bool:
+        """Whether a job is under way."""
+        return not all(future.done() for future in self._sent)
+
+
+def _seconds(until: float | None) -> float | None:
+    return None if until is None else max(until - time.monotonic(), 0)
+
+
+def _is_up(until: float | None) -> bool:
+    return until is not None and time.monotonic() >= until
 
 
 def _begin(spec: bytes) -> None:
@@ -101,17 +142,24 @@ class _Dask:
     def __init__(self, client: Any, key: str, spec: Any, packed: bytes) -> None:
         self._client, self._key, self._spec, self._packed = client, key, spec, packed
 
-    def map(self, jobs: Iterable[Job]) -> Iterator[Any]:
+    def map(self, jobs: Iterable[Job], until: float | None = None) -> Iterator[tuple[Job, Any]]:
         from concurrent.futures import CancelledError
 
         from distributed import KilledWorker
+        from distributed import TimeoutError as Late
 
         left = list(jobs)
         for _ in range(TRIES):
             futures = [self._client.submit(_remote, job, self._key, self._spec, pure=False, retries=2) for job in left]
             try:
                 for future in futures:
-                    yield future.result()
+                    try:
+                        result = future.result(_seconds(until))
+                    except Late:
+                        if not _is_up(until):
+                            raise
+                    else:
+                        yield left[0], result
                     left.pop(0)
                 return
             except (KilledWorker, CancelledError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ..ir.escape import json_text
 from ..ir.output import replacing, write_whole
 from ..recipe import to_toml
 from ..report import finite
+from .compiled import write_library
 from .found import Found
 from .work import Spec
 
@@ -31,23 +33,15 @@ def write(found: Found, folder: Path, spec: Spec) -> list[Path]:
         settings = {"data": f"../{CALIBRATION}", "seed": spec.seed}
         write_whole(place / "model.onnx", [point.bytes()])
         write_whole(place / "recipe.toml", [to_toml(point.passes, settings).encode()])
+        if "library" in point.result:
+            write_library(point.result, place / "library")
         places.append(place)
     for old in folder.glob("point-*"):
         if old not in places and old.is_dir():
             for name in FILES:
                 (old / name).unlink(missing_ok=True)
+            shutil.rmtree(old / "library", ignore_errors=True)
     write_whole(folder / "report.json", [(json_text(finite(found.to_dict())) + "\n").encode()])
     if found.chosen is not None:
         places.insert(0, places.pop(found.chosen))
     return places
-
-
-def compile_points(found: Found, folder: Path, spec: Spec) -> None:
-    """The library of each point that a target takes, in the folder `library` beside its model."""
-    from ..codegen import compile_model
-
-    for number, point in enumerate(found.points, 1):
-        if "refused" not in point.result:
-            place = folder / f"point-{number}" / "library"
-            compile_model(point.proto(), place, name="model", target=spec.target or "native", shapes=spec.parts[0].shapes(),
-                          check="shapes")  # fmt: skip

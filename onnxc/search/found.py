@@ -70,11 +70,11 @@ class Found:
         """What a point loses of the metric, by the samples that judge, or by those that choose (`metrics`)."""
         return drop(self.metric, self.higher, self.given[part], point.result[part])
 
-    def timed(self, local: Worker) -> None:
-        """Measure the time of the points that have none."""
+    def timed(self, local: Worker, until: float) -> None:
+        """Measure the time of the points that have none, by about `until` (of the monotonic clock)."""
         left = [p for p in self.points if "time" not in p.result]
         if left:
-            for point, ratio in zip(left, local.time([p.proto() for p in left]), strict=True):
+            for point, ratio in zip(left, local.time([p.proto() for p in left], until), strict=True):
                 point.result["time"] = ratio
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,13 +1,16 @@
-"""What may be done to a model, how much noise each of it makes, and the best of it under a cap on the noise.
+"""The best candidates under a cap on the noise.
 
-A candidate cuts channels, then stores the weights that are left: either shared (`quant.cluster`, 1 to 8 bits for each layer,
-floats between layers) or as 8-bit integers (`quant.int8`, single layers in float). Cutting changes what storing costs, so that both
+A candidate makes the network smaller (channels, residual branches, low ranks, image sides), then stores the weights that are left: either
+shared (`quant.cluster`, 1 to 8 bits for each layer, floats between layers) or as 8-bit integers (`quant.int8`, single layers in float);
+and, with training, learns from the model as given what that lost. Cutting changes what storing costs, so that both
 are not one linear programme; the cap is divided between them in several ways, a knapsack is solved for each, the second at
-the sizes that the first leaves, and the way that costs least is taken.
+the sizes that the first leaves, and the way that costs least is taken. A bound on memory over time, which no sum tells, is met by
+weighing what cuts save of it against bytes, the more the further the candidates are from it.
 
 What the knapsack believes is corrected by what real candidates show: noise = a · (sum of the cuts') + b · (sum of the layers'), a
 and b by non-negative least squares of relative errors, in which candidates count by how near their noise is to the one asked for:
-repairs make up for nearly all that mild cuts do, and for less of what deep ones do.
+repairs make up for nearly all that mild cuts do, and for less of what deep ones do. Flash is bytes and what was added to them, RAM the
+peak times what it was by.
 """
 
 from __future__ import annotations
@@ -15,6 +18,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+from statistics import median
 
 import numpy as np
 
@@ -22,85 +28,59 @@ from ..passes.base import Pass
 from ..passes.registry import make
 from .budget import Budget
 from .knapsack import choose
-from .work import Job, Worker, globbed
+from .options import RATIOS, Options
+from .steps import Cut, globbed, structural
+from .work import WORST, Worker
 
-RATIOS = (0.125, 0.25, 0.375, 0.5, 0.75)
-BITS = (1, 2, 3, 4, 5)
-FURTHER = (6, 8)
-"""Bits that are not measured: each one more has a quarter of the noise."""
 DIVISIONS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
+WEIGHTS = (0.5, 2.0, 8.0)
+"""How much a share of the memory over time counts beside as large a share of the bytes, where memory is missed."""
 FLOAT = 32
-FORMATS = ("shared", "int8")
 PROBED = 0.1
 """The noise, uncorrected, of the first candidates, by which corrections begin."""
 PRIOR, NEAR = 0.01, 0.8
 """Weight of the belief that a correction is 1, beside one candidate's; nepers of noise at which a candidate counts 0.6."""
+CODE = 20e3
+"""Bytes of code that a library is believed to have before one was made."""
+TRAINED = "+train"
+EPOCHS = 8
+"""How often a candidate that is trained sees the samples that passes see."""
+HALF = 0.5
+"""The share of the MACs that the plain cut leaves, with which a search begins."""
+SAFE = 5
+"""Bits of the shared weights with which a search begins."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Passes, and the noise that they are believed to make: of the cuts and of the stored weights, uncorrected."""
+    """Passes, and the noise that they are believed to make: of the cuts and of the stored weights, uncorrected; what they are believed
+    to cost."""
 
     passes: tuple[Pass, ...]
     format: str
     cuts: float
     stored: float
+    believed: Mapping[str, float] = field(default_factory=dict, compare=False, hash=False)
 
     @property
     def text(self) -> str:
         return ", ".join(map(str, self.passes))
 
 
-@dataclass
-class Options:
-    """All noises that were measured: by (unit, ratio), by (layer, bits), by layer in 8-bit integers, and of all of these."""
-
-    channels: dict[tuple[int, float], float] = field(default_factory=dict)
-    bits: dict[tuple[str, int], float] = field(default_factory=dict)
-    int8: dict[str, float] = field(default_factory=dict)
-
-    def take(self, job: Job, noise: float) -> None:
-        """Enter what a job found."""
-        if job[0] == "channels":
-            self.channels[job[1], job[2]] = noise
-        elif job[0] == "bits":
-            self.bits[job[1], job[2]] = noise
-        elif job[0] == "int8":
-            self.int8[job[1]] = noise
-
-    def layer(self, name: str) -> dict[int, float]:
-        """bits -> noise of one layer in shared values; nothing for a layer that was not measured."""
-        found = {b: self.bits[name, b] for b in BITS if (name, b) in self.bits}
-        if found:
-            most = max(found)
-            found |= {b: found[most] / 4.0 ** (b - most) for b in FURTHER}
-        return found
-
-
-def jobs(local: Worker, formats: tuple[str, ...]) -> list[Job]:
-    """Every measurement, the ones that matter most first."""
-    found: list[Job] = []
-    if "int8" in formats:
-        found += [("int8", name) for name in local.stored]
-    for ratio in (0.25, 0.5, 0.125, 0.375, 0.75):
-        found += [("channels", k, ratio) for k in range(len(local.sweep.units))]
-    if "shared" in formats:
-        for bits in (3, 2, 4, 1, 5):
-            found += [("bits", name, bits) for name in local.stored]
-    return found
-
-
 class Planner:
     """Makes candidates; learns from those that were tried."""
 
     def __init__(self, local: Worker, options: Options, budget: Budget, given: Mapping[str, float]) -> None:
-        self._local, self._options, self._budget, self._given = local, options, budget, given
+        self._local, self.options, self._budget, self._given = local, options, budget, given
         self._tried: list[tuple[str, float, float, float]] = []
+        self._added: list[float] = []
+        self._by: list[float] = []
         self._known: dict[tuple, tuple[dict[str, int], dict[str, int]]] = {}
         self._unit = "macs" if {"macs", "time"} & set(budget.bounds()) else "bytes"
-        self._savings = self._alone()
+        self._whole = max(float(given[self._unit]), 1.0)
 
-    def _alone(self) -> list[dict[float, float]]:
+    @cached_property
+    def _savings(self) -> list[dict[float, float]]:
         """Of each unit, what cutting it alone saves, by ratio."""
         from ..passes.prune.budget import Costing
 
@@ -111,9 +91,12 @@ class Planner:
             {r: whole - costing(sweep.plan.by_ratio({g.atom: r for g in unit})) for r in RATIOS} for unit in sweep.units
         ]
 
-    def learn(self, candidate: Candidate, noise: float) -> None:
-        """Take in the noise that a candidate really has."""
-        self._tried.append((candidate.format, candidate.cuts, candidate.stored, noise))
+    def learn(self, candidate: Candidate, found: Mapping[str, float]) -> None:
+        """Take in the noise and the costs that a candidate really has."""
+        self._tried.append((candidate.format, candidate.cuts, candidate.stored, found["noise"]))
+        if math.isfinite(found.get("flash", math.inf)) and "bytes" in candidate.believed:
+            self._added.append(found["flash"] - candidate.believed["bytes"])
+            self._by.append(found["ram"] / max(candidate.believed["peak_bytes"], 1.0))
 
     def corrections(self, kind: str, cap: float) -> tuple[float, float]:
         """By how much noises of cuts and of stored weights are multiplied, for a format and about so much noise."""
@@ -128,82 +111,147 @@ class Planner:
         a, b = nnls(np.array(rows), np.array(right))[0]
         return max(float(a), 1e-3), max(float(b), 1e-3)
 
+    def first(self, formats: tuple[str, ...]) -> list[Candidate]:
+        """What is tried before anything is measured, as it serves most models: weights stored alone, and behind a plain cut."""
+        layers = self._local.stored
+        bits = {"int8": 8, "shared": SAFE}
+        kinds = [k for k in formats if k in bits] if layers else []
+        found = []
+        for k in kinds:
+            size = sum(layers.values()) * bits[k] / 8
+            believed = self._believed(k, *self._costs({}), size)
+            found.append(Candidate(self._passes(k, {}, dict.fromkeys(layers, bits[k])), k, 0.0, 0.0, believed))
+        for one in found[:] if self._local.sweep.units else ():
+            at = len(self._local.head)
+            cut = make("prune.channels", {"macs": HALF})
+            found.append(Candidate((*one.passes[:at], cut, *one.passes[at:]), one.format, 0.0, 0.0))
+        return found
+
     def probes(self, formats: tuple[str, ...]) -> list[Candidate]:
-        """Candidates that show what cuts alone do, which are repaired where single measurements are not, and what each format
-        alone does."""
-        cut = self._cut(PROBED)
-        cuts = sum(self._options.channels[k, r] for k, r in cut.items())
+        """Candidates that do one kind of thing each."""
+        cut = self._cut(PROBED, 0.0)
+        cuts = self._cuts_noise(cut)
         found = [Candidate(self._passes("floats", cut, {}), "floats", cuts, 0.0)] if cut else []
-        for kind in formats:
-            stored, noise, _ = self._stored(kind, self._local.stored, PROBED)
-            found.append(Candidate(self._passes(kind, {}, stored), kind, 0.0, noise))
+        for kind in formats if self._local.stored else ():
+            stored, noise, size = self._stored(kind, self._local.stored, PROBED)
+            sizes, costs = self._costs({})
+            found.append(
+                Candidate(self._passes(kind, {}, stored), kind, 0.0, noise, self._believed(kind, sizes, costs, size))
+            )
         return found
 
     def best(self, kind: str, cap: float) -> Candidate:
         """The candidate of a format that costs least with a noise of at most `cap`."""
         a, b = self.corrections(kind, cap)
         found: list[tuple] = []
-        for share in DIVISIONS:
-            cut = self._cut(cap * share / a)
-            cuts = sum(self._options.channels[k, r] for k, r in cut.items())
-            sizes, costs = self._costs(cut)
-            stored, noise, size = self._stored(kind, sizes, max(cap - a * cuts, 1e-12) / b)
-            believed = costs | {"bytes": costs["bytes"] + size - 4 * sum(sizes.values())}
-            if kind == "int8":
-                believed["peak_bytes"] = believed["peak_bytes"] // 4
-            missed = self._budget.misses({k: believed[k] for k in ("bytes", "macs")}, self._given)
-            over = sum(value / allowed for value, allowed in missed.values())
-            found.append((over, believed["bytes"], len(found), cut, stored, cuts, noise))
-        _, _, _, cut, stored, cuts, noise = min(found, key=lambda f: f[:3])
-        return Candidate(self._passes(kind, cut, stored), kind, cuts, noise)
+        for weight in (0.0, *WEIGHTS):
+            for share in DIVISIONS:
+                cut = self._cut(cap * share / a, weight)
+                cuts = self._cuts_noise(cut)
+                sizes, costs = self._costs(cut)
+                stored, noise, size = self._stored(kind, sizes, max(cap - a * cuts, 1e-12) / b)
+                believed = self._believed(kind, sizes, costs, size)
+                missed = self._budget.misses(believed, self._given)
+                over = sum(value / allowed for value, allowed in missed.values())
+                found.append((over, believed["bytes"], len(found), cut, stored, cuts, noise, believed))
+            if self._budget.ram is None or not min(found, key=lambda f: f[:3])[0] or not self.options.peaks:
+                break
+        _, _, _, cut, stored, cuts, noise, believed = min(found, key=lambda f: f[:3])
+        return Candidate(self._passes(kind, cut, stored), kind, cuts, noise, believed)
 
-    def _cut(self, cap: float) -> dict[int, float]:
-        """unit -> ratio, of those that are cut."""
-        units = range(len(self._local.sweep.units))
-        choices = [[0.0, *(r for r in RATIOS if (k, r) in self._options.channels)] for k in units]
-        costs = [[-self._savings[k].get(r, 0.0) for r in rs] for k, rs in zip(units, choices)]
-        noises = [[self._options.channels.get((k, r), 0.0) for r in rs] for k, rs in zip(units, choices)]
+    def _believed(self, kind: str, sizes: Mapping[str, int], costs: Mapping[str, int], size: float) -> dict[str, float]:
+        """Costs of a candidate: those of the network that is left, with its layers' weights in `size` bytes."""
+        found = {"macs": float(costs["macs"]), "bytes": costs["bytes"] + size - 4 * sum(sizes.values())}
+        found["peak_bytes"] = costs["peak_bytes"] / (4 if kind.startswith("int8") else 1)
+        if self._local.spec.target is not None:
+            found["flash"] = found["bytes"] + (median(self._added) if self._added else CODE)
+            found["ram"] = found["peak_bytes"] * (median(self._by) if self._by else 1.0)
+        return found
+
+    def _cut(self, cap: float, weight: float) -> dict[Cut, float]:
+        """What is cut, and how far: the cuts that save most with noises of at most `cap` together."""
+        cuts: list[Cut] = [("channels", k) for k in range(len(self._local.sweep.units))]
+        choices: list[list[float]] = []
+        costs: list[list[float]] = []
+        noises: list[list[float]] = []
+        for k, savings in enumerate(self._savings):
+            ratios = [r for r in RATIOS if (k, r) in self.options.channels]
+            memory = 2 * weight * self._whole * self.options.peaks.get(k, 0.0)
+            choices.append([0.0, *ratios])
+            costs.append([0.0, *(-savings[r] - memory * r for r in ratios)])
+            noises.append([0.0, *(self.options.channels[k, r] for r in ratios)])
+        for cut, measured in self.options.others.items():
+            values = [v for v, m in measured.items() if m["noise"] < WORST]
+            memory = weight * self._whole if cut[0] == "resolution" else 0.0
+            cuts.append(cut)
+            choices.append([0.0, *values])
+            costs.append([0.0, *(-measured[v][self._unit] - memory * (1 - v**2) for v in values)])
+            noises.append([0.0, *(measured[v]["noise"] for v in values)])
         picked = choose(costs, noises, cap)
-        return {k: rs[j] for k, rs, j in zip(units, choices, picked) if rs[j]}
+        return {c: vs[j] for c, vs, j in zip(cuts, choices, picked) if vs[j]}
 
-    def _costs(self, cut: dict[int, float]) -> tuple[dict[str, int], dict[str, int]]:
-        key = tuple(sorted(cut.items()))
+    def _cuts_noise(self, cut: Mapping[Cut, float]) -> float:
+        """The noises of cuts, added up."""
+        return sum(
+            self.options.channels[c[1], v] if c[0] == "channels" else self.options.others[c][v]["noise"]
+            for c, v in cut.items()
+        )
+
+    def _costs(self, cut: Mapping[Cut, float]) -> tuple[dict[str, int], dict[str, int]]:
+        key = tuple(sorted(cut.items(), key=str))
         if key not in self._known:
             self._known[key] = self._local.cut(cut)
         return self._known[key]
 
+    def _measured(self, name: str) -> str:
+        """The layer by whose measurements one is judged: itself, or the one that it is a factor of."""
+        stored = self._local.stored
+        if name in stored:
+            return name
+        return max((n for n in stored if name.startswith(f"{n}_")), key=len, default=name)
+
     def _stored(self, kind: str, sizes: Mapping[str, int], cap: float) -> tuple[dict[str, int], float, float]:
-        """(layer -> bits, their noise, bytes of all layers)."""
-        names = list(sizes)
+        """(layer -> bits, their noise, bytes of all layers); the factors of a layer count as that layer."""
+        whole: dict[str, int] = {}
+        for name, size in sizes.items():
+            whole[self._measured(name)] = whole.get(self._measured(name), 0) + size
         options: list[dict[int, tuple[float, float]]] = []
-        for name in names:
-            float_ = {FLOAT: (4.0 * sizes[name], 0.0)}
-            if kind == "int8":
-                more = {8: (1.0 * sizes[name], self._options.int8[name])} if name in self._options.int8 else {}
+        for name, size in whole.items():
+            float_ = {FLOAT: (4.0 * size, 0.0)}
+            if kind.startswith("int8"):
+                more = {8: (1.0 * size, self.options.int8[name])} if name in self.options.int8 else {}
             else:
-                noises = self._options.layer(name)
-                more = {b: (sizes[name] * b / 8 + 4.0 * 2**b, noise) for b, noise in noises.items()}
+                noises = self.options.layer(name)
+                more = {b: (size * b / 8 + 4.0 * 2**b, noise) for b, noise in noises.items()}
                 more = {b: pair for b, pair in more.items() if pair[0] < float_[FLOAT][0]}
             options.append(float_ | more)
         costs = [[c for c, _ in o.values()] for o in options]
         each = [[n for _, n in o.values()] for o in options]
         picked = choose(costs, each, cap)
-        bits = {name: list(o)[j] for name, o, j in zip(names, options, picked)}
+        bits = {name: list(o)[j] for name, o, j in zip(whole, options, picked)}
         return bits, sum(n[j] for n, j in zip(each, picked)), sum(c[j] for c, j in zip(costs, picked))
 
-    def _passes(self, kind: str, cut: dict[int, float], stored: dict[str, int]) -> tuple[Pass, ...]:
-        passes: list[Pass] = []
-        if cut:
-            by_name = {globbed(self._local.sweep.units[k][0].name): r for k, r in cut.items()}
-            passes.append(make("prune.channels", {"ratio": 0.0, "ratio_by": by_name}))
-        passes.append(make("fuse"))
-        floats = [globbed(name) for name, bits in stored.items() if bits == FLOAT]
-        if len(floats) == len(stored):
-            return tuple(passes)
-        if kind == "int8":
-            passes.append(make("quant.int8", {"skip": floats or None, "bias_correction": True}))
-        else:
-            usual = max(stored.values(), key=lambda b: (sum(x == b for x in stored.values()) if b != FLOAT else 0, -b))
-            by = {globbed(name): 0 if bits == FLOAT else bits for name, bits in stored.items() if bits != usual}
-            passes.append(make("quant.cluster", {"bits": usual, "bits_by": by or None, "refit": True}))
+    def _passes(self, kind: str, cut: Mapping[Cut, float], stored: dict[str, int]) -> tuple[Pass, ...]:
+        passes: list[Pass] = [*self._local.head, *structural(cut, self._local), make("fuse")]
+        factored = [name for what, name in cut if what == "rank"]
+        if any(bits != FLOAT for bits in stored.values()):
+            passes.append(self._int8(stored, factored) if kind.startswith("int8") else self._shared(stored, factored))
+        if kind.endswith(TRAINED):
+            learnt = {"epochs": EPOCHS, "steps": True} if kind.startswith("int8") else {"epochs": EPOCHS}
+            passes.append(make("train.distill", learnt))
         return tuple(passes)
+
+    def _int8(self, stored: Mapping[str, int], factored: list[str]) -> Pass:
+        floats = [name for name, bits in stored.items() if bits == FLOAT]
+        skip = [globbed(name) for name in floats] + [f"{globbed(name)}_*" for name in floats if name in factored]
+        return make("quant.int8", {"skip": skip or None, "bias_correction": True})
+
+    def _shared(self, stored: Mapping[str, int], factored: list[str]) -> Pass:
+        """Bits by layer: globs that also fit a layer's factors first, what these fit besides again by its own name."""
+        many = [b for b in stored.values() if b != FLOAT]
+        usual = max(many, key=lambda b: (many.count(b), -b))
+        wide = {f"{globbed(name)}*": stored[name] for name in factored if stored.get(name, usual) != usual}
+        beside = {name for name in stored if any(fnmatchcase(name, glob) for glob in wide)} - set(factored)
+        by = wide | {globbed(n): b for n, b in stored.items() if (b != usual and n not in factored) or n in beside}
+        by = {glob: 0 if bits == FLOAT else bits for glob, bits in by.items()}
+        return make("quant.cluster", {"bits": usual, "bits_by": by or None, "refit": True})

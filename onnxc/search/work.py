@@ -1,6 +1,8 @@
 """The work of a search, as jobs that any process can do: a job is plain data, and so is what comes of it.
 
-    ("channels", unit, ratio) -> noise     ("bits", layer, bits) -> noise     ("recipe", TOML) -> costs, metrics, the model
+    ("channels", unit, ratio) -> noise       ("rank", layer, energy) -> noise, what it saves     ("recipe", TOML) -> costs, metrics,
+    ("bits", layer, bits) -> noise           ("branch", sum) -> noise, what it saves             the model, the library's files
+    ("int8", layer) -> noise                 ("resolution", rho) -> noise                        ("peak", unit) -> share
 
 Noise is the power of the outputs' error by the power of the outputs, of the worst output, when the one thing alone is done.
 """
@@ -8,19 +10,24 @@ Noise is the power of the outputs' error by the power of the outputs, of the wor
 from __future__ import annotations
 
 import base64
+import math
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from ..ir.cost import cost
+from ..ir.errors import OnnxcError
 from ..ir.files import load
+from ..ir.live import live_bytes
 from ..ir.model import Model
 from ..ir.verify import verify
 from ..measure.bench import measure
-from ..passes.base import Context, Pass
+from ..passes.base import Context, Pass, Report
 from ..passes.layers.stored import layers
+from ..passes.prune.blocks import branches
 from ..passes.prune.sensitivity import Sweep
 from ..passes.registry import make
 from ..pipeline import Pipeline, sound
@@ -30,15 +37,42 @@ from ..runtime.reference import Runner, Session
 from ..runtime.split import Held
 from ..runtime.tasks import Task, find_task
 from ..trial import TIMED_ROUNDS
+from .compiled import compiled
+from .steps import Cut, globbed, structural
 
 SAMPLES = 64
 """Samples on which single options are measured."""
 MOST = 1 << 20
 WORST = 1e12
 """The noise of outputs that hold no numbers any more."""
+SMALL = 0.01
+"""Share of all weights below which a layer is not factored: there is nothing to be had."""
+SOFT = 8
+"""The power mean by which memory over time is one number: near its maximum, yet moved by all that is near it."""
+FEWEST_ROUNDS = 3
 Job = tuple
-_COMPILING = threading.Lock()
-"""TVM compiles one model at a time in a process."""
+
+
+class Stopped(Exception):
+    """The search has ended while a job was under way."""
+
+
+class _Watched(Runner):
+    """A runner that ends with the search."""
+
+    def __init__(self, check: Callable[[], None]):
+        super().__init__(optimise=False, sessions=8)
+        self._check = check
+
+    def prepare(self, model: Any, outputs: Sequence[str] | None = None) -> Callable[..., Any]:
+        self._check()
+        run = super().prepare(model, outputs)
+
+        def watched(feeds: Any) -> Any:
+            self._check()
+            return run(feeds)
+
+        return watched
 
 
 @dataclass(frozen=True)
@@ -60,10 +94,19 @@ class Worker:
     """Does jobs. What several of them need is made once."""
 
     spec: Spec
-    runner: Runner = field(default_factory=lambda: Runner(optimise=False))
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.runner = _Watched(self.check)
+
+    def check(self, *_: object) -> None:
+        """Raises Stopped once the search has ended."""
+        if self.ended.is_set():
+            raise Stopped
 
     def do(self, job: Job) -> Any:
         """What comes of one job."""
+        self.check()
         return getattr(self, f"_{job[0]}")(*job[1:])
 
     @cached_property
@@ -75,6 +118,16 @@ class Worker:
         return load(self.spec.model)
 
     @cached_property
+    def head(self) -> tuple[Pass, ...]:
+        """What every candidate begins with: a model whose weights are quantised is written in floats first."""
+        products = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+        for node in self.given.nodes:
+            makers = node.inputs[1].inputs if self.given.is_standard(node, *products) else []
+            if makers and makers[0].op == "DequantizeLinear" and not makers[0].inputs[0].inputs:
+                return (make("quant.floats"),)
+        return ()
+
+    @cached_property
     def clean(self) -> Model:
         return self._prepared("clean")
 
@@ -83,22 +136,30 @@ class Worker:
         return self._prepared("fuse")
 
     def _prepared(self, passes: str) -> Model:
-        return (
-            Pipeline(passes, check="shapes", data=self.spec.parts[0], seed=self.spec.seed).transform(self.given).model
-        )
+        return self._pipeline([*self.head, *resolve(passes)]).transform(self.given).model
+
+    def _pipeline(self, passes: Any) -> Pipeline:
+        made = Pipeline(passes, check="shapes", data=self.spec.parts[0], seed=self.spec.seed, progress=self.check)
+        made.detail = self.check
+        return made
+
+    @cached_property
+    def few(self) -> Held:
+        """Of the samples that passes see, those by which single options are measured."""
+        return self.spec.parts[0].first(SAMPLES)
 
     def _context(self, model: Model) -> Context:
-        data = self.spec.parts[0]
-        return Context(sound(model), self.spec.seed, self.runner, data, False, self._evaluator(data))
-
-    def _evaluator(self, data: Held) -> Any:
-        return Evaluator(self.runner, data)
+        data = self.few
+        evaluator = Evaluator(self.runner, data)
+        return Context(
+            sound(model), self.spec.seed, self.runner, data, False, evaluator, original=self.clean, progress=self.check
+        )
 
     @cached_property
     def sweep(self) -> Sweep:
         """The units of channels, which the samples that passes see rate."""
         context = self._context(self.clean)
-        context.evaluator = self._evaluator(self.spec.parts[1])
+        context.evaluator = Evaluator(self.runner, self.spec.parts[1])
         return Sweep(self.clean, context, samples=SAMPLES)
 
     @cached_property
@@ -108,22 +169,40 @@ class Worker:
 
     def sizes(self, model: Model) -> dict[str, int]:
         """Name -> weights of each layer of a model."""
-        from ..passes.base import Report
-
         return {layer.name: layer.size for layer in layers(model, verify(model).analysis, [], Report())}
 
     @cached_property
+    def whole(self) -> dict[str, int]:
+        """What the model costs that single options are compared with."""
+        return self._costs(self.fused)
+
+    @cached_property
+    def branches(self) -> list[str]:
+        """The sums whose residual branch can be left out."""
+        found = branches(self.fused, verify(self.fused).analysis, [], Report())
+        return list(dict.fromkeys(b.add for b in found))
+
+    @cached_property
     def judges(self) -> tuple[Judge, Judge, Judge]:
-        """By a few samples that choose, by all of them, by those that judge in the end."""
+        """By a few samples that choose, beside the model in floats; by all of them, and by those that judge in the end, beside the
+        model as given."""
         _, second, third = self.spec.parts
-        proto = self.given.to_proto()
-        kinds = ((second, SAMPLES, None), (second, MOST, self.task), (third, MOST, self.task))
-        return tuple(Judge(self.runner, data, proto, most, task) for data, most, task in kinds)  # type: ignore[return-value]
+        given, floats = self.given.to_proto(), self.clean.to_proto()
+        kinds = ((second, floats, SAMPLES, None), (second, given, MOST, self.task), (third, given, MOST, self.task))
+        return tuple(Judge(self.runner, data, of, most, task) for data, of, most, task in kinds)  # type: ignore[return-value]
 
     def _noise(self, p: Pass) -> float:
+        return self._trial(p)["noise"]
+
+    def _trial(self, p: Pass) -> dict[str, float]:
+        """What a pass alone does: the noise it makes, bytes and MACs that it saves. Where it does nothing it is of no use."""
         work = self.fused.copy()
-        p.run(work, self._context(work))
-        return min(self.judges[0](work.to_proto()).noise, WORST)
+        report = p.run(work, self._context(work))
+        if not report.edits:
+            return {"noise": WORST, "bytes": 0.0, "macs": 0.0}
+        before, after = self.whole, self._costs(work)
+        noise = min(self.judges[0](work.to_proto()).noise, WORST)
+        return {"noise": noise, **{k: float(before[k] - after[k]) for k in ("bytes", "macs")}}
 
     def _channels(self, unit: int, ratio: float) -> float:
         return self.sweep.point(unit, ratio).error ** 2
@@ -135,6 +214,31 @@ class Worker:
     def _int8(self, layer: str) -> float:
         return self._noise(make("quant.int8", {"skip": [globbed(other) for other in self.stored if other != layer]}))
 
+    def _rank(self, layer: str, energy: float) -> dict[str, float]:
+        (p,) = structural({("rank", layer): energy}, self)
+        return self._trial(p)
+
+    def _branch(self, add: str) -> dict[str, float]:
+        (p,) = structural({("branch", add): 1.0}, self)
+        return self._trial(p)
+
+    def _resolution(self, rho: float) -> dict[str, float]:
+        try:
+            return self._trial(make("prune.resolution", {"rho": rho}))
+        except OnnxcError:  # it says why in a list of its own
+            return {"noise": WORST, "bytes": 0.0, "macs": 0.0}
+
+    def _peak(self, unit: int) -> float:
+        """The share of the memory over time that half of a unit's channels takes."""
+        whole, less = (self._soft(m) for m in (self.clean, self.sweep.cut({unit: 0.5})))
+        return 1 - less / whole
+
+    def _soft(self, model: Model) -> float:
+        work = model.copy()
+        work.shapes = self.spec.parts[0].shapes()
+        held = live_bytes(work, sound(work))
+        return (sum((n / max(held)) ** SOFT for n in held)) ** (1 / SOFT) * max(held)
+
     def _given(self) -> dict:
         """The model as given, beside itself."""
         proto = self.given.to_proto()
@@ -142,13 +246,15 @@ class Worker:
 
     def _recipe(self, text: str) -> dict:
         """What a pass list makes of the model."""
-        made = Pipeline(resolve(text), check="shapes", data=self.spec.parts[0], seed=self.spec.seed).transform(
-            self.given
-        )
+        try:
+            made = self._pipeline(resolve(text)).transform(self.given)
+        except OnnxcError as error:
+            return {"failed": str(error)}
         proto = made.model.to_proto()
         found = {**self._costs(made.model), **self._qualities(proto)}
         if self.spec.target is not None:
-            found |= self._library(made.model, self.spec.target)
+            self.check()
+            found |= compiled(made.model, self.spec.target, self.spec.parts[0].shapes())
         found["passes"] = [row.to_dict() for row in made.report.rows]
         return found | {"model": base64.b64encode(proto.SerializeToString(deterministic=True)).decode()}
 
@@ -158,48 +264,31 @@ class Worker:
         return cost(work, sound(work)).to_dict()
 
     def _qualities(self, proto: Any) -> dict[str, Any]:
-        _, second, third = self.judges
+        few, second, third = self.judges
         seen, held = second(proto), third(proto)
-        noise = min(seen.noise, WORST)
+        noise = min((few(proto) if self.head else seen).noise, WORST)
         return {"noise": noise, "metrics": seen.metrics, "held": held.metrics, "snr_db": held.to_dict().get("snr_db")}
 
-    def _library(self, model: Model, target: str) -> dict[str, Any]:
-        """Bytes of the compiled library in flash, and of its arena in RAM."""
-        import tempfile
-
-        from ..codegen import compile_model
-        from ..ir.errors import OnnxcError
-
-        with _COMPILING, tempfile.TemporaryDirectory(prefix="onnxc-") as folder:
-            try:
-                done = compile_model(
-                    model,
-                    folder,
-                    name="model",
-                    target=target,
-                    shapes=self.spec.parts[0].shapes(),
-                    check="shapes",
-                )
-            except OnnxcError as error:
-                return {"flash": float("inf"), "ram": float("inf"), "refused": str(error)}
-        sizes = done.to_dict()
-        return {"flash": float(sizes["library_bytes"]), "ram": float(sizes["arena_bytes"])}
-
-    def time(self, protos: Sequence[Any]) -> list[float]:
-        """Time of each model by that of the one as given: ONNX Runtime, one sample, one thread, in turns."""
+    def time(self, protos: Sequence[Any], until: float = math.inf) -> list[float]:
+        """Time of each model by that of the one as given: ONNX Runtime, one sample, one thread, in turns; fewer of them where the
+        time `until` is near."""
         feeds = {k: a for k, a in next(iter(self.spec.parts[0].batches(1))).items() if k != "labels"}
         sessions = [Session(proto) for proto in (self.given.to_proto(), *protos)]
         calls = {str(k): (lambda s=s: s.run(feeds)) for k, s in enumerate(sessions)}
-        base, *others = measure(calls, rounds=TIMED_ROUNDS)
+        begun = time.monotonic()
+        rows = measure(calls, rounds=FEWEST_ROUNDS, warmup=1)
+        spent = max(time.monotonic() - begun, 1e-6)
+        rounds = int(min(TIMED_ROUNDS, FEWEST_ROUNDS * (until - time.monotonic()) / spent))
+        if rounds > FEWEST_ROUNDS:
+            rows = measure(calls, rounds=rounds)
+        base, *others = rows
         return [row.best / base.best for row in others]
 
-    def cut(self, ratios: Mapping[int, float]) -> tuple[dict[str, int], dict[str, int]]:
-        """(weights of each layer, costs) with so much less of each unit, and nothing repaired."""
+    def cut(self, cuts: Mapping[Cut, float]) -> tuple[dict[str, int], dict[str, int]]:
+        """(weights of each layer, costs) with so much less of each, and nothing repaired."""
+        ratios = {int(name): r for (kind, name), r in cuts.items() if kind == "channels"}
         work = self.sweep.cut(ratios) if ratios else self.clean.copy()
-        fused = Pipeline("fuse", check="shapes", seed=self.spec.seed).transform(work).model
-        return self.sizes(fused), self._costs(fused)
-
-
-def globbed(name: str) -> str:
-    """A glob that fits just this name."""
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+        rest = {c: v for c, v in cuts.items() if c[0] != "channels"}
+        passes = [*structural(rest, self, fit="weights"), make("fuse")]
+        made = self._pipeline(passes).transform(work).model
+        return self.sizes(made), self._costs(made)

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from onnxc.ir.errors import BadOption
+from onnxc.runtime.tasks.segmentation import IGNORED
 
+from .boxes import detected
 from .network import Network
 
 Tensors = Mapping[str, torch.Tensor]
@@ -37,17 +39,41 @@ CLASS_MAKERS = ("Softmax", "LogSoftmax", "Gemm", "MatMul", "Add", "Flatten", "Re
                 "DequantizeLinear", "Mul")  # fmt: skip
 
 
-def labelled(logits: Mapping[str, torch.Tensor], labels: torch.Tensor, smooth: float) -> torch.Tensor:
-    """Cross entropy of the first output that holds classes."""
-    if not logits:
-        raise BadOption(
-            "no output holds classes", expected="a floating output [samples, classes]",
-            remedy="distil instead: train.distill needs no labels",
+def labelled(outputs: Tensors, logits: Tensors, labels: torch.Tensor, smooth: float) -> torch.Tensor:
+    """The loss that the form of labels asks for: cross entropy of the first output that holds classes (labels [n]), or of each pixel's
+    (labels [n, h, w], 255 and negative ones do not count); the loss of boxes (labels [n, boxes, 5]) where a head is FastestDet's."""
+    if labels.ndim == 3 and not labels.is_floating_point():
+        pixels = next(
+            (y for y in outputs.values() if y.is_floating_point() and y.ndim == 4 and y.shape[1] > 1
+             and (len(y), *y.shape[2:]) == tuple(labels.shape)), None
         )  # fmt: skip
+        if pixels is not None:
+            wanted = torch.where((labels < 0) | (labels == IGNORED), -1, labels.long())
+            _named(wanted, pixels.shape[1])
+            return F.cross_entropy(pixels, wanted, ignore_index=-1, label_smoothing=smooth)
+    if labels.ndim == 3 and labels.shape[2] == 5:
+        head = next((y for y in outputs.values() if y.is_floating_point() and y.ndim == 4 and y.shape[1] > 5), None)
+        if head is not None:
+            _named(labels[..., 0], head.shape[1] - 5)
+            return detected(head, labels)
+    if not logits or labels.ndim != 1:
+        raise BadOption(
+            "no output fits the labels",
+            expected="labels [samples] and classes, [samples, h, w] and scores of each pixel, or boxes [samples, boxes, 5] and "
+            "FastestDet's head",
+            found=f"labels {list(labels.shape)}",
+            remedy="distil instead: train.distill needs no labels",
+        )
     y = next(iter(logits.values()))
-    if int(labels.min()) < 0 or int(labels.max()) >= y.shape[1]:
-        raise BadOption("a label names no class", expected=f"0 to {y.shape[1] - 1}", found=int(labels.max()))
+    if int(labels.min()) < 0:
+        raise BadOption("a label names no class", expected=f"0 to {y.shape[1] - 1}", found=int(labels.min()))
+    _named(labels, y.shape[1])
     return F.cross_entropy(y, labels.long(), label_smoothing=smooth)
+
+
+def _named(labels: torch.Tensor, classes: int) -> None:
+    if int(labels.max()) >= classes:
+        raise BadOption("a label names no class", expected=f"0 to {classes - 1}", found=int(labels.max()))
 
 
 def taught(outputs: Tensors, logits: Tensors, goals: Tensors, goal_logits: Tensors, temperature: float):

@@ -128,7 +128,7 @@ class _Fit:
         outputs = {n: mine[n] for n in names}
         logits = self.classes.of(outputs)
         if goal.labels:
-            total = total + labelled(logits, feeds[LABELS], goal.smooth)
+            total = total + labelled(outputs, logits, feeds[LABELS], goal.smooth)
         if self.teacher is not None:
             total = total + taught(
                 outputs, logits, theirs, self.their_classes.of({n: theirs[n] for n in names}), goal.teacher.temperature

@@ -1,8 +1,6 @@
 """The pages that reports are: what they show, that names stay names, that they are drawn in a browser; what notebooks show."""
 
 import json
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -14,8 +12,7 @@ from onnxc.ir.escape import html
 from onnxc.measure.layers import fates
 from onnxc.passes.prune.coupling import groups
 from onnxc.pipeline import sound
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from tests.browser import WIDTHS, look, needs_browser
 
 
 @pytest.fixture
@@ -84,27 +81,27 @@ def test_notebooks_show_models_results_and_groups(model_path):
     assert "16 channels of node_a" in group._repr_html_() and "contracts" in group._repr_html_()
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium")
+@needs_browser
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [400, 1400])
-def test_a_browser_draws_the_page_without_an_error(page_path, width):
-    argv = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--enable-logging=stderr",
-        "--dump-dom",
-        f"--window-size={width},900",
-    ]
-    script = (
-        "<script>const r=[...document.querySelectorAll('svg rect')].filter(e=>e.getBoundingClientRect().width>0).length;"
-        "document.title=`${r} ${document.documentElement.scrollWidth<=window.innerWidth}`</script></body>"
-    )
-    page_path.write_text(page_path.read_text("ascii").replace("</body>", script))
-    done = subprocess.run([BROWSER, *argv, page_path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    drawn, fits = done.stdout.split("<title>")[1].split("</title>")[0].split()
-    assert int(drawn) > 20 and fits == "true"
-    assert "CONSOLE" not in done.stderr
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_browser_draws_the_pages_without_an_error(page_path, command, model_path, tmp_path, width):
+    report = look(page_path, width)
+    assert report.fits and not report.errors and report.words > 500
+    assert report.seen["rect"] > 20 and report.seen["svg"] > 5 and report.seen["table"] == 2
+    page = tmp_path / "diff.html"
+    assert command("diff", model_path, tmp_path / "o.onnx", "-o", page).status == 0
+    between = look(page, width)
+    assert between.fits and not between.errors and between.words > 300
+    assert between.seen["rect"] == 6 and between.seen["svg"] == 3 and between.seen["table"] == 1
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_page_that_does_not_fit_is_seen(tmp_path):
+    page = tmp_path / "p.html"
+    page.write_text("<p style='width:600px'>x</p><svg></svg><script>console.error('no')</script>")
+    assert look(page, 1400).fits and not look(page, 400).fits
+    assert any("no" in line for line in look(page, 400).errors)
 
 
 def test_trainings_are_drawn_with_their_losses_and_scales():

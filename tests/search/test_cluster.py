@@ -25,12 +25,12 @@ def test_a_cluster_that_loses_a_worker_gives_the_same(place):  # noqa: F811
         opened(f"dask://{cluster.scheduler_address.removeprefix('tcp://')}", search.local) as executor,
     ):
         found = []
-        for k, result in enumerate(executor.map(jobs)):
-            found.append(result)
+        for k, pair in enumerate(executor.map(jobs)):
+            found.append(pair)
             if k == 1:
                 with distributed.Client(cluster) as client:
                     os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
-    assert found == [search.local.do(job) for job in jobs]
+    assert found == [(job, search.local.do(job)) for job in jobs]
 
 
 def test_a_scheduler_that_is_not_there_is_told(place):  # noqa: F811

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 
 import numpy as np
 import onnx
@@ -20,7 +21,9 @@ from onnxc.search.budget import number
 from onnxc.search.executor import opened
 from onnxc.search.found import smoothed
 from onnxc.search.knapsack import choose
-from onnxc.search.work import globbed
+from onnxc.search.steps import globbed
+from onnxc.search.work import Worker
+from tests.browser import WIDTHS, look, needs_browser
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -201,7 +204,7 @@ def test_processes_give_the_same_as_threads(place):
     wanted = [search.local.do(job) for job in jobs]
     assert min(wanted) > 0
     with opened("threads:2", search.local) as executor:
-        assert list(executor.map(jobs)) == wanted
+        assert list(executor.map(jobs)) == list(zip(jobs, wanted))
 
 
 @pytest.mark.slow
@@ -209,7 +212,7 @@ def test_other_processes_give_the_same(place):
     search = auto(place / "net.onnx", place / "data.npz")
     jobs = [("channels", 0, 0.5), ("bits", "n[a]", 2)]
     with opened("processes:2", search.local) as executor:
-        assert list(executor.map(jobs)) == [search.local.do(job) for job in jobs]
+        assert list(executor.map(jobs)) == [(job, search.local.do(job)) for job in jobs]
 
 
 def test_what_ends_a_search_leaves_the_best_so_far(place, monkeypatch):
@@ -220,8 +223,8 @@ def test_what_ends_a_search_leaves_the_best_so_far(place, monkeypatch):
     (state / "search.json").write_bytes((place / "out/search.json").read_bytes())
     told = Search._tell
 
-    def end(self, what, share):
-        told(self, what, share)
+    def end(self, what, share, *since):
+        told(self, what, share, *since)
         if share > 0.85:
             raise KeyboardInterrupt
 
@@ -230,6 +233,38 @@ def test_what_ends_a_search_leaves_the_best_so_far(place, monkeypatch):
     assert main(argv) == 130
     report = json.loads((state / "report.json").read_text())
     assert report["points"] and (state / "point-1/model.onnx").exists() and report["tried"] < 10
+
+
+@pytest.mark.slow
+def test_a_search_ends_when_its_time_is_up(place, monkeypatch):
+    """What is under way then is left alone, also what never ends; what there is is told."""
+
+    def endless(self, *_):
+        while True:
+            self.check()
+            time.sleep(0.02)
+
+    monkeypatch.setattr(Worker, "_bits", endless)
+    begun = time.monotonic()
+    search = auto(place / "net.onnx", place / "data.npz", minutes=0.2)
+    found = search.run()
+    assert time.monotonic() - begun < 16 and found.points and "the search ended after 0.2 minutes" in found.notes[-1]
+    assert all(("bits", name, 3) not in search.state for name in search.local.stored)
+
+
+def test_too_few_minutes_are_told(place):
+    with pytest.raises(BadData, match="1e-06 minutes are too few to look at the model as given"):
+        auto(place / "net.onnx", place / "data.npz", minutes=1e-6).run()
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_browser_draws_what_was_found(found, width):
+    seen = look(found[1] / "report.html", width)
+    points = len(json.loads((found[1] / "report.json").read_text())["points"])
+    assert seen.fits and not seen.errors and seen.words > 500
+    assert seen.seen["circle"] == 1 + points and seen.seen["table"] == 2 and seen.seen["polyline"] >= 3
 
 
 def test_a_plan_writes_nothing(place, capsys):
@@ -270,6 +305,6 @@ def test_a_target_compiles_candidates_that_threads_make_side_by_side(place):
     search = auto(place / "net.onnx", place / "data.npz", target="native")
     texts = ["fuse", "prune(ratio=0.5), fuse", "fuse, quant"]
     with opened("threads:3", search.local) as executor:
-        found = list(executor.map([("recipe", text) for text in texts]))
+        found = [row for _, row in executor.map([("recipe", text) for text in texts])]
     assert [row.get("refused") for row in found] == [None] * 3
     assert all(0 < row["ram"] < row["flash"] < float("inf") for row in found)

@@ -43,10 +43,11 @@ PROBES = 3
 class Factorise(Pass):
     """Base of the passes. A subclass states `forms` and `operators`.
 
-    energy, rank, vbmf, macs and params: see the passes; one of them sets the ranks.
+    energy, rank, vbmf, macs and params: see the passes; one of them sets the ranks. energy_by goes with energy.
     """
 
     energy: Annotated[float, Range(above=0, high=1)] = ENERGY
+    energy_by: dict[str, float] | None = None
     rank: Annotated[int | None, Range(1)] = None
     vbmf: bool = False
     macs: Annotated[float | None, Range(above=0)] = None
@@ -66,6 +67,10 @@ class Factorise(Pass):
         )
         if len(given) > 1:
             raise BadOption(f"give {' or '.join(given)}, not both", pass_name=self.name)
+        values = (self.energy_by or {}).values()
+        self.within("energy_by", all(0 < v <= 1 for v in values), "above 0 and at most 1 each")
+        if self.energy_by and [k for k in given if k != "energy"]:
+            raise BadOption("energy_by goes with energy", pass_name=self.name, found=given[0])
         if self.vbmf and not {"channel", "spatial", "tucker"} & set(self.forms):
             raise BadOption(
                 "vbmf estimates ranks of matrices",
@@ -102,6 +107,11 @@ class Factorise(Pass):
                 groups.setdefault(id(node.inputs[1]), []).append(node)
         skip = [self.skip] if isinstance(self.skip, str) else self.skip or ()
         found = []
+        for glob in self.energy_by or ():
+            if not any(fnmatchcase(u.name, glob) for users in groups.values() for u in users):
+                names = ", ".join(u.name for users in list(groups.values())[:3] for u in users[:1]) or "none"
+                raise BadOption("option energy_by names no layer", pass_name=self.name, expected=f"names like {names}",
+                                found=glob)  # fmt: skip
         for users in groups.values():
             if users[0].op in RECURRENT:
                 report.refuse(
@@ -225,17 +235,23 @@ class Factorise(Pass):
                          found=f"{goal:.0f}", remedy=remedy)  # fmt: skip
 
     def _each(self, choices: list[Choice], report: Report, at: Target) -> Choice | None:
-        """The cheapest that keeps the energy; with a rank or vbmf, the one of least error."""
+        """The cheapest that keeps the layer's energy; with a rank or vbmf, the one of least error."""
         if not choices:
             return None
         if self.rank is not None or self.vbmf:
             return min(choices, key=lambda c: (c.error, c.macs))
-        kept = [c for c in choices if c.error <= 1 - self.energy + 1e-12]
+        energy = self._energy(at)
+        kept = [c for c in choices if c.error <= 1 - energy + 1e-12]
         if kept:
             return min(kept, key=lambda c: (c.macs, c.error))
         for user in at.nodes:
-            report.refuse(user.name, f"{user.op} stays whole: energy {self.energy:g} takes a rank that saves nothing")
+            report.refuse(user.name, f"{user.op} stays whole: energy {energy:g} takes a rank that saves nothing")
         return None
+
+    def _energy(self, at: Target) -> float:
+        """The share that a layer keeps: of the last glob that fits one of its nodes, else the one of all."""
+        fitting = [e for glob, e in (self.energy_by or {}).items() if any(fnmatchcase(n.name, glob) for n in at.nodes)]
+        return fitting[-1] if fitting else self.energy
 
     def _carry_out(self, model, found, plans: list[Chosen], layers, ctx, report) -> Chosen:
         """Factor as planned. Of several plans each is carried out on a copy, and the one of the nearest outputs stays; of

@@ -13,7 +13,8 @@ _OPTIONS = """
     where its MACs and its parameters both fall. With data the error of the outputs is least, not that of the weights:
     inputs are those of the model factored so far, and biases take the rest of the mean.
 
-    energy: share of the weight's energy (with data: of the output's variance) that each layer keeps. rank: one rank
+    energy: share of the weight's energy (with data: of the output's variance) that each layer keeps.
+    energy_by: shares of their own for layers, by glob on node names, the last that fits counts. rank: one rank
     for all layers instead. vbmf: the rank that variational Bayes tells from noise (Nakajima 2013), of matrices and,
     for tucker, of both unfoldings (Kim 2016). macs: MACs of the whole model, up to 1 as a share, spent where the
     error per MAC saved is least. params: the same with parameters. round_to: ranks are multiples of it. fit: weights,

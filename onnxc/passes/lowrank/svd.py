@@ -22,7 +22,8 @@ class LowRankSVD(Factorise):
     inputs are those of the model factored so far, and biases take the rest of the mean.
 
     energy: share of the squared singular values (with data: of the output's variance) to keep, which sets the rank of
-    each layer. rank: one rank for all instead. vbmf: the rank that variational Bayes tells from noise (Nakajima 2013).
+    each layer. energy_by: shares of their own for layers, by glob on node names, the last that fits counts. rank: one rank
+    for all instead. vbmf: the rank that variational Bayes tells from noise (Nakajima 2013).
     macs: MACs of the whole model, up to 1 as a share, spent where the error per MAC saved is least. params: the same
     with parameters. round_to: ranks are multiples of it. fit: weights, outputs, or auto: outputs where data are given.
     samples: how many of the data are looked at. skip: globs of names of nodes to leave alone.

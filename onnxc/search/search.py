@@ -1,0 +1,267 @@
+"""The search: what runs when, until when, and what it leaves.
+
+    what serves most models  ->  noises of all single options (measured once, kept)  ->  probes  ->  rounds of knapsacks and candidates
+
+Where a search has so many minutes, half of what is left after the first candidates goes to measuring, most important things first; what
+is under way when time is up is left alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..ir.errors import BadData
+from ..runtime.tasks import is_higher_better
+from .budget import Budget, drop
+from .executor import Executor, opened
+from .found import COSTS, Found, Point, points, smoothed
+from .options import BITS, Options, jobs
+from .plan import TRAINED, Candidate, Planner
+from .state import State
+from .work import Job, Worker
+
+LOW, HIGH = 1e-4, 0.6
+"""Noises of the outputs between which candidates are looked for: 40 dB to 2 dB."""
+ROUNDS = 3
+MEASURING = 0.5
+"""Share of the time after which nothing more is measured."""
+ENDING = 0.05
+"""Share of the time that is kept for timing and writing what was found."""
+Progress = Callable[[str, float], None]
+"""progress(what is done, share of the whole that is behind)."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What would be measured: (what, how many, seconds by one thread)."""
+
+    rows: tuple[tuple[str, int, float], ...]
+
+    @property
+    def seconds(self) -> float:
+        return sum(n * each for _, n, each in self.rows)
+
+
+@dataclass
+class Search:
+    """A search that is set up: `plan` says what it would do, `run` does it. See `auto`."""
+
+    local: Worker
+    budget: Budget
+    state: State
+    formats: tuple[str, ...]
+    executor: str
+    minutes: float | None
+    progress: Progress
+    begun: float = field(default_factory=time.monotonic)
+    tried: dict[str, Candidate] = field(default_factory=dict)
+
+    def plan(self) -> Estimate:
+        """What would be tried, with times by one job of each kind."""
+        wanted = jobs(self.local, self.formats, self.budget)
+        rows = []
+        for kind in dict.fromkeys(job[0] for job in wanted):
+            same = [job for job in wanted if job[0] == kind]
+            first = same[0]
+            begun = time.perf_counter()
+            if first not in self.state:
+                self.state.put(first, self.local.do(first))
+            rows.append((kind, len(same), time.perf_counter() - begun))
+        slowest = max((each for _, _, each in rows), default=1.0)
+        rows.append(("candidate", 2 * ROUNDS + 3 * len(self.formats), 12 * slowest))
+        return Estimate(tuple(rows))
+
+    @property
+    def end(self) -> float | None:
+        """When the search has to be over, by the monotonic clock."""
+        return None if self.minutes is None else self.begun + 60 * self.minutes
+
+    def run(self) -> Found:
+        """Search; whatever ends it early, `partial` tells what there is by then."""
+        self._until = None if self.end is None else self.end - ENDING * 60 * (self.minutes or 0)
+        with opened(self.executor, self.local) as executor:
+            self.given = next((found for _, found in self._do(executor, [("given",)])), None) or self._late()
+            if not self.given["metrics"]:
+                raise BadData(
+                    "the outputs cannot be judged by these data", remedy="give labels, or --task and --metric"
+                )
+            self._warm()
+            planner = Planner(self.local, Options(), self.budget, self.given)
+            self._try(executor, planner, [("", 0.0, c) for c in planner.first(self.formats)], 0.0)
+            self._measure(executor, planner.options)
+            self._rounds(executor, planner)
+        self.state.save()
+        found = self.partial()
+        if self.is_late:
+            found.notes.append(f"the search ended after {self.minutes:g} minutes; the same command goes on from here")
+        found.timed(self.local, math.inf if self.end is None else self.end)
+        return found
+
+    def _late(self) -> dict:
+        raise BadData(
+            f"{self.minutes:g} minutes are too few to look at the model as given", remedy="give more --minutes"
+        )
+
+    def _warm(self) -> None:
+        """What all threads share is made by one."""
+        _ = self.local.judges, self.local.sweep.judge, self.local.branches, self.local.few, self.local.whole
+
+    def _do(self, executor: Executor, wanted: list[Job], until: float | None = None) -> Iterator[tuple[Job, Any]]:
+        """Each job with what came of it, in order; what is known is not done again, what there is no time for is left out."""
+        until = self._until if until is None else until
+        arriving = executor.map([job for job in wanted if job not in self.state], until)
+        for job in wanted:
+            while job not in self.state:
+                done = next(arriving, None)
+                if done is None:
+                    break
+                self.state.put(*done)
+            if job in self.state:
+                yield job, self.state[job]
+
+    def _measure(self, executor: Executor, options: Options) -> None:
+        until = None if self._until is None else self._now + MEASURING * max(self._until - self._now, 0)
+        wanted, from_ = jobs(self.local, self.formats, self.budget), self._now
+        for k, (job, found) in enumerate(self._do(executor, wanted, until)):
+            options.take(job, found)
+            share = 0.1 + 0.5 * (k + 1) / len(wanted)
+            self._tell(f"{WHAT[job[0]]} {k + 1} of {len(wanted)}", share, from_, 0.1)
+
+    def _rounds(self, executor: Executor, planner: Planner) -> None:
+        spans = dict.fromkeys(self.formats, (LOW, HIGH))
+        for turn in range(1 + ROUNDS):
+            if self.is_late:
+                return
+            asked: list[tuple[str, float, Candidate]] = []
+            if turn == 0:
+                asked = [(c.format, 0.0, c) for c in planner.probes(self.formats)]
+            for kind in self.formats if turn else ():
+                first = kind == self.formats[0]
+                for cap in _between(*spans[kind], 2 if first else 1, turn) if first or turn == 2 else ():
+                    if not self.is_late:
+                        asked.append((kind, cap, planner.best(kind, cap)))
+            done = self._try(executor, planner, asked, 0.6 + 0.4 * turn / (1 + ROUNDS))
+            lost = self._lost()
+            for kind, cap, candidate in asked if turn else ():
+                if candidate.text in done:
+                    found = done[candidate.text]
+                    bold = candidate.text in lost and self._bold(found, lost[candidate.text])
+                    noise = math.sqrt(cap * max(found.get("noise", cap), 1e-9))
+                    spans[kind] = _narrowed(spans[kind], noise, bold)
+
+    def _try(
+        self, executor: Executor, planner: Planner, asked: list[tuple[str, float, Candidate]], share: float
+    ) -> dict[str, dict]:
+        """Make and measure candidates; what came of each, by its text. One that a pass refuses is left out of what was tried."""
+        texts = list(dict.fromkeys(c.text for _, _, c in asked))
+        done: dict[str, dict] = {}
+        self._tell(f"making {len(texts)} candidate{'s' * (len(texts) != 1)}", share, self.begun)
+        for job, found in self._do(executor, [("recipe", text) for text in texts]):
+            done[job[1]] = found
+            if "failed" in found:
+                continue
+            self._clocked(job[1], found)
+            self._tell(f"candidate {len(self.tried) + 1}", share + 0.1 * len(done) / len(texts), self.begun)
+            for _, _, candidate in asked:
+                if candidate.text == job[1] and candidate.text not in self.tried:
+                    planner.learn(candidate, found)
+                    self.tried[candidate.text] = candidate
+        return done
+
+    def _clocked(self, text: str, found: dict) -> None:
+        """With its time, where that is asked for."""
+        if self.budget.time is not None:
+            if ("time", text) not in self.state:
+                self.state.put(("time", text), self.local.time([Point(text, (), "", found).proto()])[0])
+            found["time"] = self.state["time", text]
+
+    def _lost(self) -> dict[str, float]:
+        """What each candidate loses of the metric, by those that choose, smoothed over all."""
+        seen = {text: self.state["recipe", text] for text in self.tried}
+        of = (self.metric, self.higher, self.given["metrics"])
+        return smoothed({text: (found["noise"], drop(*of, found["metrics"])) for text, found in seen.items()})
+
+    def _bold(self, found: dict, lost: float) -> bool:
+        """Whether more noise should be tried than this candidate has: with a bound on the drop, while it holds; without one,
+        while costs are missed."""
+        costs = {k: found[k] for k in COSTS if k in found}
+        misses = self.budget.misses(costs | {"drop": lost}, self.given)
+        if self.budget.drop is not None:
+            return "drop" not in misses
+        return bool(misses)
+
+    @property
+    def metric(self) -> str:
+        """The metric by which candidates are judged."""
+        return next(iter(self.given["metrics"]))
+
+    @property
+    def higher(self) -> bool:
+        return is_higher_better(self.metric, self.local.task)
+
+    @property
+    def _now(self) -> float:
+        return time.monotonic()
+
+    @property
+    def is_late(self) -> bool:
+        """Whether nothing more is to be begun."""
+        return self._until is not None and self._now >= self._until
+
+    def _tell(self, what: str, share: float, since: float, from_: float = 0.0) -> None:
+        """Show what is done, and the time left: as all of it goes on as the part from `from_` to `share` went since `since`."""
+        spent = self._now - since
+        left = spent / max(share - from_, 1e-6) * (1 - share) if share > from_ else math.inf
+        if self._until is not None:
+            left = min(left, max(self._until - self._now, 0))
+        self.progress(what if math.isinf(left) else f"{what}; about {_minutes(left)} left", share)
+
+    def partial(self) -> Found:
+        """What has been found by now, without timing anything."""
+        made = [Point(c.text, c.passes, c.format, self.state["recipe", text]) for text, c in self.tried.items()]
+        for point in made:
+            if ("time", point.text) in self.state:
+                point.result["time"] = self.state["time", point.text]
+        found = points(self.given, made, self.budget, self.metric, self.higher)
+        for name in self.local.stored:
+            noises = [(b, self.state["bits", name, b]) for b in BITS if ("bits", name, b) in self.state]
+            found.curves[name] = [(b, -10 * math.log10(max(noise, 1e-12))) for b, noise in noises]
+        return found
+
+
+WHAT = {
+    "int8": "8-bit layers",
+    "channels": "cuts of channels",
+    "bits": "shared weights",
+    "rank": "low ranks",
+    "branch": "branches left out",
+    "resolution": "smaller images",
+    "peak": "memory of channels",
+    "candidate": "candidates",
+}
+"""Measurements in words."""
+
+
+def _between(low: float, high: float, count: int, turn: int) -> list[float]:
+    """Noises within a span, in equal steps of dB; the first round begins where most models still work."""
+    if turn == 1:
+        return [0.025, 0.1][:count]
+    return [low * (high / low) ** ((k + 1) / (count + 1)) for k in range(count)]
+
+
+def _narrowed(span: tuple[float, float], cap: float, bold: bool) -> tuple[float, float]:
+    low, high = span
+    return (max(low, cap), high) if bold else (low, min(high, cap))
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def trained(formats: tuple[str, ...]) -> tuple[str, ...]:
+    """The formats, with those that are trained ahead."""
+    return (*(f + TRAINED for f in formats[:1]), *formats)

@@ -1,0 +1,55 @@
+"""Pages in headless Chromium: what is drawn at a width, whether it fits, and what the console says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium")
+WIDTHS = (400, 1400)
+# an iframe has the width that is asked for; windows have a least one
+_LOOK = """
+<script>
+const frame = document.querySelector('iframe');
+frame.onload = () => {
+  const page = frame.contentDocument, seen = {};
+  for (const name of ['rect', 'circle', 'polyline', 'table', 'svg'])
+    seen[name] = [...page.querySelectorAll(name)].filter(e => {
+      const box = e.getBoundingClientRect();
+      return box.width > 0 && box.height + box.width > 1;
+    }).length;
+  const root = page.documentElement;
+  document.title = JSON.stringify({seen, wide: root.scrollWidth, room: root.clientWidth, words: page.body.innerText.length});
+};
+</script>
+"""
+
+
+@dataclass(frozen=True)
+class Look:
+    """seen: elements that take room, by name; fits: nothing stands outside of the width; errors: lines of the console."""
+
+    seen: dict[str, int]
+    fits: bool
+    words: int
+    errors: list[str]
+
+
+def look(page: Path, width: int) -> Look:
+    """What a browser makes of `page`, `width` pixels wide."""
+    frame = page.with_name(f"{page.stem}-{width}.html")
+    frame.write_text(
+        f'<!DOCTYPE html><title></title><iframe src="{page.name}" style="width:{width}px;height:900px;border:0"></iframe>{_LOOK}'
+    )
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--enable-logging=stderr"]
+    argv = [str(BROWSER), *flags, "--window-size=1600,1000", "--virtual-time-budget=4000", "--dump-dom", frame.as_uri()]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=180, check=True)
+    found = json.loads(done.stdout.split("<title>")[1].split("</title>")[0])
+    errors = [text for text in done.stderr.splitlines() if "CONSOLE" in text]
+    return Look(found["seen"], found["wide"] <= found["room"] == width, found["words"], errors)

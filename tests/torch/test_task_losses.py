@@ -1,0 +1,112 @@
+"""Training on labels of pixels and of boxes."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxc
+from onnxc.ir.errors import BadOption
+
+torch = pytest.importorskip("torch")
+
+
+def net(out: int, stride: int) -> onnx.ModelProto:
+    """A convolution of 3 x 3, Relu, one of `stride` x `stride` [N, 1, 32, 32] -> [N, out, 32 / stride, ...]; a detector's ends."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w1": rng.normal(0, 0.4, (6, 1, 3, 3)),
+        "w2": rng.normal(0, 0.05, (out, 6, stride, stride)),
+        "b": np.zeros(out),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["c"], "c", pads=[1] * 4),
+        helper.make_node("Relu", ["c"], ["r"], "r"),
+        helper.make_node("Conv", ["r", "w2", "b"], ["y"], "y", strides=[stride] * 2),
+    ]
+    if stride > 1:
+        split = numpy_helper.from_array(np.array([1, 4, out - 5]), "parts")
+        nodes[-1].output[0] = "raw"
+        nodes += [
+            helper.make_node("Split", ["raw", "parts"], ["o", "t", "k"], "split", axis=1),
+            helper.make_node("Sigmoid", ["o"], ["po"], "po"),
+            helper.make_node("Softmax", ["k"], ["pk"], "pk", axis=1),
+            helper.make_node("Concat", ["po", "t", "pk"], ["y"], "cat", axis=1),
+        ]
+    made = [numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items()]
+    side = 32 // stride
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1, 32, 32])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", out, side, side])],
+        [*made, split] if stride > 1 else made,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def squares(n: int = 64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bright squares (class 0) and dark ones (class 1) of 12 pixels; their masks and boxes."""
+    rng = np.random.default_rng(1)
+    x, mask, boxes = (
+        np.zeros((n, 1, 32, 32), np.float32),
+        np.zeros((n, 32, 32), np.uint8),
+        np.full((n, 2, 5), -1.0, np.float32),
+    )
+    for k in range(n):
+        kind, (top, left) = int(rng.integers(2)), rng.integers(0, 20, 2)
+        x[k, 0, top : top + 12, left : left + 12] = 1 - 2 * kind
+        mask[k, top : top + 12, left : left + 12] = kind + 1
+        boxes[k, 0] = (kind, left, top, left + 12, top + 12)
+    return x, mask, boxes
+
+
+def test_pixels_are_learnt_and_some_do_not_count():
+    x, mask, _ = squares()
+    mask[:, :4] = 255
+    done = onnxc.run_passes(
+        net(3, 1), "train.finetune(epochs=6, batch=8, rate=0.02)", data={"x": x, "labels": mask}, task="segmentation"
+    )
+    assert done.report.rows[-1].error["miou"] > done.report.metrics["miou"] + 0.3
+    with pytest.raises(BadOption, match="a label names no class, expected 0 to 2, found 7"):
+        onnxc.run_passes(net(3, 1), "train.finetune", data={"x": x, "labels": np.full_like(mask, 7)}, check="shapes")
+
+
+def test_boxes_are_learnt():
+    x, _, boxes = squares()
+    done = onnxc.run_passes(
+        net(7, 16), "train.finetune(epochs=40, batch=8, rate=0.03)", data={"x": x, "labels": boxes}, check="shapes"
+    )
+    note = next(n for n in done.report.rows[-1].notes if "held loss" in n)
+    start, end = (float(v) for v in note.split("held loss ")[1].split(" (")[0].split(" -> "))
+    assert end < 0.6 * start
+
+
+def test_the_loss_of_boxes_is_least_where_they_fit():
+    from onnxc.torch.boxes import detected
+
+    label = torch.tensor(
+        [[[1.0, 4, 6, 20, 26], [-1, 0, 0, 0, 0]]]
+    )  # centre (12, 16): cell (0, 1), with (1, 1) and (0, 0)
+    right = torch.zeros(1, 7, 2, 2)
+    right[:, 6] = 1
+    for row, column in ((1, 0), (0, 0), (1, 1)):
+        right[0, 0, row, column] = 1
+        right[0, 1, row, column] = np.arctanh(12 / 16 - column)
+        right[0, 2, row, column] = np.arctanh(np.clip(16 / 16 - row, -0.9999, 0.9999))
+        right[0, 3, row, column] = 0.0  # half of 32 pixels
+        right[0, 4, row, column] = np.log((20 / 32) / (1 - 20 / 32))
+    least = float(detected(right, label))
+    assert least < 0.05
+    for channel, by in ((0, -0.5), (1, 0.3), (3, 1.0), (6, -0.9)):
+        worse = right.clone()
+        worse[0, channel, 1, 0] += by
+        assert float(detected(worse, label)) > least + 0.02
+    empty = torch.full((1, 2, 5), -1.0)
+    assert float(detected(torch.zeros(1, 7, 2, 2), empty)) < 1e-4 < float(detected(right, empty))
+
+
+def test_labels_that_fit_no_output_are_told():
+    x, _, boxes = squares(16)
+    with pytest.raises(BadOption, match=r"no output fits the labels, .* found labels \[\d, 2, 5\]"):
+        onnxc.run_passes(net(3, 1), "train.finetune(batch=8)", data={"x": x, "labels": boxes}, check="shapes")
