@@ -1,8 +1,11 @@
 """`onnxc auto` beside the best list of one pass, on the bundled networks and on those of a folder: bytes for a drop of at most 1 %.
 
-    python benchmarks/auto.py [--models DIR] [--only NAME] [--write]
+    python benchmarks/auto.py [--models DIR] [--only NAME] [--minutes M] [--nncf PYTHON] [--write]
 
-Both choose by the same samples and are reported on others. Lists of one pass: 8-bit integers (nearest and gptq), shared values of 1 to 6
+Both choose by the same samples and are reported on others, and so are the peers: ONNX Runtime's static quantisation (the best of three
+calibrations), onnxsim's `recommend_quantization` (the boldest of five budgets that keeps to the drop), and NNCF's
+`quantize_with_accuracy_control` (by a Python that has it). They all get the float model after clean, fuse; a model that is quantised
+already by quant.floats. Lists of one pass: 8-bit integers (nearest and gptq), shared values of 1 to 6
 bits, blocks of 8, 4 and 2 bits, fixed point of 8 to 4 bits, cuts of 10 to 70 % of the channels, low rank at five energies; and the
 list by hand that the docs show, prune(ratio=0.3), fuse, quant.
 """
@@ -11,12 +14,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 import onnxc
 from onnxc.ir.errors import OnnxcError
+from onnxc.passes.opset import raise_opset
 from onnxc.report import finite
+from onnxc.search.work import Worker
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results/auto.json"
@@ -30,7 +40,10 @@ SINGLE = [
     *(f"prune(ratio={r})" for r in (0.1, 0.2, 0.3, 0.5, 0.7)),
     *(f"lowrank(energy={e})" for e in (0.99, 0.97, 0.95, 0.9, 0.8)),
 ]
-BY_HAND = ["prune(ratio=0.3), fuse, quant"]
+BY_HAND = ["prune(ratio=0.3), fuse, quant", "prune(macs=0.5), fuse, quant"]
+CALIBRATIONS = ("MinMax", "Percentile", "Entropy")
+BUDGETS = (0.5, 0.3, 0.2, 0.1, 0.05)
+"""Relative L2 errors, boldest first."""
 
 
 def networks(folder: Path | None) -> dict[str, tuple[Path, Path]]:
@@ -42,38 +55,122 @@ def networks(folder: Path | None) -> dict[str, tuple[Path, Path]]:
         "binary": (ROOT / "tests/data/binary_fashion.onnx", test),
     }
     if folder is not None:
-        pairs = (("kws", "kws_int8.onnx", "kws.npz"), ("vww", "vww_float.onnx", "vww.npz"))
+        pairs = (
+            ("kws", "kws_int8.onnx", "kws.npz"),
+            ("vww", "vww_float.onnx", "vww.npz"),
+            ("ic", "ic_float.onnx", "ic.npz"),
+        )
         found |= {name: (folder / model, folder / data) for name, model, data in pairs if (folder / data).exists()}
     return found
 
 
-def measured(model: Path, data: Path) -> dict:
+def arrays(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file; pictures of bytes as shares of 255."""
+    with np.load(file) as found:
+        return {n: a.astype(np.float32) / 255 if a.dtype == np.uint8 else a for n, a in found.items()}
+
+
+def peers(local: Worker, nncf: str | None) -> dict[str, Callable[[], list[bytes]]]:
+    """name -> what makes its candidates, boldest first."""
+    model = onnxc.load(local.fused.to_proto())
+    raise_opset(model, 13)
+    proto = model.to_proto()
+    name = proto.graph.input[0].name
+    first, second, _ = (part.arrays() for part in local.spec.parts)
+
+    def ort() -> list[bytes]:
+        from onnxruntime import quantization as q
+
+        class Reader(q.CalibrationDataReader):
+            def __init__(self) -> None:
+                self.rows = iter([{name: first[name][i : i + 1]} for i in range(len(first[name]))])
+
+            def get_next(self) -> dict | None:
+                return next(self.rows, None)
+
+        made = []
+        for method in CALIBRATIONS:
+            with tempfile.TemporaryDirectory() as folder:
+                q.quantize_static(
+                    proto, f"{folder}/q.onnx", Reader(), quant_format=q.QuantFormat.QDQ, per_channel=True,
+                    activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8,
+                    calibrate_method=getattr(q.CalibrationMethod, method),
+                )  # fmt: skip
+                made.append(Path(f"{folder}/q.onnx").read_bytes())
+        return made
+
+    def onnxsim() -> list[bytes]:
+        import onnxsim as peer
+
+        rows = [{name: first[name][i : i + 1]} for i in range(32)]
+        made = [peer.recommend_quantization(proto, budget, calibration_data=rows).model for budget in BUDGETS]
+        return [m.SerializeToString() for m in made]
+
+    def controlled() -> list[bytes]:
+        with tempfile.TemporaryDirectory() as text:
+            folder = Path(text)
+            (folder / "m.onnx").write_bytes(proto.SerializeToString())
+            np.savez(folder / "c.npz", **{name: first[name]})
+            np.savez(folder / "v.npz", **{name: second[name], "labels": second["labels"]})
+            script = Path(__file__).with_name("nncf_peer.py")
+            files = [folder / f for f in ("m.onnx", "c.npz", "v.npz")]
+            subprocess.run([str(nncf), script, *files, str(DROP), folder / "o.onnx"], check=True, capture_output=True)
+            return [(folder / "o.onnx").read_bytes()]
+
+    found: dict[str, Callable[[], list[bytes]]] = {"ort": ort, "onnxsim": onnxsim}
+    return found | ({"nncf": controlled} if nncf and "labels" in second else {})
+
+
+def judged(local: Worker, source: bytes) -> dict:
+    model = onnxc.load(source)
+    return {**local._costs(model), **local._qualities(model.to_proto())}
+
+
+def measured(model: Path, data: Path, minutes: float | None, nncf: str | None) -> dict:
     """The row of one network."""
-    begun = time.perf_counter()
-    search = onnxc.auto(model, data, budget=onnxc.Budget(drop=DROP))
+    begun, cpu = time.perf_counter(), time.process_time()
+    search = onnxc.auto(model, arrays(data), budget=onnxc.Budget(drop=DROP), minutes=minutes)
     found = search.run()
-    seconds = time.perf_counter() - begun
+    seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
+    search.local.ended.clear()
     given, rows = found.given, {}
-    for text in [*SINGLE, *BY_HAND]:
+    head = [f"{p}, " for p in search.local.head]
+    lists = [*SINGLE, *(h + text for h in head for text in SINGLE)]
+    for text in [*lists, *BY_HAND]:
         try:
             rows[text] = search.local.do(("recipe", text))
         except OnnxcError as error:
             rows[text] = {"refused": str(error)}
-    singles = {t: r for t, r in rows.items() if t in SINGLE and "refused" not in r}
+    rows = {t: r for t, r in rows.items() if "refused" not in r and "failed" not in r}
+    singles = {t: r for t, r in rows.items() if t in lists}
 
     def lost(row: dict, part: str) -> float:
         return given[part][found.metric] - row[part][found.metric]
+
+    def best_of(who: str, make: Callable[[], list[bytes]]) -> tuple[dict | None, str]:
+        """The smallest of a peer's candidates that keeps to the drop, else the one that loses least."""
+        try:
+            made = [judged(search.local, source) for source in make()]
+        except Exception as error:
+            return None, f"fails: {type(error).__name__}: {str(error)[:120]}"
+        within = [r for r in made if lost(r, "metrics") <= DROP]
+        return (min(within, key=lambda r: r["bytes"]) if within else min(made, key=lambda r: lost(r, "metrics"))), who
 
     kept = {t: r for t, r in singles.items() if lost(r, "metrics") <= DROP and r["bytes"] <= given["bytes"]}
     best = min(kept, key=lambda t: kept[t]["bytes"]) if kept else None
     row = {
         "given": {"bytes": given["bytes"], "macs": given["macs"], found.metric: given["held"][found.metric]},
         "seconds": seconds,
+        "cpu_seconds": cpu,
+        "tried": found.tried,
     }
+    hand = [t for t in BY_HAND if t in rows and lost(rows[t], "metrics") <= DROP]
+    hand = sorted(hand, key=lambda t: rows[t]["bytes"])[:1]
     for name, result, text in (
         ("auto", found.best.result if found.best else None, found.best.text if found.best else ""),
         ("single", singles.get(best), best),
-        ("by_hand", None if "refused" in rows[BY_HAND[0]] else rows[BY_HAND[0]], BY_HAND[0]),
+        ("by_hand", rows[hand[0]] if hand else None, hand[0] if hand else ""),
+        *((who, *best_of(who, make)) for who, make in peers(search.local, nncf).items()),
     ):
         if result is not None:
             row[name] = {
@@ -85,6 +182,8 @@ def measured(model: Path, data: Path) -> dict:
                 "drop": lost(result, "held"),
                 "drop_chosen_by": lost(result, "metrics"),
             }
+        elif text.startswith("fails"):
+            row[name] = {"passes": text}
     if "auto" in row and "single" in row:
         row["bytes_by_single"] = row["auto"]["bytes"] / row["single"]["bytes"]
     return row
@@ -96,12 +195,14 @@ def main() -> None:
         "--models", type=Path, help="a folder with kws_int8.onnx and kws.npz, vww_float.onnx and vww.npz"
     )
     options.add_argument("--only", help="one network")
+    options.add_argument("--minutes", type=float, help="for each search; else as long as it takes")
+    options.add_argument("--nncf", metavar="PYTHON", help="a Python that has nncf, for accuracy control")
     options.add_argument("--write", action="store_true", help=f"write {RESULTS.relative_to(ROOT)}")
     given = options.parse_args()
     rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name, (model, data) in networks(given.models).items():
         if given.only in (None, name):
-            rows[name] = finite(measured(model, data))
+            rows[name] = finite(measured(model, data, given.minutes, given.nncf))
             print(name, json.dumps(rows[name], indent=1), flush=True)
             if given.write:
                 RESULTS.write_text(json.dumps(rows, indent=1) + "\n")

@@ -25,6 +25,7 @@ def builtin() -> None:
         qonnx_out,
         recognise,
         smooth,
+        undo,
     )
     from .train import (  # noqa: F401
         admm,
