@@ -13,8 +13,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-from onnxc.runtime.tasks.heads import STRIDE
-
+STRIDE = 16
+"""Pixels of a cell, as the task has it."""
 SMALL = 1e-6
 BOX, OBJECT, CLASS = 2.0, 4.0, 1.0
 

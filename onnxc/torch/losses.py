@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 
 from onnxc.ir.errors import BadOption
-from onnxc.runtime.tasks.segmentation import IGNORED
 
 from .boxes import detected
 from .network import Network
 
 Tensors = Mapping[str, torch.Tensor]
 SMALL = 1e-12
+IGNORED = 255
+"""The class of pixels that do not count, as the task has it."""
 
 
 class Classes:

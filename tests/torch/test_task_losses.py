@@ -110,3 +110,10 @@ def test_labels_that_fit_no_output_are_told():
     x, _, boxes = squares(16)
     with pytest.raises(BadOption, match=r"no output fits the labels, .* found labels \[\d, 2, 5\]"):
         onnxc.run_passes(net(3, 1), "train.finetune(batch=8)", data={"x": x, "labels": boxes}, check="shapes")
+
+
+def test_numbers_are_those_of_the_tasks():
+    from onnxc.runtime.tasks import heads, segmentation
+    from onnxc.torch import boxes, losses
+
+    assert boxes.STRIDE == heads.STRIDE and losses.IGNORED == segmentation.IGNORED
