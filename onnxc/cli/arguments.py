@@ -11,6 +11,8 @@ from ..ir.errors import BadData, BadOption
 from ..ir.output import destination, is_special
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..runtime.feeding import Wishes
 
 
@@ -61,14 +63,19 @@ def wishes(
 ) -> Wishes:
     """What `--shape`, `--samples` and `--input` say together. Raises BadOption, BadData."""
     from ..runtime.data import read_npy
-    from ..runtime.feeding import Wishes
+    from ..runtime.feeding import Numbers, Wishes
 
-    arrays = {}
+    arrays: dict[str, np.ndarray | Numbers] = {}
     for text in inputs or ():
-        name, file = pair(text, "--input", "NAME=F.npy")
-        if not Path(file).is_file():
-            raise BadData(f"there is no file {file}")
-        arrays[name] = read_npy(Path(file))
+        name, value = pair(text, "--input", "NAME=F.npy")
+        try:
+            arrays[name] = Numbers(map(float, value.split(",")))
+        except ValueError:
+            if not Path(value).is_file():
+                raise BadData(
+                    f"there is no file {value}", remedy="name a .npy file, or say numbers: 8 or 32,32"
+                ) from None
+            arrays[name] = read_npy(Path(value))
     return Wishes(shapes(shape), samples, arrays)
 
 

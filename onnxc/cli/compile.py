@@ -45,6 +45,15 @@ def compile_(
             show_default=False,
         ),
     ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME=8",
+            help="Fix an input, at numbers or NAME=F.npy: it is none of the library.",
+            show_default=False,
+        ),
+    ] = None,
     weights: Annotated[
         str, typer.Option(metavar="raw|coded", help="How the library holds its weights; coded is decoded at init.")
     ] = "raw",
@@ -92,13 +101,14 @@ def compile_(
         raise BadOption(f"-o {out} is a file", expected="a folder")
     from ..codegen import compile_model
     from ..compiling import optimiser
-    from ..measure.shapes import settled
+    from ..measure.shapes import fixed, said, settled
     from ..pipeline import load, sound
 
     loaded = load(model)
     sound(loaded)
+    loaded = fixed(loaded, arguments.wishes(None, None, inputs))
     chosen = settled(loaded, shapes, data=data, seed=seed)
-    notes: dict[str, None] = dict.fromkeys(loaded.remarks)
+    notes: dict[str, None] = dict.fromkeys([*loaded.remarks, *said(loaded, shapes, chosen)])
     with bar(1) as step:
         done = compile_model(
             loaded,

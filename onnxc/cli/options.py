@@ -57,7 +57,9 @@ SamplesOption = Annotated[
 ]
 InputOption = Annotated[
     list[str] | None,
-    typer.Option("--input", metavar="NAME=F.npy", help="An input's array; the others are random.", show_default=False),
+    typer.Option(
+        "--input", metavar="NAME=F.npy", help="An input's array, or numbers; others are random.", show_default=False
+    ),
 ]
 
 

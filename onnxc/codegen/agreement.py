@@ -23,7 +23,7 @@ from onnxc.codegen import exact, widened
 from onnxc.ir.errors import Unsupported, VerificationError
 from onnxc.ir.lean import Lean
 from onnxc.runtime.data import open_data
-from onnxc.runtime.draw import random_feeds
+from onnxc.runtime.draw import at, random_feeds
 from onnxc.runtime.elements import BYTES, PACKED, step
 from onnxc.runtime.reference import Session
 from onnxc.runtime.specs import TensorSpec, input_specs
@@ -54,7 +54,7 @@ def make_feeds(proto: onnx.ModelProto, shapes: Sequence[Sequence[tuple]], data, 
     given = input_specs(proto)
     feeds = []
     for inputs in shapes:
-        specs = {name: given[name]._replace(shape=tuple(shape)) for name, shape, _ in inputs}
+        specs = at({name: given[name] for name, _, _ in inputs}, {name: tuple(shape) for name, shape, _ in inputs})
         if data is None:
             feeds.append(random_feeds(specs, seed))
             continue

@@ -2,7 +2,7 @@
 
 Sample i of an input depends on nothing but the seed, its name, i and its shape, so it is the same in batches of any size and
 beside any other inputs. Floats are standard normal, 32- and 64-bit integers are 0 or 1 (they are mostly indices, masks and
-token types), shorter ones in 0..127, booleans are even odds; what the graph says of values goes before (`runtime.values`).
+token types), shorter ones in 0..127, booleans are even odds, strings "a"; what the graph says of values goes before (`runtime.values`).
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ def extents(inputs: Mapping[str, tuple], batch: int = 1, sizes: Sizes | None = N
     return found
 
 
+WORDS = 4
+"""Choices of which each is told."""
 MOST, MOST_AXES = 2**30, 31
 """Bytes of an input that are drawn at most, and its axes: NumPy has 32, one of which counts samples."""
 
@@ -84,6 +86,15 @@ def random_feeds(
         else:
             feeds[name] = _draw((seed, key, first), shape, dtype, name, values)
     return feeds
+
+
+def at(inputs: Mapping[str, TensorSpec], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorSpec]:
+    """The inputs in these shapes, and with numbers where their values depend on extents."""
+    known = _symbols(inputs, shapes)
+    return {
+        name: spec._replace(shape=tuple(shapes[name]), values=_settled(spec, shapes[name], known, inputs))
+        for name, spec in inputs.items()
+    }
 
 
 def _symbols(specs: Mapping[str, TensorSpec], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
@@ -117,6 +128,8 @@ def _draw(seed: tuple[int, ...], shape: tuple[int, ...], dtype: np.dtype, name: 
         return values.array
     if values.choices:
         return np.asarray(rng.choice(np.asarray(values.choices), shape)).astype(dtype)
+    if dtype.kind == "O":
+        return np.full(shape, "a", object)
     if dtype.kind == "b":
         return np.asarray(rng.integers(0, 2, shape)).astype(dtype)
     if dtype.kind in "iu":
@@ -151,7 +164,9 @@ def words(inputs: Mapping[str, TensorSpec], shapes: Mapping[str, tuple[int, ...]
             continue
         because = f" ({spec.values.why})" if spec.values.why else ""
         if values.choices:
-            texts.append(f"{name} {' or '.join(f'{c:g}' for c in values.choices)}{because}")
+            some = [c if isinstance(c, str) else f"{c:g}" for c in values.choices[:WORDS]]
+            more = " or others" if len(values.choices) > WORDS else ""
+            texts.append(f"{name} {' or '.join(some)}{more}{because}")
         elif values.below and np.dtype(spec.dtype).kind in "iu":
             texts.append(f"{name} {values.low} to {values.below - 1}{because}")
     return texts

@@ -11,6 +11,7 @@ at a time. All of it is told in `Data.remarks`.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -38,6 +39,27 @@ Inputs = dict[str, TensorSpec]
 Attempt = Callable[[Mapping[str, np.ndarray]], "OnnxcError | None"]
 
 
+class Numbers(tuple[float, ...]):
+    """An input that is given as numbers: all of its elements, or the one that all of them are."""
+
+    def array(self, name: str, spec: TensorSpec) -> np.ndarray | None:
+        """The array; None where it is one number and the input has open axes. Raises `BadOption`."""
+        dims = spec.shape
+        if dims is None or (len(self) == 1 and any(not isinstance(d, int) for d in dims)):
+            return None
+        shape = tuple(d if isinstance(d, int) else len(self) for d in dims)
+        made = np.asarray(self, np.float64).astype(spec.dtype)
+        if not np.array_equal(made.astype(np.float64), np.asarray(self)):
+            raise BadOption(
+                "--input does not fit the type", tensor=name, expected=spec, found=",".join(f"{n:g}" for n in self)
+            )
+        if len(self) == 1:
+            return np.full(shape, made[0])
+        if math.prod(shape) != len(self):
+            raise BadOption("--input gives another number of elements", tensor=name, expected=spec, found=len(self))
+        return made.reshape(shape)
+
+
 @dataclass(frozen=True)
 class Wishes:
     """What a user says of the inputs. shapes: extents of an input by its name, or the one of a symbol; samples: the symbol that
@@ -45,7 +67,7 @@ class Wishes:
 
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     samples: str | None = None
-    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    arrays: Mapping[str, np.ndarray | Numbers] = field(default_factory=dict)
 
 
 def feed(
@@ -86,7 +108,8 @@ def feed(
         return data
     counted = {s.shape[s.sample] for s in inputs.values() if s.shape and s.counts and s.sample is not None}
     sizes = {k: n for k, n in settled(proto, inputs).items() if k not in counted} | sizes
-    inputs = _given(inputs, wishes.arrays)
+    arrays, inputs = arrays_of(inputs, wishes)
+    inputs = _given(inputs, arrays)
     if any(spec.shape is None for spec in inputs.values()):
         inputs = _ranked(inputs, attempt, seed, sizes)
     several = any(spec.counts for spec in inputs.values()) and samples > 1
@@ -151,11 +174,25 @@ def _settle(sizes: dict[str, int], symbol: str, extent: int) -> None:
         raise BadOption(f"--shape gives {symbol} two extents", expected=sizes[symbol], found=extent)
 
 
-def _given(inputs: Inputs, arrays: Mapping[str, np.ndarray]) -> Inputs:
-    """Inputs that are given stand as they are, and fix the symbols in them for all."""
-    strange = sorted(set(arrays) - set(inputs))
+def arrays_of(inputs: Inputs, wishes: Wishes) -> tuple[dict[str, np.ndarray], Inputs]:
+    """The inputs that are given as arrays, and all inputs, where one that is one number for all elements is drawn so.
+
+    Raises `BadOption`."""
+    strange = sorted(set(wishes.arrays) - set(inputs))
     if strange:
         raise BadOption("there is no such input", tensor=strange[0], expected=", ".join(inputs) or "none")
+    arrays, drawn = {}, dict(inputs)
+    for name, given in wishes.arrays.items():
+        found = given.array(name, inputs[name]) if isinstance(given, Numbers) else given
+        if found is not None:
+            arrays[name] = found
+        else:
+            drawn[name] = inputs[name]._replace(values=Values(choices=tuple(given), why="as given"))
+    return arrays, drawn
+
+
+def _given(inputs: Inputs, arrays: Mapping[str, np.ndarray]) -> Inputs:
+    """Inputs that are given stand as they are, and fix the symbols in them for all."""
     symbols: dict[str, int] = {}
     for name, array in arrays.items():
         check_array(name, array.shape, array.dtype, inputs[name], symbols)

@@ -21,6 +21,7 @@ import numpy as np
 from onnxc.ir import temporary
 from onnxc.ir.errors import Unsupported, VerificationError
 from onnxc.ir.lean import NOWHERE, Lean
+from onnxc.runtime.containers import sequences, taken
 from onnxc.runtime.exchange import Exchange
 from onnxc.runtime.specs import check_feeds, input_specs
 from onnxc.runtime.wording import plain
@@ -65,13 +66,7 @@ class Session:
         proto = _as_proto(model, load_external=bool(outputs))
         self.inputs = input_specs(proto, values=False)
         self.outputs = tuple(value.name for value in proto.graph.output)
-        for value in proto.graph.output:
-            if value.type.WhichOneof("value") not in (None, "tensor_type"):
-                found = value.type.WhichOneof("value").removesuffix("_type")
-                raise Unsupported(
-                    "this output is not compared", tensor=value.name, expected="a tensor", found=found,
-                    remedy="use --check shapes",
-                )  # fmt: skip
+        self._lists = sequences(proto.graph)
         self._loops = _loops(proto)
         extra, self._fixed = _split_requests(proto, outputs, beside)
         self._given = {name for name in outputs if name in self.inputs}
@@ -88,7 +83,7 @@ class Session:
                 source = str(model) if as_it_is else _loadable(proto, extra, folder, bool(beside))
                 self._beside = _beside(beside, folder)  # has to live as long as the session
                 self._session = _started(
-                    source, threads, optimise, saturates(proto), exact=not _in_blocks(proto), beside=self._beside
+                    source, threads, optimise, saturates(proto), exact=not _overlooked(proto), beside=self._beside
                 )
             except _ort_errors() as error:
                 raise _verification_error("ONNX Runtime does not take the model", error) from error
@@ -106,7 +101,8 @@ class Session:
         if unknown:
             raise VerificationError("no such output", tensor=unknown[0], expected=", ".join(sorted(self._computed)))
         try:
-            arrays = self._outputs(self._exchange.names(computed), self._exchange.given(feeds)) if computed else []
+            given = self._exchange.given(feeds) | {name: list(feeds[name]) for name in self._lists}
+            arrays = self._outputs(self._exchange.names(computed), given) if computed else []
             values = dict(zip(computed, self._exchange.taken(computed, arrays)))
         except _ort_errors() as error:
             raise _verification_error("the model fails in ONNX Runtime", error) from error
@@ -116,14 +112,7 @@ class Session:
             raise Unsupported(
                 f"ONNX Runtime cannot exchange this type with NumPy: {text}", remedy="use --check shapes"
             ) from error
-        for name, value in values.items():
-            if not isinstance(value, np.ndarray):  # of an output that is declared without a type
-                found = "nothing" if value is None else type(value).__name__
-                raise Unsupported(
-                    "this output is not compared", tensor=name, expected="a tensor", found=found,
-                    remedy="use --check shapes",
-                )  # fmt: skip
-        known = {**feeds, **self._fixed, **values}
+        known = {**feeds, **self._fixed, **{name: taken(value) for name, value in values.items()}}
         return {name: known[name] for name in names}
 
     def _outputs(self, names: list[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -170,9 +159,14 @@ def saturates(proto: onnx.ModelProto) -> bool:
     return any(node.op_type in products for node in proto.graph.node)
 
 
-def _in_blocks(proto: onnx.ModelProto) -> bool:
-    """Whether weights have a scale for each block, which ONNX Runtime's exchange of int8 for uint8 overlooks."""
-    return any(a.name == "block_size" for node in proto.graph.node for a in node.attribute)
+def _overlooked(proto: onnx.ModelProto) -> bool:
+    """Whether ONNX Runtime's exchange of int8 for uint8 would break the model: it overlooks scales by block, and gives
+    scales by row without zero points one zero point, which its own kernel refuses."""
+    several = {t.name for t in proto.graph.initializer if len(t.dims)}
+    return any(a.name == "block_size" for node in proto.graph.node for a in node.attribute) or any(
+        node.op_type == "DequantizeLinear" and len(node.input) == 2 and node.input[1] in several
+        for node in proto.graph.node
+    )
 
 
 def _started(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from onnxc.ir.errors import BadData, Unsupported
+from onnxc.runtime.containers import tensor_of
 from onnxc.runtime.samples import sample_axes
 from onnxc.runtime.values import Values, input_values, known_shapes, named
 
@@ -47,34 +48,38 @@ def input_specs(model: onnx.ModelProto, samples: str | None = None, *, values: b
 
     samples: the symbol that counts samples, or "none"; found by itself where it is not said (see `runtime.samples`).
     values: whether to look for the values that random inputs may have, which takes a look at the whole graph.
-    Raises `Unsupported` for inputs that are no tensors of numbers (sequences, optionals, maps, strings).
+    A sequence is an array whose first axis counts its tensors (see `runtime.containers`). Raises `Unsupported` for maps, nested
+    sequences and inputs without a type.
     """
     import onnx
 
     defaults = {tensor.name for tensor in model.graph.initializer}
     shapes: dict[str, tuple[Dim, ...] | None] = {}
+    several: dict[str, tuple[Dim, ...] | None] = {}
     dtypes: dict[str, np.dtype] = {}
     for value in model.graph.input:
         if value.name in defaults:
             continue
-        kind = value.type.WhichOneof("value")
-        tensor = value.type.tensor_type
-        if kind != "tensor_type" or tensor.elem_type in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
-            found = "a tensor of strings or of no type" if kind == "tensor_type" else str(kind)
+        held = tensor_of(value.type)
+        if held is None or held[0].elem_type == onnx.TensorProto.UNDEFINED:
+            found = "no type" if held is not None else str(value.type.WhichOneof("value")).removesuffix("_type")
             raise Unsupported(
-                "this input cannot be fed", tensor=value.name, expected="a numeric tensor", found=found,
+                "this input cannot be fed", tensor=value.name, expected="a tensor, or a sequence of them", found=found,
                 remedy="use --check shapes",
             )  # fmt: skip
-        shapes[value.name] = _shape(value)
-        dtypes[value.name] = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-    axes = sample_axes(shapes, [_shape(value) for value in model.graph.output], samples)
-    told = any(dtype.kind in "iub" for dtype in dtypes.values()) or any(map(named, shapes))
+        shapes[value.name] = _shape(held[0])
+        dtypes[value.name] = onnx.helper.tensor_dtype_to_np_dtype(held[0].elem_type)
+        if held[1]:
+            several[value.name] = shapes.pop(value.name)
+    axes = sample_axes(shapes, [_shape(value.type.tensor_type) for value in model.graph.output], samples)
+    for name, shape in several.items():
+        shapes[name], axes[name] = None if shape is None else (None, *shape), None
+    told = any(dtype.kind in "iubO" for dtype in dtypes.values()) or any(map(named, shapes))
     drawn = input_values(model.graph, known_shapes(model)) if values and told else {}
-    return {n: TensorSpec(shapes[n], dtypes[n], drawn.get(n, Values()), axes[n]) for n in shapes}
+    return {n: TensorSpec(shapes[n], dtypes[n], drawn.get(n, Values()), axes[n]) for n in dtypes}
 
 
-def _shape(value: onnx.ValueInfoProto) -> tuple[Dim, ...] | None:
-    tensor = value.type.tensor_type
+def _shape(tensor: onnx.TypeProto.Tensor) -> tuple[Dim, ...] | None:
     return tuple(_dim(dim) for dim in tensor.shape.dim) if tensor.HasField("shape") else None
 
 
@@ -99,7 +104,7 @@ def check_array(
 
     `symbols` collects the extents met so far and catches two that disagree. `skip` leaves an axis, that of samples, out.
     """
-    if dtype != spec.dtype:
+    if dtype != spec.dtype and not (spec.dtype.kind == "O" and dtype.kind == "U"):
         raise BadData("wrong type", tensor=name, expected=spec.dtype, found=dtype, remedy="convert the array")
     if spec.shape is None:
         return

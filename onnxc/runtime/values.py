@@ -35,7 +35,7 @@ class Values(NamedTuple):
 
     low: int = 0
     below: Bound = 0
-    choices: tuple[float, ...] = ()
+    choices: tuple[float | str, ...] = ()
     why: str = ""
     array: np.ndarray | None = None
 
@@ -61,6 +61,8 @@ KEEP = {
     "Pad",
 }
 """Operators whose values are those of their first input."""
+TEXTS = ("keys_strings", "cats_strings", "pool_strings", "vocabulary_strings", "string_vocabulary")
+"""Attributes of classical operators that list the texts they know."""
 RECURRENT = ("LSTM", "GRU", "RNN")
 PICKS = ("Gather", "GatherElements", "ScatterElements", "Scatter")
 """Operators whose second input picks from an axis of the first."""
@@ -91,7 +93,7 @@ def input_values(graph: onnx.GraphProto, shapes: dict[str, list[int | str | None
         kind = tensor.elem_type
         integer = kind in (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
         scalar = len(tensor.shape.dim) == 0 or all(d.dim_value == 1 for d in tensor.shape.dim)
-        if plain.choices and not scalar:
+        if plain.choices and not scalar and kind != onnx.TensorProto.STRING:
             plain = plain._replace(choices=())
         if MASK.fullmatch(name) and not plain.choices:
             plain = Values(choices=(1,), why="a mask")
@@ -176,6 +178,9 @@ def _demands(node: onnx.NodeProto, shapes, constants, found: dict[str, Values]) 
     elif op in ("Expand", "Tile", "ConstantOfShape", "TopK", "Range"):
         for name in node.input[1:2] if op != "ConstantOfShape" else node.input[:1]:
             yield name, Values(1, 3, why=why)
+    elif node.domain == "ai.onnx.ml":
+        texts = next((a.strings for a in node.attribute if a.name in TEXTS), ())
+        yield node.input[0], Values(choices=tuple(t.decode("utf-8", "replace") for t in texts), why=why)
     if op in KEEP:
         for out in node.output:
             if out in found:

@@ -76,7 +76,9 @@ def _rational(x, bound: float, over: tuple, under: tuple):
     bounded = tirx.max(tirx.min(x, most), _splat(x, -bound))
     square = bounded * bounded
     p, q = (_horner(square, [_splat(x, c) for c in row]) for row in (over, under))
-    return tirx.Select(x <= most, bounded * p / q, tirx.Select(x > most, _splat(x, 1.0), x))
+    # exactly 1 and -1: what is quantised by its own range would else be rounded otherwise at either end
+    within = tirx.Select(x < _splat(x, -bound), _splat(x, -1.0), bounded * p / q)
+    return tirx.Select(x <= most, within, tirx.Select(x > most, _splat(x, 1.0), x))
 
 
 RULES = {

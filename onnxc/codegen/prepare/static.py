@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from onnxc.codegen.operators import has_row
 from onnxc.codegen.prepare.contract import check_static
+from onnxc.codegen.prepare.deciding import FINDERS, advice, skeleton
 from onnxc.codegen.prepare.fold import SMALL, copy_of, infer
 from onnxc.codegen.prepare.opening import opener
 from onnxc.codegen.prepare.record import StaticModel
@@ -41,6 +42,12 @@ WEIGHT_OPERANDS = {
 PLAIN_OPSET = 17  # of a model that imports no standard operators
 
 
+class OpenShapes(Unsupported):
+    """Several nodes whose shapes depend on data."""
+
+    nodes: Sequence[str] = ()
+
+
 def make_static(
     model: onnx.ModelProto,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
@@ -56,11 +63,21 @@ def make_static(
     work, constants = _strip(_inline(model), arrays or {})
     constants.update(stored)
     fixed = _fix_inputs(work, constants, dict(shapes or {}))
-    walk = _walk(work, constants)
+    before = skeleton(work.graph)
+    try:
+        walk = _walk(work, constants)
+    except Unsupported as e:
+        e.remedy = advice(before, [e.node or ""]) or e.remedy
+        raise
     constants, integers = walk.constants, walk.integers
     rewrite(work, constants, integers)
     _prune_dead(work)
-    return check_static(_separate(work, constants, integers, fixed))
+    try:
+        return check_static(_separate(work, constants, integers, fixed))
+    except Unsupported as e:
+        if not any(node.op_type in FINDERS for node in work.graph.node):
+            e.remedy = advice(before, e.nodes if isinstance(e, OpenShapes) else [e.node or ""]) or e.remedy
+        raise
 
 
 def _walk(work: onnx.ModelProto, constants: dict[str, np.ndarray]) -> Walk:
@@ -260,4 +277,6 @@ def _unknown(nodes: Sequence[onnx.NodeProto], constants: dict, found: dict, tens
         )
     if not reasons:
         return Unsupported("its shape depends on data", tensor=tensor, remedy=remedy)
-    return Unsupported("; ".join(f"node {node.name}: {why}" for node, why in reasons), remedy=remedy)
+    found = OpenShapes("; ".join(f"node {node.name}: {why}" for node, why in reasons), remedy=remedy)
+    found.nodes = [node.name for node, _ in reasons]
+    return found

@@ -111,7 +111,9 @@ def _stored(model: Model, node: gs.Node) -> str:
         stem = node.inputs[i].name
         both = len(q) > 1
         integers = model.constant(f"{stem}_integers", q.reshape(-1, q.shape[-1]) if both else q)
-        parts, attrs = [integers, model.constant(f"{stem}_scale", s.reshape(-1))], {"axis": 0 if both else 1}
+        scale = model.constant(f"{stem}_scale", s.reshape(-1))
+        zero = model.constant(f"{stem}_zero_point", np.zeros(s.size, np.int8))
+        parts, attrs = [integers, scale, zero], {"axis": 0 if both else 1}
         floats = model.node("DequantizeLinear", parts, name=f"{stem}_float", attrs=attrs, before=node).outputs[0]
         if not both:
             node.inputs[i] = floats
