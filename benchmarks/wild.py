@@ -62,8 +62,10 @@ def verdict(path: Path) -> str:
 def _tried(count: int) -> list[tuple[int, ...]]:
     """400 choices of `count` extents, the smallest first, those that are all the same ahead of all."""
     few = EXTENTS if count < 6 else EXTENTS[1:4]
-    found = sorted(itertools.islice(itertools.product(few, repeat=count), 20_000), key=lambda e: (len(set(e)) > 1, math.prod(e)))
-    return [e for e in found if math.prod(e) < 10**7 or len(set(e)) == 1 and count < 3][:400]
+    found = sorted(
+        itertools.islice(itertools.product(few, repeat=count), 20_000), key=lambda e: (len(set(e)) > 1, math.prod(e))
+    )
+    return [e for e in found if math.prod(e) < 10**7 or (len(set(e)) == 1 and count < 3)][:400]
 
 
 def _feed(spec, sizes: dict[str, int], low: bool) -> np.ndarray:

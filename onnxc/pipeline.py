@@ -222,7 +222,7 @@ def _step(p: Pass, model: Model, ctx: Context) -> tuple[Model, Verified, Report]
         if trial is not None:
             if p.changes_inputs:
                 trial.fit(work)
-            row.error = trial.test(p, work, _rounding(ctx.verified))
+            row.error = trial.test(p, work, _rounding(ctx.verified), row)
             _required(trial, row)
     except Exception as e:
         # any error, another person's bug included, bears the name of the pass in which it arose
@@ -259,7 +259,7 @@ def _fits(activations: int) -> None:
         )  # fmt: skip
 
 
-def sound(model: Model, *, runs: bool = False) -> Verified:
+def sound(model: Model, *, runs: bool = True) -> Verified:
     """Verify a model as the user gave it: what is wrong with it is bad input, not a failure of ours. Outputs that are declared
     with another shape than they have, which runtimes overlook, are corrected in `model`, and `Verified.remarks` says so.
 

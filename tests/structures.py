@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 WIDTH = 8
-PLACES = ("plain", "function", "constant if", "if", "loop", "scan", "state")
+PLACES = ("plain", "function", "constant if", "if", "shared if", "loop", "scan", "state")
 
 
 @st.composite
@@ -110,6 +110,17 @@ class _Structure:
         if all(i.name != "c" for i in self.inputs):
             self.inputs.append(_info("c", [], TensorProto.BOOL))
         return self._branches(x, "c")
+
+    def _shared_if(self, x: str) -> str:
+        """Branches that both read a weight of the model."""
+        if all(i.name != "c" for i in self.inputs):
+            self.inputs.append(_info("c", [], TensorProto.BOOL))
+        w, bodies = self.matrix(WIDTH, WIDTH), []
+        for op in ("Relu", "Tanh"):
+            into: list[onnx.NodeProto] = []
+            out = self.node(op, self.node("MatMul", x, w, into=into), into=into)
+            bodies.append(helper.make_graph(into, self.name("b"), [], [_info(out, [None, None, WIDTH])]))
+        return self.node("If", "c", then_branch=bodies[0], else_branch=bodies[1])
 
     def _branches(self, x: str, c: str) -> str:
         return self.node("If", c, then_branch=self.body(x, 3), else_branch=self.body(x, 3))

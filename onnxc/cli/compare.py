@@ -21,7 +21,7 @@ from .options import (
     json_text,
     show,
 )
-from .tables import Column, decibels, draw, percent, plural, score
+from .tables import Column, decibels, draw, percent, plural, score, screen_width, wrap
 
 if TYPE_CHECKING:
     from ..measure.compare import ComparisonReport
@@ -65,5 +65,6 @@ def render(found: ComparisonReport, *, width: int | None = None, colour: bool = 
     if found.task is not None:
         metric = found.task.metric
         parts.append(f"{metric}: {' and '.join(score(metric, m[metric]) for m in found.metrics)}")
+    parts += [wrap(text, width=width or screen_width()) for text in found.remarks]
     parts.append(f"on {plural(found.samples, 'sample')} of {found.data}")
     return "\n\n".join(parts)

@@ -138,12 +138,13 @@ def node_proto(node: gs.Node) -> onnx.NodeProto:
         if renamed and a.type in (_A.GRAPH, _A.GRAPHS):
             a = copied(a)
             for body in [a.g] if a.type == _A.GRAPH else a.graphs:
-                _rename(body, renamed)
+                rename(body, renamed)
         proto.attribute.append(a)
     return proto
 
 
-def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+def rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    """Let the nodes of a body, and of bodies in it, read other outer tensors, new names by old; what it makes itself stays."""
     local = {t.name for t in (*graph.initializer, *graph.input)} | {name for n in graph.node for name in n.output}
     names = {k: v for k, v in names.items() if k not in local}
     for n in graph.node:
@@ -151,7 +152,7 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
             if name in names:
                 n.input[i] = names[name]
         for body in bodies(n):
-            _rename(body, names)
+            rename(body, names)
     for o in graph.output:
         o.name = names.get(o.name, o.name)
 

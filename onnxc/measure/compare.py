@@ -18,7 +18,8 @@ class ComparisonReport:
     """What `compare` found: a `Difference` per output of the first model, the data's name and number of samples.
 
     `metrics` holds those of the first and of the second model on the data's labels, by name (accuracy, ...); both are
-    empty without labels, or where no output has the form that they are for. `task` says which metric people are shown.
+    empty without labels, or where no output has the form that they are for. `task` says which metric people are shown;
+    `remarks` of which outputs the lengths differ, where data decide them.
     """
 
     outputs: dict[str, Difference]
@@ -27,6 +28,7 @@ class ComparisonReport:
     synthetic: bool
     metrics: tuple[dict[str, float], dict[str, float]]
     task: Task | None = None
+    remarks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """As a table: a row for each output."""
@@ -43,7 +45,7 @@ class ComparisonReport:
         if self.task is not None:
             name = self.task.metric
             lines.append(f"{name}: {' and '.join(f'{m[name]:.4g}' for m in self.metrics)}")
-        return "\n".join([*lines, f"on {self.samples} sample{'s' * (self.samples != 1)} of {self.data}"])
+        return "\n".join([*lines, *self.remarks, f"on {self.samples} sample{'s' * (self.samples != 1)} of {self.data}"])
 
     @property
     def accuracy(self) -> tuple[float, float] | None:
@@ -65,6 +67,7 @@ class ComparisonReport:
             "synthetic": self.synthetic,
             "accuracy": list(self.accuracy) if self.accuracy else None,
             "metrics": list(self.metrics),
+            "remarks": list(self.remarks),
         }
 
 
@@ -81,6 +84,7 @@ def compare(
     from onnxc.ir.files import load
     from onnxc.runtime.evaluate import Comparison, find_task
     from onnxc.runtime.feeding import feed
+    from onnxc.runtime.lengths import free_axes
     from onnxc.runtime.reference import Session
 
     protos = [load(model).to_proto() for model in (a, b)]
@@ -91,14 +95,15 @@ def compare(
         raise
     _check_interface(first, second)
     source = feed(protos[0], data, wishes, seed=seed, runner=lambda proto, feeds: first.run(feeds))
-    both, samples = Comparison(task=find_task(task)), 0
+    both, samples = Comparison(task=find_task(task), free=free_axes(protos[0])), 0
     for feeds in source.batches(batch):
         labels = feeds.get("labels") if "labels" not in first.inputs else None
         both.add(first.run(feeds), second.run(feeds), labels)
         samples += feeds.samples
     return ComparisonReport(
-        both.outputs, source.name, samples, source.synthetic, (both.before, both.metrics), both.judged
-    )
+        both.outputs, source.name, samples, source.synthetic, (both.before, both.metrics), both.judged,
+        tuple(both.lengths.values()),
+    )  # fmt: skip
 
 
 def _check_interface(first, second) -> None:

@@ -83,6 +83,10 @@ class Refusal:
     reason: str
 
 
+class Idle(str):
+    """A note that there was nothing to do; it is dropped where there was within bodies."""
+
+
 @dataclass
 class Report:
     """What one pass did. The manager fills in claim, cost, errors and seconds.

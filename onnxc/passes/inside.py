@@ -7,9 +7,10 @@ from dataclasses import replace
 from ..ir.bodies import PRODUCTS, Body, inner, put_back
 from ..ir.errors import OnnxcError
 from ..ir.graph import CAPTURED
+from ..ir.hoist import hoist
 from ..ir.model import Model
 from ..ir.verify import verify
-from .base import Context, Pass, Report
+from .base import Context, Idle, Pass, Report
 from .within import data_within
 
 
@@ -21,6 +22,7 @@ def run_inside(p: Pass, before: Model, model: Model, ctx: Context, report: Repor
     """
     if not any(CAPTURED in node.attrs for node in model.nodes):
         return
+    changed = False
     for body in inner(model, verify(model)):
         if not body.key:
             continue
@@ -53,6 +55,10 @@ def run_inside(p: Pass, before: Model, model: Model, ctx: Context, report: Repor
         if found.edits:
             body.model = work
             put_back(model, body)
+            changed = True
+    if changed:
+        hoist(model)
+        report.notes = [note for note in report.notes if not isinstance(note, Idle)]
 
 
 def _twin(body: Body, before: Model) -> Body:

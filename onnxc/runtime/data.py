@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,18 +99,24 @@ def _refuse_wild(batch: Chunk, inputs: Mapping[str, TensorSpec]) -> None:
 
 
 def open_data(
-    source: object, inputs: Mapping[str, TensorSpec], *, seed: int = 0, samples: int = 8, sizes: Sizes | None = None
+    source: object,
+    inputs: Mapping[str, TensorSpec],
+    *,
+    seed: int = 0,
+    samples: int = 8,
+    sizes: Sizes | None = None,
+    flags: Collection[str] = (),
 ) -> Data:
     """The data set that `source` names, checked against `inputs` (see `specs.input_specs`).
 
     `source`: None (seeded random inputs, `samples` of them, open axes as `sizes` says), a path to an .npz or a folder with
     `<input>.npy`, "module:function" or a function that yields dicts (each with one sample or more), a dict of arrays, or a
-    `Data`. Raises `BadData` if it cannot be read or does not fit. Pickled objects are refused.
+    `Data`. flags: inputs of one boolean, which half of the random samples have the other way round. Raises `BadData` if it cannot be read or does not fit. Pickled objects are refused.
     """
     if isinstance(source, Data):
         return source
     if source is None:
-        return _random_data(inputs, seed, samples, sizes)
+        return _random_data(inputs, seed, samples, sizes, flags)
     if isinstance(source, Mapping):
         return _misspelt(source, _array_data("the given arrays", _arrays(source), inputs))
     if callable(source):
@@ -182,21 +188,26 @@ def _ragged(arrays: Chunk, inputs: Mapping[str, TensorSpec]) -> list[Chunk]:
     return chunks
 
 
-def _random_data(inputs: Mapping[str, TensorSpec], seed: int, samples: int, sizes: Sizes | None) -> Data:
+def _random_data(
+    inputs: Mapping[str, TensorSpec], seed: int, samples: int, sizes: Sizes | None, flags: Collection[str] = ()
+) -> Data:
     free = any(spec.counts for spec in inputs.values())
     fixed = all(spec.shape is not None and all(isinstance(dim, int) for dim in spec.shape) for spec in inputs.values())
     whole = random_feeds(inputs, seed, sizes=sizes)
+    other = {name: ~array if name in flags else array for name, array in whole.items()}
 
     def chunks() -> Iterator[Chunk]:
         for sample in range(samples):
             feeds = random_feeds(inputs, seed, sizes=sizes, first=sample)
+            beside = whole if 2 * sample < samples else other
             # Stacked form where all is fixed; beside inputs that count samples, the others are the same with each.
             yield {
-                name: array[None] if fixed else whole[name] if free and not inputs[name].counts else array
+                name: array[None] if fixed else beside[name] if free and not inputs[name].counts else array
                 for name, array in feeds.items()
             }
 
     said = words(inputs, {name: array.shape for name, array in whole.items()})
+    said += [f"{name} either way, a half of the samples each" for name in flags]
     return Data(f"seeded random inputs (seed {seed})", chunks, inputs, samples=samples, synthetic=True, remarks=said)
 
 

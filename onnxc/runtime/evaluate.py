@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxc.ir.difference import Difference
+from onnxc.ir.lean import Lean
 from onnxc.runtime.batches import LABELS
 from onnxc.runtime.data import Data
+from onnxc.runtime.lengths import Free, differs, fitted, free_axes, sentence
 from onnxc.runtime.tasks import TASKS, Task, find_task, is_higher_better, is_share, misfit, recognise
 from onnxc.runtime.tasks.classification import accuracy
 from onnxc.runtime.tasks.metric import Metric, Outputs
@@ -21,7 +23,6 @@ from onnxc.runtime.tasks.metric import Metric, Outputs
 if TYPE_CHECKING:
     import onnx
 
-    from onnxc.ir.lean import Lean
     from onnxc.runtime.reference import Runner
 
 __all__ = [
@@ -71,10 +72,15 @@ class Score:
 
 @dataclass
 class Comparison:
-    """A model's outputs beside a reference's, and beside labels: differences by output, and both models' metrics."""
+    """A model's outputs beside a reference's, and beside labels: differences by output, and both models' metrics.
+
+    free: the axes of outputs whose lengths follow from data (`runtime.lengths`); lengths: what to tell of those that differ.
+    """
 
     outputs: dict[str, Difference] = field(default_factory=dict)
     task: Task | None = None
+    free: Free = field(default_factory=dict)
+    lengths: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._scores = Score(self.task), Score(self.task)
@@ -82,8 +88,12 @@ class Comparison:
     def add(self, reference: Outputs, other: Outputs, labels: np.ndarray | None = None) -> None:
         """Take in one more batch. Raises VerificationError where outputs differ in form."""
         for name, a in reference.items():
+            b = other[name]
+            if differs(a, b, self.free.get(name, frozenset())):
+                self.lengths.setdefault(name, sentence(name, a, b))
+                b = fitted(a, b)
             if a.dtype.kind not in "OUS":  # texts have no distance
-                self.outputs.setdefault(name, Difference()).add(a, other[name], name)
+                self.outputs.setdefault(name, Difference()).add(a, b, name)
         labels = _held_to(self.task, reference, labels)
         for score, outputs in zip(self._scores, (reference, other), strict=True):
             score.add(outputs, labels)
@@ -154,6 +164,7 @@ class Judge:
         self.labels: list[np.ndarray | None] = []
         self.samples = held = 0
         self._limit = samples
+        self.free = free_axes(reference.proto if isinstance(reference, Lean) else reference)
         run = runner.prepare(reference)
         for batch in data.batches(self.size, samples):
             self.outputs.append(run(batch))
@@ -177,7 +188,7 @@ class Judge:
 
     def compare(self, outputs: list[dict[str, np.ndarray]]) -> Comparison:
         """Such outputs beside the reference's."""
-        comparison = Comparison(task=self.task)
+        comparison = Comparison(task=self.task, free=self.free)
         for ours, theirs, labels in zip(self.outputs, outputs, self.labels, strict=True):
             comparison.add(ours, theirs, labels)
         return comparison

@@ -116,7 +116,8 @@ def feed(
     many = several and attempt(random_feeds(inputs, seed, 2, sizes)) is None
     if not many:
         inputs, sizes = _accepted(inputs, sizes, attempt, seed, proto)
-    data = open_data(None, inputs, seed=seed, samples=samples, sizes=sizes)
+    flags = _flags(inputs, sizes, seed, attempt) if several else ()
+    data = open_data(None, inputs, seed=seed, samples=samples, sizes=sizes, flags=flags)
     if wishes.arrays:
         data.name = (
             f"{', '.join(wishes.arrays)} as given, and {data.name}"
@@ -275,6 +276,21 @@ def _others(inputs: Inputs, sizes: dict[str, int], proto: onnx.ModelProto) -> It
 def _only(values: Values, number: int) -> Values:
     """All of them one number, which is never 0 where that would divide; what is known to be chosen stays."""
     return values if values.choices else Values(choices=(max(values.low, number),))
+
+
+def _flags(inputs: Inputs, sizes: dict[str, int], seed: int, attempt: Attempt) -> list[str]:
+    """Inputs of one boolean beside samples, which the model takes the other way round too: both branches see data."""
+    found = [
+        name
+        for name, spec in inputs.items()
+        if np.dtype(spec.dtype).kind == "b" and spec.values == Values() and not spec.counts
+        and spec.shape is not None and all(d == 1 for d in spec.shape)
+    ]  # fmt: skip
+    if found:
+        feeds = random_feeds(inputs, seed, sizes=sizes)
+        if attempt(feeds | {name: ~feeds[name] for name in found}) is not None:
+            return []
+    return found
 
 
 def _one_or_many(data: Data, attempt: Attempt) -> None:

@@ -63,9 +63,10 @@ def run_tool(command: list[str], folder: Path, temporary: Path | None = None) ->
             remedy="compile the part of the model without the operator that calls it",
         )
     tool = "zig" if "ziglang" in command else Path(command[0]).name
+    said = [line for line in done.stderr.strip().splitlines() if "ld returned" not in line]  # which says no reason
     lines = [
-        line for line in done.stderr.strip().splitlines() if "error" in line and "being treated" not in line
-    ] or done.stderr.strip().splitlines()
+        line for line in said if re.search("error|truncated|cannot|No space", line) and "being treated" not in line
+    ] or said
     text = (lines or ["no message"])[-1][:300]
     raise MissingTool(f"{tool} failed: {text}", remedy="check compiler and disk space")
 

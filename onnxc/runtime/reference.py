@@ -67,6 +67,7 @@ class Session:
         self.inputs = input_specs(proto, values=False)
         self.outputs = tuple(value.name for value in proto.graph.output)
         self._lists = sequences(proto.graph)
+        self._optional = {v.name for v in proto.graph.output if v.type.WhichOneof("value") == "optional_type"}
         self._loops = _loops(proto)
         extra, self._fixed = _split_requests(proto, outputs, beside)
         self._given = {name for name in outputs if name in self.inputs}
@@ -112,10 +113,16 @@ class Session:
             raise Unsupported(
                 f"ONNX Runtime cannot exchange this type with NumPy: {text}", remedy="use --check shapes"
             ) from error
+        for name, value in values.items():
+            if value is None and name not in self._optional:  # of an output that is declared without a type
+                raise Unsupported(
+                    "this output is not compared", tensor=name, expected="a tensor", found="nothing",
+                    remedy="use --check shapes",
+                )  # fmt: skip
         known = {**feeds, **self._fixed, **{name: taken(value) for name, value in values.items()}}
         return {name: known[name] for name in names}
 
-    def _outputs(self, names: list[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    def _outputs(self, names: list[str], feeds: Mapping[str, np.ndarray | list]) -> list[np.ndarray]:
         if not self._loops:
             return self._session.run(names, feeds)
         import onnxruntime as ort

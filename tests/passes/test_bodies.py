@@ -139,3 +139,18 @@ def test_int8_within_bodies_looks_at_what_reaches_them():
         done = onnxc.run_passes(model, "quant")
         edits = [e for e in done.report.rows[-1].edits if e.node == "y/body/p"]
         assert edits and done.report.rows[-1].error["snr_db"] > 20, done.report.rows[-1]
+
+
+def test_a_weight_that_branches_share_is_quantised_once():
+    v = golden.weights([16, 16])[::-1].astype(np.float32)
+    text = BRANCHES.replace("u = MatMul(s, w) dead = Exp(u)", "o = MatMul(s, w) u = MatMul(o, v)").replace(
+        "Mul(q, k)", "Tanh(q)"
+    )
+    model = model_of(HEAD + text, **W, v=v)
+    done = onnxc.run_passes(model, "quant")
+    stored = [t.values for t in done.model.constants().values() if t.values.dtype == np.int8 and t.values.ndim == 2]
+    inside = [t for body in inner(done.model, verify(done.model)) for t in body.model.constants().values()]
+    assert len(stored) == 1 and sum(t.values.shape == (16, 16) for t in inside) == 3  # v is one branch's alone
+    assert not any("nothing to quantise" in note for note in done.report.rows[-1].notes)
+    assert done.report.rows[-1].after.bytes < 0.6 * done.report.rows[0].before.bytes
+    assert done.report.rows[-1].error["snr_db"] > 20

@@ -31,13 +31,18 @@ def test_symbols_unknown_extents_and_unknown_rank():
     assert input_specs(proto)["x"].shape is None
 
 
-def test_inputs_that_are_no_numbers_are_refused():
+def test_inputs_that_are_no_tensors():
     proto = affine()
-    proto.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", onnx.TensorProto.STRING, [1]))
-    with pytest.raises(Unsupported, match="x: this input cannot be fed, expected a numeric tensor"):
+    value = proto.graph.input[0]
+    value.CopyFrom(helper.make_tensor_value_info("x", onnx.TensorProto.STRING, ["N"]))
+    assert input_specs(proto)["x"][:2] == (("N",), np.dtype(object))
+    value.CopyFrom(helper.make_tensor_sequence_value_info("x", onnx.TensorProto.FLOAT, ["N", 3]))
+    assert input_specs(proto)["x"] == ((None, "N", 3), np.float32, Values(), None)
+    value.type.CopyFrom(helper.make_sequence_type_proto(value.type))
+    with pytest.raises(Unsupported, match=r"x: this input cannot be fed, expected a tensor, .* found sequence"):
         input_specs(proto)
-    proto.graph.input[0].CopyFrom(helper.make_tensor_sequence_value_info("x", onnx.TensorProto.FLOAT, [1]))
-    with pytest.raises(Unsupported, match="sequence_type"):
+    value.type.CopyFrom(helper.make_tensor_type_proto(onnx.TensorProto.UNDEFINED, [1]))
+    with pytest.raises(Unsupported, match="found no type"):
         input_specs(proto)
 
 

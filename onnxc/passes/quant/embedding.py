@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from ...ir.difference import snr
 from ...ir.model import Model, read_only
 from ...ir.qtype import stored_bytes
-from ..base import Context, Pass, Report, register
+from ..base import Context, Idle, Pass, Report, register
 from ..opset import raise_opset
 from ..options import Range
 from . import blockwise, formats
@@ -91,7 +91,7 @@ class QuantEmbedding(Pass):
             else:
                 found.append(table)
         if not found and not report.refusals:
-            report.note("no Gather looks rows up in a stored table of floats")
+            report.note(Idle("no Gather looks rows up in a stored table of floats"))
         return found
 
 

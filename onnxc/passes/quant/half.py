@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from onnx.defs import OpSchema
 
 from ...ir.model import Model, Tensor, read_only
-from ..base import Context, Pass, Report, register
+from ..base import Context, Idle, Pass, Report, register
 
 FLOAT, HALF = 1, 10
 LARGEST = 65504.0
@@ -52,7 +52,7 @@ class QuantHalf(Pass):
                     report.refuse(node.name, f"stays in float32: its values reach {wide[node.name]:.3g} on the data")
             chosen = [node for node in chosen if node.name not in wide]
         if not any(any(map(rewrite.is_float, (*node.inputs, *node.outputs))) for node in chosen):
-            report.note("no node computes with float32 that could do so with float16")
+            report.note(Idle("no node computes with float32 that could do so with float16"))
             return report
         before = rewrite.stored()
         rewrite.apply(chosen)

@@ -16,7 +16,7 @@ from ...ir.errors import BadOption, Unsupported
 from ...ir.model import Model
 from ...ir.qtype import QType
 from ...ir.verify import verify
-from ..base import Context, Pass, Report, register
+from ..base import Context, Idle, Pass, Report, register
 from ..layers.layout import RECURRENT
 from ..layers.linear import add_to_bias
 from ..opset import raise_opset
@@ -117,7 +117,7 @@ class QuantInt8(Pass):
         quantise_recurrent(model, self._lets, self.recurrent == "dynamic", report)
         if not chosen:
             if not report.edits:
-                report.note("nothing to quantise: no convolution or matrix product that could be")
+                report.note(Idle("nothing to quantise: no convolution or matrix product that could be"))
             return report
         self._apart = balance(model, ctx, self._lets, 8 if self.bits == "auto" else self.bits, report)
         if self.bits != "auto":
@@ -342,7 +342,8 @@ def _inputs(model: Model, plan: Placement, quantisers: dict[str, QType]) -> dict
 def _note_rest(model: Model, plan: Placement, old: set[str], report: Report) -> None:
     """Say which operators on float tensors stayed as they were."""
     types = verify(model).types
-    known = (*PRODUCTS, *RECURRENT, "DynamicQuantizeLSTM")  # told by themselves
+    # told by themselves, or nothing that could be in integers
+    known = (*PRODUCTS, *RECURRENT, "DynamicQuantizeLSTM", "DequantizeLinear", "If", "Loop", "Scan")
     rest = Counter(
         node.op if model.is_standard(node) else f"{node.domain}.{node.op}"
         for node in model.nodes
