@@ -111,7 +111,9 @@ def open_data(
 
     `source`: None (seeded random inputs, `samples` of them, open axes as `sizes` says), a path to an .npz or a folder with
     `<input>.npy`, "module:function" or a function that yields dicts (each with one sample or more), a dict of arrays, or a
-    `Data`. flags: inputs of one boolean, which half of the random samples have the other way round. Raises `BadData` if it cannot be read or does not fit. Pickled objects are refused.
+    `Data`. flags: inputs of one boolean, which half of the random samples have the other way round.
+
+    Raises `BadData` if it cannot be read or does not fit. Pickled objects are refused.
     """
     if isinstance(source, Data):
         return source
