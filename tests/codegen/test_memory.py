@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
+import onnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxc.codegen import compile_model
 from onnxc.codegen.memory.arena import Overlap, Tenant, assign, largest_live_set
 from onnxc.codegen.memory.order import best_order
 
@@ -59,3 +62,14 @@ def test_the_order_that_keeps_least_alive():
     assert order.index(2) < order.index(1) or order.index(3) < order.index(0)
     assert sorted(order) == list(range(5))
     assert best_order(reads[:1], writes[:1], sizes, [0]) == [0]
+
+
+def test_a_large_weight_that_several_products_read_is_packed_once(tmp_path):
+    """As of the steps of an unrolled loop; beyond a MB constants are told apart by where they lie, not by their bytes."""
+    text = """g (float[1,512] x) => (float[1,512] y) <int64[1] z = {0}, int64[1] k = {512}, int64[1] one = {1}> {
+        a = MatMul(x, w) b = Slice(a, z, k, one) c = MatMul(b, w) d = Slice(c, z, k, one) e = MatMul(d, w)
+        y = Slice(e, z, k, one) }"""
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
+    w = np.random.default_rng(0).normal(size=(512, 520)).astype(np.float32) / 20
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(w, "w"))
+    assert compile_model(proto, tmp_path, name="net").weights_bytes < 1.2 * w.nbytes

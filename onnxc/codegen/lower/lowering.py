@@ -425,7 +425,7 @@ class _Lowering:
         few_bit = isinstance(form, FewBit)
         key = (
             "packed",
-            id(form.weight),
+            packing.memory(form.weight),
             None if few_bit else form.scale_key,
             family.name,
             family.pack_key(form.spec, plan),

@@ -71,6 +71,13 @@ def _spans(channels: int, step: int, block: int) -> Iterator[tuple[int, int]]:
         start = end
 
 
+def memory(array: np.ndarray | Lazy) -> tuple:
+    """What tells weights apart while they are held: two views of the same elements in the same order are one."""
+    if isinstance(array, np.ndarray):
+        return array.ctypes.data, array.shape, array.strides, array.dtype.str
+    return (id(array),)
+
+
 def key(form: FewBit) -> tuple:
     """What tells packed activations apart: how they are packed, and of what."""
     scale = form.quantised.scale
