@@ -5,6 +5,7 @@ Importing tvm takes seconds and 200 MB, so it happens when something is compiled
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -22,13 +23,27 @@ SCALABLE = ("+v", "+sve", "+sve2", "+sme")
 def tvm_modules() -> SimpleNamespace:
     """tvm, relax, tirx, s_tir and ir. Raises MissingTool when TVM is not installed."""
     try:
-        import tvm
-        from tvm import ir, relax, s_tir, tirx
+        with _hidden("torch"):
+            import tvm
+            from tvm import ir, relax, s_tir, tirx
     except ImportError as error:
         raise MissingTool(
             f"compiling needs TVM ({error})", remedy="pip install apache-tvm==0.27.0.post1 apache-tvm-ffi==0.1.14.post1"
         ) from None
     return SimpleNamespace(tvm=tvm, relax=relax, tirx=tirx, s_tir=s_tir, ir=ir)
+
+
+@contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """A package that is installed and not in use yet cannot be imported: tvm_ffi would take seconds for torch, to exchange tensors."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 def name_of(global_var) -> str:

@@ -24,7 +24,14 @@ from onnxc.runtime.elements import BORROWED
 from onnxc.runtime.toolchain import Toolchain
 
 ROOT = Path(__file__).parents[2]
-LOADER = ("ir/errors.py", "ir/escape.py", "runtime/elements.py", "runtime/library.py", "runtime/toolchain.py")
+LOADER = (
+    "ir/errors.py",
+    "ir/escape.py",
+    "runtime/call.py",
+    "runtime/elements.py",
+    "runtime/library.py",
+    "runtime/toolchain.py",
+)
 VERSION = "1.0.0"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file can say
 
