@@ -59,6 +59,9 @@ def passes(
         str | None, typer.Option(metavar="BOUNDS", help='"accuracy>=0.92, drop<=1%, bytes<=300k": else exit 1.')
     ] = None,
     time: Annotated[bool, typer.Option("--time", help="Measure each pass's model in ONNX Runtime.")] = False,
+    portable: Annotated[
+        bool, typer.Option("--portable", help="What plain runtimes take: no functions of its own.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Of all random choices; 0 by default.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the passes, or with a name the options of one.")] = False,
     verbose: VerboseOption = False,
@@ -85,6 +88,7 @@ def passes(
     from ..ir.files import load
     from ..ir.output import write_whole
     from ..measure.layers import explorer
+    from ..passes.registry import make
     from ..pipeline import Pipeline
     from ..recipe import parse, read_toml
     from ..report import finite
@@ -93,6 +97,8 @@ def passes(
     from .report import render
 
     chosen, settings = (parse(listed), {}) if recipe is None else read_toml(recipe, allow_code=allowed())
+    if portable:
+        chosen = [*chosen, make("portable")]
     given = {
         "data": data,
         "task": task,
@@ -116,6 +122,7 @@ def passes(
         result.model.save(out)
     if before is not None:
         argv = _argv(model, listed, recipe, out, data, task, metric, decode, seed)
+        argv += ["--portable"] if portable else []
         layers = _layers(before, result, settings)
         found = {"onnxc": __version__, "model": model, "out": out, "command": repeat("passes", argv), **result.report.to_dict(),
                  "layers": finite([layer.to_dict() for layer in layers])}  # fmt: skip

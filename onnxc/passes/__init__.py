@@ -3,7 +3,7 @@
 
 def builtin() -> None:
     """Import every pass of this package, so that it registers itself."""
-    from . import clean, fuse  # noqa: F401
+    from . import clean, fuse, portable  # noqa: F401
     from .compact import fire, inverted_residual, separable, shuffle  # noqa: F401
     from .lowrank import convolutions, svd  # noqa: F401
     from .prune import block, blocks, channels, dead, kernel_shape, magnitude, nm, obs, resolution, width  # noqa: F401
