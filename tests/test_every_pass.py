@@ -35,6 +35,7 @@ AFTER = {
     "quant.qonnx": "quant.binary",
     "quant.recognise": "quant.binary, quant.qonnx",
     "prune.dead": "prune.magnitude(sparsity=0.9, scope=global)",
+    "portable": "quant.pow2",
 }
 """What makes for a pass what it works on, where random networks hold none."""
 MOST, FEW = (
