@@ -27,7 +27,7 @@ MODEL, CALIB = ROOT / "onnxc/data/resnet20_fashion.onnx", ROOT / "onnxc/data/fas
 RESULTS = ROOT / "benchmarks/results/portable.json"
 MARKS = "<!-- table: benchmarks/portable.py -->\n", "<!-- end of table -->\n"
 PASSES = (
-    "fuse", "prune(ratio=0.3)", "prune.magnitude(sparsity=0.5)", "lowrank.svd(macs=0.7)", "quant", "quant(form=qoperator)",
+    "fuse", "prune(ratio=0.3)", "prune.magnitude(sparsity=0.5)", "lowrank.auto(macs=0.7)", "quant", "quant(form=qoperator)",
     "quant.dynamic", "quant.blockwise", "quant.fixed", "quant.blockfloat", "quant.float16", "quant.bfloat16", "quant.half",
     "quant.cluster", "quant.product", "quant.pow2", "quant.hash", "quant.binary", "quant.binary(inputs=none)",
 )  # fmt: skip
