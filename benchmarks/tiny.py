@@ -20,12 +20,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnxruntime
 
 from onnxc.codegen import compile_model
 from onnxc.codegen.prepare.ends import integer_ends
 from onnxc.codegen.target import resolve
 from onnxc.compiling import optimiser
+from onnxc.ir.functions import function
 from onnxc.runtime.draw import random_feeds
 from onnxc.runtime.reference import Session
 from onnxc.runtime.specs import input_specs
@@ -181,17 +183,92 @@ def measure(net: str, models: Path, data: Path | None, samples: int, io: str, ta
     return row
 
 
+FEW = {"W1A1": (1, 1), "W1A2": (1, 2), "W2A2": (2, 2), "W4A4": (4, 4), "W4A8": (4, 8), "W8A8": (8, 8)}
+"""Bits of weights and activations of the layers that `few_bits` measures."""
+
+
+def chain(layers: int, weight_bits: int, bits: int, extent: int = 8, c: int = 64) -> onnx.ModelProto:
+    """So many layers of 3 x 3 with `c` channels, a factor and a shift for each, between quantisers."""
+    rng, arrays = np.random.default_rng(layers), {}
+    whole = (weight_bits, bits) == (8, 8)
+    quantise = (
+        "QuantizeLinear({0}, s, z)"
+        if whole
+        else "ai.onnxc.Binarize({0})"
+        if bits == 1
+        else "ai.onnxc.Quantize({0}, s, z, high)"
+    )
+    text = f"g (float[1,{c},{extent},{extent}] x) => (float[1,{c},{extent},{extent}] y) {{ q0 = {quantise.format('x')}"
+    arrays |= {
+        "s": np.float32(0.02 if whole else 1),
+        "z": np.int8(-3) if whole else np.float32(0),
+        "high": np.float32(2**bits - 1),
+    }
+    for i in range(layers):
+        if whole:
+            arrays |= {
+                f"w{i}": rng.integers(-127, 128, (c, c, 3, 3)).astype(np.int8),
+                f"v{i}": np.full(c, 5e-4, np.float32),
+            }
+            arrays |= {f"b{i}": rng.integers(-3000, 3000, c).astype(np.int32), f"u{i}": arrays[f"v{i}"] * arrays["s"]}
+            text += f" x{i} = DequantizeLinear(q{i}, s, z) k{i} = DequantizeLinear<axis=0>(w{i}, v{i})"
+            text += f" d{i} = DequantizeLinear<axis=0>(b{i}, u{i}) t{i} = Conv<pads=[1,1,1,1]>(x{i}, k{i}, d{i})"
+        else:
+            levels = (
+                np.array([-1, 1]) if weight_bits == 1 else np.arange(-(2 ** (weight_bits - 1)), 2 ** (weight_bits - 1))
+            )
+            arrays |= {
+                f"w{i}": rng.choice(levels, (c, c, 3, 3)).astype(np.float32),
+                f"b{i}": rng.normal(0, 0.5, (c, 1, 1)).astype(np.float32),
+            }
+            arrays[f"v{i}"] = rng.uniform(0.02, 0.05, (c, 1, 1)).astype(np.float32)
+            text += f" p{i} = Conv<pads=[1,1,1,1]>(q{i}, w{i}) m{i} = Mul(p{i}, v{i}) t{i} = Add(m{i}, b{i})"
+        text += f" q{i + 1} = {quantise.format(f't{i}')}"
+    text += f" y = DequantizeLinear(q{layers}, s, z) }}" if whole else f" y = Identity(q{layers}) }}"
+    made = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17, "ai.onnxc": 1]>\n{text}')
+    if not whole:
+        made.functions.append(function("Binarize" if bits == 1 else "Quantize", 17))
+    made.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v), key) for key, v in arrays.items())
+    return made
+
+
+def few_bits(target: str) -> dict[str, dict]:
+    """What one of such layers takes within a network: instructions, flash (weights and tables) and RAM (what it reads and makes)."""
+    rows = {}
+    for name, (weight_bits, bits) in FEW.items():
+        found = []
+        for layers in (2, 3):
+            proto = chain(layers, weight_bits, bits)
+            x = random_feeds(input_specs(proto), 0)["x"]
+            with tempfile.TemporaryDirectory() as folder:
+                report, y, instructions = built(proto, Path(folder), "float", x, target)
+            wanted = Session(proto, optimise=False).run({"x": x})["y"]
+            off = float((np.abs(y.reshape(-1) - wanted.reshape(-1)) > 1e-4).mean())
+            found.append((instructions, report.kernels[0]["flash"], report.kernels[0]["kernel"], off))
+        (few, *_), (more, flash, kernel, off) = found
+        rows[name] = {"instructions": more - few, "flash": flash, "kernel": kernel, "differing": off}
+        print(name, rows[name], flush=True)
+    whole = rows["W8A8"]
+    for row in rows.values():
+        row |= {"of_int8": row["instructions"] / whole["instructions"], "flash_of_int8": row["flash"] / whole["flash"]}
+    return rows
+
+
 def main() -> None:
     """Prints a line a row and writes RESULTS."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--models", type=Path, default=Path("../shared/tiny"))
     parser.add_argument("--data", type=Path)
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--nets", nargs="+", default=list(CMSIS))
     parser.add_argument("--io", nargs="+", default=["float", "int8"])
     parser.add_argument("--target", default=TARGET)
+    parser.add_argument("--few-bit", action="store_true", help="measure layers of few bits instead")
     args = parser.parse_args()
-    made = {}
+    made: dict[str, dict] = {}
+    if args.few_bit:
+        made["few bits" + ("" if args.target == TARGET else f" {args.target}")] = few_bits(args.target)
+        args.nets = []
     for net in args.nets:
         for io in args.io:
             key = f"{net} {io}" + ("" if args.target == TARGET else f" {args.target}")

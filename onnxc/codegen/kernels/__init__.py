@@ -19,10 +19,11 @@ from onnxc.codegen.kernels import (
 )
 from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
+from onnxc.codegen.micro.fewbit import FAMILY as FEW_BIT_FAMILY
 from onnxc.codegen.micro.layers import CONV_FAMILY, DEPTHWISE_FAMILY
 from onnxc.codegen.target import Target
 
-MICRO: tuple[Family, ...] = (DEPTHWISE_FAMILY, CONV_FAMILY)
+MICRO: tuple[Family, ...] = (DEPTHWISE_FAMILY, CONV_FAMILY, FEW_BIT_FAMILY)
 FAMILIES: tuple[Family, ...] = tuple(
     module.FAMILY
     for module in (depthwise, float32, packed_weights, sums, int8_depthwise, int8, lookup, nibbles, bytecount, bits)

@@ -15,6 +15,11 @@ from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
 from onnxc.codegen.target import Target
 
 
+def as_it_is(form: Any) -> Any:
+    """The form of a kernel that needs no other."""
+    return form
+
+
 def everything(spec: KernelSpec, plan: Schedule) -> tuple:
     """The pack key of a family that does not say which parts of spec and schedule its layout needs."""
     return (spec, plan)
@@ -39,7 +44,8 @@ class Family:
     an array or what stands for one (`sums.Coded`), out; two kernels with equal `pack_key` that share weights share what it made, so it
     names all that the layout depends on.
     `cost` predicts cycles on one thread, without packing of activations. `tables` are what the kernel reads beside packed
-    weights; `operands(spec, schedule, weights, given)` the epilogue's operands as the kernel wants them. `packs` families quantise
+    weights; `operands(spec, schedule, weights, given)` the epilogue's operands as the kernel wants them. `settle` changes the form of a
+    kernel once it is known what it packs (thresholds of as few bytes as hold them). `packs` families quantise
     and pack their own result where the spec says so; those that take floats pack their own input.
     """
 
@@ -51,5 +57,6 @@ class Family:
     pack_key: Callable[[KernelSpec, Schedule], tuple] = everything
     tables: Callable[[KernelSpec, Schedule, Any], list[np.ndarray]] = no_tables
     operands: Callable[[KernelSpec, Schedule, np.ndarray, list], list] = as_given
+    settle: Callable[[Any], Any] = as_it_is
     packs: bool = False
     takes_floats: bool = False

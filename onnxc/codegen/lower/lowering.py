@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxc.codegen.kernels import MICRO, choose, cost, interleave, pool, quantise, sums
+from onnxc.codegen.kernels import choose, cost, interleave, pool, quantise, sums
 from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.spec import Refusal, Schedule
 from onnxc.codegen.lower import contracts, layout, packing, planes
@@ -23,7 +23,7 @@ from onnxc.codegen.match import products as match
 from onnxc.codegen.match import quantised
 from onnxc.codegen.match.constants import Constants
 from onnxc.codegen.match.fewbit import FewBit
-from onnxc.codegen.micro import between, layers
+from onnxc.codegen.micro import between, fewbit, layers
 from onnxc.codegen.micro.calls import Micro
 from onnxc.codegen.prepare.importer import import_onnx
 from onnxc.codegen.prepare.record import StaticModel
@@ -281,6 +281,7 @@ class _Lowering:
         if isinstance(choice.form, FewBit) and packing.key(choice.form) not in self.cache:
             choice = self._reading_floats(choice)
         form, family, plan = choice.form, choice.family, choice.schedule
+        form = form if family is None else family.settle(form)
         spec = form.spec
         order = LAST if found.spatial else FIRST
         entry = {
@@ -350,11 +351,12 @@ class _Lowering:
             if form is not None:
                 form = replace(form, spec=self._on_threads(form))
                 family, plan, declined = choose(form.spec, self.target)
-                if family in MICRO and not layers.fits(form.spec, plan, form.weight, form.operands):
+                if family in layers.FAMILIES and not layers.fits(form.spec, plan, form.weight, form.operands):
                     refusals.append(Refusal(family.name, "has a factor of a quarter or more"))
                     family, plan, declined = choose(form.spec, self.target, micro=False)
                 refusals += declined
-                if plan is not None and (isinstance(form, FewBit) or form.spec.weight.kind == "codes"):
+                few = isinstance(form, FewBit) and not self.target.micro  # flash counts more there
+                if plan is not None and (few or form.spec.weight.kind == "codes"):
                     declined = self._slower(form, family, plan, found)
                     refusals += declined
                     plan = None if declined else plan
@@ -406,7 +408,8 @@ class _Lowering:
         spec, quantised = form.packing(), form.quantised
         key = packing.key(form)
         if key not in self.cache:
-            function = self._function(spec, "pack", lambda name: quantise.emit(spec, name))
+            emit = fewbit.emit_pack if self.target.micro else quantise.emit
+            function = self._function(spec, "pack", lambda name: emit(spec, name))
             args = [self.get(quantised.source, order)]
             args += [] if quantised.scale is None else [self.constant(quantised.scale)]
             call = self.relax.call_tir(function, args, self.relax.TensorType(spec.shape, "uint64"))
@@ -415,7 +418,8 @@ class _Lowering:
         if pooling is None:
             return self.cache[key]
         if (key, pooling) not in self.cache:
-            function = self._function(pooling, "pool", lambda name: pool.emit(pooling, name))
+            emit_pool = fewbit.emit_pool if self.target.micro else pool.emit
+            function = self._function(pooling, "pool", lambda name: emit_pool(pooling, name))
             result = self.relax.TensorType(pooling.pack.shape, "uint64")
             self.cache[key, pooling] = self.builder.emit(self.relax.call_tir(function, [self.cache[key]], result))
         return self.cache[key, pooling]

@@ -31,8 +31,8 @@ class Micro:
     """A kernel in C: `function` of micro.h with a constant `layer` of type `kind`, initialised by `values`.
 
     Of its parameters after the layer `order` says which operand each is; None is a null pointer, "work" the workspace of
-    `work` bytes. `over` are the operands that the result may lie over. `ends` initialises an onnxc_ends `end`, which the values
-    point to.
+    `work` bytes. `over` are the operands that the result may lie over. `before` declares what the values point to. Of the operands
+    the last `results` are written.
     """
 
     function: str
@@ -41,17 +41,18 @@ class Micro:
     order: tuple[int | str | None, ...]
     work: int = 0
     over: tuple[Over, ...] = ()
-    ends: str = ""
+    before: str = ""
+    results: int = 1
 
     def definition(self, name: str, operands: int) -> str:
         """The C function `name` of `operands` pointers, and a workspace if there is one."""
         params = [f"const void *a{i}" for i in range(operands)]
         params += ["const void *work"] if self.work else []
         words: dict[int | str | None, str] = {"work": "(void *)work", None: "NULL"}
-        args = [words.get(o, f"(void *)a{o}" if o == operands - 1 else f"a{o}") for o in self.order]
-        end = f"  static const onnxc_ends end = {self.ends};\n" if self.ends else ""
+        words |= {o: f"(void *)a{o}" for o in range(operands - self.results, operands)}
+        args = [words.get(o, f"a{o}") for o in self.order]
         return (
-            f"static void {name}({', '.join(params)}) {{\n{end}"
+            f"static void {name}({', '.join(params)}) {{\n{self.before}"
             f"  static const {self.kind} layer = {{{self.values}}};\n"
             f"  {self.function}(&layer, {', '.join(args)});\n}}"
         )
@@ -59,7 +60,9 @@ class Micro:
     def text(self) -> str:
         """The attribute."""
         over = [[o.operand, o.same, o.ahead] for o in self.over]
-        return json.dumps([self.function, self.kind, self.values, list(self.order), self.work, over, self.ends])
+        return json.dumps(
+            [self.function, self.kind, self.values, list(self.order), self.work, over, self.before, self.results]
+        )
 
 
 def stub(name: str, operands: Sequence[Operand], call: Micro):
@@ -78,5 +81,5 @@ def micro_of(function) -> Micro | None:
     """What a PrimFunc stands for; None for one that is compiled."""
     if ATTRIBUTE not in function.attrs:
         return None
-    name, kind, values, order, work, over, ends = json.loads(str(function.attrs[ATTRIBUTE]))
-    return Micro(name, kind, values, tuple(order), work, tuple(Over(*o) for o in over), ends)
+    name, kind, values, order, work, over, before, results = json.loads(str(function.attrs[ATTRIBUTE]))
+    return Micro(name, kind, values, tuple(order), work, tuple(Over(*o) for o in over), before, results)

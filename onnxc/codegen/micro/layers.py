@@ -176,7 +176,7 @@ def _end(ends: Ends) -> str:
 
 
 def _ends(ends: Ends, plan: Schedule) -> str:
-    return ends.c(plan.detail != INTEGERS) if ends.more else ""
+    return f"  static const onnxc_ends end = {ends.c(plan.detail != INTEGERS)};\n" if ends.more else ""
 
 
 def _four(byte: int) -> int:
@@ -212,3 +212,4 @@ CONV_FAMILY = Family(CONV, schedule_conv, emit_conv, pack_conv, cost_conv, pack_
 DEPTHWISE_FAMILY = Family(
     DEPTHWISE, schedule_depthwise, emit_depthwise, pack_depthwise, cost_depthwise, pack_key, operands=operands
 )
+FAMILIES = (DEPTHWISE_FAMILY, CONV_FAMILY)
