@@ -180,7 +180,7 @@ def _threshold(spec: KernelSpec) -> tuple:
     return step if step[0] == "threshold" else ()
 
 
-def emit(spec: KernelSpec, plan: Schedule, name: str):
+def emit(spec: KernelSpec, plan: Schedule, name: str) -> Any:
     """The call of onnxc_bits: operands x, weights, constants, the epilogue's operands, scales, y, the packed result."""
     test = _threshold(spec)
     rows = [("x", planes.packed_shape(spec), "uint64"), ("w", _weights_shape(spec, plan), f"uint{WORD}")]
@@ -289,7 +289,7 @@ def pack_values(spec: PackSpec, extents: tuple[int, int] | None = None) -> str:
     return ", ".join(map(str, numbers))
 
 
-def emit_pack(spec: PackSpec, name: str):
+def emit_pack(spec: PackSpec, name: str) -> Any:
     """The call of onnxc_pack: operands x, the scales if any, the packed activations."""
     scales = [("scale", (spec.scales,), "float32")] if spec.scales else []
     rows = [("x", spec.x_shape, "float32"), *scales, ("y", spec.shape, "uint64")]
@@ -297,7 +297,7 @@ def emit_pack(spec: PackSpec, name: str):
     return stub(name, rows, Micro("onnxc_pack", "onnxc_pack_layer", pack_values(spec), order))
 
 
-def emit_pool(spec: PoolSpec, name: str):
+def emit_pool(spec: PoolSpec, name: str) -> Any:
     """The call of onnxc_pool_bits: operands x and y."""
     rows = [("x", (1, spec.pack.n, *spec.extents, spec.pack.shape[-1]), "uint64"), ("y", spec.pack.shape, "uint64")]
     numbers = [*spec.kernel, *spec.stride, *spec.dilation, *spec.before]
