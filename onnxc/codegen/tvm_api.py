@@ -5,6 +5,7 @@ Importing tvm takes seconds and 200 MB, so it happens when something is compiled
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +24,7 @@ SCALABLE = ("+v", "+sve", "+sve2", "+sme")
 def tvm_modules() -> SimpleNamespace:
     """tvm, relax, tirx, s_tir and ir. Raises MissingTool when TVM is not installed."""
     try:
-        with _hidden("torch"):
+        with _hidden("torch"), _uncollected():
             import tvm
             from tvm import ir, relax, s_tir, tirx
     except ImportError as error:
@@ -31,6 +32,18 @@ def tvm_modules() -> SimpleNamespace:
             f"compiling needs TVM ({error})", remedy="pip install apache-tvm==0.27.0.post1 apache-tvm-ffi==0.1.14.post1"
         ) from None
     return SimpleNamespace(tvm=tvm, relax=relax, tirx=tirx, s_tir=s_tir, ir=ir)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No search for garbage among the half million objects that an import makes, which all stay."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @contextmanager
