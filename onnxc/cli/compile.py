@@ -195,6 +195,12 @@ def render(
         parts.append(draw(COLUMNS, rows, width, colour))
     if report.fallbacks:
         parts.append(wrap(general_line(report), width=width))
+    if grown := sum(k.get("grown", 0) for k in report.kernels):
+        parts.append(
+            wrap(
+                f"Winograd's weights of 3 x 3 layers take {size(grown)} more; --weights coded does without", width=width
+            )
+        )
     if memories or report.target.startswith("cortex-m"):
         parts.append(memory_chart(report))
     sizes = (

@@ -185,7 +185,8 @@ class _Wanted:
 
     @property
     def targets(self) -> list[Target]:
-        return by_demand([resolve(part) for part in self.target.split("/")])
+        compact = self.weights == "coded"
+        return by_demand([replace(resolve(part), compact=compact) for part in self.target.split("/")])
 
     def check(self) -> None:
         """Raises BadOption, Unsupported, MissingTool, before any work is done."""

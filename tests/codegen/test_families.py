@@ -30,6 +30,10 @@ def pairs(draw, kind: str):
     spec = draw(bulk.specs())
     if kind in ("weights", "bits"):
         spec = replace(spec, oc=draw(st.integers(32, 70)) * spec.groups, h=spec.h + 9, w=spec.w + 9)
+    elif kind == "tiles":
+        spec = bulk.make(
+            1, draw(st.integers(5, 30)), 9, draw(st.integers(16, 40)), draw(st.integers(16, 40)), weight=spec.weight
+        )
     elif draw(st.booleans()):
         spec = bulk.make(spec.n, 9, 9, 1, 1, (3, 3), groups=draw(st.integers(2, 40)), weight=spec.weight)
     if kind == "codes":
@@ -38,7 +42,9 @@ def pairs(draw, kind: str):
     elif kind == "int8":
         spec = replace(spec, activation=INT8, weight=INT8, epilogue=(("int_bias",), ("mul",)))
     elif kind != "bits":
-        spec = replace(spec, activation=FLOAT32, pad_value=0, weight=FLOAT32 if kind == "float" else spec.weight)
+        spec = replace(
+            spec, activation=FLOAT32, pad_value=0, weight=FLOAT32 if kind in ("float", "tiles") else spec.weight
+        )
     small = st.integers(1, 2)
     changes = draw(st.fixed_dictionaries({}, optional={
         "dilation": st.tuples(small, small), "stride": st.tuples(small, small), "h": st.integers(9, 14),
@@ -50,7 +56,7 @@ def pairs(draw, kind: str):
     return spec, replace(other, y_shape=(other.n, other.oh, other.ow, other.oc))
 
 
-@pytest.mark.parametrize("kind", ["float", "int8", "weights", "bits", "codes"])
+@pytest.mark.parametrize("kind", ["float", "tiles", "int8", "weights", "bits", "codes"])
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.data(), st.integers(0, 99), st.sampled_from(MACHINES))
 def test_equal_keys_are_equal_packings(kind, data, seed, machine):

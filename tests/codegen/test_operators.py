@@ -50,7 +50,8 @@ def test_convolution(same_as_ort, name):
     text = f"g (float[{dims}] x) => (float[a,b,c,d] y) {{ t = Conv<{attributes}>(x, w, b) y = Relu(t) }}"
     report, _ = same_as_ort(model(text, w=w, b=(w[0],)))
     kernel = report.kernels[0]
-    assert kernel["kernel"] == ("float32.depthwise" if name in ("depthwise", "depthwise_odd") else "float32.direct")
+    family = {"depthwise": "depthwise", "depthwise_odd": "depthwise", "plain": "winograd.f4"}.get(name, "direct")
+    assert kernel["kernel"] == f"float32.{family}"
     assert "bias+relu" in kernel["spec"]
     assert not any("relu" in row["function"] for row in report.fallbacks)
     if kernel["kernel"] == "float32.direct":

@@ -111,4 +111,4 @@ def test_planes_that_are_not_of_what_is_left_stay_floats(counted):
       c = ai.onnxc.Binarize(t) q = Mul(c, s) z = Add(p, q) y = Conv(z, w) }"""
     numbers = {"s": np.float32(0.5), "u": np.float32(0.25), "w": signs(32, 16, 3, 3)}
     report, _ = counted(layers(text, ("Binarize",), **numbers))
-    assert rules(report) == ["float32.direct"]
+    assert rules(report) == ["float32.winograd.f4"]

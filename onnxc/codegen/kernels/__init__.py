@@ -16,6 +16,7 @@ from onnxc.codegen.kernels import (
     nibbles,
     packed_weights,
     sums,
+    winograd,
 )
 from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
@@ -26,16 +27,29 @@ from onnxc.codegen.target import Target
 MICRO: tuple[Family, ...] = (DEPTHWISE_FAMILY, CONV_FAMILY, FEW_BIT_FAMILY)
 FAMILIES: tuple[Family, ...] = tuple(
     module.FAMILY
-    for module in (depthwise, float32, packed_weights, sums, int8_depthwise, int8, lookup, nibbles, bytecount, bits)
+    for module in (
+        depthwise,
+        float32,
+        winograd,
+        packed_weights,
+        sums,
+        int8_depthwise,
+        int8,
+        lookup,
+        nibbles,
+        bytecount,
+        bits,
+    )
 )
 
 
 def choose(
-    spec: KernelSpec, target: Target, micro: bool = True
+    spec: KernelSpec, target: Target, micro: bool = True, exact: bool = False
 ) -> tuple[Family | None, Schedule | None, list[Refusal]]:
     """The family that takes `spec`, its schedule, and what speaks against the other families.
 
-    A family in C comes first where one takes it and `micro` allows: layers share its code and keep their weights' bytes.
+    A family in C comes first where one takes it and `micro` allows: layers share its code and keep their weights' bytes. With
+    `exact` sums of integers must stay such.
     """
     refusals: list[Refusal] = []
     taken: list[tuple[float, Family, Schedule]] = []
@@ -45,7 +59,8 @@ def choose(
             return family, answer, refusals
         refusals.append(answer)
     for family in FAMILIES:
-        answer = family.schedule(spec, target)
+        inexact = Refusal(family.name, "rounds sums of integers, which a step may follow here")
+        answer = inexact if exact and not family.exact else family.schedule(spec, target)
         if isinstance(answer, Refusal):
             refusals.append(answer)
         else:

@@ -46,7 +46,8 @@ class Family:
     `cost` predicts cycles on one thread, without packing of activations. `tables` are what the kernel reads beside packed
     weights; `operands(spec, schedule, weights, given)` the epilogue's operands as the kernel wants them. `settle` changes the form of a
     kernel once it is known what it packs (thresholds of as few bytes as hold them). `packs` families quantise
-    and pack their own result where the spec says so; those that take floats pack their own input.
+    and pack their own result where the spec says so; those that take floats pack their own input. Sums of integers that floats
+    hold come out as they are of all families but those that are not `exact`.
     """
 
     name: str
@@ -60,3 +61,4 @@ class Family:
     settle: Callable[[Any], Any] = as_it_is
     packs: bool = False
     takes_floats: bool = False
+    exact: bool = True

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from onnxc.codegen.kernels import quantise
 from onnxc.codegen.kernels.spec import WORD, KernelSpec, PackSpec
-from onnxc.codegen.kernels.tile import CACHES, LINE_BYTES, at
+from onnxc.codegen.kernels.tile import CACHES, LINE_BYTES, prefetch
 
 LEAST_ROWS = 4  # of output, below which there is little to do meanwhile
 MOST_WEIGHTS = CACHES[1][0]  # bytes, read again for each row
@@ -86,7 +86,7 @@ class Floats:
 
     def _ask(self, n, first, part, parts: int) -> None:
         """Prefetches a `part` of the rows from `first` on, which the next row of results needs."""
-        from tvm import ir, tirx
+        from tvm import tirx
         from tvm.script.ir_builder import tirx as T
 
         pack: PackSpec = self.pack
@@ -99,6 +99,4 @@ class Floats:
         with T.serial(0, share) as i:
             line = tirx.min(part * share + i, lines - 1)
             place = (start + line) * LINE
-            address = tirx.address_of(self.x[at(self.x, place)])
-            read, near, data = (tirx.const(number, "int32") for number in (0, 3, 1))
-            T.evaluate(ir.Call(ir.Op.get("tirx.prefetch"), [address, read, near, data], ret_ty="void"))
+            prefetch(self.x, place)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod
+from typing import Any
 
 from onnxc.codegen.kernels.spec import CHANNEL_STEPS, FLOAT32, Detail, KernelSpec, Refusal, Schedule
 from onnxc.codegen.target import Target
@@ -19,7 +20,10 @@ ACCUMULATOR_BYTES = 960  # TVM keeps a buffer of less than 1024 bytes on the sta
 TURNS = 8  # of a parallel loop a thread, so that what does not divide makes little difference
 LINE_BYTES = 64
 CACHES = ((1 << 15, 0.0), (1 << 19, 3.0), (float("inf"), 8.0))  # bytes, and half cycles a line from there; usual sizes
-LATENCY = 8  # half cycles until the result of a multiply-add can be used again
+BOTH = (
+    16  # lanes: of the cores with AVX-512 some multiply a full vector in a cycle, some two, so tiles are judged by both
+)
+LATENCY = 10  # half cycles until the result of a multiply-add can be used again
 
 
 def choose_tile(
@@ -42,10 +46,12 @@ def choose_tile(
     best: tuple[float, int, int] | None = None
     choice = None
     for lanes, vectors, height in _tiles(pixels, channels, target, most, least):
-        step_cost = target.wide_cost if lanes == target.lanes else 1
+        rates = {target.wide_cost, 1 if target.lanes == BOTH else target.wide_cost} if lanes == target.lanes else {1}
         lines = lanes * vectors * 4 / LINE_BYTES
         supply = lines * next(cost for size, cost in CACHES if depth * lines * LINE_BYTES <= size)
-        step = max(height * vectors * step_cost, height + vectors * step_cost, supply, LATENCY)
+        step = sum(max(height * vectors * rate, height + vectors * rate, supply, LATENCY) for rate in rates) / len(
+            rates
+        )
         tiles = -(-channels // (lanes * vectors)) * -(-pixels // height)
         cost = tiles * (depth * step + height * vectors * 3 + 12)
         key = (cost, -lanes, -vectors)
@@ -71,6 +77,16 @@ def _tiles(pixels: int, channels: int, target: Target, most: int, least: int) ->
 def at(buffer, offset):
     """Indices of the element at a linear row-major offset."""
     return [0] * (len(buffer.shape) - 1) + [offset]
+
+
+def prefetch(buffer: Any, offset: Any) -> None:
+    """Asks for the cache line of the element at a linear offset, to be read soon."""
+    from tvm import ir, tirx
+    from tvm.script.ir_builder import tirx as T
+
+    address = tirx.address_of(buffer[at(buffer, offset)])
+    read, near, data = (tirx.const(number, "int32") for number in (0, 3, 1))
+    T.evaluate(ir.Call(ir.Op.get("tirx.prefetch"), [address, read, near, data], ret_ty="void"))
 
 
 def each(schedule: Schedule, body: Callable) -> None:

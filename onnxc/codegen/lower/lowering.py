@@ -293,6 +293,7 @@ class _Lowering:
             "cycles": family.cost(spec, plan, self.target) if family and plan else None,
             "function": None,
             "flash": 0,
+            "grown": 0,
             "refused": [{"rule": r.rule, "reason": r.reason} for r in choice.refusals],
         }
         self.report.append(entry)
@@ -307,6 +308,7 @@ class _Lowering:
         function = self._function(spec, "kernel", lambda name: family.emit(spec, plan, name))
         entry["function"] = name_of(function)
         entry["flash"] = sum(self.stored[arg] for arg in args if arg in self.stored)
+        entry["grown"] = 0 if family.exact else self.stored[args[1]] - form.weight.nbytes
         results = [self.relax.TensorType(spec.y_shape, spec.output.kind)] if spec.output.kind != "bits" else []
         if spec.packed is not None:
             results.append(self.relax.TensorType(spec.packed.shape, "uint64"))
@@ -350,10 +352,11 @@ class _Lowering:
         for form in (found.few_bit, found.weight_only, found):
             if form is not None:
                 form = replace(form, spec=self._on_threads(form))
-                family, plan, declined = choose(form.spec, self.target)
+                whole = found.few_bit is not None  # integers in
+                family, plan, declined = choose(form.spec, self.target, exact=whole)
                 if family in layers.FAMILIES and not layers.fits(form.spec, plan, form.weight, form.operands):
                     refusals.append(Refusal(family.name, "has a factor of a quarter or more"))
-                    family, plan, declined = choose(form.spec, self.target, micro=False)
+                    family, plan, declined = choose(form.spec, self.target, micro=False, exact=whole)
                 refusals += declined
                 few = isinstance(form, FewBit) and not self.target.micro  # flash counts more there
                 if plan is not None and (few or form.spec.weight.kind == "codes"):
@@ -366,7 +369,7 @@ class _Lowering:
 
     def _slower(self, form: FewBit | match.Match, family: Family, plan: Schedule, found: match.Match) -> list[Refusal]:
         """A refusal if the float form of a few-bit kernel, or of one on codes, is predicted to be faster."""
-        rival, other, _ = choose(found.spec, self.target)
+        rival, other, _ = choose(found.spec, self.target, exact=found.few_bit is not None)
         if rival is None or other is None:
             return []
         floats = rival.cost(found.spec, other, self.target)

@@ -1,0 +1,325 @@
+"""Winograd convolution of float32, 3 x 3 with stride 1, channels-last: F(2 x 2) and F(4 x 4) of `winograd_form`.
+
+    V[i] = B' d B of each tile of inputs,   P[i] = V[i] U[i] for each of the (m + 2)^2 products i,   y = A' P A
+
+Tiles of m x m outputs are taken some at a time (`turn`), so that what they become stays in a near cache: their inputs are
+transformed, multiplied for one block of output channels after the other on the register tiles of `float32.direct`, and
+each block's products become outputs at once, with the epilogue. Where weights outweigh activations (`whole`), all inputs are
+transformed first, and a block of weights is brought once for all tiles. Tiles beyond an edge read zeros and write what is there.
+Weights U = G w G' lie as (blocks, (m + 2)^2, c, block): 16 or 36 numbers for 9.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxc.codegen import pack as layouts
+from onnxc.codegen.kernels import cost
+from onnxc.codegen.kernels.family import Family
+from onnxc.codegen.kernels.result import vector_of
+from onnxc.codegen.kernels.spec import Detail, KernelSpec, Refusal, Schedule
+from onnxc.codegen.kernels.tile import at, check_float, choose_tile, each, epilogue, operands, prefetch, shared_grid
+from onnxc.codegen.kernels.winograd_form import F2, F4, Form
+from onnxc.codegen.target import Target
+
+NAME = "float32.winograd"
+TURN = 28  # tiles of a turn: what they become stays in a cache of the second level
+FAR = 4 << 20  # bytes of weights from which on twice as many tiles share what is brought of them
+ENOUGH = 8  # turns a thread from which on they are what threads share
+LEAST_CHANNELS = 16
+CACHES = ((1 << 19, 64.0), (12 << 20, 16.0), (float("inf"), 4.0))  # bytes of weights, and bytes of them brought a cycle
+
+
+@dataclass(frozen=True)
+class Turns(Detail):
+    """The form, the tiles of a turn, and whether all inputs are transformed before the first product."""
+
+    form: Form
+    turn: int
+    whole: bool
+
+
+def _turns(plan: Schedule) -> Turns:
+    assert isinstance(plan.detail, Turns)
+    return plan.detail
+
+
+def _tiles(spec: KernelSpec, form: Form) -> tuple[int, int, int]:
+    """Images, and rows and columns of tiles."""
+    return spec.n, -(-spec.oh // form.outputs), -(-spec.ow // form.outputs)
+
+
+def _count(spec: KernelSpec, form: Form) -> int:
+    images, rows, columns = _tiles(spec, form)
+    return images * rows * columns
+
+
+def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
+    """Takes 3 x 3 convolutions with stride 1 of whole vectors of channels; of the forms the one predicted to be faster."""
+    refusal = check_float(NAME, spec)
+    if refusal:
+        return refusal
+    reasons = {
+        f"takes 3 x 3 kernels only, not {spec.kh} x {spec.kw}": (spec.kh, spec.kw) != (3, 3),
+        "takes stride 1 and dilation 1 only": spec.stride != (1, 1) or spec.dilation != (1, 1),
+        f"takes one group only, not {spec.groups}": spec.groups != 1,
+        "needs weights that are constant": not spec.weight_constant,
+        "packs no results": spec.packed is not None,
+        f"needs {LEAST_CHANNELS} channels on both sides": min(spec.c, spec.oc) < LEAST_CHANNELS,
+        "has an extent of zero": not spec.macs,
+        "holds more weights than it is given, which are to take little": target.micro or target.compact,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            return Refusal(NAME, reason)
+    plans = [plan_of(spec, target, form, name) for form, name in ((F2, "f2"), (F4, "f4"))]
+    return min(plans, key=lambda plan: cycles(spec, plan, target))
+
+
+def plan_of(spec: KernelSpec, target: Target, form: Form, name: str) -> Schedule:
+    """The schedule of one form, called `name`."""
+    tiles = _count(spec, form)
+    tile = choose_tile(NAME, TURN, spec.oc, spec.c, target)
+    far = _weights(spec, form) > FAR
+    turns = -(-tiles // (2 * TURN if far else TURN))
+    parts = -(-tiles // (turns * tile.pixels))  # register tiles of a turn, as even as can be
+    pixels = -(-tiles // (turns * parts))
+    turn = min(tiles, pixels * parts)
+    whole = (far and tiles < spec.oc) or (spec.threads > 1 and turns < ENOUGH * spec.threads)
+    return Schedule(NAME, pixels, tile.vectors, tile.lanes, Turns(name, form, turn, whole))
+
+
+def _weights(spec: KernelSpec, form: Form) -> int:
+    return 4 * form.products * spec.c * spec.oc
+
+
+def cycles(spec: KernelSpec, plan: Schedule, target: Target) -> float:
+    """Predicted cycles: both transforms, two operations at a time, the products, and the weights brought for each turn."""
+    detail = _turns(plan)
+    form, tiles = detail.form, _count(spec, detail.form)
+    slow = cost.wide(plan, target) / 2 * (target.lanes / plan.lanes)
+    n, m, lines = form.reads, form.outputs, 2 * len(form.pairs)
+    inputs = 2 * n * (4 + lines * (len(form.pairs) + 1)) + 3 * form.products
+    outputs = (n + m) * (2 * lines + m * len(form.pairs)) + 2 * form.products + 6 * m * m
+    vectors = -(-spec.c // target.lanes), -(-spec.oc // target.lanes)
+    around = tiles * slow * (inputs * vectors[0] + outputs * vectors[1])
+    turns = -(-tiles // detail.turn)
+    step = max(plan.tile * cost.wide(plan, target) / 2, (plan.pixels + plan.vectors) / 2, cost.LATENCY)
+    bodies = turns * -(-detail.turn // plan.pixels) * -(-spec.oc // plan.block) * form.products
+    products = bodies * (spec.c * step + cost.FINISH * plan.tile + cost.AROUND / 2)
+    held = _weights(spec, form)
+    brought = held * (1 if detail.whole else turns) / next(rate for size, rate in CACHES if held <= size)
+    return around + max(products, brought) + brought / 2
+
+
+def pack(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
+    """Weights (oc, c, 3, 3) -> G w G' as (1, blocks, m + 2, m + 2, c, block)."""
+    g = _turns(plan).form.kernel()
+    made = np.einsum("ij,ocjk,lk->ocil", g, weights.astype(np.float64), g, optimize=True)
+    return layouts.conv_blocks(made.astype(np.float32), 1, plan.block)
+
+
+def pack_key(spec: KernelSpec, plan: Schedule) -> tuple:
+    """What `pack` depends on."""
+    return (plan.block, _turns(plan).form)
+
+
+def emit(spec: KernelSpec, plan: Schedule, name: str) -> Any:
+    """The kernel as TIR: operands x, weights, the epilogue's operands, y."""
+    from tvm.script.ir_builder import IRBuilder
+    from tvm.script.ir_builder import tirx as T
+
+    form = _turns(plan).form
+    shape = (1, -(-spec.oc // plan.block), form.reads, form.reads, spec.c, plan.block)
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            T.func_name(name)
+            x = T.arg("x", T.buffer(spec.x_shape, spec.dtype))
+            w = T.arg("w", T.buffer(shape, spec.dtype))
+            extra = [T.arg(label, T.buffer(shape, spec.dtype)) for label, shape in operands(spec)]
+            y = T.arg("y", T.buffer(spec.y_shape, spec.dtype))
+            T.func_attr({"tirx.noalias": True, "op_pattern": 8})
+            _Kernel(spec, plan, x, w, extra, y).loops()
+    return builder.get()
+
+
+class _Kernel:
+    """The statements of one kernel."""
+
+    def __init__(self, spec: KernelSpec, plan: Schedule, x, w, extra: list, y):
+        self.spec, self.plan, self.detail = spec, plan, _turns(plan)
+        self.form = self.detail.form
+        self.x, self.w, self.extra, self.y = x, w, extra, y
+        self.tiles = _count(spec, self.form)
+        self.lanes = plan.lanes
+        while self.lanes > spec.c:
+            self.lanes //= 2
+
+    def loops(self) -> None:
+        """Turns of tiles, or all tiles and then blocks of output channels by turns."""
+        from tvm import tirx
+        from tvm.script.ir_builder import tirx as T
+
+        threads, turn = self.spec.threads, self.detail.turn
+        turns, blocks = -(-self.tiles // turn), -(-self.spec.oc // self.plan.block)
+        if not self.detail.whole:
+            with (T.parallel if threads > 1 else T.serial)(0, turns) as index:
+                first = tirx.min(index * turn, self.tiles - turn)
+                v = self._room(turn, self.spec.c)
+                with T.serial(0, turn) as tile:
+                    self._inputs(v, turn, first + tile, tile)
+                with T.serial(0, blocks) as block:
+                    self._outputs(v, turn, block, first, 0)
+            return
+        v = self._room(self.tiles, self.spec.c)
+        with (T.parallel if threads > 1 else T.serial)(0, self.tiles) as tile:
+            self._inputs(v, self.tiles, tile, tile)
+        with shared_grid(threads, blocks, turns) as (block, index):
+            first = tirx.min(index * turn, self.tiles - turn)
+            self._outputs(v, self.tiles, block, first, first)
+
+    def _line(self, tiles: int, width: int) -> int:
+        """Floats from one product to the next, an odd number of cache lines, so that they lie in different sets."""
+        return tiles * width // 16 // 2 * 32 + 16 + (32 if tiles * width % 32 > 16 else 0)
+
+    def _room(self, tiles: int, width: int):
+        from tvm.script.ir_builder import tirx as T
+
+        return T.alloc_buffer((self.form.products * self._line(tiles, width),), "float32")
+
+    def _place(self, tile) -> tuple:
+        """Image, first row and first column of the outputs of a tile."""
+        _, rows, columns = _tiles(self.spec, self.form)
+        m = self.form.outputs
+        return tile // (rows * columns), tile // columns % rows * m, tile % columns * m
+
+    def _inputs(self, v, tiles: int, tile, to) -> None:
+        """V of one tile, all channels. A tile at an edge is copied to where zeros are around it."""
+        from tvm import tirx
+        from tvm.script.ir_builder import tirx as T
+
+        spec, n = self.spec, self.form.reads
+        image, row, column = self._place(tile)
+        row, column = T.bind(row - spec.pads[0]), T.bind(column - spec.pads[1])
+        line = spec.w * spec.c
+        inside = tirx.all(row >= 0, column >= 0, row + n <= spec.h, column + n <= spec.w)
+        start = (image * spec.h + row) * line + column * spec.c
+        with T.If(inside):
+            with T.Then():
+                self._transform(self.x, start, line, v, tiles, to)
+            with T.Else():
+                held = T.alloc_buffer((n * n * spec.c,), "float32")
+                with T.grid(n, n) as (i, j):
+                    there = tirx.all(row + i >= 0, row + i < spec.h, column + j >= 0, column + j < spec.w)
+                    here = (i * n + j) * spec.c
+                    with T.If(there):
+                        with T.Then(), T.serial(0, spec.c) as k:
+                            T.buffer_store(held, self.x[at(self.x, start + i * line + j * spec.c + k)], [here + k])
+                        with T.Else(), T.serial(0, spec.c) as k:
+                            T.buffer_store(held, tirx.const(0, "float32"), [here + k])
+                self._transform(held, 0, n * spec.c, v, tiles, to)
+
+    def _transform(self, source, start, line, v, tiles: int, to) -> None:
+        """B' d B for vectors of channels of n x n pixels of `source`, `line` floats from row to row."""
+        from tvm import tirx
+        from tvm.script.ir_builder import tirx as T
+
+        spec, n, lanes = self.spec, self.form.reads, self.lanes
+        between = T.alloc_buffer((n * n * lanes,), "float32")
+        with T.serial(0, -(-spec.c // lanes)) as vector:
+            channel = T.bind(tirx.min(vector * lanes, spec.c - lanes))
+
+            def load(i: int, j: int):
+                return T.bind(source[at(source, vector_of(start + i * line + j * spec.c + channel, lanes))])
+
+            for j in range(n):
+                for i, value in enumerate(self.form.analyse([load(i, j) for i in range(n)], T.bind)):
+                    T.buffer_store(between, value, [vector_of((i * n + j) * lanes, lanes)])
+            for i in range(n):
+                row = [T.bind(between[vector_of((i * n + j) * lanes, lanes)]) for j in range(n)]
+                for j, value in enumerate(self.form.analyse(row, T.bind)):
+                    place = (i * n + j) * self._line(tiles, spec.c) + to * spec.c + channel
+                    T.buffer_store(v, value, [vector_of(place, lanes)])
+
+    def _outputs(self, v, tiles: int, block, first, start) -> None:
+        """Products of a turn's tiles for a block of output channels, and its outputs; `start` is its first tile in V."""
+        from tvm import tirx
+        from tvm.script.ir_builder import tirx as T
+
+        spec, plan, turn = self.spec, self.plan, self.detail.turn
+        p, parts = self._room(turn, plan.block), -(-turn // plan.pixels)
+        share = plan.block // parts  # of the next product's weights, floats that a step asks for
+        last = (-(-spec.oc // plan.block) * self.form.products - 1) * spec.c
+        with T.grid(self.form.products, parts) as (i, part):
+            acc = T.alloc_buffer((plan.pixels * plan.block,), "float32")
+            pixel0 = T.bind(tirx.min(part * plan.pixels, turn - plan.pixels))
+            each(plan, lambda pixel, lane, at_: T.buffer_store(acc, tirx.const(0, "float32"), [at_]))
+            here = i * self._line(tiles, spec.c) + (start + pixel0) * spec.c
+            step = (block * self.form.products + i) * spec.c
+            after = T.bind(tirx.min(step + spec.c, last) * plan.block + part * (spec.c // parts * plan.block))
+            with T.serial(0, spec.c) as k:
+                if share:
+                    prefetch(self.w, after + k * share)
+
+                def product(pixel, lane, at_, k=k):
+                    value = v[here + pixel * spec.c + k] * self.w[at(self.w, (step + k) * plan.block + lane)]
+                    T.buffer_store(acc, acc[at_] + value, [at_])
+
+                each(plan, product)
+            to = i * self._line(turn, plan.block) + pixel0 * plan.block
+
+            each(plan, lambda pixel, lane, at_: T.buffer_store(p, acc[at_], [to + at_]))
+        with T.serial(0, turn) as tile:
+            image, row, column = self._place(first + tile)
+            self._combine(p, tile, (image, T.bind(row), T.bind(column)), block)
+
+    def _combine(self, p, tile, place: tuple, block) -> None:
+        """A' P A, the epilogue, and what of it is not beyond an edge, stored."""
+        from tvm import tirx
+        from tvm.script.ir_builder import tirx as T
+
+        spec, plan, form, lanes = self.spec, self.plan, self.form, self.plan.lanes
+        image, row, column = place
+        n, m = form.reads, form.outputs
+        channel0 = T.bind(tirx.min(block * plan.block, spec.oc - plan.block))
+        between, made = (T.alloc_buffer((count * m * lanes,), "float32") for count in (n, m))
+        inside = T.bind(tirx.all(row + m <= spec.oh, column + m <= spec.ow))
+        with T.serial(0, plan.vectors) as vector:
+            lowest = T.bind(channel0 + vector * lanes)
+
+            def result(value, i, j) -> None:
+                offset = ((image * spec.oh + row + i) * spec.ow + column + j) * spec.oc + lowest
+                where = vector_of(offset, lanes)
+                value = epilogue(spec, value, self.extra, vector_of(lowest, lanes), where)
+                T.buffer_store(self.y, value, at(self.y, where))
+
+            def load(i: int, j: int):
+                line = (i * n + j) * self._line(self.detail.turn, plan.block)
+                return T.bind(p[vector_of(line + tile * plan.block + vector * lanes, lanes)])
+
+            for j in range(n):
+                for i, value in enumerate(form.combine([load(i, j) for i in range(n)], T.bind)):
+                    T.buffer_store(between, value, [vector_of((i * n + j) * lanes, lanes)])
+            rows = (
+                form.combine([T.bind(between[vector_of((i * n + j) * lanes, lanes)]) for j in range(n)], T.bind)
+                for i in range(m)
+            )
+            with T.If(inside):
+                with T.Then():
+                    for i, values in enumerate(rows):
+                        for j, value in enumerate(values):
+                            result(T.bind(value), i, j)
+                with T.Else():
+                    for i in range(m):
+                        row_ = [T.bind(between[vector_of((i * n + j) * lanes, lanes)]) for j in range(n)]
+                        for j, value in enumerate(form.combine(row_, T.bind)):
+                            T.buffer_store(made, value, [vector_of((i * m + j) * lanes, lanes)])
+                    down, across = tirx.min(m, spec.oh - row), tirx.min(m, spec.ow - column)
+                    with T.serial(0, down) as i, T.serial(0, across) as j:
+                        result(T.bind(made[vector_of((i * m + j) * lanes, lanes)]), i, j)
+
+
+FAMILY = Family(NAME, schedule, emit, pack, cycles, pack_key, exact=False)
