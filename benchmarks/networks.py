@@ -1,0 +1,178 @@
+"""Whole networks beside ONNX Runtime, OpenVINO and ncnn, on one and two threads.
+
+    python benchmarks/networks.py [NAME ...] [--threads 1 2] [--rounds 9] [--json FILE]
+
+The networks are those of `network_models.py`, with random weights. In every round each runtime runs for some milliseconds, in
+turns; a row has medians of wall time a call, the peers' times by ours (above 1 the library is faster, the median of the rounds'
+ratios), and the largest difference from ONNX Runtime as a share of the largest output. On a machine with other work wall time
+counts what waits, so take the ratios. OpenVINO and ncnn (through pnnx) are measured where they are installed
+(pip install openvino ncnn pnnx). Rows go into benchmarks/results/networks.json, by network and threads; others there stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import onnx
+from network_models import NETWORKS
+
+import onnxc
+
+RESULTS = Path(__file__).parent / "results/networks.json"
+SLICE = 0.02  # seconds that a runtime runs in a round
+OURS = "onnxc"
+
+
+def ours(model: onnx.ModelProto, folder: Path, threads: int) -> Callable:
+    """A library of ours, compared with ONNX Runtime before it is written."""
+    library = onnxc.compile(model, folder / "library", threads=threads)
+    return lambda x: library.run({"x": x})["y"]
+
+
+def onnxruntime(model: onnx.ModelProto, folder: Path, threads: int) -> Callable:
+    """ONNX Runtime with all its optimisations."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda x: session.run(None, {"x": x})[0]
+
+
+def openvino(model: onnx.ModelProto, folder: Path, threads: int) -> Callable:
+    """OpenVINO, for latency, in float32."""
+    import openvino as ov
+
+    core = ov.Core()
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    file = folder / "net.onnx"
+    onnx.save(model, file)
+    request = core.compile_model(core.read_model(file), "CPU", settings).create_infer_request()
+
+    def run(x: np.ndarray) -> np.ndarray:
+        return request.infer({"x": x}, share_inputs=True, share_outputs=True)[0]
+
+    return run
+
+
+def ncnn(model: onnx.ModelProto, folder: Path, threads: int) -> Callable:
+    """ncnn, in float32; pnnx converts."""
+    import ncnn as peer
+
+    onnx.save(model, folder / "pnnx.onnx")
+    shape = ",".join(str(d.dim_value) for d in model.graph.input[0].type.tensor_type.shape.dim)
+    program = Path(find_spec("pnnx").origin).parent / "bin/pnnx"
+    command = [str(program) if program.exists() else "pnnx", "pnnx.onnx", f"inputshape=[{shape}]", "fp16=0"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=600)
+    net = peer.Net()
+    net.opt.num_threads = threads
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
+    net.opt.use_bf16_storage = False
+    net.load_param(str(folder / "pnnx.ncnn.param"))
+    net.load_model(str(folder / "pnnx.ncnn.bin"))
+
+    def run(x: np.ndarray) -> np.ndarray:
+        extractor = net.create_extractor()
+        extractor.input(net.input_names()[0], peer.Mat(x[0]))
+        return np.array(extractor.extract(net.output_names()[0])[1])
+
+    return run
+
+
+PEERS = {"onnxruntime": onnxruntime, "openvino": openvino, "ncnn": ncnn}
+
+
+def timed(run: Callable, x: np.ndarray) -> float:
+    """Seconds a call, over at least `SLICE` of them."""
+    start, count = time.perf_counter(), 0
+    while True:
+        run(x)
+        count += 1
+        spent = time.perf_counter() - start
+        if spent >= SLICE:
+            return spent / count
+
+
+def compare(name: str, threads: int, rounds: int) -> dict:
+    """The row of one network."""
+    model = NETWORKS[name]()
+    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    x = np.random.default_rng(0).standard_normal(shape, np.float32)
+    row: dict = {"network": name, "threads": threads, "milliseconds": {}, "by": {}, "error": {}, "left_out": {}}
+    with tempfile.TemporaryDirectory() as home:
+        runs = {OURS: ours(model, Path(home), threads)}
+        for peer, make in PEERS.items():
+            if find_spec(peer) is None:
+                row["left_out"][peer] = "not installed"
+                continue
+            try:
+                runs[peer] = make(model, Path(home), threads)
+                runs[peer](x)
+            except Exception as error:
+                runs.pop(peer, None)
+                row["left_out"][peer] = " ".join(str(error).split())[:160]
+        wanted = runs["onnxruntime"](x)
+        for who, run in runs.items():
+            found = np.asarray(run(x)).reshape(-1)
+            if found.size == wanted.size:
+                row["error"][who] = float(np.abs(found - wanted.reshape(-1)).max() / np.abs(wanted).max())
+        times: dict[str, list[float]] = {who: [] for who in runs}
+        order = list(runs)
+        for turn in range(rounds):
+            for who in order[turn % len(order) :] + order[: turn % len(order)]:
+                times[who].append(timed(runs[who], x))
+    for who, found in times.items():
+        row["milliseconds"][who] = round(statistics.median(found) * 1e3, 4)
+        if who != OURS:
+            row["by"][who] = round(statistics.median(a / b for a, b in zip(found, times[OURS], strict=True)), 3)
+    row["by_best"] = min(row["by"].values())
+    return row
+
+
+def mean(values: list[float]) -> float:
+    """Geometric mean."""
+    return math.exp(statistics.fmean(map(math.log, values)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(NETWORKS)}; all if left out")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    found = json.loads(args.json.read_text()) if args.json.exists() else []
+    for threads in args.threads:
+        for name in args.names or NETWORKS:
+            row = compare(name, threads, args.rounds)
+            found = [r for r in found if (r["network"], r["threads"]) != (name, threads)] + [row]
+            args.json.write_text(json.dumps(found, indent=1) + "\n")
+            by = "  ".join(f"{peer} {ratio:.2f}" for peer, ratio in row["by"].items())
+            print(
+                f"{name:16s} {threads} threads {row['milliseconds'][OURS]:9.3f} ms   {by}   {row['error']}", flush=True
+            )
+    for threads in sorted({row["threads"] for row in found}):
+        rows = [row for row in found if row["threads"] == threads]
+        peers = sorted({peer for row in rows for peer in row["by"]})
+        by = "  ".join(f"{peer} {mean([row['by'][peer] for row in rows if peer in row['by']]):.3f}" for peer in peers)
+        print(f"geometric means, {threads} threads: {by}  best {mean([row['by_best'] for row in rows]):.3f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
