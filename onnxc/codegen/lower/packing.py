@@ -14,6 +14,7 @@ import numpy as np
 from onnxc.codegen.kernels import planes
 from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.spec import BINARY, KernelSpec, Refusal, Schedule
+from onnxc.codegen.kernels.sums import Coded
 from onnxc.codegen.kernels.thresholds import thresholds
 from onnxc.codegen.match.fewbit import FewBit
 from onnxc.codegen.match.products import Match, Matches
@@ -36,7 +37,11 @@ class Choice:
 
 
 def packed(
-    family: Family, spec: KernelSpec, schedule: Schedule, weights: np.ndarray | Lazy, scale: np.ndarray | None = None
+    family: Family,
+    spec: KernelSpec,
+    schedule: Schedule,
+    weights: np.ndarray | Lazy | Coded,
+    scale: np.ndarray | None = None,
 ) -> np.ndarray:
     """`family.pack` of weights (oc, c/groups, kh, kw) times `scale` (oc,).
 
@@ -44,8 +49,12 @@ def packed(
     `Lazy` ones are unpacked no further than that.
     """
 
+    if isinstance(weights, Coded):  # small as they are
+        return family.pack(spec, schedule, weights)
+    whole = weights
+
     def pack(start: int, end: int) -> np.ndarray:
-        part = np.asarray(weights[start:end])
+        part = np.asarray(whole[start:end])
         if scale is not None:
             each = np.broadcast_to(scale.reshape(-1), (spec.oc,))[start:end]
             part = part * each.reshape(-1, 1, 1, 1).astype(part.dtype)
