@@ -293,7 +293,6 @@ class _Lowering:
             "cycles": family.cost(spec, plan, self.target) if family and plan else None,
             "function": None,
             "flash": 0,
-            "grown": 0,
             "refused": [{"rule": r.rule, "reason": r.reason} for r in choice.refusals],
         }
         self.report.append(entry)
