@@ -12,7 +12,7 @@ from onnxc.codegen.kernels import choose, winograd
 from onnxc.codegen.kernels.spec import INT8, Refusal, Schedule
 from onnxc.codegen.kernels.winograd_form import F2, F4
 from onnxc.codegen.target import TARGETS, resolve
-from onnxc.runtime.library import Library
+from onnxc.runtime import library
 
 from . import bulk, cross
 from .conftest import error, run_ort
@@ -98,9 +98,9 @@ def check(found: dict, wanted: dict) -> None:
 def test_kernels_on_awkward_extents(name, most, tmp_path):
     target = resolve(name)
     functions, arrays, wanted = calls(list(SPECS.values())[-most:], target)
-    library = bulk.Bulk(functions, target, tmp_path)
+    kernels = bulk.Bulk(functions, target, tmp_path)
     for label, held in arrays.items():
-        library.call(label, *held)
+        kernels.call(label, *held)
     check({label: held[-1] for label, held in arrays.items()}, wanted)
 
 
@@ -123,7 +123,7 @@ def test_threads_make_the_same_bytes(tmp_path):
     assert [row["kernel"] for row in report.kernels] == ["float32.winograd.f4"] * 2
     assert "residual" in report.kernels[1]["spec"]
     feeds = {"x": np.random.default_rng(0).standard_normal((2, 32, 29, 30)).astype("f")}
-    made = [Library(tmp_path, threads).run(feeds)["y"] for threads in (1, 2, 3)]
+    made = [library.Library(tmp_path, threads).run(feeds)["y"] for threads in (1, 2, 3)]
     assert error(made[0], run_ort(net, feeds)["y"]) < MOST
     assert np.array_equal(made[0], made[1]) and np.array_equal(made[0], made[2])
 
