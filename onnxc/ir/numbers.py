@@ -227,11 +227,17 @@ def _bare(n: Numbers) -> bool:
 
 
 def _dequantize(n: Numbers, node: gs.Node) -> Numbers | None:
+    scale, zero = _constant(node, 1), _constant(node, 2)
+    has_zero = len(node.inputs) > 2 and bool(node.inputs[2].name)
+    if (
+        n.q.zero_point is not None
+        and n.q.zero_point.size == 1
+        and (not has_zero or (zero is not None and not zero.any()))
+    ):
+        zero, has_zero = n.q.zero_point, True  # packed: it was taken off already
+        n = replace(n, q=replace(n.q, zero_point=None))
     if not _bare(n) or n.q.zero_point is not None or any(v.op not in VIEWS for v in n.views):
         return None
-    scale = _constant(node, 1)
-    has_zero = len(node.inputs) > 2 and bool(node.inputs[2].name)
-    zero = _constant(node, 2)
     by_axis = scale is not None and scale.ndim > 0 and scale.size > 1
     axis = node.attrs.get("axis", 1) if by_axis else None
     if n.views and by_axis:

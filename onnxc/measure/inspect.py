@@ -185,6 +185,8 @@ def _numbers(maker: gs.Node) -> np.ndarray | None:
     """The stored numbers of 8 bits at most that `maker` unpacks, as uint8; None where it stores others, or none."""
     if maker.op in ("Lookup", "ProductLookup"):
         return indices(maker)
+    if not isinstance(maker.inputs[0], gs.Constant):
+        return None
     stored = maker.inputs[0].values
     return stored.view(np.uint8) if stored.dtype in (np.int8, np.uint8) and maker.op == "DequantizeLinear" else None
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
-from ..ir import functions
+from ..ir import functions, numbers
 from ..ir.bodies import opened
 from ..ir.files import load
 from ..ir.graph import STANDARD
@@ -16,6 +17,7 @@ from ..ir.verify import verify
 from .base import Claim, Context, Pass, Report, register
 from .opset import reattach
 from .quant.few_bits import integers
+from .quant.placement import single_reader
 
 DEQUANTIZE, BY_AXIS = 10, 13
 """The opsets from which DequantizeLinear takes one scale, and scales by axis."""
@@ -53,6 +55,8 @@ class Portable(Pass):
                 what, size = f"int8 and {grid[1].size} scales", w.size + grid[1].nbytes
                 _dequantised(model, node, *grid)
             report.edit(node.name, f"{w.size} weights as {what}: {size} bytes, {packed} before")
+        for node in [n for n in model.nodes if functions.calls(n, "UnpackBits")]:
+            self._bytes(model, node, report)
         calls = {(n.domain or "", n.op): n.name for n in model.nodes if (n.domain or "", n.op) in model.functions}
         if calls:
             inlined = reattach(load(opened(model.to_proto(weights=False), list(calls))), model)
@@ -75,6 +79,22 @@ class Portable(Pass):
                     node.name, f"{node.domain}.{node.op} has no standard form here: other runtimes may refuse it"
                 )
         return report
+
+    def _bytes(self, model: Model, node: gs.Node, report: Report) -> None:
+        """UnpackBits(packed, shape) -> Sub -> Cast, as `quant.int8(store=bits)` leaves it, as an int8 initialiser."""
+        less = single_reader(model, node.outputs[0])
+        cast = single_reader(model, less.outputs[0]) if less is not None and less.op == "Sub" else None
+        if less is None or cast is None or cast.op != "Cast" or cast.attrs["to"] != onnx.TensorProto.INT8:
+            return
+        found, bottom = numbers.read(node.outputs[0]), less.inputs[1]
+        if found is None or not found.constant or not isinstance(bottom, gs.Constant):
+            return
+        values = (found.integers().astype(np.int16) - bottom.values).astype(np.int8)
+        name = node.name.removesuffix("_bits")
+        model.bypass(cast, model.constant(f"{name}_bytes", read_only(values)))
+        report.edit(
+            node.name, f"{values.size} integers as int8: {values.nbytes} bytes, {node.inputs[0].values.nbytes} before"
+        )
 
 
 def _stem(node: gs.Node) -> str:

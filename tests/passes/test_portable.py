@@ -28,7 +28,8 @@ def bare(model) -> bool:
 @pytest.mark.parametrize(
     ("passes", "stored"),
     [("quant.cluster(bits=3)", np.float32), ("quant.pow2(bits=3)", np.int8), ("quant.hash", np.float32),
-     ("quant.product(centroids=8,correct=false)", np.float32), ("quant.binary", np.int8), ("quant.binary(inputs=horq)", np.int8)],
+     ("quant.product(centroids=8,correct=false)", np.float32), ("quant.binary", np.int8), ("quant.binary(inputs=horq)", np.int8),
+     ("quant(bits=4,store=bits)", np.int8)],
 )  # fmt: skip
 def test_nothing_of_its_own_is_left_and_the_outputs_stay(passes, stored):
     model = network()

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxc.ir import numbers
+from onnxc.ir.cost import cost
 from onnxc.ir.errors import BadOption, Unsupported
 from onnxc.ir.files import load
 from onnxc.ir.text import dump
@@ -325,6 +327,24 @@ def test_auto_rounding_is_the_best_of_all_by_measured_error():
     told = next(note for note in report.notes if "rounding=" in note)
     assert all(f"{how} {db:.1f}" in told for how, db in found.items() if how != "nearest")
     assert min(found[how] for how in ("seqmse", "adaround")) > found["nearest"]
+
+
+@pytest.mark.parametrize("form", ["qdq", "qoperator"])
+def test_four_bits_are_stored_as_four_bits_and_run_on_integers(form, tmp_path):
+    body = f"c = {CONV}(x, w, b) r = Relu(c) y = {CONV}(r, w2)"
+    model = conv_model(body, w=weight(16, 4, 3, 3), w2=weight(4, 16, 3, 3, seed=4), b=weight(16))
+    plain, tight = (quantised(model, bits=4, form=form, store=store)[0] for store in ("bytes", "bits"))
+    feeds = feeds_of(model)
+    assert np.array_equal(run(plain, feeds)["y"], run(tight, feeds)["y"])
+    sizes = [sum(t.values.nbytes for t in m.constants().values()) for m in (plain, tight)]
+    assert sizes[1] < sizes[0] - 500 and max(t.values.size for t in tight.constants().values()) == 288
+    assert fused_operators(tight, tmp_path) == fused_operators(plain, tmp_path)
+    convs = [n for n in tight.nodes if n.op == "Conv"]
+    for node in convs:
+        other = next(n for n in plain.nodes if n.name == node.name)
+        found = numbers.read(node.inputs[1])
+        assert found.q.bits == 4 and np.array_equal(found.real(), numbers.read(other.inputs[1]).real())
+    assert cost(tight, verify(tight)).params <= cost(plain, verify(plain)).params + 2
 
 
 @pytest.mark.parametrize("rounding", ["gptq", "adaptive", "adaround"])

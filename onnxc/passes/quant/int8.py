@@ -34,6 +34,7 @@ from .ranges import CALIBRATORS, Statistics, percentile
 from .recurrent import quantise_recurrent
 from .saturation import EVERYTHING, distinguished
 from .tables import note_left
+from .tight import tighten
 
 OLDEST = 10
 """The first opset with QuantizeLinear and DequantizeLinear."""
@@ -56,7 +57,8 @@ class QuantInt8(Pass):
     Weights are symmetric; activations uint8 with a zero point, or int8 without. Bias scales are the products of the
     scales of input and weight. Everything else stays in float, and the report says what.
 
-    bits: of weights, 2 to 8; fewer than 8 are stored one to a byte (they code better). auto: each product has its
+    bits: of weights, 2 to 8. store: fewer than 8 bits one to a byte (bytes: any runtime takes them, and the archive codes them
+    best), or packed to so many bits, which a function unpacks at load (bits). auto: each product has its
     own, or stays in float, by what it alone does to the outputs. mean_bits: with auto, of a weight, on average. snr:
     with auto, the least signal-to-noise ratio of the outputs in dB, measured on the data; products stay in float for
     it. per_channel: a scale for each output channel. symmetric: activations int8 with zero point 0, for accelerators
@@ -88,6 +90,7 @@ class QuantInt8(Pass):
     rounding: Literal["nearest", "seqmse", "gptq", "adaptive", "adaround", "auto"] = "nearest"
     bias_correction: bool = False
     form: Literal["qdq", "qoperator"] = "qdq"
+    store: Literal["bytes", "bits"] = "bytes"
     recurrent: Literal["dynamic", "weights"] = "dynamic"
     ops: list[str] | str | None = None
     skip: list[str] | str | None = None
@@ -108,6 +111,15 @@ class QuantInt8(Pass):
             raise BadOption("option ops does not fit", pass_name=self.name, expected=known, found=unknown[0])
 
     def run(self, model: Model, ctx: Context) -> Report:
+        report = self._run(model, ctx)
+        if self.store == "bits" and report.edits:
+            stored = [t for t in model.constants().values() if t.values.dtype == np.int8 and t.values.ndim > 1]
+            before, after = tighten(model, stored)
+            if before:
+                report.note(f"integers packed: {after} bytes, one to a byte {before}")
+        return report
+
+    def _run(self, model: Model, ctx: Context) -> Report:
         report = Report()
         self._check_skip(model)
         chosen = self._products(model, ctx.verified.types, report)
