@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -118,6 +119,8 @@ def passes(
     with bar(len(pipeline.passes), lines=verbose) as step:
         pipeline.progress, pipeline.detail = step, step.within
         result = pipeline.transform(model)
+    if int(os.environ.get("RANK", "0")):
+        return  # of the processes that torchrun started, which all hold this model, the first writes and tells
     if out:
         result.model.save(out)
     if before is not None:

@@ -49,6 +49,13 @@ def test_refusals_are_grouped_and_verbose_lists_them(command, model_path):
     assert "own.random: node_p: it has no weights" in full and "own.random: node_y: shaken" in full
 
 
+def test_of_several_processes_the_first_writes_and_tells(command, model_path, tmp_path, monkeypatch):
+    for rank, written in (("1", False), ("0", True)):
+        monkeypatch.setenv("RANK", rank)
+        ended = command("passes", model_path, "-p", "clean", "-o", tmp_path / f"{rank}.onnx", "--check", "shapes")
+        assert ended.status == 0 and bool(ended.out) == written and (tmp_path / f"{rank}.onnx").exists() == written
+
+
 def test_out_may_be_the_model_itself(command, model_path):
     before = model_path.read_bytes()
     assert command("passes", model_path, "-p", "prune", "-o", model_path).status == 0
