@@ -1,0 +1,127 @@
+"""Deep Compression with training: LeNet-300-100 and LeNet-5, trained, cut, shared and packed, stage by stage.
+
+    python benchmarks/lenet.py --train FILE.npz --test FILE.npz --name fashion|mnist [--only NET] [--share N]
+
+FILE.npz: `image` float32 [n, 1, 28, 28] and `labels`. Each stage is a pass list on what the stage before left; accuracy is
+that of the unpacked archive in ONNX Runtime on --test, which chose nothing, and ratios are bytes of float32 weights by bytes
+of the archive. Han's stages beside: 12x cut, 32x shared, 40x coded (LeNet-300-100); 12x, 33x, 39x (LeNet-5).
+Writes benchmarks/results/lenet.json after each stage; --share: train on every N-th image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxc
+from onnxc.coding import pack, unpack
+from onnxc.runtime.evaluate import accuracy
+from onnxc.runtime.reference import Session
+
+RESULTS = Path(__file__).resolve().parent / "results/lenet.json"
+SHARED = "batch=128,held=0.02"
+STAGES = {
+    "LeNet-300-100": {
+        "trained": f"train.finetune(epochs=15,augment=[shift],{SHARED})",
+        "cut": f"train.prune_retrain(sparsity=0.94,sparsity_by={{ip2: 0.9, ip3: 0.6}},epochs=50,augment=[shift],{SHARED})",
+        "shared": f"train.cluster(bits=4,store=floats,epochs=20,{SHARED})",
+    },
+    "LeNet-5": {
+        "trained": f"train.finetune(epochs=6,augment=[shift],{SHARED})",
+        "cut": "train.prune_retrain(sparsity=0.9,sparsity_by={conv1: 0.4, ip1: 0.96, ip2: 0.8},epochs=10,augment=[shift],"
+        f"{SHARED})",
+        "shared": f"train.cluster(bits=4,bits_by={{'conv*': 6}},store=floats,epochs=3,{SHARED})",
+    },
+}  # fmt: skip
+
+
+def network(name: str, seed: int = 0) -> onnx.ModelProto:
+    """The network with random weights (He 2015)."""
+    rng = np.random.default_rng(seed)
+    tensors, nodes = [], []
+
+    def layer(op: str, x: str, stem: str, *shape: int, **attrs) -> str:
+        scale = np.sqrt(2 / np.prod(shape[1:]))
+        tensors.append(numpy_helper.from_array((scale * rng.standard_normal(shape)).astype(np.float32), f"{stem}.w"))
+        tensors.append(numpy_helper.from_array(np.zeros(shape[0], np.float32), f"{stem}.b"))
+        nodes.append(helper.make_node(op, [x, f"{stem}.w", f"{stem}.b"], [stem], name=stem, **attrs))
+        return stem
+
+    def then(op: str, x: str, **attrs) -> str:
+        nodes.append(helper.make_node(op, [x], [f"{x}_{op}"], name=f"{x}_{op}", **attrs))
+        return f"{x}_{op}"
+
+    if name == "LeNet-300-100":
+        x = then("Flatten", "image")
+        sizes = (784, 300, 100, 10)
+    else:
+        x = then("MaxPool", layer("Conv", "image", "conv1", 20, 1, 5, 5), kernel_shape=[2, 2], strides=[2, 2])
+        x = then("MaxPool", layer("Conv", x, "conv2", 50, 20, 5, 5), kernel_shape=[2, 2], strides=[2, 2])
+        x = then("Flatten", x)
+        sizes = (800, 500, 10)
+    for k in range(1, len(sizes)):
+        x = layer("Gemm", x, f"ip{k}", sizes[k], sizes[k - 1], transB=1)
+        x = then("Relu", x) if k + 1 < len(sizes) else x
+    graph = helper.make_graph(
+        nodes, "lenet",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 1, 28, 28])],
+        [helper.make_tensor_value_info(x, TensorProto.FLOAT, ["N", 10])],
+        tensors,
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def measure(model: onnxc.Model, test: dict[str, np.ndarray]) -> dict:
+    """Bytes of the archive and the accuracy of what comes out of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, archive, back = (Path(folder) / name for name in ("m.onnx", "m.onnxz", "back.onnx"))
+        model.save(path)
+        size = pack(path, archive).after
+        unpack(archive, back)
+        session = Session(onnxc.load(back).to_proto())
+        (logits,) = session.run({"image": test["image"]}).values()
+    weights = [t.values for t in model.constants().values() if t.values.dtype.kind == "f"]
+    return {
+        "packed": size, "accuracy": accuracy(logits, test["labels"]),
+        "nonzero": float(sum((w != 0).sum() for w in weights) / sum(w.size for w in weights)),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", required=True)
+    parser.add_argument("--test", required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--share", type=int, default=1)
+    args = parser.parse_args()
+    with np.load(args.test) as held, np.load(args.train) as learnt:
+        test, train = dict(held), {n: a[:: args.share] for n, a in learnt.items()}
+    found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    for name, stages in STAGES.items():
+        if args.only not in name:
+            continue
+        model, rows = onnxc.load(network(name)), found.setdefault(f"{name} {args.name}", {})
+        size = sum(4 * t.values.size for t in model.constants().values() if t.values.dtype.kind == "f")
+        for stage, passes in stages.items():
+            start = time.process_time()
+            model = onnxc.run_passes(model, passes, data=train, check="shapes").model
+            rows[stage] = {"passes": passes, "images": len(train["image"]), **measure(model, test)}
+            rows[stage]["ratio"] = round(size / rows[stage]["packed"], 2)
+            rows[stage]["seconds"] = round(time.process_time() - start, 1)
+            print(name, args.name, stage, json.dumps(rows[stage]), flush=True)
+            RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
