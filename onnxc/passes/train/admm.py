@@ -22,9 +22,9 @@ class Admm(Train):
     20 steps (Zhang 2018, eq. 5 to 8). After six tenths of the training w = P(w), and the rest is trained on: kept weights
     behind their mask, levels straight through.
 
-    to: sparse, or levels up to a scale: binary, ternary, bits3 (0, 1, 2, 4 and negatives: Leng 2018). sparsity: with sparse,
-    the share of each layer's weights that is zero in the end; 0.8 by default. strength: of the pull. ends: with levels, the first and the last product keep their
-    floats. skip: patterns of layer names to leave alone.
+    to: sparse, or levels up to a scale: binary, ternary, bits3 (0, 1, 2, 4 and negatives: Leng 2018). sparsity: with
+    sparse, the share of each layer's weights that is zero in the end; 0.8 by default. strength: of the pull. ends: with
+    levels, the first and the last product keep their floats. skip: patterns of layer names to leave alone.
     """
 
     always = True
