@@ -109,3 +109,17 @@ TOYS = {
         wa=(8, 3, 1, 1), wb=(8, 4, 1, 1), wf=(8, 1, 1, 1), wh=(5, 8, 1, 1),
     ),
 }  # fmt: skip
+
+
+def mobile(width: int, blocks: int = 4) -> Model:
+    """Blocks of 1x1 to 4 * width, depthwise and 1x1 to width, each with a shortcut but the first."""
+    weights, lines, x = {"h": (3, width, 1, 1)}, [], "x"
+    for k in range(blocks):
+        n = 4 * width
+        weights |= {f"e{k}": (n, width, 1, 1), f"d{k}": (n, 1, 3, 3), f"p{k}": (width, n, 1, 1)}
+        lines.append(f"E{k} = Conv({x}, e{k}) R{k} = Relu(E{k}) D{k} = Conv<group={n}, pads=[1,1,1,1]>(R{k}, d{k})")
+        lines.append(f"S{k} = Relu(D{k}) P{k} = Conv(S{k}, p{k})" + (f" x{k} = Add({x}, P{k})" if k else ""))
+        x = f"x{k}" if k else f"P{k}"
+    body = " ".join(lines)
+    text = f"g (float[N,{width},6,6] x) => (float[N,3,6,6] y) {{ {body} y = Conv({x}, h) }}"
+    return network(text, **weights)

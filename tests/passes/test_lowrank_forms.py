@@ -135,6 +135,19 @@ def test_ranks_are_rounded(name):
     assert all(int(v) % 4 == 0 for v in said)
 
 
+@pytest.mark.parametrize("options", [{"macs": 0.55}, {"energy": 0.6}], ids=str)
+def test_ranks_are_multiples_of_16_where_that_will_do(options):
+    def outputs(model):
+        return [n.inputs[1].values.shape[0] for n in model.nodes]
+
+    done, report = apply(make("lowrank", options), layer(48))
+    assert report.edits and all(n % 16 == 0 for n in outputs(done))
+    plain, _ = apply(make("lowrank", options | {"round_to": 1}), layer(48))
+    assert any(n % 16 for n in outputs(plain))
+    small, report = apply(make("lowrank", {"macs": 0.6}), layer(6))  # nothing of 16 there
+    assert report.edits and len(small.nodes) > 1
+
+
 @pytest.mark.parametrize(
     "body, reason",
     [

@@ -18,7 +18,7 @@ from onnxc.passes.prune import groups
 from onnxc.passes.registry import make
 from onnxc.runtime.draw import random_feeds
 from onnxc.runtime.reference import Session
-from tests.passes.prune_models import TOYS, chain, network
+from tests.passes.prune_models import TOYS, chain, mobile, network
 from tests.strategies import feeds, models
 
 HALF = {
@@ -170,6 +170,34 @@ def test_counts_are_rounded_to_a_vector_width():
     assert next(n for n in narrow.nodes if n.name == "first").inputs[1].values.shape[0] == 40
 
 
+def widths(model) -> list[int]:
+    return [n.inputs[1].values.shape[0] for n in model.nodes if n.op == "Conv"]
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5])
+def test_counts_are_multiples_of_16_and_the_ratio_holds_in_the_mean(ratio):
+    small, report = apply(make("prune", {"ratio": ratio}), mobile(32))
+    assert all(w % 16 == 0 for w in widths(small)[:-1]) and report.edits
+    kept = [w for k, w in enumerate(widths(small)[:-1]) if k % 3 == 0] + [widths(small)[2]]  # one for each group
+    assert abs(1 - sum(kept) / (4 * 128 + 32) - ratio) <= 0.03
+
+
+def test_groups_too_small_for_16_take_a_smaller_multiple():
+    small, _ = apply(make("prune", {"ratio": 0.5}), mobile(4))
+    assert set(widths(small)) == {8, 4, 3}
+    plain, _ = apply(make("prune", {"ratio": 0.3, "round_to": 1}), mobile(32))
+    assert any(w % 4 for w in widths(plain)[:-1])
+
+
+def test_a_budget_is_met_with_one_group_at_most_off_the_multiples():
+    model = mobile(32)
+    whole = cost(model, verify(model)).macs
+    for wanted in (0.5, 0.6):
+        small, _ = apply(make("prune", {"macs": wanted}), model)
+        assert len({w for w in widths(small)[:-1] if w % 16}) <= 1  # one group makes up for the rest
+        assert 0.99 * wanted <= cost(small, verify(small)).macs / whole <= wanted
+
+
 def test_ratios_by_name_and_layers_that_stay(resnet20_path):
     model = load(resnet20_path)
     options = {"ratio": 0.5, "ratio_by": {"/l/l.7/*": 0.25}, "keep": ["/l/l.8/c1/*"]}
@@ -182,7 +210,7 @@ def test_ratios_by_name_and_layers_that_stay(resnet20_path):
 
 
 def test_inner_leaves_alone_what_a_shortcut_ties(resnet20_path):
-    small, report = apply(make("prune", {"couple": "inner"}), load(resnet20_path))
+    small, report = apply(make("prune", {"couple": "inner", "round_to": 1}), load(resnet20_path))
     shapes = {n.name: n.inputs[1].values.shape for n in small.nodes if n.op == "Conv"}
     assert shapes["/c/Conv"][0] == 16 and shapes["/l/l.0/c1/Conv"][0] == 8
     assert sum("tied to a shortcut" in r.reason for r in report.refusals) == 3

@@ -421,6 +421,15 @@ def test_do_not_quantise_what_cannot_be(body, reason):
     assert dump(done) == dump(model)
 
 
+def test_a_residual_stream_that_begins_at_an_input_runs_on_integers(tmp_path):
+    body = f"c = {CONV}(x, w4) s = Add(x, c) d = {CONV}(s, w5) y = Add(s, d)"
+    w = {"w4": weight(4, 4, 3, 3), "w5": weight(4, 4, 3, 3)}
+    done, _ = quantised(conv_model(body, **w))
+    first = next(n for n in done.nodes if n.op == "Add")
+    assert all(t.inputs and t.inputs[0].op == "DequantizeLinear" for t in first.inputs)
+    assert fused_operators(done, tmp_path)["QLinearAdd"] == 1
+
+
 def test_do_not_quantise_a_sum_that_no_product_reads():
     model = conv_model(f"c = {CONV}(x, w) d = {CONV}(x, w) s = Add(c, d) y = Softmax(s)")
     done, _ = quantised(model)

@@ -18,12 +18,13 @@ from ..layers.inturn import InTurn
 from ..layers.layout import RECURRENT
 from ..layers.linear import Linear, add_to_bias
 from ..layers.moments import moments
+from ..layers.widths import WIDTHS
 from ..options import Range
 from .felt import as_felt
 from .fit import LARGE, Whitened, error, likely
 from .forms import FORMS, Form
 from .moments import Fit, fitted, readable
-from .rank import Choice, leads, spend, vbmf_rank
+from .rank import Choice, even, leads, spend, vbmf_rank
 from .target import CONVOLUTIONS, PRODUCTS, Target, refusal, replace, target
 
 Chosen = list[Choice | None]
@@ -52,7 +53,7 @@ class Factorise(Pass):
     vbmf: bool = False
     macs: Annotated[float | None, Range(above=0)] = None
     params: Annotated[float | None, Range(above=0)] = None
-    round_to: Annotated[int, Range(1)] = 1
+    round_to: Annotated[int | Literal["auto"], Range(1)] = "auto"
     fit: Literal["auto", "weights", "outputs"] = "auto"
     samples: Annotated[int, Range(1)] = 256
     skip: list[str] | str | None = None
@@ -168,7 +169,8 @@ class Factorise(Pass):
             if len(ranks) > FINE and form.name != "tucker":  # every n-th rank of those that save
                 most = sum(at.cost(form, r)[0] < at.macs for r in ranks)
                 step = max(1, most // FINE)
-                step = -(-step // self.round_to) * self.round_to
+                multiple = self.round_to if self.round_to != "auto" else WIDTHS[0] if step > 1 else 1
+                step = -(-step // multiple) * multiple
                 ranks, errors = ranks[step - 1 :: step], errors[step - 1 :: step]
         if self.vbmf:
             if form.name not in ("channel", "spatial", "tucker"):
@@ -180,11 +182,11 @@ class Factorise(Pass):
             ranks, errors = [wanted], [start.errors[start.ranks.index(wanted)] if wanted in start.ranks else 0.5]
         made = []
         for r, e in zip(ranks, errors, strict=True):
-            if any(v % self.round_to for v in r) and form.name != "separable":
+            if self.round_to != "auto" and any(v % self.round_to for v in r) and form.name != "separable":
                 continue
             macs, params = at.cost(form, r)
             if macs < at.macs and params < at.params:
-                made.append(Choice(form, r, macs, params, float(e)))
+                made.append(Choice(form, r, macs, params, float(e), at.w.shape[0] * at.w.shape[2]))
         if not made:
             return made
         budget = self.macs is not None or self.params is not None
@@ -204,9 +206,27 @@ class Factorise(Pass):
     def _plans(self, model, ctx, found, choices, aware: bool, report) -> list[Chosen]:
         """What each layer is to become; with a budget and data, several ways to spend it where they differ: over all
         choices, and over those of a form that leads. Errors of single layers do not settle which serves the outputs best."""
-        budget = self.macs or self.params
-        if budget is None:
+        if not (self.macs or self.params):
             return [[self._each(c, report, at) for c, (at, _) in zip(choices, found)]]
+        for width in WIDTHS[:-1] if self.round_to == "auto" else ():
+            try:
+                return self._spent(model, ctx, found, self._even(found, choices, width), aware, report)
+            except BadOption:
+                continue
+        return self._spent(model, ctx, found, choices, aware, report)
+
+    def _even(self, found, choices: list[list[Choice]], width: int) -> list[list[Choice]]:
+        return [self._run_well(at, c, width) for c, (at, _) in zip(choices, found, strict=True)]
+
+    def _run_well(self, at: Target, choices: list[Choice], width: int) -> list[Choice]:
+        """Of a convolution the choices whose stages are so many channels wide; matrix products take any rank."""
+        if not at.is_conv or self.round_to != "auto":
+            return choices
+        return even(choices, width, at.w.shape[0], len(self.forms) > 1)
+
+    def _spent(self, model, ctx, found, choices, aware: bool, report) -> list[Chosen]:
+        """The plans of `_plans` that meet the budget with these choices."""
+        budget = self.macs or self.params
         from ...ir.cost import cost
 
         unit = "macs" if self.macs else "params"
@@ -241,9 +261,10 @@ class Factorise(Pass):
         if self.rank is not None or self.vbmf:
             return min(choices, key=lambda c: (c.error, c.macs))
         energy = self._energy(at)
-        kept = [c for c in choices if c.error <= 1 - energy + 1e-12]
-        if kept:
-            return min(kept, key=lambda c: (c.macs, c.error))
+        for open_to in (self._run_well(at, choices, WIDTHS[0]), choices):
+            kept = [c for c in open_to if c.error <= 1 - energy + 1e-12]
+            if kept:
+                return min(kept, key=lambda c: (c.macs, c.error))
         for user in at.nodes:
             report.refuse(user.name, f"{user.op} stays whole: energy {energy:g} takes a rank that saves nothing")
         return None

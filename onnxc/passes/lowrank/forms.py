@@ -18,6 +18,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..layers.widths import WIDTHS
+
 Rank = tuple[int, ...]
 GRID = 24
 """Ranks of Tucker's two sides that are tried, on each side."""
@@ -71,6 +73,12 @@ def left_out(energies: np.ndarray) -> np.ndarray:
     """1 - cumulative share, never below 0; zeros where there is no energy."""
     total = energies.sum()
     return np.maximum(0, 1 - np.cumsum(energies) / total) if total > 0 else np.zeros(len(energies))
+
+
+def _grid(n: int) -> list[int]:
+    """The ranks up to n that Tucker tries on a side: GRID of them, and the multiples of the widest of WIDTHS next to each."""
+    even = [max(1, round(n * k / GRID)) for k in range(1, GRID + 1)]
+    return sorted({*even, *(r // WIDTHS[0] * WIDTHS[0] for r in even if r >= WIDTHS[0])})
 
 
 class Form:
@@ -182,7 +190,7 @@ class Tucker(Form):
         core = np.einsum("gocij,goq,gcp->gqpij", w, left, right, optimize=True)
         energy = np.square(core).sum((0, 3, 4)).cumsum(0).cumsum(1)
         total = energy[-1, -1]
-        steps = [sorted({max(1, round(n * k / GRID)) for k in range(1, GRID + 1)}) for n in (c, o)]
+        steps = [_grid(c), _grid(o)]
         ranks = [(p, q) for p in steps[0] for q in steps[1]]
         errors = np.array([max(0.0, 1 - energy[q - 1, p - 1] / total) if total > 0 else 0.0 for p, q in ranks])
         return Start(ranks, errors, (w, left, right), w.shape)

@@ -6,18 +6,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..layers.widths import WIDTHS
 from .forms import Form, Rank
+
+SEVERAL = 128
+"""Channels from which on a depthwise stage of several maps a channel is no slower than the layer: ONNX Runtime blocks one map alone."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A form and rank for a layer. macs, params: of the factored layer; error: share of the output's energy lost."""
+    """A form and rank for a layer. macs, params: of the factored layer; error: share of the output's energy lost; channels: of
+    the layer's input."""
 
     form: Form
     rank: Rank
     macs: int
     params: int
     error: float
+    channels: int = 0
 
 
 def vbmf_rank(values: np.ndarray, m: int, n: int) -> int:
@@ -55,6 +61,22 @@ def vbmf_rank(values: np.ndarray, m: int, n: int) -> int:
 
     sigma2 = minimize_scalar(objective, bounds=(lower, max(upper, lower * 1.0001)), method="bounded").x
     return max(1, int((s2 > m * sigma2 * x_bar).sum()))
+
+
+def even(choices: list[Choice], width: int, groups: int, mixed: bool) -> list[Choice]:
+    """Those whose stages run well: of each form the ranks that are multiples of `width`, or of the largest of WIDTHS below it
+    that leaves any. mixed: other forms are open, so that depthwise stages of several maps on few channels are left out."""
+    found = []
+    for form in dict.fromkeys(c.form.name for c in choices):
+        mine = [c for c in choices if c.form.name == form]
+        if form == "separable":
+            found += [c for c in mine if c.rank == (1,) or not mixed or c.channels >= SEVERAL]
+            continue
+        for w in (w for w in WIDTHS if w <= width):
+            if fit := [c for c in mine if not any(r * groups % w for r in c.rank)]:
+                found += fit
+                break
+    return found
 
 
 def hull(choices: list[Choice], whole: tuple[float, float], unit: str) -> list[Choice]:

@@ -22,10 +22,11 @@ from ...ir.model import Model
 from ..base import Claim, Context, Pass, Report, register
 from ..layers.linear import add_to_bias
 from ..layers.shuffles import resolve_shuffles
+from ..layers.widths import WIDTHS
 from .budget import TOLERANCE, UNITS, Costing, limit, search
 from .coupling import Group, frozen_layers, groups
 from .criteria import lookup, scores
-from .plan import CutPlan, inner, matching, multiple_of, per_cost
+from .plan import NEAR, CutPlan, inner, matching, per_cost
 from .recover import recover
 from .recover_bias import bias_shifts
 from .redundancy import merge
@@ -57,14 +58,15 @@ class PruneChannels(Pass):
     normalise: what each weight's scores are divided by (mean, max, none; auto: what suits the criterion). recover:
     what repairs the layers behind a cut, without labels (none, bias, bn, lstsq, all; auto: lstsq where the user gave
     data, else none). steps: cut in so many steps, rated (and recovered) anew at each. samples: how many calibration
-    samples are looked at, at most. round_to: what remains is a multiple of this where a group has more (auto: float32
-    values in a vector register of this machine). min_channels: what every group keeps at least. ratio_by: ratios of
-    their own for layers by glob on node names. keep: globs of layers whose channels all stay. couple: "inner" leaves
-    everything alone that a shortcut ties. statistics: whether channels may go over which an operator takes a
-    statistic, so that removing is no longer the same as zeroing: "window" (LRN's sums over neighbours), "all"
-    (LayerNormalization, GroupNormalization, means too), "none". shared: whether a weight that several layers read is
-    cut for all of them alike and stays one, or for each by itself ("apart": it is split, and all its copies are
-    stored).
+    samples are looked at, at most. round_to: what remains is a multiple of this where a group has more, and the ratio
+    is met in the mean over groups; auto: of 16, which vector registers and blocked convolutions take whole, or of 8,
+    4, 2 or 1 where a group is too small to be halved so, or all are to meet the ratio or the budget. min_channels: what every group
+    keeps at least. ratio_by: ratios of their own for layers by glob on node names. keep: globs of layers whose
+    channels all stay. couple: "inner" leaves everything alone that a shortcut ties. statistics: whether channels
+    may go over which an operator takes a statistic, so that removing is no longer the same as zeroing: "window"
+    (LRN's sums over neighbours), "all" (LayerNormalization, GroupNormalization, means too), "none". shared: whether a
+    weight that several layers read is cut for all of them alike and stays one, or for each by itself ("apart": it is
+    split, and all its copies are stored).
     """
 
     claim = Claim.LOSSY
@@ -82,7 +84,7 @@ class PruneChannels(Pass):
     recover: Literal["auto", "none", "bias", "bn", "lstsq", "all"] = "auto"
     steps: int = 1
     samples: int = 512
-    round_to: int | Literal["auto"] = 1
+    round_to: int | Literal["auto"] = "auto"
     min_channels: int = 1
     ratio_by: dict[str, float] | None = None
     keep: list[str] | None = None
@@ -220,18 +222,43 @@ class PruneChannels(Pass):
             per_cost(found, rated, Costing(model, analysis, budget[0], {g.atom for g in found})) if by_price else rated
         )
         scope = "global" if by_price else self._scope
-        plan = CutPlan(found, analysis, worth, scope, self.min_channels, multiple_of(self.round_to), fixed, sizes)
+        widths = WIDTHS if self.round_to == "auto" else (self.round_to,)
+        plans = [
+            CutPlan(found, analysis, worth, scope, self.min_channels, m, len(widths) > 1, fixed, sizes) for m in widths
+        ]
         if budget is None:
-            ratio = RATIO if self.ratio is None else self.ratio
-            return masks(found, rated, plan.at(1 - (1 - ratio) ** share))
+            level = 1 - (1 - (RATIO if self.ratio is None else self.ratio)) ** share
+            for plan in plans:
+                counts = plan.at(level, mean=True)
+                if plan.misses(counts, level) <= NEAR:
+                    break
+        else:
+            counts = self._within(model, analysis, found, plans, budget, share, ctx)
+        return masks(found, rated, counts)
+
+    def _within(
+        self, model, analysis, found, plans: list[CutPlan], budget, share: float, ctx: Context
+    ) -> dict[Atom, int]:
+        """The counts that meet the budget, by the first of the plans that come within TOLERANCE of it, else by the last."""
         unit, wanted = budget
         cost = Costing(model, analysis, unit, {g.atom for g in found})
         target = wanted if share == 1 else cost.whole * (wanted / cost.whole) ** (1 / (1 + self._steps_left(share)))
-        at = plan.at
-        if self.ratio == "auto":
-            at = Allocation(plan, cost, self._curves(model, ctx, plan)).at
-        counts, milder = search(cost, at, target)
-        return masks(found, rated, plan.refine(counts, milder, cost, target))
+        curves = self._curves(model, ctx, plans[0]) if self.ratio == "auto" else None
+        for plan in plans:
+            at = plan.at if curves is None else Allocation(plan, cost, curves).at
+            try:
+                counts = plan.refine(*search(cost, at, target), cost, target)
+            except BadOption:
+                if plan is plans[-1]:
+                    raise
+                continue
+            if cost(counts) < target * (1 - TOLERANCE) and self.round_to == "auto":
+                topped = plan.top_up(counts, cost, target)
+                if topped is None and plan is not plans[-1]:
+                    continue
+                counts = topped or counts
+            break
+        return counts
 
     def _curves(self, model: Model, ctx: Context, plan: CutPlan) -> list[Curve]:
         """The sensitivity of each unit of the plan, measured on this model."""

@@ -3,6 +3,7 @@
 - *Products* (Conv, ConvTranspose, Gemm, MatMul with a constant side) are always quantised.
 - *Followers* (Add, Mul, average pooling, activations) join where all their inputs are there as integers and a product,
   or another follower that joins, reads the result; they start no chain of their own.
+  So does a sum of them and a float tensor that a product reads as integers anyway, such as an input of the model.
 - *Movers* (MaxPool, Reshape, Transpose, Slice, Concat, ...) only move or pick numbers: input and output share a scale,
   and the runtime drops the pair of conversions around them.
 
@@ -82,7 +83,8 @@ def single_reader(model: Model, t: Tensor) -> gs.Node | None:
 
 def _forwards(model: Model, takes: Callable[[gs.Node], bool], plan: Placement) -> dict[int, Tensor]:
     """Enter all nodes that could join; returns id of a tensor ahead of a folded activation -> the tensor behind it."""
-    there: set[int] = set()  # tensors whose numbers may be had as integers
+    # tensors whose numbers may be had as integers
+    there = {id(n.inputs[0]) for n in model.nodes if model.is_standard(n, *PRODUCTS) and takes(n)}
     behind: dict[int, Tensor] = {}
     for node in model.nodes:
         if not model.is_standard(node, *KNOWN) or not takes(node):
