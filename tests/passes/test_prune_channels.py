@@ -184,7 +184,7 @@ def test_counts_are_multiples_of_16_and_the_ratio_holds_in_the_mean(ratio):
 
 def test_groups_too_small_for_16_take_a_smaller_multiple():
     small, _ = apply(make("prune", {"ratio": 0.5}), mobile(4))
-    assert set(widths(small)) == {8, 4, 3}
+    assert set(widths(small)) == {8, 2, 3}
     plain, _ = apply(make("prune", {"ratio": 0.3, "round_to": 1}), mobile(32))
     assert any(w % 4 for w in widths(plain)[:-1])
 
