@@ -18,6 +18,7 @@ from onnxc.passes.prune.coupling import places
 from onnxc.passes.prune.criteria import lookup, scores
 from onnxc.passes.prune.score import ScoringContext
 from onnxc.passes.registry import make
+from onnxc.pipeline import Pipeline
 from onnxc.runtime.data import open_data
 from onnxc.runtime.evaluate import Evaluator
 from onnxc.runtime.reference import Runner, Session
@@ -196,6 +197,26 @@ def test_redundancy_merges_duplicates_exactly():
     np.testing.assert_allclose(Session(small.to_proto()).run(x)["y"], before, atol=1e-5)
     plain, _ = apply(make("prune", {"criterion": "l1", "ratio": 0.25}), model)
     assert np.abs(Session(plain.to_proto()).run(x)["y"] - before).max() > 1e-2
+
+
+def test_redundancy_compares_functions_whatever_normalisations_stand_behind():
+    """Two channels that a batch normalisation makes alike, and two whose weights are alike in scale alone."""
+    model = chain(width=4)
+    nodes = {n.name: n for n in model.nodes}
+    w = np.array(nodes["first"].inputs[1].values)
+    w[1], w[2] = 3 * w[0], w[0]
+    model.set_weight(nodes["first"], 1, w)
+    scale, zero, one = np.float32([3, 1, 1, 1]), np.zeros(4, np.float32), np.ones(4, np.float32)
+    for i, v in ((1, scale), (2, zero), (3, zero), (4, one)):  # 0 and 1 are one function, 2 is a third of it
+        model.set_weight(nodes["norm"], i, v)
+    if len(nodes["first"].inputs) > 2:
+        model.set_weight(nodes["first"], 2, zero)
+    found, rated = rate(model, "redundancy")
+    score = rated[found[0].atom]
+    assert min(score[0], score[1]) < 1e-6 < score[2]
+    fused = Pipeline("clean,fuse", check="shapes").transform(model).model
+    found, alike = rate(fused, "redundancy")
+    np.testing.assert_allclose(alike[found[0].atom], score, rtol=1e-4, atol=1e-9)
 
 
 def test_do_not_merge_what_activations_are_contracted_with():

@@ -17,7 +17,8 @@ import onnx_graphsurgeon as gs
 from ...ir.analysis import Analysis
 from ...ir.axes import Aligned, Atom, atoms, find
 from ...ir.model import Model
-from .coupling import Group, blocks, places
+from ..layers.layout import layout
+from .coupling import Group, Member, blocks, places
 from .criteria_weights import squares
 from .score import Ratings, ScoringContext, criterion
 
@@ -31,7 +32,7 @@ def redundancy(scene: ScoringContext) -> Ratings:
     for group in scene.groups:
         gaps = _gaps(scene.model, scene.analysis, group)
         if gaps is not None:
-            found[group.atom] = [_order(gaps, _saliency(scene.analysis, group))]
+            found[group.atom] = [_order(gaps, _read(scene.model, scene.analysis, group))]
     return found
 
 
@@ -39,19 +40,80 @@ def _gaps(model: Model, analysis: Analysis, group: Group) -> np.ndarray | None:
     """||v_i - v_j||², float64 [size, size], infinite on the diagonal; None where the channels cannot be merged."""
     if not _mergeable(model, analysis, group):
         return None
-    parts = []
-    for m in group.members:
-        if m.role == "contracts":
-            continue
-        rows = _slices(m.node.inputs[m.i].values, m.d, analysis.uses[m.node.name, m.i][m.d], group.atom)
-        level = np.sqrt(np.square(rows).sum(1).mean())
-        parts.append(rows / level if level > 0 else rows)
+    parts = [
+        rows / level
+        for rows in _functions(model, analysis, group)
+        if (level := np.sqrt(np.square(rows).sum(1).mean())) > 0
+    ]
+    if not parts:
+        parts = [np.zeros((group.size, 1))]
     v = np.concatenate(parts, axis=1)
     norms = np.square(v).sum(1)
     gaps = np.maximum(norms[:, None] + norms[None, :] - 2 * (v @ v.T), 0)
     gaps[gaps < 1e-13 * max(float(norms.max()), 1e-300)] = 0.0
     np.fill_diagonal(gaps, np.inf)
     return gaps
+
+
+def _functions(model: Model, analysis: Analysis, group: Group) -> list[np.ndarray]:
+    """What makes each channel, float64 [size, n]: the numbers of one function of it in each array.
+
+    The weights that make it and the shift behind them are one function, a w x + b with a and b of the bias and the batch
+    normalisation that follow; inputs count as of mean 0 and variance 1. A normalisation elsewhere is one of its own.
+    """
+    of = {(m.node.name, m.i): m for m in group.members if m.role != "contracts"}
+    vectors = {key: rows for key, m in of.items() if (rows := _rows(analysis, group, m)).shape[1] == 1}
+    made, done = [], set()
+    for key, m in of.items():
+        if m.role != "makes":
+            continue
+        w, shift = _rows(analysis, group, m), np.zeros((group.size, 1))
+        done.add(key)
+        if m.node.op in ("Conv", "ConvTranspose", "Gemm") and (m.node.name, 2) in vectors:
+            shift = vectors[m.node.name, 2]
+            done.add((m.node.name, 2))
+        reader = _next(model, m.node)
+        if reader is not None and (affine := _normalisation(model, reader, vectors)) is not None:
+            a, b = affine
+            w, shift = w * a, shift * a + b
+            done.update((reader.name, i) for i in (1, 2, 3, 4))
+        made.append(np.concatenate([w, shift], 1))
+    for node in {m.node.name: m.node for m in of.values()}.values():
+        if (node.name, 1) not in done and (affine := _normalisation(model, node, vectors)) is not None:
+            made.append(np.concatenate(affine, 1))
+            done.update((node.name, i) for i in (1, 2, 3, 4))
+    return made + [_rows(analysis, group, m) for key, m in of.items() if key not in done]
+
+
+def _rows(analysis: Analysis, group: Group, m: Member) -> np.ndarray:
+    return _slices(m.node.inputs[m.i].values, m.d, analysis.uses[m.node.name, m.i][m.d], group.atom)
+
+
+def _next(model: Model, node: gs.Node) -> gs.Node | None:
+    """The one node that reads what `node` puts out."""
+    out = node.outputs[0]
+    return out.outputs[0] if len(out.outputs) == 1 and not model.is_output(out) else None
+
+
+def _behind(model: Model, node: gs.Node) -> np.ndarray | None:
+    """The factor of each output, float64, in the batch normalisation that alone reads a product, or None."""
+    reader = _next(model, node)
+    if reader is None or not model.is_standard(reader, "BatchNormalization"):
+        return None
+    if not all(isinstance(t, gs.Constant) for t in reader.inputs[1:5]):
+        return None
+    vectors = {(reader.name, i): reader.inputs[i].values.astype(np.float64) for i in (1, 2, 3, 4)}
+    affine = _normalisation(model, reader, vectors)
+    return None if affine is None else affine[0]
+
+
+def _normalisation(model: Model, node: gs.Node, vectors: Mapping) -> tuple[np.ndarray, np.ndarray] | None:
+    """(a, b) float64, of the shape of `vectors`, of a batch normalisation a x + b of the group's channels; None if the node is none."""
+    if not model.is_standard(node, "BatchNormalization") or any((node.name, i) not in vectors for i in (1, 2, 3, 4)):
+        return None
+    scale, shift, mean, variance = (vectors[node.name, i] for i in (1, 2, 3, 4))
+    a = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
+    return a, shift - a * mean
 
 
 def _mergeable(model: Model, analysis: Analysis, group: Group) -> bool:
@@ -88,22 +150,28 @@ def _slices(weight: np.ndarray, d: int, axis, atom: Atom) -> np.ndarray:
     return np.concatenate(found, axis=1)
 
 
-def _saliency(analysis: Analysis, group: Group) -> np.ndarray:
-    """Mean square of the weights that read each channel, summed over its readers."""
-    total = np.zeros(group.size)
+def _read(model: Model, analysis: Analysis, group: Group) -> np.ndarray:
+    """The weights that read each channel, times a batch normalisation behind them, float64 [size, n]; each reader's of mean
+    square 1 over columns."""
+    found = []
     for m in group.members:
         if m.role == "contracts":
-            rows = _slices(m.node.inputs[m.i].values, m.d, analysis.uses[m.node.name, m.i][m.d], group.atom)
-            level = squares(rows, 0) / rows.shape[1]
-            total += level / (level.mean() or 1.0)
-    return total if total.any() else np.ones(group.size)
+            weight = m.node.inputs[m.i].values
+            if m.node.op in ("Conv", "Gemm") and (behind := _behind(model, m.node)) is not None:
+                weight = weight * layout(m.node).factor(behind, inward=False)
+            rows = _slices(weight, m.d, analysis.uses[m.node.name, m.i][m.d], group.atom)
+            level = np.sqrt(squares(rows, 0).mean())
+            found.append(rows / (level or 1.0))
+    read = np.concatenate(found, 1) if found else np.zeros((group.size, 1))
+    return read if read.any() else np.ones((group.size, 1))
 
 
-def _order(gaps: np.ndarray, saliency: np.ndarray) -> np.ndarray:
-    """Merge one channel after another, each time the cheapest into another that is left; score: the cost, rising."""
-    gaps = gaps.copy()
-    size = len(saliency)
-    saliency = saliency.astype(np.float64)
+def _order(gaps: np.ndarray, read: np.ndarray) -> np.ndarray:
+    """Merge one channel after another, each time the cheapest into another that is left, which is then read by the sum of both's
+    weights; score: the cost, rising."""
+    gaps, read = gaps.copy(), read.copy()
+    size = len(read)
+    saliency = np.square(read).sum(1)
     score = np.full(size, np.inf)
     total = 0.0
     for step in range(size - 1):
@@ -113,7 +181,8 @@ def _order(gaps: np.ndarray, saliency: np.ndarray) -> np.ndarray:
         j = int(np.argmin(costs))
         total = max(total, float(costs[j]))
         score[j] = total * (1 + 1e-9 * step) + 1e-12 * step
-        saliency[nearest[j]] += saliency[j]
+        read[nearest[j]] += read[j]
+        saliency[nearest[j]] = np.square(read[nearest[j]]).sum()
         gaps[:, j] = np.inf
     last = score == np.inf
     score[last] = np.nextafter(score[~last].max(initial=0.0) * (1 + 1e-6) + 1e-9, np.inf)
