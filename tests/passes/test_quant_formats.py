@@ -92,6 +92,20 @@ def test_every_weight_of_pow2_is_zero_or_a_power_of_two():
         assert (book == 0).sum() == 1 and np.array_equal(np.log2(sizes), np.rint(np.log2(sizes)))
 
 
+@pytest.mark.parametrize("bits", [3, 4])
+def test_pow2_fits_outputs_where_data_are_given(bits, resnet20_path, calib_data_path):
+    """Plain rounding loses most of the signal; the grid is the same."""
+    snrs = {}
+    for how in ("nearest", "auto"):
+        result = onnxc.run_passes(resnet20_path, f"fuse, quant.pow2(bits={bits}, rounding={how})", data=calib_data_path)
+        snrs[how] = result.report.rows[-1].error["snr_db"]
+    assert snrs["auto"] > 20 and snrs["auto"] > snrs["nearest"] + 8
+    books = [n.inputs[1].values.ravel() for n in result.model.nodes if n.op == "Lookup"]
+    assert books and all(
+        len(b) == 2**bits - 1 and np.array_equal(np.log2(np.abs(b[b != 0])) % 1, b[b != 0] * 0) for b in books
+    )
+
+
 def test_do_not_store_what_half_floats_cannot_hold():
     text = '<ir_version: 8, opset_import: ["" : 13]> g (float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }'
     model = model_of(text, w=np.diag([1e6, 1, 1, 1]).astype(np.float32))

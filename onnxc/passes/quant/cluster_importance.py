@@ -34,8 +34,8 @@ class Inputs:
     mean: np.ndarray
 
 
-def readable(model: Model, found: list[Layer], report: Report) -> list[Layer]:
-    """The layers whose inputs can be read and whose errors' mean a bias can take; the others are noted."""
+def readable(model: Model, found: list[Layer], report: Report, done: str = "clustered without data") -> list[Layer]:
+    """The layers whose inputs can be read and whose errors' mean a bias can take; the others are noted as `done`."""
     kept = []
     for layer in found:
         reason = unread(layer)
@@ -46,7 +46,7 @@ def readable(model: Model, found: list[Layer], report: Report) -> list[Layer]:
         if reason is None:
             kept.append(layer)
             continue
-        report.note(f"{layer.name} is clustered without data: {reason}")
+        report.note(f"{layer.name} is {done}: {reason}")
     return kept
 
 

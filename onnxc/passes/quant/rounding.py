@@ -39,12 +39,19 @@ def nearest(u: np.ndarray, scale: np.ndarray, top: int) -> np.ndarray:
     return np.clip(np.rint(u / scale), -top, top)
 
 
-def gptq(u: np.ndarray, h: np.ndarray, scale: np.ndarray, top: int) -> np.ndarray:
-    """Round column by column, in the order of falling H_kk, each error handed on to the columns not yet rounded.
+Snap = Callable[[np.ndarray], np.ndarray]
+"""Real numbers to the levels allowed, in units of the scale."""
+
+
+def gptq(u: np.ndarray, h: np.ndarray, scale: np.ndarray, top: int, snap: Snap | None = None) -> np.ndarray:
+    """Round column by column, in the order of falling H_kk, each error handed on to the columns not yet rounded. snap: as in
+    `descend`.
 
     With L L^T = H^-1 (as GPTQ has it, L^T upper) the best change of the later columns j for an error e in column i is
     -e L_ji / L_ii.
     """
+    if snap is None:
+        snap = partial(_integers, top=top)
     order = np.argsort(-np.einsum("gii->gi", h), axis=1, kind="stable")
     rows = np.arange(len(h))[:, None]
     h = h[rows[:, :, None], order[:, :, None], order[:, None, :]]
@@ -56,7 +63,7 @@ def gptq(u: np.ndarray, h: np.ndarray, scale: np.ndarray, top: int) -> np.ndarra
         stop = min(start + BLOCK, k)
         errors = np.empty((*u.shape[:2], stop - start))
         for i in range(start, stop):
-            stored[:, :, i] = np.clip(np.rint(u[:, :, i] / scale[:, :, 0]), -top, top)
+            stored[:, :, i] = snap(u[:, :, i] / scale[:, :, 0])
             e = (u[:, :, i] - stored[:, :, i] * scale[:, :, 0]) / spread[:, i, i, None]
             u[:, :, i + 1 : stop] -= e[:, :, None] * spread[:, i, None, i + 1 : stop]
             errors[:, :, i - start] = e
@@ -71,7 +78,7 @@ def descend(
     scale: np.ndarray,
     top: int,
     sweeps: int = SWEEPS,
-    snap: Callable[[np.ndarray], np.ndarray] | None = None,
+    snap: Snap | None = None,
 ) -> np.ndarray:
     """Coordinate descent on tr (V - U) H (V - U)^T over integers, column by column, until no column moves.
 
