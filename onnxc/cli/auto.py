@@ -159,17 +159,29 @@ def _write_page(found: Found, folder: Path, local: Worker, argv: list[str]) -> N
 
 
 def told(found: Found) -> str:
-    """The misses of the nearest point, in words."""
+    """The misses of the nearest point, in words, and what takes the memory."""
     name = f"point {found.chosen + 1}" if found.chosen is not None else "none"
     parts = []
     for bound, (had, allowed) in found.misses.items():
         form = size if bound in ("bytes", "flash", "ram") else count if bound == "macs" else "{:.4g}".format
-        parts.append(f"{bound} {form(had)} above {form(allowed)}")
+        why = _memory(found) if bound == "ram" else ""
+        parts.append(f"{bound} {form(had)} above {form(allowed)}{why}")
     return f"{name}: {', '.join(parts)}"
+
+
+def _memory(found: Found) -> str:
+    """What RAM goes to: inputs and outputs, which nothing here makes smaller, and the layer at which most is alive."""
+    parts = found.best.result.get("ram_parts") if found.best is not None else None
+    if not parts or found.best is None:
+        return ""
+    arena = found.best.result["ram"] - parts["io"]
+    return f" (inputs and outputs {size(parts['io'])}, else {size(arena)} at {parts['at']})"
 
 
 def render(found: Found, *, width: int | None = None, colour: bool = False) -> str:
     """A row for each point, smallest last, and in words what was chosen."""
+    from ..search.words import said
+
     found = readable(found)
     columns = [*COLUMNS, Column(found.metric)]
     rows = [["as given", *_row(found, found.given)]]
@@ -180,7 +192,7 @@ def render(found: Found, *, width: int | None = None, colour: bool = False) -> s
         parts.append("Nothing smaller was found.")
     else:
         parts.append(wrap(summary(found), "", width))
-        parts.append(wrap(f"  {found.best.text}", "      ", width))
+        parts.append(wrap(f"  {said(found.best.passes)}", "  ", width))
     parts += [wrap(note, "", width) for note in found.notes]
     return "\n\n".join(parts)
 

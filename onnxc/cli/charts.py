@@ -35,10 +35,12 @@ def front(points: Sequence[tuple[float, float, str, bool]], x: str, y: str) -> S
     right = max(xs, default=1) or 1
     low, high = min(ys, default=0), max(ys, default=1)
     span = (high - low) or abs(high) or 1
-    low, span = low - 0.05 * span, 1.1 * span
-    at = [
-        (left + (width - left - 20) * a / right, height - 40 - (height - 60) * (b - low) / span) for a, b in zip(xs, ys)
-    ]
+    least, low, span = low, low - 0.05 * span, 1.1 * span
+
+    def at_y(b: float) -> float:
+        return height - 40 - (height - 76) * (b - low) / span
+
+    at = [(left + (width - left - 60) * a / right, at_y(b)) for a, b in zip(xs, ys)]
     order = sorted(at)
     line = " ".join(f"{a:.1f},{b:.1f}" for a, b in order)
     dots = "".join(
@@ -46,13 +48,21 @@ def front(points: Sequence[tuple[float, float, str, bool]], x: str, y: str) -> S
         f"<title>{html(p[2])}</title></circle>"
         for (a, b), p in zip(at, points)
     )
+    numbers = "".join(
+        f'<text x="{min(a + 9, width - 60):.1f}" y="{b - 8:.1f}">{html(p[2].partition(":")[0].removeprefix("point "))}</text>'
+        for (a, b), p in zip(at, points)
+    )
     axes = (
+        f'<text x="{left - 4}" y="{at_y(high):.1f}" text-anchor="end">{html(f"{high:.3g}")}</text>'
+        f'<text x="{left - 4}" y="{at_y(least):.1f}" text-anchor="end">{html(f"{least:.3g}")}</text>'
+        f'<text x="{left}" y="{height - 12}">0</text>'
+        f'<text x="{(left + width - 60) / 2:.0f}" y="{height - 12}" text-anchor="middle">{html(f"{right / 2:,.0f}")}</text>'
         f'<line class="axis" x1="{left}" y1="{height - 36}" x2="{width - 10}" y2="{height - 36}"/>'
         f'<line class="axis" x1="{left}" y1="10" x2="{left}" y2="{height - 36}"/>'
-        f'<text x="{width - 10}" y="{height - 12}" text-anchor="end">{html(x)}</text><text x="4" y="18">{html(y)}</text>'
+        f'<text x="{width - 10}" y="{height - 12}" text-anchor="end">{html(x)}</text><text x="4" y="14">{html(y)}</text>'
     )
     return Safe(
-        f'<svg class="front" viewBox="0 0 {width} {height}" role="img">{axes}<polyline class="curve" points="{line}"/>{dots}</svg>'
+        f'<svg class="front" viewBox="0 0 {width} {height}" role="img">{axes}<polyline class="curve" points="{line}"/>{dots}{numbers}</svg>'
     )
 
 

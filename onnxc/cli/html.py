@@ -6,6 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,33 +175,45 @@ def search_page(
     found: Found, title: str, *, layers: Sequence[Fate] = (), command: str = "", told: Iterable[str] = ()
 ) -> str:
     """What a search found: in words, the points in a plane and in a table, and every layer of the chosen one."""
+    from ..search.words import said
+
     given, metric = found.given, found.metric
+    forms = (("bytes", size), ("macs", count), ("peak_bytes", size), ("flash", size), ("ram", size))
+
+    def cells(result: dict[str, Any]) -> list[str]:
+        texts = []
+        for name, form in forms:
+            moved = f"\n{change(result[name], given[name])}" if name in given and result is not given else ""
+            finite = name in result and isfinite(result[name])
+            texts.append(f"{form(result[name])}{moved}" if finite else "no library" if name in result else "")
+        return texts
+
     dots = [(float(given["bytes"]), given["held"][metric], "as given", False)]
-    rows: list[tuple[list[Any], bool]] = [(["as given", size(given["bytes"]), count(given["macs"]), size(given["peak_bytes"]), "", "",
-                                           score(metric, given["held"][metric]), ""], False)]  # fmt: skip
+    rows: list[tuple[list[Any], bool]] = [
+        (["as given", *cells(given), "", "", score(metric, given["held"][metric]), ""], False)
+    ]
+    lists = []
     for k, p in enumerate(found.points):
         r, name = p.result, f"point {k + 1}"
-        now = r["held"][metric]
+        now, words = r["held"][metric], said(p.passes)
         dots.append(
             (
                 float(r["bytes"]),
                 now,
-                f"{name}: {size(r['bytes'])}, {metric} {score(metric, now)}; {p.text}",
+                f"{name}: {size(r['bytes'])}, {metric} {score(metric, now)}; {words}",
                 k == found.chosen,
             )
         )
-        cells = [
-            f"{form(r[c])}\n{change(r[c], given[c])}"
-            for c, form in (("bytes", size), ("macs", count), ("peak_bytes", size))
-        ]
         time = f"{r['time']:.2f}x" if "time" in r else ""
-        rows.append(([name, *cells, time, decibels(r["snr_db"]), score(metric, now), p.text], k == found.chosen))
-    head = [Column("", number=False), Column("bytes"), Column("MACs"), Column("peak"), Column("time"), Column("SNR dB"), Column(metric),
-            Column("passes", number=False)]  # fmt: skip
+        rows.append(([name, *cells(r), time, decibels(r["snr_db"]), score(metric, now), words], k == found.chosen))
+        lists.append((f"{name}: ", p.text))
+    head = [*(Column(title, number=title != "") for title in ("", "bytes", "MACs", "peak", "flash", "RAM", "time", "SNR dB", metric)),
+            Column("what was done", number=False)]  # fmt: skip
     tables = [_table("Points", head, rows, f"{metric} is of samples that nothing was chosen by.")]
     tables += [_layer_table(layers, found.curves)] if layers else []
     plane = front(dots, "bytes", metric)
-    return _page(title, summary=list(told), front=plane, tables=tables, command=command)
+    unfold = [_list("Passes of all points, layer by layer", lists)] if lists else []
+    return _page(title, summary=list(told), front=plane, tables=tables, lists=unfold, command=command)
 
 
 def _layer_table(layers: Sequence[Fate], curves: dict[str, list]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ def compiled(model: Model, target: str, shapes: Mapping[str, tuple[int, ...]]) -
         return {
             "flash": float(size),
             "ram": float(done.arena_bytes + done.io_bytes),
+            "ram_parts": {"io": done.io_bytes, "at": max(done.ram, key=lambda row: row[1])[0] if done.ram else ""},
             "library": {name: base64.b64encode(p.read_bytes()).decode() for name, p in files.items()},
         }
 

@@ -38,6 +38,5 @@ def structural(cuts: Mapping[Cut, float], local: Worker, fit: str = "auto") -> l
         passes.append(make("prune.blocks", {"drop": len(by_kind["branch"]), "measure": "local", "skip": stay}))
     if "rank" in by_kind:
         energies = {globbed(name): e for name, e in by_kind["rank"].items()}
-        stay = [globbed(name) for name in local.stored if name not in by_kind["rank"]]
-        passes.append(make("lowrank.auto", {"energy_by": energies, "skip": stay or None, "fit": fit, "samples": 64}))
+        passes.append(make("lowrank.auto", {"energy": 1.0, "energy_by": energies, "fit": fit, "samples": 64}))
     return passes

@@ -44,7 +44,8 @@ PROBES = 3
 class Factorise(Pass):
     """Base of the passes. A subclass states `forms` and `operators`.
 
-    energy, rank, vbmf, macs and params: see the passes; one of them sets the ranks. energy_by goes with energy.
+    energy, rank, vbmf, macs and params: see the passes; one of them sets the ranks. energy_by goes with energy, and
+    with energy=1 names the layers that are looked at.
     """
 
     energy: Annotated[float, Range(above=0, high=1)] = ENERGY
@@ -119,6 +120,12 @@ class Factorise(Pass):
                     users[0].name, f"R of {users[0].op} stays whole: ONNX has no recurrent layer of two factors"
                 )
             skipped = any(fnmatchcase(u.name, glob) for u in users for glob in skip)
+            if (
+                self.energy_by
+                and self.energy == 1
+                and not any(fnmatchcase(u.name, g) for u in users for g in self.energy_by)
+            ):
+                continue  # what keeps all of its energy is not looked at
             why = "left out by skip" if skipped else refusal(model, ctx.verified.analysis, users) or self.unfit(users)
             forms: list[Form] = []
             if why is None:
