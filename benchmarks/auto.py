@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 import onnxc
 from onnxc.ir.errors import OnnxcError
@@ -74,8 +75,8 @@ def peers(local: Worker, nncf: str | None) -> dict[str, Callable[[], list[bytes]
     """name -> what makes its candidates, boldest first."""
     model = onnxc.load(local.fused.to_proto())
     raise_opset(model, 13)
-    proto = model.to_proto()
-    name = proto.graph.input[0].name
+    whole = model.to_proto().SerializeToString()  # peers write into what they are given
+    name = model.inputs[0].name
     first, second, _ = (part.arrays() for part in local.spec.parts)
 
     def ort() -> list[bytes]:
@@ -91,8 +92,9 @@ def peers(local: Worker, nncf: str | None) -> dict[str, Callable[[], list[bytes]
         made = []
         for method in CALIBRATIONS:
             with tempfile.TemporaryDirectory() as folder:
+                Path(f"{folder}/m.onnx").write_bytes(whole)
                 q.quantize_static(
-                    proto, f"{folder}/q.onnx", Reader(), quant_format=q.QuantFormat.QDQ, per_channel=True,
+                    f"{folder}/m.onnx", f"{folder}/q.onnx", Reader(), quant_format=q.QuantFormat.QDQ, per_channel=True,
                     activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8,
                     calibrate_method=getattr(q.CalibrationMethod, method),
                 )  # fmt: skip
@@ -103,13 +105,14 @@ def peers(local: Worker, nncf: str | None) -> dict[str, Callable[[], list[bytes]
         import onnxsim as peer
 
         rows = [{name: first[name][i : i + 1]} for i in range(32)]
-        made = [peer.recommend_quantization(proto, budget, calibration_data=rows).model for budget in BUDGETS]
+        model = onnx.load_from_string(whole)
+        made = [peer.recommend_quantization(model, budget, calibration_data=rows).quantized_model for budget in BUDGETS]
         return [m.SerializeToString() for m in made]
 
     def controlled() -> list[bytes]:
         with tempfile.TemporaryDirectory() as text:
             folder = Path(text)
-            (folder / "m.onnx").write_bytes(proto.SerializeToString())
+            (folder / "m.onnx").write_bytes(whole)
             np.savez(folder / "c.npz", **{name: first[name]})
             np.savez(folder / "v.npz", **{name: second[name], "labels": second["labels"]})
             script = Path(__file__).with_name("nncf_peer.py")
@@ -124,6 +127,46 @@ def peers(local: Worker, nncf: str | None) -> dict[str, Callable[[], list[bytes]
 def judged(local: Worker, source: bytes) -> dict:
     model = onnxc.load(source)
     return {**local._costs(model), **local._qualities(model.to_proto())}
+
+
+def peers_only(model: Path, data: Path, nncf: str | None) -> dict:
+    """What the peers make of a network, by the same samples as `measured`."""
+    local = onnxc.auto(model, arrays(data), budget=onnxc.Budget(drop=DROP)).local
+    given = local.do(("given",))
+    metric, row = next(iter(given["metrics"])), {}
+    for name, make in peers(local, nncf).items():
+        result, text = best_of(local, given, metric, make)
+        row[name] = told(result, given, metric, name) if result is not None else {"passes": text}
+        print(name, row[name], flush=True)
+    return row
+
+
+def lost(given: dict, row: dict, metric: str, part: str) -> float:
+    return given[part][metric] - row[part][metric]
+
+
+def told(result: dict, given: dict, metric: str, text: str) -> dict:
+    return {
+        "passes": text,
+        "bytes": result["bytes"],
+        "macs": result["macs"],
+        "snr_db": result["snr_db"],
+        metric: result["held"][metric],
+        "drop": lost(given, result, metric, "held"),
+        "drop_chosen_by": lost(given, result, metric, "metrics"),
+    }
+
+
+def best_of(local: Worker, given: dict, metric: str, make: Callable[[], list[bytes]]) -> tuple[dict | None, str]:
+    """The smallest of a peer's candidates that keeps to the drop, else the one that loses least; or why there is none."""
+    try:
+        made = [judged(local, source) for source in make()]
+    except Exception as error:
+        return None, f"fails: {type(error).__name__}: {str(error)[:120]}"
+    within = [r for r in made if lost(given, r, metric, "metrics") <= DROP]
+    return (
+        min(within, key=lambda r: r["bytes"]) if within else min(made, key=lambda r: lost(given, r, metric, "metrics"))
+    ), ""
 
 
 def measured(model: Path, data: Path, minutes: float | None, nncf: str | None) -> dict:
@@ -144,46 +187,24 @@ def measured(model: Path, data: Path, minutes: float | None, nncf: str | None) -
     rows = {t: r for t, r in rows.items() if "refused" not in r and "failed" not in r}
     singles = {t: r for t, r in rows.items() if t in lists}
 
-    def lost(row: dict, part: str) -> float:
-        return given[part][found.metric] - row[part][found.metric]
-
-    def best_of(who: str, make: Callable[[], list[bytes]]) -> tuple[dict | None, str]:
-        """The smallest of a peer's candidates that keeps to the drop, else the one that loses least."""
-        try:
-            made = [judged(search.local, source) for source in make()]
-        except Exception as error:
-            return None, f"fails: {type(error).__name__}: {str(error)[:120]}"
-        within = [r for r in made if lost(r, "metrics") <= DROP]
-        return (min(within, key=lambda r: r["bytes"]) if within else min(made, key=lambda r: lost(r, "metrics"))), who
-
-    kept = {t: r for t, r in singles.items() if lost(r, "metrics") <= DROP and r["bytes"] <= given["bytes"]}
-    best = min(kept, key=lambda t: kept[t]["bytes"]) if kept else None
+    of = found.metric
+    kept = {t: r for t, r in singles.items() if lost(given, r, of, "metrics") <= DROP and r["bytes"] <= given["bytes"]}
+    hand = [t for t in BY_HAND if t in rows and lost(given, rows[t], of, "metrics") <= DROP]
     row = {
-        "given": {"bytes": given["bytes"], "macs": given["macs"], found.metric: given["held"][found.metric]},
+        "given": {"bytes": given["bytes"], "macs": given["macs"], of: given["held"][of]},
         "seconds": seconds,
         "cpu_seconds": cpu,
         "tried": found.tried,
     }
-    hand = [t for t in BY_HAND if t in rows and lost(rows[t], "metrics") <= DROP]
-    hand = sorted(hand, key=lambda t: rows[t]["bytes"])[:1]
-    for name, result, text in (
-        ("auto", found.best.result if found.best else None, found.best.text if found.best else ""),
-        ("single", singles.get(best), best),
-        ("by_hand", rows[hand[0]] if hand else None, hand[0] if hand else ""),
-        *((who, *best_of(who, make)) for who, make in peers(search.local, nncf).items()),
-    ):
-        if result is not None:
-            row[name] = {
-                "passes": text,
-                "bytes": result["bytes"],
-                "macs": result["macs"],
-                "snr_db": result["snr_db"],
-                found.metric: result["held"][found.metric],
-                "drop": lost(result, "held"),
-                "drop_chosen_by": lost(result, "metrics"),
-            }
-        elif text.startswith("fails"):
-            row[name] = {"passes": text}
+    if found.best is not None:
+        row["auto"] = told(found.best.result, given, of, found.best.text)
+    for name, some in (("single", kept), ("by_hand", {t: rows[t] for t in hand})):
+        if some:
+            text = min(some, key=lambda t: some[t]["bytes"])
+            row[name] = told(some[text], given, of, text)
+    for name, make in peers(search.local, nncf).items():
+        result, text = best_of(search.local, given, of, make)
+        row[name] = told(result, given, of, name) if result is not None else {"passes": text}
     if "auto" in row and "single" in row:
         row["bytes_by_single"] = row["auto"]["bytes"] / row["single"]["bytes"]
     return row
@@ -196,13 +217,19 @@ def main() -> None:
     )
     options.add_argument("--only", help="one network")
     options.add_argument("--minutes", type=float, help="for each search; else as long as it takes")
+    options.add_argument(
+        "--peers", action="store_true", help="measure the peers alone, beside what was measured before"
+    )
     options.add_argument("--nncf", metavar="PYTHON", help="a Python that has nncf, for accuracy control")
     options.add_argument("--write", action="store_true", help=f"write {RESULTS.relative_to(ROOT)}")
     given = options.parse_args()
     rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name, (model, data) in networks(given.models).items():
         if given.only in (None, name):
-            rows[name] = finite(measured(model, data, given.minutes, given.nncf))
+            if given.peers:
+                rows[name] = rows.get(name, {}) | finite(peers_only(model, data, given.nncf))
+            else:
+                rows[name] = finite(measured(model, data, given.minutes, given.nncf))
             print(name, json.dumps(rows[name], indent=1), flush=True)
             if given.write:
                 RESULTS.write_text(json.dumps(rows, indent=1) + "\n")

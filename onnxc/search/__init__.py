@@ -49,12 +49,20 @@ def auto(
     None: as long as it takes. train: candidates are also distilled from the model as given (needs torch). Raises OnnxcError.
     """
     begun = time.monotonic()
+    if target is not None:
+        from ..codegen.target import resolve
+
+        resolve(target)  # a name that there is not is told before anything is measured
     if train and find_spec("torch") is None:
         raise BadOption("--train needs torch", remedy="pip install 'onnxc[train]'")
     given: Model = load(model)
     sound(given.copy())
     if data is None:
-        raise BadOption("a search needs data", remedy="give --data: candidates are judged by it")
+        names = ", ".join(t.name for t in given.inputs)
+        raise BadOption(
+            "a search needs data",
+            remedy=f"give --data, an .npz with arrays {names} and labels: candidates are judged by it",
+        )
     proto = given.to_proto()
     opened_data = feed(proto, data, wishes, seed=seed, runner=Runner(optimise=False))
     first, second, third = split(opened_data, SHARES, seed)

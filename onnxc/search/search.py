@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..ir.errors import BadData
-from ..runtime.tasks import is_higher_better
+from ..ir.errors import BadData, BadOption
+from ..runtime.tasks import is_higher_better, is_share
 from .budget import Budget, drop
 from .executor import Executor, opened
 from .found import COSTS, Found, Point, points, smoothed
@@ -29,8 +29,8 @@ LOW, HIGH = 1e-4, 0.6
 ROUNDS = 3
 MEASURING = 0.5
 """Share of the time after which nothing more is measured."""
-ENDING = 0.05
-"""Share of the time that is kept for timing and writing what was found."""
+ENDING, TIMING = 0.05, 0.4
+"""Share of the time that is kept for timing and writing what was found; share of that for timing."""
 Progress = Callable[[str, float], None]
 """progress(what is done, share of the whole that is behind)."""
 
@@ -89,6 +89,12 @@ class Search:
                 raise BadData(
                     "the outputs cannot be judged by these data", remedy="give labels, or --task and --metric"
                 )
+            if self.budget.drop is not None and self.budget.drop >= 1 and is_share(self.metric):
+                raise BadOption(
+                    f"--drop is of {self.metric}, which is a share",
+                    expected="below 1, or 5% say",
+                    found=self.budget.drop,
+                )
             self._warm()
             planner = Planner(self.local, Options(), self.budget, self.given)
             self._try(executor, planner, [("", 0.0, c) for c in planner.first(self.formats)], 0.0)
@@ -98,7 +104,7 @@ class Search:
         found = self.partial()
         if self.is_late:
             found.notes.append(f"the search ended after {self.minutes:g} minutes; the same command goes on from here")
-        found.timed(self.local, math.inf if self.end is None else self.end)
+        found.timed(self.local, math.inf if self.end is None else self._now + TIMING * max(self.end - self._now, 0))
         return found
 
     def _late(self) -> dict:

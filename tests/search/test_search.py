@@ -22,6 +22,7 @@ from onnxc.search.executor import opened
 from onnxc.search.found import smoothed
 from onnxc.search.knapsack import choose
 from onnxc.search.steps import globbed
+from onnxc.search.words import said
 from onnxc.search.work import Worker
 from tests.browser import WIDTHS, look, needs_browser
 
@@ -284,13 +285,46 @@ def test_a_plan_writes_nothing(place, capsys):
         (["--executor", "threads:0"], "--executor does not fit"),
         (["--time", "3"], "--time is a share of the time as given"),
         (["--metric", "r2"], "a metric needs its task"),
+        (["--target", "cortexm4"], "cortex-m4"),
     ],
 )
 def test_what_makes_no_sense_is_told(place, tmp_path, capsys, argv, said):
     base = ["auto", str(place / "net.onnx"), "--data", str(place / "data.npz"), "-o", str(tmp_path / "o")]
     assert main([*base, *argv]) == 2
     assert said in capsys.readouterr().err
-    assert main(["auto", str(place / "net.onnx")]) == 2 and "a search needs data" in capsys.readouterr().err
+    assert main(["auto", str(place / "net.onnx")]) == 2
+    assert "a search needs data; give --data, an .npz with arrays x and labels" in capsys.readouterr().err
+
+
+def test_a_drop_of_more_than_all_is_no_budget(place, tmp_path):
+    with pytest.raises(
+        BadOption, match=r"--drop is of accuracy, which is a share, expected below 1, or 5% say, found 5"
+    ):
+        auto(place / "net.onnx", place / "data.npz", budget=Budget(drop=5)).run()
+
+
+def test_what_was_done_is_said_in_words():
+    passes = parse(
+        "quant.floats, prune.channels(ratio=0.0, ratio_by={a: 0.25, b: 0.5}), prune.blocks(drop=1), "
+        "lowrank.auto(energy=1.0, energy_by={c: 0.9}), fuse, quant.cluster(bits=3, bits_by={a: 5, d: 0}), train.distill(epochs=8)"
+    )
+    assert said(passes) == (
+        "in floats first, channels of 2 groups cut by 25 to 50 %, 1 residual branch left out, 1 layer factored, "
+        "weights of 3 bits shared (3 to 5), 1 layer in float, distilled for 8 epochs"
+    )
+    assert said(parse("prune.channels(macs=0.5), fuse, quant.int8(skip=[a, b])")) == (
+        "channels cut to 50% of the MACs, 8-bit integers, 2 layers in float"
+    )
+    assert said(parse("clean, fuse")) == "cleaned and fused" and said(parse("quant.half")) == "quant.half"
+
+
+def test_libraries_say_where_memory_goes():
+    from onnxc.cli.auto import told
+    from onnxc.search.found import Found, Point
+
+    result = {"ram": 76e3, "ram_parts": {"io": 28e3, "at": "conv"}, "bytes": 1}
+    found = Found({}, [Point("x", (), "int8", result)], 0, {"ram": (76e3, 64e3)}, Budget(ram=64e3), "accuracy", True)
+    assert told(found) == "point 1: ram 76.0 kB above 64.0 kB (inputs and outputs 28.0 kB, else 48.0 kB at conv)"
 
 
 def test_globs_fit_one_name():
