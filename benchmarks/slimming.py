@@ -1,4 +1,4 @@
-"""Channels cut from trained networks and trained on: network slimming (Liu 2017) on the VGG, fewer MACs of ResNet-20.
+"""Channels cut from trained networks and trained on: the VGG, whose scales are slimmed (Liu 2017), and ResNet-20.
 
     python benchmarks/slimming.py --train FILE.npz --test FILE.npz [--only NAME] [--threads N] [--share N]
 
@@ -25,11 +25,11 @@ from onnxc.runtime.reference import Session
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results/slimming.json"
 VGG, RESNET = ROOT / "tests/data/vggslim_fashion.onnx", ROOT / "onnxc/data/resnet20_fashion.onnx"
-TRAINED = "train.finetune(epochs={epochs},batch=64,augment=[shift],held=0.02,threads={threads})"
+TRAINED = "train.finetune(epochs={epochs},batch=64,rate=0.002,augment=[shift],held=0.02,threads={threads})"
 ROWS = {
     "VGG as given": (VGG, "clean", 0),
-    "VGG, 70 % of channels": (VGG, "prune(ratio=0.7,scope=global,criterion=bn_scale,samples=2048)", 0),
-    "VGG, 70 % of channels, trained": (VGG, f"prune(ratio=0.7,scope=global,criterion=bn_scale,samples=2048),{TRAINED}", 4),
+    "VGG, 70 % of channels": (VGG, "prune(ratio=0.7,scope=global,criterion=lamp,samples=2048)", 0),
+    "VGG, 70 % of channels, trained": (VGG, f"prune(ratio=0.7,scope=global,criterion=lamp,samples=2048),{TRAINED}", 3),
     "ResNet-20 as given": (RESNET, "clean", 0),
     "ResNet-20 / 2.1": (RESNET, "prune(macs=0.476,samples=2048)", 0),
     "ResNet-20 / 2.1, trained": (RESNET, f"prune(macs=0.476,samples=2048),{TRAINED}", 3),

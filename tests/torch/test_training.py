@@ -240,3 +240,8 @@ def test_samples_are_dealt_once_an_epoch_and_held_ones_never():
     assert len(held) == 10 and samples.batches() == 8
     assert sorted(orders[0]) == sorted(orders[1]) == sorted(set(range(50)) - held)
     assert orders[0] == orders[2] != orders[1]
+
+
+def test_training_stops_where_nothing_gets_better():
+    result = fitted("train.finetune(epochs=20,batch=16,rate=1e-9,patience=3)")
+    assert len(result.report.rows[-1].trainings[0]["losses"]) <= 6

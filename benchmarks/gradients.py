@@ -1,0 +1,82 @@
+"""Cheaper gradients and short formats on LeNet-300-100: accuracy beside plain training, bytes that two processes send.
+
+    PYTHONPATH=. python benchmarks/gradients.py --train FILE.npz --test FILE.npz [--epochs N]
+
+FILE.npz: `image` float32 [n, 1, 28, 28] and `labels`. Two processes are started as torchrun starts them. Accuracy is ONNX
+Runtime's on --test. Writes benchmarks/results/gradients.json after each row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+
+import onnxc
+from benchmarks.lenet import network
+from onnxc.runtime.evaluate import accuracy
+from onnxc.runtime.reference import Session
+
+RESULTS = Path(__file__).resolve().parent / "results/gradients.json"
+ROWS = {
+    "plain": (1, ""), "meProp, 4 %": (1, ",topk_gradient=0.04"), "TernGrad": (1, ",ternary_gradient=true"),
+    "16-bit shared exponent": (1, ",shared_exponent=16"), "16-bit fixed point, 12 behind": (1, ",fixed_point=12"),
+    "plain, 2 processes": (2, ""), "TernGrad, 2 processes": (2, ",ternary_gradient=true"),
+}  # fmt: skip
+
+
+def train(path: str, passes: str, test: str) -> dict:
+    """The row of one training, as this process sees it."""
+    start = time.process_time()
+    with np.load(path) as learnt, np.load(test) as held:
+        result = onnxc.run_passes(network("LeNet-300-100"), passes, data=dict(learnt), check="shapes")
+        logits = next(iter(Session(result.model.to_proto()).run({"image": held["image"]}).values()))
+        sent = result.report.rows[-1].trainings[0]["sent"]
+        row = {"accuracy": accuracy(logits, held["labels"]), "sent": sent}
+    return {**row, "seconds": round(time.process_time() - start, 1)}
+
+
+def together(count: int, arguments: list[str]) -> dict:
+    """The row of the first of `count` processes."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = str(s.getsockname()[1])
+    env = {**os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, __file__, *arguments]
+    started = [
+        subprocess.Popen(command, env={**env, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
+        for rank in range(count)
+    ]
+    told = [p.communicate()[0] for p in started]
+    return json.loads(told[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", required=True)
+    parser.add_argument("--test", required=True)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--passes", help="of one training, whose row is printed")
+    args = parser.parse_args()
+    if args.passes:
+        print(json.dumps(train(args.train, args.passes, args.test)))
+        return
+    found = {}
+    for name, (count, option) in ROWS.items():
+        passes = f"train.finetune(epochs={args.epochs},batch=128,rate=0.003,held=0.02{option})"
+        found[name] = together(count, ["--train", args.train, "--test", args.test, "--passes", passes])
+        print(name, json.dumps(found[name]), flush=True)
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
