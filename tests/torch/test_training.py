@@ -112,6 +112,39 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     assert ours == theirs
 
 
+@pytest.mark.parametrize(
+    "passes, steps",
+    [("train.admm(to=ternary,ends=false,epochs=4", 20), ("train.soft_sharing(epochs=4", 20),
+     ("train.early_prune(early=2,epochs=3", 25), ("train.binary(scale=layer,stochastic=true,epochs=4", 20)],
+)  # fmt: skip
+def test_killed_at_any_step_forms_go_on_to_the_same_weights(passes, steps, tmp_path, monkeypatch):
+    from onnxc.torch import trainer
+
+    given = f"{passes},batch=16,rate=0.01"
+    whole = fitted(f"{given})").model.constants()
+    real, calls, last = trainer._Fit.step, [], int(np.random.default_rng(len(passes)).integers(1, steps))
+
+    def dies(self, *args):
+        calls.append(1)
+        if len(calls) == last:
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    monkeypatch.setattr(trainer._Fit, "step", dies)
+    for _ in range(2):  # and again at that step after it went on
+        calls.clear()
+        try:
+            resumed = fitted(f'{given},checkpoint="{tmp_path}/c.pt")')
+        except KeyboardInterrupt:
+            continue
+        break
+    else:
+        monkeypatch.setattr(trainer._Fit, "step", real)
+        resumed = fitted(f'{given},checkpoint="{tmp_path}/c.pt")')
+    for name, t in resumed.model.constants().items():
+        assert np.array_equal(t.values, whole[name].values), name
+
+
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     path = tmp_path / "c.pt"
     fitted(f'train.finetune(epochs=1,rate=0.01,checkpoint="{path}")')
