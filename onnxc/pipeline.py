@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .ir.cost import cost
 from .ir.declared import correct_as_run, correct_outputs, freeze_inputs
 from .ir.errors import BadModel, BadOption, DimensionError, InferenceObjects, OnnxcError, VerificationError
@@ -100,6 +102,7 @@ class Pipeline(Pass):
     def __str__(self) -> str:
         return f"[{', '.join(map(str, self.passes))}]"
 
+    @np.errstate(all="ignore")  # weights may hold what they like: what is not finite is told of results
     def transform(self, model) -> Result:
         """Transform a model (path, bytes, ModelProto, gs.Graph or Model), which is never changed. Raises OnnxcError."""
         work = load(model).copy()

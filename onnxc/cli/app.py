@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Annotated
 
@@ -93,6 +94,8 @@ def main(argv: list[str] | None = None) -> int:
     trusting = "--allow-code" in argv
     argv = [a for a in argv if a not in ("--debug", "--allow-code")] or ["--help"]
     _open_streams()
+    # NumPy's, of numbers that are not finite: what a model holds is told in tables and errors
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"(onnxc|numpy)\.")
     try:
         with signals.handled(), _allowing(trusting):
             _dispatch(argv)

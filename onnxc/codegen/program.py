@@ -63,6 +63,7 @@ class Program:
         self.plan.flags = [replace(p, offset=numbers[p.offset]) if p.space == "weight" else p for p in self.plan.flags]
 
 
+@np.errstate(all="ignore")  # of constants that are not finite
 def lower_program(static: StaticModel, target: Target, threads: int, prefix: str) -> Program:
     """Lowers a static model; its functions are named `prefix`_something, so that no two objects of a program clash.
 

@@ -81,6 +81,8 @@ def _rational(x, bound: float, over: tuple, under: tuple):
     return tirx.Select(x <= most, within, tirx.Select(x > most, _splat(x, 1.0), x))
 
 
+ELEMENTARY = 10
+"""How much heavier a rule makes its argument: it reads it often, in operations that are soon compiled."""
 RULES = {
     "exp": _exp,
     "sigmoid": _sigmoid,

@@ -9,10 +9,13 @@ from __future__ import annotations
 from itertools import takewhile
 from math import prod
 
+from onnxc.codegen.kernels.lanes import lanes_agree
 from onnxc.codegen.kernels.tile import TURNS
+from onnxc.codegen.kernels.weight import weight
 from onnxc.codegen.target import Target
 
 STORE = 2.0  # cycles of a store with what it stores
+MOST_PARTS = 1024  # of the value of a block after inlining
 WORTH_SHARING = 16_384  # turns of all loops: some microseconds, what it takes to share them
 
 
@@ -33,9 +36,14 @@ def schedule(function, target: Target, threads: int = 1):
 
 
 def _inline(work, block) -> None:
-    """Inlines a producer into its readers, if it is elementwise and has readers."""
+    """Inlines a producer into its readers, if it is elementwise, has readers, and they grow to MOST_PARTS at most."""
     from tvm import s_tir
 
+    producer = work.get(block)
+    heavy = {producer.writes[0].source: weight(producer.body, {}, MOST_PARTS)}
+    readers = [work.get(reader).body for reader in work.get_consumers(block)]
+    if any(weight(body, heavy, MOST_PARTS) >= MOST_PARTS for body in readers):
+        return  # what a reader reads twice is there twice: x = x * x, forty times
     try:
         work.compute_inline(block)
     except s_tir.ScheduleError:
@@ -68,40 +76,13 @@ def _loops(work, block, target: Target) -> list:
     if reductions:
         work.reorder(*spatial[:-1], outer, *reductions, inner)
     element = [var.var for var in work.get(block).iter_vars if var.iter_type == tirx.IterVar.DataPar][-1]
-    if _folds(work.get(block), element):
+    if not lanes_agree(work.get(block), element):
         work.unroll(inner)
     else:
         work.vectorize(inner)
     if reductions:
         work.decompose_reduction(block, reductions[0])
     return [*spatial[:-1], outer]
-
-
-def _folds(block, var) -> bool:
-    """Whether a branch (not a Select) depends on `var` by a quotient or a remainder, as of a Concat read through a Reshape.
-
-    TVM leaves such loops to LLVM, whose loop vectoriser (22) has made wrong numbers of them for AVX-512. Unrolled, the
-    remainders of what is known fold to constants, and most branches with them.
-    """
-    from tvm import tirx
-
-    def parts(expr):
-        yield expr
-        for name in ("a", "b", "value", "condition", "true_value", "false_value"):
-            if hasattr(expr, name):
-                yield from parts(getattr(expr, name))
-        for name in ("args", "indices"):
-            for part in getattr(expr, name, ()):
-                yield from parts(part)
-
-    def folded(expr) -> bool:
-        kinds = (tirx.FloorMod, tirx.FloorDiv, tirx.Mod, tirx.Div)
-        return any(isinstance(e, kinds) and any(x.same_as(var) for x in parts(e)) for e in parts(expr))
-
-    if not isinstance(block.body, tirx.BufferStore):
-        return False
-    ops = [(getattr(getattr(e, "op", None), "name", ""), e) for e in parts(block.body.value)]
-    return any(name == "prim.if_then_else" and folded(call.args[0]) for name, call in ops)
 
 
 def _share(work, block, outer: list, threads: int) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from onnxc.codegen.kernels.spec import Encoding, KernelSpec
 from onnxc.codegen.kernels.sums import Coded
+from onnxc.codegen.kernels.weight import MOST_COPIES, copies
 from onnxc.codegen.match import fewbit
 from onnxc.codegen.match.constants import Constants
 from onnxc.codegen.prepare.stored import Vectors
@@ -251,6 +252,7 @@ class Fusion:
         self.scale: np.ndarray | None = None
         self.shift: np.ndarray | None = None
         self.steps: list[tuple] = []
+        self.copies = 1
         self.axis = 1 if found.spatial else rank(var) - 1
 
     def take(self, binding) -> bool:
@@ -300,7 +302,8 @@ class Fusion:
         args = getattr(product.value, "args", ())
         if not inside or not _is_call(product.value, "relax.multiply") or not any(a.same_as(source) for a in args):
             return []
-        self._activation(("gate", tuple(steps)))
+        if not self._activation(("gate", tuple(steps))):
+            return []
         self.var = product.var
         return inside
 
@@ -327,6 +330,9 @@ class Fusion:
         )
 
     def _activation(self, step: tuple, operand: np.ndarray | None = None) -> bool:
+        if self.copies * copies(step) > MOST_COPIES:
+            return False
+        self.copies *= copies(step)
         self.affine = False
         self.steps.append(step)
         if operand is not None:

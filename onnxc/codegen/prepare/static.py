@@ -48,6 +48,7 @@ class OpenShapes(Unsupported):
     nodes: Sequence[str] = ()
 
 
+@np.errstate(all="ignore")  # of constants that are not finite
 def make_static(
     model: onnx.ModelProto,
     shapes: Mapping[str, tuple[int, ...]] | None = None,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from onnxc.codegen.prepare.stored import Vectors
+from onnxc.ir import sizes
 from onnxc.ir.errors import BadModel, Unsupported
 from onnxc.ir.evaluate import CannotFold, evaluate
 from onnxc.ir.faults import ONNX_ERRORS
@@ -36,6 +38,13 @@ RANDOM = {
     "Bernoulli",
     "Dropout",
 }
+LARGE = 1 << 28
+"""Bytes of a result that may be computed ahead, or twice its operands."""
+ROOM = 1 << 30
+"""Bytes of all of them, or those of the constants that there are."""
+SUMMED = {"Conv", "ConvTranspose", "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
+MOST_ELEMENTS = 2**31 - 1
+"""Of a tensor."""
 Scope = dict[str, str]
 """What names of a body mean outside it."""
 
@@ -73,6 +82,7 @@ class Walk:
     integers: dict[str, Integers] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)  # of nodes
+    room: int = ROOM
 
     @property
     def opset(self) -> int:
@@ -83,6 +93,7 @@ class Walk:
         """Visits the nodes of the outer graph. Raises BadModel where types contradict each other, Unsupported."""
         self.taken = {name for node in graph.node for name in (*node.input, *node.output)} | set(self.constants)
         self.taken.update(self.types)
+        self.room = max(ROOM, sum(array.nbytes for array in self.constants.values()))
         outer: Scope = {}
         for node in graph.node:
             self.visit(node, outer)
@@ -113,10 +124,7 @@ class Walk:
         if name in self.constants:
             return self.constants[name].shape
         kind = self.types.get(name)
-        if kind is None or not kind.tensor_type.HasField("shape"):
-            return None
-        dims = kind.tensor_type.shape.dim
-        return tuple(d.dim_value for d in dims) if all(d.HasField("dim_value") for d in dims) else None
+        return None if kind is None else _extents(kind)
 
     def element(self, name: str) -> int:
         """The element type of a tensor, 0 where it is not known."""
@@ -170,7 +178,10 @@ class Walk:
             i += 1
         self.names.add(node.name)
         self.nodes.append(node)
-        self.types.update(self.inferred(node))
+        made = self.inferred(node)
+        for name, kind in made.items():
+            _sane(node, name, kind)
+        self.types.update(made)
 
     def inferred(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
         """The types of a node's outputs, as ONNX infers them. Raises BadModel where types contradict each other."""
@@ -250,10 +261,45 @@ class Walk:
             return [arrays[0].transpose(attributes_of(node).get("perm"))]
         outputs = [gs.Variable(name) for name in node.output]
         stand_in = gs.Node(node.op_type, node.name, attributes_of(node), [], outputs)
+        if not self._affordable(node, stand_in, arrays):
+            return None
         try:
             return evaluate(stand_in, arrays, self.opset)
         except CannotFold:
             return None  # the row of the operator may still know what to do
+
+    def _affordable(self, node: onnx.NodeProto, stand_in: gs.Node, arrays: list[np.ndarray | None]) -> bool:
+        """Whether the results of a node are small and soon computed; it is asked before any of it is."""
+        size = sizes.written(stand_in, arrays, self.opset, dict.fromkeys(node.output, (None, 8)))
+        given = sum(array.nbytes for array in arrays if array is not None)
+        if size is None or size > max(LARGE, 2 * given) or size > self.room:
+            return False
+        if sizes.too_long(stand_in, arrays, size, node.op_type in SUMMED):
+            return False
+        self.room -= max(0, size - given)
+        return True
+
+
+def _extents(kind: onnx.TypeProto) -> tuple[int, ...] | None:
+    dims = kind.tensor_type.shape.dim
+    known = kind.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims)
+    return tuple(d.dim_value for d in dims) if known else None
+
+
+def _sane(node: onnx.NodeProto, name: str, kind: onnx.TypeProto) -> None:
+    """Raises BadModel where a node makes a tensor of negative extents, Unsupported where it makes one that is too large."""
+    extents = [d.dim_value for d in kind.tensor_type.shape.dim]
+    for axis, extent in enumerate(extents):
+        if extent < 0:
+            raise BadModel(
+                "a negative extent", node=node.name, tensor=name, axis=axis, found=extent,
+                remedy="the operands or attributes of the node do not fit: export the model again",
+            )  # fmt: skip
+    if prod(extents) > MOST_ELEMENTS:
+        raise Unsupported(
+            "a tensor is too large", node=node.name, tensor=name, expected=f"at most {MOST_ELEMENTS} elements",
+            found=prod(extents), remedy="compile the model with smaller inputs, or the part without this node",
+        )  # fmt: skip
 
 
 def settled(node: onnx.NodeProto, extents: tuple[int, ...] | None, opset: int) -> onnx.NodeProto:

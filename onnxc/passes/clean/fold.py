@@ -17,10 +17,11 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from ...ir import sizes
+from ...ir.axes import numbers
 from ...ir.evaluate import CannotFold, core, evaluate
 from ...ir.qtype import of_dtype
 from ..editor import Editor, opaque
-from . import sizes
 
 SMALL = 1 << 20
 RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
@@ -72,7 +73,7 @@ def _stored_short(values: np.ndarray, to: int) -> bool:
 
 def _too_much(e: Editor, node: gs.Node, arrays: list[np.ndarray | None]) -> str:
     """Why `node` is not evaluated: what its results take, known before anything is computed; "" where it may be."""
-    size = sizes.written(e, node, arrays)
+    size = sizes.written(node, arrays, e.model.opset, _known(e, node))
     if size is None:
         return "how large its result is cannot be told before it is computed"
     given = [a for a in arrays if a is not None]
@@ -85,11 +86,20 @@ def _too_much(e: Editor, node: gs.Node, arrays: list[np.ndarray | None]) -> str:
     growth = max(0, new - sum(dying.values()))
     if growth > e.room:
         return "folded constants have made the model much larger already"
-    if sizes.too_long(e, node, arrays, size):
+    facts = e.analysis.facts.get(node.name)
+    if sizes.too_long(node, arrays, size, facts is not None and bool(facts.iteration)):
         return "it would take long to compute"
     e.room -= growth
     e.fill -= size if node.op == "ConstantOfShape" else 0
     return ""
+
+
+def _known(e: Editor, node: gs.Node) -> sizes.Known:
+    found: dict[str, tuple[tuple[int, ...] | None, int]] = {}
+    for t in node.outputs:
+        shape, dtype = e.analysis.shape(t.name), e.dtype(t)
+        found[t.name] = (None if shape is None else numbers(shape), 8 if dtype is None else dtype.itemsize)
+    return found
 
 
 def become_constant(e: Editor, node: gs.Node, results: list[np.ndarray], what: str) -> bool:

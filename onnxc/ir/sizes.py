@@ -7,17 +7,19 @@ elements are stride-0 views and cost nothing), and how many steps it takes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from ...ir.axes import numbers
-from ...ir.evaluate import EVALUATORS, core
-from ...ir.faults import ONNX_ERRORS
-from ...ir.values import attribute_proto, to_tensor
-from ..editor import Editor
+from .evaluate import EVALUATORS, core
+from .faults import ONNX_ERRORS
+from .values import attribute_proto, to_tensor
+
+Known = Mapping[str, tuple[tuple[int, ...] | None, int]]
+"""Output -> its extents, None where they are not known, and the bytes of an element."""
 
 VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Transpose", "Slice", "Expand", "Dropout"}
 LAZY = {
@@ -40,22 +42,17 @@ SHOWN = 1 << 16
 """Bytes of a constant that ONNX's inference is shown."""
 
 
-def written(e: Editor, node: gs.Node, arrays: list[np.ndarray | None]) -> int | None:
+def written(node: gs.Node, arrays: list[np.ndarray | None], opset: int, known: Known) -> int | None:
     """Bytes of all outputs in a file; None where no inference says how large they are."""
     total = 0
     alone: dict[str, int] | None = None
     for t in node.outputs:
         if not t.name:
             continue
-        shape, dtype = e.analysis.shape(t.name), e.dtype(t)
-        width = 8 if dtype is None else dtype.itemsize
-        known = None if shape is None else numbers(shape)
-        if known is not None:
-            total += prod(known) * width
-            continue
-        n = _at_most(node, arrays)
+        extents, width = known[t.name]
+        n = _at_most(node, arrays) if extents is None else prod(extents)
         if n is None:
-            alone = _inferred(e, node, arrays) if alone is None else alone
+            alone = _inferred(node, arrays, opset) if alone is None else alone
             n = alone.get(t.name)
         if n is None:
             return None
@@ -74,13 +71,12 @@ def held(node: gs.Node, arrays: list[np.ndarray | None], file_bytes: int) -> int
     return file_bytes
 
 
-def too_long(e: Editor, node: gs.Node, arrays: list[np.ndarray | None], file_bytes: int) -> bool:
-    """Whether computing the results takes too many steps."""
-    facts = e.analysis.facts.get(node.name)
+def too_long(node: gs.Node, arrays: list[np.ndarray | None], file_bytes: int, iterates: bool) -> bool:
+    """Whether computing the results takes too many steps; `iterates`: an operator that sums over axes."""
     sizes = [a.shape for a in arrays if a is not None]
     if node.op == "Einsum":
         return _einsum_steps(node, sizes) > STEPS
-    if node.op in SLOW or (node.op not in EVALUATORS and facts is not None and facts.iteration):
+    if node.op in SLOW or (node.op not in EVALUATORS and iterates):
         return file_bytes // 4 + sum(map(prod, sizes)) > LOOPED
     if node.op in ("MatMul", "Gemm") and len(sizes) >= 2 and sizes[0] and sizes[1]:
         return prod(sizes[0]) * sizes[1][-1] * prod(sizes[1][:-2]) > STEPS
@@ -116,7 +112,7 @@ def _einsum_steps(node: gs.Node, sizes: list[tuple[int, ...]]) -> int:
     return steps * prod(extents.values())
 
 
-def _inferred(e: Editor, node: gs.Node, arrays: list[np.ndarray | None]) -> dict[str, int]:
+def _inferred(node: gs.Node, arrays: list[np.ndarray | None], opset: int) -> dict[str, int]:
     """Elements of each output by ONNX's inference of this node alone, shown what its inputs hold."""
     names = [f"i{k}" if a is not None else "" for k, a in enumerate(arrays)]
     outs = [t.name for t in node.outputs]
@@ -132,7 +128,7 @@ def _inferred(e: Editor, node: gs.Node, arrays: list[np.ndarray | None]) -> dict
             kind = onnx.helper.np_dtype_to_tensor_dtype(a.dtype)
             graph.input.append(onnx.helper.make_tensor_value_info(name, kind, a.shape))
     graph.output.extend(onnx.ValueInfoProto(name=n) for n in outs if n)
-    model = onnx.ModelProto(ir_version=10, graph=graph, opset_import=[onnx.helper.make_opsetid("", e.model.opset)])
+    model = onnx.ModelProto(ir_version=10, graph=graph, opset_import=[onnx.helper.make_opsetid("", opset)])
     try:
         made = onnx.shape_inference.infer_shapes(model).graph
     except ONNX_ERRORS:
