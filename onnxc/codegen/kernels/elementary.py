@@ -4,7 +4,7 @@
     sigmoid(x) = 1 / (1 + exp(-x))
     tanh(x), erf(x): x P(x^2) / Q(x^2), with x bounded to where float32 is saturated  (the rationals of Eigen)
 
-Relative errors: 2e-7 for exp, 4e-7 for the others. Results below 2^-125 become zero. The rules take effect while TVM lowers
+Relative errors: 2e-7 for exp, 4e-7 for the others. Results below 2^-125.5 become zero. The rules take effect while TVM lowers
 intrinsics, on scalars and vectors alike; other types keep TVM's own rules.
 """
 
@@ -15,7 +15,7 @@ from functools import cache
 LOG2E = 1.44269504088896341
 LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4
 EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
-EXP_LEAST, EXP_MOST = -86.643, 88.722839  # 2^-125, the last that is finite
+EXP_LEAST, EXP_MOST = -87.3, 89.0  # a little more than 2^-126, and more than the greatest float32
 TANH_BOUND, ERF_BOUND = 7.90531110763549805, 3.925
 TANH = (
     (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08, 1.48572235717979e-05,
@@ -49,7 +49,9 @@ def _exp(x):
     from tvm import tirx
 
     dtype = str(x.ty.dtype)
-    bounded = tirx.max(tirx.min(x, _splat(x, EXP_MOST)), _splat(x, EXP_LEAST))
+    # beyond these n is 128, where the product overflows, or -126, where the factor is zero; no comparison holds of NaN
+    bounded = tirx.Select(x > _splat(x, EXP_MOST), _splat(x, EXP_MOST), x)
+    bounded = tirx.Select(x < _splat(x, EXP_LEAST), _splat(x, EXP_LEAST), bounded)
     # beyond 2^23 a float32 has no fraction: the sum is rounded, and its low bits are n with the exponent's bias. A
     # conversion to integers would do the same, but has no vectors on some machines
     shift = _splat(x, 1.5 * 2**23 + 127)
@@ -59,9 +61,7 @@ def _exp(x):
     r = bounded - n * _splat(x, LN2_HIGH) - n * _splat(x, LN2_LOW)
     value = _horner(r, [_splat(x, c) for c in EXP]) * r * r + r + _splat(x, 1.0)
     # twice 2^(n - 1), for 2^128 is no float32
-    value = value * tirx.reinterpret(dtype, (biased - 1) << 23) * _splat(x, 2.0)
-    value = tirx.Select(x < _splat(x, EXP_LEAST), _splat(x, 0.0), value)
-    return tirx.Select(x <= _splat(x, EXP_MOST), value, x * _splat(x, float("inf")))  # infinity, or NaN
+    return value * tirx.reinterpret(dtype, (biased - 1) << 23) * _splat(x, 2.0)
 
 
 def _sigmoid(x):
