@@ -60,7 +60,10 @@ def _running(n: Node, x, axis: int, exclusive: bool, backward: bool):
 
 @row("TopK")
 def top(n: Node, x, *_):
-    """The k largest (or smallest) along an axis, in order, and where they stand; of equals the first comes first."""
+    """The k largest (or smallest) along an axis, in order, and where they stand; of equals the first comes first.
+
+    The best so far are a heap with the last of them at its top, which what is better replaces; at the end it is sorted.
+    """
     shape, kind = shape_of(x), dtype_of(x)
     axis = n.axis("axis", -1, len(shape))
     count = int(n.attribute("k") if n.opset < 10 else n.number(1, "k"))
@@ -80,18 +83,59 @@ def top(n: Node, x, *_):
             ahead = a > b if most else a < b
             return tirx.any(ahead, tirx.all(b != b, a == a)) if is_float(x) else ahead
 
+        def later(a, at, b, other):
+            """Whether a, which stood at `at`, comes after b of `other`: of equals the first comes first."""
+            return tirx.any(above(b, a), tirx.all(tirx.Not(above(a, b)), at > other))
+
         with T.grid(before, behind) as (i, j):
-            place = T.alloc_buffer((1,), "int32")
-            with T.serial(0, extent) as at:
-                item = source[i, at, j]
-                with when(T, tirx.any(at < count, above(item, values[i, count - 1, j]))):  # most are behind the last
-                    T.buffer_store(place, tirx.min(tirx.Cast("int32", at), count - 1), (0,))
-                    with T.While(tirx.all(place[0] > 0, above(item, values[i, tirx.max(place[0] - 1, 0), j]))):
-                        T.buffer_store(values, values[i, place[0] - 1, j], (i, place[0], j))
-                        T.buffer_store(places, places[i, place[0] - 1, j], (i, place[0], j))
-                        T.buffer_store(place, place[0] - 1, (0,))
-                    T.buffer_store(values, item, (i, place[0], j))
-                    T.buffer_store(places, tirx.Cast("int64", at), (i, place[0], j))
+            place, child = (T.alloc_buffer((1,), "int32") for _ in range(2))
+            item, stood = T.alloc_buffer((1,), kind), T.alloc_buffer((1,), "int64")
+
+            def behind_item(k, size):
+                k = tirx.min(k, size - 1)
+                return later(values[i, k, j], places[i, k, j], item[0], stood[0])
+
+            def descend(size) -> None:
+                """The later of the two below `place`."""
+                left = T.bind(2 * place[0] + 1)
+                one, two = (tirx.min(left + k, size - 1) for k in range(2))
+                second = later(values[i, two, j], places[i, two, j], values[i, one, j], places[i, one, j])
+                T.buffer_store(child, left + tirx.Cast("int32", tirx.all(left + 1 < size, second)), (0,))
+
+            def sift(start, size) -> None:
+                """Put `item` into the heap of `size`, from `start` down, under whatever comes later."""
+                T.buffer_store(place, start, (0,))
+                descend(size)
+                with T.While(tirx.all(child[0] < size, behind_item(child[0], size))):
+                    T.buffer_store(values, values[i, child[0], j], (i, place[0], j))
+                    T.buffer_store(places, places[i, child[0], j], (i, place[0], j))
+                    T.buffer_store(place, child[0], (0,))
+                    descend(size)
+                T.buffer_store(values, item[0], (i, place[0], j))
+                T.buffer_store(places, stood[0], (i, place[0], j))
+
+            def take(value, at) -> None:
+                T.buffer_store(item, value, (0,))
+                T.buffer_store(stood, at, (0,))
+
+            with T.serial(0, count) as at:
+                T.buffer_store(values, source[i, at, j], (i, at, j))
+                T.buffer_store(places, tirx.Cast("int64", at), (i, at, j))
+            with T.serial(0, count // 2) as turn:
+                start = count // 2 - 1 - turn
+                take(values[i, start, j], places[i, start, j])
+                sift(tirx.Cast("int32", start), count)
+            with T.serial(0, extent - count) as rest:
+                at = count + rest
+                with when(T, above(source[i, at, j], values[i, 0, j])):  # most are not
+                    take(source[i, at, j], tirx.Cast("int64", at))
+                    sift(tirx.const(0, "int32"), count)
+            with T.serial(0, count - 1) as turn:  # the last of all that are left goes to their end
+                end = T.bind(tirx.Cast("int32", count - 1 - turn))
+                take(values[i, end, j], places[i, end, j])
+                T.buffer_store(values, values[i, 0, j], (i, end, j))
+                T.buffer_store(places, places[i, 0, j], (i, end, j))
+                sift(tirx.const(0, "int32"), end)
 
     flat = [((before, count, behind), kind), ((before, count, behind), "int64")]
     values, places = loops(n, [n.reshape(x, (before, extent, behind))], flat, body)
