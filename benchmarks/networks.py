@@ -3,9 +3,9 @@
     python benchmarks/networks.py [NAME ...] [--threads 1 2] [--rounds 9] [--json FILE]
 
 The networks are those of `network_models.py`, with random weights. In every round each runtime runs for some milliseconds, in
-turns; a row has medians of wall time a call, the peers' times by ours (above 1 the library is faster, the median of the rounds'
-ratios), and the largest difference from ONNX Runtime as a share of the largest output. On a machine with other work wall time
-counts what waits, so take the ratios. OpenVINO and ncnn (through pnnx) are measured where they are installed
+turns; a row has medians of the time of a call, the peers' times by ours (above 1 the library is faster, the median of the rounds'
+ratios), and the largest difference from ONNX Runtime as a share of the largest output. One thread is measured in processor time,
+which other work on the machine disturbs little; two in wall time, of which only the ratios count there. OpenVINO and ncnn (through pnnx) are measured where they are installed
 (pip install openvino ncnn pnnx). Rows go into benchmarks/results/networks.json, by network and threads; others there stay.
 """
 
@@ -98,13 +98,13 @@ def ncnn(model: onnx.ModelProto, folder: Path, threads: int) -> Callable:
 PEERS = {"onnxruntime": onnxruntime, "openvino": openvino, "ncnn": ncnn}
 
 
-def timed(run: Callable, x: np.ndarray) -> float:
+def timed(run: Callable, x: np.ndarray, clock: Callable[[], float]) -> float:
     """Seconds a call, over at least `SLICE` of them."""
-    start, count = time.perf_counter(), 0
+    start, count = clock(), 0
     while True:
         run(x)
         count += 1
-        spent = time.perf_counter() - start
+        spent = clock() - start
         if spent >= SLICE:
             return spent / count
 
@@ -132,11 +132,12 @@ def compare(name: str, threads: int, rounds: int) -> dict:
             found = np.asarray(run(x)).reshape(-1)
             if found.size == wanted.size:
                 row["error"][who] = float(np.abs(found - wanted.reshape(-1)).max() / np.abs(wanted).max())
+        clock = time.process_time if threads == 1 else time.perf_counter
         times: dict[str, list[float]] = {who: [] for who in runs}
         order = list(runs)
         for turn in range(rounds):
             for who in order[turn % len(order) :] + order[: turn % len(order)]:
-                times[who].append(timed(runs[who], x))
+                times[who].append(timed(runs[who], x, clock))
     for who, found in times.items():
         row["milliseconds"][who] = round(statistics.median(found) * 1e3, 4)
         if who != OURS:
