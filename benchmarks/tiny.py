@@ -183,6 +183,74 @@ def measure(net: str, models: Path, data: Path | None, samples: int, io: str, ta
     return row
 
 
+EMX = r"""#include <stdint.h>
+#include <stdio.h>
+#define CSR (*(volatile uint32_t *)0xe000e010)
+#define RVR (*(volatile uint32_t *)0xe000e014)
+#define CVR (*(volatile uint32_t *)0xe000e018)
+void net(const void *, void *);
+static float input[@in@], output[@out@];
+int main(void) {
+  FILE *in = fopen("in.bin", "rb"), *out = fopen("out.bin", "wb");
+  while (fread(input, 1, sizeof input, in) == sizeof input) {
+    uint32_t start;
+    RVR = 0xffffff, CVR = 0, CSR = 5;
+    start = CVR;
+    net(input, output);
+    printf("ticks %lu\n", (unsigned long)((start - CVR) & 0xffffff));
+    fwrite(output, 1, sizeof output, out);
+  }
+  return fclose(out);
+}
+"""
+
+
+def emx(net: str, models: Path, tool: str) -> dict:
+    """The plain C of emx-onnx-cgen (PyPI), with gcc -O2 on cortex-m4 and floats at the ends: instructions, flash of its object, stack
+    of its functions, and how many outputs are ONNX Runtime's."""
+    proto = onnx.load(models / f"{net}_int8.onnx")
+    ((key, x),) = {name: random_feeds(input_specs(proto), 0)[name] for name in input_specs(proto)}.items()
+    wanted = next(iter(Session(proto, optimise=False).run({key: x}).values()))
+    chain = resolve(TARGET).toolchain
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        options = ["--large-temp-threshold", "0", "--large-weight-threshold", "0", "--model-name", "net"]
+        made = [tool, "compile", *options, str((models / f"{net}_int8.onnx").resolve()), "net.c"]
+        subprocess.run(made, cwd=folder, check=True, capture_output=True)
+        (folder / "count.c").write_text(EMX.replace("@in@", str(x.size)).replace("@out@", str(wanted.size)))
+        toolchain = chain.linker().command()
+        subprocess.run([*toolchain, "-O2", "-fstack-usage", "-c", "net.c"], cwd=folder, check=True, capture_output=True)
+        compile_model(chain_of_one(), folder, name="one", target=TARGET, check="shapes")
+        link = [
+            *toolchain,
+            "-O2",
+            "count.c",
+            "net.o",
+            "example/startup.c",
+            "--specs=rdimon.specs",
+            "-T",
+            "example/board.ld",
+            "-lm",
+        ]
+        subprocess.run([*link, "-o", "count.elf"], cwd=folder, check=True, capture_output=True)
+        data, instructions = run(folder, x.tobytes(), TARGET)
+        size = subprocess.run(["arm-none-eabi-size", "net.o"], cwd=folder, check=True, capture_output=True, text=True)
+        stack = sum(int(line.split("\t")[1]) for line in (folder / "net.su").read_text().splitlines())
+    found = np.frombuffer(data, np.float32).reshape(wanted.shape)
+    text, initialised, zeros, *_ = (int(word) for word in size.stdout.splitlines()[1].split()[:3])
+    return {
+        "instructions": instructions, "flash_bytes": text + initialised, "ram_bytes": stack + zeros + initialised,
+        "most_off": float(np.abs(found - wanted).max()),
+    }  # fmt: skip
+
+
+def chain_of_one() -> onnx.ModelProto:
+    """A model whose library brings the start-up code of a board."""
+    return onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[4] x) => (float[4] y) { y = Neg(x) }'
+    )
+
+
 FEW = {"W1A1": (1, 1), "W1A2": (1, 2), "W2A2": (2, 2), "W4A4": (4, 4), "W4A8": (4, 8), "W8A8": (8, 8)}
 """Bits of weights and activations of the layers that `few_bits` measures."""
 
@@ -263,9 +331,15 @@ def main() -> None:
     parser.add_argument("--nets", nargs="+", default=list(CMSIS))
     parser.add_argument("--io", nargs="+", default=["float", "int8"])
     parser.add_argument("--target", default=TARGET)
+    parser.add_argument("--emx", help="the command emx-onnx-cgen, to be measured instead")
     parser.add_argument("--few-bit", action="store_true", help="measure layers of few bits instead")
     args = parser.parse_args()
     made: dict[str, dict] = {}
+    if args.emx:
+        for net in args.nets:
+            made[f"{net} emx-onnx-cgen"] = emx(net, args.models, args.emx)
+            print(net, made[f"{net} emx-onnx-cgen"], flush=True)
+        args.nets = []
     if args.few_bit:
         made["few bits" + ("" if args.target == TARGET else f" {args.target}")] = few_bits(args.target)
         args.nets = []

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 import zipfile
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,7 +18,6 @@ from onnx import numpy_helper, parser
 from onnxc.codegen import compile_model
 from onnxc.codegen.c.emit import PACKAGES, write_package
 from onnxc.codegen.c.header import Interface
-from onnxc.codegen.target import resolve
 from onnxc.ir.errors import BadOption, Unsupported
 
 from .conftest import run_ort
@@ -80,16 +82,23 @@ def test_the_sources_are_the_library_on_any_machine(built, tmp_path):
         assert np.abs(np.frombuffer(done.stdout, np.float32) - wanted).max() <= 0.02  # a step of a logit
 
 
-def test_a_platformio_project_runs_on_the_board(built, tmp_path):
-    """As PlatformIO builds it: all C files of src and lib, their folders included."""
-    project = built / "platformio"
-    assert json.loads((project / "lib/net/library.json").read_text())["build"]["srcDir"] == "src"
-    toolchain = resolve("cortex-m3").toolchain
-    command = [*toolchain.linker().command(), "-O2", f"-I{project / 'lib/net/src'}", project / "src/main.c"]
-    command += [project / "lib/net/src/net.c", built / "example/startup.c", "-T", built / "example/board.ld"]
-    subprocess.run([*command, "--specs=rdimon.specs", "-lm", "-o", "run.elf"], cwd=tmp_path, check=True)
-    runner = [*toolchain.runner(), "-semihosting-config", "enable=on,target=native", "-kernel", "run.elf"]
-    assert subprocess.run(runner, cwd=tmp_path, check=False, timeout=60).returncode == 0
+def test_the_commands_of_the_docs_run_on_the_board(tmp_path):
+    """From a model to a running program, as docs/microcontrollers.md has it: a PlatformIO project, built, in QEMU."""
+    ready("cortex-m4")
+    text = (Path(__file__).parents[2] / "docs/microcontrollers.md").read_text(encoding="utf-8")
+    commands = text.split("From a model to a running program")[1].split("```sh\n")[1].split("```")[0]
+    onnx.save(network(), tmp_path / "ic_int8.onnx")
+    tool = tmp_path / "bin/onnxc"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m onnxc "$@"\n')
+    tool.chmod(0o755)
+    where = {**os.environ, "PATH": f"{tool.parent}:{os.environ['PATH']}", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        ["bash", "-e"], input=commands, cwd=tmp_path, env=where, text=True, capture_output=True, timeout=300
+    )
+    assert done.stdout.splitlines()[-1:] == ["0"], done.stderr
+    project = tmp_path / "build/platformio"
+    assert json.loads((project / "lib/ic_int8/library.json").read_text())["build"]["srcDir"] == "src"
 
 
 def test_the_forms_of_packages(built, tmp_path):
