@@ -12,10 +12,20 @@ import onnx_graphsurgeon as gs
 from ..ir.errors import BadModel, DimensionError, Unsupported, VerificationError
 from ..ir.faults import ONNX_ERRORS, first_line
 from ..ir.files import load
-from ..ir.model import STANDARD, Model, read_only
+from ..ir.model import Model, read_only
+from ..ir.values import bodies
 from ..ir.verify import verify
 from .base import Context, Report
 
+RESIZES = 11
+_REDUCES = ("Max", "Min", "Mean", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare")
+CHANGED = {
+    **{f"Reduce{name}": (18,) for name in _REDUCES},
+    **dict.fromkeys(("Squeeze", "Unsqueeze", "ReduceSum", "Softmax", "LogSoftmax", "Hardmax"), (13,)),
+    "Split": (13, 18), "Clip": (11,), "Pad": (11,), "Slice": (10,), "Upsample": (9, 10), "Resize": (RESIZES,), "TopK": (10, 11),
+    "Dropout": (12,), "BatchNormalization": (9, 14), "Scan": (9,), "Scatter": (11,), "GroupNormalization": (21,),
+}  # fmt: skip
+"""Operators that another opset writes or means otherwise, and those opsets; the converter leaves bodies as they are."""
 AGREES = 1e-5
 """Allowed difference of an output before and after, relative to its largest value: only operators are rewritten."""
 
@@ -33,6 +43,7 @@ def raise_opset(model: Model, to: int, ctx: Context | None = None, report: Repor
     try:
         proto = _converted(model, to)
         raised = reattach(load(proto), model)
+        raised.declared = {**model.declared, **raised.declared}
         verify(raised, like=model)
     except (BadModel, DimensionError, VerificationError) as e:
         raise _refusal(model, to, f"the converted model does not verify: {e}") from e
@@ -47,9 +58,24 @@ def raise_opset(model: Model, to: int, ctx: Context | None = None, report: Repor
 
 def _converted(model: Model, to: int) -> onnx.ModelProto:
     try:
-        return onnx.version_converter.convert_version(model.to_proto(weights=False), to)
+        made = onnx.version_converter.convert_version(model.to_proto(weights=False), to)
     except ONNX_ERRORS as e:
         raise _refusal(model, to, f"onnx.version_converter fails: {first_line(e)}") from e
+    if model.opset < RESIZES <= to:
+        _as_before(made, model)
+    return made
+
+
+def _as_before(made: onnx.ModelProto, model: Model) -> None:
+    """Where a Resize reads: opset 11 has other defaults than opset 10 and Upsample, which the converter overlooks."""
+    scales = {t.name: t.values for t in model.constants().values()}
+    scales |= {n.output[0]: np.array(n.attribute[0].floats) for n in made.graph.node if n.op_type == "Constant"}
+    for node in made.graph.node:
+        if node.op_type == "Resize" and not any(a.name == "coordinate_transformation_mode" for a in node.attribute):
+            known = scales.get(node.input[2]) if len(node.input) > 2 else None
+            shorter = model.opset == RESIZES - 1 and known is not None and known.size and known.min() < 1
+            node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+            node.attribute.append(onnx.helper.make_attribute("nearest_mode", "ceil" if shorter else "floor"))
 
 
 def _refusal(model: Model, to: int, why: str) -> Unsupported:
@@ -58,14 +84,17 @@ def _refusal(model: Model, to: int, why: str) -> Unsupported:
 
 
 def _convertible(model: Model, to: int) -> None:
-    """The converter drops functions and may leave bodies at their old meaning, without a word."""
+    """The converter drops functions and leaves bodies as they are, without a word."""
     if model.functions:
         raise _refusal(model, to, "it has model-local functions")
     for node in model.nodes:
-        if node.domain not in STANDARD:
-            raise _refusal(model, to, f"node {node.name} is of the foreign domain {node.domain}")
-        if any(isinstance(a, onnx.AttributeProto) and a.type in (a.GRAPH, a.GRAPHS) for a in node.attrs.values()):
-            raise _refusal(model, to, f"node {node.name} has a body")
+        graphs = [a for a in node.attrs.values() if isinstance(a, onnx.AttributeProto)]
+        stack = bodies(onnx.NodeProto(attribute=graphs))
+        while stack:
+            for inner in stack.pop().node:
+                if any(model.opset < version <= to for version in CHANGED.get(inner.op_type, ())):
+                    raise _refusal(model, to, f"node {node.name} has a body with a {inner.op_type}, which has changed")
+                stack += bodies(inner)
 
 
 def reattach(raised: Model, model: Model) -> Model:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -74,9 +74,15 @@ def input_specs(model: onnx.ModelProto, samples: str | None = None, *, values: b
     axes = sample_axes(shapes, [_shape(value.type.tensor_type) for value in model.graph.output], samples)
     for name, shape in several.items():
         shapes[name], axes[name] = None if shape is None else (None, *shape), None
-    told = any(dtype.kind in "iubO" for dtype in dtypes.values()) or any(map(named, shapes))
+    told = any(dtype.kind in "iubO" for dtype in dtypes.values()) or any(map(named, shapes)) or _scaled(model, shapes)
     drawn = input_values(model.graph, known_shapes(model)) if values and told else {}
     return {n: TensorSpec(shapes[n], dtypes[n], drawn.get(n, Values()), axes[n]) for n in dtypes}
+
+
+def _scaled(model: onnx.ModelProto, inputs: Container[str]) -> bool:
+    """Whether an input says how much a Resize scales."""
+    nodes = (n for n in model.graph.node if n.op_type in ("Resize", "Upsample"))
+    return any(name in inputs for node in nodes for name in node.input[1:])
 
 
 def _shape(tensor: onnx.TypeProto.Tensor) -> tuple[Dim, ...] | None:

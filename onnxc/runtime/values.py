@@ -93,7 +93,7 @@ def input_values(graph: onnx.GraphProto, shapes: dict[str, list[int | str | None
         kind = tensor.elem_type
         integer = kind in (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
         scalar = len(tensor.shape.dim) == 0 or all(d.dim_value == 1 for d in tensor.shape.dim)
-        if plain.choices and not scalar and kind != onnx.TensorProto.STRING:
+        if plain.choices and not scalar and plain.why.startswith("Equal"):
             plain = plain._replace(choices=())
         if MASK.fullmatch(name) and not plain.choices:
             plain = Values(choices=(1,), why="a mask")

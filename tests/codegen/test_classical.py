@@ -126,6 +126,16 @@ def test_models_of_classical_learning_give_the_numbers_of_onnx_runtime(tmp_path)
             np.testing.assert_allclose(found[key].reshape(value.shape), value, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+def test_two_classes_with_a_score_each_are_refused(tmp_path):
+    """ONNX Runtime gives them the label 1 where the second score is above 0, even where the first is larger."""
+    rng = np.random.default_rng(0)
+    own = trees(rng, 2, 2, "class", ["BRANCH_LEQ"]) | {"classlabels_int64s": [0, 1]}
+    own["class_ids"] = [i % 2 for i in range(len(own["class_ids"]))]
+    both = {"label": TensorProto.INT64, "scores": TensorProto.FLOAT}
+    refused = Programs(tmp_path).add("it", model("TreeEnsembleClassifier", np.zeros((2, 2), np.float32), both, **own))
+    assert "export one score for both classes" in str(refused)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -407,6 +407,9 @@ def test_resizes(rng, tmp_path):
             scales = np.array([1, 1, *rng.choice([0.5, 0.75, 1.5, 2, 3, 1.2], 2)], np.float32)
             inputs = [x, None, ("const", scales)]
         cases.append(Case("Resize", inputs, opset=19, **drawn))
+    for mode, factor in (("nearest", 0.6), ("nearest", 1.5), ("linear", 0.6)):
+        scales = ("const", np.array([1, 1, factor, factor], np.float32))
+        cases.append(Case("Resize", [values(rng, (1, 2, 7, 9)), scales], opset=10, mode=mode))
     check(cases, tmp_path, tolerance=1e-4)
 
 

@@ -306,3 +306,13 @@ def test_what_the_reference_approximates_is_no_fault_of_the_library(tmp_path):
     proto.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(w), name) for name, w in weights.items())
     report = compile_model(proto, tmp_path / "library", name="net")
     assert 1e-4 < report.proof["error"] < 0.02
+
+
+def test_inputs_whose_roundings_decide_tell_nothing():
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+      g (float[1,64] x) => (float[1,64] y) <float far = {1e7}> { a = Mul(x, far) y = Sin(a) }""")
+    reference = Reference(model, make_feeds(model, [[("x", (1, 64), "float32")]], None))
+    (one,) = reference.judge(0, {"y": reference.outputs[0]["y"][:, ::-1]})
+    assert one.senseless and one.drift > 0.1
+    (one,) = reference.judge(0, dict(reference.outputs[0]))
+    assert not one.senseless

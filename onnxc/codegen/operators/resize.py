@@ -44,6 +44,10 @@ class Way:
     antialias: bool
 
 
+SIMPLE = "simple"
+"""How opset 10 rounds in ONNX Runtime: up where an axis becomes shorter."""
+
+
 @row("Resize", since=10)
 def resize(n: Node, x, *_):
     """A tensor read at other coordinates, along each axis by its own table."""
@@ -51,7 +55,7 @@ def resize(n: Node, x, *_):
     way = Way(
         mode,
         n.choice("coordinate_transformation_mode", "half_pixel" if n.opset > 10 else "asymmetric", *COORDINATES),
-        n.choice("nearest_mode", "round_prefer_floor" if n.opset > 10 else "floor", "round_prefer_ceil", "floor", "ceil",
+        n.choice("nearest_mode", "round_prefer_floor" if n.opset > 10 else SIMPLE, "round_prefer_ceil", "floor", "ceil",
                  "round_prefer_floor"),
         n.attribute("cubic_coeff_a", -0.75), bool(n.attribute("exclude_outside", 0)), bool(n.attribute("antialias", 0)),
     )  # fmt: skip
@@ -107,7 +111,7 @@ def _plain(n: Node, x, out: tuple[int, ...], factors: dict[int, float], way: Way
     if len(shape) != 4 or dtype_of(x) != "float32" or way.antialias or out[:2] != shape[:2]:
         return False
     whole = all(out[a] == shape[a] * factors.get(a, 1.0) and factors.get(a, 1.0) % 1 == 0 for a in (2, 3))
-    nearest = way.mode == "nearest" and way.coordinates == "asymmetric" and way.nearest == "floor"
+    nearest = way.mode == "nearest" and way.coordinates == "asymmetric" and way.nearest in ("floor", SIMPLE)
     linear = way.mode == "linear" and way.coordinates in ("half_pixel", "asymmetric")
     return whole and (nearest or linear)
 
@@ -125,7 +129,7 @@ def taps(way: Way, extent: int, out: int, scale: float, region: tuple[float, flo
     if way.mode == "nearest":
         rounded = {
             "round_prefer_floor": lambda v: np.ceil(v - 0.5), "round_prefer_ceil": lambda v: np.floor(v + 0.5),
-            "floor": np.floor, "ceil": np.ceil,
+            "floor": np.floor, "ceil": np.ceil, SIMPLE: np.ceil if scale < 1 else np.floor,
         }[way.nearest](at)  # fmt: skip
         places = np.clip(rounded, 0, extent - 1).astype(np.int64)[:, None]
         return Taps(places, np.ones((out, 1)), outside)

@@ -290,6 +290,9 @@ def classifier(n: Node, x):
                       "export a score for each class")  # fmt: skip
     if count < 2:
         raise Refused("a single class is not known")
+    if count == 2 and not one:
+        raise Refused("two classes with a score each: ONNX Runtime takes the second if its score is above 0, the standard the larger",
+                      "export one score for both classes")  # fmt: skip
     scores, best = _walk(n, x, trees, count, "SUM", base, labels=True)
     if one:
         score = n.do("sum", scores, [1], True)

@@ -69,5 +69,5 @@ def _is_small(tensor: onnx.TypeProto.Tensor) -> bool:
     count = 1
     for dim in tensor.shape.dim:
         count *= dim.dim_value
-    whole = tensor.elem_type in (onnx.TensorProto.INT32, onnx.TensorProto.INT64, onnx.TensorProto.BOOL)
-    return whole and tensor.HasField("shape") and len(tensor.shape.dim) < 2 and 0 < count <= FEW
+    kinds = (onnx.TensorProto.INT32, onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.FLOAT)
+    return tensor.elem_type in kinds and tensor.HasField("shape") and len(tensor.shape.dim) < 2 and 0 < count <= FEW
