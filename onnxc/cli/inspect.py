@@ -42,11 +42,11 @@ FEW = 24
 
 
 def render(found: Inspection, *, verbose: bool = False, width: int | None = None, colour: bool = False) -> str:
-    """The inspection as text. Without `verbose`: only layers with weights or MACs, and the beginning of long lists."""
+    """The inspection as text. Without `verbose`: only layers with MACs or more than one weight, and the beginning of long lists."""
     found = readable(found)
     width = width or tables.screen_width()
     parts = [_head(found, width)]
-    layers = [x for x in found.layers if verbose or ((x.macs or x.params) and x.op not in QUANTISERS)]
+    layers = [x for x in found.layers if verbose or ((x.macs or x.params > 1) and x.op not in QUANTISERS)]
     some_coded = any(x.coded is not None for x in layers)
     rows = [_layer_row(x) + (_coded_row(x) if some_coded else []) for x in layers]
     if rows:

@@ -41,6 +41,10 @@ def list_method(name: str, width: int | None = None) -> str:
         found = [
             (full, cls.summary()) for full, cls in available().items() if pattern.search(inspect.getdoc(cls) or "")
         ]
+        for k, (full, _) in enumerate(found):  # of options that take any text, the one whose words name it
+            named = [o for o in describe_options(available()[full]) if o.kind == "text" and pattern.search(o.doc)]
+            if named and re.fullmatch(r"[a-z0-9_]+", wanted):
+                found[k] = (f"{full}({named[0].name}={wanted})", named[0].doc)
     if not found:
         find(name)
     return "\n".join(wrap(f"{head}: {doc}" if doc else head, "", width) for head, doc in found)

@@ -204,12 +204,15 @@ def _coded(numbers: np.ndarray | None, weights: list[gs.Constant]) -> dict[str, 
 
 
 def _weights(node: gs.Node, verified: Verified) -> list[gs.Constant]:
-    """The initialisers that `node` reads, but for shape operands, booleans and texts."""
+    """The initialisers that `node` reads, but for shape operands, indices, booleans and texts."""
     operands = verified.analysis.facts[node.name].operands
     return [
         t
         for i, t in enumerate(node.inputs)
-        if isinstance(t, gs.Constant) and i not in operands and t.values.dtype.kind not in "OUSb"
+        if isinstance(t, gs.Constant)
+        and i not in operands
+        and t.values.dtype.kind not in "OUSb"
+        and not (t.values.dtype == np.int64 and t.values.ndim <= 1)
     ]
 
 

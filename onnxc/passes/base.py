@@ -292,8 +292,9 @@ class Pass:
     def summary(cls) -> str:
         """The first sentence of its docstring."""
         first = " ".join(inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].split())
-        sentence, dot, _ = first.partition(". ")
-        return sentence + dot.strip()
+        # an abbreviation ("eq. 3") ends no sentence
+        end = re.search(r"(?<!\beq)(?<!\bno)(?<!\bsec)\. (?=[A-Z`\"])", first)
+        return (first[: end.start() + 1] if end else first).rstrip(":")
 
     def within(self, option: str, fits: bool, expected: str) -> None:
         """Raise BadOption unless the value of `option` fits; `expected` says what would."""

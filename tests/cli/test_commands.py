@@ -1,6 +1,7 @@
 """inspect, compare, compile, run, bench: what they print and write; JSON goes to stdout alone."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -223,3 +224,15 @@ def test_the_demo_without_a_compiler_says_what_to_install(command, tmp_path, mon
     monkeypatch.setattr("onnxc.cli.demo.COMPILED", {"fused": "fused, compiled"})
     ended = command("demo")
     assert ended.status == 0 and " ".join(ended.out.split()).count("apt-get install gcc") == 1
+
+
+def test_what_the_list_of_passes_says_is_whole():
+    from onnxc.cli.listing import list_method
+    from onnxc.passes.registry import available, describe_options
+
+    for name, cls in available().items():
+        assert not re.search(r"(\beq\.?|[:,(])$", cls.summary()), name
+        for o in describe_options(cls):
+            assert o.doc and o.doc.count("(") == o.doc.count(")") and not o.doc.endswith(("(", ",")), (name, o.name)
+    assert list_method("fpgm").startswith("prune.channels(criterion=fpgm): how channels are rated")
+    assert "quant.binary(inputs=horq)" in list_method("horq")

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxc
+from onnxc.cli.inspect import render
 from onnxc.ir.cost import cost
 from onnxc.ir.files import load
 from onnxc.ir.verify import verify
@@ -78,3 +79,13 @@ def test_inspect_says_the_size():
     found = inspect(network(["N", 3, "H", "W"], EARLY_AND_LATE))
     assert found.sizes == ("H = 64", "W = 64")
     assert inspect(network([1, 3, 8, 8], EARLY_AND_LATE)).sizes == ()
+
+
+def test_indices_and_single_numbers_are_no_layers():
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,3,4] x) => (float[N,2] y) <int64 first = {0}, float half = {0.5}> {
+            a = Gather <axis = 1> (x, first) b = Mul(a, half) y = MatMul(b, w) }""")
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((4, 2), np.float32), "w"))
+    found = inspect(proto)
+    assert [(layer.op, layer.params) for layer in found.layers] == [("Gather", 0), ("Mul", 1), ("MatMul", 8)]
+    assert "Not listed: 1 Gather, 1 Mul" in render(found)

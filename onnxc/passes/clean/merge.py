@@ -4,6 +4,7 @@
     Reshape(Flatten(Squeeze(x)))                    ->  Reshape(x), or x
     Cast(Cast(x, float64), float16)                 ->  Cast(x, float16)     where the first cast loses nothing
     Pad(Pad(x)), Slice(Slice(x)), Concat(Concat(x)) ->  one of them
+    ReduceMax(ReduceMax(x)), ReduceMin(...)         ->  one of them
     Reshape(x, [0, -1])                             ->  Flatten(x)
 
 The inner node stays where something else reads it.
@@ -263,7 +264,29 @@ def _concat(e: Editor, node: gs.Node) -> bool:
     return True
 
 
+def _reduce(e: Editor, node: gs.Node) -> bool:
+    """The largest of the largest is the largest of all; means and sums would be rounded otherwise."""
+    inner = e.producer(node.inputs[0], node.op)
+    rank = None if inner is None else e.rank(inner.inputs[0])
+    if inner is None or rank is None or not e.alone(node.inputs[0]):
+        return False
+    first, second = ints_of(inner, "axes", 1), ints_of(node, "axes", 1)
+    keeps, kept = (n.attrs.get("keepdims", 1) for n in (inner, node))
+    if not first or not second or keeps != kept:
+        return False
+    gone = {k % rank for k in first}
+    left = list(range(rank)) if keeps else [k for k in range(rank) if k not in gone]
+    axes = sorted(gone | {left[k % len(left)] for k in second})
+    if "axes" in node.attrs:
+        node.attrs["axes"] = axes
+        e.set_input(node, 0, inner.inputs[0])
+    else:
+        e.set_inputs(node, [inner.inputs[0], e.constant(f"{node.name}_axes", np.array(axes, np.int64))])
+    e.edited(node, f"merged with {inner.name}")
+    return True
+
+
 RULES = {
     "Transpose": _transpose, "Cast": _cast, "Pad": _pad, "Slice": _slice, "Concat": _concat,
-    **dict.fromkeys(REGROUP, _regroup),
+    **dict.fromkeys(REGROUP, _regroup), "ReduceMax": _reduce, "ReduceMin": _reduce,
 }  # fmt: skip

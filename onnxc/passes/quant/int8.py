@@ -63,8 +63,8 @@ class QuantInt8(Pass):
     with auto, the least signal-to-noise ratio of the outputs in dB, measured on the data; products stay in float for
     it. per_channel: a scale for each output channel. symmetric: activations int8 with zero point 0, for accelerators
     that want that; ONNX Runtime then keeps convolutions with a Relu in float. calibration: how a range follows from
-    the values seen: all (minmax), all but a few at the ends (percentile: the share kept, in percent, 99.999 by
-    default), least squared error (mse), or least relative entropy (entropy). rounding: of weights, each by itself
+    the values seen: all (minmax), all but a few at the ends (percentile), least squared error (mse), or least relative
+    entropy (entropy). percentile: the share kept, in percent, 99.999 by default. rounding: of weights, each by itself
     (nearest), or so that a layer's outputs change least: gptq hands each error on to the weights that follow;
     adaptive also makes up for what layers ahead have lost, and then moves weight by weight; adaround learns up or down of all weights
     of a layer (Nagel 2020); seqmse rounds to nearest on searched steps; auto tries all of them and keeps the one whose outputs
