@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from .ir.bounded import read_text
 from .ir.errors import BadOption
 from .ir.escape import json_text
 from .passes.base import Pass
@@ -24,7 +25,10 @@ def parse(text: str) -> list[Pass]:
     """Read a pass list. Arguments are `name=value` or values in order; values are numbers, true, false, none, words,
     quoted strings (a backslash escapes a quote or a backslash), [lists] and {name: value} tables. What `str` of a Pass
     writes is read back. Raises BadOption that shows where reading stopped."""
-    return _Reader(text).passes()
+    try:
+        return _Reader(text).passes()
+    except RecursionError:
+        raise BadOption("the list of passes is nested too deeply") from None
 
 
 class _Reader:
@@ -162,9 +166,9 @@ def read_toml(path: str | Path, *, allow_code: bool = False) -> tuple[list[Pass]
         import tomli as tomllib  # type: ignore[no-redef]
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8") if path.stat().st_size <= LARGEST else ""
+        text = read_text(path, LARGEST)
         if not text.strip() or max(line.count(".") for line in text.splitlines()) > DEEPEST:
-            why = "nested too deeply" if text.strip() else f"empty, or larger than {LARGEST} bytes"
+            why = "nested too deeply" if text.strip() else "empty"
             raise BadOption(f"the recipe {path} lists no passes: it is {why}")
         recipe = tomllib.loads(text)
     except OSError as e:

@@ -170,9 +170,9 @@ class Archive:
         if not f.name:
             return path
         target = path.parent / f.name
-        if not plain(f.name) or not target.resolve().is_relative_to(path.parent.resolve()):
+        if not plain(f.name) or not Path(os.path.realpath(target)).is_relative_to(Path(os.path.realpath(path.parent))):
             raise BadModel(f"{self._where} would write outside the folder, refused", found=f.name)
-        if target.resolve() == path.resolve():
+        if Path(os.path.realpath(target)) == Path(os.path.realpath(path)):
             raise BadOption(f"{path} is the name of the model's external data", remedy="give the model another name")
         target.parent.mkdir(parents=True, exist_ok=True)
         return target
@@ -263,7 +263,7 @@ def unpack(source: str | os.PathLike | bytes, path: str | os.PathLike, *, max_by
 
     Above `max_bytes` in all, 4 times the archive and 1 GiB by default, nothing is written.
     """
-    if isinstance(source, (str, os.PathLike)) and Path(source).resolve() == Path(path).resolve():
+    if isinstance(source, (str, os.PathLike)) and Path(os.path.realpath(source)) == Path(os.path.realpath(path)):
         raise BadOption(f"{path} is the archive itself", remedy="give the model another name")
     with Archive(source, max_bytes=max_bytes) as archive:
         return archive.unpack(path)

@@ -61,7 +61,7 @@ def pack(source: object, path: str | os.PathLike, *, coder: str = "adaptive") ->
     if isinstance(source, (str, os.PathLike)):
         folder: Path | None = Path(source).parent
         model = mapped(Path(source))
-        if Path(path).resolve() == Path(source).resolve():
+        if Path(os.path.realpath(path)) == Path(os.path.realpath(source)):
             raise BadOption(f"{path} is the model itself", remedy="give the archive another name")
     else:
         if not isinstance(source, (bytes, bytearray, memoryview)):
@@ -75,7 +75,7 @@ def pack(source: object, path: str | os.PathLike, *, coder: str = "adaptive") ->
         if region.location is None or (region.location and region.location in files):
             continue
         beside = _beside(folder, region)
-        if beside.resolve() == Path(path).resolve():
+        if Path(os.path.realpath(beside)) == Path(os.path.realpath(path)):
             raise BadOption(f"{path} holds the model's external data", remedy="give the archive another name")
         files[region.location] = mapped(beside)
     with replacing(path) as out:

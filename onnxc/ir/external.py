@@ -55,8 +55,8 @@ def _holds(kind: Descriptor, trail: tuple[str, ...]) -> bool:
 def locate(folder: Path, location: str, name: str) -> Path:
     """The file `location` of tensor `name` in the model's folder. Raises BadModel where it stands outside, links followed."""
     try:
-        root = folder.resolve()
-        path = (root / location).resolve()
+        root = Path(os.path.realpath(folder))
+        path = Path(os.path.realpath(root / location))
     except RuntimeError:
         raise BadModel("external data is a link to itself", tensor=name, found=location) from None
     except ValueError:

@@ -29,7 +29,7 @@ _AT_FDCWD, _EXCHANGE = -100, 2
 @contextmanager
 def staging(out: Path) -> Iterator[Path]:
     """A new folder on the file system of `out`, gone at the end. Folders of dead processes are removed first."""
-    out = out.resolve()
+    out = Path(os.path.realpath(out))
     out.parent.mkdir(parents=True, exist_ok=True)
     with temporary.folder(_home(out), out.name) as work:
         yield work
@@ -50,7 +50,7 @@ def put(made: Path, out: Path, *, old: Collection[str] = (), last: str) -> None:
     `old`: files of `out`, relative to it, that the new ones stand for; all else in it stays. `last`: the file of both without
     which the others are no whole.
     """
-    out = out.resolve()
+    out = Path(os.path.realpath(out))
     if not out.exists():
         with suppress(OSError):  # another process may have been first
             made.rename(out)
@@ -63,7 +63,7 @@ def put(made: Path, out: Path, *, old: Collection[str] = (), last: str) -> None:
 def _carry(out: Path, made: Path, ours: Collection[str]) -> bool:
     """Hard links in `made` to all files of `out` but `ours`; whether that went well, and `out` can be exchanged at all."""
     with suppress(OSError):
-        if Path.cwd().resolve().is_relative_to(out) or made.is_relative_to(out):
+        if Path(os.path.realpath(Path.cwd())).is_relative_to(out) or made.is_relative_to(out):
             return False
     try:
         for folder, names, files in os.walk(out):

@@ -5,13 +5,13 @@ b.json   {"form": "onnxc baseline 1", "models": {"net.onnx": {"bytes": ..., "mac
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..ir.bounded import read_json
 from ..ir.cost import cost
 from ..ir.errors import BadData
 from ..ir.escape import json_text
@@ -73,7 +73,7 @@ def figures(source: object, data: object = None, *, task: Task | None = None, ti
 def read(file: Path) -> dict[str, dict[str, Any]]:
     """The models of a baseline. Raises BadData."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file)
         if found["form"] != FORM:
             raise KeyError(f"form {FORM}")
         return {str(name): dict(row) for name, row in found["models"].items()}

@@ -301,12 +301,16 @@ def _check_machine(file: Path, manifest: dict) -> None:
         raise BadModel(f"cannot load {file.name}: this machine lacks {', '.join(sorted(lacking))}", remedy=remedy)
 
 
+MANIFEST_BYTES = 1 << 26
+
+
 def read_manifest(path: str | os.PathLike) -> dict:
     """The manifest of a folder that `onnxc compile` wrote, or of a library in it. Raises BadModel."""
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     path = folder / "manifest.json"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            manifest = json.loads(file.read(MANIFEST_BYTES))
     except FileNotFoundError:
         raise BadModel(
             f"no manifest.json in {path.parent}", remedy="give the folder that onnxc compile wrote"

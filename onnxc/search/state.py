@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..ir.bounded import read_json
 from ..ir.errors import BadData
 from ..ir.output import write_whole
 from .work import Job
@@ -28,7 +29,7 @@ class State:
 
     def _read(self, file: Path) -> dict[str, Any]:
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = read_json(file)
             results = dict(found["results"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadData(f"{file} holds no search: {error}", remedy="remove it, or give another folder") from None

@@ -12,7 +12,6 @@ at one price for all, and the price is searched until the budget is met.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ import numpy as np
 
 from ...ir.analysis import Analysis, analyse
 from ...ir.axes import Atom, atoms
+from ...ir.bounded import read_json
 from ...ir.digest import digest
 from ...ir.errors import BadData
 from ...ir.escape import json_text
@@ -177,7 +177,7 @@ def write(file: Path, head: Mapping, curves: Mapping[str, Curve]) -> None:
 def read(file: Path, head: Mapping | None = None) -> dict[str, Curve]:
     """The curves in `file`. Raises BadData where it holds none, or, with `head`, those of something else."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file)
         curves = {
             key: Curve(c["name"], c["channels"], [Point(**p) for p in c["points"]])
             for key, c in found["curves"].items()
