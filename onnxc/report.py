@@ -53,11 +53,11 @@ class PipelineReport:
             self.higher = score.task.metrics[self.metric]().higher
 
     def warnings(self) -> list[str]:
-        """What got worse by the passes of the list: bytes, MACs, time, and outputs that are lost."""
+        """What got worse by the passes of the list: bytes, parameters, MACs, time, and outputs that are lost."""
         found = []
         snr, time = float("inf"), 1.0
         for r in self.rows:
-            for name, unit in (("bytes", "bytes"), ("macs", "MACs")):
+            for name, unit in (("bytes", "bytes"), ("params", "parameters"), ("macs", "MACs")):
                 was, now = (getattr(c, name) if c else 0 for c in (r.before, r.after))
                 if now > was * (1 + RISE) and name == "macs" and r.claim.kind == "exact":  # which adds no product
                     found.append(f"{r.name} finds extents that were not known: {now:,} MACs are counted, not {was:,}")

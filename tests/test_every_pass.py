@@ -52,10 +52,14 @@ MANY = {name: 30 if name in SLOW else 130 if name in QUICK else 60 for name in P
 """Networks of the slow test; no two passes see the same ones."""
 
 
+def make_pass(name: str):
+    return make(name, OPTIONS.get(name))
+
+
 def run(name: str, seed: int) -> tuple[onnxc.Model, bool]:
     """The result on network `seed`, and whether the pass itself edited anything."""
     proto = build(seed, 2 + seed % 5, 13 + seed % 6)
-    passes = [*(parse(AFTER[name]) if name in AFTER else ()), make(name, OPTIONS.get(name))]
+    passes = [*(parse(AFTER[name]) if name in AFTER else ()), make_pass(name)]
     result = onnxc.run_passes(proto, passes, seed=seed)
     return result.model, bool(result.report.rows[-1].edits)
 

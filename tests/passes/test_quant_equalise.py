@@ -1,5 +1,7 @@
 """quant.equalise: channels are scaled, outputs stay, quantisers gain, and what cannot be scaled is left alone."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from onnxc.ir.text import dump
 from onnxc.passes.base import apply
 from onnxc.passes.registry import make
 from onnxc.runtime.data import open_data
+from onnxc.runtime.evaluate import Evaluator
 from onnxc.runtime.reference import Runner
 from onnxc.runtime.specs import input_specs
 from tests.apart import differences
@@ -59,6 +62,47 @@ def test_a_quantised_network_gains():
     assert after > before + 6
 
 
+def test_weights_around_a_channel_get_one_range_and_the_outputs_stay():
+    """Cross-layer equalisation: after it the ranges of a channel in both weights are equal (Nagel 2019, eq. 9 to 11)."""
+    model = network("c = Conv(x, w1, b1) r = Relu(c) y = Conv(r, w2)")
+    done, report = equalised(model, method="weights")
+    feeds = feeds_of(model, seed=0, samples=8)
+    real, ours = run(model, feeds)["y"], run(done, feeds)["y"]
+    assert np.abs(real - ours).max() <= 1e-5 * np.abs(real).max() and report.edits
+    first, second = (n.inputs[1].values for n in done.nodes if n.op == "Conv")
+    made, read = np.abs(first).max((1, 2, 3)), np.abs(second).max((0, 2, 3))
+    np.testing.assert_allclose(made / made.max(), read / read.max(), rtol=1e-3)
+
+
+def test_what_a_channel_is_at_least_moves_into_biases():
+    model = network("c = Conv(x, w1, b1) r = Relu(c) y = Conv(r, w2)")
+    first = next(n for n in model.nodes if n.op == "Conv")
+    lifted = np.array(first.inputs[2].values)
+    lifted[:2] += 200
+    model.set_weight(first, 2, lifted)
+    done, report = equalised(model, method="weights")
+    assert any("2 channels lowered" in e.what for e in report.edits)
+    feeds = feeds_of(model, seed=0, samples=8)
+    real, ours = run(model, feeds)["y"], run(done, feeds)["y"]
+    assert np.abs(real - ours).max() <= 1e-4 * np.abs(real).max()
+    first = next(n for n in done.nodes if n.op == "Conv")
+    assert np.abs(first.inputs[2].values[:2] / np.abs(first.inputs[1].values[:2]).max((1, 2, 3))).max() < 100
+
+
+def test_of_both_ways_and_none_the_one_of_the_nearest_outputs_stays():
+    model = network("c = Conv(x, w1, b1) r = Relu(c) y = Conv(r, w2)")
+    data = open_data(None, input_specs(model.to_proto()), samples=8)
+    runner = Runner(optimise=False)
+    done, report = apply(
+        make("quant.equalise"), model, runner=runner, data=data, synthetic=True, evaluator=Evaluator(runner, data)
+    )
+    said = dict(re.findall(r"(as it is|activations|weights) ([0-9.]+) dB", report.notes[-1]))
+    assert len(said) == 3 and report.edits
+    feeds = feeds_of(model, seed=0, samples=8)
+    got = differences(run(model, feeds), run(quantised(done)[0], feeds))["y"].snr_db
+    assert got == pytest.approx(max(map(float, said.values())), abs=1.5)
+
+
 def test_strength_zero_does_nothing():
     model = network("c = Conv(x, w1, b1) r = Relu(c) y = Conv(r, w2)")
     done, _ = equalised(model, strength=0.0)
@@ -80,7 +124,9 @@ def test_do_not_scale_what_the_readers_would_notice(body, outputs, why):
     assert dump(done) == dump(model)
 
 
-@pytest.mark.parametrize("options", [{"strength": 1.5}, {"strength": -0.1}, {"bits": 9}])
+@pytest.mark.parametrize(
+    "options", [{"strength": 1.5}, {"strength": -0.1}, {"bits": 9}, {"method": "weights", "strength": 0.5}]
+)
 def test_options_that_do_not_fit_are_refused(options):
     with pytest.raises(BadOption):
         make("quant.equalise", options)

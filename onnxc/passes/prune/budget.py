@@ -106,7 +106,7 @@ def search(
     if cost(milder) <= target:
         return milder, milder
     best = counts_at(high)
-    if cost(best) > target * (1 + TOLERANCE):
+    if cost(best) > target:
         raise BadOption("the budget cannot be met", expected=f"at least {cost(best):.0f}", found=f"{target:.0f}",
                         remedy="allow more groups to be cut, or fewer channels in each")  # fmt: skip
     for _ in range(STEPS):

@@ -36,7 +36,7 @@ from .sensitivity import SAMPLES, Allocation, Curve, measure, units
 from .uncut import Uncut
 
 RATIO = 0.5
-TRIES = 4
+TRIES = 8
 """How often a cut is made deeper because recovery has added to the cost."""
 
 
@@ -132,14 +132,14 @@ class PruneChannels(Pass):
         unit, wanted = self.budget
         wanted = goal = limit(Costing(model, analyse(model), unit, set()).whole, wanted)
         over = 0.0
-        for _ in range(TRIES):
+        for n in range(TRIES):
             work = model.copy()
             report = self._prune(work, ctx, (unit, goal))
             over = Costing(work, analyse(work), unit, set()).whole - wanted
             if over <= 0 or not report.edits:
                 break
-            goal -= over  # of what recovery has added: biases
-        if over > TOLERANCE * wanted:
+            goal -= over * 2**n  # of what recovery has added: biases
+        if over > 0:
             raise BadOption("the budget cannot be met", pass_name=self.name, expected=f"at most {wanted:.0f} {unit}",
                             found=f"{wanted + over:.0f}", remedy="ask for less, or take recover=none")  # fmt: skip
         model.adopt(work)

@@ -1,50 +1,69 @@
-"""quant.equalise: scale channels so that all of a tensor's channels use its quantiser alike (cross-layer equalisation)."""
+"""quant.equalise: scale channels so that tensors, or the weights around them, use their quantisers alike."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated, Literal
 
 import numpy as np
 
+from ...ir.difference import decibels
+from ...ir.errors import BadOption
 from ...ir.model import Model
+from ...ir.verify import verify
 from ..base import Claim, Context, Pass, Report, register
-from ..layers.layout import layout
 from ..options import Range
+from .channel_ranges import Seen, estimate
+from .equalise_weights import absorb, by_weights
+from .int8 import QuantInt8
 from .scaling import Class, classes, rescale
 
 LEAST = 2.0**-7
 """Channels are enlarged up to the reciprocal: beyond it a channel is as good as dead."""
+SAMPLES = 256
+"""Samples that methods are compared on, at most."""
 STRENGTHS = tuple(i / 8 for i in range(9))
 
 
 @register("quant.equalise")
 class Equalise(Pass):
-    """Move scales by channel from activations into the weights around them (Nagel 2019, with ranges seen on data).
+    """Move scales by channel between layers, so that quantisers lose less; kept where they do on the data.
 
     Before -> after, with s > 0 by channel:
 
     1. Conv(W1, b1) -> Relu -> Conv(W2)   ->   Conv(W1 / s, b1 / s) -> Relu -> Conv(W2 s)
     2. the same over residual sums, pooling, Flatten and depthwise convolutions: all terms of a sum share s
 
-    The outputs stay as they were but for rounding. A quantiser with one scale for a tensor of channel ranges r_c errs by
-    D^2 / 12 in each entry, D = max r_c / s_c / 255, and readers enlarge that by s_c: the sum of s_c^2 D^2 is least where
-    all r_c / s_c are equal. Where several tensors share s, each range counts relative to its tensor's largest.
+    The outputs stay as they were but for rounding. method:
 
-    But s also enlarges the columns of W2, and the largest one sets the step of its whole output; so only a power of the
-    relative ranges is moved.
+    weights: the ranges of a channel in the weights that make it and in those that read it become equal (cross-layer
+    equalisation, Nagel 2019), and what a channel is above 0 at all times moves on into biases (bias absorption).
 
-    strength: that power; 1 equalises fully, 0 does nothing. By default the one of STRENGTHS for which the errors of
+    activations: a quantiser with one scale for a tensor of channel ranges r_c errs by D^2 / 12 in each entry,
+    D = max r_c / s_c / 255, and readers enlarge that by s_c: the sum of s_c^2 D^2 is least where all r_c / s_c are equal. Where
+    several tensors share s, each range counts relative to its tensor's largest. But s also enlarges the columns of W2, and the
+    largest one sets the step of its whole output; so only a power of the relative ranges is moved.
+
+    auto: both, and the model as it is, are quantised to int8, and the one of the nearest outputs on the data stays.
+
+    strength: of activations, that power; 1 equalises fully, 0 does nothing. By default the one of STRENGTHS for which the errors of
     activations and weights, estimated for independent roundings, are least together, for each class of tensors.
-    bits: of the weights to come, for that estimate.
+    bits: of the weights to come; per_channel: whether they will have a scale for each output channel.
     """
 
+    method: Literal["auto", "activations", "weights"] = "auto"
     strength: Annotated[float | None, Range(0, 1)] = None
     bits: Annotated[int, Range(2, 8)] = 8
+    per_channel: bool = True
 
     claim = Claim.TOLERANCE(1e-6, 1e-4)
     requires = ("clean", "fuse")
     needs_data = True
+
+    def __post_init__(self) -> None:
+        if self.strength is not None and self.method == "weights":
+            raise BadOption("option strength goes with method=activations", pass_name=self.name)
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
@@ -55,9 +74,42 @@ class Equalise(Pass):
             else:
                 found.append(c)
         seen = self._look(model, ctx, found)
+        measured = self.method == "auto" and self.strength is None and ctx.evaluator is not None and found
+        plans: dict[str, Callable[[], list[np.ndarray | None]]] = {
+            "activations": lambda: [self._scale(c, seen) for c in found],
+            "weights": lambda: list(by_weights(found, LEAST)),
+        }
+        if not measured:
+            how = "activations" if self.method == "auto" else self.method
+            self._apply(model, found, plans[how](), seen, how == "weights", report)
+            return report
+        tried = {"as it is": (self._judged(model, model.copy(), ctx), model.copy(), Report())}
+        for how, scales in plans.items():
+            work, said = model.copy(), Report()
+            self._apply(work, found, scales(), seen, how == "weights", said)
+            tried[how] = self._judged(model, work.copy(), ctx), work, said
+        best = max(tried, key=lambda how: tried[how][0])
+        _, work, said = tried[best]
+        model.adopt(work)
+        report.edits += said.edits
+        report.refusals += said.refusals
+        report.note("int8 on the data: " + ", ".join(f"{how} {snr:.1f} dB" for how, (snr, *_) in tried.items()))
+        return report
+
+    def _judged(self, model: Model, work: Model, ctx: Context) -> float:
+        """Signal to noise in dB of `work`, quantised, beside `model`."""
+        judge = ctx.evaluate(model, SAMPLES)
+        QuantInt8(bits=self.bits, per_channel=self.per_channel).run(work, replace(ctx, verified=verify(work)))
+        return decibels(judge(work).noise)
+
+    def _apply(
+        self, model: Model, found: list[Class], scales: list[np.ndarray | None], seen: dict[str, Seen], lift: bool,
+        report: Report,
+    ) -> None:  # fmt: skip
+        """Write the scales of each class; lift: and let biases take what channels are above 0 at all times."""
         scale_in, scale_out = {}, {}
-        for c in found:
-            s = self._scale(c, seen)
+        nodes = {n.name: n for n in model.nodes}
+        for c, s in zip(found, scales, strict=True):
             if s is None:
                 report.refuse(c.makers[0].name, "its output is always zero")
                 continue
@@ -66,10 +118,12 @@ class Equalise(Pass):
             spread = f"{1 / s.min():.3g}"
             names = ", ".join(n.name for n, _ in c.readers)
             report.edit(c.makers[0].name, f"{c.channels} channels equalised by up to {spread}, read by {names}")
-        for node in list(model.nodes):
-            if node.name in scale_in or node.name in scale_out:
-                rescale(model, node, scale_in.get(node.name), scale_out.get(node.name))
-        return report
+        for name, node in nodes.items():
+            if name in scale_in or name in scale_out:
+                rescale(model, node, scale_in.get(name), scale_out.get(name))
+        for c, s in zip(found, scales, strict=True) if lift else ():
+            if s is not None and (low := _least(c, seen)) is not None and (n := absorb(model, c, nodes, low / s)):
+                report.edit(c.makers[0].name, f"{n} channels lowered by what they are at least")
 
     def _look(self, model: Model, ctx: Context, found: list[Class]) -> dict[str, Seen]:
         """What the channels of each tensor hold that something other than a Relu reads."""
@@ -94,36 +148,13 @@ class Equalise(Pass):
         return min((s**a for a in strengths), key=lambda s: estimate(c, s, seen, self.bits))
 
 
-@dataclass
-class Seen:
-    """Of each channel: the largest magnitude, the sum of squares, and how many values there were."""
-
-    top: np.ndarray | float = 0.0
-    power: np.ndarray | float = 0.0
-    count: int = 0
-
-    def add(self, x: np.ndarray) -> None:
-        """Values [channels, any]."""
-        self.top = np.maximum(self.top, np.maximum(x.max(1), -x.min(1)).astype(np.float64))
-        self.power = self.power + np.einsum("ci,ci->c", x, x, dtype=np.float64)
-        self.count += x.shape[1]
-
-
-def estimate(c: Class, s: np.ndarray, seen: dict[str, Seen], bits: int) -> float:
-    """The summed squared error of what the readers of a class put out, in units of 1/12, were it scaled by s.
-
-    A reader's output o errs by sum over c of (s_c w_oc)^2 D^2 for an activation with step D, and by the square of its
-    weight step times sum over c of E[x_c^2] / s_c^2. All tensors of the class count as read by every reader.
-    """
-    tensors = [seen[n] for n in c.tensors if n in seen]
-    step = sum(float((t.top / s).max() / 255) ** 2 for t in tensors)
-    power = sum(t.power / max(t.count, 1) for t in tensors) / len(tensors) / s**2
-    total = 0.0
-    for node, repeat in c.readers:
-        w = layout(node).view(node.inputs[1].values).astype(np.float64)
-        g, _, columns, taps = w.shape
-        w = w * np.repeat(s, repeat).reshape(g, 1, columns, 1)
-        weight_step = np.abs(w).max((2, 3)) / ((1 << (bits - 1)) - 1)
-        inputs = np.repeat(power, repeat).reshape(g, columns).sum(1) * taps
-        total += step * float((w**2).sum()) + float((weight_step**2 * inputs[:, None]).sum())
-    return total
+def _least(c: Class, seen: dict[str, Seen]) -> np.ndarray | None:
+    """What each channel of a class is at least, [channels]: seen, and three deviations below its mean (Nagel 2019); None where
+    more than an activation stands between maker and readers."""
+    found = [seen[n] for n in c.tensors if n in seen]
+    if len(found) != 1 or len(c.tensors) > 2:
+        return None
+    t = found[0]
+    mean = np.asarray(t.total / t.count)
+    deviation = np.sqrt(np.maximum(t.power / t.count - mean**2, 0.0))
+    return np.maximum(np.minimum(t.low, mean - 3 * deviation), 0.0)

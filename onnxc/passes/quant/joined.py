@@ -4,7 +4,7 @@
 
 The factor goes into the product that makes the branch where that alone is read, else into a Mul. Powers of two: floats keep
 their bits. How far is what the errors of activations and weights, estimated for independent roundings, are least for
-(`equalise.estimate`); where a reader keeps no scale, Concats whose branches would lose most of their bits stay in float.
+(`channel_ranges.estimate`); where a reader keeps no scale, Concats whose branches would lose most of their bits stay in float.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ...ir.model import Model
 from ...ir.verify import verify
 from ..base import Context, Report
 from ..layers.layout import layout
-from .equalise import Seen, estimate
+from .channel_ranges import Seen, estimate
 from .placement import single_reader
 from .scaling import SAME, Class, classes, rescale, scalable
 
