@@ -115,9 +115,11 @@ def _targets(graph: onnx.GraphProto, shapes, inputs: set[str]) -> Iterator[tuple
         target = [n if isinstance(n, int) else -1 for n in wanted]
         if target.count(-1) > 1 or not target:
             target = [-1] + [1] * (length[0] - 1) if isinstance(length[0], int) and length[0] else []
+        why = f"Reshape {node.name}".strip()
         if target:
-            why = f"Reshape {node.name}".strip()
             yield node.input[1], Values(array=np.array(target, np.int64), why=why)
+        elif isinstance(length[0], str) or length[0] is None:  # of one number it is all that is there
+            yield node.input[1], Values(choices=(-1,), why=why)
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:

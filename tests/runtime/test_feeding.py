@@ -262,3 +262,11 @@ def test_a_target_that_is_an_input_is_as_declared():
     ):
         proto = model(text)
         assert runs(proto, feed(proto))
+
+
+def test_a_reshape_by_an_input_of_unknown_length():
+    proto = model(
+        "g (float[a,b] x, int64[k] shape) => (float[n] y) { r = Reshape(x, shape) y = MatMul(r, w) }",
+        w=np.ones(16, np.float32),
+    )
+    assert "k = 1" in feed(proto).remarks and "shape -1 (Reshape)" in feed(proto).remarks
