@@ -23,7 +23,7 @@ from models import path_of
 
 import onnxc
 from onnxc.ir.cost import cost
-from onnxc.ir.difference import differences
+from onnxc.ir.difference import Difference
 from onnxc.ir.verify import verify
 from onnxc.runtime.evaluate import accuracy
 from onnxc.runtime.reference import Session
@@ -40,6 +40,11 @@ INPUTS = {
     **{f"uniform {b}": (f"uniform, bits={b}", b) for b in (2, 3, 4, 8)},
 }
 Data = dict[str, np.ndarray]
+
+
+def differences(reference: dict, other: dict) -> dict[str, Difference]:
+    """The `Difference` of each output."""
+    return {name: Difference().add(array, other[name]) for name, array in reference.items()}
 
 
 def data(name: str, count: int | None = None) -> Data:

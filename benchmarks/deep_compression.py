@@ -125,7 +125,7 @@ def main() -> None:
     if given.write:
         document = Path(given.write)
         head, rest = document.read_text(encoding="utf-8").split(MARKS[0])
-        document.write_text(head + MARKS[0] + text + MARKS[1] + rest.split(MARKS[1])[1], encoding="utf-8")
+        document.write_text(head + MARKS[0] + text + MARKS[1] + rest.split(MARKS[1], 1)[1], encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -275,7 +275,7 @@ def main() -> None:
         for r in json.loads(RESULTS.read_text())["rows"]:
             text += f"| {r['method']} | {r['who']} | {r['snr_db']:.1f} dB | {r['accuracy']:.1f} % |\n"
         head, rest = given.write.read_text(encoding="utf-8").split(MARKS[0])
-        given.write.write_text(head + MARKS[0] + text + MARKS[1] + rest.split(MARKS[1])[1], encoding="utf-8")
+        given.write.write_text(head + MARKS[0] + text + MARKS[1] + rest.split(MARKS[1], 1)[1], encoding="utf-8")
         return
     calib = {"image": np.load(ROOT / "onnxc/data/fashion_calib.npz")["image"][:CALIB]}
     model = onnxc.run_passes(given.model, "fuse").model
@@ -285,6 +285,7 @@ def main() -> None:
     work = [
         ("shared weights, 3 bits", "NumPy (Han 2016)", lambda: with_weights(model, han(3))),
         ("shared weights, 3 bits", "`quant.cluster(bits=3)`", lambda: ours("quant.cluster(bits=3)")),
+        ("shared weights, 3 bits", "`quant.cluster(bits=3,start=linear)`", lambda: ours("quant.cluster(bits=3,start=linear)")),
         ("shared weights, 3 bits", "`quant.cluster(bits=3,refit=true)`", lambda: ours("quant.cluster(bits=3,refit=true)")),
         ("powers of two, 4 bits", "NumPy (Zhou 2017)", lambda: with_weights(model, zhou(4))),
         ("powers of two, 4 bits", "`quant.pow2`", lambda: ours("quant.pow2")),

