@@ -30,17 +30,20 @@ class _Passed(torch.autograd.Function):
         return ctx.back(grad), None, None
 
 
-def at_products(spec: Arithmetic) -> Rounding | None:
-    """What happens to the output of a product and to its gradient; None: nothing."""
+def at_products(spec: Arithmetic) -> Callable[[torch.Tensor, bool], torch.Tensor] | None:
+    """What happens to the output of a product and to its gradient; None: nothing. The last one's gradient stays whole."""
     short = short_format(spec)
     if short is None and spec.topk is None:
         return None
 
-    def back(grad: torch.Tensor) -> torch.Tensor:
-        grad = grad if spec.topk is None else largest(grad, spec.topk)
-        return grad if short is None else short(grad)
+    def at(y: torch.Tensor, last: bool) -> torch.Tensor:
+        def back(grad: torch.Tensor) -> torch.Tensor:
+            grad = grad if spec.topk is None or last else largest(grad, spec.topk)
+            return grad if short is None else short(grad)
 
-    return lambda y: _Passed.apply(y, short, back)
+        return _Passed.apply(y, short, back)
+
+    return at
 
 
 def largest(grad: torch.Tensor, share: float) -> torch.Tensor:

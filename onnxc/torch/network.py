@@ -64,7 +64,8 @@ class Network(torch.nn.Module):
         self.outputs = {o.name: o.type.tensor_type.elem_type for o in proto.graph.output}
         self.forms: dict = {}
         self.smooth = False
-        self.made: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self.made: Callable[[torch.Tensor, bool], torch.Tensor] | None = None
+        self.last = next((s for s in reversed(self.steps) if s.op in PRODUCTS and s.domain == ""), None)
         self.kinds: dict[str, str] = {}
         self.fixed: dict[str, torch.Tensor] = {}
         self.stored: dict[str, tuple] = {}
@@ -224,7 +225,7 @@ class Network(torch.nn.Module):
             text = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
             raise VerificationError(f"{step.op} does not run in torch: {text}", node=str(step)) from e
         if self.made is not None and step.op in PRODUCTS and step.domain == "":
-            made = self.made(made)
+            made = self.made(made, step is self.last)
         return tuple(made) if isinstance(made, (tuple, list)) else (made,)
 
     def _scope(self, graph: onnx.GraphProto, given: list, outer: Mapping) -> list[torch.Tensor]:

@@ -22,9 +22,11 @@ def test_the_largest_entries_of_each_sample_go_further():
     grad = torch.tensor([[1.0, -5.0, 2.0, 0.5], [0.1, 0.2, 0.4, -0.3]])
     assert largest(grad, 0.5).tolist() == [[0, -5, 2, 0], [0, 0, torch.tensor(0.4).item(), torch.tensor(-0.3).item()]]
     x = torch.ones(2, 4, requires_grad=True)
-    y = at_products(Arithmetic(topk=0.25))(x)
-    y.backward(grad)
-    assert torch.equal(y, x) and (x.grad != 0).sum(1).tolist() == [1, 1]
+    for last, kept in ((False, 1), (True, 4)):  # classes need the whole gradient
+        x.grad = None
+        y = at_products(Arithmetic(topk=0.25))(x, last)
+        y.backward(grad)
+        assert torch.equal(y, x) and (x.grad != 0).sum(1).tolist() == [kept, kept]
 
 
 def test_fixed_point_rounds_at_random_and_right_in_the_mean():
