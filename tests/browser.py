@@ -25,7 +25,7 @@ frame.onload = () => {
       return box.width > 0 && box.height + box.width > 1;
     }).length;
   const root = page.documentElement;
-  document.title = JSON.stringify({seen, wide: root.scrollWidth, room: root.clientWidth, words: page.body.innerText.length});
+  document.title = JSON.stringify({seen, wide: root.scrollWidth, room: root.clientWidth, inner: frame.contentWindow.innerWidth, words: page.body.innerText.length});
 };
 </script>
 """
@@ -52,4 +52,4 @@ def look(page: Path, width: int) -> Look:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=180, check=True)
     found = json.loads(done.stdout.split("<title>")[1].split("</title>")[0])
     errors = [text for text in done.stderr.splitlines() if "CONSOLE" in text]
-    return Look(found["seen"], found["wide"] <= found["room"] == width, found["words"], errors)
+    return Look(found["seen"], found["wide"] <= found["room"] and found["inner"] == width, found["words"], errors)
