@@ -25,7 +25,8 @@ frame.onload = () => {
       return box.width > 0 && box.height + box.width > 1;
     }).length;
   const root = page.documentElement;
-  document.title = JSON.stringify({seen, wide: root.scrollWidth, room: root.clientWidth, inner: frame.contentWindow.innerWidth, words: page.body.innerText.length});
+  const inner = frame.contentWindow.innerWidth;
+  document.title = JSON.stringify({seen, wide: root.scrollWidth, room: root.clientWidth, inner, words: page.body.innerText.length});
 };
 </script>
 """
