@@ -136,6 +136,7 @@ def _groups(model: Model, plan: Placement) -> None:
 
     def root(name: str) -> str:
         while parent[name] != name:
+            parent[name] = parent[parent[name]]  # chains of movers are long
             name = parent[name]
         return name
 
