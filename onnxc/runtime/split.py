@@ -48,7 +48,7 @@ class Held(Data):
         """Whether the first axis of an array counts samples, and not what the model has a fixed number of."""
         spec = self._inputs.get(name)
         whole = len(array) if array.ndim else None
-        return whole == self.samples and (spec is None or spec.counts or spec.shape[0] != whole)
+        return whole == self.samples and (spec is None or spec.counts or not spec.shape or spec.shape[0] != whole)
 
     def digest(self) -> str:
         """SHA-256 of all arrays, in hexadecimal."""
