@@ -98,7 +98,8 @@ def _known(e: Editor, node: gs.Node) -> sizes.Known:
     found: dict[str, tuple[tuple[int, ...] | None, int]] = {}
     for t in node.outputs:
         shape, dtype = e.analysis.shape(t.name), e.dtype(t)
-        found[t.name] = (None if shape is None else tuple(numbers(shape)), 8 if dtype is None else dtype.itemsize)
+        extents = None if shape is None else numbers(shape)
+        found[t.name] = (None if extents is None else tuple(extents), 8 if dtype is None else dtype.itemsize)
     return found
 
 
