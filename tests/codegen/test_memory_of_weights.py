@@ -76,6 +76,8 @@ def test_a_full_disk_is_no_fault(rng, monkeypatch, fails_at):
 )
 def test_small_parts_and_a_filled_object_make_the_same_library(tmp_path, monkeypatch, file, target, weights):
     model = quantised() if file == "int8" else onnx.load(DATA / f"{file}.onnx")
+    taken, real = [], build._linked_in_pieces
+    monkeypatch.setattr(build, "_linked_in_pieces", lambda *given: taken.append(real(*given)) or taken[-1])
     options = {"name": "net", "target": target, "weights": weights, "check": "shapes"}
     for large in (False, True):
         if large:
@@ -83,7 +85,16 @@ def test_small_parts_and_a_filled_object_make_the_same_library(tmp_path, monkeyp
             monkeypatch.setattr(packing, "PART", 1)
             monkeypatch.setattr(spill, "LEAST", 256)
             monkeypatch.setattr(build, "LARGE", 64)
+            monkeypatch.setattr(build, "PIECE", 1000)
         compile_model(model, tmp_path / str(large), **options)
     first, second = (sorted(p for p in (tmp_path / str(it)).iterdir() if p.is_file()) for it in (False, True))
     assert [p.name for p in first] == [p.name for p in second]
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, second))
+    assert taken == ([] if target == "cortex-m4" else [True])
+
+
+def test_pieces_that_are_not_one_after_the_other_are_linked_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "LARGE", 64)
+    real = build._marks
+    monkeypatch.setattr(build, "_marks", lambda file: [1, 2] if file.suffix == ".so" else real(file))
+    compile_model(quantised(), tmp_path / "a", name="net", check="data")

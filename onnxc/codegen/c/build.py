@@ -6,7 +6,6 @@ Everything is made with relative names inside one folder, so that no path enters
 from __future__ import annotations
 
 import hashlib
-import mmap
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from onnxc.runtime.toolchain import Linker, Toolchain
 
 MICRO_ALIGN = 16  # no vector is longer on a processor without an operating system
 LARGE = 1 << 24  # bytes of weights
+PIECE = 1 << 24
 MARK = hashlib.sha512(b"weights").digest()
 C_DIR = Path(__file__).parents[2] / "runtime" / "c"
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
@@ -99,16 +99,55 @@ def _zeros(weights: Weights) -> int:
     return weights.flash_bytes - len(MARK) if weights.flash_bytes >= LARGE else 0
 
 
-def _fill(file: Path, weights: Weights) -> None:
-    """Puts the weights into the object `file`, from where MARK stands on. Raises MissingTool where it does not stand there once."""
+def _marks(file: Path) -> list[int]:
+    """Where MARK stands in a file, which is read in pieces."""
+    found, at, kept = [], 0, b""
+    with open(file, "rb") as stream:
+        while piece := stream.read(PIECE):
+            held = kept + piece
+            start = held.find(MARK)
+            while start >= 0:
+                found.append(at - len(kept) + start)
+                start = held.find(MARK, start + 1)
+            at, kept = at + len(piece), held[1 - len(MARK) :]
+    return found
+
+
+def _fill(file: Path, at: int, weights: Weights) -> None:
+    """Puts the weights into a file from byte `at` on."""
     with open(file, "r+b") as out:
-        with mmap.mmap(out.fileno(), 0, access=mmap.ACCESS_READ) as held:
-            at = held.find(MARK)
-            if at < 0 or held.find(MARK, at + 1) >= 0:
-                raise MissingTool("the assembler does not write data as they are", remedy="use GNU as or LLVM's")
         out.seek(at)
         for chunk in weights.chunks():
             out.write(chunk)
+
+
+def _fill_object(file: Path, weights: Weights) -> None:
+    """Puts the weights into the object `file`. Raises MissingTool where MARK does not stand there once."""
+    marks = _marks(file)
+    if len(marks) != 1:
+        raise MissingTool("the assembler does not write data as they are", remedy="use GNU as or LLVM's")
+    _fill(file, marks[0], weights)
+
+
+def _linked_in_pieces(
+    work: Path, name: str, weights: Weights, cc: list[str], command: list[str], objects: list[str]
+) -> bool:
+    """Links the shared library with zeros in pieces, as a linker holds the largest section, and puts the weights in.
+
+    False where the pieces do not lie one after the other: then they have to be linked as they are.
+    """
+    if weights.flash_bytes < 2 * len(MARK):
+        return False
+    pieces = csource.pieces_source(name, "weights.bin", _zeros(weights) - len(MARK), PIECE)
+    (work / "pieces.S").write_text(pieces, encoding="ascii")
+    run_tool([*cc, "-c", "pieces.S", "-o", object_name("pieces")], work)
+    swapped = [object_name("pieces") if one == object_name("weights") else one for one in objects]
+    run_tool([*command, *swapped, "-lm", "-o", f"lib{name}.so"], work)
+    marks = _marks(work / f"lib{name}.so")
+    if len(marks) != 2 or marks[1] - marks[0] != weights.flash_bytes - len(MARK):
+        return False
+    _fill(work / f"lib{name}.so", marks[0], weights)
+    return True
 
 
 def own_parts(face: Interface, weights: Weights) -> tuple[str, ...]:
@@ -138,7 +177,7 @@ def link(
     objects = [*kernels, f"{name}.o", object_name("weights")]
     run_tool([*cc, "-c", "weights.S", "-o", objects[-1]], work)
     if _zeros(weights):
-        _fill(work / objects[-1], weights)
+        _fill_object(work / objects[-1], weights)
     for part in parts:
         objects.append(object_name(part))
         run_tool([*cc, *flags, *threads, *own, "-c", f"{PARTS}/{part}.c", "-o", objects[-1]], work)
@@ -146,7 +185,9 @@ def link(
     if "so" in toolchain.libraries:
         options = ["-shared", "-s", "-Wl,--build-id=none", "-Wl,-z,defs", "-Wl,-z,noexecstack", *threads]
         options += ["-Wl,--version-script=exports.map"]
-        run_tool([*cc, *options, *objects, "-lm", "-o", f"lib{name}.so"], work)
+        command = [*cc, *options]
+        if not (_zeros(weights) and _linked_in_pieces(work, name, weights, cc, command, objects)):
+            run_tool([*command, *objects, "-lm", "-o", f"lib{name}.so"], work)
         made.append(f"lib{name}.so")
     run_tool([*linker.archiver(), "rcsD", f"lib{name}.a", *objects], work)
     made.append(f"lib{name}.a")

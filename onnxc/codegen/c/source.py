@@ -181,6 +181,18 @@ def weights_source(name: str, path: str, arch: str, zeros: int = 0) -> str:
 {end}"""
 
 
+def pieces_source(name: str, mark: str, zeros: int, piece: int) -> str:
+    """Assembler for ELF of the file `mark`, zeros, the file again and a zero: one symbol over sections of at most `piece` zeros."""
+    section, pieces = f".section .rodata.{internal(name)}_weights", []
+    for number, start in enumerate(range(0, zeros, piece)):
+        pieces += [f'  {section}.{number},"a",%progbits', f"  .zero {min(piece, zeros - start)}"]
+    return "\n".join([
+        f'  {section},"a",%progbits', f"  .globl {internal(name)}_weights", f"  .hidden {internal(name)}_weights",
+        "  .p2align 6", f"{internal(name)}_weights:", f'  .incbin "{mark}"', *pieces,
+        f'  {section}.end,"a",%progbits', f'  .incbin "{mark}"', "  .byte 0", '  .section .note.GNU-stack,"",%progbits', "",
+    ])  # fmt: skip
+
+
 def exports(face: Interface) -> str:
     """The linker's version script: the interface is visible, kernels and weights are not."""
     return "{ global: " + " ".join(f"{face.name}_{function};" for function in face.functions) + " local: *; };\n"
