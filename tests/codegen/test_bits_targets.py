@@ -144,7 +144,8 @@ def test_binary_network_on_every_machine(name, tmp_path):
     ready(name)
     model = onnx.load(Path(__file__).parents[1] / "data/binary_fashion.onnx")
     report = compile_model(model, tmp_path, name="net", check="shapes", target=name)
-    assert sum(row["kernel"].startswith("bits.") for row in report.kernels) == 5
+    family = "micro.bits." if name == "cortex-m7" else "bits."
+    assert sum(row["kernel"].startswith(family) for row in report.kernels) == 5
     feeds = {"image": images()}
     found, wanted = open_library(tmp_path).run(feeds), run_ort(model, feeds)
     assert all(error(found[key], wanted[key]) <= 1e-5 for key in wanted)

@@ -37,6 +37,8 @@ def _parts(expr, loads: bool = True) -> Iterator:
     """An expression and all that it is made of; without `loads`, not what indices are made of."""
     from tvm import tirx
 
+    if isinstance(expr, str):
+        return  # the name of a function that a call goes to
     yield expr
     if isinstance(expr, tirx.IntImm | tirx.FloatImm):
         return  # their values are Python's

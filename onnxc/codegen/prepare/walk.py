@@ -83,6 +83,7 @@ class Walk:
     taken: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)  # of nodes
     room: int = ROOM
+    fill: int = ROOM
 
     @property
     def opset(self) -> int:
@@ -270,7 +271,13 @@ class Walk:
 
     def _affordable(self, node: onnx.NodeProto, stand_in: gs.Node, arrays: list[np.ndarray | None]) -> bool:
         """Whether the results of a node are small and soon computed; it is asked before any of it is."""
-        size = sizes.written(stand_in, arrays, self.opset, dict.fromkeys(node.output, (None, 8)))
+        fill = node.op_type == "ConstantOfShape"
+        value = attributes_of(node).get("value")
+        width = (4 if value is None else np.asarray(value).itemsize) if fill else 8
+        size = sizes.written(stand_in, arrays, self.opset, dict.fromkeys(node.output, (None, width)))
+        if fill and size is not None and size <= self.fill:  # one element, until it is packed
+            self.fill -= size
+            return True
         given = sum(array.nbytes for array in arrays if array is not None)
         if size is None or size > max(LARGE, 2 * given) or size > self.room:
             return False
