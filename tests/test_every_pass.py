@@ -40,10 +40,18 @@ AFTER = {
 """What makes for a pass what it works on, where random networks hold none."""
 MOST, FEW = (
     0.65,
-    {"prune.blocks": 0.2, "quant.smooth": 0.1, "prune.dead": 0.4, "compact.fire": 0.5, "compact.separable": 0.5},
+    {
+        "prune.blocks": 0.2,
+        "quant.smooth": 0.1,
+        "prune.dead": 0.4,
+        "compact.fire": 0.5,
+        "compact.separable": 0.5,
+        "quant.equalise": 0.3,
+    },
 )
 """Of how many networks a pass must change something at least, for the test to mean anything: few have a branch that can
-be left out, a product behind a normalisation, or channels that give nothing."""
+be left out, a product behind a normalisation, or channels that give nothing; and equalise leaves a network as it is where
+int8 errs no less for it, half of them."""
 SLOW, QUICK = (
     ("quant.binary", "prune.obs", "quant.blockfloat"),
     ("quant.qonnx", "quant.recognise", "quant.equalise", "quant.hash"),

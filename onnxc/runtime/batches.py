@@ -116,8 +116,8 @@ class Layout:
         return joined
 
     def feeds(self, batch: Chunk) -> Chunk:
-        """A batch as the model takes it: without the axes that are not its own."""
-        return {name: array[0] if name in self.stacked else array for name, array in batch.items()}
+        """A batch as the model takes it: without the axes that are not its own. Scalars stay arrays, those of texts too."""
+        return {name: array[0, ...] if name in self.stacked else array for name, array in batch.items()}
 
 
 def _slice(array: np.ndarray, axis: int | None, start: int, stop: int) -> np.ndarray:

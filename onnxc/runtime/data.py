@@ -183,7 +183,7 @@ def _ragged(arrays: Chunk, inputs: Mapping[str, TensorSpec]) -> list[Chunk]:
             elif spec.counts and array.ndim == rank:
                 chunk[name] = np.take(array, [i], spec.sample)
             else:
-                chunk[name] = array[i] if rank is not None and array.ndim == rank + 1 and i < len(array) else array
+                chunk[name] = array[i, ...] if rank is not None and array.ndim == rank + 1 and i < len(array) else array
         if LABELS in arrays and LABELS not in inputs:
             chunk[LABELS] = arrays[LABELS][i : i + 1]
         chunks.append(chunk)

@@ -81,6 +81,19 @@ def test_one_axis_more_than_a_fixed_input_counts_runs():
     np.testing.assert_array_equal(batches[2]["x"], arrays["x"][2])
 
 
+@pytest.mark.parametrize("given", [None, {"x": np.array(["a", "a"], object)}], ids=["drawn", "arrays"])
+def test_a_text_without_axes_is_an_array_too(given):
+    data = open_data(given, {"x": TensorSpec((), np.dtype(object))}, samples=2)
+    assert data.shapes() == {"x": ()}
+    assert [(type(b["x"]), b["x"].shape, b["x"].item()) for b in data.batches()] == [(np.ndarray, (), "a")] * 2
+
+
+def test_texts_beside_ragged_samples_are_arrays_too():
+    inputs = {"x": TensorSpec(("n", 3), F32, None), "t": TensorSpec((), np.dtype(object))}
+    arrays = {"x[0]": rows(2), "x[1]": rows(3), "t": np.array(["a", "b"], object)}
+    assert [b["t"].item() for b in open_data(arrays, inputs).batches()] == ["a", "b"]
+
+
 def test_inputs_without_a_sample_axis_are_fed_whole():
     inputs = {**X, "table": TensorSpec((2,), F32)}
     table = np.float32([7, 8])

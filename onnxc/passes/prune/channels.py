@@ -59,14 +59,14 @@ class PruneChannels(Pass):
     what repairs the layers behind a cut, without labels (none, bias, bn, lstsq, all; auto: lstsq where the user gave
     data, else none). steps: cut in so many steps, rated (and recovered) anew at each. samples: how many calibration
     samples are looked at, at most. round_to: what remains is a multiple of this where a group has more, and the ratio
-    is met in the mean over groups; auto: of 16, which vector registers and blocked convolutions take whole, or of 8,
-    4, 2 or 1 where a group is too small to be halved so, or all are to meet the ratio or the budget. min_channels: what every group
-    keeps at least. ratio_by: ratios of their own for layers by glob on node names. keep: globs of layers whose
-    channels all stay. couple: "inner" leaves everything alone that a shortcut ties. statistics: whether channels
-    may go over which an operator takes a statistic, so that removing is no longer the same as zeroing: "window"
-    (LRN's sums over neighbours), "all" (LayerNormalization, GroupNormalization, means too), "none". shared: whether a
-    weight that several layers read is cut for all of them alike and stays one, or for each by itself ("apart": it is
-    split, and all its copies are stored).
+    is met in the mean over groups (1: in each, to the nearest channel); auto: of 16, which vector registers and
+    blocked convolutions take whole, or of 8, 4, 2 or 1 where a group is too small to be halved so, or all are to meet
+    the ratio or the budget. min_channels: what every group keeps at least. ratio_by: ratios of their own for layers
+    by glob on node names. keep: globs of layers whose channels all stay. couple: "inner" leaves everything alone that
+    a shortcut ties. statistics: whether channels may go over which an operator takes a statistic, so that removing is
+    no longer the same as zeroing: "window" (LRN's sums over neighbours), "all" (LayerNormalization,
+    GroupNormalization, means too), "none". shared: whether a weight that several layers read is cut for all of them
+    alike and stays one, or for each by itself ("apart": it is split, and all its copies are stored).
     """
 
     claim = Claim.LOSSY

@@ -62,7 +62,7 @@ class CutPlan:
 
     def at(self, level: float, mean: bool = False) -> dict[Atom, int]:
         """The counts at a level from 0 (all stay) to 1: a ratio of each group, or of all channels by score. mean: rounding to
-        multiples shall leave the mean as it is."""
+        multiples above 1 shall leave the mean as it is."""
         if self.scope == "layer":
             wanted = {g.atom: self.size(g) * (1 - level) for g in self.groups}
         else:
@@ -106,7 +106,7 @@ class CutPlan:
             m, n = self._multiples[g.atom], self.size(g)
             n = _round(wanted[g.atom] / m) * m if n > m else n
             counts[g.atom] = min(max(n, self.least(g)), g.size)
-        if mean:
+        if mean and self.multiple > 1:  # else each is the nearest whole number as it is
             self._level(counts, wanted)
         return balance(counts, self.analysis.balanced, self.minimum)
 
