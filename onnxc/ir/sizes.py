@@ -8,7 +8,8 @@ elements are stride-0 views and cost nothing), and how many steps it takes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
+from fractions import Fraction
+from math import ceil, isfinite, prod
 
 import numpy as np
 import onnx
@@ -90,13 +91,26 @@ def _stays_view(node: gs.Node, x: np.ndarray) -> bool:
 
 
 def _at_most(node: gs.Node, arrays: list[np.ndarray | None]) -> int | None:
-    """Elements of results whose extents depend on what the inputs hold."""
+    """Elements of results whose extents depend on what the inputs hold; of Range also where ONNX's inference does not say
+    (16-bit floats, operands of one axis)."""
     x = arrays[0] if arrays else None
     if x is None:
         return None
+    if node.op == "Range":
+        return _turns(arrays)
     if node.op == "NonZero":
         return x.size * max(x.ndim, 1)
     return x.size if node.op in ("Compress", "Unique") else None
+
+
+def _turns(arrays: list[np.ndarray | None]) -> int | None:
+    if len(arrays) != 3 or any(a is None or a.size != 1 for a in arrays):
+        return None
+    values = [a.reshape(-1).astype(a.dtype if a.dtype.kind in "iu" else np.float64)[0].item() for a in arrays]  # type: ignore[union-attr]
+    if not all(map(isfinite, values)) or not values[2]:
+        return None
+    start, limit, delta = map(Fraction, values)
+    return max(0, ceil((limit - start) / delta))
 
 
 def _einsum_steps(node: gs.Node, sizes: list[tuple[int, ...]]) -> int:

@@ -7,13 +7,14 @@ import tracemalloc
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper, parser
+from onnx import helper, numpy_helper, parser
 
 import onnxc
 from onnxc.codegen import compile_model, library
 from onnxc.codegen.kernels import FAMILIES
 from onnxc.codegen.kernels.spec import BINARY, FLOAT32, KernelSpec, Refusal
 from onnxc.codegen.lower import packing
+from onnxc.codegen.prepare.static import make_static
 from onnxc.codegen.prepare.stored import Levels, Stored
 from onnxc.codegen.target import resolve
 from onnxc.compiling import optimiser
@@ -166,3 +167,16 @@ def test_weights_are_packed_in_parts_as_in_one_piece(found, monkeypatch):
     np.testing.assert_array_equal(
         packing.packed(found, spec, schedule, levels), found.pack(spec, schedule, np.asarray(levels))
     )
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "int64"])
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_ranges_of_constants_are_known_whatever_inference_says(kind, shape):
+    one = np.array([1, 7, 2], kind)
+    nodes = [helper.make_node("Range", ["a", "b", "c"], ["r"]), helper.make_node("Add", ["x", "r"], ["y"])]
+    number = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    info = [helper.make_tensor_value_info(name, number, [3]) for name in "xy"]
+    given = [numpy_helper.from_array(value.reshape(shape), name) for name, value in zip("abc", one)]
+    graph = helper.make_graph(nodes, "g", info[:1], info[1:], given)
+    static = make_static(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    assert static.constants["r"].tolist() == [1, 3, 5]
