@@ -103,7 +103,7 @@ def _marks(file: Path) -> list[int]:
     """Where MARK stands in a file, which is read in pieces."""
     found, at, kept = [], 0, b""
     with open(file, "rb") as stream:
-        while piece := stream.read(PIECE):
+        while piece := stream.read(1 << 20):
             held = kept + piece
             start = held.find(MARK)
             while start >= 0:
