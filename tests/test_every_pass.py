@@ -53,8 +53,8 @@ MOST, FEW = (
 be left out, a product behind a normalisation, or channels that give nothing; and equalise leaves a network as it is where
 int8 errs no less for it, half of them."""
 SLOW, QUICK = (
-    ("quant.binary", "prune.obs", "quant.blockfloat"),
-    ("quant.qonnx", "quant.recognise", "quant.equalise", "quant.hash"),
+    ("quant.binary", "quant.qonnx", "quant.recognise", "quant.equalise", "prune.obs", "quant.blockfloat"),
+    ("quant.hash",),
 )
 MANY = {name: 30 if name in SLOW else 130 if name in QUICK else 60 for name in PASSES}
 """Networks of the slow test; no two passes see the same ones."""

@@ -31,7 +31,7 @@ NAMES = {
     "controls": CONTROLS,
     "printed": PRINTED,
 }
-NAMES["long"] = "".join(NAMES.values()) * 3000
+NAMES["long"] = "".join(NAMES.values()) * 500
 
 
 def network(name: str) -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""Under sanitisers: a short coverage-guided run of the decoder, 100,000 mutated arrays in C, and mutated archives."""
+"""Under sanitisers: a short coverage-guided run of the decoder, 40,000 mutated arrays in C, and mutated archives."""
 
 import os
 import re
@@ -17,15 +17,15 @@ clangs = [name for name in ("clang", "clang-14") if shutil.which(name)]
 @pytest.mark.skipif(not clangs, reason="clang is not installed")
 def test_a_short_run_of_the_fuzzer_finds_nothing():
     done = subprocess.run(
-        [ROOT / "tests/fuzz/run.sh", "2", "100000", "150"],
+        [ROOT / "tests/fuzz/run.sh", "2", "40000", "100"],
         env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     if done.returncode == 2:
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
-    assert "cov:" in done.stdout and "150 archives" in done.stdout
+    assert "cov:" in done.stdout and "100 archives" in done.stdout
     times = re.search(
-        r"100000 mutated: (\d+) decode, (\d+) truncated, (\d+) format, (\d+) table, (\d+) stream, (\d+) size",
+        r"40000 mutated: (\d+) decode, (\d+) truncated, (\d+) format, (\d+) table, (\d+) stream, (\d+) size",
         done.stdout,
     )
-    assert times and all(int(n) > 1000 for n in times.groups()), "the damage reaches every check of the decoder"
+    assert times and all(int(n) > 400 for n in times.groups()), "the damage reaches every check of the decoder"

@@ -247,9 +247,9 @@ def test_a_search_ends_when_its_time_is_up(place, monkeypatch):
 
     monkeypatch.setattr(Worker, "_bits", endless)
     begun = time.monotonic()
-    search = auto(place / "net.onnx", place / "data.npz", minutes=0.2)
+    search = auto(place / "net.onnx", place / "data.npz", minutes=0.1)
     found = search.run()
-    assert time.monotonic() - begun < 16 and found.points and "the search ended after 0.2 minutes" in found.notes[-1]
+    assert time.monotonic() - begun < 10 and found.points and "the search ended after 0.1 minutes" in found.notes[-1]
     assert all(("bits", name, 3) not in search.state for name in search.local.stored)
 
 
