@@ -8,7 +8,7 @@ import pytest
 from onnxc import __version__
 from tests.conftest import ROOT
 
-SHARE = 0.08  # 140 cases, half a second each: what one minute of two cores allows
+SHARE = 0.05  # 90 cases, half a second each
 
 
 def benchmark():
@@ -28,7 +28,7 @@ def test_no_case_is_worse_than_recorded():
     conformance = benchmark()
     drawn = conformance.draw(SHARE, seed=int.from_bytes(__version__.encode(), "big"))
     rows = list(conformance.run(drawn, processes=2))
-    assert len(rows) == len(drawn) >= 100
+    assert len(rows) == len(drawn) >= 60
     allowed = {"right": {"right"}, "refused": {"right", "refused"}}
     worse = [
         row
