@@ -52,11 +52,8 @@ MOST, FEW = (
 """Of how many networks a pass must change something at least, for the test to mean anything: few have a branch that can
 be left out, a product behind a normalisation, or channels that give nothing; and equalise leaves a network as it is where
 int8 errs no less for it, half of them."""
-SLOW, QUICK = (
-    ("quant.binary", "quant.qonnx", "quant.recognise", "quant.equalise", "prune.obs", "quant.blockfloat"),
-    ("quant.hash",),
-)
-MANY = {name: 30 if name in SLOW else 130 if name in QUICK else 60 for name in PASSES}
+SLOW = ("quant.binary", "quant.qonnx", "quant.recognise", "quant.equalise", "prune.obs", "quant.blockfloat")
+MANY = {name: 30 if name in SLOW else 60 for name in PASSES}
 """Networks of the slow test; no two passes see the same ones."""
 
 
