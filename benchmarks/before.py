@@ -1,12 +1,12 @@
 """A commit beside an older one: processor time of compiling models, and of a run of the compiled libraries.
 
-    python benchmarks/before.py REV [--to HEAD] [--models FILES] [--kinds] [--rounds 5] [--seconds 2] [--json FILE]
+    python benchmarks/before.py REV [--to HEAD] [--models FILES] [--kinds REGEX] [--rounds 5] [--seconds 2] [--json FILE]
 
 Both are taken from git, as they were committed. In every round each of the two compiles each model in a process of its own, in turns, the
 first by turns too; the ratio is the median over rounds of processor time by processor time (the newer by REV; processes
 that it starts count). The libraries run in turns as well, each in a process of its own that tells its best time of a call.
-With `--kinds` each operator of benchmarks/kinds.py, the int8 networks of the models and a binary ResNet-18 are compiled once by both and
-run in turns too; what the older one does not compile is named. `geometric` is the mean over models. Results are written to benchmarks/results/before.json.
+With `--kinds` those operators of benchmarks/kinds.py, int8 networks of the models and a binary ResNet-18 whose name matches are compiled once
+by both and run in turns too; what the older one does not compile is named. `geometric` is the mean over models. Results are written to benchmarks/results/before.json.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -127,7 +128,7 @@ def main() -> None:
     parser.add_argument("rev")
     parser.add_argument("--to", default="HEAD")
     parser.add_argument("--models", type=Path, nargs="+", default=MODELS)
-    parser.add_argument("--kinds", action="store_true")
+    parser.add_argument("--kinds", metavar="REGEX")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="how long a library runs in each round")
     parser.add_argument("--json", type=Path, default=OUT)
@@ -140,6 +141,8 @@ def main() -> None:
             rows.append(in_turns(trees, model, folder, args.rounds, args.seconds, True))
             print(rows[-1], flush=True)
         for model in more(folder, args.models) if args.kinds else ():
+            if not re.search(args.kinds, model.stem):
+                continue
             rows.append(in_turns(trees, model, folder, args.rounds, args.seconds / 8, False))
             print(rows[-1], flush=True)
     means = {
