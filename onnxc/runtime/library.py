@@ -49,6 +49,8 @@ class Library:
         self.name: str = manifest["name"]
         self.shapes = shapes_of(manifest)
         self.inputs, self.outputs = self.shapes[0]
+        # of shapes whose tensors all lie as NumPy holds them
+        self._plain = [not any(d.name in PACKED for _, d in (*i.values(), *o.values())) for i, o in self.shapes]
         self.threads = threads_of(manifest, threads)
         file = path if path.is_file() else path / manifest["library"]
         _check_machine(file, manifest)
@@ -131,7 +133,7 @@ class Library:
         number = shape_number(self.shapes, inputs)
         specs, outputs = self.shapes[number]
         arrays = check_inputs(specs, inputs)
-        plain = not any(dtype.name in PACKED for _, dtype in (*specs.values(), *outputs.values()))
+        plain = self._plain[number]
         if out is not None:
             results, taken = check_outputs(outputs, out), None
         elif plain:
@@ -141,8 +143,10 @@ class Library:
             results, taken = {name: empty_aligned(shape, dtype) for name, (shape, dtype) in outputs.items()}, None
         if len(self.shapes) > 1:
             self._check(self._select(handle, number))
-        given = [packed(array) for array in arrays]
-        bytes_of = [self._room(*outputs[name], array) for name, array in results.items()]
+        given, bytes_of = arrays, list(results.values())
+        if not plain:
+            given = [packed(array) for array in arrays]
+            bytes_of = [self._room(*outputs[name], array) for name, array in results.items()]
         ready, taken = pointers(given), taken or pointers(bytes_of)
         self._check(self._run(handle, ready, taken))
         for array, data in zip(results.values(), bytes_of, strict=True):

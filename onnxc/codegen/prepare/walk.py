@@ -262,26 +262,26 @@ class Walk:
             return [arrays[0].transpose(attributes_of(node).get("perm"))]
         outputs = [gs.Variable(name) for name in node.output]
         stand_in = gs.Node(node.op_type, node.name, attributes_of(node), [], outputs)
-        if not self._affordable(node, stand_in, arrays):
+        if not self._affordable(stand_in, arrays):
             return None
         try:
             return evaluate(stand_in, arrays, self.opset)
         except CannotFold:
             return None  # the row of the operator may still know what to do
 
-    def _affordable(self, node: onnx.NodeProto, stand_in: gs.Node, arrays: list[np.ndarray | None]) -> bool:
+    def _affordable(self, node: gs.Node, arrays: list[np.ndarray | None]) -> bool:
         """Whether the results of a node are small and soon computed; it is asked before any of it is."""
-        fill = node.op_type == "ConstantOfShape"
-        value = attributes_of(node).get("value")
+        fill, value = node.op == "ConstantOfShape", node.attrs.get("value")
         width = (4 if value is None else np.asarray(value).itemsize) if fill else 8
-        size = sizes.written(stand_in, arrays, self.opset, dict.fromkeys(node.output, (None, width)))
+        known = {t.name: (None, width) for t in node.outputs}
+        size = sizes.written(node, arrays, self.opset, known)
         if fill and size is not None and size <= self.fill:  # one element, until it is packed
             self.fill -= size
             return True
         given = sum(array.nbytes for array in arrays if array is not None)
         if size is None or size > max(LARGE, 2 * given) or size > self.room:
             return False
-        if sizes.too_long(stand_in, arrays, size, node.op_type in SUMMED):
+        if sizes.too_long(node, arrays, size, node.op in SUMMED):
             return False
         self.room -= max(0, size - given)
         return True
