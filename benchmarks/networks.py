@@ -1,17 +1,19 @@
-"""Whole networks beside ONNX Runtime, OpenVINO and ncnn, on one and two threads.
+"""Whole networks beside ONNX Runtime, OpenVINO and ncnn, in floats and in 8 bits, on one and two threads.
 
-    python benchmarks/networks.py [NAME ...] [--threads 1 2] [--rounds 9] [--json FILE]
+    python benchmarks/networks.py [NAME ...] [--forms float32 int8] [--threads 1 2] [--rounds 9] [--json FILE]
 
-The networks are those of `network_models.py`, with random weights. In every round each runtime runs for some milliseconds, in
+The networks are those of `network_models.py`, with random weights; int8 is what `quant` makes of them, in QDQ form, calibrated on
+random inputs, which ONNX Runtime and OpenVINO run on their 8-bit kernels. In every round each runtime runs for some milliseconds, in
 turns; a row has medians of the time of a call, the peers' times by ours (above 1 the library is faster, the median of the rounds'
 ratios), and the largest difference from ONNX Runtime as a share of the largest output. One thread is measured in processor time,
 which other work on the machine disturbs little; two in wall time, of which only the ratios count there. OpenVINO and ncnn (through pnnx) are measured where they are installed
-(pip install openvino ncnn pnnx). Rows go into benchmarks/results/networks.json, by network and threads; others there stay.
+(pip install openvino ncnn pnnx). Rows go into benchmarks/results/networks.json, by network, form and threads; others there stay.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -35,6 +37,8 @@ import onnxc
 RESULTS = Path(__file__).parent / "results/networks.json"
 SLICE = 0.02  # seconds that a runtime runs in a round
 OURS = "onnxc"
+FORMS = ("float32", "int8")
+SAMPLES = 4  # random inputs that 8-bit networks are calibrated on
 
 
 def ours(model: onnx.ModelProto, folder: Path, threads: int) -> Callable:
@@ -95,7 +99,17 @@ def ncnn(model: onnx.ModelProto, folder: Path, threads: int) -> Callable:
     return run
 
 
-PEERS = {"onnxruntime": onnxruntime, "openvino": openvino, "ncnn": ncnn}
+PEERS = {
+    "float32": {"onnxruntime": onnxruntime, "openvino": openvino, "ncnn": ncnn},
+    "int8": {"onnxruntime": onnxruntime, "openvino": openvino},
+}
+
+
+def quantised(model: onnx.ModelProto, shape: list[int], folder: Path) -> onnx.ModelProto:
+    """The model as `quant` makes it."""
+    data = folder / "calibration.npz"
+    np.savez(data, x=np.random.default_rng(1).standard_normal((SAMPLES, *shape[1:]), np.float32))
+    return onnxc.run_passes(model, "quant", data=data).model.to_proto()
 
 
 def timed(run: Callable, x: np.ndarray, clock: Callable[[], float]) -> float:
@@ -109,15 +123,18 @@ def timed(run: Callable, x: np.ndarray, clock: Callable[[], float]) -> float:
             return spent / count
 
 
-def compare(name: str, threads: int, rounds: int) -> dict:
+def compare(name: str, form: str, threads: int, rounds: int) -> dict:
     """The row of one network."""
     model = NETWORKS[name]()
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
     x = np.random.default_rng(0).standard_normal(shape, np.float32)
-    row: dict = {"network": name, "threads": threads, "milliseconds": {}, "by": {}, "error": {}, "left_out": {}}
+    row: dict = {"network": name, "form": form, "threads": threads}
+    row |= {"milliseconds": {}, "by": {}, "error": {}, "left_out": {}}
     with tempfile.TemporaryDirectory() as home:
+        if form == "int8":
+            model = quantised(model, shape, Path(home))
         runs = {OURS: ours(model, Path(home), threads)}
-        for peer, make in PEERS.items():
+        for peer, make in PEERS[form].items():
             if find_spec(peer) is None:
                 row["left_out"][peer] = "not installed"
                 continue
@@ -154,25 +171,25 @@ def mean(values: list[float]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"of {', '.join(NETWORKS)}; all if left out")
+    parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path, default=RESULTS)
     args = parser.parse_args()
     found = json.loads(args.json.read_text()) if args.json.exists() else []
-    for threads in args.threads:
-        for name in args.names or NETWORKS:
-            row = compare(name, threads, args.rounds)
-            found = [r for r in found if (r["network"], r["threads"]) != (name, threads)] + [row]
-            args.json.write_text(json.dumps(found, indent=1) + "\n")
-            by = "  ".join(f"{peer} {ratio:.2f}" for peer, ratio in row["by"].items())
-            print(
-                f"{name:16s} {threads} threads {row['milliseconds'][OURS]:9.3f} ms   {by}   {row['error']}", flush=True
-            )
-    for threads in sorted({row["threads"] for row in found}):
-        rows = [row for row in found if row["threads"] == threads]
+    for form, threads, name in itertools.product(args.forms, args.threads, args.names or NETWORKS):
+        row = compare(name, form, threads, args.rounds)
+        found = [r for r in found if (r["network"], r["form"], r["threads"]) != (name, form, threads)] + [row]
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+        by = "  ".join(f"{peer} {ratio:.2f}" for peer, ratio in row["by"].items())
+        text = f"{name:16s} {form:8s} {threads} threads {row['milliseconds'][OURS]:9.3f} ms   {by}   {row['error']}"
+        print(text, flush=True)
+    for form, threads in sorted({(row["form"], row["threads"]) for row in found}):
+        rows = [row for row in found if (row["form"], row["threads"]) == (form, threads)]
         peers = sorted({peer for row in rows for peer in row["by"]})
         by = "  ".join(f"{peer} {mean([row['by'][peer] for row in rows if peer in row['by']]):.3f}" for peer in peers)
-        print(f"geometric means, {threads} threads: {by}  best {mean([row['by_best'] for row in rows]):.3f}")
+        best = [row["by_best"] for row in rows]
+        print(f"geometric means, {form}, {threads} threads: {by}  best {mean(best):.3f}, lowest {min(best):.3f}")
 
 
 if __name__ == "__main__":

@@ -182,12 +182,13 @@ def test_resnet20_runs_on_integers_from_end_to_end(resnet20_path, calib_data_pat
         (f"c = {CONV}(x, w) s = Sigmoid(c) m = Mul(c, s) y = Conv(m, w1)", {"QLinearSigmoid": 1, "QLinearMul": 1}),
         (f"c = {CONV}(x, w) s = Sum(c, c) y = Conv(s, w1)", {"QLinearAdd": 1}),
         ("t = Transpose<perm=[0,2,3,1]>(x) y = MatMul(t, fc)", {"MatMulIntegerToFloat": 1}),
+        ("g = GlobalAveragePool(x) f = Flatten(g) m = MatMul(f, fc) y = Add(m, b5)", {"QGemm": 1}),
         ("g = GlobalAveragePool(x) f = Flatten(g) y = Gemm<transB=1>(f, fct, b5)", {"QGemm": 1}),
     ],
-    ids=["clip", "pool", "concat", "swish", "sum", "matmul", "gemm"],
+    ids=["clip", "pool", "concat", "swish", "sum", "matmul", "matmul and add", "gemm"],
 )
 def test_chains_find_integer_kernels(body, kernels, tmp_path):
-    outputs = "float[N,A] y" if "Gemm" in body else "float[N,A,B,C] y"
+    outputs = "float[N,A] y" if "Flatten" in body else "float[N,A,B,C] y"
     extra = {"zero": np.float32(0), "six": np.float32(6), "w4": weight(4, 4, 1, 1), "w8": weight(3, 8, 1, 1)}
     model = conv_model(body, outputs=outputs, fct=weight(5, 4), b5=weight(5), **extra)
     found = fused_operators(quantised(model)[0], tmp_path)

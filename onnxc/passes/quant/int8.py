@@ -50,7 +50,8 @@ class QuantInt8(Pass):
     Before -> after, Q and D for QuantizeLinear and DequantizeLinear:
 
     1. x, w, b -> Conv -> Relu -> y     ->  Q D(x), D(int8 w by channel), D(int32 b) -> Conv -> Relu -> Q D -> y
-    2. x -> Gemm -> float operator      ->  Q D(x), D(w), D(b) -> Gemm -> float operator; likewise MatMul, ConvTranspose
+    2. x -> Gemm -> float operator      ->  Q D(x), D(w), D(b) -> Gemm -> float operator; likewise ConvTranspose, and MatMul with
+       the vector that an Add behind it adds
     3. two chains -> Add (Mul, AveragePool, HardSwish, ...) -> product  ->  the same with Q D behind it
     4. chain -> MaxPool (Reshape, Transpose, Concat, ...) -> product    ->  the same, one scale on both sides
 
@@ -282,7 +283,7 @@ class QuantInt8(Pass):
         how: str,
         correct: bool,
     ) -> None:
-        writer, real = Writer(model), model.copy()
+        writer, real = Writer(model, sums=self.form == "qdq"), model.copy()
         nodes = {n.name: n for n in model.nodes}
         kind = "int8" if self.symmetric else "uint8"
         reads = {name: nodes[name].inputs[0].name for name in plan.nodes}

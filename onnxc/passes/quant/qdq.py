@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from ...ir.model import Model, read_only
 from ...ir.qtype import QType
+from ..layers.linear import bias_home
 from . import affine
 from .fitted import Fitted
 from .products import Product
@@ -20,10 +21,14 @@ BY_AXIS = 13
 
 
 class Writer:
-    """Puts quantisers into `model`. Tensors of one group share their scale, equal uses of a weight its integers."""
+    """Puts quantisers into `model`. Tensors of one group share their scale, equal uses of a weight its integers.
 
-    def __init__(self, model: Model):
-        self.model = model
+    `sums`: whether a vector that is added to a MatMul is stored as its bias, so that runtimes that make a Gemm of both have
+    all of its operands as integers.
+    """
+
+    def __init__(self, model: Model, sums: bool = True):
+        self.model, self.sums = model, sums
         self._parameters: dict[str, tuple[gs.Constant, gs.Constant]] = {}
         self._weights: dict[tuple, gs.Variable] = {}
         self._sources: list[np.ndarray | None] = []  # kept alive: the keys above hold their ids
@@ -66,10 +71,12 @@ class Writer:
                 # ConvTranspose repeats the scales of one group in every group
                 strongest = np.abs(bias).reshape(p.groups, -1).max(0) if axis is not None else np.abs(bias)
                 scales = affine.room_for_bias(scales, strongest, x_scale)
+        if bias is None and self.sums and node.op == "MatMul":
+            self._set_sum(node, x_scale * scales)
         q = QType(bits, True, scales, np.zeros(scales.shape, np.int8), axis)
         node.inputs[1] = self._weight(node.inputs[1], p.weight, q, stored)
         if bias is not None:
-            self._set_bias(node, bias, x_scale * scales, p.groups)
+            self._set_bias(node, 2, bias, x_scale * scales, p.groups)
         for key in ("alpha", "beta"):
             node.attrs.pop(key, None)
         by = "by channel" if axis is not None else "one scale"
@@ -84,14 +91,23 @@ class Writer:
             self._weights[key] = self._dequantised(old.name, constant, q)
         return self._weights[key]
 
-    def _set_bias(self, node: gs.Node, bias: np.ndarray, scale: np.ndarray, groups: int) -> None:
+    def _set_sum(self, node: gs.Node, scale: np.ndarray) -> None:
+        """The vector that is added to a MatMul alone becomes integers where they hold it."""
+        home = bias_home(self.model, node)
+        if home is None:
+            return
+        bias = home[0].inputs[home[1]].values
+        if bias.dtype == np.float32 and (np.abs(bias) < scale * affine.BIAS_LIMIT).all():  # not where it is not finite
+            self._set_bias(*home, bias, scale, 1)
+
+    def _set_bias(self, node: gs.Node, i: int, bias: np.ndarray, scale: np.ndarray, groups: int) -> None:
         scale = np.tile(scale, groups) if scale.ndim else scale
-        name = node.inputs[2].name if len(node.inputs) > 2 and node.inputs[2].name else f"{node.name}_bias"
+        name = node.inputs[i].name if len(node.inputs) > i and node.inputs[i].name else f"{node.name}_bias"
         stored = self.model.constant(f"{name}_quantized", affine.quantise_bias(bias, scale))
         q = QType(32, True, scale, np.zeros(scale.shape, np.int32), 0 if scale.ndim else None)
         made = self._dequantised(name, stored, q)
-        if len(node.inputs) > 2:
-            node.inputs[2] = made
+        if len(node.inputs) > i:
+            node.inputs[i] = made
         else:
             node.inputs.append(made)
 
