@@ -167,6 +167,12 @@ def fits(report: CompileReport, memories: dict[str, int]) -> str:
     return f"fits {report.target}, {text}: " + ("no; " + "; ".join(lines) if lines else "yes")
 
 
+def _micro(target: str) -> bool:
+    from ..codegen.target import resolve
+
+    return resolve(target.split("/")[0]).micro
+
+
 def memory_chart(report: CompileReport) -> str:
     """RAM over time: a bar for each call."""
     most = max((count for _, count in report.ram), default=0)
@@ -201,7 +207,7 @@ def render(
                 f"Winograd's weights of 3 x 3 layers take {size(grown)} more; --weights coded does without", width=width
             )
         )
-    if memories or report.target.startswith("cortex-m"):
+    if memories or _micro(report.target):
         parts.append(memory_chart(report))
     sizes = (
         f"library {size(report.library_bytes)}, weights {size(report.weights_bytes)}, arena {size(report.arena_bytes)}"

@@ -40,7 +40,7 @@ class Target:
     @property
     def micro(self) -> bool:
         """Whether 8-bit layers are C code that all of them share (`codegen.micro`): machines without an operating system."""
-        return self.toolchain.bare
+        return self.toolchain.bare or self.toolchain.small
 
     @property
     def fpu(self) -> bool:
@@ -112,6 +112,8 @@ TARGETS: dict[str, Target] = {
                "RV64GCV, vectors of 128 bits or more", ("v",)),
         Target("wasm32", 4, 16, 2, _llvm("wasm32-unknown-wasi", "generic", "+simd128", vector_width=128), "wasm32",
                "WebAssembly with SIMD"),
+        Target("rv32imc", 1, 32, 2, _llvm("riscv32-unknown-none-elf", "generic-rv32", "+m", "+c", mabi="ilp32"), "rv32imc",
+               "RV32IMC without an operating system or FPU: ESP32-C3"),
         _cortex_m("cortex-m0", "thumbv6m-eabi", "bare metal, no FPU"),
         _cortex_m("cortex-m0plus", "thumbv6m-eabi", "bare metal, no FPU"),
         _cortex_m("cortex-m3", "thumbv7m-eabi", "bare metal, no FPU"),

@@ -22,11 +22,13 @@ ZIG_INSTALL = "pip install ziglang"
 
 @dataclass(frozen=True)
 class Linker:
-    """A C compiler that also assembles and links. `compiler` "zig" is the PyPI package, with `flags` as its target."""
+    """A C compiler that also assembles and links. `compiler` "zig" is the PyPI package, with `flags` as its target; `program` are more
+    flags for programs, whose C library may need more of the processor than the library that they call."""
 
     compiler: str
     flags: tuple[str, ...] = ()
     package: str = ""
+    program: tuple[str, ...] = ()
 
     @property
     def install(self) -> str:
@@ -44,7 +46,7 @@ class Linker:
 
     def static_command(self) -> list[str]:
         """The same for static programs: zig links glibc dynamically only, so there it takes musl."""
-        command = self.command()
+        command = [*self.command(), *self.program]
         return [word.replace("-linux-gnu", "-linux-musl") for word in command] if self.compiler == ZIG else command
 
     def archiver(self) -> list[str]:
@@ -64,7 +66,8 @@ class Toolchain:
 
     `machine` is what uname calls a host of this kind ("" for none), `libraries` the kinds of library to make, `emulator`
     a command that runs a static program, `suffix` the program's. `bare` means no operating system: programs need start-up
-    code and a memory map, and talk to the emulator by semihosting; `flash` and `ram` are the memories of its board: where each
+    code and a memory map, and talk to the emulator by semihosting; `small` that there is none, but that an emulator of programs for
+    Linux serves as well; `flash` and `ram` are the memories of its board: where each
     begins, and its extent as linkers write it.
     """
 
@@ -76,6 +79,7 @@ class Toolchain:
     libraries: tuple[str, ...] = ("so", "a")
     suffix: str = ""
     bare: bool = False
+    small: bool = False
     flash: Memory = (0, "")
     ram: Memory = (0, "")
 
@@ -122,7 +126,7 @@ def _cortex_m(name: str, fpu: str, board: str, flash: Memory, ram: Memory) -> To
         "arm-none-eabi-gcc", (f"-mcpu={name}", "-mthumb", *floats), "gcc-arm-none-eabi libnewlib-arm-none-eabi"
     )
     qemu = ("qemu-system-arm", "-M", board, "-nographic", "-monitor", "none", "-serial", "none")
-    return Toolchain(name, "", (gcc,), qemu, "qemu-system-arm", ("a",), ".elf", True, flash, ram)
+    return Toolchain(name, "", (gcc,), qemu, "qemu-system-arm", ("a",), ".elf", True, False, flash, ram)
 
 
 TOOLCHAINS: dict[str, Toolchain] = {
@@ -139,6 +143,10 @@ TOOLCHAINS: dict[str, Toolchain] = {
         _linux(
             "riscv64", "riscv64", "riscv64-linux-gnu-gcc", "gcc-riscv64-linux-gnu", "riscv64-linux-gnu", "riscv64",
             "-cpu", "rv64,v=true,vlen=128,vext_spec=v1.0",
+        ),
+        Toolchain(
+            "rv32imc", "", (Linker(ZIG, ("-target", "riscv32-linux-musl", "-mcpu=generic_rv32+m+c"), "", ("-mcpu=generic_rv32+m+a+c",)),),
+            ("qemu-riscv32-static",), "qemu-user-static", ("a",), small=True,
         ),
         Toolchain("wasm32", "", (Linker(ZIG, ("-target", "wasm32-wasi")),), ("node",), "nodejs", ("a",), ".wasm"),
         _cortex_m("cortex-m0", "", "microbit", (0, "256K"), (0x20000000, "16K")),

@@ -234,10 +234,12 @@ FEW = {
     "depthwise": Layer((1, 8, 6, 6), 8, groups=8, signed=True),
     "strided": Layer((1, 6, 7, 7), 6, groups=6, strides=(2, 2)),
     "pointwise": Layer((1, 12, 3, 3), 10, kernel=(1, 1), pads=(0, 0, 0, 0)),
+    "long": Layer((1, 3, 3, 17), 3, groups=3, signed=True, relu=True),
+    "taps": Layer((1, 3, 6, 3), 3, kernel=(4, 2), pads=(2, 1, 2, 1), dilations=(1, 2), groups=3),
 }
 
 
-@pytest.mark.parametrize("target", ["cortex-m0", "cortex-m3", "cortex-m33", "cortex-m55"])
+@pytest.mark.parametrize("target", ["cortex-m0", "cortex-m3", "cortex-m33", "cortex-m55", "rv32imc"])
 def test_microcontrollers(target, tmp_path):
     """With floats or without, with DSP instructions or without: the board of each runs the layers, and nothing is left to TVM."""
     ready(target)

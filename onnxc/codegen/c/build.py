@@ -13,7 +13,7 @@ from pathlib import Path
 from onnxc.codegen.c import example as cexample
 from onnxc.codegen.c import source as csource
 from onnxc.codegen.c.header import Interface, header, internal
-from onnxc.codegen.c.source import MICRO, Layout, head_bytes
+from onnxc.codegen.c.source import MICRO_FILES, Layout, head_bytes
 from onnxc.codegen.memory.arena import ALIGN, aligned
 from onnxc.codegen.memory.contract import check_plan
 from onnxc.codegen.memory.weights import Weights
@@ -34,7 +34,7 @@ PARTS = "parts"  # a folder, and names with a dash: a model may be called decode
 _FILES = {
     "decode": ("decode.c", "decode.h", "planes.h", "adaptive.h", "bytes.h"),
     "pool": ("pool.c", "pool.h"),
-    "micro": ("micro.h", *MICRO),
+    "micro": MICRO_FILES,
 }
 # Names of the parts, which a library bears under its own name: two libraries in one program share nothing.
 _SYMBOLS = {

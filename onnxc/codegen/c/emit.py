@@ -16,7 +16,7 @@ from pathlib import Path
 from onnxc.codegen.c import source as csource
 from onnxc.codegen.c.build import C_DIR, PARTS
 from onnxc.codegen.c.header import Interface, header, internal
-from onnxc.codegen.c.source import MICRO, Layout
+from onnxc.codegen.c.source import MICRO_FILES, Layout
 from onnxc.codegen.memory.weights import Weights
 from onnxc.codegen.program import Program
 from onnxc.codegen.target import Target
@@ -51,7 +51,7 @@ def write_c(
     if weights.segments:
         raise Unsupported("coded weights in C sources", remedy="use --weights raw")
     (folder / PARTS).mkdir(parents=True)
-    for file in ("micro.h", *MICRO):
+    for file in MICRO_FILES:
         shutil.copy(C_DIR / file, folder / PARTS)
     symbol = f"{internal(face.name)}_weights"
     text = csource.source(face, programs, weights, layout, targets)

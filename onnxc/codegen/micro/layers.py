@@ -22,6 +22,8 @@ CONV, DEPTHWISE = "micro.conv", "micro.depthwise"
 FLOATS, INTEGERS = Detail("floats"), Detail("integers")  # how sums become 8 bits
 HELIUM = Detail("helium")  # by floats, and weights lie as vectors of bytes read them
 PAIR = 2  # output channels that a word of weights serves
+LANES = 4  # sums in a vector
+MOST_APART = 9000  # channels: Helium reads eight pixels of a channel by 16-bit offsets
 
 
 def _refuse(name: str, spec: KernelSpec, target: Target) -> Refusal | None:
@@ -64,6 +66,8 @@ def schedule_depthwise(spec: KernelSpec, target: Target) -> Schedule | Refusal:
     ends = read_ends(spec)
     if isinstance(ends, Ends) and ends.residual:
         return Refusal(DEPTHWISE, "takes in no sum of tensors")
+    if target.helium and spec.c > MOST_APART:
+        return Refusal(DEPTHWISE, f"takes {MOST_APART} channels at most")
     return Schedule(DEPTHWISE, 2, 1, 1, _arithmetic(target))
 
 
@@ -73,12 +77,12 @@ def _steps(spec: KernelSpec) -> int:
 
 def pack_conv(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
     """Weights int8 (oc, c, kh, kw) -> (oc / 2, steps, 2, 4): for two channels and four of a window (c0 a) (c1 a) (c0 b) (c1 b),
-    a and b being the first and third of the four, then the second and fourth; for Helium channel by channel."""
+    a and b being the first and third of the four, then the second and fourth; for Helium (oc, kh kw c)."""
     oc, steps = spec.oc, _steps(spec)
     flat = weights.transpose(0, 2, 3, 1).reshape(oc, -1)
-    flat = np.pad(flat, [(0, -oc % PAIR), (0, 4 * steps - flat.shape[1])])
     if plan.detail == HELIUM:
-        return np.ascontiguousarray(flat.reshape(-1, steps, 2, 4))
+        return np.ascontiguousarray(flat)
+    flat = np.pad(flat, [(0, -oc % PAIR), (0, 4 * steps - flat.shape[1])])
     fours = flat.reshape(-1, PAIR, steps, 2, 2)  # channel pair, channel, step, b or a, pair
     return np.ascontiguousarray(fours.transpose(0, 2, 4, 3, 1).reshape(-1, steps, 2, 4))
 
@@ -112,7 +116,15 @@ def table_of(
     whole = bias.astype(np.int64) - zero * flat.sum(1)
     spread = np.abs(flat).sum(1)
     reach = np.where(spread > 0, np.abs(whole) + 128 * spread, 0)
-    return scales(whole, factor, reach, ends.z, plan.detail != INTEGERS, PAIR)
+    table = scales(whole, factor, reach, ends.z, plan.detail != INTEGERS, _together(plan))
+    if table is not None and plan.detail == HELIUM:
+        table[2:] = table[2:].reshape(-1, LANES, 2).transpose(0, 2, 1).reshape(-1)
+    return table
+
+
+def _together(plan: Schedule) -> int:
+    """Channels whose biases and factors stand together."""
+    return LANES if plan.detail == HELIUM else PAIR
 
 
 def fits(spec: KernelSpec, plan: Schedule, weights: np.ndarray, given: list) -> bool:
@@ -134,16 +146,17 @@ def emit_conv(spec: KernelSpec, plan: Schedule, name: str):
     numbers = [h, w, spec.c, oh, ow, spec.oc, spec.kh, spec.kw, *spec.stride, *spec.pads[:2], *spec.dilation]
     numbers += [_four(flip(spec.activation.kind)), _four(_byte(spec)), steps]
     values = ", ".join(map(str, [*numbers, _end(ends)]))
-    spare = max(4 * steps if spec.c % 4 else 0, 2 * (spec.oc + 1) if ends.more or spec.oc % 2 else 0)
+    if plan.detail == HELIUM:
+        work, packed = 4 * steps + _even(spec.oc if ends.more else 0), (spec.oc, spec.kh * spec.kw * spec.c)
+    else:
+        spare = max(4 * steps if spec.c % 4 else 0, 2 * (spec.oc + 1) if ends.more or spec.oc % 2 else 0)
+        work, packed = 16 * steps + _even(spare), (-(-spec.oc // PAIR), steps, 2, 4)
     over = [Over(3)] if ends.residual and spec.y_shape else []
     if flat:
         over.append(Over(0, False, max(0, h * w * (spec.oc - spec.c))))
     order = (0, 1, 2, 3 if ends.residual else None, 4 if ends.residual else 3, "work")
-    call = Micro(
-        "onnxc_conv", "onnxc_conv_layer", values, order, 16 * steps + _even(spare), tuple(over), _ends(ends, plan)
-    )
-    packed = ("w", (-(-spec.oc // PAIR), steps, 2, 4), "int8")
-    return stub(name, _operands(spec, packed), call)
+    call = Micro("onnxc_conv", "onnxc_conv_layer", values, order, work, tuple(over), _ends(ends, plan))
+    return stub(name, _operands(spec, plan, ("w", packed, "int8")), call)
 
 
 def emit_depthwise(spec: KernelSpec, plan: Schedule, name: str):
@@ -168,7 +181,7 @@ def emit_depthwise(spec: KernelSpec, plan: Schedule, name: str):
         over,
         _ends(ends, plan),
     )
-    return stub(name, _operands(spec, ("w", (spec.oc, spec.kh * spec.kw), "int8")), call)
+    return stub(name, _operands(spec, plan, ("w", (spec.oc, spec.kh * spec.kw), "int8")), call)
 
 
 def _end(ends: Ends) -> str:
@@ -189,8 +202,9 @@ def _even(count: int) -> int:
     return -(-count // 4) * 4
 
 
-def _operands(spec: KernelSpec, packed: tuple) -> list:
-    table = ("scales", (2 + 2 * -(-spec.oc // PAIR) * PAIR,), "int32")
+def _operands(spec: KernelSpec, plan: Schedule, packed: tuple) -> list:
+    together = _together(plan)
+    table = ("scales", (2 + 2 * -(-spec.oc // together) * together,), "int32")
     tensors = [row for row in epilogue_operands(spec) if row[0].startswith("residual")]
     y = ("y", spec.y_shape, spec.output.kind)
     return [("x", spec.x_shape, spec.activation.kind), packed, table, *tensors, y]

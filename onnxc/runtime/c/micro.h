@@ -129,18 +129,11 @@ ONNXC_INLINE int32_t onnxc_dot2(uint32_t a, uint32_t b, int32_t sum) {
 #endif
 }
 
-/* A column has words (k0, k2) and (k1, k3) of each four of a window; two columns lie interleaved, which `gap` 2 says. For Helium it
- * has the bytes as they are, and the second column stands behind the first. */
+/* A column has words (k0, k2) and (k1, k3) of each four of a window; two columns lie interleaved, which `gap` 2 says. */
 ONNXC_INLINE uint32_t *onnxc_widen(uint32_t four, uint32_t *to, int gap) {
-#ifdef ONNXC_HELIUM
-  (void)gap;
-  to[0] = four;
-  return to + 1;
-#else
   to[0] = onnxc_even(four);
   to[gap] = onnxc_odd(four);
   return to + 2 * gap;
-#endif
 }
 
 /* Words p[i] and p[i + 1], i being a constant. */
@@ -153,6 +146,22 @@ ONNXC_INLINE uint32_t *onnxc_widen(uint32_t four, uint32_t *to, int gap) {
 
 /* `count` bytes of y of what the sums gave, with what they are added to. */
 ONNXC_KERNEL void onnxc_more(const onnxc_ends *e, const int8_t *from, const int8_t *r, int8_t *y, int count) {
+#if defined(ONNXC_HELIUM) && defined(__ARM_FEATURE_MVE)
+  const int32x4_t rflip = vdupq_n_s32(e->rflip ? -128 : 0), flip = vdupq_n_s32((int32_t)e->flip);
+  for (; count > 0; count -= 4, from += 4, y += 4) {
+    mve_pred16_t p = vctp32q((uint32_t)count);
+    int32x4_t v = vldrbq_z_s32(from, p);
+    if (r) {
+      float32x4_t own, other = vcvtq_f32_s32(vsubq_n_s32(veorq_s32(vldrbq_z_s32(r, p), rflip), e->other));
+      v = vminq_s32(vmaxq_s32(v, vdupq_n_s32(e->low)), vdupq_n_s32(e->high));
+      own = vmulq_n_f32(vcvtq_f32_s32(vsubq_n_s32(v, e->inner)), e->a);
+      v = vaddq_n_s32(vcvtnq_s32_f32(vaddq_f32(own, vmulq_n_f32(other, e->b))), e->zero);
+      r += 4;
+    }
+    v = vminq_s32(vmaxq_s32(v, vdupq_n_s32(e->least)), vdupq_n_s32(e->most));
+    vstrbq_p_s32(y, veorq_s32(v, flip), p);
+  }
+#else
   int i;
   for (i = 0; i < count; i++) {
     int32_t v = from[i], other;
@@ -170,6 +179,7 @@ ONNXC_KERNEL void onnxc_more(const onnxc_ends *e, const int8_t *from, const int8
     v = v < e->least ? e->least : v > e->most ? e->most : v;
     y[i] = (int8_t)((uint32_t)v ^ e->flip);
   }
+#endif
 }
 
 #endif

@@ -2,15 +2,10 @@
 #ifndef ONNXC_MICRO_PRODUCTS_H
 #define ONNXC_MICRO_PRODUCTS_H
 
-#include "micro.h"
-
-typedef struct {
-  int16_t h, w, c, oh, ow, oc, kh, kw, sh, sw, top, left, dh, dw;
-  uint32_t flip; /* 0x80808080 where x is uint8 */
-  int32_t pad;   /* what stands outside of x, four times, after the flip */
-  int32_t steps; /* quarters of a column: ceil(kh kw c / 4) */
-  const onnxc_ends *end; /* or NULL */
-} onnxc_conv_layer;
+#ifdef ONNXC_HELIUM
+#include "micro_helium.h"
+#else
+#include "micro_layers.h"
 
 /* `count` quarters from x on. */
 ONNXC_KERNEL uint32_t *onnxc_widen_run(const int8_t *x, uint32_t flip, int count, uint32_t *to, int gap) {
@@ -72,53 +67,6 @@ ONNXC_KERNEL void onnxc_column(const onnxc_conv_layer *s, const int8_t *x, int r
     }
   }
 }
-
-#ifdef ONNXC_HELIUM
-#define ONNXC_SECOND(columns, steps) ((columns) + (steps))
-
-/* Four sums over `count` bytes, two columns by two output channels. */
-ONNXC_INLINE void onnxc_dots(const int8_t *x0, const int8_t *x1, const int8_t *w, int count, int32_t sums[4]) {
-  const int8_t *v = w + count;
-#ifdef __ARM_FEATURE_MVE
-  int32_t a = sums[0], b = sums[1], c = sums[2], d = sums[3];
-  for (; count >= 16; count -= 16, x0 += 16, x1 += 16, w += 16, v += 16) {
-    int8x16_t x = vldrbq_s8(x0), y = vldrbq_s8(x1), m = vldrbq_s8(w), n = vldrbq_s8(v);
-    a = vmladavaq_s8(a, x, m), b = vmladavaq_s8(b, x, n);
-    c = vmladavaq_s8(c, y, m), d = vmladavaq_s8(d, y, n);
-  }
-  if (count > 0) {
-    mve_pred16_t p = vctp8q((uint32_t)count);
-    int8x16_t x = vldrbq_z_s8(x0, p), y = vldrbq_z_s8(x1, p), m = vldrbq_z_s8(w, p), n = vldrbq_z_s8(v, p);
-    a = vmladavaq_p_s8(a, x, m, p), b = vmladavaq_p_s8(b, x, n, p);
-    c = vmladavaq_p_s8(c, y, m, p), d = vmladavaq_p_s8(d, y, n, p);
-  }
-  sums[0] = a, sums[1] = b, sums[2] = c, sums[3] = d;
-#else
-  for (; count > 0; count--, x0++, x1++, w++, v++) {
-    sums[0] += *x0 * *w, sums[1] += *x0 * *v;
-    sums[2] += *x1 * *w, sums[3] += *x1 * *v;
-  }
-#endif
-}
-
-/* The products of two columns with all output channels, or of one where both are the same. w: the bytes of each channel's window. */
-ONNXC_KERNEL void onnxc_product(const onnxc_conv_layer *s, const uint32_t *columns, int pixels, const int8_t *w,
-                                const int32_t *scales, int8_t *y, int line) {
-  const int32_t offset = scales[0], shift = scales[1], *last = scales + 2 * s->oc;
-  const int8_t *x0 = (const int8_t *)columns, *x1 = pixels > 1 ? x0 + 4 * s->steps : x0;
-  for (scales += 2; scales <= last; y += 2, scales += 4, w += 8 * s->steps) {
-    int32_t sums[4];
-    sums[0] = sums[2] = scales[0], sums[1] = sums[3] = scales[2];
-    onnxc_dots(x0, x1, w, 4 * s->steps, sums);
-    y[0] = (int8_t)onnxc_requantise(sums[0], scales[1], offset, shift);
-    y[1] = (int8_t)onnxc_requantise(sums[1], scales[3], offset, shift);
-    if (pixels == 1) continue;
-    y[line] = (int8_t)onnxc_requantise(sums[2], scales[1], offset, shift);
-    y[line + 1] = (int8_t)onnxc_requantise(sums[3], scales[3], offset, shift);
-  }
-}
-#else
-#define ONNXC_SECOND(columns, steps) ((columns) + 1)
 
 /* The products of a column, and of two, with all output channels. w: for each two of them the pairs of a column, a word a
  * pair: bytes (c0 k0) (c1 k0) (c0 k1) (c1 k1). scales: the table. */
@@ -211,7 +159,6 @@ ONNXC_INLINE void onnxc_product(const onnxc_conv_layer *s, const uint32_t *colum
   else
     onnxc_product1(s, columns, (const uint32_t *)(const void *)w, scales, y);
 }
-#endif
 
 /* Convolutions and matrix products; a product of (m, k) has m columns of one row. Two output pixels a time, whose columns
  * stand in `work`: y may lie over the x of a 1x1 layer as long as no pixel is written before it is read. */
@@ -226,7 +173,7 @@ ONNXC_KERNEL void onnxc_conv(const onnxc_conv_layer *s, const void *x, const voi
     int pixels = left > 1 ? 2 : 1, line = apart ? s->oc + 1 : s->oc;
     int8_t *made = apart ? bytes : to;
     for (i = 0; i < pixels; i++) {
-      onnxc_column(s, (const int8_t *)x, row, column, i ? ONNXC_SECOND(columns, s->steps) : columns, pixels, bytes);
+      onnxc_column(s, (const int8_t *)x, row, column, columns + i, pixels, bytes);
       if (++column == s->ow) column = 0, row++;
     }
     onnxc_product(s, columns, pixels, (const int8_t *)w, (const int32_t *)scales, made, line);
@@ -241,16 +188,6 @@ ONNXC_KERNEL void onnxc_conv(const onnxc_conv_layer *s, const void *x, const voi
     left -= pixels;
   }
 }
-
-/* Depthwise layers, a channel at a time: its plane with padding stands in `work` (lines of a multiple of 4 bytes, 8 more at the end), so that
- * y may lie over x where it has the same extents. w: kh kw bytes a channel. */
-typedef struct {
-  int16_t h, w, c, oh, ow, kh, kw, sh, sw, top, left, dh, dw, line; /* line: bytes of a line of the plane */
-  int16_t lines;
-  uint32_t flip;
-  int32_t pad;
-  const onnxc_ends *end; /* or NULL */
-} onnxc_depthwise_layer;
 
 ONNXC_KERNEL void onnxc_plane(const onnxc_depthwise_layer *s, const int8_t *x, int8_t *to) {
   int i, c = s->c, row;
@@ -340,4 +277,5 @@ ONNXC_KERNEL void onnxc_depthwise(const onnxc_depthwise_layer *s, const void *x,
   if (s->end) onnxc_more(s->end, (int8_t *)y, NULL, (int8_t *)y, s->oh * s->ow * s->c);
 }
 
+#endif
 #endif
