@@ -270,7 +270,8 @@ class Pass:
     requires: names of passes that must have run before, in this list or by the manager.
     needs_data: whether it looks at activations (random inputs, and a note, where the user gave none).
     changes_inputs: whether it may change extents of the model's inputs; data are then resampled for what follows.
-    bodies: whether it works in bodies of If, Loop and Scan too, each as a model of its own without data.
+    bodies: whether it works in bodies of If, Loop and Scan too, each as a model of its own without data. reaches: whether it
+    does so by itself.
     """
 
     name: ClassVar[str] = ""
@@ -279,6 +280,7 @@ class Pass:
     needs_data: bool = False
     changes_inputs: bool = False
     bodies: ClassVar[bool] = False
+    reaches: ClassVar[bool] = False
     implied = False  # whether another pass asked for it, not the user
 
     def run(self, model: Model, ctx: Context) -> Report:

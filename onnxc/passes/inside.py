@@ -20,7 +20,7 @@ def run_inside(p: Pass, before: Model, model: Model, ctx: Context, report: Repor
 
     A pass that says `bodies = False` leaves products there alone, which is told.
     """
-    if not any(CAPTURED in node.attrs for node in model.nodes):
+    if p.reaches or not any(CAPTURED in node.attrs for node in model.nodes):
         return
     changed = False
     for body in inner(model, verify(model)):

@@ -7,7 +7,8 @@
 What is trained (`parameters`): float initialisers of more than one element that stand where a weight may, and integers
 behind a DequantizeLinear, as the reals that they stand for, rounded straight through. Constants that steer an operator
 (`STEERING`), masks of an attention (-1e4 and less) and statistics of a batch normalisation, which are buffers, are not.
-Weights of fewer bits than float32 are kept in float32 and cast where they are read.
+Weights of fewer bits than float32 are kept in float32 and cast where they are read. Weights that bodies of If, Loop and
+Scan store are parameters by the names of `ir.body_weights`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import onnx
 import torch
 
+from onnxc.ir.body_weights import body_weights, inner_name, set_body_weights, stored
 from onnxc.ir.errors import Unsupported, VerificationError
 from onnxc.ir.model import Model, read_only
 
@@ -72,6 +74,7 @@ class Network(torch.nn.Module):
         self.scales: dict[str, torch.Tensor] = {}
         self._memos: dict[int, dict] = {}
         self._bodies: dict[int, tuple] = {}
+        self._inside: dict[int, dict[str, str]] = {}
         self._expanded: dict[int, list[Step]] = {}
         self._check(self.steps)
         self._sort_initialisers(proto.graph.initializer, learn_steps)
@@ -82,14 +85,14 @@ class Network(torch.nn.Module):
 
     def _sort_initialisers(self, initialisers: Iterable[onnx.TensorProto], learn_steps: bool) -> None:
         uses: dict[str, list[tuple[Step, int]]] = {}
-        for step in self.steps:
-            for i, name in enumerate(step.inputs):
-                uses.setdefault(name, []).append((step, i))
         arrays = {}
-        for t in initialisers:
-            self.kinds[t.name] = onnx.TensorProto.DataType.Name(t.data_type)
-            arrays[t.name] = onnx.numpy_helper.to_array(t)
+        inner = self._read(self.steps, {}, uses, ())
+        for name, t in (*((t.name, t) for t in initialisers), *inner.items()):
+            self.kinds[name] = onnx.TensorProto.DataType.Name(t.data_type)
+            arrays[name] = onnx.numpy_helper.to_array(t)
         for name, values in arrays.items():
+            if name in inner and values.dtype.kind != "f":
+                continue
             value, read = tensor(values, name), uses.get(name, [])
             if self._is_statistic(read):
                 # the plain name may hold dots, which register_buffer refuses
@@ -105,9 +108,30 @@ class Network(torch.nn.Module):
                 wide = value if value.dtype == torch.float64 else value.float()
                 self._parameters[name] = torch.nn.Parameter(wide.clone())
                 self.stored[name] = (value.dtype,)
-            else:
+            elif name not in inner:
                 self.fixed[name] = value
         self._initial = {n: p.detach().clone() for n, p in (*self._parameters.items(), *self._buffers.items())}
+
+    def _read(
+        self, todo: list[Step], names: Mapping[str, str], uses: dict, trail: tuple
+    ) -> dict[str, onnx.TensorProto]:
+        """Enter who reads each tensor, within bodies too, and return what the bodies store. `names`: what tensors of a scope are called
+        in the whole model, where that is not their own name."""
+        found: dict[str, onnx.TensorProto] = {}
+        for step in todo:
+            for i, name in enumerate(step.inputs):
+                uses.setdefault(names.get(name, name), []).append((step, i))
+            for key, body in step.attrs.items():
+                if not isinstance(body, onnx.GraphProto) or not step.outputs:
+                    continue
+                here = (*trail, (step.outputs[0], key))
+                own = {name: inner_name(here, name) for name in stored(body)}
+                found.update((own[name], t) for name, t in stored(body).items())
+                self._inside[id(body)] = own
+                made = {*(i.name for i in body.input), *(o for n in body.node for o in n.output)} - set(own)
+                local = {**names, **{name: inner_name(here, name) for name in made}, **own}
+                found.update(self._read(self._graph(body)[0], local, uses, here))
+        return found
 
     @staticmethod
     def _is_statistic(read) -> bool:
@@ -235,6 +259,7 @@ class Network(torch.nn.Module):
         for step in todo:
             for name in step.outputs:
                 env.pop(name, None)  # a name may be used again inside
+        env.update((name, outer[n]) for name, n in self._inside.get(id(graph), {}).items() if n in outer)
         self._evaluate(todo, env)
         return [env[o.name] for o in graph.output]
 
@@ -320,15 +345,17 @@ def store(net: Network, model: Model) -> list[str]:
 
     Element types stay. Weights are replaced, never written into.
     """
-    constants, changed = model.constants(), []
+    constants, inner, changed = model.constants(), body_weights(model), {}
     for name, value in net.arrays().items():
-        old = constants[name].values
+        old = constants[name].values if name in constants else onnx.numpy_helper.to_array(inner[name])
         value = value.float() if value.dtype == torch.bfloat16 else value
         new = value.numpy().astype(old.dtype).reshape(old.shape)
         if not np.array_equal(new, old):
-            constants[name].values = read_only(new)
-            changed.append(name)
-    return changed
+            changed[name] = read_only(new)
+    for name in changed.keys() & constants.keys():
+        constants[name].values = changed[name]
+    set_body_weights(model, {name: new for name, new in changed.items() if name not in constants})
+    return list(changed)
 
 
 def _is_step(step: Step, i: int) -> bool:

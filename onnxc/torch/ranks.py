@@ -37,7 +37,9 @@ class Ranks:
         """Each gradient becomes its mean over all processes, or of what each has made ternary (TernGrad)."""
         for k, w in enumerate(weights):
             if w.grad is None:
-                continue
+                if self.count == 1:
+                    continue
+                w.grad = torch.zeros_like(w)  # another process may have come by it, as by another branch of an If
             if as_ternary:
                 self._ternary(w.grad, hash((*seed, k, self.rank)) % 2**63)
             elif self.count > 1:

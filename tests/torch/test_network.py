@@ -233,3 +233,55 @@ def test_an_unknown_operator_is_refused_by_name():
     )  # fmt: skip
     with pytest.raises(Unsupported, match=r"node odd: training does not know the operator made.up.Frobnicate;"):
         network(onnx.helper.make_model(graph, opset_imports=[helper.make_opsetid("made.up", 1)]))
+
+
+BRANCHES = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[n, 3] x, bool c) => (float[n, 3] y) <float[3, 3] outer = {1, 0, 2, 0, 1, 0, 3, 0, 1}> {
+  y = If (c) <
+    then_branch = t () => (float[n, 3] yes) <float[3, 3] w = {1, 2, 0, 0, 1, 0, 0, 0, 1}> {
+      a = MatMul (x, w)
+      yes = If (c) <
+        then_branch = tt () => (float[n, 3] deep) {
+          w2 = Constant <value = float[3] {0.5, 0.25, 0.125}> ()
+          b = MatMul (a, outer)
+          deep = Mul (b, w2)
+        },
+        else_branch = te () => (float[n, 3] other) { other = Identity (a) }
+      >
+    },
+    else_branch = e () => (float[n, 3] no) <float[3, 3] w = {4, 0, 0, 0, 4, 0, 0, 0, 4}> { no = MatMul (x, w) }
+  >
+}"""
+
+
+def test_weights_within_bodies_train_and_go_back_into_them():
+    import torch
+
+    model = load(onnx.parser.parse_model(BRANCHES))
+    untouched = model.copy()
+    before = model.to_proto().SerializeToString(deterministic=True)
+    batch = {"x": np.array([[1, 2, 3], [4, -5, 6]], np.float32), "c": np.array(True)}
+    equals_runtime(model, batch)
+    assert comes_back(model, batch) == 3
+    net = network(model)
+    net(batch)["y"].square().mean().backward()
+    torch.optim.SGD(net.parameters(), lr=1e-3).step()
+    changed = store(net, model)
+    assert sorted(changed) == ["outer", "y.then_branch/w", "y.then_branch/yes.then_branch/w2"]
+    with torch.no_grad():
+        want = net(batch)["y"].numpy()
+    assert gap(Runner(optimise=False)(model.to_proto(), batch)["y"], want) <= CLOSE
+    # the branch not taken, which calls its weight alike, and a copy of the model are as they were
+    batch["c"] = np.array(False)
+    np.testing.assert_array_equal(Runner(optimise=False)(model.to_proto(), batch)["y"], 4 * batch["x"])
+    assert untouched.to_proto().SerializeToString(deterministic=True) == before
+
+
+def test_passes_that_reach_into_bodies_keep_zeros_there_and_refuse_nothing():
+    from onnxc.passes.train.weights import kept_zeros
+
+    model = onnx.parser.parse_model(BRANCHES)
+    assert sorted(kept_zeros(load(model))) == ["outer", "y.else_branch/w", "y.then_branch/w"]
+    batch = {"x": np.random.default_rng(0).standard_normal((32, 3)).astype(np.float32), "c": np.array(True)}
+    result = onnxc.run_passes(model, "train.distill(epochs=1,rate=0.01,batch=8,held=0,features=0)", data=batch)
+    assert not result.report.rows[-1].refusals

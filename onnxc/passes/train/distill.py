@@ -23,6 +23,7 @@ class Distill(Train):
     name alike (Zagoruyko 2017). steps: the scales of quantisers are learnt too (Esser 2020).
     """
 
+    reaches = True
     temperature: Annotated[float, Range(above=0)] = 2.0
     features: Annotated[float, Range(0)] = 1.0
     steps: bool = False

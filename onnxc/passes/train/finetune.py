@@ -19,6 +19,7 @@ class Finetune(Train):
     smooth: label smoothing (Szegedy 2016). distil: learn from the given model's softened outputs too (Hinton 2015).
     """
 
+    reaches = True
     smooth: Annotated[float, Range(0, below=1)] = 0.0
     distil: bool = False
 

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
+from ...ir.body_weights import body_weights
 from ...ir.functions import is_lookup
 from ...ir.model import Model
 from .objective import Form
@@ -18,7 +20,11 @@ SPARSE = 0.1
 
 def kept_zeros(model: Model) -> dict[str, Form]:
     """The form that keeps zeros for every float weight that is sparse, and for the zero of a codebook, by name."""
-    return {
+    inside = {name: onnx.numpy_helper.to_array(t) for name, t in body_weights(model).items()}
+    sparse = {
+        n: Form("zeros") for n, w in inside.items() if w.dtype.kind == "f" and w.size > 1 and np.mean(w == 0) >= SPARSE
+    }
+    return sparse | {
         name: Form("zeros")
         for name, t in model.constants().items()
         if t.values.dtype.kind == "f" and t.values.size > 1
