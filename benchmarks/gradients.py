@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 import onnxc
-from benchmarks.lenet import network
+from benchmarks.small_networks import lenet
 from onnxc.runtime.evaluate import accuracy
 from onnxc.runtime.reference import Session
 
@@ -38,7 +38,7 @@ def train(path: str, passes: str, test: str) -> dict:
     """The row of one training, as this process sees it."""
     start = time.process_time()
     with np.load(path) as learnt, np.load(test) as held:
-        result = onnxc.run_passes(network("LeNet-300-100"), passes, data=dict(learnt), check="shapes")
+        result = onnxc.run_passes(lenet("LeNet-300-100"), passes, data=dict(learnt), check="shapes")
         logits = next(iter(Session(result.model.to_proto()).run({"image": held["image"]}).values()))
         sent = result.report.rows[-1].trainings[0]["sent"]
         row = {"accuracy": accuracy(logits, held["labels"]), "sent": sent}

@@ -1,6 +1,6 @@
 """Deep Compression with training: LeNet-300-100 and LeNet-5, trained, cut, shared and packed, stage by stage.
 
-    python benchmarks/lenet.py --train FILE.npz --test FILE.npz --name fashion|mnist [--only NET] [--share N]
+    PYTHONPATH=. python benchmarks/lenet.py --train FILE.npz --test FILE.npz --name fashion|mnist [--only NET] [--share N]
 
 FILE.npz: `image` float32 [n, 1, 28, 28] and `labels`. Each stage is a pass list on what the stage before left; accuracy is
 that of the unpacked archive in ONNX Runtime on --test, which chose nothing, and ratios are bytes of float32 weights by bytes
@@ -20,10 +20,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 import onnxc
+from benchmarks.small_networks import lenet
 from onnxc.coding import pack, unpack
 from onnxc.runtime.evaluate import accuracy
 from onnxc.runtime.reference import Session
@@ -43,42 +42,6 @@ STAGES = {
         "shared": f"train.cluster(bits=4,bits_by={{'conv*': 6}},store=floats,epochs=3,{SHARED})",
     },
 }  # fmt: skip
-
-
-def network(name: str, seed: int = 0) -> onnx.ModelProto:
-    """The network with random weights (He 2015)."""
-    rng = np.random.default_rng(seed)
-    tensors, nodes = [], []
-
-    def layer(op: str, x: str, stem: str, *shape: int, **attrs) -> str:
-        scale = np.sqrt(2 / np.prod(shape[1:]))
-        tensors.append(numpy_helper.from_array((scale * rng.standard_normal(shape)).astype(np.float32), f"{stem}.w"))
-        tensors.append(numpy_helper.from_array(np.zeros(shape[0], np.float32), f"{stem}.b"))
-        nodes.append(helper.make_node(op, [x, f"{stem}.w", f"{stem}.b"], [stem], name=stem, **attrs))
-        return stem
-
-    def then(op: str, x: str, **attrs) -> str:
-        nodes.append(helper.make_node(op, [x], [f"{x}_{op}"], name=f"{x}_{op}", **attrs))
-        return f"{x}_{op}"
-
-    if name == "LeNet-300-100":
-        x = then("Flatten", "image")
-        sizes = (784, 300, 100, 10)
-    else:
-        x = then("MaxPool", layer("Conv", "image", "conv1", 20, 1, 5, 5), kernel_shape=[2, 2], strides=[2, 2])
-        x = then("MaxPool", layer("Conv", x, "conv2", 50, 20, 5, 5), kernel_shape=[2, 2], strides=[2, 2])
-        x = then("Flatten", x)
-        sizes = (800, 500, 10)
-    for k in range(1, len(sizes)):
-        x = layer("Gemm", x, f"ip{k}", sizes[k], sizes[k - 1], transB=1)
-        x = then("Relu", x) if k + 1 < len(sizes) else x
-    graph = helper.make_graph(
-        nodes, "lenet",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 1, 28, 28])],
-        [helper.make_tensor_value_info(x, TensorProto.FLOAT, ["N", 10])],
-        tensors,
-    )  # fmt: skip
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 def measure(model: onnxc.Model, test: dict[str, np.ndarray]) -> dict:
@@ -111,7 +74,7 @@ def main() -> None:
     for name, stages in STAGES.items():
         if args.only not in name:
             continue
-        model, rows = onnxc.load(network(name)), found.setdefault(f"{name} {args.name}", {})
+        model, rows = onnxc.load(lenet(name)), found.setdefault(f"{name} {args.name}", {})
         size = sum(4 * t.values.size for t in model.constants().values() if t.values.dtype.kind == "f")
         for stage, passes in stages.items():
             start = time.process_time()

@@ -1,6 +1,6 @@
 """Visual Wake Words without labels: MLPerf Tiny's MobileNet v1 0.25 at half and 0.3 of its MACs, in float and int8.
 
-    python benchmarks/vww.py --model vww_float.onnx --data vww.npz [--more FILE.npz] [--epochs N] [--only NAME]
+    PYTHONPATH=. python benchmarks/vww.py --model vww_float.onnx --data vww.npz [--more FILE.npz] [--epochs N] [--only NAME]
 
 data: `input_1` uint8 [1000, 3, 96, 96] in BGR, and `labels`. The first 200 pictures, without their labels, and those of
 --more, which are none of the 1,000, are learnt from; the other 800 are measured in ONNX Runtime, and chose nothing.
@@ -10,17 +10,15 @@ Writes benchmarks/results/vww.json after each row; rows that stand there are kep
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import time
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from onnxc import load, run_passes
-from onnxc.runtime.reference import Session
+from benchmarks.rows import Table, arrays, classified, compressed
 
 RESULTS = Path(__file__).resolve().parent / "results/vww.json"
 LEARNT = 200
@@ -36,13 +34,6 @@ LISTS = {
 }
 
 
-def accuracy(model, images: np.ndarray, labels: np.ndarray) -> float:
-    """The share of right answers of a model that takes one picture at a time."""
-    session = Session(model.to_proto())
-    named = [session.run({"input_1": x[None]})["Identity"].argmax() for x in images]
-    return float(np.mean(np.array(named) == labels))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
@@ -51,26 +42,17 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--only", default="", help="rows whose name holds this")
     args = parser.parse_args()
-    with np.load(args.data) as held:
-        images, labels = held["input_1"].astype(np.float32) / 255, held["labels"]
-    learnt = images[:LEARNT]
+    pictures = arrays(args.data)
+    images = pictures["input_1"].astype(np.float32) / 255
+    learnt, test = images[:LEARNT], {"input_1": images[LEARNT:], "labels": pictures["labels"][LEARNT:]}
     if args.more:
-        with np.load(args.more) as held:
-            learnt = np.concatenate([learnt, held["input_1"].astype(np.float32) / 255])
-    found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+        learnt = np.concatenate([learnt, arrays(args.more)["input_1"].astype(np.float32) / 255])
+    table = Table(RESULTS, args.only)
     for name, text in LISTS.items():
-        if args.only not in name or name in found:
-            continue
-        passes, start = text.format(epochs=args.epochs), time.process_time()
-        result = run_passes(load(args.model), passes, data={"input_1": learnt}, check="shapes")
-        first, last = result.report.rows[0].before, result.report.rows[-1].after
-        found[name] = {
-            "passes": passes, "learnt from": len(learnt), "macs": last.macs / first.macs, "bytes": last.bytes,
-            "accuracy": accuracy(result.model, images[LEARNT:], labels[LEARNT:]),
-            "seconds": round(time.process_time() - start, 1),
-        }  # fmt: skip
-        print(name, json.dumps(found[name]), flush=True)
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        if table.lacks(name):
+            passes = text.format(epochs=args.epochs)
+            judge = partial(classified, test=test, single=True)
+            table.add(name, compressed(args.model, passes, {"input_1": learnt}, judge)[0])
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ LAYER_COLUMNS = (
 )
 CODED_COLUMNS = (tables.Column("entropy"), tables.Column("coded"))
 """Shown where a layer has stored numbers of 8 bits at most."""
+BINARY_COLUMNS = (tables.Column("planes"), tables.Column("fewer ops"))
+"""Shown where a layer multiplies few-bit inputs by one-bit weights."""
 GROUP_COLUMNS = (
     *(tables.Column("coupled channels", number=False), tables.Column("size"), tables.Column("made by", number=False)),
     tables.Column("summed over by", number=False),
@@ -48,9 +50,12 @@ def render(found: Inspection, *, verbose: bool = False, width: int | None = None
     parts = [_head(found, width)]
     layers = [x for x in found.layers if verbose or ((x.macs or x.params > 1) and x.op not in QUANTISERS)]
     some_coded = any(x.coded is not None for x in layers)
-    rows = [_layer_row(x) + (_coded_row(x) if some_coded else []) for x in layers]
+    some_binary = any(x.planes is not None for x in layers)
+    rows = [
+        _layer_row(x) + (_coded_row(x) if some_coded else []) + (_binary_row(x) if some_binary else []) for x in layers
+    ]
     if rows:
-        columns = LAYER_COLUMNS + (CODED_COLUMNS if some_coded else ())
+        columns = LAYER_COLUMNS + (CODED_COLUMNS if some_coded else ()) + (BINARY_COLUMNS if some_binary else ())
         parts.append(tables.draw(columns, rows, width, colour))
     if some_coded:
         parts.append(_coded_total([x for x in layers if x.coded is not None]))
@@ -79,6 +84,10 @@ def _layer_row(x: Layer) -> list[str]:
 
 def _coded_row(x: Layer) -> list[str]:
     return ["", ""] if x.coded is None else [f"{x.entropy:.2f}", tables.size(x.coded)]
+
+
+def _binary_row(x: Layer) -> list[str]:
+    return ["", ""] if x.planes is None else [str(x.planes), f"{x.speedup:.1f}x"]
 
 
 def _coded_total(layers: list[Layer]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from math import prod
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -16,6 +17,7 @@ from ..ir.bodies import Body, inner
 from ..ir.cost import Cost, cost, has_bodies, node_macs
 from ..ir.files import load
 from ..ir.functions import indices, is_lookup
+from ..ir.live import number
 from ..ir.model import Model
 from ..ir.numbers import number_bits
 from ..ir.qtype import stored_bytes
@@ -28,6 +30,11 @@ from ..pipeline import open_sizes, sound
 if TYPE_CHECKING:
     from ..runtime.feeding import Wishes
 
+WIDEST = 8
+"""Bits of inputs beyond which a product is not one of planes."""
+WORD = 64
+"""Bits of a word in the papers' count of operations."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -36,7 +43,8 @@ class Layer:
     params and bytes count the initialisers that it reads (one read by two nodes counts in both; one that a
     DequantizeLinear or Lookup unpacks for it alone counts here, not there), macs one sample. entropy: bits of entropy
     of a weight, and coded: about the bytes that all of them take in an archive, codebook included; both for stored
-    numbers of at most 8 bits, else None.
+    numbers of at most 8 bits, else None. planes: bits of the inputs of a product of one-bit weights (HORQ's order), and
+    speedup: by how much it then has fewer operations than floats, both else None.
     """
 
     name: str
@@ -48,6 +56,8 @@ class Layer:
     bits: int | None
     entropy: float | None = None
     coded: int | None = None
+    planes: int | None = None
+    speedup: float | None = None
 
 
 @dataclass(frozen=True)
@@ -165,7 +175,19 @@ def _layer(node: gs.Node, verified: Verified) -> Layer:
         bytes=sum(stored_bytes(t.values) for t in weights),
         bits=bits,
         **_coded(numbers, weights),
+        **(_binary(node, verified) if bits == 1 and factor is not None else {}),
     )
+
+
+def _binary(node: gs.Node, verified: Verified) -> dict[str, Any]:
+    """The count of XNOR-Net's paper (Rastegari 2016, sec. 3.2): n sums of an output become n / 64 operations on words and one
+    product with a scale, for each plane of the inputs (HORQ, Li 2017)."""
+    planes = number_bits(node.inputs[0], verified.types)
+    axes = verified.analysis.axes.get(node.outputs[0].name)
+    if planes > WIDEST or not axes:
+        return {}
+    n = node_macs(verified.analysis, node) / prod(number(a, verified.analysis.sizes) for a in axes)
+    return {"planes": planes, "speedup": round(n / (planes * (n / WORD + 1)), 2)}
 
 
 def _unpacker(t: gs.Variable | gs.Constant) -> gs.Node | None:

@@ -13,6 +13,7 @@ from onnxc.ir import functions, quantisers
 from onnxc.ir.cost import cost
 from onnxc.ir.errors import BadOption
 from onnxc.ir.verify import verify
+from onnxc.measure.inspect import inspect
 from onnxc.passes.base import apply
 from onnxc.passes.quant import binary_weights as weights
 from onnxc.passes.quant import rounding
@@ -195,6 +196,15 @@ def test_bit_operations_and_bytes_fall():
     done, _ = binarised(model, {"x": x}, **ALL)
     before, after = (cost(m, verify(m)) for m in (model, done))
     assert after.bops < before.bops / 500 and after.bytes < before.bytes / 3
+
+
+def test_inspect_counts_operations_as_xnor_net_does():
+    model, x = chain()
+    done, _ = binarised(model, {"x": x}, inputs="horq", bits=2, **ALL)
+    first, *_, last = (layer for layer in inspect(done).layers if layer.planes)
+    for layer, terms in ((first, 3 * 9), (last, 70)):  # sums of a 3x3 convolution of three channels, of 70 features
+        assert (layer.planes, layer.bits) == (2, 1)
+        assert layer.speedup == pytest.approx(terms / (2 * (terms / 64 + 1)), abs=0.01)
 
 
 def test_xnor_is_the_published_product():
