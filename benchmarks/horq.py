@@ -28,7 +28,7 @@ from benchmarks.rows import Table, arrays, classified, compressed
 from benchmarks.small_networks import normed
 from onnxc.codegen import compile_model
 from onnxc.measure.inspect import inspect
-from onnxc.runtime.library import Library
+from onnxc.runtime import library as libraries
 from onnxc.runtime.reference import Session
 
 RESULTS = Path(__file__).resolve().parent / "results/horq.json"
@@ -61,15 +61,15 @@ def speeds(channels: int, size: int) -> dict:
         models[k] = onnxc.run_passes(base, passes, data={"x": x}, check="shapes").model
     counted = {k: next(z.speedup for z in inspect(models[k]).layers if z.op == "Conv") for k in ORDERS}
     with tempfile.TemporaryDirectory() as folder:
-        libraries = {}
+        made = {}
         for k, model in models.items():
             compile_model(model.to_proto(), Path(folder) / str(k), name="net", check="shapes")
-            libraries[k] = Library(Path(folder) / str(k))
+            made[k] = libraries.Library(Path(folder) / str(k))
         times: dict[int, list[float]] = {k: [] for k in (-1, *models)}
         session = Session(base)
         for _ in range(ROUNDS):
             times[-1].append(calls(partial(session.run, {"x": x}), SLICE)[1])
-            for k, library in libraries.items():
+            for k, library in made.items():
                 times[k].append(calls(partial(library.run, {"x": x}), SLICE)[1])
     middle = {k: statistics.median(t) for k, t in times.items()}
     return {"float us": round(1e6 * middle[0], 1), "float us, ONNX Runtime": round(1e6 * middle[-1], 1)} | {
