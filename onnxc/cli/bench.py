@@ -7,9 +7,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..ir.errors import BadOption
 from ..ir.escape import readable
 from . import arguments
-from .options import InputOption, JsonOption, RemoteOption, ShapeOption, ThreadsOption, bar, colour, json_text, show
+from .options import (
+    InputOption,
+    JsonOption,
+    PageOption,
+    ProfileOption,
+    RemoteOption,
+    ShapeOption,
+    ThreadsOption,
+    TraceOption,
+    bar,
+    colour,
+    json_text,
+    show,
+)
+from .profile import check_files, render, write
 from .tables import Column, draw, plural, seconds
 
 if TYPE_CHECKING:
@@ -22,9 +37,28 @@ def bench(
     shape: ShapeOption = None,
     inputs: InputOption = None,
     remote: RemoteOption = None,
+    profile: ProfileOption = False,
+    trace: TraceOption = None,
+    report: PageOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Time models and compiled libraries in turns."""
+    """Time models and compiled libraries in turns, or the layers of one."""
+    check_files(profile, trace, report)
+    if profile:
+        if len(subjects) > 2 or remote:
+            raise BadOption("--profile takes one model, or a library and its model, on this machine")
+        from ..measure.profile import profile as look
+        from .html import repeat
+
+        with bar(1) as step:
+            found = look(*subjects, threads=threads, wishes=arguments.wishes(shape, None, inputs), progress=step)
+        words = [
+            *(word for text in shape or () for word in ("--shape", text)),
+            *(["--threads", str(threads)] if threads > 1 else []),
+        ]
+        write(found, trace=trace, report=report, command=repeat("bench", ["--profile", *subjects, *words]))
+        show(json_text(found.to_dict()) if json else render(found, colour=colour()))
+        return
     from ..measure.subjects import bench
 
     with bar(1) as step:

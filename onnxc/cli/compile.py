@@ -11,7 +11,8 @@ import typer
 from ..ir.errors import BadOption
 from ..ir.escape import readable
 from . import arguments
-from .options import DataOption, bar, colour, json_text, show
+from . import profile as layers
+from .options import DataOption, PageOption, ProfileOption, TraceOption, bar, colour, json_text, show
 from .tables import Column, count, draw, plural, screen_width, seconds, size, wrap
 
 if TYPE_CHECKING:
@@ -83,10 +84,13 @@ def compile_(
         str, typer.Option(metavar="data|shapes", help="data: run the library beside ONNX Runtime before it is written.")
     ] = "data",
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the inputs that are drawn.")] = 0,
+    profile: ProfileOption = False,
+    trace: TraceOption = None,
+    report: PageOption = None,
     list_targets: Annotated[
         bool, typer.Option("--list-targets", help="List the machines, and what this one can link and run.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="With --list-targets: as JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="With --list-targets or --profile: as JSON.")] = False,
 ) -> None:
     """Compile a model to a standalone C library."""
     if list_targets:
@@ -96,6 +100,7 @@ def compile_(
         return
     model, out = arguments.wanted(model, "MODEL", "compile"), arguments.wanted(out, "-o DIR", "compile")
     shapes = arguments.shape_sets(shape)
+    layers.check_files(profile, trace, report)
     memories = {name: _memory(name, text) for name, text in (("flash", flash), ("ram", ram)) if text is not None}
     if Path(out).exists() and not Path(out).is_dir():
         raise BadOption(f"-o {out} is a file", expected="a folder")
@@ -128,8 +133,18 @@ def compile_(
             seed=seed,
             progress=lambda stage, share: step(stage, share),
             optimise=optimiser(check, seed, notes.setdefault),
+            timed=profile,
         )
     text = render(done, colour=colour(), memories=memories)
+    if profile:
+        from ..measure.profile import measured
+
+        found = measured(model, Path(out), loaded, threads=threads)
+        layers.write(found, trace=trace, report=report)
+        if json:
+            show(json_text(found.to_dict()))
+            return
+        text += "\n\n" + layers.render(found, colour=colour())
     show("\n\n".join([*(wrap(note, width=screen_width()) for note in notes), text]))
 
 

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 from ..ir.escape import html
 from .charts import Safe, bars, curve, curves, front, histogram, ridges
 from .report import HEAD, columns, grouped, legend, table_rows
-from .tables import Column, change, count, decibels, percent, plural, score, size
+from .tables import Column, change, count, decibels, percent, plural, score, seconds, size
 
 if TYPE_CHECKING:
     from ..measure.diff import Diff
     from ..measure.layers import Fate
+    from ..measure.profile import Profile
     from ..report import PipelineReport
     from ..search import Found
 
-__all__ = ["HEAD", "diff_page", "repeat", "search_page", "transform_page"]
+__all__ = ["HEAD", "diff_page", "profile_page", "repeat", "search_page", "transform_page"]
 LAYERS = (
     *(Column(title, number=False) for title in ("layer", "kind")),
     *(Column(title) for title in ("share of MACs", "MACs", "bytes", "bits", "channels", "SNR dB")),
@@ -49,6 +50,7 @@ def _page(title: str, **parts: Any) -> str:
         "summary": [],
         "front": "",
         "bars": [],
+        "bars_title": "Before and after each pass",
         "trainings": [],
         "tables": [],
         "lists": [],
@@ -281,3 +283,53 @@ def diff_page(found: Diff, title: str, *, command: str = "") -> str:
         )
     tables = [_table("Nodes", head, rows_)] if rows_ else []
     return _page(title, summary=[*summary, *found.interface], bars=charts, tables=tables, command=command)
+
+
+def profile_page(found: Profile, *, command: str = "") -> str:
+    """Where the time of a network goes: bars of layers beside ONNX Runtime's kernels for the same, the table, and suggestions."""
+    from ..measure.guide import advice
+    from .profile import COLUMNS, cells, said
+
+    def name(layer: Any) -> str:
+        return f"{layer.number} {layer.nodes[0] if layer.nodes else layer.function}"
+
+    charts = []
+    if found.layers:
+        top = sorted(found.layers, key=lambda layer: -layer.seconds)[:40]
+        unit = 1e6
+        charts.append(
+            {
+                "title": "Time of a layer",
+                "svg": bars([(name(a), a.seconds * unit, seconds(a.seconds)) for a in top], ""),
+            }
+        )
+        there = [a for a in top if a.ort_seconds is not None]
+        if there:
+            pairs = [
+                (name(a), a.ort_seconds or 0.0, f"{(a.ort_seconds or 0.0) / max(a.seconds, 1e-9):.2f}x ours")
+                for a in there
+            ]
+            charts.append({"title": "ONNX Runtime's time of the same", "svg": bars(pairs, "")})
+        charts.append(
+            {"title": "Share of the ceiling", "svg": bars([(name(a), a.ceiling, percent(a.ceiling)) for a in top], "")}
+        )
+    tables = [_table("Layers", COLUMNS, [(cells(layer), False) for layer in found.layers])] if found.layers else []
+    if found.refused:
+        rows: list[tuple[list[Any], bool]] = [([k.name, k.op, seconds(k.seconds)], False) for k in found.unmatched]
+        head = [Column("node", number=False), Column("operator", number=False), Column("time")]
+        tables = [_table("ONNX Runtime's kernels", head, rows)]
+    lists = (
+        [_list("Where the time goes", [(name(layer), text) for layer, text in advice(found)], open_=True)]
+        if found.layers
+        else []
+    )
+    summary = [f"Not compiled: {found.refused}"] if found.refused else said(found)
+    return _page(
+        f"onnxc profile: {Path(found.model).name}",
+        summary=summary,
+        bars=charts,
+        bars_title="Layer by layer",
+        tables=tables,
+        lists=lists,
+        command=command,
+    )

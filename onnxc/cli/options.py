@@ -55,6 +55,14 @@ SamplesOption = Annotated[
         metavar="SYMBOL|none", help="The axis of inputs that counts samples; found by itself.", show_default=False
     ),
 ]
+ProfileOption = Annotated[bool, typer.Option("--profile", help="Time each layer, beside ONNX Runtime's.")]
+TraceOption = Annotated[
+    str | None,
+    typer.Option(metavar="F.json", help="With --profile: a trace for Chrome or Perfetto.", show_default=False),
+]
+PageOption = Annotated[
+    str | None, typer.Option(metavar="F.html", help="With --profile: a page with bars.", show_default=False)
+]
 InputOption = Annotated[
     list[str] | None,
     typer.Option(

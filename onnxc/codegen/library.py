@@ -12,7 +12,6 @@ from pathlib import Path
 
 import onnx
 
-from onnxc import __version__
 from onnxc.codegen.account import ram_at_calls, stored_bytes
 from onnxc.codegen.blame import tied
 from onnxc.codegen.c.build import (
@@ -26,12 +25,14 @@ from onnxc.codegen.c.build import (
     write_sources,
 )
 from onnxc.codegen.c.emit import PACKAGES, write_c, write_package
-from onnxc.codegen.c.header import C_TYPES, Interface, internal, tensor_bytes
+from onnxc.codegen.c.header import C_TYPES, Interface, internal
 from onnxc.codegen.c.names import check_name
 from onnxc.codegen.c.pick import by_demand
 from onnxc.codegen.c.source import Layout
+from onnxc.codegen.c.timed import TIMED, check_timed, timed_files, write_timed
 from onnxc.codegen.c.wheel import check_wheel, wheels_in, write_wheel
 from onnxc.codegen.door import Optimise, Shapes, Source
+from onnxc.codegen.manifest import manifest_of, tensors_of
 from onnxc.codegen.memory.arena import ALIGN
 from onnxc.codegen.memory.flash import flash_bytes
 from onnxc.codegen.memory.spill import trim
@@ -111,6 +112,7 @@ def compile_model(
     seed: int = 0,
     progress: Callable[[str, float], None] | None = None,
     optimise: Optimise | None = None,
+    timed: bool = False,
 ) -> CompileReport:
     """Compiles a model into `out_dir`: `lib<name>.so`, `lib<name>.a`, `<name>.h`, `manifest.json`, `example/`.
 
@@ -124,7 +126,8 @@ def compile_model(
     (`onnxc.codegen.prepare.ends`). `emit` "c" writes the C sources of a library without kernels of TVM into `c/`, `package`
     a package of them into a folder of its name (`onnxc.codegen.c.emit.PACKAGES`). `check` "data" runs the library beside ONNX
     Runtime before it is put to its place, on `data` (whatever `onnxc.runtime.data.open_data` takes) or inputs drawn by `seed`;
-    "shapes" compares types and shapes only.
+    "shapes" compares types and shapes only. `timed` writes a second library into `profile/` whose calls are timed
+    (`onnxc.codegen.c.timed`).
     `progress(stage, share)` is told of each stage. The folder appears whole, or is exchanged for the
     old one, at the end (`onnxc.ir.staging`); files in it that are none of a library's stay.
 
@@ -134,7 +137,7 @@ def compile_model(
     """
     started = time.perf_counter()
     tell = progress or (lambda stage, share: None)
-    wanted = _Wanted(name, target, threads, weights, program, wheel, emit, package)
+    wanted = _Wanted(name, target, threads, weights, program, wheel, emit, package, timed=timed)
     if io not in ("float", "int8"):
         raise BadOption("there are no such inputs and outputs", expected="float or int8", found=io)
     if check not in ("data", "shapes"):
@@ -182,6 +185,7 @@ class _Wanted:
     emit: str = ""
     package: str = ""
     ends: dict[str, Scaled] = field(default_factory=dict)
+    timed: bool = False
 
     @property
     def targets(self) -> list[Target]:
@@ -200,6 +204,8 @@ class _Wanted:
                 f"C sources for {first.name}", remedy="take a target without an operating system: cortex-m4, say"
             )
         _check_options(self.name, self.threads, self.weights, first)
+        if self.timed:
+            check_timed(self.targets)
         if self.wheel:
             check_wheel(first.toolchain, self.name)
         first.toolchain.linker()
@@ -230,7 +236,7 @@ def _make(
     name, threads, targets = wanted.name, wanted.threads, wanted.targets
     toolchain = targets[0].toolchain
     tell("lower", 0.1)
-    programs, stored = _lower(statics, targets, threads, name, wanted.weights == "coded")
+    programs, stored = _lower(statics, wanted)
     kernels, model = _kernels(programs), source.digest()
     tell("kernels", 0.3)
     objects = [object_name(f"kernels{i}") for i, made in enumerate(programs)]
@@ -241,17 +247,20 @@ def _make(
     tell("link", 0.8)
     layout = lay_out_arena(programs, stored, threads)
     both = tuple((tuple(static.inputs), tuple(static.outputs)) for static in statics)
-    mark = interface_digest(_tensors(name, both, wanted.ends) | {"model_sha256": model})
+    mark = interface_digest(tensors_of(name, both, wanted.ends) | {"model_sha256": model})
     ends = tuple((key, end.scale, end.zero) for key, end in wanted.ends.items())
     face = Interface(name, both, layout.total, threads, tuple(goal.name for goal in targets), mark, ends)
     write_sources(work, face, programs, stored, layout, targets)
     folders = _write_c(work, face, programs, stored, layout, wanted) if wanted.emit or wanted.package else []
+    folders += [TIMED] if wanted.timed else []
     trim()
     libraries = link(work, name, toolchain, toolchain.linker(), objects, stored, own_parts(face, stored))
     extras = check_static(work, name, toolchain, wanted.program)
-    manifest = _manifest(face, targets, libraries, kernels, model, wanted.weights)
+    manifest = manifest_of(face, targets, libraries, kernels, model, wanted.weights)
     manifest["program"] = extras[0] if wanted.program else None
     (work / "manifest.json").write_text(json_text(manifest) + "\n", encoding="ascii")
+    if wanted.timed:
+        write_timed(work, face, programs, stored, layout, targets, objects, manifest)
     extras += [write_wheel(work, face, toolchain, model)] if wanted.wheel else []
     parts = [*objects, f"{name}.o", *(object_name(part) for part in ("weights", *own_parts(face, stored)))]
     flash = flash_bytes(work / file for file in parts)
@@ -278,30 +287,36 @@ def _again(
 ) -> None:
     """Builds another library in the same way, for the proof: of a part of the model, or for another target."""
     part = source.part(proto)
-    options = replace(wanted, target=target or wanted.target, program=False, wheel=False, emit="", package="")
+    options = replace(
+        wanted, target=target or wanted.target, program=False, wheel=False, emit="", package="", timed=False
+    )
     _make(part, _statics(part, shapes), options, folder, lambda stage, share: None)
 
 
 def _objects(wanted: _Wanted, source: Source, proto: onnx.ModelProto, shapes: Sequence[Shapes]) -> None:
     """Compiles a part of the model as far as TVM is needed for it."""
-    programs, _ = _lower(_statics(source.part(proto), shapes), wanted.targets, wanted.threads, wanted.name, False)
+    programs, _ = _lower(_statics(source.part(proto), shapes), replace(wanted, weights="raw"))
     with tempfile.TemporaryDirectory(prefix="onnxc-") as folder:
         for made in programs:
             compile_program(made, wanted.threads, Path(folder) / "part.o")
 
 
-def _lower(
-    statics: list[StaticModel], targets: list[Target], threads: int, name: str, coded: bool
-) -> tuple[list[Program], Weights]:
+def _lower(statics: list[StaticModel], wanted: _Wanted) -> tuple[list[Program], Weights]:
     """A program for each shape within each target, and the weights that they share; the static models' constants are given up."""
+    targets, name = wanted.targets, internal(wanted.name)
     pairs = [(goal, static) for goal in targets for static in statics]
-    programs = [lower_program(static, goal, threads, f"{internal(name)}_{i}") for i, (goal, static) in enumerate(pairs)]
+    programs = [
+        lower_program(static, goal, wanted.threads, f"{name}_{i}", wanted.timed)
+        for i, (goal, static) in enumerate(pairs)
+    ]
     for static in statics:
         static.constants.clear()
     arrays, numbers = gather([made.arrays for made in programs])
     for made, own in zip(programs, numbers):
         made.renumber(own, arrays)
-    return programs, lay_out(arrays, encode if coded else None, MICRO_ALIGN if targets[0].micro else ALIGN)
+    return programs, lay_out(
+        arrays, encode if wanted.weights == "coded" else None, MICRO_ALIGN if targets[0].micro else ALIGN
+    )
 
 
 def _statics(source: Source, shapes: Shapes | Sequence[Shapes] | None) -> list[StaticModel]:
@@ -383,7 +398,17 @@ def _files_of(out: Path, name: str) -> list[str]:
         return []
     example = [f"example/{file}" for file in ("main.c", "CMakeLists.txt", "startup.c", "board.ld")]
     programs = [f"run_{name}{suffix}" for suffix in ("", ".elf", ".wasm")]
-    return ["manifest.json", *example, f"lib{name}.so", f"lib{name}.a", f"{name}.h", *programs, *wheels_in(out, name)]
+    timed = [f"{TIMED}/{file}" for file in timed_files(name)]
+    return [
+        "manifest.json",
+        *timed,
+        *example,
+        f"lib{name}.so",
+        f"lib{name}.a",
+        f"{name}.h",
+        *programs,
+        *wheels_in(out, name),
+    ]
 
 
 def _check_options(name: str, threads: int, weights: str, goal: Target) -> None:
@@ -405,46 +430,3 @@ def _check_types(static: StaticModel) -> None:
     for name, _, dtype in [*static.inputs, *static.outputs]:
         if dtype not in C_TYPES:
             raise Unsupported(f"element type {dtype} in a C interface", tensor=name, remedy="cast it to float32")
-
-
-def _tensors(name: str, shapes: tuple, ends: Mapping[str, Scaled]) -> dict:
-    """What a manifest says of names, shapes and types; `shapes`: (inputs, outputs) for each shape of the library."""
-
-    def rows(tensors: tuple) -> list[dict]:
-        return [{"name": n, "shape": list(shape), "dtype": dtype, "bytes": tensor_bytes((n, shape, dtype))}
-                | ({"scale": ends[n].scale, "zero_point": ends[n].zero} if n in ends else {})
-                for n, shape, dtype in tensors]  # fmt: skip
-
-    several = [{"inputs": rows(inputs), "outputs": rows(outputs)} for inputs, outputs in shapes]
-    return {"name": name, **several[0], "shapes": several}
-
-
-def _manifest(
-    face: Interface, targets: list[Target], libraries: list[str], kernels: tuple[dict, ...], source: str, weights: str
-) -> dict:
-    """What a program has to know of a library; docs/libraries.md explains the fields."""
-    goal, tensors = (
-        targets[0],
-        _tensors(face.name, face.shapes, {name: Scaled(scale, zero) for name, scale, zero in face.ends}),
-    )
-    keys = ("node", "spec", "macs", "schedule", "program")
-    return {
-        "format": 1,
-        "onnxc": __version__,
-        "name": tensors["name"],
-        "library": libraries[0],
-        "libraries": libraries,
-        "header": f"{face.name}.h",
-        "target": "/".join(face.machines),
-        "toolchain": goal.arch,
-        "needs": list(goal.needs),
-        "cpu": dict(goal.tvm).get("mcpu"),
-        "weights": weights,
-        "threads": face.threads,
-        "arena_bytes": face.arena_bytes,
-        "model_sha256": source,
-        "inputs": tensors["inputs"],
-        "outputs": tensors["outputs"],
-        "shapes": tensors["shapes"],
-        "kernels": [{key: row[key] for key in keys if key in row} for row in kernels],
-    }

@@ -12,9 +12,11 @@ import numpy as np
 from onnxc.codegen.c.function import CFunction, compile_functions
 from onnxc.codegen.c.private import keep_private
 from onnxc.codegen.kernels import generic, legal
+from onnxc.codegen.layers import CallRow, call_rows
 from onnxc.codegen.lower.lowering import lower
 from onnxc.codegen.memory.plan import MemoryPlan, make_plan
 from onnxc.codegen.micro.calls import Micro, micro_of
+from onnxc.codegen.origins import Trail
 from onnxc.codegen.prepare.record import StaticModel
 from onnxc.codegen.quiet import quiet
 from onnxc.codegen.target import Target
@@ -27,7 +29,7 @@ class Program:
     """What `lower_program` has made of a model: its plan, TIR functions by C name, and rows of the report.
 
     All names in its object file begin with `prefix`. `compiled` says how C calls each function, once `compile_program` has been;
-    `micro` are the functions that C code computes.
+    `micro` are the functions that C code computes. `rows`: what each call is, where it is to be timed.
     """
 
     static: StaticModel
@@ -39,6 +41,7 @@ class Program:
     fallbacks: tuple[dict, ...]
     compiled: dict[str, CFunction]
     micro: dict[str, Micro] = field(default_factory=dict)
+    rows: list[CallRow] = field(default_factory=list)
 
     @property
     def arrays(self) -> list[np.ndarray]:
@@ -64,26 +67,27 @@ class Program:
 
 
 @np.errstate(all="ignore")  # of constants that are not finite
-def lower_program(static: StaticModel, target: Target, threads: int, prefix: str) -> Program:
-    """Lowers a static model; its functions are named `prefix`_something, so that no two objects of a program clash.
+def lower_program(static: StaticModel, target: Target, threads: int, prefix: str, timed: bool = False) -> Program:
+    """Lowers a static model; its functions are named `prefix`_something, so that no two objects of a program clash. `timed`: with
+    rows of its calls.
 
     Raises Unsupported for what cannot be lowered.
     """
     with quiet():
         lowered = lower(static, target, threads)
-        module = finish(lowered.module, target, legal.rules(target))
+        trail = Trail(lowered.nodes)
+        module = finish(lowered.module, target, legal.rules(target), trail.note)
     plan = make_plan(module["main"], static, lowered.arrays)
+    before = replace(plan, calls=list(plan.calls))
     count = Counter(function for function, _ in plan.calls)
     bodies = _functions(module, plan, prefix, target, threads)
-    fallbacks = [
-        {"function": f, "calls": n, "cycles": n * generic.cycles(bodies[f"{prefix}_{f}"])}
-        for f, n in sorted(count.items())
-        if not _ours(f)
-    ]
+    general = {f: generic.cycles(bodies[f"{prefix}_{f}"]) for f in sorted(count) if not _ours(f)}
+    fallbacks = [{"function": f, "calls": count[f], "cycles": count[f] * each} for f, each in general.items()]
+    rows = call_rows(static, before, trail.calls(), lowered.kernels, general) if timed else []
     calls = {name: micro_of(body) for name, body in bodies.items()}
     micro = {name: call for name, call in calls.items() if call is not None}
     bodies = {name: body for name, body in bodies.items() if name not in micro}
-    return Program(static, target, prefix, plan, bodies, tuple(lowered.kernels), tuple(fallbacks), {}, micro)
+    return Program(static, target, prefix, plan, bodies, tuple(lowered.kernels), tuple(fallbacks), {}, micro, rows)
 
 
 def compile_program(program: Program, threads: int, path: Path) -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from types import SimpleNamespace
+from typing import Any
 
 from onnxc.ir.errors import MissingTool
 
@@ -93,21 +94,25 @@ def whole(builder) -> Iterator[None]:
         raise
 
 
-def finish(module, target, rules: dict):
-    """Legalises, by `rules` where there is one, and fuses what has no kernel of ours: -> module of PrimFuncs and a flat main."""
+def finish(module, target, rules: dict, after: Callable[[Any], None] = lambda module: None):
+    """Legalises, by `rules` where there is one, and fuses what has no kernel of ours: -> module of PrimFuncs and a flat main.
+
+    `after` is told of the module after each of four stages: legalised, grouped, fused, and with its tensors allocated.
+    """
     m = tvm_modules()
     t = m.relax.transform
-    steps = [
-        t.LegalizeOps(rules),
-        t.AnnotateTIROpPattern(),
-        t.FoldConstant(),
-        t.FuseOps(),
-        t.FuseTIR(),
-    ]
-    steps += [t.DeadCodeElimination(), t.RewriteDataflowReshape(), t.ToNonDataflow(), t.RemovePurityChecking()]
-    steps += [t.CallTIRRewrite()]
+    flat = [t.DeadCodeElimination(), t.RewriteDataflowReshape(), t.ToNonDataflow(), t.RemovePurityChecking()]
+    stages = (
+        [t.LegalizeOps(rules), t.AnnotateTIROpPattern(), t.FoldConstant()],
+        [t.FuseOps()],
+        [t.FuseTIR(), *flat],
+        [t.CallTIRRewrite()],
+    )
     with tvm_target(target):
-        return m.tvm.transform.Sequential(steps)(module)
+        for steps in stages:
+            module = m.tvm.transform.Sequential(steps)(module)
+            after(module)
+    return module
 
 
 def tvm_target(target, scalable: bool = True):

@@ -43,7 +43,8 @@ class Session:
 
     `model`: a ModelProto, a `Lean` (whose weights are not copied), bytes, or a path (which finds external data beside it).
     `outputs`: extra tensors to return, which become graph outputs on a copy. `optimise=False` runs the graph node by node
-    as it stands, and gives back the memory of activations after each run.
+    as it stands, and gives back the memory of activations after each run. `profile`: a folder for its own times of nodes
+    (`runtime.ort_profile`).
 
     Raises `VerificationError` if ORT does not take the model.
     """
@@ -55,6 +56,7 @@ class Session:
         threads: int = 1,
         optimise: bool = True,
         outputs: Sequence[str] = (),
+        profile: Path | None = None,
     ):
         beside: Mapping[str, np.ndarray] = {}
         if isinstance(model, Lean):
@@ -84,8 +86,9 @@ class Session:
                 source = str(model) if as_it_is else _loadable(proto, extra, folder, bool(beside))
                 self._beside = _beside(beside, folder)  # has to live as long as the session
                 self._session = _started(
-                    source, threads, optimise, saturates(proto), exact=not _overlooked(proto), beside=self._beside
-                )
+                    source, threads, optimise, saturates(proto), exact=not _overlooked(proto), beside=self._beside,
+                    profile=profile,
+                )  # fmt: skip
             except _ort_errors() as error:
                 raise _verification_error("ONNX Runtime does not take the model", error) from error
 
@@ -121,6 +124,10 @@ class Session:
                 )  # fmt: skip
         known = {**feeds, **self._fixed, **{name: taken(value) for name, value in values.items()}}
         return {name: known[name] for name in names}
+
+    def end_profiling(self) -> Path:
+        """The file with the times of all runs, of a session with a `profile`."""
+        return Path(self._session.end_profiling())
 
     def _outputs(self, names: list[str], feeds: Mapping[str, np.ndarray | list]) -> list[np.ndarray]:
         if not self._loops:
@@ -183,6 +190,7 @@ def _started(
     saturating: bool,
     exact: bool,
     beside: Mapping[str, ort.OrtValue],
+    profile: Path | None = None,
 ) -> ort.InferenceSession:
     """A session whose sums of integers are exact where ONNX Runtime can make them so; `beside`: weights by name, which it uses
     where they lie.
@@ -208,6 +216,9 @@ def _started(
             options.add_session_config_entry("session.disable_prepacking", "1")
             # each weight is dequantised when its layer is due; by default all are first
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+        if profile is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile / "times")
+            options.optimized_model_filepath = str(profile / "optimised.onnx")
         for name, value in beside.items():
             options.add_initializer(name, value)
         try:

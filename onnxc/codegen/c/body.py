@@ -240,3 +240,17 @@ PROGRAM = """static int program@number@(head *h, const void *const *inputs, void
   return @flags@;
 }
 """
+
+CLOCK = "#define _POSIX_C_SOURCE 199309L\n#include <time.h>\n"
+
+LAPS = """
+/* Nanoseconds of the clock before the first call of the last run and behind each; one handle at a time. */
+static uint64_t stamps[@stamps@];
+const uint64_t *net_laps(void);
+const uint64_t *net_laps(void) { return stamps; }
+static void stamp(int i) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  stamps[i] = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+"""

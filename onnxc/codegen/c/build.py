@@ -69,14 +69,15 @@ def write_sources(
     weights: Weights,
     layout: Layout,
     targets: Sequence[Target],
+    timed: bool = False,
 ) -> None:
-    """Writes C sources, weights, header and example into `work`."""
+    """Writes C sources, weights, header and example into `work`. `timed`: as `c.source.source` has it."""
     name, toolchain = face.name, targets[0].toolchain
     texts = {
         f"{name}.h": header(face),
-        f"{name}.c": csource.source(face, programs, weights, layout, targets),
+        f"{name}.c": csource.source(face, programs, weights, layout, targets, timed),
         "weights.S": csource.weights_source(name, "weights.bin", toolchain.name, _zeros(weights)),
-        "exports.map": csource.exports(face),
+        "exports.map": csource.exports(face, timed),
         "example/main.c": cexample.main_source(face),
         "example/CMakeLists.txt": cexample.cmake(face, toolchain),
     }

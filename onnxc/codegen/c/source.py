@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from onnxc.codegen.c.body import BODY, MACHINE, PROGRAM, SELECT, SHARED
+from onnxc.codegen.c.body import BODY, CLOCK, LAPS, MACHINE, PROGRAM, SELECT, SHARED
 from onnxc.codegen.c.header import Interface, element_bytes, internal, tensor_bytes
 from onnxc.codegen.c.pick import pick_includes, pick_source
 from onnxc.codegen.memory.plan import Place
@@ -37,14 +37,23 @@ def head_bytes(threads: int) -> int:
 
 
 def source(
-    face: Interface, programs: Sequence[Program], weights: Weights, layout: Layout, targets: Sequence[Target]
+    face: Interface,
+    programs: Sequence[Program],
+    weights: Weights,
+    layout: Layout,
+    targets: Sequence[Target],
+    timed: bool = False,
 ) -> str:
-    """`<name>.c`: the interface and the straight lists of kernel calls. `programs`: by shape within `targets`, all settled."""
+    """`<name>.c`: the interface and the straight lists of kernel calls. `programs`: by shape within `targets`, all settled.
+
+    `timed`: with the clock read before the first call and behind each, for `<name>_laps`.
+    """
     place = partial(_pointer, name=face.name, weights=weights, decoded=layout.decoded)
     declared: set[str] = set()
     shared: list[str] = []
-    lists = [_program(number, program, declared, shared, place) for number, program in enumerate(programs)]
-    includes = [pick_includes(targets), '#include "parts/decode.h"' if weights.segments else ""]
+    lists = [_program(number, program, declared, shared, place, timed) for number, program in enumerate(programs)]
+    laps = LAPS.replace("@stamps@", str(1 + max(len(program.plan.calls) for program in programs))) if timed else ""
+    includes = [laps, pick_includes(targets), '#include "parts/decode.h"' if weights.segments else ""]
     if any(program.micro for program in programs):
         includes += [
             "#define ONNXC_FLOATS 1" if targets[0].fpu else "",
@@ -69,6 +78,7 @@ def source(
     text = BODY
     for mark, part in parts.items():
         text = text.replace(f"@{mark}@", part)
+    text = CLOCK + text if timed else text
     text = text.replace("NET_", f"{face.name.upper()}_").replace("net_", f"{face.name}_")
     text = text.replace("@programs@", "\n".join([_shared(shared), *lists])).replace(
         "@kernels@", "\n".join(sorted(declared))
@@ -84,11 +94,11 @@ def _magic(face: Interface, weights: Weights) -> int:
 
 
 def _program(
-    number: int, program: Program, declared: set[str], shared: list[str], place: Callable[[Place], str]
+    number: int, program: Program, declared: set[str], shared: list[str], place: Callable[[Place], str], timed: bool
 ) -> str:
     """The C function `program<number>`. What it calls joins `declared`, its parallel phases join `shared`."""
-    lines: list[str] = []
-    for function, places in program.plan.calls:
+    lines: list[str] = ["  stamp(0);"] if timed else []
+    for i, (function, places) in enumerate(program.plan.calls):
         args, phases = ", ".join(place(p) for p in places), program.compiled[function].phases
         kinds = ["const void *"] * len(places) + ["int32_t"] * (4 if phases else 0)
         call = program.micro.get(function)
@@ -102,6 +112,7 @@ def _program(
                 shared.append(f"{function}({args}, {phase}, task, tasks, worker);")
             else:
                 lines.append(f"  {function}({args}, {phase}, 0, 1, 0);")
+        lines += [f"  stamp({i + 1});"] if timed else []
     lines += [f"  memcpy(outputs[{output}], {place(p)}, {count});" for output, p, count in program.plan.copies]
     flags = " | ".join(f"*(const int32_t *)({place(p)})" for p in program.plan.flags)
     text = PROGRAM.replace("@number@", str(number)).replace("@calls@", "\n".join(lines))
@@ -194,6 +205,7 @@ def pieces_source(name: str, mark: str, zeros: int, piece: int) -> str:
     ])  # fmt: skip
 
 
-def exports(face: Interface) -> str:
+def exports(face: Interface, timed: bool = False) -> str:
     """The linker's version script: the interface is visible, kernels and weights are not."""
-    return "{ global: " + " ".join(f"{face.name}_{function};" for function in face.functions) + " local: *; };\n"
+    functions = [*face.functions, *(["laps"] if timed else [])]
+    return "{ global: " + " ".join(f"{face.name}_{function};" for function in functions) + " local: *; };\n"

@@ -196,6 +196,11 @@ class KernelSpec:
             f" stride {self.stride[0]}x{self.stride[1]} groups {self.groups} {self._held()} epilogue {steps}"
         )
 
+    def figures(self) -> dict:
+        """What reports say of a layer: `spec` in a line, `macs`, `bits` of activations and weights, and `channels`: in, out, groups."""
+        bits = (self.activation.bits, self.weight.bits)
+        return {"spec": self.text(), "macs": self.macs, "bits": bits, "channels": (self.c, self.oc, self.groups)}
+
     def _held(self) -> str:
         """The encodings, or the element type where nothing is encoded."""
         both = "" if self.packed is None or self.output != FLOAT32 else f" and {self.packed.encoding.text()}"

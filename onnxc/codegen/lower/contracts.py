@@ -23,12 +23,14 @@ READING = (*CHANNEL_STEPS, "residual", "int_bias", "int_residual")
 
 @dataclass
 class Lowered:
-    """A Relax module that calls our kernels. Parameters of `main`: the user's inputs, then `arrays` in order."""
+    """A Relax module that calls our kernels. Parameters of `main`: the user's inputs, then `arrays` in order. `nodes`: for which
+    nodes a variable of it was emitted."""
 
     module: Any
     inputs: int
     arrays: list[np.ndarray]
     kernels: list[dict] = field(default_factory=list)
+    nodes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def check_matches(matches: Matches) -> Matches:

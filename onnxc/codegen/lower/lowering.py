@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnxc.codegen import origins
 from onnxc.codegen.kernels import choose, cost, interleave, pool, quantise, sums
 from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.spec import Refusal, Schedule
@@ -49,7 +50,7 @@ class _Lowering:
         self.imported = import_onnx(model)
         self.function = self.imported.module["main"]
         self.relax = tvm_modules().relax
-        self.builder = self.relax.BlockBuilder()
+        self.builder = origins.recorder()
         self.arrays: list[np.ndarray] = []
         self.array_vars: list = []
         self.stored: dict = {}  # variable of an array -> its bytes
@@ -60,6 +61,7 @@ class _Lowering:
         self.report: list[dict] = []
         self.definitions: dict = {}
         self.readers: dict = {}
+        self.hidden: set = set()  # variables that a kernel takes in
 
     def run(self) -> Lowered:
         """The walk; parameters are known only at its end, so the function is put together there."""
@@ -78,7 +80,7 @@ class _Lowering:
             self.definitions[binding.var] = binding.value
         matches = match.find(bindings, function.body.body, self.constants, quantised.begin)
         contracts.check_matches(matches)
-        self.readers = matches.readers
+        self.readers, self.hidden = matches.readers, matches.absorbed | matches.quantising
         self.chosen = {var: self._choice(found) for var, found in matches.kernels.items()}
         self.wanted = packing.wanted(matches, self.chosen)
         with whole(self.builder), self.builder.function("main", inputs):
@@ -90,7 +92,7 @@ class _Lowering:
         module = self.builder.get()
         main = module["main"]
         module["main"] = relax.Function([*inputs, *self.array_vars], main.body, main.ret_ty, main.is_pure, main.attrs)
-        return contracts.check_lowered(Lowered(module, count, self.arrays, self.report))
+        return contracts.check_lowered(Lowered(module, count, self.arrays, self.report, self.builder.emitted))
 
     def _result(self, body):
         parts = body.fields if isinstance(body, self.relax.Tuple) else [body]
@@ -167,6 +169,7 @@ class _Lowering:
         relax = self.relax
         if var in self.constants or var in matches.absorbed:
             return
+        self.builder.nodes = origins.chain(var, self.definitions, self.hidden, matches.kernels, self.imported.nodes)
         if var in matches.quantising and any(arg in self.packed_only for arg in value.args):
             self.packed_only.add(var)
             return
@@ -286,8 +289,8 @@ class _Lowering:
         order = LAST if found.spatial else FIRST
         entry = {
             "node": self.names.get(found.weight_var, ""),
-            "spec": spec.text(),
-            "macs": spec.macs,
+            "nodes": self.builder.nodes,
+            **spec.figures(),
             "kernel": plan.rule if plan else None,
             "schedule": plan.text() if plan else None,
             "cycles": family.cost(spec, plan, self.target) if family and plan else None,
@@ -381,12 +384,8 @@ class _Lowering:
     def _on_threads(self, form):
         """The spec for as many threads as are worth their barrier."""
         spec = form.spec
-        cycles = (
-            spec.macs * spec.activation.bits * spec.weight.bits / BITS_PER_FLOAT
-            if isinstance(form, FewBit)
-            else spec.macs
-        )
-        return replace(spec, threads=self.threads if cycles >= WORTH_SHARING else 1)
+        few = spec.activation.bits * spec.weight.bits / BITS_PER_FLOAT if isinstance(form, FewBit) else 1
+        return replace(spec, threads=self.threads if spec.macs * few >= WORTH_SHARING else 1)
 
     def _source(self, form, found: match.Match, order: str) -> list:
         """The operands that a kernel reads first: its input as it wants it."""

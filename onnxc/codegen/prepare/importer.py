@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
+from onnxc.codegen import origins
 from onnxc.codegen import tvm_api as tvm
 from onnxc.codegen.operators.narrow import is_narrow, pack, unpack
 from onnxc.codegen.operators.node import Node, Refused, held
@@ -29,12 +30,14 @@ from onnxc.runtime.elements import stored
 class Imported:
     """`module["main"]` has the model's inputs and then its weights as parameters, and answers the outputs and then int32
     scalars, which are other than 0 where an index was out of range. `weights`, `users` and `integers` say of a weight's
-    variable its array, the node that it is for, and the 8-bit integers that it is made of."""
+    variable its array, the node that it is for, and the 8-bit integers that it is made of; `nodes` of a variable's name the nodes
+    that it was emitted for."""
 
     module: object
     weights: dict = field(default_factory=dict)
     users: dict = field(default_factory=dict)
     integers: dict = field(default_factory=dict)
+    nodes: dict[str, origins.Nodes] = field(default_factory=dict)
 
 
 def import_onnx(static: StaticModel) -> Imported:
@@ -48,7 +51,7 @@ def import_onnx(static: StaticModel) -> Imported:
     t = m.relax.transform
     module = m.tvm.transform.Sequential([t.CanonicalizeBindings(), t.DeadCodeElimination()])(module)
     params = list(module["main"].params)[len(static.inputs) :]
-    made = Imported(module)
+    made = Imported(module, nodes=run.builder.emitted)
     for param, (array, user, integers) in zip(params, run.stored, strict=True):
         made.weights[param], made.users[param] = array, user
         if integers is not None:
@@ -61,7 +64,7 @@ class _Import:
 
     def __init__(self, static: StaticModel):
         self.static, self.relax = static, tvm_modules().relax
-        self.builder = self.relax.BlockBuilder()
+        self.builder = origins.recorder()
         self.values: dict[str, object] = {}
         self.arrays: dict[str, np.ndarray] = {}
         self.stored: list[tuple] = []
@@ -81,6 +84,7 @@ class _Import:
                     self.values[name] = self._input(var, shape, dtype)
                 for node in static.nodes:
                     self._node(node)
+                self.builder.nodes = ()
                 outputs = [self._output(name, shape, dtype) for name, shape, dtype in static.outputs]
                 result = self.builder.emit_output(relax.Tuple([*outputs, *self.flags]))
             self.builder.emit_func_output(result)
@@ -144,6 +148,7 @@ class _Import:
 
     def _node(self, proto) -> None:
         static = self.static
+        self.builder.nodes = (proto.name or f"{proto.op_type} of {proto.output[0]}",)
         args = [self._value(name) if name else None for name in proto.input]
         results = [static.types.get(name) if name else None for name in proto.output]
         arrays = {name: self._array(name) for name in proto.input if name in static.constants}

@@ -1,0 +1,53 @@
+"""What a manifest says of a library: names, shapes, types, machines, layers; docs/libraries.md explains the fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnxc import __version__
+from onnxc.codegen.c.header import Interface, tensor_bytes
+from onnxc.codegen.prepare.ends import Scaled
+from onnxc.codegen.target import Target
+
+
+def tensors_of(name: str, shapes: tuple, ends: Mapping[str, Scaled]) -> dict:
+    """What a manifest says of names, shapes and types; `shapes`: (inputs, outputs) for each shape of the library."""
+
+    def rows(tensors: tuple) -> list[dict]:
+        return [{"name": n, "shape": list(shape), "dtype": dtype, "bytes": tensor_bytes((n, shape, dtype))}
+                | ({"scale": ends[n].scale, "zero_point": ends[n].zero} if n in ends else {})
+                for n, shape, dtype in tensors]  # fmt: skip
+
+    several = [{"inputs": rows(inputs), "outputs": rows(outputs)} for inputs, outputs in shapes]
+    return {"name": name, **several[0], "shapes": several}
+
+
+def manifest_of(
+    face: Interface, targets: list[Target], libraries: list[str], kernels: tuple[dict, ...], source: str, weights: str
+) -> dict:
+    """What a program has to know of a library; docs/libraries.md explains the fields."""
+    goal, tensors = (
+        targets[0],
+        tensors_of(face.name, face.shapes, {name: Scaled(scale, zero) for name, scale, zero in face.ends}),
+    )
+    keys = ("node", "spec", "macs", "schedule", "program")
+    return {
+        "format": 1,
+        "onnxc": __version__,
+        "name": tensors["name"],
+        "library": libraries[0],
+        "libraries": libraries,
+        "header": f"{face.name}.h",
+        "target": "/".join(face.machines),
+        "toolchain": goal.arch,
+        "needs": list(goal.needs),
+        "cpu": dict(goal.tvm).get("mcpu"),
+        "weights": weights,
+        "threads": face.threads,
+        "arena_bytes": face.arena_bytes,
+        "model_sha256": source,
+        "inputs": tensors["inputs"],
+        "outputs": tensors["outputs"],
+        "shapes": tensors["shapes"],
+        "kernels": [{key: row[key] for key in keys if key in row} for row in kernels],
+    }
