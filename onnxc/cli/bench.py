@@ -47,17 +47,26 @@ def bench(
     if profile:
         if len(subjects) > 2 or remote:
             raise BadOption("--profile takes one model, or a library and its model, on this machine")
+        from ..compiling import optimiser
         from ..measure.profile import profile as look
         from .html import repeat
 
+        notes: dict[str, None] = {}
         with bar(1) as step:
-            found = look(*subjects, threads=threads, wishes=arguments.wishes(shape, None, inputs), progress=step)
+            found = look(
+                *subjects,
+                optimise=optimiser("shapes", note=notes.setdefault),
+                threads=threads,
+                wishes=arguments.wishes(shape, None, inputs),
+                progress=step,
+            )
         words = [
             *(word for text in shape or () for word in ("--shape", text)),
             *(["--threads", str(threads)] if threads > 1 else []),
         ]
         write(found, trace=trace, report=report, command=repeat("bench", ["--profile", *subjects, *words]))
-        show(json_text(found.to_dict()) if json else render(found, colour=colour()))
+        text = "\n\n".join([*notes, render(found, colour=colour())])
+        show(json_text(found.to_dict()) if json else text)
         return
     from ..measure.subjects import bench
 

@@ -139,7 +139,7 @@ def compile_(
     if profile:
         from ..measure.profile import measured
 
-        found = measured(model, Path(out), loaded, threads=threads)
+        found = measured(model, Path(out), loaded, optimise=optimiser("shapes"), threads=threads)
         layers.write(found, trace=trace, report=report)
         if json:
             show(json_text(found.to_dict()))

@@ -285,10 +285,17 @@ def diff_page(found: Diff, title: str, *, command: str = "") -> str:
     return _page(title, summary=[*summary, *found.interface], bars=charts, tables=tables, command=command)
 
 
-def profile_page(found: Profile, *, command: str = "") -> str:
-    """Where the time of a network goes: bars of layers beside ONNX Runtime's kernels for the same, the table, and suggestions."""
-    from ..measure.guide import advice
-    from .profile import COLUMNS, cells, said
+def profile_page(
+    found: Profile,
+    columns: Sequence[Column],
+    cells: Sequence[Sequence[str]],
+    advice: Sequence[tuple[str, str]],
+    told: Sequence[str],
+    *,
+    command: str = "",
+) -> str:
+    """Where the time of a network goes: bars of layers beside ONNX Runtime's kernels for the same, the table (its `columns`, and `cells`
+    of each layer), `advice` on some layers by name, and what is `told` besides."""
 
     def name(layer: Any) -> str:
         return f"{layer.number} {layer.nodes[0] if layer.nodes else layer.function}"
@@ -313,20 +320,15 @@ def profile_page(found: Profile, *, command: str = "") -> str:
         charts.append(
             {"title": "Share of the ceiling", "svg": bars([(name(a), a.ceiling, percent(a.ceiling)) for a in top], "")}
         )
-    tables = [_table("Layers", COLUMNS, [(cells(layer), False) for layer in found.layers])] if found.layers else []
+    tables = [_table("Layers", columns, [(row, False) for row in cells])] if found.layers else []
     if found.refused:
         rows: list[tuple[list[Any], bool]] = [([k.name, k.op, seconds(k.seconds)], False) for k in found.unmatched]
         head = [Column("node", number=False), Column("operator", number=False), Column("time")]
         tables = [_table("ONNX Runtime's kernels", head, rows)]
-    lists = (
-        [_list("Where the time goes", [(name(layer), text) for layer, text in advice(found)], open_=True)]
-        if found.layers
-        else []
-    )
-    summary = [f"Not compiled: {found.refused}"] if found.refused else said(found)
+    lists = [_list("Where the time goes", list(advice), open_=True)] if advice else []
     return _page(
         f"onnxc profile: {Path(found.model).name}",
-        summary=summary,
+        summary=list(told),
         bars=charts,
         bars_title="Layer by layer",
         tables=tables,

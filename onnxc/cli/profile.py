@@ -46,16 +46,20 @@ def write(found: Profile, *, trace: str | None, report: str | None, command: str
     if trace:
         write_whole(Path(trace), [(json_text(chrome(found)) + "\n").encode()])
     if report:
+        from ..measure.guide import advice
         from .html import profile_page
 
-        write_whole(Path(report), [profile_page(found, command=command).encode()])
+        rows = [cells(layer) for layer in found.layers]
+        why = [(names(layer), text) for layer, text in advice(found)]
+        page = profile_page(found, COLUMNS, rows, why, said(found), command=command)
+        write_whole(Path(report), [page.encode()])
 
 
 def render(found: Profile, *, width: int | None = None, colour: bool = False) -> str:
     """The profile as text."""
     found, width = readable(found), width or screen_width()
     if found.refused:
-        return "\n\n".join([wrap(f"Not compiled: {found.refused}", width=width), *_ort_alone(found, width, colour)])
+        return "\n\n".join([wrap(said(found)[0], width=width), *_ort_alone(found, width, colour)])
     rows = [cells(layer) for layer in found.layers]
     parts = [draw(COLUMNS, rows, width, colour)]
     parts += [wrap(line, width=width) for line in said(found)]
@@ -91,6 +95,8 @@ def cells(layer: LayerTime) -> list[str]:
 
 def said(found: Profile) -> list[str]:
     """What the table does not say, a paragraph each."""
+    if found.refused:
+        return [f"Not compiled: {found.refused}"]
     roof = found.ceiling
     whole = f"{plural(len(found.layers), 'layer')} take {seconds(found.total)}, the library without clocks {seconds(found.seconds)} a run"
     if found.ort_seconds is not None:
@@ -112,7 +118,7 @@ def said(found: Profile) -> list[str]:
         f"Ceiling, measured on one core: {peaks}; reads {reads}. M: the multiply-adds bound the layer, B: the bytes. "
         "GMAC/s count what a layer stands for, the ceiling the products that it makes: fewer with Winograd."
     )
-    return [*lines, *found.remarks]
+    return lines
 
 
 def guide(found: Profile, width: int) -> list[str]:

@@ -10,7 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ from .ceiling import Ceiling, ceiling
 from .match_ort import beside
 
 if TYPE_CHECKING:
+    from ..codegen.door import Optimise
+
     Arrays = dict[str, np.ndarray]
 
 GENERAL = "general schedule"
@@ -42,8 +44,9 @@ RUNS = 3
 @dataclass(frozen=True)
 class LayerTime:
     """One call. `seconds` of a run, `share` of all calls, `rate` multiply-adds in a second (0 where none are counted), `ceiling` the
-    share of what the machine can do at most (Winograd by the products that it makes), by `bound` ("multiply-adds" or "bytes"). `ort_seconds`: ONNX Runtime's kernels for the same
-    nodes, None with a `note` where none can be told. The other fields are those of `codegen.layers.CallRow`."""
+    share of what the machine can do at most (Winograd by the products that it makes), by `bound` ("multiply-adds" or "bytes").
+    `ort_seconds`: ONNX Runtime's kernels for the same nodes, None with a `note` where none can be told. The other fields are those
+    of `codegen.layers.CallRow`."""
 
     number: int
     function: str
@@ -100,7 +103,6 @@ class Profile:
     ort_seconds: float | None = None
     unmatched: tuple[OrtNode, ...] = ()
     refused: str = ""
-    remarks: tuple[str, ...] = field(default=())
 
     @property
     def total(self) -> float:
@@ -119,17 +121,17 @@ class Profile:
 
 def profile(
     *paths: str,
+    optimise: Optimise | None = None,
     threads: int = 1,
     wishes: Wishes | None = None,
     progress: Callable[[str, float], None] = lambda stage, share: None,
 ) -> Profile:
     """The profile of a model file, which is compiled for this machine in a temporary folder, or of a library that was compiled
-    with `timed=True` (`--profile`), beside its model where both are given.
+    with `timed=True` (`--profile`), beside its model where both are given. `optimise`: as for `compile_model`, the same for both.
 
     Where `compile` refuses the model, that of ONNX Runtime alone. Raises OnnxcError for what is no model, or runs nowhere.
     """
     from ..codegen import compile_model
-    from ..compiling import optimiser
     from ..pipeline import load, sound
     from .shapes import fixed, settled
 
@@ -139,34 +141,37 @@ def profile(
     if len(libraries) > 1 or len(models) > 1:
         raise BadOption("a profile is of one model, or of a library and its model", found=", ".join(paths))
     if not models:
-        return measured(libraries[0], Path(libraries[0]), None, threads=threads, wishes=wishes)
+        return measured(libraries[0], Path(libraries[0]), None, threads=threads, wishes=wishes, optimise=optimise)
     given = load(models[0])
     sound(given)
     model = fixed(given, replace(wishes, shapes={}))
     if libraries:
-        return measured(libraries[0], Path(libraries[0]), model, threads=threads, wishes=wishes)
-    notes: dict[str, None] = {}
+        return measured(libraries[0], Path(libraries[0]), model, threads=threads, wishes=wishes, optimise=optimise)
     with temporary.folder(Path(tempfile.gettempdir()), "profile") as folder:
         try:
             chosen = settled(model, [dict(wishes.shapes)])
             compile_model(
                 model, folder, name="net", shapes=chosen, threads=threads, check="shapes", timed=True,
-                optimise=optimiser("shapes", note=notes.setdefault), progress=lambda stage, share: progress(stage, share / 2),
+                optimise=optimise, progress=lambda stage, share: progress(stage, share / 2),
             )  # fmt: skip
         except Unsupported as error:
             return _refused(models[0], model, wishes, threads, str(error))
         progress("timing", 0.5)
-        made = measured(models[0], folder, model, threads=threads, wishes=wishes)
-    return replace(made, remarks=tuple(notes))
+        return measured(models[0], folder, model, threads=threads, wishes=wishes, optimise=optimise)
 
 
 def measured(
-    name: str, folder: Path, model: Model | None, *, threads: int = 1, wishes: Wishes | None = None
+    name: str,
+    folder: Path,
+    model: Model | None,
+    *,
+    optimise: Optimise | None = None,
+    threads: int = 1,
+    wishes: Wishes | None = None,
 ) -> Profile:
     """The profile of a library in `folder` that was compiled with `timed=True`, beside the model that it was compiled of, if there
-    is one. Of several shapes that which `wishes` says, else the first."""
+    is one, by the same `optimise`. Of several shapes that which `wishes` says, else the first."""
     from ..codegen.door import Source
-    from ..compiling import optimiser
     from ..runtime.draw import random_feeds
     from ..runtime.specs import TensorSpec
 
@@ -174,7 +179,7 @@ def measured(
     plain = Library(folder, threads)
     inputs = next((one for one, _ in plain.shapes if _agrees(one, wishes)), plain.inputs)
     shapes = {name: tuple(extents) for name, (extents, _) in inputs.items()}
-    lean = None if model is None else Source.of(model, optimiser("shapes")).lean(shapes)
+    lean = None if model is None else Source.of(model, optimise).lean(shapes)
     given = {name: np.asarray(a) for name, a in wishes.arrays.items() if name in inputs}
     feeds = _feeds(lean, shapes) or random_feeds({n: TensorSpec(*f) for n, f in inputs.items()}, seed=0)
     feeds |= given
