@@ -20,9 +20,9 @@ from ..ir import temporary
 from ..ir.errors import BadOption, OnnxcError, Unsupported, VerificationError
 from ..ir.lean import Lean
 from ..ir.model import Model
+from ..runtime import library
 from ..runtime.feeding import Wishes
 from ..runtime.laps import TimedLibrary
-from ..runtime.library import Library
 from ..runtime.ort_profile import OrtNode, OrtProfile
 from ..runtime.reference import Session
 from .ceiling import Ceiling, ceiling
@@ -176,7 +176,7 @@ def measured(
     from ..runtime.specs import TensorSpec
 
     timed, wishes = TimedLibrary(folder, threads), wishes or Wishes()
-    plain = Library(folder, threads)
+    plain = library.Library(folder, threads)
     inputs = next((one for one, _ in plain.shapes if _agrees(one, wishes)), plain.inputs)
     shapes = {name: tuple(extents) for name, (extents, _) in inputs.items()}
     lean = None if model is None else Source.of(model, optimise).lean(shapes)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from ..ir.errors import BadOption
-from .library import Library, read_manifest, shape_number
+from . import library
 
 FOLDER = "profile"
 
 
-class TimedLibrary(Library):
+class TimedLibrary(library.Library):
     """A Library with a clock between its calls. One thread may run it at a time."""
 
     def __init__(self, path: str | os.PathLike, threads: int | None = None):
@@ -27,7 +27,7 @@ class TimedLibrary(Library):
                 f"{path} has no timed library", remedy="compile the model with --profile, or give the model instead"
             )
         super().__init__(folder, threads)
-        manifest = read_manifest(folder)
+        manifest = library.read_manifest(folder)
         self.calls: list[list[dict[str, Any]]] = manifest.get("calls", [])
         self.machines: list[str] = manifest.get("target", "").split("/")
         function = getattr(self._library, f"{self.name}_laps")
@@ -41,7 +41,7 @@ class TimedLibrary(Library):
             which = getattr(self._library, f"{self.name}_machine")
             which.restype, which.argtypes = ctypes.c_char_p, (ctypes.c_void_p,)
             machine = machines.index(which(self.handle()).decode())
-        return self.calls[machine * len(self.shapes) + shape_number(self.shapes, dict(inputs))]
+        return self.calls[machine * len(self.shapes) + library.shape_number(self.shapes, dict(inputs))]
 
     def laps(self, calls: int) -> np.ndarray:
         """float64 (calls,): seconds of each call of the last run."""

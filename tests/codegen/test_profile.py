@@ -14,8 +14,8 @@ from onnxc.codegen.prepare.static import make_static
 from onnxc.codegen.program import lower_program
 from onnxc.codegen.target import resolve
 from onnxc.ir.errors import BadOption, Unsupported
+from onnxc.runtime import library
 from onnxc.runtime.laps import TimedLibrary
-from onnxc.runtime.library import Library
 
 TEXT = """
 net (float[1,8,40,40] x) => (float[1,8] v, float[1,8,40,40] q, float[1,8,40,40] q2)
@@ -115,7 +115,7 @@ def test_the_shipped_library_has_no_clock(model, folder, tmp_path):
 
 def test_laps_add_up_to_a_run(folder):
     """The timed library computes the same bytes; of the time of a run from outside, its laps are nearly all."""
-    timed, plain = TimedLibrary(folder), Library(folder)
+    timed, plain = TimedLibrary(folder), library.Library(folder)
     feeds = {"x": np.random.default_rng(1).normal(size=(1, 8, 40, 40)).astype(np.float32)}
     for name, array in plain.run(feeds).items():
         assert array.tobytes() == timed.run(feeds)[name].tobytes()
