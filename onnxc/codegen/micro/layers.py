@@ -147,9 +147,10 @@ def emit_conv(spec: KernelSpec, plan: Schedule, name: str):
     numbers += [_four(flip(spec.activation.kind)), _four(_byte(spec)), steps]
     values = ", ".join(map(str, [*numbers, _end(ends)]))
     if plan.detail == HELIUM:
-        work, packed = 4 * steps + _even(spec.oc if ends.more else 0), (spec.oc, spec.kh * spec.kw * spec.c)
+        work = 4 * steps + _even(spec.oc if ends.more else 0)
+        packed: tuple[int, ...] = (spec.oc, spec.kh * spec.kw * spec.c)
     else:
-        spare = max(4 * steps if spec.c % 4 else 0, 2 * (spec.oc + 1) if ends.more or spec.oc % 2 else 0)
+        spare = max(4 * steps + 4 if spec.c % 4 else 0, 2 * (spec.oc + 1) if ends.more or spec.oc % 2 else 0)
         work, packed = 16 * steps + _even(spare), (-(-spec.oc // PAIR), steps, 2, 4)
     over = [Over(3)] if ends.residual and spec.y_shape else []
     if flat:
@@ -168,7 +169,8 @@ def emit_depthwise(spec: KernelSpec, plan: Schedule, name: str):
     line = max(left + spec.w, (spec.ow - 1) * spec.stride[1] + (spec.kw - 1) * spec.dilation[1] + 1)
     line = -(-line // 4) * 4
     numbers = [spec.h, spec.w, spec.c, spec.oh, spec.ow, spec.kh, spec.kw, *spec.stride, top, left, *spec.dilation]
-    numbers += [line, lines, flip(spec.activation.kind), _byte(spec)]
+    planes = 4 if _four_planes(spec, plan, line * lines) else 1
+    numbers += [line, lines, planes, flip(spec.activation.kind), _byte(spec)]
     values = ", ".join(map(str, [*numbers, _end(ends)]))
     same = (spec.h, spec.w) == (spec.oh, spec.ow)
     over = (Over(0),) if same else ()
@@ -177,11 +179,16 @@ def emit_depthwise(spec: KernelSpec, plan: Schedule, name: str):
         "onnxc_depthwise_layer",
         values,
         (0, 1, 2, 3, "work"),
-        lines * line + 8,
+        planes * lines * line + 8,
         over,
         _ends(ends, plan),
     )
     return stub(name, _operands(spec, plan, ("w", (spec.oc, spec.kh * spec.kw), "int8")), call)
+
+
+def _four_planes(spec: KernelSpec, plan: Schedule, size: int) -> bool:
+    """Whether a depthwise layer copies four channels' planes at once: where they take less than what layers beside it have for x and y."""
+    return plan.detail != HELIUM and spec.c >= 4 and 4 * size <= max(1024, 5 * spec.h * spec.w * spec.c // 8)
 
 
 def _end(ends: Ends) -> str:

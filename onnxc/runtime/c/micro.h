@@ -101,6 +101,22 @@ ONNXC_INLINE int32_t onnxc_requantise(int32_t sum, int32_t m, int32_t offset, in
 #endif
 }
 
+/* Two sums of a channel, which move to float registers and back together. */
+ONNXC_INLINE void onnxc_requantise2(int32_t *a, int32_t *b, int32_t m, int32_t offset, int32_t shift) {
+#if defined(ONNXC_FLOATS) && defined(ONNXC_DSP) && defined(__ARM_FP) && defined(__GNUC__)
+  int32_t v = *a, w = *b;
+  float factor;
+  memcpy(&factor, &m, 4);
+  (void)shift;
+  __asm__("vmov s14, s15, %0, %1\n\tvcvt.f32.s32 s14, s14\n\tvcvt.f32.s32 s15, s15\n\tvmul.f32 s14, s14, %2\n\tvmul.f32 s15, s15, %2\n\t"
+          "vcvtr.s32.f32 s14, s14\n\tvcvtr.s32.f32 s15, s15\n\tvmov %0, %1, s14, s15"
+          : "+r"(v), "+r"(w) : "t"(factor) : "s14", "s15");
+  *a = onnxc_saturate(v + offset), *b = onnxc_saturate(w + offset);
+#else
+  *a = onnxc_requantise(*a, m, offset, shift), *b = onnxc_requantise(*b, m, offset, shift);
+#endif
+}
+
 /* Bytes 0 and 2 of v, and bytes 1 and 3, each as 16 bits with its sign. */
 ONNXC_INLINE uint32_t onnxc_even(uint32_t v) {
 #ifdef ONNXC_DSP

@@ -32,23 +32,19 @@ ONNXC_KERNEL void onnxc_column(const onnxc_conv_layer *s, const int8_t *x, int r
     return;
   }
   if (c & 3) { /* bytes first: windows of a few channels begin and end anywhere */
+    const int whole = s->dw == 1 && left >= 0 && left + s->kw <= s->w, wide = s->kw * c;
+    const int8_t *last = x + s->h * s->w * c - wide - 3;
     int8_t *at = bytes;
-    for (ky = 0; ky < s->kh; ky++, iy += s->dh) {
-      int ix = left;
-      const int8_t *line = x + iy * s->w * c;
-      int inside = iy >= 0 && iy < s->h;
-      if (inside && s->dw == 1 && ix >= 0 && ix + s->kw <= s->w) {
-        const int8_t *from = line + ix * c, *end = from + s->kw * c;
-        while (from != end) *at++ = *from++;
+    for (ky = s->kh; ky > 0; ky--, iy += s->dh, at += wide) {
+      const int8_t *from = x + (iy * s->w + left) * c;
+      int8_t *to_byte = at, *end = at + wide;
+      int inside = iy >= 0 && iy < s->h, ix = left, i;
+      if (inside && whole && from <= last) { /* by words, of which the last has more, but within x */
+        for (; to_byte < end; to_byte += 4, from += 4) onnxc_store(to_byte, onnxc_load(from));
         continue;
       }
-      for (kx = 0; kx < s->kw; kx++, ix += s->dw) {
-        int i;
-        if (inside && ix >= 0 && ix < s->w)
-          for (i = 0; i < c; i++) *at++ = line[ix * c + i];
-        else
-          for (i = 0; i < c; i++) *at++ = (int8_t)((uint32_t)s->pad ^ s->flip);
-      }
+      for (kx = s->kw; kx > 0; kx--, ix += s->dw, from += s->dw * c)
+        for (i = 0; i < c; i++) *to_byte++ = inside && ix >= 0 && ix < s->w ? from[i] : (int8_t)((uint32_t)s->pad ^ s->flip);
     }
     onnxc_widen_run(bytes, s->flip, s->steps, to, gap);
     return;
@@ -129,12 +125,16 @@ ONNXC_KERNEL void onnxc_product2(const onnxc_conv_layer *s, const uint32_t *colu
   const uint32_t *end = columns + 4 * s->steps;
   for (scales += 2; scales <= last; y += 2, scales += 4) {
     const uint32_t *x = columns;
-    int32_t a0 = scales[0], a1 = scales[2], b0 = a0, b1 = a1, m, offset, shift;
+    int32_t a0 = scales[0], a1 = scales[2], b0 = a0, b1 = a1, offset, shift;
     uint32_t x0, x1, v, t, u;
-    int i;
-    for (i = s->steps & 3; i > 0; i--) {
+    if (s->steps & 1) {
       ONNXC_STEP2(0);
       x += 4, w += 2;
+    }
+    if (s->steps & 2) {
+      ONNXC_STEP2(0);
+      ONNXC_STEP2(1);
+      x += 8, w += 4;
     }
     while (x != end) {
       ONNXC_STEP2(0);
@@ -143,12 +143,11 @@ ONNXC_KERNEL void onnxc_product2(const onnxc_conv_layer *s, const uint32_t *colu
       ONNXC_STEP2(3);
       x += 16, w += 8;
     }
-    m = scales[1], offset = ends[0], shift = ends[1];
-    y[0] = (int8_t)onnxc_requantise(a0, m, offset, shift);
-    y[line] = (int8_t)onnxc_requantise(b0, m, offset, shift);
-    m = scales[3];
-    y[1] = (int8_t)onnxc_requantise(a1, m, offset, shift);
-    y[line + 1] = (int8_t)onnxc_requantise(b1, m, offset, shift);
+    offset = ends[0], shift = ends[1];
+    onnxc_requantise2(&a0, &b0, scales[1], offset, shift);
+    onnxc_requantise2(&a1, &b1, scales[3], offset, shift);
+    y[0] = (int8_t)a0, y[line] = (int8_t)b0;
+    y[1] = (int8_t)a1, y[line + 1] = (int8_t)b1;
   }
 }
 
@@ -189,6 +188,22 @@ ONNXC_KERNEL void onnxc_conv(const onnxc_conv_layer *s, const void *x, const voi
   }
 }
 
+/* The planes of four channels at once, `size` bytes each. */
+ONNXC_KERNEL void onnxc_planes(const onnxc_depthwise_layer *s, const int8_t *x, int8_t *to, int size) {
+  const uint32_t flip = s->flip * 0x01010101u;
+  const int c = s->c, w = s->w, rest = s->line - w;
+  const int8_t *last = x + s->h * w * c;
+  int8_t *at = to + s->top * s->line + s->left;
+  memset(to, (int)(s->pad & 255), (size_t)(4 * size));
+  for (; x != last; at += rest) {
+    const int8_t *end = at + w;
+    for (; at != end; at++, x += c) {
+      uint32_t v = onnxc_load(x) ^ flip;
+      at[0] = (int8_t)v, at[size] = (int8_t)(v >> 8), at[2 * size] = (int8_t)(v >> 16), at[3 * size] = (int8_t)(v >> 24);
+    }
+  }
+}
+
 ONNXC_KERNEL void onnxc_plane(const onnxc_depthwise_layer *s, const int8_t *x, int8_t *to) {
   int i, c = s->c, row;
   uint32_t flip = s->flip;
@@ -207,59 +222,91 @@ ONNXC_KERNEL void onnxc_plane(const onnxc_depthwise_layer *s, const int8_t *x, i
 
 ONNXC_INLINE uint32_t onnxc_pair(int a, int b) { return (uint32_t)(uint16_t)a | (uint32_t)b << 16; }
 
-/* sum and one product: the low or high 16 bits of a by the low of b */
-ONNXC_INLINE int32_t onnxc_low_low(uint32_t a, uint32_t b, int32_t sum) { return sum + (int16_t)a * (int16_t)b; }
-ONNXC_INLINE int32_t onnxc_high_low(uint32_t a, uint32_t b, int32_t sum) {
-  return sum + ((int32_t)a >> 16) * (int16_t)b;
-}
+/* Adds a product of 16 bits of a and of b to the sum: of their low (b) or high ones (t). */
+#if defined(ONNXC_DSP) && defined(__GNUC__)
+#define ONNXC_SMLA(which, a, b, sum) __asm__("smla" #which " %0, %1, %2, %0" : "+r"(sum) : "r"(a), "r"(b))
+#else
+#define ONNXC_LOW_b(v) ((int32_t)(int16_t)(v))
+#define ONNXC_LOW_t(v) ((int32_t)(v) >> 16)
+#define ONNXC_SMLA(which, a, b, sum) ONNXC_SMLA_##which(a, b, sum)
+#define ONNXC_SMLA_bb(a, b, sum) ((sum) += ONNXC_LOW_b(a) * ONNXC_LOW_b(b))
+#define ONNXC_SMLA_bt(a, b, sum) ((sum) += ONNXC_LOW_b(a) * ONNXC_LOW_t(b))
+#define ONNXC_SMLA_tb(a, b, sum) ((sum) += ONNXC_LOW_t(a) * ONNXC_LOW_b(b))
+#define ONNXC_SMLA_tt(a, b, sum) ((sum) += ONNXC_LOW_t(a) * ONNXC_LOW_t(b))
+#endif
 
-/* 3 x 3 without dilation on a plane: two outputs of a row at once with stride 1. */
-ONNXC_KERNEL void onnxc_depthwise3(const onnxc_depthwise_layer *s, const int8_t *plane, const int8_t *w,
-                                   const int32_t *ends, const int32_t *scale, int8_t *y) {
-  uint32_t o0 = onnxc_pair(w[0], w[2]), o1 = onnxc_pair(w[3], w[5]), o2 = onnxc_pair(w[6], w[8]);
-  uint32_t i0 = (uint32_t)w[1], i1 = (uint32_t)w[4], i2 = (uint32_t)w[7], v, e, d;
-  int row, left, line = s->line, c = s->c;
-  const int32_t bias = scale[0], m = scale[1], offset = ends[0], shift = ends[1];
-  for (row = 0; row < s->oh; row++, plane += s->sh * line) {
-    const int8_t *x = plane;
-    left = s->ow;
-    if (s->sw == 1) { /* two at once, and one if their number is odd */
-      for (left = s->ow >> 1; left > 0; left--, x += 2) {
-        int32_t a, b;
-        v = onnxc_load(x), e = onnxc_even(v), d = onnxc_odd(v);
-        a = onnxc_low_low(d, i0, onnxc_dot2(e, o0, bias)), b = onnxc_high_low(e, i0, onnxc_dot2(d, o0, bias));
-        v = onnxc_load(x + line), e = onnxc_even(v), d = onnxc_odd(v);
-        a = onnxc_low_low(d, i1, onnxc_dot2(e, o1, a)), b = onnxc_high_low(e, i1, onnxc_dot2(d, o1, b));
-        v = onnxc_load(x + 2 * line), e = onnxc_even(v), d = onnxc_odd(v);
-        a = onnxc_low_low(d, i2, onnxc_dot2(e, o2, a)), b = onnxc_high_low(e, i2, onnxc_dot2(d, o2, b));
-        y[0] = (int8_t)onnxc_requantise(a, m, offset, shift);
-        y[c] = (int8_t)onnxc_requantise(b, m, offset, shift);
-        y += 2 * c;
-      }
-      left = s->ow & 1;
-    }
-    for (; left > 0; left--, x += s->sw) {
-      int32_t a;
-      v = onnxc_load(x), a = onnxc_low_low(onnxc_odd(v), i0, onnxc_dot2(onnxc_even(v), o0, bias));
-      v = onnxc_load(x + line), a = onnxc_low_low(onnxc_odd(v), i1, onnxc_dot2(onnxc_even(v), o1, a));
-      v = onnxc_load(x + 2 * line), a = onnxc_low_low(onnxc_odd(v), i2, onnxc_dot2(onnxc_even(v), o2, a));
-      *y = (int8_t)onnxc_requantise(a, m, offset, shift), y += c;
-    }
-  }
+ONNXC_INLINE int8_t onnxc_window_sum(const onnxc_depthwise_layer *s, const int8_t *x, const int8_t *w, const int32_t *ends,
+                                     const int32_t *scale) {
+  int32_t sum = scale[0];
+  int i, j;
+  for (i = s->kh; i > 0; i--, x += s->dh * s->line - s->kw * s->dw)
+    for (j = s->kw; j > 0; j--, x += s->dw) sum += *x * *w++;
+  return (int8_t)onnxc_requantise(sum, scale[1], ends[0], ends[1]);
 }
 
 ONNXC_KERNEL void onnxc_depthwise_any(const onnxc_depthwise_layer *s, const int8_t *plane, const int8_t *w,
                                       const int32_t *ends, const int32_t *scale, int8_t *y) {
-  int row, column, i, j;
-  for (row = 0; row < s->oh; row++) {
-    for (column = 0; column < s->ow; column++, y += s->c) {
-      const int8_t *k = w;
-      int32_t sum = scale[0];
-      for (i = 0; i < s->kh; i++) {
-        const int8_t *x = plane + (row * s->sh + i * s->dh) * s->line + column * s->sw;
-        for (j = 0; j < s->kw; j++, x += s->dw) sum += *x * *k++;
-      }
-      *y = (int8_t)onnxc_requantise(sum, scale[1], ends[0], ends[1]);
+  int row, column, c = s->c;
+  for (row = s->oh; row > 0; row--, plane += s->sh * s->line)
+    for (column = 0; column < s->ow; column++, y += c) *y = onnxc_window_sum(s, plane + column * s->sw, w, ends, scale);
+}
+
+/* 3 x 3 without dilation on a plane: two outputs of a row at once with stride 1. Of an odd number the last pair's second lands where
+ * the next row's first does later; the very last is made by itself. */
+#define ONNXC_TAPS3                                                                                                   \
+  const uint32_t o0 = onnxc_pair(w[0], w[2]), o1 = onnxc_pair(w[3], w[5]), o2 = onnxc_pair(w[6], w[8]);               \
+  const uint32_t i01 = onnxc_pair(w[1], w[4]), i2 = (uint32_t)w[7];                                                   \
+  const int line = s->line, c = s->c;                                                                                 \
+  const int32_t bias = scale[0], m = scale[1], offset = ends[0], shift = ends[1]
+
+ONNXC_KERNEL void onnxc_depthwise3_pairs(const onnxc_depthwise_layer *s, const int8_t *x, const int8_t *w, const int32_t *ends,
+                                         const int32_t *scale, int8_t *y) {
+  ONNXC_TAPS3;
+  const int odd = s->ow & 1, skip = s->sh * line - s->ow - odd, back = odd ? c : 0;
+  int rows = s->oh;
+  for (; rows > 0; rows--, x += skip, y -= back) {
+    const int8_t *end = x + s->ow + odd;
+    if (rows == 1) end -= 2 * odd;
+    for (; x != end; x += 2, y += 2 * c) {
+      uint32_t v, e, d;
+      int32_t a, b;
+      v = onnxc_load(x), e = onnxc_even(v), d = onnxc_odd(v);
+      a = onnxc_dot2(e, o0, bias), b = onnxc_dot2(d, o0, bias);
+      ONNXC_SMLA(bb, d, i01, a);
+      ONNXC_SMLA(tb, e, i01, b);
+      v = onnxc_load(x + line), e = onnxc_even(v), d = onnxc_odd(v);
+      a = onnxc_dot2(e, o1, a), b = onnxc_dot2(d, o1, b);
+      ONNXC_SMLA(bt, d, i01, a);
+      ONNXC_SMLA(tt, e, i01, b);
+      v = onnxc_load(x + 2 * line), e = onnxc_even(v), d = onnxc_odd(v);
+      a = onnxc_dot2(e, o2, a), b = onnxc_dot2(d, o2, b);
+      ONNXC_SMLA(bb, d, i2, a);
+      ONNXC_SMLA(tb, e, i2, b);
+      onnxc_requantise2(&a, &b, m, offset, shift);
+      y[0] = (int8_t)a, y[c] = (int8_t)b;
+    }
+    if (rows == 1 && odd) *y = onnxc_window_sum(s, x, w, ends, scale);
+  }
+}
+
+ONNXC_KERNEL void onnxc_depthwise3(const onnxc_depthwise_layer *s, const int8_t *plane, const int8_t *w,
+                                   const int32_t *ends, const int32_t *scale, int8_t *y) {
+  ONNXC_TAPS3;
+  const int step = s->sw, skip = s->sh * line - s->ow * step;
+  int rows = s->oh;
+  const int8_t *x = plane;
+  for (; rows > 0; rows--, x += skip) {
+    const int8_t *end = x + s->ow * step;
+    for (; x != end; x += step, y += c) {
+      uint32_t v, d;
+      int32_t a;
+      v = onnxc_load(x), d = onnxc_odd(v), a = onnxc_dot2(onnxc_even(v), o0, bias);
+      ONNXC_SMLA(bb, d, i01, a);
+      v = onnxc_load(x + line), d = onnxc_odd(v), a = onnxc_dot2(onnxc_even(v), o1, a);
+      ONNXC_SMLA(bt, d, i01, a);
+      v = onnxc_load(x + 2 * line), d = onnxc_odd(v), a = onnxc_dot2(onnxc_even(v), o2, a);
+      ONNXC_SMLA(bb, d, i2, a);
+      *y = (int8_t)onnxc_requantise(a, m, offset, shift);
     }
   }
 }
@@ -269,10 +316,15 @@ ONNXC_KERNEL void onnxc_depthwise(const onnxc_depthwise_layer *s, const void *x,
   const int32_t *ends = (const int32_t *)scales, *scale = ends + 2;
   const int8_t *k = (const int8_t *)w;
   int8_t *plane = (int8_t *)work;
-  int i, three = s->kh == 3 && s->kw == 3 && s->dh == 1 && s->dw == 1;
+  int i, three = s->kh == 3 && s->kw == 3 && s->dh == 1 && s->dw == 1, size = s->lines * s->line;
   for (i = 0; i < s->c; i++, k += s->kh * s->kw, scale += 2) {
-    onnxc_plane(s, (const int8_t *)x + i, plane);
-    (three ? onnxc_depthwise3 : onnxc_depthwise_any)(s, plane, k, ends, scale, (int8_t *)y + i);
+    if (s->planes == 1 || i >= (s->c & ~3))
+      onnxc_plane(s, (const int8_t *)x + i, plane = (int8_t *)work);
+    else if (i & 3)
+      plane += size;
+    else
+      onnxc_planes(s, (const int8_t *)x + i, plane = (int8_t *)work, size);
+    (!three ? onnxc_depthwise_any : s->sw > 1 ? onnxc_depthwise3 : onnxc_depthwise3_pairs)(s, plane, k, ends, scale, (int8_t *)y + i);
   }
   if (s->end) onnxc_more(s->end, (int8_t *)y, NULL, (int8_t *)y, s->oh * s->ow * s->c);
 }
