@@ -30,7 +30,7 @@ from onnxc.runtime.specs import TensorSpec, input_specs
 
 FLOAT_ERROR = 1e-4
 ROUNDING = 1e-5  # more than sums in another order and polynomials of functions change, but where a network amplifies it
-HALF_ERRORS = {kind: 4 * epsilon for kind, epsilon in widened.EPSILON.items()}
+HALF_ERRORS: dict[int, float] = {kind: 4 * epsilon for kind, epsilon in widened.EPSILON.items()}
 NUDGE = 1e-6
 MOST_DRIFT = 0.1  # what a network may differ from itself, as a share of its largest value, and still be compared
 
@@ -66,17 +66,18 @@ def make_feeds(proto: onnx.ModelProto, shapes: Sequence[Sequence[tuple]], data, 
             feeds.append(random_feeds(specs, seed))
             continue
         opened = open_data(data, {n: _free(s, given[n]) for n, s in specs.items()}, seed=seed)
-        batch = next((spec.shape[spec.sample] for n, spec in specs.items() if given[n].counts and spec.shape), 1)
-        chunk = next(opened.batches(batch))
+        counted = (s.shape[s.sample] for n, s in specs.items() if given[n].counts and s.shape and s.sample is not None)
+        batch = next(counted, 1)
+        chunk = next(opened.batches(batch if isinstance(batch, int) else 1))
         feeds.append({name: np.ascontiguousarray(chunk[name]) for name in specs})
     return feeds
 
 
 def _free(spec: TensorSpec, given: TensorSpec) -> TensorSpec:
     """The static spec, but with the sample axis that the model leaves free."""
-    if not spec.shape or not given.counts:
-        return spec
     axis = given.sample
+    if not spec.shape or not given.counts or axis is None:
+        return spec
     return spec._replace(shape=(*spec.shape[:axis], "samples", *spec.shape[axis + 1 :]))
 
 
@@ -96,7 +97,7 @@ class Reference:
             raise Unsupported(
                 what, node=error.node, remedy="give --data that the model takes, or use --check shapes"
             ) from error
-        self.tolerance = max([FLOAT_ERROR, *(HALF_ERRORS.get(kind, 0.0) for kind in _types(proto))])
+        self.tolerance = max([FLOAT_ERROR, *(HALF_ERRORS[kind] for kind in _types(proto) if kind in HALF_ERRORS)])
         self.quanta = _quanta(self.model)
 
     @cached_property
@@ -134,8 +135,8 @@ class Reference:
             excess = np.inf if further else 0.0
             return Mismatch(name, error, 0, 0.0, excess, f"{what}, in steps of {wanted.dtype}")
         largest = float(np.abs(np.where(np.isfinite(wanted), wanted, 0).astype(np.float64)).max(initial=0))
-        allowed = max(self.tolerance, 1.01 * self.quanta.get(name, 0.0) / max(largest, 1e-30))
-        return Mismatch(name, error, 0, 0.0, error / allowed, what)
+        bound = max(self.tolerance, 1.01 * self.quanta.get(name, 0.0) / max(largest, 1e-30))
+        return Mismatch(name, error, 0, 0.0, error / bound, what)
 
     def _allow(self, one: Mismatch, drift: float) -> Mismatch:
         amount = one.steps if one.steps else one.error

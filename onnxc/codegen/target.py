@@ -173,13 +173,16 @@ def _changed(target: Target, changes: dict[str, str]) -> Target:
         features = changes["mattr"].split(":")
         if not all(re.fullmatch(r"[+-][A-Za-z0-9_.-]+", feature) for feature in features):
             raise BadOption("mattr does not fit", expected="+feature or -feature, joined by :", found=changes["mattr"])
-        tvm["mattr"] = (*tvm.get("mattr", ()), *features)
-    for key in ("lanes", "registers"):
+        own = tvm.get("mattr", ())
+        tvm["mattr"] = (*(own if isinstance(own, (list, tuple)) else ()), *features)
+    sizes = {"lanes": target.lanes, "registers": target.registers}
+    for key in sizes:
         if key in changes:
             value = changes[key]
             if not value.isdigit() or not 1 <= int(value) <= 64 or int(value) & (int(value) - 1):
                 raise BadOption(f"{key} does not fit", expected="a power of two up to 64", found=value)
-            target = replace(target, **{key: int(value)})
+            sizes[key] = int(value)
+    target = replace(target, lanes=sizes["lanes"], registers=sizes["registers"])
     return replace(target, tvm=tuple(tvm.items()), needs=_needs(target, changes))
 
 

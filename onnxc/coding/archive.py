@@ -182,7 +182,7 @@ class Archive:
         if size != f.size or (size and zlib.crc32(mapped(target)) != f.crc):
             raise BadOption(f"{target} is there and is another file", remedy="move it, or unpack elsewhere")
 
-    def _file(self, f: layout.File) -> Iterator[bytes]:
+    def _file(self, f: layout.File) -> Iterator[bytes | memoryview]:
         frame = self._chunk(f.frame)
         rest = memoryview(b"")
         crc = 0
@@ -233,7 +233,7 @@ class Archive:
             for data, elements in parts:
                 out = np.empty(min(elements, SLAB), f"<u{width}")
                 self._decode(data, out)
-                yield memoryview(out).cast("B")
+                yield out.data.cast("B")
         except BadData as e:
             raise self._damaged(str(e)) from None
 

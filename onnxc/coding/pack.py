@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import onnx
 
 from onnxc.ir.errors import BadModel, BadOption
 from onnxc.ir.external import locate, mapped
@@ -64,11 +65,13 @@ def pack(source: object, path: str | os.PathLike, *, coder: str = "adaptive") ->
         if Path(os.path.realpath(path)) == Path(os.path.realpath(source)):
             raise BadOption(f"{path} is the model itself", remedy="give the archive another name")
     else:
-        if not isinstance(source, (bytes, bytearray, memoryview)):
-            if not hasattr(source, "SerializeToString"):
-                raise BadModel(f"a {type(source).__name__} is not a model", expected="path, bytes or ModelProto")
-            source = source.SerializeToString()
-        folder, model = None, memoryview(source).cast("B")
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            whole = source
+        elif isinstance(source, onnx.ModelProto):
+            whole = source.SerializeToString()
+        else:
+            raise BadModel(f"a {type(source).__name__} is not a model", expected="path, bytes or ModelProto")
+        folder, model = None, memoryview(whole).cast("B")
     found = regions(model)
     files = {"": model}
     for region in found:
@@ -224,8 +227,8 @@ def _write(out: BinaryIO, files: dict[str, memoryview], found: list[Region], ada
             gaps.append((at, len(data)))
             pieces.append((layout.FRAME, 0, len(data) - at))
         frames.append((name, data, gaps, pieces))
-    for chunk in plan.chunks:
-        writer.chunk(chunk.coded(adaptive), layout.CODED, chunk.size)
+    for one in plan.chunks:
+        writer.chunk(one.coded(adaptive), layout.CODED, one.size)
     for name, data, gaps, pieces in frames:
         frame = writer.frame(data, gaps)
         writer.directory.files.append(layout.File(name, len(data), zlib.crc32(data), frame, pieces))

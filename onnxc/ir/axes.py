@@ -27,6 +27,12 @@ def numbers(sizes: Sequence[Extent]) -> list[int] | None:
     return found if len(found) == len(sizes) else None
 
 
+def number(size: Extent) -> int:
+    """An extent where nothing but a number can stand."""
+    assert isinstance(size, int)
+    return size
+
+
 class Conflict(Exception):
     """Two axes that must be one have different extents."""
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 import onnx
@@ -56,9 +57,9 @@ class Numbers:
         """The stored numbers of a constant, unpacked (uint8), ahead of the views. Raises ValueError for a computed one."""
         if not isinstance(self.stored, gs.Constant) or self.rounded_by is not None:
             raise ValueError(f"{self.stored.name} is computed")
-        if not self.packed:
+        if not self.packed or self.shape is None:
             return self.stored.values
-        return unpack_bits(self.stored.values.reshape(-1, self.q.bits), int(np.prod(self.shape))).reshape(self.shape)
+        return unpack_bits(self.stored.values.reshape(-1, self.q.bits), prod(self.shape)).reshape(self.shape)
 
     def real(self) -> np.ndarray:
         """The values of a constant as the tensor has them, views applied. Raises ValueError for a computed one."""
@@ -92,8 +93,11 @@ def read(t: Tensor, types: dict[str, int] | None = None) -> Numbers | None:
         if isinstance(t, gs.Constant):
             base = None if t.values.dtype == object else Numbers(of_dtype(t.values.dtype), t, shape=t.values.shape)
             break
-        maker = t.inputs[0] if t.inputs else None
-        key = _key(maker) if maker is not None else ""
+        if not t.inputs:
+            base = _plain(t, types)
+            break
+        maker = t.inputs[0]
+        key = _key(maker)
         if key in SOURCES:
             base = SOURCES[key](maker, t)
             break

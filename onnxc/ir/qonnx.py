@@ -14,7 +14,7 @@ nodes of one operator differ in these there is no one body, and the model stays 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
@@ -28,7 +28,7 @@ OPERATORS = {"Quant": (4,), "IntQuant": (4,), "BipolarQuant": (2,), "Trunc": (5,
 """Operator -> how many inputs it may have."""
 OPSET = 12
 """The first standard opset of the bodies: constants from attributes."""
-ROUND = {
+ROUND: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "ROUND": np.rint,
     "HALF_EVEN": np.rint,
     "CEIL": np.ceil,

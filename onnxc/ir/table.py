@@ -178,6 +178,10 @@ class Use:
         values = self.array(i)
         return values if values is not None else self.analysis.values.get(self.node.inputs[i].name)
 
+    def known(self, i: int) -> np.ndarray | None:
+        """The contents of input `i` where another node computed them from shapes; as `value`."""
+        return self.value(i) if self.node.inputs[i].name in self.analysis.values else None
+
     def ints(self, name: str, i: int) -> list[int] | None:
         """A list of integers given as attribute `name` (older opsets) or as input `i`; None where not constant."""
         if name in self.node.attrs:
@@ -207,12 +211,12 @@ class Use:
 
     # what the row states
 
-    def tie(self, a: Axis, b: Axis, i: int, d: int) -> None:
-        """Axis `d` of input `i`, which is `a`, and `b` are one."""
+    def tie(self, a: Axis, b: Axis, i: int | None, d: int) -> None:
+        """Axis `d` of input `i`, which is `a`, and `b` are one. i: None where no input holds `a`."""
         try:
             tie(a, b, f"axes that do not factor alike at {self.node.name}")
         except Conflict as e:
-            name = self.node.inputs[i].name
+            name = self.node.inputs[i].name if i is not None else None
             raise DimensionError(
                 f"{self.node.op} does not fit", node=self.node.name, tensor=name, axis=d, expected=e.b, found=e.a
             ) from None

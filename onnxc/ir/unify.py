@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
 import numpy as np
 
-from .axes import Aligned, Atom, Axis, Conflict, Prod, Sum, atoms, extent, find, freeze, normal, same, soften
+from .axes import (
+    Aligned,
+    Atom,
+    Axis,
+    Conflict,
+    Prod,
+    Sum,
+    atoms,
+    extent,
+    find,
+    freeze,
+    normal,
+    number,
+    numbers,
+    same,
+    soften,
+)  # fmt: skip
 
 
 def tie(a: Axis, b: Axis, reason: str = "axes that do not factor alike") -> None:
@@ -29,7 +46,7 @@ def tie(a: Axis, b: Axis, reason: str = "axes that do not factor alike") -> None
         for x in a.parts if type(a) is Aligned else (a,):
             for y in b.parts if type(b) is Aligned else (b,):
                 tie(x, y, reason)
-    elif not _refine(a, b, reason):
+    elif isinstance(a, (Prod, Sum)) and isinstance(b, (Prod, Sum)) and not _refine(a, b, reason):
         freeze(a, reason)
         freeze(b, reason)
 
@@ -50,18 +67,12 @@ def _substitute(a: Atom, b: Axis, reason: str) -> None:
     a.ref = b
 
 
-def _refine(a: Axis, b: Axis, reason: str) -> bool:
+def _refine(a: Prod | Sum, b: Prod | Sum, reason: str) -> bool:
     """Tie two composite axes part by part; False where they share no refinement."""
-    if type(a) is not type(b):
-        product, total = (a, b) if type(a) is Prod else (b, a)
-        spread = _distribute(product)
-        if spread is not None:
-            return _refine(spread, total, reason)
-        sizes = tuple(extent(p) for p in total.parts)
-        pieces = split_sum(product, sizes) if all(isinstance(n, int) for n in sizes) else None
-        for x, y in zip(pieces or (), total.parts, strict=bool(pieces)):
-            tie(x, y, reason)
-        return pieces is not None
+    if isinstance(a, Prod) and isinstance(b, Sum):
+        return _refine_across(a, b, reason)
+    if isinstance(a, Sum) and isinstance(b, Prod):
+        return _refine_across(b, a, reason)
     if all(isinstance(extent(p), int) for p in (*a.parts, *b.parts)):
         return _refine_known(a, b, reason)
     if len(a.parts) != len(b.parts):
@@ -74,11 +85,22 @@ def _refine(a: Axis, b: Axis, reason: str) -> bool:
     return True
 
 
-def _refine_known(a: Axis, b: Axis, reason: str) -> bool:
+def _refine_across(product: Prod, total: Sum, reason: str) -> bool:
+    spread = _distribute(product)
+    if spread is not None:
+        return _refine(spread, total, reason)
+    sizes = numbers([extent(p) for p in total.parts])
+    pieces = split_sum(product, sizes) if sizes is not None else None
+    for x, y in zip(pieces or (), total.parts, strict=bool(pieces)):
+        tie(x, y, reason)
+    return pieces is not None
+
+
+def _refine_known(a: Prod | Sum, b: Prod | Sum, reason: str) -> bool:
     left, right = list(a.parts), list(b.parts)
     while left and right:
         x, y = normal(left[0]), normal(right[0])
-        m, n = extent(x), extent(y)
+        m, n = number(extent(x)), number(extent(y))
         if m == n:
             tie(x, y, reason)
             left.pop(0)
@@ -103,12 +125,11 @@ def _distribute(a: Prod) -> Sum | None:
     return None
 
 
-def split_sum(a: Axis, sizes: tuple[int, ...]) -> tuple[Axis, ...] | None:
+def split_sum(a: Axis, sizes: Sequence[int]) -> tuple[Axis, ...] | None:
     """Cut `a` into consecutive ranges of the given sizes, refining its atoms; None where a cut would split a product.
 
     8 -> 3+5;   (2·4 where 2 is frozen) -> 4+4;   (8·3) at 12 -> 4·3 + 4·3
     """
-    sizes = tuple(s for s in sizes)
     a = normal(a)
     if len(sizes) == 1:
         return (a,)
@@ -127,7 +148,7 @@ def split_sum(a: Axis, sizes: tuple[int, ...]) -> tuple[Axis, ...] | None:
         left = size
         while left:
             part = queue.pop(0)
-            n = extent(part)
+            n = number(extent(part))
             if n > left:
                 pieces = split_sum(part, (left, n - left))
                 if pieces is None:
@@ -141,13 +162,13 @@ def split_sum(a: Axis, sizes: tuple[int, ...]) -> tuple[Axis, ...] | None:
     return tuple(result)
 
 
-def _split_product_range(a: Prod, sizes: tuple[int, ...]) -> tuple[Axis, ...] | None:
+def _split_product_range(a: Prod, sizes: Sequence[int]) -> tuple[Axis, ...] | None:
     """Cut rows·inner at positions that may lie inside a row; such a row is frozen, and so are the inner factors then.
 
     80·3 at 80 and 160 -> (26·3 + 2), (1 + 26·3 + 1), (2 + 26·3)
     """
     first, rest = a.parts[0], a.parts[1:]
-    inner = prod(extent(p) for p in rest)
+    inner = prod(number(extent(p)) for p in rest)
     if all(s % inner == 0 for s in sizes):
         pieces = split_sum(first, tuple(s // inner for s in sizes))
         return None if pieces is None else tuple(Prod((p, *rest)) for p in pieces)
@@ -157,7 +178,7 @@ def _split_product_range(a: Prod, sizes: tuple[int, ...]) -> tuple[Axis, ...] | 
     why = "a range that ends inside a row of a product"
     ends = np.cumsum(sizes).tolist()
     broken = {end // inner for end in ends if end % inner}
-    cuts = sorted({0, extent(first), *(end // inner for end in ends), *(row + 1 for row in broken)})
+    cuts = sorted({0, number(extent(first)), *(end // inner for end in ends), *(row + 1 for row in broken)})
     rows = split_sum(first, tuple(b - a for a, b in pairwise(cuts)))
     if rows is None:
         return None
@@ -181,7 +202,7 @@ def _split_product_range(a: Prod, sizes: tuple[int, ...]) -> tuple[Axis, ...] | 
     return tuple(result)
 
 
-def split_product(a: Axis, sizes: tuple[int, ...]) -> tuple[Axis, ...] | None:
+def split_product(a: Axis, sizes: Sequence[int]) -> tuple[Axis, ...] | None:
     """Factor `a` into row-major factors of the given sizes, refining its atoms; None where that is impossible.
 
     8 -> 2·4;   (4+4) into 2·4 -> frozen 2, and both summands tied
@@ -209,7 +230,7 @@ def split_product(a: Axis, sizes: tuple[int, ...]) -> tuple[Axis, ...] | None:
         left = size
         while left > 1:
             part = queue.pop(0)
-            n = extent(part)
+            n = number(extent(part))
             if n > left:
                 pieces = split_product(part, (left, n // left)) if n % left == 0 else None
                 if pieces is None:

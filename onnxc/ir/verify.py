@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from .analysis import analyse
+from .axes import numbers
 from .errors import InferenceObjects, VerificationError
 from .faults import ONNX_ERRORS, first_line
 from .model import Model
@@ -111,17 +112,15 @@ def _settle_last_windows(proto: onnx.ModelProto, analysis: Analysis) -> None:
         if node.op_type not in ("MaxPool", "AveragePool", "LpPool") or "ceil_mode" not in attrs:
             continue
         sizes, out = analysis.shape(node.input[0]), analysis.shape(node.output[0])
-        if (
-            attrs["ceil_mode"].i != 1
-            or not sizes
-            or not out
-            or not all(isinstance(n, int) for n in sizes[2:] + out[2:])
-        ):
+        if attrs["ceil_mode"].i != 1 or not sizes or not out:
+            continue
+        before, after = numbers(sizes[2:]), numbers(out[2:])
+        if before is None or after is None:
             continue
         rank = len(sizes) - 2
         strides = list(attrs["strides"].ints) if "strides" in attrs else [1] * rank
         begins = list(attrs["pads"].ints)[:rank] if "pads" in attrs else [0] * rank
-        spans = [x + b - (n - 1) * s for x, b, n, s in zip(sizes[2:], begins, out[2:], strides, strict=True)]
+        spans = [x + b - (n - 1) * s for x, b, n, s in zip(before, begins, after, strides, strict=True)]
         if min(spans, default=0) < 1 or ("auto_pad" in attrs and attrs["auto_pad"].s not in (b"", b"NOTSET")):
             continue
         kept = [a for a in node.attribute if a.name not in ("ceil_mode", "dilations", "pads", "kernel_shape")]

@@ -23,7 +23,7 @@ def settled(model: Model, sets: Sequence[Shapes], *, data: object = None, seed: 
     if all(set(wished) <= names and set(opened) <= set(wished) for wished in sets):
         return list(sets)
     proto = model.to_proto()
-    made = []
+    made: list[Shapes] = []
     for wished in sets:
         found = feed(proto, data, Wishes(wished), seed=seed, samples=1).shapes()
         made.append({n: wished.get(n, s) for n, s in found.items() if n in opened or n in wished})

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from ..ir.axes import Atom, Axis, Extent, Prod, Sum, extent, same
+from ..ir.axes import Aligned, Atom, Axis, Extent, Prod, Sum, extent, same
 from ..ir.evaluate import core
 from ..ir.graph import unlink
 from ..ir.model import CAPTURED, STANDARD, Model, Tensor
@@ -32,7 +32,7 @@ Dim: TypeAlias = "Axis | int"
 
 def size(d: Dim) -> Extent:
     """The extent of an axis; a number is its own."""
-    return extent(d) if isinstance(d, AXIS) else d
+    return extent(d) if isinstance(d, (Atom, Prod, Sum, Aligned)) else d
 
 
 def alike(a: Dim | None, b: Dim | None) -> bool:

@@ -38,7 +38,7 @@ class Layout:
     """
 
     def __init__(self, inputs: Mapping[str, TensorSpec], chunk: Chunk):
-        free = {name: spec.sample for name, spec in inputs.items() if spec.counts}
+        free = {name: spec.sample for name, spec in inputs.items() if spec.counts and spec.sample is not None}
         more = [
             n for n, s in inputs.items() if s.shape is not None and n in chunk and chunk[n].ndim == len(s.shape) + 1
         ]
@@ -47,12 +47,16 @@ class Layout:
         ]
         self.stacked = more if not free and len(more) + len(as_they_are) == len(inputs) else []
         fixed = {n: 0 for n, spec in inputs.items() if spec.shape and spec.sample == 0}
-        self.counted = free or dict.fromkeys(self.stacked, 0) or fixed
-        self.inputs = {n: s._replace(shape=(None, *s.shape)) if n in self.stacked else s for n, s in inputs.items()}
-        self.fixed = None if free else 1
+        self.counted: dict[str, int] = free or dict.fromkeys(self.stacked, 0) or fixed
+        self.inputs = {
+            n: s._replace(shape=(None, *s.shape)) if n in self.stacked and s.shape is not None else s
+            for n, s in inputs.items()
+        }
+        self.fixed: int | None = None if free else 1
         if not free and not self.stacked and fixed:
             # equal for all of them: else no axis would have been taken for that of samples
-            self.fixed = inputs[next(iter(fixed))].shape[0]
+            extent = (inputs[next(iter(fixed))].shape or (1,))[0]
+            self.fixed = extent if isinstance(extent, int) else None
 
     def check(self, chunk: Chunk) -> tuple[Chunk, int]:
         """The arrays of a chunk that count, and the number of its samples. Raises `BadData`."""
@@ -152,7 +156,7 @@ def rebatch(
         if start < count:
             pending.append(layout.cut(chunk, start, count))
             held += count - start
-    if pending and layout.fixed is None:
+    if layout is not None and pending and layout.fixed is None:
         yield layout, _materialise(layout.join(pending)), held
 
 

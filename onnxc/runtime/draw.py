@@ -31,8 +31,9 @@ def extents(inputs: Mapping[str, tuple], batch: int = 1, sizes: Sizes | None = N
     sizes = dict(sizes or {})
     specs = {name: TensorSpec(*fields) for name, fields in inputs.items()}
     for spec in specs.values():
-        if spec.shape and spec.counts and isinstance(spec.shape[spec.sample], str):
-            sizes.setdefault(spec.shape[spec.sample], batch)
+        symbol = spec.shape[spec.sample] if spec.shape and spec.counts and spec.sample is not None else None
+        if isinstance(symbol, str):
+            sizes.setdefault(symbol, batch)
     found = {}
     for name, spec in specs.items():
         if spec.shape is None:
@@ -101,7 +102,7 @@ def _symbols(specs: Mapping[str, TensorSpec], shapes: Mapping[str, tuple[int, ..
     return {
         dim: extent
         for name, spec in specs.items()
-        for dim, extent in zip(spec.shape, shapes[name])
+        for dim, extent in zip(spec.shape or (), shapes[name])
         if isinstance(dim, str)
     }
 
@@ -134,7 +135,8 @@ def _draw(seed: tuple[int, ...], shape: tuple[int, ...], dtype: np.dtype, name: 
         return np.asarray(rng.integers(0, 2, shape)).astype(dtype)
     if dtype.kind in "iu":
         usual = 2 if dtype.itemsize >= 4 else 128
-        below = min(values.below, 128) if dtype.itemsize == 1 else values.below
+        below = values.below if isinstance(values.below, int) else 0  # `_settled` leaves no symbol
+        below = min(below, 128) if dtype.itemsize == 1 else below
         low = values.low if not below or values.low < below else 0
         return np.asarray(rng.integers(low, below or max(low + 1, usual), shape)).astype(dtype)
     if dtype.kind == "c":
@@ -167,6 +169,6 @@ def words(inputs: Mapping[str, TensorSpec], shapes: Mapping[str, tuple[int, ...]
             some = [c if isinstance(c, str) else f"{c:g}" for c in values.choices[:WORDS]]
             more = " or others" if len(values.choices) > WORDS else ""
             texts.append(f"{name} {' or '.join(some)}{more}{because}")
-        elif values.below and np.dtype(spec.dtype).kind in "iu":
+        elif isinstance(values.below, int) and values.below and np.dtype(spec.dtype).kind in "iu":
             texts.append(f"{name} {values.low} to {values.below - 1}{because}")
     return texts

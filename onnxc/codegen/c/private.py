@@ -81,7 +81,7 @@ def _wasm_symbols(data: bytes | bytearray) -> Iterator[tuple[int, int, str]]:
         at = end
 
 
-def _wasm_table(data: bytes, at: int) -> Iterator[tuple[int, int, str]]:
+def _wasm_table(data: bytes | bytearray, at: int) -> Iterator[tuple[int, int, str]]:
     count, at = _leb(data, at)
     for _ in range(count):
         kind, place = data[at], at + 1
@@ -101,12 +101,12 @@ def _wasm_table(data: bytes, at: int) -> Iterator[tuple[int, int, str]]:
         yield place, flags, name
 
 
-def _text(data: bytes, at: int) -> tuple[str, int]:
+def _text(data: bytes | bytearray, at: int) -> tuple[str, int]:
     size, at = _leb(data, at)
     return bytes(data[at : at + size]).decode(), at + size
 
 
-def _leb(data: bytes, at: int) -> tuple[int, int]:
+def _leb(data: bytes | bytearray, at: int) -> tuple[int, int]:
     """An unsigned LEB128 number at `at`, and where it ends."""
     value = shift = 0
     while True:

@@ -38,7 +38,7 @@ def check_int8(rule: str, spec: KernelSpec) -> Refusal | None:
 
 def operands(spec: KernelSpec) -> list[tuple[str, tuple[int, ...], str]]:
     """Name, shape and element type of what the epilogue reads, in the order of its steps."""
-    found = []
+    found: list[tuple[str, tuple[int, ...], str]] = []
     for i, step in enumerate(spec.epilogue):
         match step[0]:
             case "int_bias":

@@ -68,13 +68,13 @@ class Results:
         from tvm import tirx
         from tvm.script.ir_builder import tirx as T
 
-        pack = self.pack
-        if pack is None:
+        pack, words = self.pack, self.words
+        if pack is None or words is None:
             return
 
         def view(bits: int):
             shape = (*pack.shape[:-1], pack.shape[-1] * (WORD // bits))
-            return T.decl_buffer(shape, f"uint{bits}", data=self.words.data)
+            return T.decl_buffer(shape, f"uint{bits}", data=words.data)
 
         self.bits = view(self.lanes)
         if self.padded:
@@ -105,6 +105,7 @@ class Results:
         from tvm import tirx
         from tvm.script.ir_builder import tirx as T
 
+        assert self.pack is not None  # `store` asks for masks only where a result is packed
         _, images, rows, columns, line = self.pack.shape
         n, row, column = pixel
         top, left, _, _ = self.pack.pads

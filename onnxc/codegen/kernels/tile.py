@@ -113,7 +113,7 @@ def shared_grid(threads: int, *extents: int):
         return
     joined = next((i for i in range(1, len(extents)) if prod(extents[:i]) >= TURNS * threads), len(extents))
     with T.parallel(0, prod(extents[:joined])) as index:
-        outer = []
+        outer: list = []
         for extent in reversed(extents[1:joined]):
             outer.insert(0, index % extent)
             index = index // extent
@@ -184,7 +184,7 @@ def _copy_elements(target, to, source, start, count: int) -> None:
 
 def operands(spec: KernelSpec) -> list[tuple[str, tuple[int, ...]]]:
     """Names and shapes of what the epilogue reads, in the order of its steps."""
-    found = []
+    found: list[tuple[str, tuple[int, ...]]] = []
     for i, step in enumerate(spec.epilogue):
         if step[0] in CHANNEL_STEPS:
             found.append((f"{step[0]}{i}", (spec.oc,)))

@@ -196,7 +196,7 @@ def _conv(binding, constants: Constants) -> Match | None:
     sizes, kernel = (([1] * (2 - rank) + part)[-2:] for part in (sizes, kernel))
     strides, dilation = (([1] * (2 - rank) + part)[-2:] for part in (strides, dilation))
     spec = KernelSpec(
-        n=n, h=sizes[0], w=sizes[1], c=c, oc=oc, kh=kernel[0], kw=kernel[1], stride=_pair(strides), pads=(*low, *high),
+        n=n, h=sizes[0], w=sizes[1], c=c, oc=oc, kh=kernel[0], kw=kernel[1], stride=_pair(strides), pads=(*_pair(low), *_pair(high)),
         dilation=_pair(dilation), groups=groups, x_shape=x_shape, y_shape=(shape_of(x)[0], *out, oc),
     )  # fmt: skip
     if depth is not None and (depth.plain or (groups > 1 and spec.oc // groups == 1 and depth.taps > 1)):

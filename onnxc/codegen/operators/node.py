@@ -66,7 +66,7 @@ class Node:
         arrays: dict[str, np.ndarray],
         builder,
         flags: list,
-        add_weight: Callable | None = None,
+        add_weight: Callable,
     ):
         self.op, self.domain, self.name, self.opset = proto.op_type, proto.domain, proto.name, opset
         self.inputs, self.outputs = list(proto.input), list(proto.output)
@@ -115,6 +115,13 @@ class Node:
     def known(self, i: int) -> np.ndarray | None:
         """The values of input `i` where it is constant; None where it is computed or left out."""
         return self._arrays.get(self.inputs[i]) if i < len(self.inputs) and self.inputs[i] else None
+
+    def numbers(self, i: int, what: str) -> np.ndarray:
+        """The values of input `i`, which has to be there and to be constant. `what` names it."""
+        found = self.array(i, what)
+        if found is None:
+            raise Refused(f"its {what} are left out", "give them: ONNX Runtime refuses the model too")
+        return found
 
     def array(self, i: int, what: str) -> np.ndarray | None:
         """The values of input `i`, which has to be constant; None where it is left out. `what` names it."""

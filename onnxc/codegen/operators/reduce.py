@@ -44,8 +44,9 @@ def _of_nothing(n: Node, x, axes: list[int], keep: bool):
     """What a reduction over no elements gives: the neutral element."""
     kind = dtype_of(x)
     floats = kind.startswith("float")
-    limits = np.finfo(kind) if floats else None if kind == "bool" else np.iinfo(kind)
-    least, most = (-np.inf, np.inf) if floats else (False, True) if kind == "bool" else (limits.min, limits.max)
+    least, most = (-np.inf, np.inf) if floats else (0, 1)
+    if not floats and kind != "bool":
+        least, most = np.iinfo(kind).min, np.iinfo(kind).max
     neutral = {"ReduceMax": least, "ReduceMin": most, "ReduceProd": 1, "ReduceMean": np.nan}
     neutral |= {"ReduceLogSum": -np.inf, "ReduceLogSumExp": -np.inf}
     shape = [1 if i in axes else e for i, e in enumerate(shape_of(x)) if keep or i not in axes]
@@ -59,8 +60,8 @@ def norm(n: Node, x, *_):
     if any(shape_of(x)[axis] == 0 for axis in axes):
         return _of_nothing(n, x, axes, keep)
     kind = dtype_of(x)
-    if BEFORE[n.op]:
-        x = n.do(BEFORE[n.op], x)
+    if (before := BEFORE[n.op]) is not None:
+        x = n.do(before, x)
     x = n.do("sum", x, axes, keep) if axes else x
     if n.op not in AFTER:
         return x

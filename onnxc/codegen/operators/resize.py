@@ -8,6 +8,7 @@ ONNX's definition of Resize; tables are formed in float32, as ONNX Runtime forms
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,7 +95,7 @@ def resize(n: Node, x, *_):
 def upsample(n: Node, x, *_):
     """A tensor read at floor(place / scale), or between those places."""
     mode = n.choice("mode", "nearest", "linear")
-    scales = n.attribute("scales") if n.opset < 9 else n.array(1, "scales")
+    scales = n.attribute("scales") if n.opset < 9 else n.numbers(1, "scales")
     out = wanted_shape(n)
     way = Way(mode, "asymmetric", "floor", -0.75, False, False)
     factors = {axis: float(np.float32(s)) for axis, s in enumerate(scales)}
@@ -127,11 +128,11 @@ def taps(way: Way, extent: int, out: int, scale: float, region: tuple[float, flo
     at = _coordinates(way, extent, out, scale, region)
     outside = (at < 0) | (at > extent - 1) if way.coordinates == "tf_crop_and_resize" else np.zeros(out, bool)
     if way.mode == "nearest":
-        rounded = {
+        rounding: dict[str, Callable[[np.ndarray], np.ndarray]] = {
             "round_prefer_floor": lambda v: np.ceil(v - 0.5), "round_prefer_ceil": lambda v: np.floor(v + 0.5),
             "floor": np.floor, "ceil": np.ceil, SIMPLE: np.ceil if scale < 1 else np.floor,
-        }[way.nearest](at)  # fmt: skip
-        places = np.clip(rounded, 0, extent - 1).astype(np.int64)[:, None]
+        }  # fmt: skip
+        places = np.clip(rounding[way.nearest](at), 0, extent - 1).astype(np.int64)[:, None]
         return Taps(places, np.ones((out, 1)), outside)
     stretch = min(scale, 1.0) if way.antialias else 1.0
     support = (2.0 if way.mode == "cubic" else 1.0) / stretch

@@ -94,7 +94,7 @@ def slices(n: Node, x, *_):
         starts, ends = n.attribute("starts"), n.attribute("ends")
         axes, steps = n.attribute("axes", list(range(len(starts)))), [1] * len(starts)
     else:
-        starts, ends = ([int(v) for v in n.array(i, what)] for i, what in ((1, "starts"), (2, "ends")))
+        starts, ends = ([int(v) for v in n.numbers(i, what)] for i, what in ((1, "starts"), (2, "ends")))
         axes, steps = ([int(v) for v in found] if (found := n.array(i, what)) is not None else default
                        for i, what, default in ((3, "axes", list(range(len(starts)))), (4, "steps", [1] * len(starts))))  # fmt: skip
     parts = {}
@@ -117,7 +117,7 @@ def expand(n: Node, x, shape):
 @row("Tile")
 def tile(n: Node, x, *_):
     """x put beside itself along each axis."""
-    counts = n.array(1, "repeats")
+    counts = n.numbers(1, "repeats")
     return n.do("tile", x, [int(count) for count in counts]) if len(counts) else x
 
 
@@ -129,10 +129,11 @@ def pad(n: Node, x, *_):
     if n.opset < 11:
         widths, value = n.attribute("pads"), n.attribute("value", 0.0)
     else:
-        widths, value = [int(v) for v in n.array(1, "pads")], 0
+        widths, value = [int(v) for v in n.numbers(1, "pads")], 0
         if n.given(2):
-            value = n.known(2).reshape(-1)[0].item() if n.known(2) is not None else n.reshape(n.args[2], ())
-    axes = [within(int(axis), rank) for axis in n.array(3, "axes")] if n.given(3) else list(range(rank))
+            fill = n.known(2)
+            value = fill.reshape(-1)[0].item() if fill is not None else n.reshape(n.args[2], ())
+    axes = [within(int(axis), rank) for axis in n.numbers(3, "axes")] if n.given(3) else list(range(rank))
     before, after = [0] * rank, [0] * rank
     for i, axis in enumerate(axes):
         before[axis], after[axis] = int(widths[i]), int(widths[len(axes) + i])
@@ -219,8 +220,9 @@ def space_to_depth(n: Node, x):
 @row("ConstantOfShape", "Range", "EyeLike", "Constant")
 def constants(n: Node, *_):
     """Fills known when compiling; others are refused, as their shapes would be computed."""
-    shape, kind = wanted_shape(n), held(n.results[0][1])
+    shape = wanted_shape(n)
+    kind = held(n.results[0][1]) if n.results[0] is not None else ""
     if n.op == "EyeLike":
         n.attribute("dtype")
-        return n.const(np.eye(*shape, k=n.attribute("k", 0)), kind)
+        return n.const(np.eye(shape[0], shape[1], k=n.attribute("k", 0)), kind)
     raise Refused("its operands are computed at run time", "make them constants")

@@ -44,7 +44,7 @@ def _mask(b: Build, mask: str | None, length: int, total: int, like: str, fill: 
     if len(shape) == 1:  # the end of each sequence, then maybe its start
         ends = b.reshape(mask, (-1, 1))
         batch = shape[0]
-        if b.shape(b.input(0))[0] * 2 == shape[0]:
+        if b.shape(b.needs(0))[0] * 2 == shape[0]:
             batch //= 2
             starts, ends = b.cut(ends, 0, batch, 2 * batch), b.cut(ends, 0, 0, batch)
         at = b.like(np.arange(total)[None, :], mask)
@@ -64,7 +64,8 @@ def _mask(b: Build, mask: str | None, length: int, total: int, like: str, fill: 
 
 @rewrites("Attention", domain=MICROSOFT)
 def _attention(b: Build):
-    x, w, bias, mask, past, extra, length_of_past = (b.input(i) for i in range(7))
+    x, w = (b.needs(i) for i in range(2))
+    bias, mask, past, extra, length_of_past = (b.input(i) for i in (2, 3, 4, 5, 6))
     heads, fill = b.attribute("num_heads"), b.attribute("mask_filter_value", -10000.0)
     if b.attribute("do_rotary", 0) or length_of_past is not None or b.attribute("past_present_share_buffer", 0):
         raise b.refusal("attributes do_rotary and past_present_share_buffer are not known")
@@ -89,7 +90,8 @@ def _attention(b: Build):
 
 @rewrites("MultiHeadAttention", domain=MICROSOFT)
 def _multi_head(b: Build):
-    query, key, value, bias, mask, extra, past_key, past_value = (b.input(i) for i in range(8))
+    query = b.needs(0)
+    key, value, bias, mask, extra, past_key, past_value = (b.input(i) for i in (1, 2, 3, 4, 5, 6, 7))
     heads, fill = b.attribute("num_heads"), b.attribute("mask_filter_value", -10000.0)
     if b.wants(3) or any(b.input(i) for i in (8, 9)):
         raise b.refusal("past_sequence_length, cache_indirection and the scores as an output are not known")
@@ -121,6 +123,8 @@ def _projected(b: Build, query: str, key: str | None, value: str | None, heads: 
         pair = [b.transpose(b.reshape(b.cut(key, 3, i, i + 1), (batch, length, heads, size)), 0, 2, 1, 3)
                 for i in range(2)]  # fmt: skip
         return [to_heads(b, query, heads), *pair]
+    if value is None:
+        raise b.refusal("keys without values are not known")
     return [x if len(b.shape(x)) == 4 else to_heads(b, x, heads) for x in (query, key, value)]
 
 
@@ -137,7 +141,7 @@ def _biased(b: Build, parts: list[str], bias: str, heads: int) -> list[str]:
 
 @rewrites("RotaryEmbedding", domain=MICROSOFT)
 def _rotary(b: Build):
-    x, positions, cos, sin = (b.input(i) for i in range(4))
+    x, positions, cos, sin = (b.needs(i) for i in range(4))
     if b.attribute("is_packed_batching", 0) or b.attribute("scale", 1.0) != 1:
         raise b.refusal("attributes is_packed_batching and scale are not known")
     shape = b.shape(x)

@@ -66,6 +66,13 @@ class Build:
         """An input of the node, None where it is left out."""
         return (self.node.input[i] or None) if i < len(self.node.input) else None
 
+    def needs(self, i: int) -> str:
+        """An input that the operator cannot do without. Raises Unsupported where it is left out."""
+        name = self.input(i)
+        if name is None:
+            raise self.refusal(f"input {i} is left out", remedy="give it: ONNX Runtime refuses the model too")
+        return name
+
     def wants(self, i: int) -> bool:
         """Whether the node names output `i`."""
         return i < len(self.node.output) and bool(self.node.output[i])

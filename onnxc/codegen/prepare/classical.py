@@ -16,20 +16,20 @@ FLOAT = "float32"
 
 @rewrites("Scaler", domain=ML)
 def _scaler(b: Build) -> str:
-    x = b.cast(b.input(0), FLOAT)
+    x = b.cast(b.needs(0), FLOAT)
     offset, scale = (b.constant(b.attribute(name), np.float32) for name in ("offset", "scale"))
     return b("Mul", b("Sub", x, offset), scale)
 
 
 @rewrites("Binarizer", domain=ML)
 def _binarizer(b: Build) -> str:
-    x = b.input(0)
+    x = b.needs(0)
     return b.cast(b("Greater", x, b.like(b.attribute("threshold", 0.0), x)), b.walk.element(x))
 
 
 @rewrites("Normalizer", domain=ML)
 def _normalizer(b: Build) -> str:
-    x, rank = b.cast(b.input(0), FLOAT), len(b.shape(b.input(0)))
+    x, rank = b.cast(b.needs(0), FLOAT), len(b.shape(b.needs(0)))
     how = b.attribute("norm", "MAX")
     sizes = b("Abs", x) if how != "L2" else b("Mul", x, x)
     op, axes = {"MAX": "ReduceMax", "L1": "ReduceSum", "L2": "ReduceSum"}[how], [rank - 1]
@@ -46,7 +46,7 @@ def _normalizer(b: Build) -> str:
 
 @rewrites("Imputer", domain=ML)
 def _imputer(b: Build) -> str:
-    x = b.input(0)
+    x = b.needs(0)
     for floats, what in ((True, "floats"), (False, "int64s")):
         values, missing = (
             b.attribute(f"{name}_{kind}") for name, kind in (("imputed_value", what), ("replaced_value", what[:-1]))
@@ -61,12 +61,12 @@ def _imputer(b: Build) -> str:
 
 @rewrites("ArrayFeatureExtractor", domain=ML)
 def _features(b: Build) -> str:
-    x = b.input(0)
+    x = b.needs(0)
     shape = b.shape(x)
     picked = b(
         "Gather",
         x if len(shape) > 1 else b.reshape(x, (1, *shape)),
-        b.reshape(b.input(1), (-1,)),
+        b.reshape(b.needs(1), (-1,)),
         axis=max(len(shape) - 1, 1),
     )
     return picked
@@ -91,7 +91,7 @@ def _transformed(b: Build, scores: str) -> str:
 
 
 def _scores(b: Build, targets: int) -> str:
-    x = b.cast(b.input(0), FLOAT)
+    x = b.cast(b.needs(0), FLOAT)
     weights = np.asarray(b.attribute("coefficients"), np.float32).reshape(targets, -1)
     scores = b("MatMul", x, b.constant(np.ascontiguousarray(weights.T)))
     offsets = b.attribute("intercepts")

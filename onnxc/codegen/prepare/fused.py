@@ -53,12 +53,12 @@ def _gelu(b: Build):
 
 @rewrites("FastGelu", domain=MICROSOFT)
 def _fast_gelu(b: Build):
-    return gelu_tanh(b, added(b, b.input(0), b.input(1)))
+    return gelu_tanh(b, added(b, b.needs(0), b.input(1)))
 
 
 @rewrites("QuickGelu", domain=MICROSOFT)
 def _quick_gelu(b: Build):
-    x = b.input(0)
+    x = b.needs(0)
     return b("Mul", x, b("Sigmoid", b("Mul", x, b.like(b.attribute("alpha", 1.702), x))))
 
 
@@ -98,10 +98,10 @@ def _fused_conv(b: Build):
     own = b.attributes()
     name, params = own.pop("activation", None), own.pop("activation_params", [])
     last = b.node.op_type == "NhwcFusedConv"
-    x, z = b.input(0), b.input(3)
+    x, z = b.needs(0), b.input(3)
     if last:
         x, z = channels_first(b, x), z and channels_first(b, z)
-    y = activated(b, added(b, b("Conv", x, b.input(1), b.input(2), **own), z), name, params)
+    y = activated(b, added(b, b("Conv", x, b.needs(1), b.input(2), **own), z), name, params)
     return channels_last(b, y) if last else y
 
 
@@ -129,7 +129,7 @@ def _fused_gemm(b: Build):
 def _fused_matmul(b: Build):
     operands = []
     for i, which in enumerate("AB"):
-        x = b.input(i)
+        x = b.needs(i)
         rank = len(b.shape(x))
         if b.attribute(f"transBatch{which}", 0):  # the first axis moves to the last but one
             x = b.transpose(x, *range(1, rank - 1), 0, rank - 1)
@@ -142,7 +142,7 @@ def _fused_matmul(b: Build):
 
 @rewrites("GemmFastGelu", domain=MICROSOFT)
 def _gemm_fast_gelu(b: Build):
-    return gelu_tanh(b, added(b, b("MatMul", b.input(0), b.input(1)), b.input(2)))
+    return gelu_tanh(b, added(b, b("MatMul", b.needs(0), b.needs(1)), b.input(2)))
 
 
 def normalised(
@@ -164,8 +164,8 @@ def normalised(
 
 @rewrites("SkipLayerNormalization", domain=MICROSOFT)
 def _skip_layer_norm(b: Build):
-    total = added(b, b.input(0), b.input(1), b.input(4))
-    y, mean, factor = _layer_norm(b, total, b.input(2), b.input(3), b.attribute("epsilon", 1e-12))
+    total = added(b, b.needs(0), b.input(1), b.input(4))
+    y, mean, factor = _layer_norm(b, total, b.needs(2), b.input(3), b.attribute("epsilon", 1e-12))
     return y, mean, factor, total
 
 
@@ -178,17 +178,17 @@ def _layer_norm(b: Build, x: str, scale: str, bias: str | None, epsilon: float):
 
 @rewrites("SkipSimplifiedLayerNormalization", domain=MICROSOFT)
 def _skip_rms_norm(b: Build):
-    total = added(b, b.input(0), b.input(1), b.input(3))
+    total = added(b, b.needs(0), b.input(1), b.input(3))
     y, _, factor = normalised(b, total, b.input(2), None, b.attribute("epsilon", 1e-12), False)
     return y, None, factor, total
 
 
 def rms_norm(b: Build):
     """SimplifiedLayerNormalization, which ONNX Runtime writes into the standard domain."""
-    axis, rank = b.attribute("axis", -1), len(b.shape(b.input(0)))
+    axis, rank = b.attribute("axis", -1), len(b.shape(b.needs(0)))
     if axis not in (-1, rank - 1):
         raise b.refusal(f"attribute axis = {axis} is not known, only the last one")
-    y, _, factor = normalised(b, b.input(0), b.input(1), None, b.attribute("epsilon", 1e-5), False)
+    y, _, factor = normalised(b, b.needs(0), b.input(1), None, b.attribute("epsilon", 1e-5), False)
     return y, factor
 
 
@@ -198,7 +198,8 @@ for _domain in (*STANDARD, MICROSOFT):
 
 @rewrites("EmbedLayerNormalization", domain=MICROSOFT)
 def _embed(b: Build):
-    ids, segments, words, places, kinds, gamma, beta, mask, position = (b.input(i) for i in range(9))
+    ids, words, places, gamma, beta = (b.needs(i) for i in (0, 2, 3, 5, 6))
+    segments, kinds, mask, position = (b.input(i) for i in (1, 4, 7, 8))
     batch, length = b.shape(ids)
     if b.wants(1) and (mask is not None or b.attribute("mask_index_type", 0)):
         raise b.refusal("its mask_index is not known")
@@ -211,12 +212,12 @@ def _embed(b: Build):
 @rewrites("GroupNorm", domain=MICROSOFT)
 def _group_norm(b: Build):
     last = bool(b.attribute("channels_last", 1))
-    x = channels_first(b, b.input(0)) if last else b.input(0)
+    x = channels_first(b, b.needs(0)) if last else b.needs(0)
     shape, groups = b.shape(x), b.attribute("groups")
     flat = b.reshape(x, (shape[0], groups, int(np.prod(shape[1:], dtype=np.int64)) // groups))
     y, _, _ = normalised(b, flat, None, None, b.attribute("epsilon", 1e-5), True)
     y = b.reshape(y, shape)
-    scale, bias = (b.reshape(b.input(i), (-1, *[1] * (len(shape) - 2))) for i in (1, 2))
+    scale, bias = (b.reshape(b.needs(i), (-1, *[1] * (len(shape) - 2))) for i in (1, 2))
     y = b("Add", b("Mul", y, b.cast(scale, b.walk.element(y))), b.cast(bias, b.walk.element(y)))
     y = b("Mul", y, b("Sigmoid", y)) if b.attribute("activation", 0) else y
     return channels_last(b, y) if last else y
@@ -224,7 +225,7 @@ def _group_norm(b: Build):
 
 @rewrites("BiasSoftmax", domain=MICROSOFT)
 def _bias_softmax(b: Build):
-    x, bias = b.input(0), b.input(1)
+    x, bias = b.needs(0), b.needs(1)
     shape, other = b.shape(x), b.shape(bias)
     axis = b.attribute("axis", 1) % len(shape)
     if not b.attribute("is_inner_broadcast", 1) and len(other) == len(shape) - axis + 1:
@@ -237,19 +238,19 @@ def _bias_softmax(b: Build):
 
 @rewrites("ExpandDims", domain=MICROSOFT)
 def _expand_dims(b: Build):
-    axis = b.known(b.input(1))
+    axis = b.known(b.needs(1))
     if axis is None:
         raise b.refusal("its axis is computed at run time")
-    shape = list(b.shape(b.input(0)))
+    shape = list(b.shape(b.needs(0)))
     shape.insert(int(axis.reshape(-1)[0]) % (len(shape) + 1), 1)
-    return b.reshape(b.input(0), shape)
+    return b.reshape(b.needs(0), shape)
 
 
 @rewrites("LayerNormalization")
 def _old_layer_norm(b: Build):
     if b.walk.opset >= 17:  # the standard has it
         return None
-    axis, rank = b.attribute("axis", -1), len(b.shape(b.input(0)))
+    axis, rank = b.attribute("axis", -1), len(b.shape(b.needs(0)))
     if axis not in (-1, rank - 1):
         raise b.refusal(f"attribute axis = {axis} is not known, only the last one")
-    return normalised(b, b.input(0), b.input(1), b.input(2), b.attribute("epsilon", 1e-5), True)
+    return normalised(b, b.needs(0), b.input(1), b.input(2), b.attribute("epsilon", 1e-5), True)

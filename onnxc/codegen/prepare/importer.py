@@ -158,17 +158,16 @@ class _Import:
         node.kinds = [self._kind(name) for name in proto.input]
         if any(name and arg is None for name, arg in zip(proto.input, args, strict=True)):
             return  # what it reads was refused before
-        named = [result for name, result in zip(proto.output, results) if name]
-        if named and all(result is not None and 0 in result[0] for result in named):  # nothing to compute
-            self.values.update(
-                (name, self._empty(result[0], held(result[1]))) for name, result in zip(proto.output, results) if name
-            )
+        named = [(name, result) for name, result in zip(proto.output, results) if name]
+        empty = [(name, result) for name, result in named if result is not None and 0 in result[0]]
+        if named and len(empty) == len(named):  # nothing to compute
+            self.values.update((name, self._empty(extents, held(dtype))) for name, (extents, dtype) in empty)
             return
         try:
             made = convert(node)
         except Refused as error:
             self.refusals.append((node, error))
-            made = [self._stand_in(result) for result in results]
+            made = tuple(self._stand_in(result) for result in results)
         for name, value in zip(proto.output, made):
             if name and value is not None:
                 self.values[name] = value

@@ -37,7 +37,8 @@ def quantised(b: Build, y: str, scale: str, zero: str | None) -> str:
 
 @rewrites("QLinearConv")
 def _conv(b: Build):
-    x, sx, zx, w, sw, zw, sy, zy, bias = (b.input(i) for i in range(9))
+    x, sx, zx, w, sw, zw, sy, zy = (b.needs(i) for i in range(8))
+    bias = b.input(8)
     own = b.attributes()
     last = bool(own.pop("channels_last", 0))
     real = dequantised(b, channels_first(b, x) if last else x, sx, zx, 1)
@@ -55,14 +56,15 @@ REWRITES[MICROSOFT, "QLinearConv"] = REWRITES["", "QLinearConv"]
 
 @rewrites("QLinearMatMul")
 def _matmul(b: Build):
-    x, sx, zx, w, sw, zw, sy, zy = (b.input(i) for i in range(8))
+    x, sx, zx, w, sw, zw, sy, zy = (b.needs(i) for i in range(8))
     left = dequantised(b, x, sx, zx, len(b.shape(x)) - 2)
     return quantised(b, b("MatMul", left, dequantised(b, w, sw, zw, len(b.shape(w)) - 1)), sy, zy)
 
 
 @rewrites("QGemm", domain=MICROSOFT)
 def _gemm(b: Build):
-    x, sx, zx, w, sw, zw, c, sy, zy = (b.input(i) for i in range(9))
+    x, sx, zx, w, sw, zw = (b.needs(i) for i in range(6))
+    c, sy, zy = (b.input(i) for i in (6, 7, 8))
     columns = 0 if b.attribute("transB", 0) else 1
     operands = [dequantised(b, x, sx, zx, 0), dequantised(b, w, sw, zw, columns)]
     if c is not None:
@@ -85,19 +87,22 @@ def widened(b: Build, x: str, zero: str | None, rows: bool) -> str:
 
 @rewrites("MatMulInteger")
 def _matmul_integer(b: Build):
-    a, w, za, zw = (b.input(i) for i in range(4))
+    a, w = (b.needs(i) for i in range(2))
+    za, zw = (b.input(i) for i in (2, 3))
     return b("MatMul", widened(b, a, za, True), widened(b, w, zw, False))
 
 
 @rewrites("MatMulIntegerToFloat", domain=MICROSOFT)
 def _matmul_to_float(b: Build):
-    a, w, sa, sw, za, zw, bias = (b.input(i) for i in range(7))
+    a, w, sa, sw = (b.needs(i) for i in range(4))
+    za, zw, bias = (b.input(i) for i in (4, 5, 6))
     return _scaled(b, a, w, sa, sw, za, zw, bias)
 
 
 @rewrites("DynamicQuantizeMatMul", domain=MICROSOFT)
 def _dynamic_matmul(b: Build):
-    a, w, sw, zw, bias = (b.input(i) for i in range(5))
+    a, w, sw = (b.needs(i) for i in range(3))
+    zw, bias = (b.input(i) for i in (3, 4))
     whole, sa, za = b.several("DynamicQuantizeLinear", 3, a)
     return _scaled(b, whole, w, sa, sw, za, zw, bias)
 
@@ -109,7 +114,8 @@ def _scaled(b: Build, a: str, w: str, sa: str, sw: str, za, zw, bias) -> str:
 
 def _unary(op: str, *attributes: str):
     def made(b: Build):
-        x, sx, zx, sy, zy = (b.input(i) for i in range(5))
+        x, sx, sy = (b.needs(i) for i in (0, 1, 3))
+        zx, zy = (b.input(i) for i in (2, 4))
         own = {name: b.attribute(name) for name in attributes}
         return quantised(b, b(op, dequantised(b, x, sx, zx, 1), **own), sy, zy)
 
@@ -122,7 +128,8 @@ REWRITES[MICROSOFT, "QLinearLeakyRelu"] = _unary("LeakyRelu", "alpha")
 
 def _binary(op: str):
     def made(b: Build):
-        x, sx, zx, y, sy, zy, sz, zz = (b.input(i) for i in range(8))
+        x, sx, y, sy, sz = (b.needs(i) for i in (0, 1, 3, 4, 6))
+        zx, zy, zz = (b.input(i) for i in (2, 5, 7))
         return quantised(b, b(op, dequantised(b, x, sx, zx, 1), dequantised(b, y, sy, zy, 1)), sz, zz)
 
     return made
@@ -134,7 +141,8 @@ REWRITES[MICROSOFT, "QLinearMul"] = _binary("Mul")
 
 @rewrites("QLinearAveragePool", "QLinearGlobalAveragePool", domain=MICROSOFT)
 def _pool(b: Build):
-    x, sx, zx, sy, zy = (b.input(i) for i in range(5))
+    x, sx, sy = (b.needs(i) for i in (0, 1, 3))
+    zx, zy = (b.input(i) for i in (2, 4))
     own = b.attributes()
     last = bool(own.pop("channels_last", 0))
     real = dequantised(b, channels_first(b, x) if last else x, sx, zx, 1)
@@ -144,7 +152,8 @@ def _pool(b: Build):
 
 @rewrites("QLinearSoftmax", domain=MICROSOFT)
 def _softmax(b: Build):
-    x, sx, zx, sy, zy = (b.input(i) for i in range(5))
+    x, sx, sy = (b.needs(i) for i in (0, 1, 3))
+    zx, zy = (b.input(i) for i in (2, 4))
     shape, axis = b.shape(x), b.attribute("axis", -1)
     axis = axis % len(shape)
     real = dequantised(b, x, sx, zx, 1)
@@ -160,7 +169,8 @@ def _softmax(b: Build):
 
 @rewrites("QLinearReduceMean", domain=MICROSOFT)
 def _mean(b: Build):
-    x, sx, zx, sy, zy = (b.input(i) for i in range(5))
+    x, sx, sy = (b.needs(i) for i in (0, 1, 3))
+    zx, zy = (b.input(i) for i in (2, 4))
     shape = b.shape(x)
     axes = sorted(axis % len(shape) for axis in b.attribute("axes", range(len(shape))))
     y = dequantised(b, x, sx, zx, 1)
@@ -174,35 +184,37 @@ def _mean(b: Build):
 @rewrites("QLinearConcat", domain=MICROSOFT)
 def _concat(b: Build):
     scale, zero, *rest = b.node.input
-    parts = [dequantised(b, *rest[i : i + 3], 1) for i in range(0, len(rest), 3)]
+    parts = [dequantised(b, rest[i], rest[i + 1], rest[i + 2] or None, 1) for i in range(0, len(rest), 3)]
     return quantised(b, b("Concat", *parts, axis=b.attribute("axis")), scale, zero)
 
 
 @rewrites("QLinearWhere", domain=MICROSOFT)
 def _where(b: Build):
-    condition, x, sx, zx, y, sy, zy, sz, zz = (b.input(i) for i in range(9))
+    condition, x, sx, y, sy, sz = (b.needs(i) for i in (0, 1, 2, 4, 5, 7))
+    zx, zy, zz = (b.input(i) for i in (3, 6, 8))
     return quantised(b, b("Where", condition, dequantised(b, x, sx, zx, 1), dequantised(b, y, sy, zy, 1)), sz, zz)
 
 
 @rewrites("MatMulNBits", domain=MICROSOFT)
 def _few_bits(b: Build):
-    a, packed, scales, zeros, order, bias = (b.input(i) for i in range(6))
+    a, packed, scales = (b.needs(i) for i in range(3))
+    zeros, order, bias = (b.input(i) for i in (3, 4, 5))
     k, n, bits, block = (b.attribute(name) for name in ("K", "N", "bits", "block_size"))
     bits = bits or 4
     b.attribute("accuracy_level")  # how exact ONNX Runtime is: this is exact
-    known = [b.known(name) for name in (packed, scales, zeros)]
-    if known[0] is None or known[1] is None or (zeros is not None and known[2] is None):
+    codes, steps, shifts = (b.known(name) for name in (packed, scales, zeros))
+    if codes is None or steps is None or (zeros is not None and shifts is None):
         raise b.refusal("its weights are computed at run time", remedy="make them constants")
     if order is not None or bits not in (2, 4, 8):
         raise b.refusal(f"g_idx and {bits} bits are not known")
     blocks = -(-k // block)
-    levels = _fields(known[0].reshape(n, blocks, -1), bits)[:, :, :block].astype(np.float32)
+    levels = _fields(codes.reshape(n, blocks, -1), bits)[:, :, :block].astype(np.float32)
     middle = np.full((n, blocks), 1 << bits - 1, np.float32)
-    if zeros is not None and known[2].dtype == np.uint8:
-        middle = _fields(known[2].reshape(n, -1), bits)[:, :blocks].astype(np.float32)
-    elif zeros is not None:
-        middle = known[2].reshape(n, blocks).astype(np.float32)
-    scale = known[1].reshape(n, blocks, 1)
+    if shifts is not None and shifts.dtype == np.uint8:
+        middle = _fields(shifts.reshape(n, -1), bits)[:, :blocks].astype(np.float32)
+    elif shifts is not None:
+        middle = shifts.reshape(n, blocks).astype(np.float32)
+    scale = steps.reshape(n, blocks, 1)
     weights = ((levels - middle[:, :, None]) * scale.astype(np.float32)).reshape(n, blocks * block)[:, :k]
     return added(b, b("MatMul", a, b.constant(weights.T.astype(scale.dtype))), bias)
 

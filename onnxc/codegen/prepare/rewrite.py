@@ -50,7 +50,8 @@ def _moved_integers(work: onnx.ModelProto, constants: dict[str, np.ndarray]) -> 
         mover = makers.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
         before = makers.get(mover.input[0]) if mover is not None and mover.op_type in MOVERS else None
         if (
-            before is None
+            mover is None
+            or before is None
             or before.op_type != "DequantizeLinear"
             or len(mover.output) > 1
             or _limits(node, before, constants) is None
@@ -78,15 +79,15 @@ def _quantised_pairs(work: onnx.ModelProto, constants: dict[str, np.ndarray]) ->
     for node in work.graph.node:
         maker = makers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
         limits = _limits(maker, node, constants) if maker is not None else None
-        if limits is None:
+        if maker is None or limits is None:
             nodes.append(copy_of(node))
             continue
         stem = maker.output[0]
         if stem not in done:
             done.add(stem)
             for label, value in zip(("low", "high"), limits):
-                constants[f"{stem}/{label}"] = np.float32(value).reshape(())
-            steps = (
+                constants[f"{stem}/{label}"] = np.array(value, np.float32)
+            steps: tuple[tuple[str, list[str]], ...] = (
                 ("Div", [maker.input[0], maker.input[1]]),
                 ("Round", []),
                 ("Clip", [f"{stem}/low", f"{stem}/high"]),
@@ -108,11 +109,12 @@ def _limits(maker: onnx.NodeProto, reader: onnx.NodeProto, constants: dict) -> t
     zeros = [
         constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None for node in (maker, reader)
     ]
-    if any(zero is None or zero.size != 1 or zero.dtype.name not in ("int8", "uint8") for zero in zeros):
+    one, two = zeros
+    if one is None or two is None or one.size != 1 or two.size != 1 or one.dtype.name not in ("int8", "uint8"):
         return None
-    if scales[0] != scales[1] or zeros[0] != zeros[1] or zeros[0].dtype != zeros[1].dtype:
+    if scales[0] != scales[1] or one != two or one.dtype != two.dtype:
         return None
-    limits, zero = np.iinfo(zeros[0].dtype), int(zeros[0].reshape(()))
+    limits, zero = np.iinfo(one.dtype), int(one.reshape(()))
     return limits.min - zero, limits.max - zero
 
 

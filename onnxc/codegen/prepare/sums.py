@@ -120,7 +120,7 @@ def _transformed(b: Build, x: str, matrix: np.ndarray, real_only: bool) -> str:
 @rewrites("DFT")
 def dft(b: Build) -> str:
     """The discrete Fourier transform along an axis, of real or complex numbers, padded or cut to dft_length."""
-    x, size, axis = b.input(0), b.input(1), b.input(2)
+    x, size, axis = b.needs(0), b.input(1), b.input(2)
     inverse, half = bool(b.attribute("inverse", 0)), bool(b.attribute("onesided", 0))
     rank = len(b.shape(x))
     if b.walk.opset < 20:
@@ -143,9 +143,10 @@ def _along(b: Build, x: str, size: str | None, at: int, inverse: bool, half: boo
     rank = len(b.shape(x))
     points = b.shape(x)[at]
     if size is not None:
-        if b.known(size) is None:
+        known = b.known(size)
+        if known is None:
             raise b.refusal("its dft_length is computed at run time", tensor=size, remedy="make it a constant")
-        points = int(b.known(size).reshape(-1)[0])
+        points = int(known.reshape(-1)[0])
     if points > MOST_POINTS:
         raise b.refusal(f"a transform of {points} points is larger than {MOST_POINTS}")
     order = [*(i for i in range(rank - 1) if i != at), at, rank - 1]
@@ -173,17 +174,18 @@ def _half_inverse(points: int, given: int) -> np.ndarray:
 @rewrites("STFT")
 def stft(b: Build) -> str:
     """Transforms of windows of a signal (batch, length, 1 or 2): (batch, frames, bins, 2)."""
-    x, step, window, size = (b.input(i) for i in range(4))
-    values = [b.known(name) if name else None for name in (step, window, size)]
-    if values[0] is None or (size is not None and values[2] is None):
+    x, step = (b.needs(i) for i in range(2))
+    window, size = (b.input(i) for i in (2, 3))
+    steps, sizes = b.known(step), b.known(size)
+    if steps is None or (size is not None and sizes is None):
         raise b.refusal("its frame_step or frame_length is computed at run time", remedy="make it a constant")
     if len(b.shape(x)) == 2:
         x = b.reshape(x, (*b.shape(x), 1))
     length = b.shape(x)[1]
-    points = int(values[2].reshape(-1)[0]) if size else b.shape(window)[0] if window else length
+    points = int(sizes.reshape(-1)[0]) if sizes is not None else b.shape(window)[0] if window else length
     if points > MOST_POINTS:
         raise b.refusal(f"windows of {points} points are larger than {MOST_POINTS}")
-    stride = int(values[0].reshape(-1)[0])
+    stride = int(steps.reshape(-1)[0])
     frames = 1 + (length - points) // stride
     at = np.arange(frames)[:, None] * stride + np.arange(points)
     cut = b("Gather", x, b.constant(at, np.int64), axis=1)  # (batch, frames, points, parts)

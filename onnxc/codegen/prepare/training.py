@@ -29,12 +29,12 @@ def _regularised(b: Build, x: str, g: str) -> str:
 
 
 def _first_step(b: Build) -> str:
-    return b("Equal", b.input(1), b.like(0, b.input(1)))
+    return b("Equal", b.needs(1), b.like(0, b.needs(1)))
 
 
 @rewrites("Momentum", domain=TRAINING)
 def _momentum(b: Build) -> list[str]:
-    rate, made = b.input(0), []
+    rate, made = b.needs(0), []
     mode = b.attribute("mode", "standard")
     for x, g, v in _groups(b, 3):
         g = _regularised(b, x, g)
@@ -51,8 +51,8 @@ def _adagrad(b: Build) -> list[str]:
     made = []
     for x, g, h in _groups(b, 3):
         g = _regularised(b, x, g)
-        steps = b("Mul", b.cast(b.input(1), b.walk.element(x)), _number(b, "decay_factor", 0.0, x))
-        rate = b("Div", b.input(0), b("Add", steps, b.like(1, x)))
+        steps = b("Mul", b.cast(b.needs(1), b.walk.element(x)), _number(b, "decay_factor", 0.0, x))
+        rate = b("Div", b.needs(0), b("Add", steps, b.like(1, x)))
         new = b("Add", h, b("Mul", g, g))
         root = b("Add", b("Sqrt", new), _number(b, "epsilon", 1e-6, x))
         made.append((b("Sub", x, b("Div", b("Mul", rate, g), root)), new))
@@ -67,10 +67,10 @@ def _adam(b: Build) -> list[str]:
         alpha, beta = _number(b, "alpha", 0.9, x), _number(b, "beta", 0.999, x)
         new_v = b("Add", b("Mul", alpha, v), b("Mul", b("Sub", one, alpha), g))
         new_h = b("Add", b("Mul", beta, h), b("Mul", b("Sub", one, beta), b("Mul", g, g)))
-        steps = b.cast(b.input(1), b.walk.element(x))
+        steps = b.cast(b.needs(1), b.walk.element(x))
         left = b("Sub", one, b("Pow", beta, steps))
-        rate = b("Mul", b.input(0), b("Div", b("Sqrt", left), b("Sub", one, b("Pow", alpha, steps))))
-        rate = b("Where", _first_step(b), b.input(0), rate)
+        rate = b("Mul", b.needs(0), b("Div", b("Sqrt", left), b("Sub", one, b("Pow", alpha, steps))))
+        rate = b("Where", _first_step(b), b.needs(0), rate)
         root = b("Add", b("Sqrt", new_h), _number(b, "epsilon", 1e-6, x))
         after = b("Sub", x, b("Div", b("Mul", rate, new_v), root))
         after = b("Mul", b("Sub", one, _number(b, "norm_coefficient_post", 0.0, x)), after)
@@ -81,7 +81,8 @@ def _adam(b: Build) -> list[str]:
 @rewrites("Dropout")
 def _dropout(b: Build) -> list[str | None]:
     """Its input, and a mask that keeps everything: inference drops nothing, nor does training at a ratio of 0."""
-    x, ratio, training = (b.input(i) for i in range(3))
+    x = b.needs(0)
+    ratio, training = (b.input(i) for i in (1, 2))
     for name in ("seed", "is_test"):
         b.attribute(name)
     share = b.attribute("ratio", 0.5)
@@ -101,7 +102,7 @@ def _dropout(b: Build) -> list[str | None]:
 @rewrites("OptionalGetElement")
 def _element(b: Build) -> str:
     """The tensor that is there."""
-    return b.input(0)
+    return b.needs(0)
 
 
 @rewrites("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")

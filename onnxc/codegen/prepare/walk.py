@@ -77,7 +77,7 @@ class Walk:
     opsets: dict[str, int]
     constants: dict[str, np.ndarray]
     types: dict[str, onnx.TypeProto]
-    open_node: Callable[[Walk, onnx.NodeProto, Scope], Sequence[str] | None]
+    open_node: Callable[[Walk, onnx.NodeProto, Scope], Sequence[str | None] | None]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     integers: dict[str, Integers] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
@@ -139,7 +139,7 @@ class Walk:
         made = onnx.NodeProto()
         made.CopyFrom(node)
         made.input[:] = [scope.get(name, name) for name in node.input]
-        results = self._constants(made)
+        results: Sequence[str | None] | None = self._constants(made)
         if results is None:
             results = self.open_node(self, made, scope)
         if results is not None:

@@ -19,6 +19,7 @@ def broadcast_axes(use: Use, operands: Sequence[tuple[int, Sequence[Axis]]], bas
     rank = max([len(base), *(len(a) for _, a in operands)])
     out: list[Axis] = []
     for p in range(rank):
+        here: list[tuple[int | None, int, Axis]]
         here = [(None, 0, base[p - rank + len(base)])] if p >= rank - len(base) and base else []
         for i, axes in operands:
             d = p - rank + len(axes)

@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from ..axes import extent
+from ..axes import extent, numbers
 from ..table import Unreadable, Use, row
 
 
@@ -46,9 +46,9 @@ def statistics(use: Use) -> None:
     else:
         use.fix(*reduced, why="not a sum over this axis")
     _shrink(use, axes)
-    if use.node.op == "ReduceProd" and use.node.inputs[0].name in use.analysis.values:
-        values = use.value(0)
-        if all(isinstance(v, int) for v in values.ravel()):
+    if use.node.op == "ReduceProd":
+        values = use.known(0)
+        if values is not None and all(isinstance(v, int) for v in values.ravel()):
             use.result(values.prod(keepdims=bool(use.attr("keepdims", 1))))
 
 
@@ -73,7 +73,7 @@ def top_k(use: Use) -> None:
 @row("Size")
 def size(use: Use) -> None:
     use.fix(*use.ax(0), why="its extent is used as data")
-    sizes = [extent(a) for a in use.ax(0)]
+    sizes = numbers([extent(a) for a in use.ax(0)])
     use.out([])
-    if all(isinstance(s, int) for s in sizes):
+    if sizes is not None:
         use.result(np.array(prod(sizes), object))

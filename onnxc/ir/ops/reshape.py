@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 
-from ..axes import Atom, Axis, Prod, Sum, extent, freeze, same
+from ..axes import Atom, Axis, Extent, Prod, Sum, extent, freeze, numbers, same
 from ..errors import DimensionError
 from ..table import VALUE_LIMIT, Unreadable, Use, row
 from ..unify import split_product
@@ -50,8 +51,9 @@ def reshape(use: Use) -> None:
     if constant:
         use.operand(1, template)
     use.out(out)
-    if use.node.inputs[0].name in use.analysis.values and all(isinstance(extent(a), int) for a in out):
-        use.result(use.value(0).reshape([extent(a) for a in out]))
+    values, sizes = use.known(0), numbers([extent(a) for a in out])
+    if values is not None and sizes is not None:
+        use.result(values.reshape(sizes))
 
 
 def _follow(use: Use, a: Axis, v: Axis) -> None:
@@ -65,7 +67,7 @@ def _follow(use: Use, a: Axis, v: Axis) -> None:
         use.fix(a, v, why="its target is computed")
 
 
-def _size(v) -> object:
+def _size(v) -> Extent:
     return extent(v) if isinstance(v, AXIS) else v
 
 
@@ -122,10 +124,10 @@ def _regroup(use: Use, ins: list[Axis], wanted: list) -> list[Axis]:
     sizes = [_size(v) for v in wanted]
     big = [s for s in sizes if s != 1]
     whole = ins[0] if len(ins) == 1 else Prod(ins)
-    if len(big) <= 1:
-        pieces = (whole,) * len(big)
-    else:
-        pieces = split_product(whole, tuple(big))
+    pieces: tuple[Axis, ...] | None = (whole,) * len(big)
+    if len(big) > 1:
+        known = numbers(big)
+        pieces = split_product(whole, known) if known is not None else None
     if pieces is None:
         why = f"Reshape {use.node.name}: its factors are no refinement of its input's"
         freeze(whole, why)
@@ -142,10 +144,10 @@ def _rest(use: Use, ins: list[Axis], wanted: list) -> list[Axis]:
         use.fix(*ins, why="it must be 1")
         return []
     unknown = [k for k, v in enumerate(wanted) if v is None or (v == -1 and isinstance(v, int))]
-    m = [extent(a) for a in ins]
-    if len(unknown) == 1 and all(isinstance(s, int) for s in m):
-        others = [_size(v) for k, v in enumerate(wanted) if k != unknown[0]]
-        if all(isinstance(s, int) for s in others):
+    m = numbers([extent(a) for a in ins])
+    if len(unknown) == 1 and m is not None:
+        others = numbers([_size(v) for k, v in enumerate(wanted) if k != unknown[0]])
+        if others is not None:
             rest = prod(others)
             if rest == 0 or prod(m) % rest:
                 _disagree(use, ins, wanted)
@@ -154,8 +156,9 @@ def _rest(use: Use, ins: list[Axis], wanted: list) -> list[Axis]:
             return _match(use, ins, wanted) if len(ins) > 0 else [Atom(1, "extent 1") for _ in wanted]
     if len(wanted) == 1:
         return [ins[0] if len(ins) == 1 else Prod(ins)]
-    if not unknown and all(isinstance(s, int) for s in m) and all(isinstance(_size(v), int) for v in wanted):
-        if prod(m) != prod(_size(v) for v in wanted):
+    sizes = numbers([_size(v) for v in wanted])
+    if not unknown and m is not None and sizes is not None:
+        if prod(m) != prod(sizes):
             _disagree(use, ins, wanted)
         if 0 not in m:
             return _regroup(use, ins, wanted) if ins else [Atom(1, "extent 1") for _ in wanted]
@@ -339,21 +342,23 @@ def constant_of_shape(use: Use) -> None:
     use.out([v if isinstance(v, AXIS) else use.fixed(None if v is None else int(v)) for v in target.ravel()])
     fill = attribute_array(use.attr("value"))
     sizes = [_size(v) for v in target.ravel()]
-    if fill is not None and fill.dtype == np.int64 and all(isinstance(s, INT) for s in sizes) and prod(sizes) <= 64:
-        use.result(np.full([int(s) for s in sizes], int(fill.ravel()[0]), object))
+    known = [int(s) for s in sizes if isinstance(s, INT)]
+    if fill is not None and fill.dtype == np.int64 and len(known) == len(sizes) and prod(known) <= 64:
+        use.result(np.full(known, int(fill.ravel()[0]), object))
 
 
 @row("Range")
 def arange(use: Use) -> None:
     values = [use.value(i) for i in range(3)]
-    numbers = [v.ravel()[0] if v is not None and v.size == 1 else None for v in values]
+    scalars: list[Any] = [v.ravel()[0] if v is not None and v.size == 1 else None for v in values]
+    first, limit, step = scalars
     n = None
-    if all(isinstance(v, (int, float, np.number)) for v in numbers) and numbers[2] != 0:
-        n = max(0, int(np.ceil((numbers[1] - numbers[0]) / numbers[2])))
-    for v in numbers:
+    if all(isinstance(v, (int, float, np.number)) for v in (first, limit, step)) and step != 0:
+        n = max(0, int(np.ceil((limit - first) / step)))
+    for v in (first, limit, step):
         if isinstance(v, AXIS):
             use.fix(v)
-    if n is None and isinstance(numbers[1], AXIS) and numbers[0] == 0 and numbers[2] == 1:
-        use.out([numbers[1]])
+    if n is None and isinstance(limit, AXIS) and first == 0 and step == 1:
+        use.out([limit])
     else:
         use.out([use.fixed(n)])

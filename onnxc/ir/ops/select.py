@@ -62,9 +62,7 @@ def split(use: Use) -> None:
     if sizes is None:
         if use.has(1):
             raise Unreadable("its sizes are computed at run time")
-        if not isinstance(n, int):
-            parts = None
-        else:
+        if isinstance(n, int):
             chunk = -(-n // (use.attr("num_outputs") or count))
             sizes = [min(chunk, n - j * chunk) for j in range(count)]
     if sizes is not None and isinstance(n, int) and sum(sizes) != n:
@@ -76,8 +74,9 @@ def split(use: Use) -> None:
             expected=n,
             found=f"{sizes}",
         )
-    parts = use.cut(xs[k], *sizes) if sizes is not None and isinstance(n, int) else None
-    if parts is None:
+    cut = use.cut(xs[k], *sizes) if sizes is not None and isinstance(n, int) else None
+    parts: list[Axis] = list(cut or ())
+    if cut is None:
         use.fix(xs[k], why="it cuts through a product")
         parts = [use.fixed(s) for s in sizes] if sizes is not None else [use.fixed(None)] * count
     elif "split" in use.node.attrs:
@@ -151,8 +150,8 @@ def _slice_one(use: Use, a: Axis, start, end, step: int) -> tuple[Axis, object, 
         if whole:
             return a, start, end
         use.fix(a, *(v for v in (start, end) if isinstance(v, AXIS)), why="its bounds are not known")
-        stays = [v if isinstance(v, INT) else 0 for v in (start, end)]
-        return use.fixed(None), *stays
+        first, last = (v if isinstance(v, INT) else 0 for v in (start, end))
+        return use.fixed(None), first, last
     lo, hi, by = slice(int(start), int(end), step).indices(n)
     count = len(range(lo, hi, by))
     if count == n and by == 1:
@@ -170,13 +169,9 @@ def _slice_one(use: Use, a: Axis, start, end, step: int) -> tuple[Axis, object, 
 
 
 def _slice_values(use: Use, starts: list, ends: list, steps: list[int]) -> None:
-    name = use.node.inputs[0].name
-    if (
-        name in use.analysis.values
-        and len(use.ax(0)) == len(starts) == 1
-        and all(isinstance(v, INT) for v in (*starts, *ends))
-    ):
-        use.result(use.value(0)[int(starts[0]) : min(int(ends[0]), 2**62) : steps[0]])
+    values = use.known(0)
+    if values is not None and len(use.ax(0)) == len(starts) == 1 and all(isinstance(v, INT) for v in (*starts, *ends)):
+        use.result(values[int(starts[0]) : min(int(ends[0]), 2**62) : steps[0]])
 
 
 @row("Gather")
@@ -185,10 +180,8 @@ def gather(use: Use) -> None:
     xs, index = use.ax(0), use.ax(1)
     k = use.axis(0)
     use.out([*xs[:k], *index, *xs[k + 1 :]])
-    name = use.node.inputs[0].name
-    at = use.array(1)
-    if name in use.analysis.values and at is not None and len(xs) == 1:
-        values = use.value(0)
+    values, at = use.known(0), use.array(1)
+    if values is not None and at is not None and len(xs) == 1:
         if at.size and (at.min() < -len(values) or at.max() >= len(values)):
             raise DimensionError(
                 "an index is out of range",

@@ -21,7 +21,7 @@ SAMPLE = 16
 class Pool:
     """Constants by contents: `first(t)` is the first initialiser that was seen with the contents of `t`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._buckets: dict[tuple, list[gs.Constant]] = {}
         self._known: dict[int, gs.Constant] = {}
         self._kept: list[gs.Constant] = []

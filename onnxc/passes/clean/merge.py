@@ -38,7 +38,7 @@ def _transpose(e: Editor, node: gs.Node) -> bool:
     n = e.rank(node.inputs[0])
     if n is None and not (outer and first):
         return False
-    outer, first = (list(p) if p else list(range(n))[::-1] for p in (outer, first))
+    outer, first = (list(p) if p else list(range(n or 0))[::-1] for p in (outer, first))
     perm = [first[k] for k in outer]
     if perm == sorted(perm):
         name = node.name
@@ -127,7 +127,7 @@ def lossless(a: int, b: int) -> bool:
 def _cast(e: Editor, node: gs.Node) -> bool:
     inner = e.producer(node.inputs[0], "Cast")
     start = e.elem(inner.inputs[0]) if inner is not None else None
-    if start is None or not lossless(start, inner.attrs["to"]):
+    if inner is None or start is None or not lossless(start, inner.attrs["to"]):
         return False
     if start == node.attrs["to"]:
         name = node.name

@@ -15,6 +15,7 @@ from math import prod
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from ...ir.axes import numbers
 from ..editor import AXIS, Editor, alike, size
 from .fold import become_constant
 
@@ -30,22 +31,17 @@ def known_values(e: Editor, node: gs.Node) -> bool:
     if values is None or not t.name:
         if (
             node.op == "Size"
-            and (shape := e.axes(node.inputs[0])) is not None
-            and all(isinstance(size(a), int) for a in shape)
-            and prod(size(a) for a in shape) < 1 << 63
+            and (given := e.axes(node.inputs[0])) is not None
+            and (sizes := numbers([size(a) for a in given])) is not None
+            and prod(sizes) < 1 << 63
         ):
-            return become_constant(e, node, [np.array(prod(size(a) for a in shape), np.int64)], "its value is known")
+            return become_constant(e, node, [np.array(prod(sizes), np.int64)], "its value is known")
         return False
-    numbers = [size(v) if isinstance(v, AXIS) else v for v in values.ravel()]
+    found = [size(v) if isinstance(v, AXIS) else v for v in values.ravel()]
     shape, dtype = e.analysis.shape(t.name), e.dtype(t)
-    if (
-        not all(isinstance(n, INT) for n in numbers)
-        or shape != values.shape
-        or dtype is None
-        or dtype.kind not in "iub"
-    ):
+    if not all(isinstance(n, INT) for n in found) or shape != values.shape or dtype is None or dtype.kind not in "iub":
         return False
-    return become_constant(e, node, [np.array(numbers, dtype).reshape(values.shape)], "its value is known")
+    return become_constant(e, node, [np.array(found, dtype).reshape(values.shape)], "its value is known")
 
 
 def computed_target(e: Editor, node: gs.Node) -> bool:
@@ -104,8 +100,8 @@ def _reshape_target(node: gs.Node, have, want, values) -> list[int] | None:
             if n == 0 and node.attrs.get("allowzero"):
                 return None
             target.append(int(n))
-        elif isinstance(size(a), int) and size(a) > 0:
-            target.append(size(a))
+        elif isinstance(m := size(a), int) and m > 0:
+            target.append(m)
         elif k < len(have) and (alike(have[k], v if isinstance(v, AXIS) else None) or alike(have[k], a)):
             target.append(0)
         else:
@@ -121,12 +117,12 @@ def _expand_target(have, want, values) -> list[int] | None:
     target = []
     for k, (v, a) in enumerate(zip(full, want, strict=True)):
         own = have[k - lead] if k >= lead else None
-        if own is not None and (alike(own, a) or (isinstance(size(own), int) and size(own) > 1)):
+        if own is not None and (alike(own, a) or (isinstance(m := size(own), int) and m > 1)):
             target.append(1)
         elif isinstance(n := size(v) if isinstance(v, AXIS) else v, INT):
             target.append(int(n))
-        elif isinstance(size(a), int):
-            target.append(size(a))
+        elif isinstance(m := size(a), int):
+            target.append(m)
         else:
             return None
     return target

@@ -129,11 +129,13 @@ def merge_affine(e: Editor, node: gs.Node) -> bool:
         pure = before.b is None and now.b is None if op == "Mul" else before.a is None and now.a is None
         if pure and one is not None and two is not None:
             return _pair(e, node, inner, before.x, op, join(one, two))
-    if now.a is not None and now.b is None and before.a is None:  # x + d times f, with a product under it
+    if (
+        now.a is not None and now.b is None and before.a is None and before.b is not None
+    ):  # x + d times f, with a product under it
         under = e.producer(before.x, "Mul", "Div")
         scale = affine_of(e, under) if under is not None and e.alone(before.x) else None
-        if scale is not None:
-            dtype = e.dtype(node.outputs[0])
+        dtype = e.dtype(node.outputs[0])
+        if under is not None and scale is not None and scale.a is not None and dtype is not None:
             factor, shift = store(scale.a * now.a, dtype), store(before.b * now.a, dtype)
             if factor is None or shift is None:
                 return False
@@ -157,7 +159,8 @@ def busy(e: Editor, t: Tensor, inner: gs.Node) -> str:
 
 
 def _pair(e: Editor, node: gs.Node, inner: gs.Node, x, op: str, constant: np.ndarray) -> bool:
-    values = store(constant, e.dtype(node.outputs[0]))
+    dtype = e.dtype(node.outputs[0])
+    values = store(constant, dtype) if dtype is not None else None
     if values is None:
         return e.refuse(node, f"merged with {inner.name} its constant overflows")
     e.rewrite(node, op, [x, e.constant(f"{node.name}_constant", values)])
@@ -167,19 +170,22 @@ def _pair(e: Editor, node: gs.Node, inner: gs.Node, x, op: str, constant: np.nda
 
 def _into_batch_norm(e: Editor, node: gs.Node, now: Affine, inner: gs.Node) -> bool:
     rank, channels = e.rank(now.x), inner.inputs[1].values.size
+    if rank is None:
+        return False
     parts = [None if v is None else per_channel(v, rank, 1, channels) for v in (now.a, now.b)]
     if any(p is None and v is not None for p, v in zip(parts, (now.a, now.b), strict=True)):
         return e.refuse(node, "its constant is not per channel")
     a, b = 1.0 if parts[0] is None else parts[0], 0.0 if parts[1] is None else parts[1]
     scale, bias = (inner.inputs[i].values for i in (1, 2))
-    new = [store(scale.astype(np.float64) * a, scale.dtype), store(bias.astype(np.float64) * a + b, bias.dtype)]
-    if new[0] is None or new[1] is None:
+    new = store(scale.astype(np.float64) * a, scale.dtype)
+    shift = store(bias.astype(np.float64) * a + b, bias.dtype)
+    if new is None or shift is None:
         return e.refuse(node, f"merged into {inner.name} its constants overflow")
     name = node.name
     if not e.bypass(node, now.x):
         return False
-    for i, v in zip((1, 2), new, strict=True):
-        e.model.set_weight(inner, i, v)
+    e.model.set_weight(inner, 1, new)
+    e.model.set_weight(inner, 2, shift)
     e.edited(name, f"merged into {inner.name}")
     return True
 

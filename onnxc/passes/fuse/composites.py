@@ -25,11 +25,12 @@ from .norms import normalisation, number, reduced_axes
 class Composites:
     """The rules with what they remember: operators that the model's opset lacks, and how often."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.lacking: dict[tuple[str, int], set[str]] = {}
 
     def __call__(self, e: Editor, node: gs.Node) -> bool:
-        if e.dtype(node.outputs[0]) is None or e.dtype(node.outputs[0]).name not in ("float16", "float32", "float64"):
+        dtype = e.dtype(node.outputs[0])
+        if dtype is None or dtype.name not in ("float16", "float32", "float64"):
             return False
         if node.op in ("Mul", "Div"):
             return self.gate(e, node) or softmax(e, node) or normalisation(e, node, self.has)
@@ -67,7 +68,7 @@ class Composites:
                 return e.model.opset >= 14 and _become(e, node, "HardSwish", [x], {})
             if maker.op == "Sigmoid" and close(k, 1) and (alpha := _scaled(e, maker.inputs[0], x)) is not None:
                 # ONNX Runtime 1.32 has the operator at opset 24 and none for newer ones
-                attrs = {} if alpha == 1 else {"alpha": alpha}
+                attrs: dict[str, object] = {} if alpha == 1 else {"alpha": alpha}
                 return self.has(e, "Swish", 24, node) and e.model.opset == 24 and _become(e, node, "Swish", [x], attrs)
             if maker.op == "Add" and close(k, 0.5) and (kind := _gelu(e, maker, x)):
                 attrs = {"approximate": "tanh"} if kind == "tanh" else {}
@@ -207,9 +208,12 @@ def _is_cube(e: Editor, tensors: list, x) -> bool:
     for t in tensors:
         maker = e.producer(t, "Pow") if t is not x else None
         exponent = number(maker.inputs[1]) if maker is not None and maker.inputs[0] is x and e.alone(t) else None
-        if t is not x and exponent is None:
+        if t is x:
+            power += 1
+        elif exponent is not None:
+            power += exponent
+        else:
             return False
-        power += 1 if t is x else exponent
     return power == 3
 
 
@@ -230,6 +234,6 @@ def softmax(e: Editor, node: gs.Node) -> bool:
     x = exp.inputs[0]
     shift = e.producer(x, "Sub") if e.alone(x) else None
     top = e.producer(shift.inputs[1], "ReduceMax") if shift is not None else None
-    if top is not None and top.inputs[0] is shift.inputs[0] and reduced_axes(e, top) == axes:
+    if shift is not None and top is not None and top.inputs[0] is shift.inputs[0] and reduced_axes(e, top) == axes:
         x = shift.inputs[0]
     return _become(e, node, "Softmax", [x], {"axis": axes[0]})

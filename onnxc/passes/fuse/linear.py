@@ -122,9 +122,11 @@ def fold_after(e: Editor, node: gs.Node, *, shared: bool = False) -> bool:
     if node.op not in AFFINE:
         return False
     now = affine_of(e, node)
-    maker = e.producer(now.x, *PRODUCTS) if now is not None else None
+    if now is None:
+        return False
+    maker = e.producer(now.x, *PRODUCTS)
     if maker is None:
-        return now is not None and _through_add(e, node, now)
+        return _through_add(e, node, now)
     w = weights_of(e, maker)
     if w is None:
         return e.refuse(node, f"the weights of {maker.name} are no constant")
@@ -171,7 +173,7 @@ def _rebase(e: Editor, node: gs.Node, now: Affine, a, b) -> bool:
     plans = []
     for other in others:
         theirs = affine_of(e, other) if other.op == "BatchNormalization" else None
-        if theirs is None:
+        if theirs is None or theirs.a is None or theirs.b is None:
             return False
         scale, _, mean, _ = (t.values for t in other.inputs[1:5])
         c, d = theirs.a.reshape(-1), theirs.b.reshape(-1)
@@ -179,10 +181,10 @@ def _rebase(e: Editor, node: gs.Node, now: Affine, a, b) -> bool:
         limit = GAIN * max(np.abs(c).max(), np.abs(d).max())
         if np.abs(ratio).max() > GAIN or np.abs(ratio * b).max() > limit:
             return False
-        values = store(scale / a, scale.dtype), store(d - ratio * b + ratio * mean, scale.dtype)
-        if values[0] is None or values[1] is None:
+        new, bias = store(scale / a, scale.dtype), store(d - ratio * b + ratio * mean, scale.dtype)
+        if new is None or bias is None:
             return False
-        plans.append((other, *values))
+        plans.append((other, new, bias))
     for other, scale, bias in plans:
         e.set_input(other, 0, node.outputs[0])
         e.model.set_weight(other, 1, scale)
@@ -200,11 +202,10 @@ def _after_matmul(e: Editor, node: gs.Node, maker: gs.Node, w: Weights, a, b) ->
     if new is None or (b is not None and shift is None):
         return e.refuse(node, f"folded into {maker.name} a weight overflows")
     name = node.name
-    if b is None:
-        if not e.bypass(node, maker.outputs[0]):
-            return False
-    else:
+    if shift is not None:
         e.rewrite(node, "Add", [maker.outputs[0], e.constant(f"{node.name}_shift", shift)])
+    elif not e.bypass(node, maker.outputs[0]):
+        return False
     e.model.set_weight(maker, 1, new)
     e.edited(name, f"its factor is folded into {maker.name}")
     return True
@@ -216,9 +217,11 @@ def _through_add(e: Editor, node: gs.Node, now: Affine) -> bool:
         return False
     add = e.producer(now.x, "Add", "Sub")
     before = affine_of(e, add) if add is not None and e.alone(now.x) else None
-    maker = e.producer(before.x, "MatMul") if before is not None and before.a is None else None
-    w = weights_of(e, maker) if maker is not None and e.alone(before.x) else None
-    if w is None:
+    if before is None or before.a is not None or not e.alone(before.x):
+        return False
+    maker = e.producer(before.x, "MatMul")
+    w = weights_of(e, maker) if maker is not None else None
+    if maker is None or w is None:
         return False
     got, under = _vectors(now, w, w.outputs), _vectors(before, w, w.outputs)
     if got is None or under is None:
@@ -250,7 +253,7 @@ def fold_before(e: Editor, node: gs.Node) -> bool:
     x = node.inputs[0]
     maker = e.producer(x, *AFFINE)
     now = affine_of(e, maker) if maker is not None else None
-    if now is None:
+    if maker is None or now is None:
         return False
     w = weights_of(e, node)
     if w is None or (node.op == "Gemm" and node.attrs.get("transA", 0)):
@@ -259,6 +262,8 @@ def fold_before(e: Editor, node: gs.Node) -> bool:
         why = "is a graph output" if e.is_output(x) else "has other readers"
         return e.refuse(maker, f"it is not folded into {node.name}, because its output {why}")
     rank = e.rank(x)
+    if rank is None:
+        return False
     got = _vectors(now, replace(w, axis=rank - 1 if node.op == "MatMul" else 1, rank=rank), w.inputs)
     if got is None:
         return e.refuse(maker, f"it is not folded into {node.name}, because its constant is not per channel")
@@ -311,7 +316,7 @@ def _factor_below(e: Editor, node: gs.Node, maker: gs.Node, now: Affine, w: Weig
     reason = f"it is not folded into {node.name}: padding is not shifted with it"
     under = e.producer(now.x, "Mul", "Div") if node.op == "Conv" else None
     scale = affine_of(e, under) if under is not None and e.alone(now.x) else None
-    if scale is None:
+    if under is None or scale is None or scale.a is None or now.b is None:
         return e.refuse(maker, reason)
     got = _vectors(scale, w, w.inputs)
     # a factor near zero would blow the shift up
@@ -337,11 +342,8 @@ def to_gemm(e: Editor, node: gs.Node) -> bool:
         return False
     for i in (0, 1) if node.op == "Add" else (0,):
         maker = e.producer(node.inputs[i], "MatMul")
-        if (
-            maker is None
-            or e.dtype(node.inputs[i]) is None
-            or e.dtype(node.inputs[i]).name not in ("float16", "float32", "float64")
-        ):
+        dtype = e.dtype(node.inputs[i])
+        if maker is None or dtype is None or dtype.name not in ("float16", "float32", "float64"):
             continue
         if any(e.rank(t) != 2 for t in maker.inputs) or e.rank(node.outputs[0]) != 2:
             continue
@@ -372,4 +374,4 @@ def to_gemm(e: Editor, node: gs.Node) -> bool:
 
 def _fits(e: Editor, axes, node: gs.Node) -> bool:
     out = e.axes(node.outputs[0])
-    return all(size(a) == 1 or alike(a, o) for a, o in zip(axes, out[2 - len(axes) :], strict=True))
+    return out is not None and all(size(a) == 1 or alike(a, o) for a, o in zip(axes, out[2 - len(axes) :], strict=True))

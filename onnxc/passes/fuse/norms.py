@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from ...ir.axes import numbers
 from ...ir.model import Tensor
 from ..clean.identities import ints_of
 from ..editor import Editor
@@ -45,8 +46,8 @@ def normalisation(e: Editor, node: gs.Node, has: Callable[[Editor, str, int, gs.
     op, since = ("LayerNormalization", 17) if centred else ("RMSNormalization", 23)
     if not has(e, op, since, node):
         return False
-    extents = list(e.analysis.shape(x.name)[axis:])
-    if not all(isinstance(n, int) for n in extents):
+    extents = numbers((e.analysis.shape(x.name) or (None,))[axis:])
+    if extents is None:
         return e.refuse(node, f"the extents that {op} runs over are not known")
     last, gamma = _weight(e, node, "Mul", extents)
     beta = None
@@ -69,9 +70,13 @@ def _core(e: Editor, node: gs.Node) -> tuple[gs.Variable, int, float, bool] | No
         inner = [r]
         inside = _under_root(e, r, inner, inverse=node.op == "Mul")
         add = e.producer(inside, "Add") if inside is not None else None
-        j = next((j for j in (0, 1) if number(add.inputs[1 - j]) is not None), None) if add is not None else None
-        mean = e.producer(add.inputs[j], "ReduceMean") if j is not None else None
-        rank, axes = e.rank(d), reduced_axes(e, mean) if mean is not None else None
+        if add is None:
+            continue
+        j = 0 if number(add.inputs[1]) is not None else 1
+        mean, epsilon = e.producer(add.inputs[j], "ReduceMean"), number(add.inputs[1 - j])
+        if mean is None or epsilon is None:
+            continue
+        rank, axes = e.rank(d), reduced_axes(e, mean)
         if not axes or rank is None or axes != list(range(axes[0], rank)) or isinstance(d, gs.Constant):
             continue
         square = e.producer(mean.inputs[0], "Mul", "Pow")
@@ -87,7 +92,7 @@ def _core(e: Editor, node: gs.Node) -> tuple[gs.Variable, int, float, bool] | No
         if busy is not None:
             e.refuse(node, f"{busy.name}, inside a normalisation, has other readers or is a graph output")
             return None
-        return (d if x is None else x), axes[0], number(add.inputs[1 - j]), x is not None
+        return (d if x is None else x), axes[0], epsilon, x is not None
     return None
 
 
@@ -114,7 +119,7 @@ def _centred(e: Editor, d, axes: list[int], inner: list):
     """x where d = x - mean(x); the mean is added to `inner`."""
     sub = e.producer(d, "Sub")
     mean = e.producer(sub.inputs[1], "ReduceMean") if sub is not None else None
-    if mean is None or mean.inputs[0] is not sub.inputs[0] or reduced_axes(e, mean) != axes:
+    if sub is None or mean is None or mean.inputs[0] is not sub.inputs[0] or reduced_axes(e, mean) != axes:
         return None
     inner.append(sub.inputs[1])
     return sub.inputs[0]

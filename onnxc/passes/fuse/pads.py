@@ -25,8 +25,9 @@ def fold_pad(e: Editor, node: gs.Node) -> bool:
     reason = _refusal(e, node, pad)
     if reason:
         return e.refuse(pad, f"it is not folded into {node.name}: {reason}")
-    rank = e.rank(node.inputs[0])
-    more = full_pads(e, pad)
+    rank, more = e.rank(node.inputs[0]), full_pads(e, pad)
+    if rank is None or more is None:
+        return False
     n = rank - 2
     more = more[2:rank] + more[rank + 2 :]
     have = node.attrs.get("pads") or [0] * (2 * n)
