@@ -94,9 +94,9 @@ class PruneChannels(Pass):
     shared: Literal["alike", "apart"] = "alike"
 
     def __post_init__(self) -> None:
-        for name in ("ratio", *(f"ratio_by of {k}" for k in self.ratio_by or ())):
-            value = self.ratio if name == "ratio" else self.ratio_by[name.removeprefix("ratio_by of ")]
-            if value not in ("auto", None) and not 0 <= value < 1:
+        ratios: dict[str, float | str | None] = {f"ratio_by of {k}": v for k, v in (self.ratio_by or {}).items()}
+        for name, value in {"ratio": self.ratio, **ratios}.items():
+            if value not in ("auto", None) and not (isinstance(value, (int, float)) and 0 <= value < 1):
                 raise self._bad(name, "0 <= ratio < 1", value)
         for name in ("steps", "samples", "min_channels", "round_to"):
             value = getattr(self, name)
@@ -176,8 +176,8 @@ class PruneChannels(Pass):
                     sides = edits.setdefault(g.name, {}).setdefault(g.key, [known[g.atom], 0, len(g.members)])
                     sides[1] = int(keep[g.atom].sum())
             self._cut(model, analysis, found, keep, ctx, uncut, how, report if step == self.steps else Report())
-        for name, sides in edits.items():
-            before, after, weights = (sum(x) for x in zip(*sides.values(), strict=True))
+        for name, cuts in edits.items():
+            before, after, weights = (sum(x) for x in zip(*cuts.values(), strict=True))
             report.edit(name, f"{before} -> {after} channels in {weights} weights")
         return report
 
@@ -227,7 +227,7 @@ class PruneChannels(Pass):
             CutPlan(found, analysis, worth, scope, self.min_channels, m, len(widths) > 1, fixed, sizes) for m in widths
         ]
         if budget is None:
-            level = 1 - (1 - (RATIO if self.ratio is None else self.ratio)) ** share
+            level = 1 - (1 - (self.ratio if isinstance(self.ratio, (int, float)) else RATIO)) ** share
             for plan in plans:
                 counts = plan.at(level, mean=True)
                 if plan.misses(counts, level) <= NEAR:

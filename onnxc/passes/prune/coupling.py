@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ...ir.analysis import Analysis
-from ...ir.axes import Aligned, Atom, Axis, Prod, Sum, atoms, extent, find, same
+from ...ir.axes import Aligned, Atom, Axis, Prod, Sum, atoms, extent, find, number, same
 from ...ir.escape import card
 from ...ir.model import Model
 
@@ -52,7 +52,7 @@ class Group:
 
     @property
     def size(self) -> int:
-        return self.atom.size
+        return number(self.atom.size)
 
     @property
     def name(self) -> str:
@@ -131,8 +131,8 @@ def dequantised(node: gs.Node, codes: np.ndarray) -> np.ndarray:
     """What the DequantizeLinear `node` makes of its stored codes, float32: one scale, one for each index of an axis, or
     one for each block along it. Scales that are no constants count as 1."""
     operands = [t.values if isinstance(t, gs.Constant) else None for t in node.inputs[1:3]] + [None]
-    scale = np.float32(1) if operands[0] is None else operands[0].astype(np.float32)
-    zero = np.float32(0) if operands[1] is None else operands[1].astype(np.float32)
+    scale = np.ones((), np.float32) if operands[0] is None else operands[0].astype(np.float32)
+    zero = np.zeros((), np.float32) if operands[1] is None else operands[1].astype(np.float32)
     axis = node.attrs.get("axis", 1) % codes.ndim
 
     def spread(x: np.ndarray) -> np.ndarray:
@@ -147,6 +147,7 @@ def dequantised(node: gs.Node, codes: np.ndarray) -> np.ndarray:
 
 def _axis(analysis: Analysis, node: gs.Node, i: int, d: int) -> Axis:
     axes = analysis.of(node, i)
+    assert axes is not None  # members have axes
     return axes[d]
 
 
@@ -176,11 +177,11 @@ def project(axis: Axis, values: np.ndarray, into: dict[Atom, np.ndarray]) -> Non
     elif isinstance(axis, Sum):
         at = 0
         for part in axis.parts:
-            n = extent(part)
+            n = number(extent(part))
             project(part, values[at : at + n], into)
             at += n
     else:
-        shape = [extent(p) for p in axis.parts]
+        shape = [number(extent(p)) for p in axis.parts]
         grid = values.reshape(shape)
         for k, part in enumerate(axis.parts):
             project(part, grid.sum(tuple(j for j in range(len(shape)) if j != k)), into)
@@ -214,7 +215,7 @@ def frozen_layers(model: Model, analysis: Analysis, statistics: str = "window") 
                 axes = analysis.uses[node.name, i]
             else:
                 continue
-            made = [a for a in axes if any(same(a, b) for b in out)]
+            made = [a for a in axes or () if any(same(a, b) for b in out)]
             reason = next((r for a in made if extent(a) != 1 and (r := fixed(a))), None)
             if reason:
                 found.append((node.name, reason))
@@ -231,7 +232,7 @@ def places(axis: Axis) -> dict[Atom, np.ndarray]:
     for atom, labels in _labels(axis):
         order = np.argsort(labels, kind="stable")
         order = order[np.count_nonzero(labels < 0) :]
-        found.setdefault(atom, []).append(order.reshape(atom.size, -1))
+        found.setdefault(atom, []).append(order.reshape(number(atom.size), -1))
     return {a: np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0] for a, parts in found.items()}
 
 
@@ -239,9 +240,9 @@ def _labels(axis: Axis) -> Iterator[tuple[Atom, np.ndarray]]:
     """(atom, its index at each position of `axis`, -1 where it has none) for each occurrence of an atom."""
     axis = find(axis)
     if isinstance(axis, Atom):
-        yield axis, np.arange(axis.size)
+        yield axis, np.arange(number(axis.size))
         return
-    sizes = [extent(p) for p in axis.parts]
+    sizes = [number(extent(p)) for p in axis.parts]
     for k, part in enumerate(axis.parts):
         for atom, labels in _labels(part):
             if isinstance(axis, Sum):

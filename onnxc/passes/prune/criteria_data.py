@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ...ir.axes import Atom, atoms
+from ...ir.axes import Atom, atoms, number
 from ..layers.capture import Probe, Stream
 from ..layers.felt import Felt
 from ..layers.linear import Linear, linear
@@ -57,9 +58,9 @@ def _statistics(scene: ScoringContext, name: str, f: Callable[[np.ndarray], np.n
     found: dict[Atom, list[np.ndarray]] = {}
     for (t, d), total in totals.items():
         parts: dict[Atom, np.ndarray] = {}
-        axis = scene.analysis.axes[t][d]
-        for part in blocks(axis):
-            project(part, total / counts[t, d], parts)
+        axes = scene.analysis.axes[t]
+        for part in blocks(axes[d]) if axes is not None else ():
+            project(part, np.asarray(total) / counts[t, d], parts)
         for a, score in parts.items():
             if a in wanted:
                 found.setdefault(a, []).append(score)
@@ -81,7 +82,7 @@ def columns(scene: ScoringContext, layer: Linear) -> Iterator[tuple[int, Atom, n
     for j, part in enumerate(blocks(axis)):
         for atom, at in places(part).items():
             if atom in wanted:
-                yield j, atom, (at[:, :, None] * taps + np.arange(taps)).reshape(atom.size, -1)
+                yield j, atom, (at[:, :, None] * taps + np.arange(taps)).reshape(number(atom.size), -1)
 
 
 def _seen(scene: ScoringContext, name: str) -> Iterator[tuple[Linear, Moments]]:
@@ -91,7 +92,15 @@ def _seen(scene: ScoringContext, name: str) -> Iterator[tuple[Linear, Moments]]:
     return zip(found, each, strict=True)
 
 
-def _layerwise(scene: ScoringContext, name: str, rate: Callable) -> Ratings:
+class LayerCriterion(Protocol):
+    """A saliency by layer: see `_layerwise`."""
+
+    def prepare(self, seen: Moments) -> np.ndarray: ...
+
+    def __call__(self, w: np.ndarray, h: np.ndarray, at: np.ndarray, /) -> np.ndarray: ...
+
+
+def _layerwise(scene: ScoringContext, name: str, rate: LayerCriterion) -> Ratings:
     """rate(matrix [O, K], what it prepared, columns [size, n]) -> [size], as a part of the layer's output energy."""
     found: dict[Atom, list[np.ndarray]] = {}
     for layer, seen in _seen(scene, name):
@@ -221,7 +230,7 @@ def _greedy(readers: list[_Reader]) -> np.ndarray:
     score = np.zeros(size)
     total = 0.0
     for step in range(size):
-        costs = sum(r.costs() for r in readers) / len(readers)
+        costs = np.mean([r.costs() for r in readers], axis=0)
         place = int(np.argmin(costs))
         total = max(total, float(costs[place]))
         score[readers[0].left[place]] = total * (1 + 1e-9 * step) + 1e-12 * step

@@ -71,13 +71,16 @@ def renormalise(model: Model, uncut: Uncut, report: Report) -> None:
 def _turns(model: Model, altered: Container[str], layers: Container[str]) -> list[Turn]:
     turns = []
     for node in model.nodes:
-        x = node.inputs[0] if node.inputs else None
+        if not node.inputs:
+            continue
+        x = node.inputs[0]
         if model.is_standard(node, "BatchNormalization") and x.name in altered:
             if all(isinstance(t, gs.Constant) for t in node.inputs[1:5]):
                 turns.append(Turn(node, x.name, 1))
         elif node.name in layers:
             layer = linear(model, node)
-            turns.append(Turn(node, node.outputs[0].name, layer.channel_axis, layer))
+            if layer is not None:
+                turns.append(Turn(node, node.outputs[0].name, layer.channel_axis, layer))
     return turns
 
 
@@ -105,7 +108,9 @@ def _layers_statistics(model: Model, uncut: Uncut, altered: set[str]) -> dict[st
 def _level(model: Model, layer: Linear, mean0: np.ndarray, var0: np.ndarray, mean: np.ndarray, var: np.ndarray) -> None:
     gain = np.sqrt(var0 / np.maximum(var, 1e-12 * np.maximum(var0, 1e-30)))
     gain = np.where((gain < MAX_GAIN) & (gain > 1 / MAX_GAIN), gain, 1.0)
-    home, i = bias_home(model, layer.node)
+    place = bias_home(model, layer.node)
+    assert place is not None  # `_layers_statistics` takes no others
+    home, i = place
     stored = (
         home.inputs[i].values.astype(np.float64).reshape(-1) if i < len(home.inputs) and home.inputs[i].name else 0.0
     )

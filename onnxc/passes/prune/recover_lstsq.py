@@ -134,10 +134,11 @@ def affine(
     if model.is_standard(node, "Add"):
         c = node.inputs[1 if node.inputs[0] is t else 0]
         shape = analysis.shape(t.name)
-        if isinstance(c, gs.Constant) and shape is not None and isinstance(shape[channel], int):
+        channels = shape[channel] if shape is not None else None
+        if isinstance(c, gs.Constant) and shape is not None and isinstance(channels, int):
             rank = len(shape)
             wanted = [1] * rank
-            wanted[channel] = shape[channel]
+            wanted[channel] = channels
             given = (1,) * (rank - c.values.ndim) + c.values.shape
             if list(given) == wanted:
                 return 1.0, c.values.astype(np.float64).reshape(-1)

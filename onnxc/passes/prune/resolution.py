@@ -17,7 +17,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ...ir.analysis import Analysis, analyse
-from ...ir.axes import Aligned, Atom, Axis, Prod, Sum, atoms, extent, find, normal
+from ...ir.axes import Aligned, Atom, Axis, Extent, Prod, Sum, atoms, extent, find, normal, number, numbers
 from ...ir.errors import OnnxcError
 from ...ir.masks import Count, Minus
 from ...ir.model import Model
@@ -125,7 +125,7 @@ def factor(old: int, new: int) -> np.float32:
 
 def image_axes(model: Model, analysis: Analysis, report: Report) -> dict[str, list[int]]:
     """Which axes of which inputs are sides of an image: the ones that windows slide along."""
-    slid = set()
+    slid: set[Atom] = set()
     for node in model.nodes:
         if model.is_standard(node, *WINDOWS):
             slid.update(x for a in (analysis.of(node, 0) or ())[2:] for x in atoms(a))
@@ -175,8 +175,9 @@ class Follow:
             if new != _plain(node.attrs.get(name)):
                 node.attrs[name] = new
                 self.report.edit(node.name, f"{name} {new}")
-        if node.op in POOLS:
-            self._pool(node, self.old.of(before, 0))
+        axes = self.old.of(before, 0) if node.op in POOLS else None
+        if axes is not None:
+            self._pool(node, axes)
 
     def _learn(self, node: gs.Node, was: Axes | None, now: Axes | None) -> None:
         if was is None or now is None:
@@ -192,14 +193,14 @@ class Follow:
                     node.name, f"axis {d} of its input is made of parts that do not scale alike: {m} would be {n}"
                 )
 
-    def _extent(self, a: Axis) -> int | None:
+    def _extent(self, a: Axis) -> Extent:
         a = find(a)
         if isinstance(a, Atom):
             return self.sizes.get(a, a.size)
         if isinstance(a, Aligned):
             return self._extent(a.parts[0])
-        sizes = [self._extent(p) for p in a.parts]
-        if not all(isinstance(s, int) for s in sizes):
+        sizes = numbers([self._extent(p) for p in a.parts])
+        if sizes is None:
             return None
         return prod(sizes) if isinstance(a, Prod) else sum(sizes)
 
@@ -210,7 +211,7 @@ class Follow:
         if isinstance(template, (list, tuple)):
             return [self._render(v) for v in template]
         if isinstance(template, Minus):
-            return -self._extent(template.axis)
+            return -number(self._extent(template.axis))
         if isinstance(template, Count):
             return len(template.parts)
         return self._extent(template) if isinstance(template, (Atom, Prod, Sum)) else int(template)
@@ -231,13 +232,16 @@ class Follow:
             return self._render(v)
         at = node.attrs.get("axes")
         d = k if at is None else at[k]
-        source, out = self.old.axes[self.old.facts[node.name].node.inputs[0].name][d], self._out(node)[d]
+        facts = self.old.facts[node.name].node
+        source, out = (self._axes(t.name)[d] for t in (facts.inputs[0], facts.outputs[0]))
         if self._changes(out) or not self._changes(source):
-            return self._extent(out)
-        return max(1, int(v * self._extent(source) / extent(source) + 0.5))
+            return number(self._extent(out))
+        return max(1, int(v * number(self._extent(source)) / number(extent(source)) + 0.5))
 
-    def _out(self, node: gs.Node) -> Axes:
-        return self.old.axes[self.old.facts[node.name].node.outputs[0].name]
+    def _axes(self, name: str) -> Axes:
+        axes = self.old.axes[name]
+        assert axes is not None  # of a Resize that was read
+        return axes
 
     def _weight(self, node: gs.Node, t: gs.Constant, axes: Axes) -> None:
         bad = [a for a in axes if self._changes(a)]

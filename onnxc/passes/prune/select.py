@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from ...ir.axes import Aligned, Atom, Axis, Prod, find
+from ...ir.axes import Aligned, Atom, Axis, Prod, find, number
 from .coupling import Group
 
 ROUNDS = 64
@@ -49,7 +49,7 @@ def count(axis: Axis, counts: Mapping[Atom, int]) -> int:
     """How many indices of an axis stay where its atoms keep `counts`; all of an atom that is not named."""
     axis = find(axis)
     if isinstance(axis, Atom):
-        return counts.get(axis, axis.size)
+        return counts[axis] if axis in counts else number(axis.size)
     if isinstance(axis, Aligned):
         return count(axis.parts[0], counts)
     sizes = [count(p, counts) for p in axis.parts]
@@ -76,8 +76,8 @@ def _reach(axis: Axis, target: int, counts: dict[Atom, int], minimum: int) -> bo
     for atom, weight in sorted(weights.items(), key=lambda item: -item[1]):
         if missing == 0:
             break
-        step = int(missing / weight)
-        new = min(max(counts[atom] + step, min(minimum, atom.size)), atom.size)
+        step, size = int(missing / weight), number(atom.size)
+        new = min(max(counts[atom] + step, min(minimum, size)), size)
         missing -= (new - counts[atom]) * weight
         counts[atom] = new
     return missing == 0
@@ -103,4 +103,4 @@ def _restore(parts: tuple[Axis, ...], counts: dict[Atom, int]) -> None:
     for p in parts:
         _weights(p, 1, counts, weights)
     for atom in weights:
-        counts[atom] = atom.size
+        counts[atom] = number(atom.size)

@@ -50,7 +50,7 @@ def classes(model: Model, analysis: Analysis, joins: Container[str] = ()) -> lis
         shape = analysis.shape(node.outputs[0].name) if begins else None
         if node.name in joins:
             _freeze(of, [t.name for t in node.inputs], f"{node.name} joins it with others")
-        if shape is not None:
+        if shape is not None and isinstance(shape[1], int):
             of[node.outputs[0].name] = Class(shape[1], {node.outputs[0].name: 1}, [node])
             if node.name not in joins and (found := of.get(node.inputs[0].name)) is not None:
                 found.readers.append((node, found.tensors[node.inputs[0].name]))
@@ -99,21 +99,18 @@ def rescale(model: Model, node: gs.Node, s_in: np.ndarray | None, s_out: np.ndar
 
 def _alike(node: gs.Node, analysis: Analysis) -> bool:
     shapes = [analysis.shape(t.name) for t in node.inputs if isinstance(t, gs.Variable)]
-    return (
-        len(shapes) == 2
-        and None not in shapes
-        and len(shapes[0]) == len(shapes[1]) > 1
-        and shapes[0][1] == shapes[1][1]
-    )
+    if len(shapes) != 2:
+        return False
+    a, b = shapes
+    return a is not None and b is not None and len(a) == len(b) > 1 and a[1] == b[1]
 
 
 def _join(node: gs.Node, of: dict[str, Class]) -> None:
     """Make one class of the classes of both terms and the sum."""
-    found = [of.get(t.name) for t in node.inputs]
-    if None in found or any(c.tensors[t.name] != 1 for c, t in zip(found, node.inputs, strict=True)):
+    keep, other = (of.get(t.name) for t in node.inputs)
+    if keep is None or other is None or any(c.tensors[t.name] != 1 for c, t in zip((keep, other), node.inputs)):
         _freeze(of, [t.name for t in node.inputs], f"{node.name} adds what has no such scale")
         return
-    keep, other = found
     if other is not keep:
         keep.tensors |= other.tensors
         keep.makers += other.makers
