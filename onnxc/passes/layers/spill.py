@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -27,6 +28,9 @@ class Spilled:
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[batch] for batch in range(len(self)))
 
     def __getitem__(self, batch: int) -> np.ndarray:
         """The array of a batch, read anew; IndexError beyond the last, so that a loop over all ends."""

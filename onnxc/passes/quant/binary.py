@@ -153,7 +153,7 @@ class QuantBinary(Pass):
             work = real.copy()
             self._binarise(work, [name], analysis, ctx, Report())
             snr = decibels(judge(work).noise)
-            if snr >= self.bear:
+            if self.bear is None or snr >= self.bear:
                 kept.append(name)
             else:
                 report.refuse(name, f"alone it leaves the outputs {snr:.1f} dB, less than {self.bear:g}")
@@ -170,22 +170,24 @@ class QuantBinary(Pass):
             twins.hold()
         inserter = Inserter(model)
         rounds = ((True, False), (False, True)) if self.inputs == "two_step" else ((True, True),)
-        homes: dict[str, tuple] = {}
+        homes: dict[str, tuple[Quantiser, tuple[gs.Node, int] | None]] = {}
         for quantise, make in rounds:
             if twins is not None:
                 twins.forget()
             for name, layer in found.items():
                 done = linear(model, next(n for n in model.nodes if n.name == name))
+                assert done is not None  # it was one ahead of its quantisers
                 if quantise and name in chosen:
                     homes[name] = self._input(layer, done, analysis, inserter, twins)
                 if make and name in chosen:
                     self._weights(model, layer, done, *homes[name], twins, report)
-                elif make:
+                elif make and twins is not None:
                     _refit(model, layer, done, twins, report)
 
     def _behind(self, real: Model, chosen: list[str]) -> list[str]:
         """Products that stay in float and read what a binarised one makes."""
-        reached, names = set(), []
+        reached: set[int] = set()
+        names = []
         for node in real.nodes:
             layer = linear(real, node)
             if any(id(t) in reached for t in node.inputs):
@@ -201,7 +203,7 @@ class QuantBinary(Pass):
         self, layer: Linear, done: Linear, analysis: Analysis, inserter: Inserter, twins: fit.Twins | None
     ) -> tuple[Quantiser, tuple[gs.Node, int] | None]:
         """Quantise the layer's input; what by, and where its bias stands then."""
-        if self.inputs == "none":
+        if self.inputs == "none" or twins is None:  # a quantiser is set by what is seen
             return Quantiser("none"), inserter.insert(done, Quantiser("none"), None)
         centred = {"auto": None, "always": True, "never": False}[self.centre]
         seen = twins.values(done.node.inputs[0].name)
@@ -216,14 +218,14 @@ class QuantBinary(Pass):
         done = Linear(node, layer.layout)
         free = self.correct and home is not None
         looks = twins is not None and q.kind != "xnor"
-        found = twins.moments(layer, done) if looks else None
+        found = twins.moments(layer, done) if twins is not None and looks else None
         made = fit.weights(w, self.weights, self.weight_bits, q.gain, found, free)
         new = layer.as_weight(made)
         if not np.array_equal(new, node.inputs[1].values):
             model.set_weight(node, 1, new)
-        if free and twins is not None:
+        if self.correct and home is not None and twins is not None:
             name = layer.node.outputs[0].name
-            shift = fit.mean_error(w, made, found) if looks else twins.shift(layer.node, name)
+            shift = fit.mean_error(w, made, found) if found is not None else twins.shift(layer.node, name)
             fit.add_shift(model, node, home, shift)
         elif self.correct:
             report.note(f"{node.name} has no place for a bias: its mean error stays")

@@ -7,7 +7,7 @@ layers ahead; the others see W alone. The mean error of each output, E[W x] - E[
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -61,7 +61,7 @@ class Twins:
     def made(self, name: str, keep: bool = False) -> Iterator[np.ndarray]:
         """A tensor of the model in work, batch by batch; keep: others will be made from it."""
         if name in self.seen:
-            yield from self.seen[name]
+            yield from iter(self.seen[name])
             return
         probe, fresh = Probe(self.ctx, self.work, [name], {n: kept[0] for n, kept in self.seen.items()}), Spilled()
         for j, feeds in enumerate(self.feeds):
@@ -97,7 +97,7 @@ class Twins:
 
     def shift(self, node: gs.Node, name: str) -> np.ndarray:
         """The mean error of tensor `name` by channel, for `node`, whose output axis is meant."""
-        total, count = 0.0, 0
+        total, count = np.zeros(()), 0
         axis = 1 if node.op == "Conv" else -1
         for made, got in zip(self.made(name), self.floats([name]), strict=True):
             error = np.moveaxis(got[name] - made, axis, -1)
@@ -113,8 +113,9 @@ def weights(w: np.ndarray, method: str, bits: int, gain: float, found: Moments |
     part: the ridge that draws towards w grows with columns per row.
     """
     if found is None or method in ("bwn", "ternary"):
-        made = {"none": np.array, "bwn": binary_weights.bwn, "ternary": binary_weights.ternary}[method](w)
-        return made * gain
+        plain: dict[str, Callable[[np.ndarray], np.ndarray]]
+        plain = {"none": np.array, "bwn": binary_weights.bwn, "ternary": binary_weights.ternary}
+        return plain[method](w) * gain
     h, c, _, _ = found.around(centred=free)
     damp = rounding.DAMP + max(0.0, w.shape[2] / max(found.count, 1) - 1 / ROWS_PER_COLUMN)
     u, h = rounding.target(w, h, c, damp), damped(h, damp)

@@ -22,6 +22,7 @@ are padded with +-1. Zero is a level of the uniform ones, and their Conv pads by
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -170,7 +171,8 @@ class Inserter:
         pads: of a Conv, as its attribute has them; None for other products.
         """
         node = layer.node
-        padded = pads is not None and any(pads)
+        edges = tuple(pads or ())
+        padded = any(edges)
         x, home = node.inputs[0], bias_home(self.model, node)
         if q.kind == "none":
             return home
@@ -181,15 +183,15 @@ class Inserter:
         if q.kind == "sign":
             bits = self._once(x, q, (), lambda: self._call("Binarize", self._moved(x, q), []))
             edge = 1.0 if q.centre <= 0.0 else -1.0
-            node.inputs[0] = self._once(bits, q, tuple(pads), lambda: self._pad(bits, pads, edge)) if padded else bits
+            node.inputs[0] = self._once(bits, q, edges, lambda: self._pad(bits, edges, edge)) if padded else bits
         else:
-            outer = self._once(x, Quantiser("pad"), tuple(pads), lambda: self._pad(x, pads, 0.0)) if padded else x
+            outer = self._once(x, Quantiser("pad"), edges, lambda: self._pad(x, edges, 0.0)) if padded else x
             if q.kind == "xnor":
                 home = self._xnor(layer, self._moved(outer, q))
             else:
                 node.inputs[0] = self._once(outer, q, (), lambda: self._planes(self._moved(outer, q), q))
         if padded:
-            node.attrs["pads"] = [0] * len(pads)
+            node.attrs["pads"] = [0] * len(edges)
             node.attrs.pop("auto_pad", None)
         return home
 
@@ -236,7 +238,7 @@ class Inserter:
         c = self.model.constant(f"{x.name}_centre", np.float32(q.centre))
         return self.model.node("Sub", [x, c], before=self._at(x)).outputs[0]
 
-    def _pad(self, x: Tensor, pads: list[int], value: float) -> gs.Variable:
+    def _pad(self, x: Tensor, pads: Sequence[int], value: float) -> gs.Variable:
         half = len(pads) // 2
         widths = self.model.constant(f"{x.name}_pads", np.array([0, 0, *pads[:half], 0, 0, *pads[half:]]))
         c = self.model.constant(f"{x.name}_edge", np.float32(value))

@@ -14,6 +14,8 @@ no standard operator on integers and stay in QDQ form.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -49,10 +51,16 @@ def convert(model: Model, report: Report) -> None:
         report.note(f"{left} operators keep the QDQ form: there is no standard operator for them on integers")
 
 
+def _operands(tensors: Sequence[Tensor]) -> list[gs.Node] | None:
+    """The dequantisers that make these tensors, where all have one."""
+    found = [p for t in tensors if (p := _dequantised(t)) is not None]
+    return found if len(found) == len(tensors) else None
+
+
 def _convolution(model: Model, node: gs.Node) -> bool:
-    parts = [_dequantised(t) for t in node.inputs]
+    parts = _operands(node.inputs)
     quantise = _saturating(model, node.outputs[0])
-    if any(p is None for p in parts) or quantise is None:
+    if parts is None or quantise is None:
         return False
     x, w = parts[:2]
     inputs = [*x.inputs, *w.inputs, *quantise.inputs[1:3], *(p.inputs[0] for p in parts[2:])]
@@ -74,8 +82,8 @@ def _product(model: Model, node: gs.Node) -> bool:
 
 
 def _gemm(model: Model, node: gs.Node) -> bool:
-    parts = [_dequantised(t) for t in node.inputs]
-    if any(p is None for p in parts):
+    parts = _operands(node.inputs)
+    if parts is None:
         return False
     a, w = parts[:2]
     weight = w.inputs[0]
@@ -104,14 +112,9 @@ def _scaled(model: Model, node: gs.Node, sums: Tensor, left: gs.Constant, right:
 
 def _mover(model: Model, node: gs.Node) -> bool:
     numbers = node.inputs if node.op == "Concat" else node.inputs[:1]
-    parts = [_dequantised(t) for t in numbers]
+    parts = _operands(numbers)
     reader = single_reader(model, node.outputs[0])
-    if (
-        any(p is None for p in parts)
-        or len(node.outputs) != 1
-        or reader is None
-        or not model.is_standard(reader, "QuantizeLinear")
-    ):
+    if parts is None or len(node.outputs) != 1 or reader is None or not model.is_standard(reader, "QuantizeLinear"):
         return False
     if any(p.inputs[i] is not reader.inputs[i] for p in parts for i in (1, 2)):
         return False

@@ -139,14 +139,21 @@ def _dequantised(model: Model) -> dict[str, gs.Variable]:
     have; returns what the products read before, by the name of the new constant."""
     before = {}
     for node in model.nodes:
-        w = node.inputs[1] if model.is_standard(node, *PRODUCTS) and len(node.inputs) > 1 else None
-        made = recognise_signs.maker(model, w, "DequantizeLinear") if w is not None else None
-        if made is None or made.attrs.get("block_size", 0) or not all(isinstance(t, gs.Constant) for t in made.inputs):
+        if not model.is_standard(node, *PRODUCTS) or len(node.inputs) < 2:
+            continue
+        w = node.inputs[1]
+        made, held = recognise_signs.maker(model, w, "DequantizeLinear"), numbers.read(w)
+        if (
+            made is None
+            or held is None
+            or made.attrs.get("block_size", 0)
+            or not all(isinstance(t, gs.Constant) for t in made.inputs)
+        ):
             continue
         levels = len(np.unique(made.inputs[0].values))
         if (levels - 1).bit_length() >= dtype_bits(made.inputs[0].values.dtype) or len(w.outputs) != 1:
             continue
-        floats = numbers.read(w).real()
+        floats = held.real()
         constant = model.constant(f"{w.name}_floats", floats)
         node.inputs[1] = constant
         before[constant.name] = w

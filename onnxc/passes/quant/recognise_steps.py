@@ -30,7 +30,7 @@ class Uniform:
 
     node: gs.Node
     x: Tensor
-    scale: np.ndarray
+    scale: np.ndarray | np.floating
     low: float
     high: float
     factor: Tensor | None = None
@@ -64,7 +64,9 @@ def _whole(model: Model, node: gs.Node) -> Uniform | None:
             return Uniform(node, inner.inputs[0], np.float32(1), *bounds)
         return None
     product = maker(model, node.inputs[0], "Mul")
-    for i in (0, 1) if product is not None else ():
+    if product is None:
+        return None
+    for i in (0, 1):
         inner, c = maker(model, product.inputs[i], "Clip"), scalar(product.inputs[1 - i])
         if inner is None or c is None or c <= 0 or not (bounds := limits(inner)):
             continue
@@ -82,7 +84,9 @@ def _scaled(model: Model, node: gs.Node) -> Uniform | None:
         if inner is None or not isinstance(scale, gs.Constant) or not (scale.values > 0).all():
             continue
         found = _whole(model, inner)
-        division = maker(model, found.x, "Div") if found is not None and found.factor is None else None
+        if found is None or found.factor is not None:
+            continue
+        division = maker(model, found.x, "Div")
         if division is None or not isinstance(division.inputs[1], gs.Constant):
             continue
         if np.array_equal(division.inputs[1].values, scale.values):
@@ -121,7 +125,8 @@ def limits(node: gs.Node) -> tuple[float, float] | None:
         found = [scalar(t) if t.name else None for t in node.inputs[1:3]]
     else:
         found = [node.attrs.get("min"), node.attrs.get("max")]
-    return (found[0], found[1]) if len(found) == 2 and None not in found else None
+    low, high = found if len(found) == 2 else (None, None)
+    return (low, high) if low is not None and high is not None else None
 
 
 def _whole_numbers(low: float, high: float) -> bool:

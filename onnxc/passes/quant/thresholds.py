@@ -108,6 +108,8 @@ def chain(e: Editor, end: gs.Node) -> Chain | str | None:
     outputs = _outputs(maker, w)
     factor, shift = np.ones(outputs), np.zeros(outputs)
     rank = e.rank(maker.outputs[0])
+    if rank is None:
+        return None
     for one in affine[::-1]:
         parts = [per_channel(v, rank, _channel_axis(maker, rank), outputs) for v in (one.a, one.b)]
         if any(p is None and v is not None for p, v in zip(parts, (one.a, one.b), strict=True)):
@@ -148,7 +150,7 @@ def _fuse(model: Model, found: Chain, report: Report) -> bool:
         return False
     w = stored_weight(node.inputs[1])
     turned = node.op != "Conv" and not node.attrs.get("transB", 0)
-    if turned and w.ndim != 2:
+    if w is None or (turned and w.ndim != 2):
         return False
     rows = (w.T if turned else w).reshape(_outputs(node, w), -1)
     parts = integers(rows)
