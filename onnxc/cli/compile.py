@@ -262,6 +262,9 @@ def proof_line(proof: dict) -> str:
     if proof["steps"]:
         text += f", integers within {plural(proof['steps'], 'step')} ({proof['differing']:.2%} differ)"
     samples = plural(proof["samples"], "random sample" if proof["synthetic"] else "sample")
+    if aside := proof.get("aside"):
+        others = "another tells" if aside == 1 else f"{aside} others tell"
+        samples += f" ({others} nothing: ONNX Runtime's own result hangs on a rounding)"
     return f"{text}: {samples} on {proof['where']}"
 
 

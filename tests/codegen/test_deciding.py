@@ -73,3 +73,10 @@ def test_graphs_of_nodes_and_edges_are_compiled_at_extents_that_run():
     ]
     assert said(model, [{"n": (16,)}], chosen) == []
     assert settled(model, [{"n": (7,)}])[0]["x"] == (7, 4)
+
+
+@pytest.mark.parametrize("op", ["GreaterOrEqual", "LessOrEqual"])
+def test_comparisons_that_onnx_does_not_infer_have_the_shapes_of_others(op):
+    model = parser.parse_model(f"""<ir_version: 8, opset_import: ["": 13]>
+      g (float[1,4] x, float[3,1] t) => (bool[3,4] y) {{ y = {op}(x, t) }}""")
+    assert make_static(model).outputs == [("y", (3, 4), "bool")]

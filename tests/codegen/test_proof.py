@@ -316,3 +316,21 @@ def test_inputs_whose_roundings_decide_tell_nothing():
     assert one.senseless and one.drift > 0.1
     (one,) = reference.judge(0, dict(reference.outputs[0]))
     assert not one.senseless
+
+
+@pytest.mark.parametrize("where, kept", [("if (((const float *)inputs[0])[0] == %sf) ", True), ("", False)])
+def test_where_roundings_decide_other_inputs_have_to_agree(chain, tmp_path, monkeypatch, where, kept):
+    """A library is wrong on the first drawn input, or on all, and nothing is told by the first."""
+    from onnxc.codegen import agreement
+
+    first = float(make_feeds(chain, [[("x", (1, 3, 6, 6), "float32")]], None)[0]["x"].reshape(-1)[0]).hex()
+    line = (where % first if where else "") + "((float *)outputs[0])[0] = 9.0f;"
+    monkeypatch.setattr(source, "PROGRAM", body.PROGRAM.replace("  return @flags@", f"  {line}\n  return @flags@"))
+    monkeypatch.setattr(agreement, "MOST_DRIFT", -1.0)
+    if kept:
+        found = compile_model(chain, tmp_path / "out", name="net").proof
+        assert (found["samples"], found["aside"]) == (agreement.OTHERS, 1)
+        return
+    with pytest.raises(VerificationError, match="own result hangs on a rounding"):
+        compile_model(chain, tmp_path / "out", name="net")
+    assert not (tmp_path / "out").exists()

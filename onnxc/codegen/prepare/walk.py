@@ -45,6 +45,8 @@ ROOM = 1 << 30
 SUMMED = {"Conv", "ConvTranspose", "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
 MOST_ELEMENTS = 2**31 - 1
 """Of a tensor."""
+BARE = {"GreaterOrEqual": "Greater", "LessOrEqual": "Less"}
+"""Comparisons, and those of the same types and shapes that inference has always known."""
 Scope = dict[str, str]
 """What names of a body mean outside it."""
 
@@ -314,8 +316,10 @@ def settled(node: onnx.NodeProto, extents: tuple[int, ...] | None, opset: int) -
 
     GroupNormalization of opset 18 to 20 was deprecated afterwards, and is not inferred; MeanVarianceNormalization has a default
     that inference overlooks; before opset 22 pools with ceil_mode count a window that begins in the end padding. STFT
-    is onesided by default, which inference overlooks.
+    is onesided by default, which inference overlooks. GreaterOrEqual and LessOrEqual have no inference before opset 16.
     """
+    if node.op_type in BARE and opset < 16 and node.domain in STANDARD:
+        return helper.make_node(BARE[node.op_type], node.input, node.output, name=node.name)
     if node.op_type == "STFT" and node.domain in STANDARD and "onesided" not in attributes_of(node):
         return helper.make_node("STFT", node.input, node.output, name=node.name, onesided=1)
     pool = node.op_type in ("MaxPool", "AveragePool", "LpPool") and opset < 22
