@@ -83,9 +83,20 @@ def _rounds(body: Body, given: list, captured: Feeds, ctx: Context) -> Iterator[
             state = [made[n] for n in outputs[1 : 1 + len(state)]]
         return
     count = int(node.attrs.get("num_scan_inputs", 0))
-    state, scanned = given[: len(given) - count], given[len(given) - count :]
     axes = node.attrs.get("scan_input_axes") or [0] * count
-    back = node.attrs.get("scan_input_directions") or [0] * count
+    back = node.attrs.get("scan_input_directions") or node.attrs.get("directions") or [0] * count
+    if body.model.opset < 9:  # a batch axis ahead of everything, lengths in front of the states
+        if given[0] is not None:
+            return
+        for items in zip(*given[1:], strict=True):
+            yield from _scanned(list(items), names, captured, axes, back, run, outputs)
+        return
+    yield from _scanned(given, names, captured, axes, back, run, outputs)
+
+
+def _scanned(given: list, names, captured: Feeds, axes, back, run, outputs) -> Iterator[Feeds]:
+    """What a Scan feeds its body, element after element."""
+    state, scanned = given[: len(given) - len(axes)], given[len(given) - len(axes) :]
     length = scanned[0].shape[axes[0]]
     for trip in range(min(ROUNDS, length)):
         items = [

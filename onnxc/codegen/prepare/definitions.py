@@ -27,7 +27,7 @@ def open_definition(walk: Walk, node: onnx.NodeProto) -> list[str] | None:
         made.CopyFrom(own)
         made.name = f"{node.name}/{own.name or f'{own.op_type}_{i}'}"
         _bind(made, given, defaults)
-        walk.visit(made, inner)
+        walk.visit(made, inner, inside=True)
     return [inner.get(name, name) for name in body.output]
 
 

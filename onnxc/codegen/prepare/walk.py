@@ -136,19 +136,20 @@ class Walk:
         kind = self.types.get(name)
         return kind.tensor_type.elem_type if kind is not None else 0
 
-    def visit(self, node: onnx.NodeProto, scope: Scope) -> None:
-        """Takes one node of a graph or body, whose names `scope` translates."""
+    def visit(self, node: onnx.NodeProto, scope: Scope, inside: bool = False) -> None:
+        """Takes one node of a graph, or of a body (`inside`, where names that the graph has mean something else); `scope`
+        translates names."""
         made = onnx.NodeProto()
         made.CopyFrom(node)
         made.input[:] = [scope.get(name, name) for name in node.input]
-        results: Sequence[str | None] | None = self._constants(made)
+        results: Sequence[str | None] | None = self._constants(made, inside)
         if results is None:
             results = self.open_node(self, made, scope)
         if results is not None:
             scope.update((name, result) for name, result in zip(node.output, results) if name and result)
             return
         for i, name in enumerate(node.output):
-            if name and (name in self.types or name in self.constants):  # a body opened once more
+            if name and (name in self.types or name in self.constants or (inside and name in self.taken)):
                 made.output[i] = self.fresh(name)
             self.taken.add(made.output[i])
         scope.update((name, now) for name, now in zip(node.output, made.output) if name and name != now)
@@ -166,7 +167,7 @@ class Walk:
             own.name = f"{stem}/{node.name or f'{node.op_type}_{i}'}"
             for name in own.output:
                 inner.pop(name, None)
-            self.visit(own, inner)
+            self.visit(own, inner, inside=True)
         return [inner.get(value.name, value.name) for value in body.output]
 
     def _keep(self, node: onnx.NodeProto) -> None:
@@ -224,7 +225,7 @@ class Walk:
         array = self.constants[name]
         return helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
 
-    def _constants(self, node: onnx.NodeProto) -> list[str] | None:
+    def _constants(self, node: onnx.NodeProto, inside: bool) -> list[str] | None:
         """The names of new constants that the outputs of a node are, or None where they are not known."""
         if node.domain not in STANDARD or node.op_type in RANDOM or any(a.HasField("g") for a in node.attribute):
             return None
@@ -233,7 +234,7 @@ class Walk:
             return None
         names = []
         for name, array in zip(node.output, arrays, strict=True):
-            used = name in self.constants or name in self.types  # a body opened once more
+            used = bool(name) and (name in self.constants or name in self.types or (inside and name in self.taken))
             names.append(self.fresh(name) if used else name)
             if name:
                 self.constants[names[-1]] = array

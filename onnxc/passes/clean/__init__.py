@@ -21,6 +21,7 @@ from .fold import fold
 from .identities import identity
 from .merge import merge
 from .opened import open_bodies, open_functions
+from .sequences import sequence
 from .shapes import computed_target, known_values, named_axes
 from .states import zero_states
 
@@ -47,6 +48,7 @@ class Clean(Pass):
     5. two nodes or constants that agree  ->  one
     6. outputs and nodes that nobody reads are dropped
     7. functions that hide products, constant Ifs and small loops are opened; what stays in bodies is cleaned there
+    8. SequenceAt, ConcatFromSequence, ... ->  the tensors themselves, where a sequence's are known
     """
 
     claim = Claim.EXACT
@@ -104,6 +106,7 @@ def sweep(e: Editor) -> None:
         zero_states(e, node)
         if fold(e, node) or known_values(e, node):
             continue
+        sequence(e, node)
         computed_target(e, node)
         named_axes(e, node)
         if identity(e, node):
