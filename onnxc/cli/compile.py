@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..ir.errors import BadOption
+from ..ir.errors import BadOption, Unsupported
 from ..ir.escape import readable
 from . import arguments
 from . import profile as layers
@@ -17,6 +19,7 @@ from .tables import Column, count, draw, plural, screen_width, seconds, size, wr
 
 if TYPE_CHECKING:
     from ..codegen import CompileReport
+    from ..ir.model import Model
 
 TARGETS = tuple(
     Column(name, number=False) for name in ("target", "machine", "lanes", "links by", "runs by", "to install")
@@ -54,6 +57,14 @@ def compile_(
             help="Fix an input, at numbers or NAME=F.npy: it is none of the library.",
             show_default=False,
         ),
+    ] = None,
+    until: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Compile up to this tensor or node; several times.", show_default=False),
+    ] = None,
+    begin: Annotated[
+        list[str] | None,
+        typer.Option("--from", metavar="NAME", help="Compile from this tensor or node on.", show_default=False),
     ] = None,
     weights: Annotated[
         str, typer.Option(metavar="raw|coded", help="How the library holds its weights; coded is decoded at init.")
@@ -106,15 +117,17 @@ def compile_(
         raise BadOption(f"-o {out} is a file", expected="a folder")
     from ..codegen import compile_model
     from ..compiling import optimiser
+    from ..ir.part import part
     from ..measure.shapes import fixed, said, settled
     from ..pipeline import load, sound
 
     loaded = load(model)
     sound(loaded)
+    loaded = part(loaded, begin or (), until or ())
     loaded = fixed(loaded, arguments.wishes(None, None, inputs))
     chosen = settled(loaded, shapes, data=data, seed=seed)
     notes: dict[str, None] = dict.fromkeys([*loaded.remarks, *said(loaded, shapes, chosen)])
-    with bar(1) as step:
+    with bar(1) as step, _advised(loaded):
         done = compile_model(
             loaded,
             out,
@@ -146,6 +159,21 @@ def compile_(
             return
         text += "\n\n" + layers.render(found, colour=colour())
     show("\n\n".join([*(wrap(note, width=screen_width()) for note in notes), text]))
+
+
+@contextmanager
+def _advised(model: Model) -> Iterator[None]:
+    """A refusal of nodes says which part of the model can be compiled."""
+    from ..ir.part import advice
+
+    try:
+        yield
+    except Unsupported as e:
+        found = advice(model, e.nodes or [e.node or ""])
+        if found:
+            kept = e.remedy if e.remedy and not e.remedy.startswith("compile the part") else None
+            e.remedy = f"{kept}; or {found}" if kept else found
+        raise
 
 
 def _memory(name: str, text: str) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .escape import line, terminal
 
 
@@ -96,4 +98,6 @@ class ClaimError(OnnxcError):
 
 
 class Unsupported(OnnxcError):
-    """A request that onnxc understands but does not do, with the reason."""
+    """A request that onnxc understands but does not do, with the reason; `nodes` are those that it is of, where they are several."""
+
+    nodes: Sequence[str] = ()

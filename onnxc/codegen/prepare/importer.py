@@ -204,4 +204,6 @@ def refusal(found: list[tuple[Node, Refused]]) -> Unsupported:
         parts.append(f"operator {op} (node {', '.join(names[:3])}{more}): {why}")
     remedies = dict.fromkeys(error.remedy for _, error in found if error.remedy)
     remedy = "; ".join(remedies) or "compile the part of the model without these nodes"
-    return Unsupported(f"{len(found)} nodes cannot be compiled: " + "; ".join(parts), remedy=remedy)
+    made = Unsupported(f"{len(found)} nodes cannot be compiled: " + "; ".join(parts), remedy=remedy)
+    made.nodes = [node.name for node, _ in found]
+    return made

@@ -42,12 +42,6 @@ WEIGHT_OPERANDS = {
 PLAIN_OPSET = 17  # of a model that imports no standard operators
 
 
-class OpenShapes(Unsupported):
-    """Several nodes whose shapes depend on data."""
-
-    nodes: Sequence[str] = ()
-
-
 @np.errstate(all="ignore")  # of constants that are not finite
 def make_static(
     model: onnx.ModelProto,
@@ -77,7 +71,7 @@ def make_static(
         return check_static(_separate(work, constants, integers, fixed))
     except Unsupported as e:
         if not any(node.op_type in FINDERS for node in work.graph.node):
-            e.remedy = advice(before, e.nodes if isinstance(e, OpenShapes) else [e.node or ""]) or e.remedy
+            e.remedy = advice(before, e.nodes or [e.node or ""]) or e.remedy
         raise
 
 
@@ -278,6 +272,6 @@ def _unknown(nodes: Sequence[onnx.NodeProto], constants: dict, found: dict, tens
         )
     if not reasons:
         return Unsupported("its shape depends on data", tensor=tensor, remedy=remedy)
-    found = OpenShapes("; ".join(f"node {node.name}: {why}" for node, why in reasons), remedy=remedy)
+    found = Unsupported("; ".join(f"node {node.name}: {why}" for node, why in reasons), remedy=remedy)
     found.nodes = [node.name for node, _ in reasons]
     return found
