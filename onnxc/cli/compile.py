@@ -169,7 +169,8 @@ def _advised(model: Model) -> Iterator[None]:
     try:
         yield
     except Unsupported as e:
-        found = advice(model, e.nodes or [e.node or ""])
+        ends = [n.name for n in model.nodes if any(t.name == e.tensor for t in (*n.inputs, *n.outputs))]
+        found = advice(model, e.nodes or ([e.node] if e.node else ends if e.tensor else []))
         if found:
             kept = e.remedy if e.remedy and not e.remedy.startswith("compile the part") else None
             e.remedy = f"{kept}; or {found}" if kept else found

@@ -124,7 +124,9 @@ class Reference:
             return made
         for nudges in (1, NUDGES):
             drift = self._drift(number, nudges)
-            told = [self._allow(one, drift[one.tensor]) if one.excess > 1 or self._notable(one) else one for one in made]
+            told = [
+                self._allow(one, drift[one.tensor]) if one.excess > 1 or self._notable(one) else one for one in made
+            ]
             if all(one.excess <= 1 for one in told) or not self.rounds:
                 break
         return told

@@ -81,7 +81,8 @@ def prove(
             told = sum(map(bool, equal))
             if told < ENOUGH:
                 raise _unclear(first)
-            made, samples, aside = made + sum(equal, []), samples + told, aside + len(equal) - told
+            made += [one for judged in equal for one in judged]
+            samples, aside = samples + told, aside + len(equal) - told
     return Proof(
         subject.where, samples, max((one.error for one in made), default=0.0),
         max((one.steps for one in made), default=0), max((one.differing for one in made), default=0.0), data is None, aside,

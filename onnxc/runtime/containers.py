@@ -39,7 +39,8 @@ def taken(value: object) -> np.ndarray:
     if value is None:
         return np.zeros(0, np.float32)
     if isinstance(value, Mapping):
-        return np.asarray([value[key] for key in sorted(value)])
+        made = np.asarray([value[key] for key in sorted(value)])
+        return made.astype(np.float32) if made.dtype.kind == "f" else made  # which ZipMap makes
     if not isinstance(value, list):
         return np.asarray(value)
     parts = [taken(one) for one in value]

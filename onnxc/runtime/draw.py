@@ -142,10 +142,17 @@ def _draw(seed: tuple[int, ...], shape: tuple[int, ...], dtype: np.dtype, name: 
     if dtype.kind == "c":
         return np.asarray(rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype)
     if dtype.kind == "f" or dtype.name.startswith(("bfloat", "float")):
-        return np.asarray(rng.standard_normal(shape)).astype(dtype)
+        made = np.asarray(rng.standard_normal(shape)).astype(dtype)
+        return _corners(made) if values.boxes and shape and shape[-1] == 4 else made
     if dtype.name in ("int2", "uint2", "int4", "uint4"):
         return np.asarray(rng.integers(0, 2, shape)).astype(dtype)
     raise BadData("no random data for this type", tensor=name, found=dtype, remedy="give --data")
+
+
+def _corners(rows: np.ndarray) -> np.ndarray:
+    """Boxes (x1, y1, x2, y2) of which the second corner is the greater one, some elements wide."""
+    first, sides = abs(rows[..., :2]), 1 + 4 * abs(rows[..., 2:])
+    return np.concatenate([first, first + sides], -1).astype(rows.dtype)
 
 
 def words(inputs: Mapping[str, TensorSpec], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -169,6 +176,8 @@ def words(inputs: Mapping[str, TensorSpec], shapes: Mapping[str, tuple[int, ...]
             some = [c if isinstance(c, str) else f"{c:g}" for c in values.choices[:WORDS]]
             more = " or others" if len(values.choices) > WORDS else ""
             texts.append(f"{name} {' or '.join(some)}{more}{because}")
+        elif values.boxes:
+            texts.append(f"{name} boxes{because}")
         elif isinstance(values.below, int) and values.below and np.dtype(spec.dtype).kind in "iu":
             texts.append(f"{name} {values.low} to {values.below - 1}{because}")
     return texts

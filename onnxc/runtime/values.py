@@ -30,7 +30,8 @@ class Values(NamedTuple):
     """What random values of an input are drawn from.
 
     low, below: integers from low up to, not including, below (a number, or the symbol whose extent it is; 0: nothing known).
-    choices: if any, these alone. array: if any, these very values. why: the reader that demands it.
+    choices: if any, these alone. array: if any, these very values. why: the reader that demands it. boxes: rows of two corners,
+    the lower one first.
     """
 
     low: int = 0
@@ -38,12 +39,14 @@ class Values(NamedTuple):
     choices: tuple[float | str, ...] = ()
     why: str = ""
     array: np.ndarray | None = None
+    boxes: bool = False
 
     def meet(self, other: Values) -> Values:
         """Both demands; numbers go before symbols."""
         bounds = [b for b in (self.below, other.below) if b]
         below = min((b for b in bounds if isinstance(b, int)), default=bounds[0] if bounds else 0)
-        return Values(max(self.low, other.low), below, self.choices or other.choices, self.why or other.why)
+        made = Values(max(self.low, other.low), below, self.choices or other.choices, self.why or other.why)
+        return made._replace(boxes=self.boxes or other.boxes)
 
 
 KEEP = {
@@ -174,9 +177,14 @@ def _demands(node: onnx.NodeProto, shapes, constants, found: dict[str, Values]) 
             number = _number(constants.get(other))
             if number is not None:
                 yield here, Values(choices=(number,), why=why)
+    elif op == "RoiAlign" and len(node.input) > 2:
+        images = (shapes.get(node.input[0]) or [None])[0]
+        yield node.input[2], Values(0, images or 1, why=why)
+        yield node.input[1], Values(why=why, boxes=True)
     elif op in ("Resize", "Upsample"):
         for name in node.input[1:3]:
             yield name, Values(choices=(1,), why=why)
+        yield from _sizes(node, shapes, why)
     elif op in ("Expand", "Tile", "ConstantOfShape", "TopK", "Range"):
         for name in node.input[1:2] if op != "ConstantOfShape" else node.input[:1]:
             yield name, Values(1, 3, why=why)
@@ -204,6 +212,17 @@ def _demands(node: onnx.NodeProto, shapes, constants, found: dict[str, Values]) 
             for inner, out in zip(attribute.g.output, node.output):
                 if out in found:
                     yield inner.name, found[out]
+
+
+def _sizes(node: onnx.NodeProto, shapes, why: str) -> Iterator[tuple[str, Values]]:
+    """The extents that a Resize is asked for: twice what it is given, but for samples and channels."""
+    given = shapes.get(node.input[0]) or []
+    if len(node.input) > 3 and given and all(isinstance(e, int) for e in given[1:]):
+        images = given[0] if isinstance(given[0], int) else 1
+        yield (
+            node.input[3],
+            Values(array=np.array([images, *given[1:2], *(2 * e for e in given[2:])], np.int64), why=why),
+        )
 
 
 def _int(node: onnx.NodeProto, name: str, default: int) -> int:

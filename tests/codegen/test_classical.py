@@ -7,7 +7,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from onnxc.codegen import compile_model
 from onnxc.ir.errors import OnnxcError
+from onnxc.runtime.library import Library
 
 from .conftest import run_ort
 from .programs import Programs
@@ -156,3 +158,20 @@ def test_trees_that_would_leave_their_tables_are_refused(change, said, tmp_path)
     )
     assert isinstance(refused, OnnxcError)
     assert said in str(refused)
+
+
+def test_maps_are_arrays_by_the_order_of_keys(tmp_path):
+    """As scikit-learn's classifiers are exported: opset 9, where Equal knows no floats, and a list of maps at the end."""
+    nodes = [
+        helper.make_node("Normalizer", ["x"], ["n"], domain=ML, name="n", norm="L1"),
+        helper.make_node("ZipMap", ["n"], ["y"], domain=ML, name="z", classlabels_int64s=[7, 2, 5]),
+    ]
+    scores = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+    made = helper.make_value_info("y", helper.make_sequence_type_proto(scores))
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, [2, 3])], [made])
+    opsets = [helper.make_opsetid("", 9), helper.make_opsetid(ML, 1)]
+    proto = helper.make_model(graph, opset_imports=opsets, ir_version=4)
+    found = compile_model(proto, tmp_path / "out", name="net")
+    assert found.proof["samples"] == 1
+    y = Library(tmp_path / "out")(x=np.array([[1, 2, 5], [3, 3, 2]], "f"))["y"]
+    assert np.allclose(y, [[2 / 8, 5 / 8, 1 / 8], [3 / 8, 2 / 8, 3 / 8]])

@@ -80,3 +80,18 @@ def test_comparisons_that_onnx_does_not_infer_have_the_shapes_of_others(op):
     model = parser.parse_model(f"""<ir_version: 8, opset_import: ["": 13]>
       g (float[1,4] x, float[3,1] t) => (bool[3,4] y) {{ y = {op}(x, t) }}""")
     assert make_static(model).outputs == [("y", (3, 4), "bool")]
+
+
+def test_names_within_a_definition_are_not_those_of_the_model():
+    """ONNX defines DynamicQuantizeLinear by nodes that make tensors y and y_scale."""
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["": 13]>
+      g (float[1,4] x) => (float[1,4] y) { q, s, z = DynamicQuantizeLinear(x) y = DequantizeLinear(q, s, z) }""")
+    static = make_static(model)
+    made = [name for node in static.nodes for name in node.output]
+    assert made.count("y") == 1 and len(made) == len(set(made))
+
+
+def test_text_is_refused_in_words():
+    model = parser.parse_model(HEAD + "g (string[2] t) => (string[2] u) { u = Identity(t) }")
+    with pytest.raises(Unsupported, match="t: text, which a C library does not hold"):
+        make_static(model)

@@ -38,7 +38,11 @@ def test_parts_compute_what_the_whole_does():
 
 @pytest.mark.parametrize(
     "begin, until, why",
-    [([], ["bb"], "did you mean b"), (["c"], ["z"], "no output needs the tensor"), ([], ["Mul_2"], "did you mean Mul_1")],
+    [
+        ([], ["bb"], "did you mean b"),
+        (["c"], ["z"], "no output needs the tensor"),
+        ([], ["Mul_2"], "did you mean Mul_1"),
+    ],
 )
 def test_names_that_do_not_fit(begin, until, why):
     with pytest.raises(BadOption, match=why):

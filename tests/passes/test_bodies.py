@@ -154,3 +154,11 @@ def test_a_weight_that_branches_share_is_quantised_once():
     assert not any("nothing to quantise" in note for note in done.report.rows[-1].notes)
     assert done.report.rows[-1].after.bytes < 0.6 * done.report.rows[0].before.bytes
     assert done.report.rows[-1].error["snr_db"] > 20
+
+
+def test_the_body_of_a_scan_over_batches_is_fed_row_after_row():
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 8]>
+      g (float[2,16] i, float[2,5,16] x) => (float[2,16] f, float[2,5,16] y) { f, y = Scan<num_scan_inputs = 1,
+        body = b (float[16] s, float[16] e) => (float[16] t, float[16] o) { t = Add(s, e) o = MatMul(t, w) }>("", i, x) }""")
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(W["w"], "w"))
+    assert onnxc.run_passes(onnxc.load(proto), "quant").report.rows[-1].name == "quant.int8"

@@ -270,3 +270,16 @@ def test_a_reshape_by_an_input_of_unknown_length():
         w=np.ones(16, np.float32),
     )
     assert "k = 1" in feed(proto).remarks and "shape -1 (Reshape)" in feed(proto).remarks
+
+
+def test_boxes_and_sizes_that_regions_and_resizes_take():
+    region = "y = RoiAlign<output_height = 2, output_width = 2>(x, r, b)"
+    proto = model("g (float[2,3,9,9] x, float[k,4] r, int64[k] b) => (float[k,3,2,2] y) { " + region + " }")
+    data = feed(proto, samples=2)
+    runs(proto, data)
+    batch = next(data.batches(1))
+    boxes = batch["r"].reshape(-1, 4)
+    assert (boxes[:, 2:] > boxes[:, :2]).all() and set(batch["b"].ravel().tolist()) <= {0, 1}
+    proto = model("g (float[N,3,4,5] x, int64[4] s) => (float[A,B,C,D] y) { y = Resize<mode = \"linear\">(x, \"\", \"\", s) }")  # fmt: skip
+    assert next(feed(proto, samples=1).batches(1))["s"].ravel().tolist() == [1, 3, 8, 10]
+    runs(proto, feed(proto, samples=1))

@@ -53,7 +53,7 @@ def _mask(b: Build, mask: str | None, length: int, total: int, like: str, fill: 
             hidden = b("Or", hidden, b("Less", at, starts))
         shape = (batch, total)
     else:
-        hidden = b("Equal", mask, b.like(0, mask))
+        hidden = b.equal(mask, 0)
     forms = {2: (shape[0], 1, 1, shape[-1]), 3: (shape[0], 1, *shape[1:]), 4: shape}
     if len(shape) == 4 and shape[2:] != (length, total):
         hidden = b.cut(b.cut(hidden, 2, total - length, total), 3, 0, total)

@@ -116,6 +116,14 @@ class Build:
             return self("ReduceMean", x, axes=[axis], keepdims=1)
         return self("ReduceMean", x, self.constant([axis], np.int64), keepdims=1)
 
+    def equal(self, x: str, number: float) -> str:
+        """Whether elements are a number, which no NaN is. Equal knows no floats before opset 11."""
+        other = self.like(number, x)
+        if self.walk.opset >= 11 or helper.tensor_dtype_to_np_dtype(self.walk.element(x)).kind != "f":
+            return self("Equal", x, other)
+        apart = self("Or", self("Less", x, other), self("Greater", x, other))
+        return self("Not", apart if self.walk.opset < 9 else self("Or", apart, self("IsNaN", x)))
+
     def cast(self, x: str, dtype: str | int) -> str:
         """x in another type, given by name or as ONNX's number."""
         kind = dtype if isinstance(dtype, int) else helper.np_dtype_to_tensor_dtype(np.dtype(dtype))

@@ -40,8 +40,18 @@ def _normalizer(b: Build) -> str:
     else:
         total = b(op, sizes, b.constant(axes, np.int64), keepdims=1)
     total = b("Sqrt", total) if how == "L2" else total
-    none = b("Equal", total, b.like(0, total))
+    none = b.equal(total, 0)
     return b("Div", x, b("Where", none, b.like(1, total), total))
+
+
+@rewrites("ZipMap", domain=ML)
+def _zip_map(b: Build) -> str:
+    """A list of maps is an array with a column for each key, in the order of the keys."""
+    keys = b.attribute("classlabels_strings") or b.attribute("classlabels_int64s") or []
+    x, order = b.input(0), sorted(range(len(keys)), key=keys.__getitem__)
+    if order == list(range(len(keys))):
+        return b("Identity", x)
+    return b("Gather", x, b.constant(order, np.int64), axis=len(b.shape(x)) - 1)
 
 
 @rewrites("Imputer", domain=ML)
@@ -54,7 +64,7 @@ def _imputer(b: Build) -> str:
         if values is None:
             continue
         missing = 0 if missing is None else missing
-        wrong = b("IsNaN", x) if floats and np.isnan(missing) else b("Equal", x, b.like(missing, x))
+        wrong = b("IsNaN", x) if floats and np.isnan(missing) else b.equal(x, missing)
         return b("Where", wrong, b.like(values, x), x)
     raise b.refusal("it has no imputed values")
 

@@ -191,6 +191,11 @@ def _input_shape(name: str, tensor, given: tuple[int, ...] | None) -> tuple[int,
 
 
 def _dtype(elem_type: int, name: str) -> str:
+    if elem_type == onnx.TensorProto.STRING:
+        raise Unsupported(
+            "text, which a C library does not hold", tensor=name,
+            remedy="compile the part between numbers: --from NAME, --until NAME of a tensor or node",
+        )  # fmt: skip
     try:
         return np.dtype(helper.tensor_dtype_to_np_dtype(elem_type)).name
     except KeyError:

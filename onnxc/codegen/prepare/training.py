@@ -29,7 +29,7 @@ def _regularised(b: Build, x: str, g: str) -> str:
 
 
 def _first_step(b: Build) -> str:
-    return b("Equal", b.needs(1), b.like(0, b.needs(1)))
+    return b.equal(b.needs(1), 0)
 
 
 @rewrites("Momentum", domain=TRAINING)

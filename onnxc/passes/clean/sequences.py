@@ -118,7 +118,9 @@ def _split(e: Editor, node: gs.Node) -> bool:
         parts = list(e.model.node("Split", parts, outputs, name=f"{node.name}_split", attrs=attrs, before=node).outputs)
     elif len(sizes) > 1:
         at = e.constant(f"{node.name}_sizes", np.array(sizes, np.int64))
-        made = e.model.node("Split", [*parts, at], outputs, name=f"{node.name}_split", attrs={"axis": axis}, before=node)
+        made = e.model.node(
+            "Split", [*parts, at], outputs, name=f"{node.name}_split", attrs={"axis": axis}, before=node
+        )
         parts = list(made.outputs)
     if given is None and not node.attrs.get("keepdims", 1):
         parts = [_reshaped(e, node, "Squeeze", t, axis) for t in parts]
