@@ -48,7 +48,7 @@ def _normalizer(b: Build) -> str:
 def _zip_map(b: Build) -> str:
     """A list of maps is an array with a column for each key, in the order of the keys."""
     keys = b.attribute("classlabels_strings") or b.attribute("classlabels_int64s") or []
-    x, order = b.input(0), sorted(range(len(keys)), key=keys.__getitem__)
+    x, order = b.needs(0), sorted(range(len(keys)), key=keys.__getitem__)
     if order == list(range(len(keys))):
         return b("Identity", x)
     return b("Gather", x, b.constant(order, np.int64), axis=len(b.shape(x)) - 1)

@@ -67,8 +67,10 @@ def _stands(e: Editor, node: gs.Node, source: Tensor, what: str) -> bool:
 
 def _at(e: Editor, node: gs.Node) -> bool:
     found = _items(e, node.inputs[0])
-    at = None if found is None else _position(node, 1, len(found), False)
-    return at is not None and _stands(e, node, found[at], f"tensor {at} of a sequence, read where it is made")
+    at = _position(node, 1, len(found or []), False)
+    if found is None or at is None:
+        return False
+    return _stands(e, node, found[at], f"tensor {at} of a sequence, read where it is made")
 
 
 def _length(e: Editor, node: gs.Node) -> bool:
