@@ -82,6 +82,13 @@ def compile_(
             metavar="KIND", help="A package of the C sources: arduino, platformio, zephyr, cmsis-pack or esp-idf."
         ),
     ] = "",
+    optimise: Annotated[
+        str,
+        typer.Option(metavar="speed|size", help="What the C code of microcontrollers saves: time or bytes of code."),
+    ] = "speed",
+    buffers: Annotated[
+        str, typer.Option(metavar="caller|arena", help="arena: inputs and outputs have places in the arena.")
+    ] = "caller",
     flash: Annotated[
         str | None,
         typer.Option(metavar="256k", help="Flash of the machine: whether the library fits.", show_default=False),
@@ -141,6 +148,8 @@ def compile_(
             io=io,
             emit=emit,
             package=package,
+            code=optimise,
+            buffers=buffers,
             check=check,
             data=data,
             seed=seed,

@@ -107,6 +107,8 @@ def compile_model(
     io: str = "float",
     emit: str = "",
     package: str = "",
+    code: str = "speed",
+    buffers: str = "caller",
     check: str = "data",
     data=None,
     seed: int = 0,
@@ -124,7 +126,9 @@ def compile_model(
     have. `weights` "coded" entropy-codes them; init decodes. `program` makes a static command-line program too, `wheel` a
     pip package. `io` "int8" makes the integers the inputs and outputs where the model begins and ends with quantisers
     (`onnxc.codegen.prepare.ends`). `emit` "c" writes the C sources of a library without kernels of TVM into `c/`, `package`
-    a package of them into a folder of its name (`onnxc.codegen.c.emit.PACKAGES`). `check` "data" runs the library beside ONNX
+    a package of them into a folder of its name (`onnxc.codegen.c.emit.PACKAGES`). `code` "size" makes C code of few bytes for
+    processors without an operating system. `buffers` "arena" gives inputs and outputs places in the arena, which other tensors
+    take before and after. `check` "data" runs the library beside ONNX
     Runtime before it is put to its place, on `data` (whatever `onnxc.runtime.data.open_data` takes) or inputs drawn by `seed`;
     "shapes" compares types and shapes only. `timed` writes a second library into `profile/` whose calls are timed
     (`onnxc.codegen.c.timed`).
@@ -137,7 +141,7 @@ def compile_model(
     """
     started = time.perf_counter()
     tell = progress or (lambda stage, share: None)
-    wanted = _Wanted(name, target, threads, weights, program, wheel, emit, package, timed=timed)
+    wanted = _Wanted(name, target, threads, weights, program, wheel, emit, package, code, buffers, timed=timed)
     if io not in ("float", "int8"):
         raise BadOption("there are no such inputs and outputs", expected="float or int8", found=io)
     if check not in ("data", "shapes"):
@@ -184,13 +188,15 @@ class _Wanted:
     wheel: bool
     emit: str = ""
     package: str = ""
+    code: str = "speed"
+    buffers: str = "caller"
     ends: dict[str, Scaled] = field(default_factory=dict)
     timed: bool = False
 
     @property
     def targets(self) -> list[Target]:
-        compact = self.weights == "coded"
-        return by_demand([replace(resolve(part), compact=compact) for part in self.target.split("/")])
+        coded, small = self.weights == "coded", self.code == "size"
+        return by_demand([replace(resolve(part), compact=coded, small=small) for part in self.target.split("/")])
 
     def check(self) -> None:
         """Raises BadOption, Unsupported, MissingTool, before any work is done."""
@@ -199,10 +205,12 @@ class _Wanted:
             raise BadOption("there are no such sources", expected="c", found=self.emit)
         if self.package not in ("", *PACKAGES):
             raise BadOption("there is no such package", expected=", ".join(PACKAGES), found=self.package)
-        if (self.emit or self.package) and not first.micro:
-            raise Unsupported(
-                f"C sources for {first.name}", remedy="take a target without an operating system: cortex-m4, say"
-            )
+        for option, allowed in (("code", ("speed", "size")), ("buffers", ("caller", "arena"))):
+            if (found := getattr(self, option)) not in allowed:
+                raise BadOption(f"there are no such {option}", expected=" or ".join(allowed), found=found)
+        what = "C sources" if self.emit or self.package else "code of few bytes" if self.code == "size" else ""
+        if what and not first.micro:
+            raise Unsupported(f"{what} for {first.name}", remedy="take one without an operating system: cortex-m4, say")
         _check_options(self.name, self.threads, self.weights, first)
         if self.timed:
             check_timed(self.targets)
@@ -245,16 +253,21 @@ def _make(
         compile_program(made, threads, work / file)
     objects = [file for file in objects if (work / file).exists()]
     tell("link", 0.8)
-    layout = lay_out_arena(programs, stored, threads)
+    inside = wanted.buffers == "arena"
+    if inside and len(programs) > 1:
+        raise Unsupported("inputs in the arena, with several shapes or instruction sets", remedy="take one of them")
+    layout = lay_out_arena(programs, stored, threads, inside)
     both = tuple((tuple(static.inputs), tuple(static.outputs)) for static in statics)
     mark = interface_digest(tensors_of(name, both, wanted.ends) | {"model_sha256": model})
     ends = tuple((key, end.scale, end.zero) for key, end in wanted.ends.items())
-    face = Interface(name, both, layout.total, threads, tuple(goal.name for goal in targets), mark, ends)
+    face = Interface(name, both, layout.total, threads, tuple(goal.name for goal in targets), mark, ends, layout.ends)
     write_sources(work, face, programs, stored, layout, targets)
     folders = _write_c(work, face, programs, stored, layout, wanted) if wanted.emit or wanted.package else []
     folders += [TIMED] if wanted.timed else []
     trim()
-    libraries = link(work, name, toolchain, toolchain.linker(), objects, stored, own_parts(face, stored))
+    libraries = link(
+        work, name, toolchain, toolchain.linker(), objects, stored, own_parts(face, stored), targets[0].small
+    )
     extras = check_static(work, name, toolchain, wanted.program)
     manifest = manifest_of(face, targets, libraries, kernels, model, wanted.weights)
     manifest["program"] = extras[0] if wanted.program else None
@@ -264,9 +277,13 @@ def _make(
     extras += [write_wheel(work, face, toolchain, model)] if wanted.wheel else []
     parts = [*objects, f"{name}.o", *(object_name(part) for part in ("weights", *own_parts(face, stored)))]
     flash = flash_bytes(work / file for file in parts)
-    tensors = [
-        face.most_bytes(side, i) for side, rows in enumerate((face.inputs, face.outputs)) for i in range(len(rows))
-    ]
+    tensors = (
+        []
+        if inside
+        else [
+            face.most_bytes(side, i) for side, rows in enumerate((face.inputs, face.outputs)) for i in range(len(rows))
+        ]
+    )
     return _Made(
         [*libraries, *extras], folders, programs, kernels, face.arena_bytes, stored.flash_bytes, flash, sum(tensors)
     )
@@ -278,7 +295,7 @@ def _write_c(
     """C sources and package of a library, beside it in `work`: their folders."""
     write_c(work / "c", face, programs, stored, layout, wanted.targets)
     if wanted.package:
-        write_package(wanted.package, work / "c", work / wanted.package, face)
+        write_package(wanted.package, work / "c", work / wanted.package, face, wanted.targets[0].small)
     return [*(["c"] if wanted.emit else []), *([wanted.package] if wanted.package else [])]
 
 

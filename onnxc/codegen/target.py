@@ -20,7 +20,8 @@ class Target:
     `lanes` and `registers` count float32 lanes of a vector register and vector registers. `wide_cost` is the cycles
     one full-width fused multiply-add occupies, in units of half a cycle. `tvm` is TVM's target as (key, value) pairs;
     `arch` names the row of runtime.toolchain that links and runs, `needs` the features of /proc/cpuinfo without which
-    a host cannot run it. For a `compact` library kernels keep weights in no form that takes more room than they came in.
+    a host cannot run it. For a `compact` library kernels keep weights in no form that takes more room than they came in;
+    for a `small` one C code takes few bytes rather than little time.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Target:
     about: str = ""
     needs: tuple[str, ...] = ()
     compact: bool = False
+    small: bool = False
 
     def tvm_dict(self) -> dict[str, object]:
         """TVM's target as the dictionary that `tvm.target.Target` takes."""

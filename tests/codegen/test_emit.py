@@ -24,14 +24,21 @@ from .conftest import run_ort
 from .test_targets import ready
 
 MAIN = """#include <stdio.h>
+#include <string.h>
 #include "net.h"
 static union { long long align[8]; char bytes[NET_ARENA_BYTES + 64]; } arena;
 static signed char x[NET_INPUT0_BYTES];
 static float y[NET_OUTPUT0_BYTES / 4];
 int main(void) {
+  char *at = arena.bytes + (64 - (size_t)arena.bytes % 64) % 64;
   const void *in[] = {x};
-  void *out[] = {y}, *at = arena.bytes + (64 - (size_t)arena.bytes % 64) % 64;
+  void *out[] = {y};
   if (fread(x, 1, sizeof x, stdin) != sizeof x || net_init(at, 1) || net_run(at, in, out)) return 1;
+  in[0] = memcpy(at + NET_INPUT0_PLACE, x, sizeof x); /* again, in the arena */
+  out[0] = at + NET_OUTPUT0_PLACE;
+  if (net_run(at, in, out) || memcmp(out[0], y, sizeof y)) return 2;
+  in[0] = at + NET_INPUT0_PLACE + 1;
+  if (net_run(at, in, out) != NET_OVERLAP) return 3;
   return fwrite(y, 1, sizeof y, stdout) != sizeof y;
 }
 """
@@ -62,11 +69,12 @@ def network() -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """The network compiled for a processor without floats, as C and as a PlatformIO project."""
+    """The network compiled for a processor without floats, in few bytes, its ends in the arena, as C and as a PlatformIO project."""
     ready("cortex-m3")
     folder = tmp_path_factory.mktemp("emit")
-    report = compile_model(network(), folder, name="net", target="cortex-m3", io="int8", emit="c", package="platformio")
-    assert report.fallbacks == () and report.proof["where"].startswith("cortex-m3")
+    options = {"io": "int8", "emit": "c", "package": "platformio", "code": "size", "buffers": "arena"}
+    report = compile_model(network(), folder, name="net", target="cortex-m3", **options)
+    assert report.fallbacks == () and report.io_bytes == 0 and report.proof["where"].startswith("cortex-m3")
     return folder
 
 
@@ -125,6 +133,10 @@ def test_what_is_refused(tmp_path):
         compile_model(plain, tmp_path / "a", name="net", emit="c")
     with pytest.raises(Unsupported, match="no C code for negative"):
         compile_model(plain, tmp_path / "b", name="net", emit="c", target="cortex-m4")
+    with pytest.raises(Unsupported, match="code of few bytes for native"):
+        compile_model(plain, tmp_path / "d", name="net", code="size")
+    with pytest.raises(Unsupported, match="inputs in the arena, with several shapes"):
+        compile_model(plain, tmp_path / "e", name="net", buffers="arena", target="x86-64-v2/x86-64-v3")
     with pytest.raises(BadOption, match="no such package"):
         compile_model(plain, tmp_path / "c", name="net", package="conda", target="cortex-m4")
     assert list(tmp_path.iterdir()) == []

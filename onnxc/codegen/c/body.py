@@ -124,20 +124,20 @@ static int overlap(const void *a, size_t a_bytes, const void *b, size_t b_bytes)
   return (uintptr_t)a < (uintptr_t)b + b_bytes && (uintptr_t)b < (uintptr_t)a + a_bytes;
 }
 
-static int check_tensors(const head *h, const void *const *inputs, void *const *outputs) {
+@own@static int check_tensors(const head *h, const void *const *inputs, void *const *outputs) {
   const net_tensor *in = input_table[h->shape], *out = output_table[h->shape];
   int i, j;
   for (i = 0; i < NET_INPUTS; i++) {
     if (!inputs[i]) return NET_NULL_POINTER;
     if ((uintptr_t)inputs[i] % input_align[i]) return NET_MISALIGNED;
-  }
+@own_inputs@  }
   for (i = 0; i < NET_OUTPUTS; i++) {
     size_t bytes = out[i].bytes;
     if (!outputs[i]) return NET_NULL_POINTER;
     if ((uintptr_t)outputs[i] % output_align[i]) return NET_MISALIGNED;
-    if (overlap(outputs[i], bytes, h, NET_ARENA_BYTES)) return NET_OVERLAP;
+    if (overlap(outputs[i], bytes, h, NET_ARENA_BYTES)@unless_own@) return NET_OVERLAP;
     for (j = 0; j < NET_INPUTS; j++)
-      if (overlap(outputs[i], bytes, inputs[j], in[j].bytes)) return NET_OVERLAP;
+      if (overlap(outputs[i], bytes, inputs[j], in[j].bytes)@unless_own@) return NET_OVERLAP;
     for (j = 0; j < i; j++)
       if (overlap(outputs[i], bytes, outputs[j], out[j].bytes)) return NET_OVERLAP;
   }

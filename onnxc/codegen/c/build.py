@@ -12,7 +12,7 @@ from pathlib import Path
 
 from onnxc.codegen.c import example as cexample
 from onnxc.codegen.c import source as csource
-from onnxc.codegen.c.header import Interface, header, internal
+from onnxc.codegen.c.header import Interface, header, internal, tensor_bytes
 from onnxc.codegen.c.source import MICRO_FILES, Layout, head_bytes
 from onnxc.codegen.memory.arena import ALIGN, aligned
 from onnxc.codegen.memory.contract import check_plan
@@ -48,18 +48,25 @@ def object_name(part: str) -> str:
     return f"{PARTS}/onnxc-{part}.o"
 
 
-def lay_out_arena(programs: Sequence[Program], weights: Weights, threads: int) -> Layout:
-    """Settles the plans in one arena. Scratch memory is needed before the first run only, so buffers may lie over it."""
+def lay_out_arena(programs: Sequence[Program], weights: Weights, threads: int, inside: bool = False) -> Layout:
+    """Settles the plans in one arena, which holds inputs and outputs too if `inside`.
+
+    Scratch memory is needed before the first run only, so buffers may lie over it."""
     decoded = head_bytes(threads)
     buffers = decoded + weights.decoded_bytes
     for program in programs:
         workspaces = {name: function.workspace for name, function in program.compiled.items()}
         over = {name: call.over for name, call in program.micro.items()}
+        if inside:
+            ends = (program.static.inputs, program.static.outputs)
+            program.plan.take_ends(*([tensor_bytes(t) for t in side] for side in ends))
         program.plan.settle(workspaces, buffers, over, MICRO_ALIGN if program.target.micro else ALIGN)
         static = program.static
         check_plan(program.plan, len(static.inputs), len(static.outputs), len(weights.spots), buffers)
     scratch = aligned(SCRATCH) if weights.segments else 0
-    return Layout(decoded, buffers, buffers + max(scratch, *(program.plan.arena for program in programs)))
+    total = buffers + max(scratch, *(program.plan.arena for program in programs))
+    first, last = programs[0].plan.ends
+    return Layout(decoded, buffers, total, (tuple(first), tuple(last)))
 
 
 def write_sources(
@@ -164,13 +171,15 @@ def link(
     kernels: list[str],
     weights: Weights,
     parts: Sequence[str],
+    small: bool = False,
 ) -> list[str]:
     """Makes the libraries in `work` from its sources and the objects `kernels`. Returns their names, the one to load first.
+    `small`: code of few bytes rather than fast.
 
     Raises Unsupported where the kernels need a function that libc and libm lack, MissingTool for any other failure.
     """
     cc = linker.command()
-    flags = ["-std=c99", "-O2", "-g0", *(["-fPIC"] if "so" in toolchain.libraries else [])]
+    flags = ["-std=c99", "-Os" if small else "-O2", "-g0", *(["-fPIC"] if "so" in toolchain.libraries else [])]
     flags += ["-fno-schedule-insns"] if toolchain.bare else []  # it moves loads ahead of the registers that there are
     threads = ["-pthread"] if "pool" in parts else []
     own = [f"-D{symbol}={symbol.replace('onnxc', internal(name), 1)}" for part in parts for symbol in _SYMBOLS[part]]

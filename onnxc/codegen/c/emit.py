@@ -71,9 +71,10 @@ def _weights_text(symbol: str, data: bytes) -> Iterator[str]:
     yield f"}};\n#define {symbol} ((const char *){symbol}_words)\n"
 
 
-def write_package(kind: str, sources: Path, folder: Path, face: Interface) -> None:
-    """Writes a package of `kind`, a key of PACKAGES, of the C sources in `sources` into the new `folder`."""
+def write_package(kind: str, sources: Path, folder: Path, face: Interface, small: bool = False) -> None:
+    """Writes a package of `kind`, a key of PACKAGES, of the C sources in `sources` into the new `folder`; for few bytes if `small`."""
     for path, text in PACKAGES[kind](face).items():
+        text = text.replace("-O2", "-Os") if text and small else text
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         if text is None:
@@ -97,6 +98,13 @@ def _fill(text: str, face: Interface) -> str:
 
 
 def _main(face: Interface) -> str:
+    if any(face.places):
+        places = [
+            ", ".join(f"arena + @NAME@_{kind}{i}_PLACE" for i in range(len(face.places[side])))
+            for side, kind in enumerate(("INPUT", "OUTPUT"))
+        ]
+        text = _RUN.replace("@buffers@\n", "").replace("@inputs@", places[0]).replace("@outputs@", places[1])
+        return _fill(text, face)
     rows = [f"static char {kind}{i}[@NAME@_{kind.upper()}{i}_BYTES] ALIGNED;"
             for kind, tensors in (("input", face.inputs), ("output", face.outputs)) for i in range(len(tensors))]  # fmt: skip
     inputs, outputs = (", ".join(f"{kind}{i}" for i in range(len(tensors)))

@@ -33,6 +33,7 @@ class Interface:
 
     `machines` names the instruction sets that it has kernels for, the least demanding first. `digest` says in hexadecimal
     what it is: `onnxc.runtime.library.interface_digest` of its manifest.
+    `places`: bytes from the arena's start to the inputs and outputs that it holds, if it does.
     `ends`: name, scale and zero point of inputs and outputs whose integers stand for (integer - zero) * scale.
     """
 
@@ -43,6 +44,7 @@ class Interface:
     machines: tuple[str, ...] = ("",)
     digest: str = ""
     ends: tuple[tuple[str, float, int], ...] = ()
+    places: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -88,6 +90,7 @@ def header(face: Interface) -> str:
     """`<name>.h`, clean under -Wall -Wextra -Werror -pedantic as C99 and as C++."""
     text = _HEADER.replace("@macros@", "\n".join(_macros(face)))
     text = text.replace("@threads@", _THREADS if face.threads > 1 else _ONE_THREAD)
+    text = text.replace("@places@", _PLACES if any(face.places) else "")
     text = text.replace("@shapes@", _SHAPES if len(face.shapes) > 1 else "")
     text = text.replace("@machine@", _MACHINE if len(face.machines) > 1 else "")
     text = text.replace("NET_", f"{face.name.upper()}_").replace("net_", f"{face.name}_").replace("@net@", face.name)
@@ -122,6 +125,8 @@ def _macros(face: Interface) -> list[str]:
     lines.append(f"#define NET_OUTPUTS {len(face.outputs)}")
     for side, (kind, tensors) in enumerate((("INPUT", face.inputs), ("OUTPUT", face.outputs))):
         lines += [f"#define NET_{kind}{i}_BYTES {face.most_bytes(side, i)}" for i in range(len(tensors))]
+        for i, place in enumerate(face.places[side]):
+            lines.append(f"#define NET_{kind}{i}_PLACE {place} /* in the arena: (char *)arena + NET_{kind}{i}_PLACE */")
         known = {label: (scale, zero) for label, scale, zero in face.ends}
         for i, (label, _, _) in enumerate(tensors):
             if label in known:
@@ -132,6 +137,10 @@ def _macros(face: Interface) -> list[str]:
                 lines.append(f"#define NET_{kind}{i}_ZERO_POINT ({zero})")
     return lines
 
+
+_PLACES = """ * Inputs and outputs have places in the arena: what is given and taken there is not copied. A run leaves the outputs there and
+ * uses the inputs' bytes for other things.
+"""
 
 _ONE_THREAD = """/* Makes a handle at the start of `arena`: from then on the arena's address is the handle. `threads` must be 1: the
  * library runs each call on the thread that makes it. Returns a status. */"""
@@ -161,7 +170,7 @@ _HEADER = """/* @net@.h: a compiled model. Made by onnxc.
  * Tensors are dense and row-major, aligned to their element; 64-byte alignment is fastest. Outputs overlap neither
  * each other nor the inputs nor the arena. The library allocates nothing and keeps no state outside the arena: handles
  * on separate arenas may run at the same time in different threads; one handle runs once at a time.
- *
+@places@ *
  *   static char arena[NET_ARENA_BYTES] aligned to 64 bytes;
  *   if (net_init(arena, 1) == NET_OK) status = net_run(arena, inputs, outputs);
  */

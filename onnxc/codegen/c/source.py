@@ -9,6 +9,7 @@ from functools import partial
 
 from onnxc.codegen.c.body import BODY, CLOCK, LAPS, MACHINE, PROGRAM, SELECT, SHARED
 from onnxc.codegen.c.header import Interface, element_bytes, internal, tensor_bytes
+from onnxc.codegen.c.inside import marks, moves
 from onnxc.codegen.c.pick import pick_includes, pick_source
 from onnxc.codegen.memory.plan import Place
 from onnxc.codegen.memory.weights import Weights, decode_source
@@ -24,11 +25,15 @@ THREADED_HEAD = 1024  # the same with the state of a thread pool
 
 @dataclass(frozen=True)
 class Layout:
-    """The arena, in bytes from its start: handle, decoded weights, then buffers, over the decoder's scratch memory."""
+    """The arena, in bytes from its start: handle, decoded weights, then buffers, over the decoder's scratch memory.
+
+    `ends`: where inputs and outputs are within it, if they are.
+    """
 
     decoded: int
     buffers: int
     total: int
+    ends: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
 
 def head_bytes(threads: int) -> int:
@@ -51,19 +56,22 @@ def source(
     place = partial(_pointer, name=face.name, weights=weights, decoded=layout.decoded)
     declared: set[str] = set()
     shared: list[str] = []
-    lists = [_program(number, program, declared, shared, place, timed) for number, program in enumerate(programs)]
+    ends = moves(face)
+    lists = [_program(number, program, declared, shared, place, timed, ends) for number, program in enumerate(programs)]
     laps = LAPS.replace("@stamps@", str(1 + max(len(program.plan.calls) for program in programs))) if timed else ""
     includes = [laps, pick_includes(targets), '#include "parts/decode.h"' if weights.segments else ""]
     if any(program.micro for program in programs):
         includes += [
             "#define ONNXC_FLOATS 1" if targets[0].fpu else "",
             "#define ONNXC_HELIUM 1" if targets[0].helium else "",
+            "#define ONNXC_SMALL 1" if targets[0].small else "",
             *(f'#include "parts/{file}"' for file in MICRO),
         ]
     more = [SELECT if len(face.shapes) > 1 else "", _machine(face)]
     parts = {
         "dispatch": _dispatch(len(programs), len(face.shapes)),
         "includes": "\n".join(filter(None, includes)),
+        **marks(face),
         "decode": decode_source(weights),
         "pick": pick_source(targets),
         "more": "".join(more),
@@ -94,10 +102,16 @@ def _magic(face: Interface, weights: Weights) -> int:
 
 
 def _program(
-    number: int, program: Program, declared: set[str], shared: list[str], place: Callable[[Place], str], timed: bool
+    number: int,
+    program: Program,
+    declared: set[str],
+    shared: list[str],
+    place: Callable[[Place], str],
+    timed: bool,
+    ends: tuple[list[str], list[str]],
 ) -> str:
     """The C function `program<number>`. What it calls joins `declared`, its parallel phases join `shared`."""
-    lines: list[str] = ["  stamp(0);"] if timed else []
+    lines: list[str] = ends[0] + (["  stamp(0);"] if timed else [])
     for i, (function, places) in enumerate(program.plan.calls):
         args, phases = ", ".join(place(p) for p in places), program.compiled[function].phases
         kinds = ["const void *"] * len(places) + ["int32_t"] * (4 if phases else 0)
@@ -114,6 +128,8 @@ def _program(
                 lines.append(f"  {function}({args}, {phase}, 0, 1, 0);")
         lines += [f"  stamp({i + 1});"] if timed else []
     lines += [f"  memcpy(outputs[{output}], {place(p)}, {count});" for output, p, count in program.plan.copies]
+    copied = {output for output, _, _ in program.plan.copies}
+    lines += [line for i, line in enumerate(ends[1]) if i not in copied]
     flags = " | ".join(f"*(const int32_t *)({place(p)})" for p in program.plan.flags)
     text = PROGRAM.replace("@number@", str(number)).replace("@calls@", "\n".join(lines))
     return text.replace("@flags@", flags or "0")

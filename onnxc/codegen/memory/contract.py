@@ -64,6 +64,8 @@ def check_plan(plan: MemoryPlan, inputs: int, outputs: int, weights: int, start:
             found = f"{place.space} {place.offset}"
             raise VerificationError(f"{user} has an operand without a place", found=found, remedy=REMEDY)
     written = {place.offset for _, place in operands if place.space == "output"} | {n for n, _, _ in plan.copies}
+    made = {place.offset for _, place in operands}
+    written |= {n for n, offset in enumerate(plan.ends[1]) if offset in made}
     if written != set(range(outputs)):
         raise VerificationError(
             "an output is written by nobody", expected=outputs, found=sorted(written), remedy=REMEDY

@@ -37,6 +37,8 @@ class Place:
 class MemoryPlan:
     """`calls`: (function, places) in order. `copies`: (output, place, bytes) that no kernel writes itself.
 
+    `ends`: where inputs and outputs are, if they are in the arena.
+
     `flags` are int32 scalars that kernels leave at other than 0 where an index was out of range.
 
     `buffers` are the bytes of the tensors between kernels. `arena` is their place with the workspaces, in bytes, and
@@ -51,6 +53,21 @@ class MemoryPlan:
     during: list[int] = field(default_factory=list)
     weights: list[np.ndarray] = field(default_factory=list)
     flags: list[Place] = field(default_factory=list)
+    ends: tuple[list[int], list[int]] = field(default_factory=lambda: ([], []))
+
+    def take_ends(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        """Makes buffers of the inputs and outputs, whose bytes these are: `ends` has their numbers, and their places once settled."""
+        first = len(self.buffers)
+        self.buffers += [*inputs, *outputs]
+        begin = {"input": first, "output": first + len(inputs)}
+        self.ends = (list(range(first, begin["output"])), list(range(begin["output"], len(self.buffers))))
+
+        def moved(place: Place) -> Place:
+            return Place("buffer", begin[place.space] + place.offset) if place.space in begin else place
+
+        self.calls = [(function, [moved(p) for p in places]) for function, places in self.calls]
+        self.copies = [(n, moved(p), size) for n, p, size in self.copies]
+        self.flags = [moved(p) for p in self.flags]
 
     def add_weight(self, array: np.ndarray) -> Place:
         """The place of a constant array: its number among `weights`."""
@@ -78,6 +95,8 @@ class MemoryPlan:
                     uses.setdefault(place.offset, []).append(i)
         for place in self._kept():
             uses.setdefault(place.offset, []).append(len(self.calls))
+        for number in self.ends[0]:
+            uses.setdefault(number, []).append(0)
         numbers = sorted(uses)
         tenants = [Tenant(self.buffers[n], min(uses[n]), max(uses[n])) for n in numbers]
         overlaps = self._overlaps(over or {}, numbers, tenants)
@@ -94,10 +113,12 @@ class MemoryPlan:
             self.calls[i][1].append(Place("arena", start + offset))
         self.copies = [(n, where[p.offset] if p.space == "buffer" else p, size) for n, p, size in self.copies]
         self.flags = [where[p.offset] if p.space == "buffer" else p for p in self.flags]
+        self.ends = ([where[n].offset for n in self.ends[0]], [where[n].offset for n in self.ends[1]])
 
     def _kept(self) -> list[Place]:
         """The buffers that are read after the last call."""
-        return [place for place in (*(p for _, p, _ in self.copies), *self.flags) if place.space == "buffer"]
+        own = [Place("buffer", n) for n in self.ends[1]]
+        return own + [place for place in (*(p for _, p, _ in self.copies), *self.flags) if place.space == "buffer"]
 
     def _overlaps(self, over: Mapping[str, Sequence[Over]], numbers: list[int], tenants: list[Tenant]) -> list[Overlap]:
         """Pairs of tenants of which the second may lie over the first: its call is the last to read that, in one operand."""
@@ -115,7 +136,7 @@ class MemoryPlan:
         return found
 
     def _reorder(self, workspaces: Mapping[str, int]) -> None:
-        written: set[int] = set()
+        written = set(self.ends[0])
         reads, writes = [], []
         for _, places in self.calls:
             mine = [p.offset for p in places if p.space == "buffer"]

@@ -188,8 +188,11 @@ def emit_depthwise(spec: KernelSpec, plan: Schedule, name: str):
 
 
 def _four_planes(spec: KernelSpec, plan: Schedule, size: int) -> bool:
-    """Whether a depthwise layer copies four channels' planes at once: where they take less than what layers beside it have for x and y."""
-    return plan.detail != HELIUM and spec.c >= 4 and 4 * size <= max(1024, 5 * spec.h * spec.w * spec.c // 8)
+    """Whether a depthwise layer copies four channels' planes at once: where x with them takes less than x and y of a layer beside it."""
+    if plan.detail == HELIUM or spec.c < 4:
+        return False
+    same = (spec.h, spec.w) == (spec.oh, spec.ow)  # y lies over x
+    return 4 * size <= max(1024, 5 * spec.h * spec.w * spec.c // 8 if same else spec.oh * spec.ow * spec.oc // 2)
 
 
 def _end(ends: Ends) -> str:

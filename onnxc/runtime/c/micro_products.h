@@ -66,6 +66,10 @@ ONNXC_KERNEL void onnxc_column(const onnxc_conv_layer *s, const int8_t *x, int r
 
 /* The products of a column, and of two, with all output channels. w: for each two of them the pairs of a column, a word a
  * pair: bytes (c0 k0) (c1 k0) (c0 k1) (c1 k1). scales: the table. */
+#ifdef ONNXC_SMALL /* a pixel alone is computed as two, the second of which is nothing, and lies under the first */
+#define ONNXC_GAP(pixels) 2
+#else
+#define ONNXC_GAP(pixels) (pixels)
 #define ONNXC_STEP1(i)                          \
   ONNXC_LOAD2(x, 2 * (i), x0, x1);              \
   ONNXC_LOAD2(w, 2 * (i), v, u);                \
@@ -109,6 +113,8 @@ ONNXC_KERNEL void onnxc_product1(const onnxc_conv_layer *s, const uint32_t *colu
   }
 }
 
+#endif
+
 #define ONNXC_STEP2(i)                                                  \
   ONNXC_LOAD2(x, 4 * (i), x0, x1);                                      \
   ONNXC_LOAD2(w, 2 * (i), v, u);                                        \
@@ -127,6 +133,12 @@ ONNXC_KERNEL void onnxc_product2(const onnxc_conv_layer *s, const uint32_t *colu
     const uint32_t *x = columns;
     int32_t a0 = scales[0], a1 = scales[2], b0 = a0, b1 = a1, offset, shift;
     uint32_t x0, x1, v, t, u;
+#ifdef ONNXC_SMALL
+    while (x != end) {
+      ONNXC_STEP2(0);
+      x += 4, w += 2;
+    }
+#else
     if (s->steps & 1) {
       ONNXC_STEP2(0);
       x += 4, w += 2;
@@ -143,20 +155,25 @@ ONNXC_KERNEL void onnxc_product2(const onnxc_conv_layer *s, const uint32_t *colu
       ONNXC_STEP2(3);
       x += 16, w += 8;
     }
+#endif
     offset = ends[0], shift = ends[1];
     onnxc_requantise2(&a0, &b0, scales[1], offset, shift);
     onnxc_requantise2(&a1, &b1, scales[3], offset, shift);
-    y[0] = (int8_t)a0, y[line] = (int8_t)b0;
-    y[1] = (int8_t)a1, y[line + 1] = (int8_t)b1;
+    y[line] = (int8_t)b0, y[0] = (int8_t)a0;
+    y[line + 1] = (int8_t)b1, y[1] = (int8_t)a1;
   }
 }
 
 ONNXC_INLINE void onnxc_product(const onnxc_conv_layer *s, const uint32_t *columns, int pixels, const int8_t *w,
                                 const int32_t *scales, int8_t *y, int line) {
+#ifdef ONNXC_SMALL
+  onnxc_product2(s, columns, (const uint32_t *)(const void *)w, scales, y, pixels > 1 ? line : 0);
+#else
   if (pixels > 1)
     onnxc_product2(s, columns, (const uint32_t *)(const void *)w, scales, y, line);
   else
     onnxc_product1(s, columns, (const uint32_t *)(const void *)w, scales, y);
+#endif
 }
 
 /* Convolutions and matrix products; a product of (m, k) has m columns of one row. Two output pixels a time, whose columns
@@ -172,7 +189,7 @@ ONNXC_KERNEL void onnxc_conv(const onnxc_conv_layer *s, const void *x, const voi
     int pixels = left > 1 ? 2 : 1, line = apart ? s->oc + 1 : s->oc;
     int8_t *made = apart ? bytes : to;
     for (i = 0; i < pixels; i++) {
-      onnxc_column(s, (const int8_t *)x, row, column, columns + i, pixels, bytes);
+      onnxc_column(s, (const int8_t *)x, row, column, columns + i, ONNXC_GAP(pixels), bytes);
       if (++column == s->ow) column = 0, row++;
     }
     onnxc_product(s, columns, pixels, (const int8_t *)w, (const int32_t *)scales, made, line);
