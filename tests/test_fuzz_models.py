@@ -68,3 +68,19 @@ def test_an_output_of_no_tensor_is_not_compared():
                   "{ y, n, o = BatchNormalization <training_mode = -1> (x, s, b, m, v) }")  # fmt: skip
     with pytest.raises(OnnxcError, match="n: this output is not compared, expected a tensor, found nothing"):
         onnxc.run_passes(proto, "clean")
+
+
+MAPPED = """g (seq(float[H,W]) xs) => (seq(int64[2]) ys) {
+    ys = SequenceMap <body = b (float[H,W] x) => (int64[2] s) { s = Shape(x) }> (xs) }"""
+
+
+@pytest.mark.parametrize("domain", ["", "local"])
+def test_bodies_of_nodes_that_run_them_in_ways_of_their_own(domain):
+    proto = model(MAPPED)
+    if domain:  # a function that has the body as well, and uses none
+        proto.graph.node[0].domain = domain
+        proto.opset_import.append(onnx.helper.make_opsetid(domain, 1))
+        inner = model(MAPPED).graph.node[0]
+        opsets = [onnx.helper.make_opsetid("", 18)]
+        proto.functions.append(onnx.helper.make_function(domain, "SequenceMap", ["xs"], ["ys"], [inner], opsets))
+    assert len(onnxc.run_passes(proto, "quant", check="shapes").model.nodes) == 1

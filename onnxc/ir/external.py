@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import onnx
@@ -18,6 +19,7 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
 from .errors import BadModel
+from .skimming import skim
 from .values import LARGEST, stored_bytes
 
 EXTERNAL = onnx.TensorProto.EXTERNAL
@@ -159,9 +161,10 @@ def named(path: Path) -> set[str]:
     try:
         handle = opened(path)
         with os.fdopen(handle, "rb") as file:
-            if os.fstat(handle).st_size > LARGEST:
+            size = os.fstat(handle).st_size
+            if size > LARGEST:
                 return set()
-            model = onnx.ModelProto.FromString(file.read())
+            frame, weights = skim(file, size)
+            return {e.value for t in chain(tensors(frame), weights) for e in t.external_data if e.key == "location"}
     except (OSError, DecodeError):
         return set()
-    return {e.value for t in tensors(model) for e in t.external_data if e.key == "location"}

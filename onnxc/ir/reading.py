@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -21,9 +24,9 @@ MOST_NODES = 1_000_000
 _A = onnx.AttributeProto
 
 
-def from_proto(proto: onnx.ModelProto, beside: Beside) -> Model:
-    """The model that `proto` holds; `beside` gives external data, which are copied into `proto` where they are no weights of
-    the outer graph. Raises BadModel."""
+def from_proto(proto: onnx.ModelProto, beside: Beside, weights: Iterable[onnx.TensorProto] = ()) -> Model:
+    """The model that `proto` holds, with `weights` behind its own initialisers; `beside` gives external data, which are copied
+    into `proto` where they are no weights of the outer graph. Raises BadModel."""
     _check_text(proto)
     opsets = _opsets(proto)
     graph = proto.graph
@@ -33,7 +36,8 @@ def from_proto(proto: onnx.ModelProto, beside: Beside) -> Model:
         )
     remarks: list[str] = []
     tensors: dict[str, gs.Variable | gs.Constant] = {}
-    for init in graph.initializer:
+    for init in chain(graph.initializer, weights):
+        _refuse_bytes([init.name])
         if not init.name:
             raise BadModel("an initialiser has no name", found="''")
         if init.name in tensors:
@@ -174,6 +178,10 @@ def _check_text(proto: onnx.ModelProto) -> None:
             *(a.ref_attr_name for a in n.attribute),
         ]
         graphs += bodies(n)
+    _refuse_bytes(strings)
+
+
+def _refuse_bytes(strings: Iterable[str | bytes]) -> None:
     bad = next((s for s in strings if not isinstance(s, str)), None)
     if bad is not None:
         raise BadModel("a name is not text", found=repr(bad), remedy="the file is damaged: export it again")

@@ -15,23 +15,23 @@ from google.protobuf.message import Message
 
 from .values import PACKED, fill, little_endian, tensor_type
 
-_GRAPH, _INITIALIZER, _RAW = 7, 5, 9
+GRAPH, INITIALIZER, _RAW = 7, 5, 9
 _M = TypeVar("_M", bound=Message)
 
 
 def parts(frame: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
     """The bytes of `frame`, which has no initialisers, with `weights` as those."""
     graph = frame.graph
-    before, after = _serial(_only(graph, 0, _INITIALIZER)), _serial(_only(graph, _INITIALIZER, 1 << 29))
+    before, after = _serial(_only(graph, 0, INITIALIZER)), _serial(_only(graph, INITIALIZER, 1 << 29))
     heads = {name: _head(name, values) for name, values in weights.items()}
     sizes = {name: len(head) + (_raw_bytes(weights[name]) or 0) for name, head in heads.items()}
-    whole = len(before) + len(after) + sum(1 + len(_varint(n)) + n for n in sizes.values())
-    yield _serial(_only(frame, 0, _GRAPH)) + _tag(_GRAPH) + _varint(whole) + before
+    whole = len(before) + len(after) + sum(1 + len(varint(n)) + n for n in sizes.values())
+    yield _serial(_only(frame, 0, GRAPH)) + tag(GRAPH) + varint(whole) + before
     for name, values in weights.items():
-        yield _tag(_INITIALIZER) + _varint(sizes[name]) + heads[name]
+        yield tag(INITIALIZER) + varint(sizes[name]) + heads[name]
         if _raw_bytes(values) is not None:
             yield np.ascontiguousarray(little_endian(values)).reshape(-1).view(np.uint8).data
-    yield after + _serial(_only(frame, _GRAPH, 1 << 29))
+    yield after + _serial(_only(frame, GRAPH, 1 << 29))
 
 
 def _raw_bytes(values: np.ndarray) -> int | None:
@@ -48,7 +48,7 @@ def _head(name: str, values: np.ndarray) -> bytes:
         return _serial(tensor)
     tensor.name, tensor.data_type = name, tensor_type(values.dtype)
     tensor.dims.extend(values.shape)
-    return _serial(tensor) + _tag(_RAW) + _varint(size)
+    return _serial(tensor) + tag(_RAW) + varint(size)
 
 
 def _only(message: _M, above: int, below: int) -> _M:
@@ -70,11 +70,11 @@ def _serial(message: Message) -> bytes:
     return message.SerializeToString(deterministic=True)
 
 
-def _tag(number: int) -> bytes:
-    return _varint(number << 3 | 2)
+def tag(number: int) -> bytes:
+    return varint(number << 3 | 2)
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
     made = bytearray()
     while value > 127:
         made.append(value & 127 | 128)

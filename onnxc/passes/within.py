@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..ir.bodies import Body
+from ..ir.graph import STANDARD
 from ..ir.model import CAPTURED, Model
 from .base import Context, Feeds
 from .layers.capture import Probe
@@ -60,13 +61,13 @@ def _tensors(model: Model, ctx: Context, names: list[str]) -> Iterator[dict[str,
 
 def _rounds(body: Body, given: list, captured: Feeds, ctx: Context) -> Iterator[Feeds]:
     node = body.node
-    if node.op == "If":
+    if node.op == "If" and node.domain in STANDARD:
         if bool(np.reshape(given[0], -1)[0]) == (body.key == "then_branch"):
             yield dict(captured)
         return
     names = [t.name for t in body.model.inputs][: len(body.model.inputs) - len(captured)]
-    if ctx.runner is None:
-        return
+    if ctx.runner is None or node.op not in ("Loop", "Scan") or node.domain not in STANDARD:
+        return  # how others run their bodies is not known here
     run = ctx.runner.prepare(body.model.lean())
     outputs = [t.name for t in body.model.outputs]
     if node.op == "Loop":

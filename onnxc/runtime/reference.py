@@ -214,6 +214,8 @@ def _started(
         if not optimise:  # no memory of its own between runs: neither an arena nor weights packed anew
             options.enable_cpu_mem_arena = False
             options.add_session_config_entry("session.disable_prepacking", "1")
+            # its plan of the memory that equal inputs share takes time quadratic in the weights
+            options.enable_mem_pattern = False
             # each weight is dequantised when its layer is due; by default all are first
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         if profile is not None:

@@ -1,24 +1,23 @@
 """How commands end when they are told to, killed, or when nobody listens."""
 
+import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 
-import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from onnxc.cli import signals
-from onnxc.ir import external, temporary
+from onnxc.ir import temporary
 from tests.cli.test_errors import ROOT
+from tests.fuzz import kills
 
 DEFAULTS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
 POINTS = int(os.environ.get("ONNXC_KILL_POINTS", "3"))
-"""At how many random points a command is ended, for each command and signal; 34 make 200 in all."""
+"""At how many random points a command is ended, for each command and signal."""
 
 
 @pytest.fixture(autouse=True)
@@ -102,66 +101,13 @@ def test_what_is_ignored_stays_ignored_and_handlers_come_back():
     assert signal.getsignal(signal.SIGTERM) == before and signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
-def large(path, value: float) -> None:
-    """A chain of layers, with weights of one value."""
-    weights = [numpy_helper.from_array(np.full((64, 64), value, np.float32), f"w{i}") for i in range(4)]
-    nodes = [helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"]) for i in range(4)]
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 64]) for name in ("x0", "x4")]
-    onnx.save(helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:], weights), ir_version=8,
-                                opset_imports=[helper.make_opsetid("", 17)]), path)  # fmt: skip
-
-
-LOWERED = "import sys; from onnxc.ir import writing; from onnxc.cli.app import main; "
-LOWERED += "writing.PROTO_LIMIT = 1000; sys.exit(main(sys.argv[1:]))"
-
-
-ENDINGS = [(c, n) for c in ("passes", "large", "pack") for n in (signal.SIGKILL, signal.SIGTERM)]
-COMPILES = [pytest.param("compile", n, marks=pytest.mark.slow) for n in (signal.SIGKILL, signal.SIGTERM)]
-
-
-@pytest.mark.parametrize("command, number", [*ENDINGS, *COMPILES])
-def test_killed_at_any_time_a_command_leaves_the_old_or_the_new(tmp_path, command, number, seed=0):
-    # of one name, which a library takes from the file: one of another name would stay beside it
-    old, new = tmp_path / "old/net.onnx", tmp_path / "new/net.onnx"
-    for path, value in ((old, 0.5), (new, 0.25)):
-        path.parent.mkdir()
-        large(path, value)
-    home = tmp_path / "home"
-    home.mkdir()
-    out = home / "out"
-    call = {
-        "passes": lambda net: ["-m", "onnxc", "passes", net, "-p", "clean", "--check", "shapes", "-o", out],
-        "large": lambda net: ["-c", LOWERED, "passes", net, "-p", "clean", "--check", "shapes", "-o", out],
-        "pack": lambda net: ["-m", "onnxc", "pack", net, "-o", out],
-        "compile": lambda net: ["-m", "onnxc", "compile", net, "--check", "shapes", "-o", out],
-    }[command]
-    contents = []
-    for net in (old, new, old):
-        begun = time.perf_counter()
-        assert start(*call(net)).wait() == 0
-        took = time.perf_counter() - begun
-        contents.append(whole(home))
-    rng = random.Random(seed)
-    for _ in range(POINTS - (command == "compile")):  # it takes longest
-        child = start(*call(new))
-        time.sleep(took * rng.random())
-        child.send_signal(number)
-        child.communicate()
-        if number == signal.SIGTERM and child.returncode in (0, 143):
-            assert whole(home, left=False) in contents
-        assert whole(home) in contents
-        assert start(*call(old)).wait() == 0
-        assert whole(home, left=False) == contents[0]
-
-
-def whole(home, left: bool = True) -> dict[str, bytes]:
-    """The files of an output: itself, those in it, and the weights that it names; `left`: others may have been left beside it."""
-    names = {"out", *external.named(home / "out")}
-    found = {path.name for path in home.iterdir()}
-    assert names <= found and (left or names == found), found
-    inside = [path for path in (home / "out").rglob("*") if path.is_file()]
-    files = inside if (home / "out").is_dir() else [home / name for name in names]
-    return {str(path.relative_to(home)): path.read_bytes() for path in files}
+@pytest.mark.parametrize("command", ["passes", "large", "pack", pytest.param("compile", marks=pytest.mark.slow)])
+def test_killed_at_any_time_a_command_leaves_the_old_or_the_new(tmp_path, command):
+    done = start(kills.__file__, "--points", POINTS, "--commands", command, "--json", tmp_path / "k.json")
+    out, err = done.communicate(timeout=550)
+    assert done.returncode == 0, out + err
+    found = json.loads((tmp_path / "k.json").read_text())[command]
+    assert [found[name]["points"] for name in kills.SIGNALS] == [POINTS] * 2
 
 
 # nobody listens
