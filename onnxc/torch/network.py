@@ -4,11 +4,11 @@
     loss = net({"image": x})["logits"].square().mean(); loss.backward()
     store(net, model)
 
-What is trained (`parameters`): float initialisers of more than one element that stand where a weight may, and integers
-behind a DequantizeLinear, as the reals that they stand for, rounded straight through. Constants that steer an operator
-(`STEERING`), masks of an attention (-1e4 and less) and statistics of a batch normalisation, which are buffers, are not.
-Weights of fewer bits than float32 are kept in float32 and cast where they are read. Weights that bodies of If, Loop and
-Scan store are parameters by the names of `ir.body_weights`.
+What is trained (`parameters`): float initialisers of more than one element that stand where a weight may, and integers that
+a DequantizeLinear or an integer product reads, as the reals that they stand for, rounded straight through (`grids`).
+Constants that steer an operator (`STEERING`), masks of an attention (-1e4 and less) and statistics of a batch
+normalisation, which are buffers, are not. Weights of fewer bits than float32 are kept in float32 and cast where they are
+read. Weights that bodies of If, Loop and Scan store are parameters by the names of `ir.body_weights`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from onnxc.ir.model import Model, read_only
 
 from . import rows
 from .arithmetic import PRODUCTS
-from .rows.quantised import RANGES, spread
+from .grids import Grid, grid_of
 from .steps import Step, onnx_type, plain, steps, tensor
-from .table import ROWS, Call, round_through
+from .table import ROWS, Call
 
 STEERING = {
     "Resize": (1, 2, 3), "Upsample": (1,), "Clip": (1, 2), "Pad": (2,), "QuantizeLinear": (1, 2),
     "DequantizeLinear": (1, 2), "OneHot": (2,), "Range": (0, 1, 2), "Pow": (1,), "NonMaxSuppression": (3, 4),
     "BatchNormalization": (3, 4), "Quantize": (1, 2, 3), "Dropout": (1,), "Where": (0,), "Cast": (0,),
+    "DynamicQuantizeLSTM": (8, 9, 10, 11), "QLinearConv": (1, 2, 4, 5, 6, 7), "QLinearMatMul": (1, 2, 4, 5, 6, 7),
 }  # fmt: skip
 """Inputs that are no weights, by operator."""
 WEIGHTS = {
@@ -70,7 +71,8 @@ class Network(torch.nn.Module):
         self.last = next((s for s in reversed(self.steps) if s.op in PRODUCTS and s.domain == ""), None)
         self.kinds: dict[str, str] = {}
         self.fixed: dict[str, torch.Tensor] = {}
-        self.stored: dict[str, tuple] = {}
+        self.stored: dict[str, torch.dtype] = {}
+        self.grids: dict[str, Grid] = {}
         self.scales: dict[str, torch.Tensor] = {}
         self._memos: dict[int, dict] = {}
         self._bodies: dict[int, tuple] = {}
@@ -97,17 +99,19 @@ class Network(torch.nn.Module):
             if self._is_statistic(read):
                 # the plain name may hold dots, which register_buffer refuses
                 self._buffers[name] = value.float() if value.is_floating_point() else value
-                self.stored[name] = (value.dtype,)
-            elif self._is_stored(name, read, arrays):
-                self._stored_integers(name, value, read[0][0])
+                self.stored[name] = value.dtype
+            elif name not in inner and (grid := grid_of(self.kinds[name], value, read, arrays)) is not None:
+                self.grids[name], self.fixed[f"{name}\0whole"] = grid, value
+                self._parameters[name] = torch.nn.Parameter(torch.zeros(value.shape))
+                self.stored[name] = value.dtype
             elif value.is_floating_point() and learn_steps and any(_is_step(s, i) for s, i in read):
                 self.scales[name] = value.float()
                 self._parameters[name] = torch.nn.Parameter(torch.zeros_like(value, dtype=torch.float32))
-                self.stored[name] = (value.dtype,)
+                self.stored[name] = value.dtype
             elif value.is_floating_point() and _is_weight(value, read):
                 wide = value if value.dtype == torch.float64 else value.float()
                 self._parameters[name] = torch.nn.Parameter(wide.clone())
-                self.stored[name] = (value.dtype,)
+                self.stored[name] = value.dtype
             elif name not in inner:
                 self.fixed[name] = value
         self._initial = {n: p.detach().clone() for n, p in (*self._parameters.items(), *self._buffers.items())}
@@ -137,42 +141,13 @@ class Network(torch.nn.Module):
     def _is_statistic(read) -> bool:
         return bool(read) and all(s.op == "BatchNormalization" and s.domain == "" and i in (3, 4) for s, i in read)
 
-    def _is_stored(self, name: str, read, arrays) -> bool:
-        return (
-            self.kinds[name] in RANGES
-            and bool(read)
-            and all(s.op == "DequantizeLinear" and s.domain == "" and i == 0 for s, i in read)
-            and len({s.inputs[1:] for s, _ in read}) == 1
-            and all(n in arrays for s, _ in read for n in s.inputs[1:] if n)
-            and arrays[name].size > 1
-        )
-
-    def _stored_integers(self, name: str, value: torch.Tensor, step: Step) -> None:
-        self.stored[name] = (value.dtype, step)
-        self.fixed[f"{name}\0whole"] = value
-        self._parameters[name] = torch.nn.Parameter(torch.zeros(value.shape))
-        self._parameters[name].pending = value
-
     def _settle(self, values: dict[str, torch.Tensor]) -> None:
         """The reals that stored integers stand for, once the scales are known."""
-        for name, p in self._parameters.items():
-            if len(self.stored.get(name, ())) > 1:
-                scale, zero = self._grid(name, p, values)
-                with torch.no_grad():
-                    p.copy_((self.fixed[f"{name}\0whole"].float() - zero) * scale)
-                self._initial[name] = p.detach().clone()
-
-    def _grid(self, name: str, like: torch.Tensor, values: Mapping[str, torch.Tensor]):
-        step = self.stored[name][1]
-        axis, block = step.attrs.get("axis", 1), step.attrs.get("block_size", 0)
-        scale = spread(values[step.inputs[1]].float(), like, axis, block)
-        zero = values[step.inputs[2]].float() if len(step.inputs) > 2 and step.inputs[2] else torch.zeros(())
-        return scale, spread(zero, like, axis, block)
-
-    def _whole(self, name: str, p: torch.Tensor, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The whole numbers, as floats, that a stored parameter is rounded to."""
-        scale, zero = self._grid(name, p, values)
-        return (round_through(p / scale) + zero).clamp(*RANGES[self.kinds[name]])
+        for name, grid in self.grids.items():
+            p = self._parameters[name]
+            with torch.no_grad():
+                p.copy_(grid.real(self.fixed[f"{name}\0whole"], values))
+            self._initial[name] = p.detach().clone()
 
     def take_forms(self, forms: Mapping[str, torch.nn.Module]) -> None:
         """Read these parameters by these forms, whose own parameters and buffers are the network's from now on."""
@@ -191,12 +166,12 @@ class Network(torch.nn.Module):
             p = self.forms[name](p) if name in self.forms else p
             if name in self.scales:
                 p = self.scales[name] * torch.exp(p)
-            if len(self.stored[name]) > 1:
+            if name in self.grids:
                 late.append((name, p))
             else:
-                found[name] = p.to(self.stored[name][0])
+                found[name] = p.to(self.stored[name])
         for name, p in late:
-            found[name] = self._whole(name, p, found)
+            found[name] = self.grids[name].whole(p, found)
         return found
 
     def forward(self, feeds: Mapping, wanted: Iterable[str] | None = None) -> dict[str, torch.Tensor]:

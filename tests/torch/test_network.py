@@ -285,3 +285,51 @@ def test_passes_that_reach_into_bodies_keep_zeros_there_and_refuse_nothing():
     batch = {"x": np.random.default_rng(0).standard_normal((32, 3)).astype(np.float32), "c": np.array(True)}
     result = onnxc.run_passes(model, "train.distill(epochs=1,rate=0.01,batch=8,held=0,features=0)", data=batch)
     assert not result.report.rows[-1].refusals
+
+
+INTEGERS = {
+    "DynamicQuantizeLSTM": (
+        """g (float[4, 2, 6] x) => (float[4, 1, 2, 5] y) {{ y, h = LSTM <hidden_size = 5> (x, w, r, b) }}""",
+        {"w": (1, 20, 6), "r": (1, 20, 5), "b": (1, 40)}, "quant(ops=[LSTM])", 2,
+    ),
+    "QLinearConv": (
+        """g (float[n, 3, 6, 6] x) => (float[n, 4] z) {{
+        a = Conv<pads = [1, 1, 1, 1]>(x, w, b) r = Relu(a) p = GlobalAveragePool(r) f = Flatten(p) z = MatMul(f, v) }}""",
+        {"w": (8, 3, 3, 3), "b": (8,), "v": (8, 4)}, "quant(form=qoperator)", 2,
+    ),
+    "MatMulInteger": (
+        """g (float[n, 8] x) => (float[n, 3] z) {{ a = MatMul(x, w) r = Relu(a) z = MatMul(r, v) }}""",
+        {"w": (8, 16), "v": (16, 3)}, "quant.dynamic", 2,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("op", INTEGERS)
+def test_stored_integers_of_integer_products_train(op):
+    """They equal ONNX Runtime, all get a gradient, and what a large step leaves are integers of the same grid."""
+    import torch
+
+    text, shapes, passes, count = INTEGERS[op]
+    rng = np.random.default_rng(1)
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]>' + text.replace("{{", "{").replace("}}", "}")
+    )
+    for name, shape in shapes.items():
+        w = (rng.normal(size=shape) / np.sqrt(shape[-1])).astype(np.float32)
+        proto.graph.initializer.append(numpy_helper.from_array(w, name))
+    batch = {"x": rng.normal(size=[d.dim_value or 4 for d in proto.graph.input[0].type.tensor_type.shape.dim])}
+    batch = {"x": batch["x"].astype(np.float32)}
+    model = onnxc.run_passes(proto, passes, data=batch, check="shapes").model
+    assert any(node.op == op for node in model.nodes)
+    equals_runtime(model, batch)
+    assert comes_back(model, batch) >= count
+    net = network(model)
+    sum(v.square().mean() for v in net(batch).values()).backward()
+    with torch.no_grad():
+        for name in net.grids:
+            p = dict(net.named_parameters())[name]
+            assert p.grad.any(), name
+            p += 3 * p.std() * torch.sign(p.grad)
+    whole = [n for n in store(net, model) if model.constants()[n].values.dtype.kind in "iu"]
+    assert len(whole) == len(net.grids) == count
+    equals_runtime(model, batch)

@@ -1,3 +1,3 @@
 """One row per operator, a file for each kind; importing this package fills the table."""
 
-from . import control, elementwise, linear, norm, quantised, recurrent, reduce, select, shape, window  # noqa: F401
+from . import control, elementwise, integer, linear, norm, quantised, recurrent, reduce, select, shape, window  # noqa: F401

@@ -99,14 +99,6 @@ def einsum(call: Call, *x):
     return torch.einsum(text(call.get("equation")).replace(" ", ""), *x)
 
 
-@row("MatMulInteger")
-def matmul_integer(call: Call, a, b, a_zero=None, b_zero=None):
-    a, b = a.to(torch.int32), b.to(torch.int32)
-    if a_zero is not None:
-        a = a - (a_zero.to(torch.int32) if a_zero.ndim == 0 else a_zero.to(torch.int32).unsqueeze(-1))
-    return torch.matmul(a, b if b_zero is None else b - b_zero.to(torch.int32))
-
-
 @row("Det")
 def det(call: Call, x):
     return torch.linalg.det(x)

@@ -32,14 +32,22 @@ def spread(scale: torch.Tensor, x: torch.Tensor, axis: int, block: int = 0) -> t
     return scale.reshape([-1 if i == axis else 1 for i in range(x.ndim)]) if scale.ndim == 1 else scale
 
 
-@row("QuantizeLinear")
-def quantize_linear(call: Call, x, scale, zero=None):
-    kind = call.kind(2) if zero is not None else "UINT8"
-    if zero is None and call.get("output_dtype", 0):
-        kind = onnx.TensorProto.DataType.Name(call.get("output_dtype"))
-    kind = kind or _KINDS.get(zero.dtype)
+def kind_of_zero(call: Call, zero: torch.Tensor, i: int) -> str:
+    """The type that a zero point, input `i`, gives to whole numbers."""
+    kind = call.kind(i) or _KINDS.get(zero.dtype)
     if kind not in RANGES:
         raise call.refuse("this type of whole numbers", found=kind)
+    return kind
+
+
+@row("QuantizeLinear")
+def quantize_linear(call: Call, x, scale, zero=None):
+    if zero is not None:
+        kind = kind_of_zero(call, zero, 2)
+    else:
+        kind = onnx.TensorProto.DataType.Name(call.get("output_dtype", 0) or onnx.TensorProto.UINT8)
+        if kind not in RANGES:
+            raise call.refuse("this type of whole numbers", found=kind)
     axis, block = call.get("axis", 1), call.get("block_size", 0)
     steps = round_through(x / spread(scale, x, axis, block).to(x.dtype))
     if zero is not None:
@@ -63,6 +71,12 @@ def dynamic_quantize(call: Call, x):
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
     zero = torch.round((-low / scale).clamp(0, 255))
     return (round_through(x / scale) + zero).clamp(0, 255), scale, zero
+
+
+def in_8_bits(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """The reals that DynamicQuantizeLinear makes of `x`."""
+    q, scale, zero = dynamic_quantize(call, x)
+    return (q - zero) * scale
 
 
 @row("Binarize", domain=DOMAIN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..table import Call, row
+from .quantised import in_8_bits
 
 ACTIVATIONS = {
     "sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu,
@@ -62,7 +63,13 @@ def _clipped(call, x):
     return x if bound is None else x.clamp(-bound, bound)
 
 
+def _lstm_in_8_bits(call, x, state, *rest):
+    h = in_8_bits(call, state[0])
+    return _lstm(call, x, (h, state[1]), *rest)
+
+
 CELLS = {
+    "DynamicQuantizeLSTM": (_lstm_in_8_bits, ["Sigmoid", "Tanh", "Tanh"], 4),
     "LSTM": (_lstm, ["Sigmoid", "Tanh", "Tanh"], 4),
     "GRU": (_gru, ["Sigmoid", "Tanh"], 3),
     "RNN": (_rnn, ["Tanh"], 1),
@@ -84,7 +91,7 @@ def recurrent(call: Call, x, w, r, b=None, lengths=None, h0=None, c0=None, peep=
         halves = (x.new_zeros(2 * gates * n) if b is None else b[d]).split(gates * n)
         bias = halves if call.op == "GRU" else halves[0] + halves[1]
         state: tuple = (zeros if h0 is None else h0[d],)
-        state = (*state, zeros if c0 is None else c0[d]) if call.op == "LSTM" else state
+        state = (*state, zeros if c0 is None else c0[d]) if call.op.endswith("LSTM") else state
         weights = (w[d], r[d], bias, None if peep is None else peep[d], functions[d])
         y, state = _run(call, cell, x, state, weights, lengths, backward)
         ys.append(y)
