@@ -1,9 +1,9 @@
 """Cheaper gradients and short formats on LeNet-300-100: accuracy beside plain training, bytes that two processes send.
 
-    PYTHONPATH=. python benchmarks/gradients.py --train FILE.npz --test FILE.npz [--epochs N]
+    PYTHONPATH=. python benchmarks/gradients.py --train FILE.npz --test FILE.npz [--epochs N] [--only NAME]
 
 FILE.npz: `image` float32 [n, 1, 28, 28] and `labels`. Two processes are started as torchrun starts them. Accuracy is ONNX
-Runtime's on --test. Writes benchmarks/results/gradients.json after each row.
+Runtime's on --test. Writes benchmarks/results/gradients.json after each row; rows that stand there are kept.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 import onnxc
+from benchmarks.rows import Table
 from benchmarks.small_networks import lenet
 from onnxc.runtime.evaluate import accuracy
 from onnxc.runtime.reference import Session
 
 RESULTS = Path(__file__).resolve().parent / "results/gradients.json"
 ROWS = {
-    "plain": (1, ""), "meProp, 4 %": (1, ",topk_gradient=0.04"), "TernGrad": (1, ",ternary_gradient=true"),
+    "plain": (1, ""), "meProp, 4 %": (1, ",topk_gradient=0.04"), "meProp, 4 % of the batch": (1, ",topk_gradient=0.04,topk_over=batch"),
+    "TernGrad": (1, ",ternary_gradient=true"),
     "16-bit shared exponent": (1, ",shared_exponent=16"), "16-bit fixed point, 12 behind": (1, ",fixed_point=12"),
     "plain, 2 processes": (2, ""), "TernGrad, 2 processes": (2, ",ternary_gradient=true"),
 }  # fmt: skip
@@ -64,18 +66,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", required=True)
     parser.add_argument("--test", required=True)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--only", default="", help="rows whose name holds this")
     parser.add_argument("--passes", help="of one training, whose row is printed")
     args = parser.parse_args()
     if args.passes:
         print(json.dumps(train(args.train, args.passes, args.test)))
         return
-    found = {}
+    table = Table(RESULTS, args.only)
     for name, (count, option) in ROWS.items():
-        passes = f"train.finetune(epochs={args.epochs},batch=128,rate=0.003,held=0.02{option})"
-        found[name] = together(count, ["--train", args.train, "--test", args.test, "--passes", passes])
-        print(name, json.dumps(found[name]), flush=True)
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        if table.lacks(name):
+            passes = f"train.finetune(epochs={args.epochs},batch=16,rate=0.001,held=0.02{option})"
+            row = together(count, ["--train", args.train, "--test", args.test, "--passes", passes])
+            table.add(name, {"passes": passes, **row})
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def at_products(spec: Arithmetic) -> Callable[[torch.Tensor, bool], torch.Tensor
 
     def at(y: torch.Tensor, last: bool) -> torch.Tensor:
         def back(grad: torch.Tensor) -> torch.Tensor:
-            grad = grad if spec.topk is None or last else largest(grad, spec.topk)
+            grad = grad if spec.topk is None or last else largest(grad, spec.topk, spec.topk_over)
             return grad if short is None else short(grad)
 
         return _Passed.apply(y, short, back)
@@ -46,11 +46,11 @@ def at_products(spec: Arithmetic) -> Callable[[torch.Tensor, bool], torch.Tensor
     return at
 
 
-def largest(grad: torch.Tensor, share: float) -> torch.Tensor:
-    """The largest share of the entries of each sample, at least one; the others are zero (Sun 2017, eq. 6)."""
-    flat = grad.reshape(len(grad), -1) if grad.ndim > 1 else grad.reshape(1, -1)
+def largest(grad: torch.Tensor, share: float, over: str = "sample") -> torch.Tensor:
+    """The largest share of the entries of each sample (Sun 2017, eq. 6), or of the whole batch, at least one; the others are zero."""
+    flat = grad.reshape(len(grad), -1) if grad.ndim > 1 and over == "sample" else grad.reshape(1, -1)
     k = max(1, round(share * flat.shape[1]))
-    place = flat.abs().topk(k, 1).indices
+    place = flat.abs().topk(k, 1, sorted=False).indices
     return torch.zeros_like(flat).scatter(1, place, flat.gather(1, place)).reshape(grad.shape)
 
 

@@ -21,6 +21,7 @@ def test_the_largest_entries_of_each_sample_go_further():
 
     grad = torch.tensor([[1.0, -5.0, 2.0, 0.5], [0.1, 0.2, 0.4, -0.3]])
     assert largest(grad, 0.5).tolist() == [[0, -5, 2, 0], [0, 0, torch.tensor(0.4).item(), torch.tensor(-0.3).item()]]
+    assert largest(grad, 0.25, "batch").tolist() == [[0, -5, 2, 0], [0, 0, 0, 0]]
     x = torch.ones(2, 4, requires_grad=True)
     for last, kept in ((False, 1), (True, 4)):  # classes need the whole gradient
         x.grad = None

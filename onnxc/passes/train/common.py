@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from glob import escape
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from ...ir.errors import BadOption
 from ...ir.model import Model
@@ -35,9 +35,10 @@ class Train(Pass):
     best of six in short trials. held: share of samples on which the best epoch is chosen. patience: epochs without
     progress before it ends; 0: never. augment: some of flip, shift, mix, for images. checkpoint: a file that a killed
     run goes on from. threads: part of the result, as sums depend on how they are split. topk_gradient: the share of the
-    entries of each product's output gradient that go further (meProp). ternary_gradient: gradients of weights become -s, 0
-    or s at random (TernGrad). shared_exponent: train in whole numbers of so many bits that share an exponent by tensor
-    (Flexpoint). fixed_point: train in 16-bit numbers of so many bits behind the point, rounded at random (Gupta).
+    entries of each product's output gradient that go further, the largest of each sample (meProp) or of the whole batch, by
+    topk_over. ternary_gradient: gradients of weights become -s, 0 or s at random (TernGrad). shared_exponent: train in
+    whole numbers of so many bits that share an exponent by tensor (Flexpoint). fixed_point: train in 16-bit numbers of so
+    many bits behind the point, rounded at random (Gupta).
     """
 
     claim = Claim.LOSSY
@@ -53,6 +54,7 @@ class Train(Pass):
     checkpoint: str | None = None
     threads: Annotated[int, Range(1, 1024)] = 1
     topk_gradient: Annotated[float | None, Range(above=0, high=1)] = None
+    topk_over: Literal["sample", "batch"] = "sample"
     ternary_gradient: bool = False
     shared_exponent: Annotated[int | None, Range(2, 24)] = None
     fixed_point: Annotated[int | None, Range(0, 15)] = None
@@ -62,6 +64,8 @@ class Train(Pass):
 
     def __post_init__(self) -> None:
         self.within("augment", all(a in AUGMENT for a in self.augment), f"some of {', '.join(AUGMENT)}")
+        if self.topk_over != "sample" and self.topk_gradient is None:
+            raise BadOption("option topk_over needs topk_gradient", pass_name=self.name, found=self.topk_over)
         if self.shared_exponent is not None and self.fixed_point is not None:
             raise BadOption("weights have one format", pass_name=self.name, expected="shared_exponent or fixed_point",
                             found="both")  # fmt: skip
@@ -96,7 +100,9 @@ class Train(Pass):
         told(ctx.trainer.fit(model, objective, schedule, ctx, keep_last=always), report)
 
     def schedule(self) -> Schedule:
-        arithmetic = Arithmetic(self.topk_gradient, self.ternary_gradient, self.shared_exponent, self.fixed_point)
+        arithmetic = Arithmetic(
+            self.topk_gradient, self.topk_over, self.ternary_gradient, self.shared_exponent, self.fixed_point
+        )
         return Schedule(
             self.epochs, self.batch, self.rate, self.held, self.patience, tuple(self.augment), self.checkpoint,
             self.threads, arithmetic,
