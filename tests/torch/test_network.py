@@ -159,7 +159,7 @@ def test_gradients_are_those_of_finite_differences():
         with torch.no_grad():
             for p in net.parameters():
                 p.data = p.data.double()
-        net.stored = {n: (torch.float64, *s[1:]) for n, s in net.stored.items()}
+        net.stored = dict.fromkeys(net.stored, torch.float64)
         for part in (net.fixed, net._buffers):
             part.update({n: t.double() for n, t in part.items() if t.dtype == torch.float32})
         doubles = {n: torch.from_numpy(a).double() for n, a in batch.items()}
