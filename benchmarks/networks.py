@@ -5,7 +5,7 @@
 The networks are those of `network_models.py`, with random weights; int8 is what `quant` makes of them, in QDQ form, calibrated on
 random inputs, which ONNX Runtime and OpenVINO run on their 8-bit kernels. In every round each runtime runs for some milliseconds, in
 turns; a row has medians of the time of a call, the peers' times by ours (above 1 the library is faster, the median of the rounds'
-ratios), and the largest difference from ONNX Runtime as a share of the largest output. One thread is measured in processor time,
+ratios), and the largest difference from ONNX Runtime as a share of the largest output, beside that of ONNX Runtime without its optimiser. One thread is measured in processor time,
 which other work on the machine disturbs little; two in wall time, of which only the ratios count there. OpenVINO and ncnn (through pnnx) are measured where they are installed
 (pip install openvino ncnn pnnx). Rows go into benchmarks/results/networks.json, by network, form and threads; others there stay.
 """
@@ -47,11 +47,13 @@ def ours(model: onnx.ModelProto, folder: Path, threads: int) -> Callable:
     return lambda x: library.run({"x": x})["y"]
 
 
-def onnxruntime(model: onnx.ModelProto, folder: Path, threads: int) -> Callable:
-    """ONNX Runtime with all its optimisations."""
+def onnxruntime(model: onnx.ModelProto, folder: Path, threads: int, plain: bool = False) -> Callable:
+    """ONNX Runtime with all its optimisations, or with none."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
+    if plain:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -149,6 +151,8 @@ def compare(name: str, form: str, threads: int, rounds: int) -> dict:
             found = np.asarray(run(x)).reshape(-1)
             if found.size == wanted.size:
                 row["error"][who] = float(np.abs(found - wanted.reshape(-1)).max() / np.abs(wanted).max())
+        found = onnxruntime(model, Path(home), threads, plain=True)(x)
+        row["error"]["onnxruntime, not optimised"] = float(np.abs(found - wanted).max() / np.abs(wanted).max())
         clock = time.process_time if threads == 1 else time.perf_counter
         times: dict[str, list[float]] = {who: [] for who in runs}
         order = list(runs)

@@ -15,6 +15,7 @@ from onnxc.codegen.kernels.spec import FLOAT32, INT8, Encoding, Schedule
 from onnxc.codegen.kernels.sums import Coded
 from onnxc.codegen.lower import contracts
 from onnxc.codegen.match.products import Match, Matches
+from onnxc.codegen.prepare.matrices import Blocks, Kernel
 from onnxc.codegen.target import TARGETS
 from onnxc.ir.errors import VerificationError
 
@@ -39,6 +40,9 @@ def pairs(draw, kind: str):
     if kind == "codes":
         held = Encoding("codes", 3, length=2, centroids=6, books=2)
         spec = bulk.make(spec.n, 12, 12, 4, 6, (3, 3), groups=2, activation=FLOAT32, weight=held)
+    elif kind == "narrow":
+        blocks = Encoding("blocks", 4, "", draw(st.sampled_from([8, 16])))
+        spec = bulk.make(1, 1, 9, 16, 40, (1, 1), pads=(0, 0, 0, 0), activation=FLOAT32, weight=blocks)
     elif kind == "int8":
         spec = replace(spec, activation=INT8, weight=INT8, epilogue=(("int_bias",), ("mul",)))
     elif kind != "bits":
@@ -51,12 +55,14 @@ def pairs(draw, kind: str):
         "w": st.integers(9, 40), "pads": st.tuples(*[st.integers(0, 2)] * 4), "threads": st.just(2),
         "n": st.integers(1, 2), "epilogue": st.just((*spec.epilogue, ("relu",))),
     }))  # fmt: skip
+    if kind == "narrow":
+        changes = {"w": changes.get("w", 9), "threads": changes.get("threads", 1)}
     other = replace(spec, **changes)
     other = replace(other, x_shape=(other.n, other.h, other.w, other.c))
     return spec, replace(other, y_shape=(other.n, other.oh, other.ow, other.oc))
 
 
-@pytest.mark.parametrize("kind", ["float", "tiles", "int8", "weights", "bits", "codes"])
+@pytest.mark.parametrize("kind", ["float", "tiles", "int8", "weights", "bits", "codes", "narrow"])
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.data(), st.integers(0, 99), st.sampled_from(MACHINES))
 def test_equal_keys_are_equal_packings(kind, data, seed, machine):
@@ -69,6 +75,10 @@ def test_equal_keys_are_equal_packings(kind, data, seed, machine):
     if kind == "codes":
         codes = rng.integers(0, 6, (one.oc, 2, one.kh, one.kw), np.uint8)
         weights = Coded(codes, rng.normal(size=(2, 6, 2)).astype("f"))
+    if kind == "narrow":
+        block = one.weight.length
+        levels, scale = rng.integers(0, 16, (40, 16), np.uint8), rng.normal(size=(40, 16 // block)).astype("f")
+        weights = Kernel(Blocks(levels, scale, None, 1, block, 4))
     for family in FAMILIES:
         plans = [family.schedule(spec, TARGETS[machine]) for spec in pair]
         if not all(isinstance(plan, Schedule) for plan in plans):

@@ -10,7 +10,6 @@ from onnx import parser
 
 from onnxc.codegen.kernels import float32, sums
 from onnxc.codegen.kernels.spec import Encoding
-from onnxc.codegen.lower.lowering import _Lowering
 from onnxc.codegen.target import TARGETS
 from onnxc.ir import functions
 from onnxc.ir.files import load
@@ -50,7 +49,7 @@ def model(name: str):
 @pytest.fixture
 def summed(monkeypatch):
     """Coded weights are summed by look-ups even where that is slower, and however few they are."""
-    monkeypatch.setattr(_Lowering, "_slower", lambda *given: [])
+    monkeypatch.setattr("onnxc.codegen.lower.lowering.slower", lambda *given: [])
     monkeypatch.setattr("onnxc.codegen.prepare.stored.LEAST", 1)
 
 

@@ -13,12 +13,14 @@ CHANNEL_STEPS = ("bias", "mul", "add", "prelu")  # steps that read one value per
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a tensor's numbers are held. `kind` is float32, int8, uint8, bits or codes; bits are planes of packed words.
+    """How a tensor's numbers are held. `kind` is float32, bfloat16, float16, int8, uint8, bits, codes or blocks; bits are planes of
+    packed words.
 
     With planes b_0 ... b_(n-1) the integer at an element is, by `levels`: "unsigned" sum 2^i b_i; "signed" the same with
     the highest plane negative (two's complement); "bipolar" sum 2^i (2 b_i - 1), the odd numbers: n = 1 is -1 and +1.
     "residual" planes stand for sum s_i (2 b_i - 1), with floats s_i that the kernel reads (`residual.py`). Codes of `bits`
-    bits stand for `length` weights each, one of `centroids` sub-vectors of one of `books` codebooks (`sums.py`).
+    bits stand for `length` weights each, one of `centroids` sub-vectors of one of `books` codebooks (`sums.py`). Blocks are `length`
+    integers of `bits` bits with a scale and, where `levels` is "zeros", a zero point for each output (`narrow.py`).
     """
 
     kind: str = "float32"
@@ -42,6 +44,8 @@ class Encoding:
         """A word for reports."""
         if self.kind == "codes":
             return f"{self.bits}-bit codes of {self.length}"
+        if self.kind == "blocks":
+            return f"{self.bits}-bit blocks of {self.length}" + (" with zero points" if self.levels else "")
         return f"{self.bits}-bit {self.levels}" if self.kind == "bits" else self.kind
 
 

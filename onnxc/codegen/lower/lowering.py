@@ -14,12 +14,13 @@ from dataclasses import replace
 import numpy as np
 
 from onnxc.codegen import origins
-from onnxc.codegen.kernels import choose, cost, interleave, pool, quantise, sums
+from onnxc.codegen.kernels import choose, interleave, narrow, pool, quantise
 from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.spec import Refusal, Schedule
 from onnxc.codegen.lower import contracts, layout, packing, planes
 from onnxc.codegen.lower.contracts import Lowered
 from onnxc.codegen.lower.packing import Choice
+from onnxc.codegen.lower.rivals import slower
 from onnxc.codegen.match import products as match
 from onnxc.codegen.match import quantised
 from onnxc.codegen.match.constants import Constants
@@ -361,25 +362,13 @@ class _Lowering:
                     family, plan, declined = choose(form.spec, self.target, micro=False, exact=whole)
                 refusals += declined
                 few = isinstance(form, FewBit) and not self.target.micro  # flash counts more there
-                if plan is not None and (few or form.spec.weight.kind == "codes"):
-                    declined = self._slower(form, family, plan, found)
+                if plan is not None and (few or form.spec.weight.kind in ("codes", *narrow.KINDS)):
+                    declined = slower(form, family, plan, found, self.target)
                     refusals += declined
                     plan = None if declined else plan
                 if plan is not None:
                     return Choice(form, family, plan, refusals)
         return Choice(found, None, None, refusals)
-
-    def _slower(self, form: FewBit | match.Match, family: Family, plan: Schedule, found: match.Match) -> list[Refusal]:
-        """A refusal if the float form of a few-bit kernel, or of one on codes, is predicted to be faster."""
-        rival, other, _ = choose(found.spec, self.target, exact=found.few_bit is not None)
-        if rival is None or other is None:
-            return []
-        floats = rival.cost(found.spec, other, self.target)
-        packs = isinstance(form, FewBit)
-        bits = family.cost(form.spec, plan, self.target) + (cost.packing_cycles(form.spec) if packs else 0)
-        with_packing = " with packing" if packs else ""
-        slower = f"predicted to take {bits:.2g} cycles{with_packing}, {other.rule} {floats:.2g}"
-        return [Refusal(plan.rule, slower)] if floats < (bits if packs else sums.CERTAIN * bits) else []
 
     def _on_threads(self, form):
         """The spec for as many threads as are worth their barrier."""

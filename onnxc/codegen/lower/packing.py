@@ -11,7 +11,7 @@ from itertools import chain
 
 import numpy as np
 
-from onnxc.codegen.kernels import planes
+from onnxc.codegen.kernels import narrow, planes
 from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.spec import BINARY, KernelSpec, Refusal, Schedule
 from onnxc.codegen.kernels.sums import Coded
@@ -49,7 +49,7 @@ def packed(
     `Lazy` ones are unpacked no further than that.
     """
 
-    if isinstance(weights, Coded):  # small as they are
+    if isinstance(weights, Coded) or spec.weight.kind in narrow.KINDS:  # small as they are
         return family.pack(spec, schedule, weights)
     whole = weights
 

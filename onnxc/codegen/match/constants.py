@@ -18,12 +18,12 @@ def _shape_arg(call) -> tuple[int, ...]:
 
 
 EVALUATE: dict[str, Callable] = {
-    "relax.add": lambda call, a, b: a + b,
-    "relax.subtract": lambda call, a, b: a - b,
-    "relax.multiply": lambda call, a, b: a * b,
-    "relax.divide": lambda call, a, b: a / b,
+    "relax.add": lambda call, a, b: np.add(a, b),
+    "relax.subtract": lambda call, a, b: np.subtract(a, b),
+    "relax.multiply": lambda call, a, b: np.multiply(a, b),
+    "relax.divide": lambda call, a, b: np.divide(a, b),
     "relax.sqrt": lambda call, a: np.sqrt(a),
-    "relax.negative": lambda call, a: -a,
+    "relax.negative": lambda call, a: np.negative(a),
     "relax.permute_dims": lambda call, a: a.transpose(None if call.attrs.axes is None else _axes(call.attrs.axes)),
     "relax.reshape": lambda call, a, shape: a.reshape(_shape_arg(call)),
     "relax.expand_dims": lambda call, a: np.expand_dims(a, _axes(call.attrs.axis)),

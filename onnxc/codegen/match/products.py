@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from onnxc.codegen.kernels.spec import Encoding, KernelSpec
-from onnxc.codegen.kernels.sums import Coded
+from onnxc.codegen.kernels.spec import KernelSpec
 from onnxc.codegen.kernels.weight import MOST_COPIES, copies
 from onnxc.codegen.match import fewbit
 from onnxc.codegen.match.constants import Constants
+from onnxc.codegen.match.held import held
+from onnxc.codegen.prepare.matrices import Matrix
 from onnxc.codegen.prepare.stored import Vectors
 from onnxc.codegen.tvm_api import tvm_modules
 
@@ -227,7 +228,7 @@ def _matmul(binding, constants: Constants) -> Match | None:
         rows = int(np.prod(xs[:-1]))
         spec = _product_spec(1, rows, k, columns, xs, ys)
         weight = constants.value(w).reshape(k, columns)
-        weight = weight.kernel() if isinstance(weight, Vectors) else weight.T[:, :, None, None]
+        weight = weight.kernel() if isinstance(weight, Vectors | Matrix) else weight.T[:, :, None, None]
         return Match(spec, x, weight, _root(w, constants), spatial=False)
     if xs[:-2] != ws[:-2]:
         return None
@@ -394,34 +395,24 @@ class Fusion:
         self.found.scale = None if self.scale is None else self.scale.astype(np.float32)
         found = self.found
         found.spec = replace(found.spec, epilogue=tuple(self.steps))
-        held = quantisers.known.get(found.source)
-        vectors = coded(found.weight, found.spec) if found.spec.weight_constant else None
-        if vectors is not None:
-            spec, operands = replace(found.spec, weight=vectors[0]), found.operands
+        source = quantisers.known.get(found.source)
+        weights = held(found.weight, found.spec) if found.spec.weight_constant else None
+        if weights is not None:
+            spec, operands = replace(found.spec, weight=weights[0]), found.operands
             if found.scale is not None:
                 spec, operands = replace(spec, epilogue=(("mul",), *spec.epilogue)), [found.scale, *operands]
-            found.weight_only = replace(found, spec=spec, weight=vectors[1], operands=operands, scale=None)
+            found.weight_only = replace(found, spec=spec, weight=weights[1], operands=operands, scale=None)
             return found
-        if held is not None and held.pool is not None and not found.spatial:
-            held = replace(held, source=found.source, pool=None)  # packed words are pooled in rows and columns
-        if held is not None and found.spec.weight_constant and found.depth is None:
-            found.few_bit = fewbit.few_bit_form(found.spec, held, found.weight, found.scale, found.operands)
+        if source is not None and source.pool is not None and not found.spatial:
+            source = replace(source, source=found.source, pool=None)  # packed words are pooled in rows and columns
+        if source is not None and found.spec.weight_constant and found.depth is None:
+            found.few_bit = fewbit.few_bit_form(found.spec, source, found.weight, found.scale, found.operands)
         if found.spec.weight_constant:
             few = fewbit.few_weights(found.spec, found.weight, found.scale, found.operands)
             if few is not None:
                 spec, integers, operands = few
                 found.weight_only = replace(found, spec=spec, weight=integers, operands=operands, scale=None)
         return found
-
-
-def coded(weight: Any, spec: KernelSpec) -> tuple[Encoding, Coded] | None:
-    """The encoding and the codes of weights that are sub-vectors of a codebook along their inputs; None for others."""
-    if not isinstance(weight, Vectors) or weight.turned or weight.ndim != 4:
-        return None
-    codes, book = weight.codes(), weight.codebook
-    books, centroids, length = book.shape
-    bits = max(1, (centroids - 1).bit_length())
-    return Encoding("codes", bits, length=length, centroids=centroids, books=books), Coded(codes, book)
 
 
 def _is_call(value, name: str) -> bool:

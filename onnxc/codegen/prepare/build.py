@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnxc.codegen.prepare.stored import Lazy
 from onnxc.codegen.prepare.walk import Scope, Walk, attributes_of
 from onnxc.ir.errors import Unsupported
 
@@ -41,7 +42,8 @@ class Build:
 
     def constant(self, values, dtype=None) -> str:
         """A new constant."""
-        return self.walk.constant(np.asarray(values, dtype), f"{self.node.name}/constant")
+        held = values if isinstance(values, Lazy) and dtype is None else np.asarray(values, dtype)
+        return self.walk.constant(held, f"{self.node.name}/constant")
 
     def like(self, values, other: str) -> str:
         """A new constant of the type of the tensor `other`."""

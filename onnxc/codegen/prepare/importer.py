@@ -19,6 +19,7 @@ from onnxc.codegen import tvm_api as tvm
 from onnxc.codegen.operators.narrow import is_narrow, pack, unpack
 from onnxc.codegen.operators.node import Node, Refused, held
 from onnxc.codegen.operators.table import convert
+from onnxc.codegen.prepare.matrices import HALVES, halves
 from onnxc.codegen.prepare.record import StaticModel
 from onnxc.codegen.prepare.stored import Lazy
 from onnxc.codegen.tvm_api import tvm_modules
@@ -136,6 +137,8 @@ class _Import:
             dtype = held(array.dtype.name)
             if isinstance(array, Lazy):
                 return array
+            if dtype == "float32" and array.dtype.name in HALVES and isinstance(narrow := halves(array), Lazy):
+                return narrow
             self.arrays[name] = np.asarray(array if dtype == array.dtype.name else array.astype(dtype), order="C")
         return self.arrays[name]
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from onnxc.codegen.prepare.build import REWRITES, Build, rewrites
 from onnxc.codegen.prepare.fused import MICROSOFT, added, channels_first, channels_last
+from onnxc.codegen.prepare.matrices import Blocks
 
 INT32 = "int32"
 
@@ -207,16 +208,18 @@ def _few_bits(b: Build):
         raise b.refusal("its weights are computed at run time", remedy="make them constants")
     if order is not None or bits not in (2, 4, 8):
         raise b.refusal(f"g_idx and {bits} bits are not known")
-    blocks = -(-k // block)
-    levels = _fields(codes.reshape(n, blocks, -1), bits)[:, :, :block].astype(np.float32)
-    middle = np.full((n, blocks), 1 << bits - 1, np.float32)
+    count = -(-k // block)
+    levels = _fields(codes.reshape(n, count, -1), bits)[:, :, :block].reshape(n, -1)[:, :k]
+    scale, middle = steps.reshape(n, count), None
     if shifts is not None and shifts.dtype == np.uint8:
-        middle = _fields(shifts.reshape(n, -1), bits)[:, :blocks].astype(np.float32)
-    elif shifts is not None:
-        middle = shifts.reshape(n, blocks).astype(np.float32)
-    scale = steps.reshape(n, blocks, 1)
-    weights = ((levels - middle[:, :, None]) * scale.astype(np.float32)).reshape(n, blocks * block)[:, :k]
-    return added(b, b("MatMul", a, b.constant(weights.T.astype(scale.dtype))), bias)
+        middle = _fields(shifts.reshape(n, -1), bits)[:, :count]
+    if scale.dtype == np.float32 and (shifts is None or middle is not None):
+        weights: np.ndarray | Blocks = Blocks(levels, scale, middle, 1, block, bits).turned()
+    else:
+        zero = np.full((n, count), 1 << bits - 1, np.float32) if shifts is None else shifts.reshape(n, count)
+        zero, wide = (np.repeat(part.astype(np.float32), block, 1)[:, :k] for part in (zero, scale))
+        weights = ((levels - zero) * wide).T.astype(scale.dtype)
+    return added(b, b("MatMul", a, b.constant(weights)), bias)
 
 
 def _fields(packed: np.ndarray, bits: int) -> np.ndarray:

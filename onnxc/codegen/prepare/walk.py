@@ -19,7 +19,8 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
-from onnxc.codegen.prepare.stored import Vectors
+from onnxc.codegen.prepare.matrices import Blocks, Matrix, blocks, halves
+from onnxc.codegen.prepare.stored import Lazy, Vectors
 from onnxc.ir import sizes
 from onnxc.ir.errors import BadModel, Unsupported
 from onnxc.ir.evaluate import CannotFold, evaluate
@@ -119,7 +120,7 @@ class Walk:
     def constant(self, values, stem: str = "constant") -> str:
         """The name of a new constant."""
         name = self.fresh(stem)
-        self.constants[name] = np.asarray(values)
+        self.constants[name] = values if isinstance(values, Lazy) else np.asarray(values)
         return name
 
     def shape(self, name: str) -> tuple[int, ...] | None:
@@ -260,15 +261,20 @@ class Walk:
             return None
         arrays = [self.constants[name] if name else None for name in node.input]
         if node.op_type == "DequantizeLinear":
-            return [_dequantised(node, arrays)]
-        if node.op_type == "Transpose" and isinstance(arrays[0], Vectors):
+            narrow = _narrow(node, arrays)
+            return [_dequantised(node, arrays) if narrow is None else narrow]
+        if node.op_type == "Transpose" and isinstance(arrays[0], Vectors | Matrix):
             return [arrays[0].transpose(attributes_of(node).get("perm"))]
+        if node.op_type == "Cast" and attributes_of(node)["to"] == onnx.TensorProto.FLOAT:
+            narrow = halves(arrays[0]) if isinstance(arrays[0], np.ndarray) else arrays[0]
+            if isinstance(narrow, Matrix):
+                return [narrow]
         outputs = [gs.Variable(name) for name in node.output]
         stand_in = gs.Node(node.op_type, node.name, attributes_of(node), [], outputs)
         if not self._affordable(stand_in, arrays):
             return None
         try:
-            return evaluate(stand_in, arrays, self.opset)
+            return evaluate(stand_in, [np.asarray(a) if isinstance(a, Matrix) else a for a in arrays], self.opset)
         except CannotFold:
             return None  # the row of the operator may still know what to do
 
@@ -383,6 +389,17 @@ def _dequantised(node: onnx.NodeProto, operands: list) -> np.ndarray:
     wide = np.int64 if values.dtype.kind in "iu" or values.dtype.name.lstrip("u").startswith("int") else np.float32
     levels = values.astype(wide) - zero.astype(wide)
     return (levels.astype(scale.dtype) * scale).astype(scale.dtype)
+
+
+def _narrow(node: onnx.NodeProto, operands: list) -> Blocks | None:
+    """The constant as kernels for narrow weights read it, where it is a matrix that they may take."""
+    values, scale = operands[:2]
+    zero = operands[2] if len(operands) > 2 else None
+    own = attributes_of(node)
+    axis, block = own.get("axis", 1), own.get("block_size", 0)
+    if any(isinstance(array, Lazy) for array in operands) or values.ndim != 2 or own.get("output_dtype", 0) > 1:
+        return None
+    return blocks(values, scale, zero, axis % 2, block)
 
 
 def _integers(node: onnx.NodeProto, operands: list) -> Integers | None:
