@@ -16,7 +16,7 @@ from onnxc.codegen.kernels.spec import FLOAT32, Encoding, Schedule
 from onnxc.codegen.match.held import held
 from onnxc.codegen.prepare.matrices import Blocks, Halves, Kernel
 from onnxc.codegen.target import TARGETS, resolve
-from onnxc.runtime.library import Library
+from onnxc.runtime import library as libraries
 from onnxc.runtime.reference import Session
 
 from . import bulk, cross
@@ -157,7 +157,7 @@ def compiled(made: onnx.ModelProto, folder) -> list[dict]:
     report = compile_model(made, folder / "out", name="net", check="shapes")
     x = np.random.default_rng(2).normal(size=made.graph.input[0].type.tensor_type.shape.dim[1].dim_value * 3)
     feeds = {"x": x.reshape(3, -1).astype("f")}
-    found, wanted = Library(folder / "out").run(feeds)["y"], Session(made, optimise=False).run(feeds)["y"]
+    found, wanted = libraries.Library(folder / "out").run(feeds)["y"], Session(made, optimise=False).run(feeds)["y"]
     assert np.abs(found - wanted).max() <= 2e-6 * np.abs(wanted).max()
     return report.kernels
 
