@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -209,7 +210,7 @@ def _level(spec: KernelSpec, plan: Schedule, word, j, zero):
     return made.astype(f"float32x{lanes}") - (middle if zero is None else zero)
 
 
-def emit(spec: KernelSpec, plan: Schedule, name: str):
+def emit(spec: KernelSpec, plan: Schedule, name: str) -> Any:
     """The kernel as TIR: operands x, weights, the epilogue's operands, y."""
     kind = "int32" if spec.weight.kind == "blocks" else "uint16"
     if _form(plan).panel:
