@@ -47,6 +47,19 @@ def optimiser(check: str = "data", seed: int = 0, note: Callable[[str], None] | 
     return optimise
 
 
+def once(optimise: Optimise) -> Optimise:
+    """The same, done once for each model and set of shapes: for a model that is compiled several times."""
+    made: dict[tuple, tuple] = {}
+
+    def again(model: onnx.ModelProto | Model, shapes: Shapes | None) -> onnx.ModelProto | Model:
+        key = (id(model), None if shapes is None else tuple(sorted(shapes.items())))
+        if key not in made:
+            made[key] = model, optimise(model, shapes)  # with the model, whose id counts while it lives
+        return made[key][1]
+
+    return again
+
+
 def compile(model, out: str | os.PathLike | None = None, **options):
     """Compiles a model for this machine and loads it: NumPy in, NumPy out.
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ from ..ir.errors import BadOption, Unsupported
 from ..ir.escape import readable
 from . import arguments
 from . import profile as layers
+from . import tune as tuning
 from .options import DataOption, PageOption, ProfileOption, TraceOption, bar, colour, json_text, show
 from .tables import Column, count, draw, plural, screen_width, seconds, size, wrap
 
@@ -102,6 +103,16 @@ def compile_(
         str, typer.Option(metavar="data|shapes", help="data: run the library beside ONNX Runtime before it is written.")
     ] = "data",
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the inputs that are drawn.")] = 0,
+    tune: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="SECONDS", help="Measure the best kernels of each layer on this machine.", show_default=False
+        ),
+    ] = None,
+    tune_cache: Annotated[
+        str | None,
+        typer.Option(metavar="F.json", help="What --tune has learnt; ~/.cache/onnxc/tune.json.", show_default=False),
+    ] = None,
     profile: ProfileOption = False,
     trace: TraceOption = None,
     report: PageOption = None,
@@ -119,11 +130,12 @@ def compile_(
     model, out = arguments.wanted(model, "MODEL", "compile"), arguments.wanted(out, "-o DIR", "compile")
     shapes = arguments.shape_sets(shape)
     layers.check_files(profile, trace, report)
+    tuning.check(tune, tune_cache, target)
     memories = {name: _memory(name, text) for name, text in (("flash", flash), ("ram", ram)) if text is not None}
     if Path(out).exists() and not Path(out).is_dir():
         raise BadOption(f"-o {out} is a file", expected="a folder")
     from ..codegen import compile_model
-    from ..compiling import optimiser
+    from ..compiling import once, optimiser
     from ..ir.part import part
     from ..measure.shapes import fixed, said, settled
     from ..pipeline import load, sound
@@ -134,18 +146,28 @@ def compile_(
     loaded = fixed(loaded, arguments.wishes(None, None, inputs))
     chosen = settled(loaded, shapes, data=data, seed=seed)
     notes: dict[str, None] = dict.fromkeys([*loaded.remarks, *said(loaded, shapes, chosen)])
+    road = once(optimiser(check, seed, notes.setdefault))
+    options: dict[str, Any] = {
+        "target": target,
+        "shapes": chosen,
+        "threads": threads,
+        "weights": weights,
+        "io": io,
+        "optimise": road,
+    }
     with bar(1) as step, _advised(loaded):
+        tuned = None
+        if tune is not None:
+            from ..measure.learnt import Learnt
+            from ..measure.tune import tuned as kernels
+
+            tuned = kernels(loaded, tune, Learnt(tune_cache), options, data=data, progress=step)
         done = compile_model(
             loaded,
             out,
             name=library_name(model),
-            target=target,
-            shapes=chosen,
-            threads=threads,
-            weights=weights,
             program=program,
             wheel=wheel,
-            io=io,
             emit=emit,
             package=package,
             code=optimise,
@@ -154,10 +176,13 @@ def compile_(
             data=data,
             seed=seed,
             progress=lambda stage, share: step(stage, share),
-            optimise=optimiser(check, seed, notes.setdefault),
             timed=profile,
+            picks=None if tuned is None else tuned.picks,
+            **options,
         )
     text = render(done, colour=colour(), memories=memories)
+    if tuned is not None:
+        text += "\n\n" + tuning.render(tuned, colour=colour())
     if profile:
         from ..measure.profile import measured
 

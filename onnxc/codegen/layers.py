@@ -21,7 +21,8 @@ GENERAL = "general schedule"
 class CallRow:
     """One call of a library. `nodes` of the model that it stands for; `family` "general schedule" where no kernel of ours takes
     it. `macs` are multiply-adds (0 where no kernel counts them), `bits` those of activations and weights, `bytes` of activations
-    that are read and written, `weight_bytes` of constants; each tensor counts once. `refused`: why families declined."""
+    that are read and written, `weight_bytes` of constants; each tensor counts once. `refused`: why families declined. `key` and
+    `others`, the kernels that it might have, are of `onnxc.codegen.candidates`, where those are tried."""
 
     function: str
     nodes: Nodes
@@ -35,6 +36,8 @@ class CallRow:
     weight_bytes: int
     cycles: float
     refused: tuple[str, ...] = ()
+    key: str = ""
+    others: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -67,6 +70,7 @@ def call_rows(
                 channels=entry["channels"] if entry else (0, 0, 0), bytes=sum(moved.values()) - weights, weight_bytes=weights,
                 cycles=entry["cycles"] if entry else general.get(function, 0.0),
                 refused=tuple(f"{r['rule']} {r['reason']}" for r in entry["refused"]) if entry else (),
+                key=entry["key"] if entry else "", others=entry["others"] if entry else (),
             )
         )  # fmt: skip
     return rows

@@ -31,6 +31,7 @@ from onnxc.codegen.c.pick import by_demand
 from onnxc.codegen.c.source import Layout
 from onnxc.codegen.c.timed import TIMED, check_timed, timed_files, write_timed
 from onnxc.codegen.c.wheel import check_wheel, wheels_in, write_wheel
+from onnxc.codegen.candidates import Picks
 from onnxc.codegen.door import Optimise, Shapes, Source
 from onnxc.codegen.manifest import manifest_of, tensors_of
 from onnxc.codegen.memory.arena import ALIGN
@@ -115,6 +116,7 @@ def compile_model(
     progress: Callable[[str, float], None] | None = None,
     optimise: Optimise | None = None,
     timed: bool = False,
+    picks: Picks | None = None,
 ) -> CompileReport:
     """Compiles a model into `out_dir`: `lib<name>.so`, `lib<name>.a`, `<name>.h`, `manifest.json`, `example/`.
 
@@ -131,7 +133,7 @@ def compile_model(
     take before and after. `check` "data" runs the library beside ONNX
     Runtime before it is put to its place, on `data` (whatever `onnxc.runtime.data.open_data` takes) or inputs drawn by `seed`;
     "shapes" compares types and shapes only. `timed` writes a second library into `profile/` whose calls are timed
-    (`onnxc.codegen.c.timed`).
+    (`onnxc.codegen.c.timed`); `picks` are kernels that were measured, for layers (`onnxc.codegen.candidates`).
     `progress(stage, share)` is told of each stage. The folder appears whole, or is exchanged for the
     old one, at the end (`onnxc.ir.staging`); files in it that are none of a library's stay.
 
@@ -141,7 +143,7 @@ def compile_model(
     """
     started = time.perf_counter()
     tell = progress or (lambda stage, share: None)
-    wanted = _Wanted(name, target, threads, weights, program, wheel, emit, package, code, buffers, timed=timed)
+    wanted = _Wanted(name, target, threads, weights, program, wheel, emit, package, code, buffers, timed=timed, picks=picks)
     if io not in ("float", "int8"):
         raise BadOption("there are no such inputs and outputs", expected="float or int8", found=io)
     if check not in ("data", "shapes"):
@@ -192,6 +194,7 @@ class _Wanted:
     buffers: str = "caller"
     ends: dict[str, Scaled] = field(default_factory=dict)
     timed: bool = False
+    picks: Picks | None = None
 
     @property
     def targets(self) -> list[Target]:
@@ -323,7 +326,7 @@ def _lower(statics: list[StaticModel], wanted: _Wanted) -> tuple[list[Program], 
     targets, name = wanted.targets, internal(wanted.name)
     pairs = [(goal, static) for goal in targets for static in statics]
     programs = [
-        lower_program(static, goal, wanted.threads, f"{name}_{i}", wanted.timed)
+        lower_program(static, goal, wanted.threads, f"{name}_{i}", wanted.timed, wanted.picks)
         for i, (goal, static) in enumerate(pairs)
     ]
     for static in statics:

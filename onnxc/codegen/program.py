@@ -11,6 +11,7 @@ import numpy as np
 
 from onnxc.codegen.c.function import CFunction, compile_functions
 from onnxc.codegen.c.private import keep_private
+from onnxc.codegen.candidates import Picks
 from onnxc.codegen.kernels import generic, legal
 from onnxc.codegen.layers import CallRow, call_rows
 from onnxc.codegen.lower.lowering import lower
@@ -67,14 +68,17 @@ class Program:
 
 
 @np.errstate(all="ignore")  # of constants that are not finite
-def lower_program(static: StaticModel, target: Target, threads: int, prefix: str, timed: bool = False) -> Program:
-    """Lowers a static model; its functions are named `prefix`_something, so that no two objects of a program clash. `timed`: with
-    rows of its calls.
+def lower_program(
+    static: StaticModel, target: Target, threads: int, prefix: str, timed: bool = False, picks: Picks | None = None
+) -> Program:
+    """Lowers a static model; its functions are named `prefix`_something, so that no two objects of a program clash.
+
+    `timed`: with rows of its calls. `picks`: kernels that were measured (`codegen.candidates`).
 
     Raises Unsupported for what cannot be lowered.
     """
     with quiet():
-        lowered = lower(static, target, threads)
+        lowered = lower(static, target, threads, picks)
         trail = Trail(lowered.nodes)
         module = finish(lowered.module, target, legal.rules(target), trail.note)
     plan = make_plan(module["main"], static, lowered.arrays)

@@ -271,7 +271,9 @@ def _layer(
     threads: int,
 ) -> LayerTime:
     kept: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in row.items() if key != "cycles"
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in row.items()
+        if key not in ("cycles", "key", "others")
     }
     peak = roof.macs(kept["bits"]) if row["macs"] else None
     moved = row["bytes"] / roof.read(row["bytes"]) + row["weight_bytes"] / roof.read(row["weight_bytes"])

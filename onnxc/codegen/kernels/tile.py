@@ -36,15 +36,14 @@ def choose_tile(
     least: int = 1,
     detail: Detail | None = None,
 ) -> Schedule:
-    """The cheapest tile for `pixels` x `channels` outputs of `depth` products each.
+    """The cheapest tile for `pixels` x `channels` outputs of `depth` products each, or the one of the target's `rank` behind it.
 
     Model, in half cycles a step: the multiply-adds (`wide_cost` at full width), the loads (one a vector of weights,
     one a broadcast pixel), and not less than the latency of one accumulator, nor than it takes to bring the weights from the
     cache that a block of them fits. To that comes the tile's epilogue.
     `most` bounds the pixels of a tile, `least` its lanes from below.
     """
-    best: tuple[float, int, int] | None = None
-    choice = None
+    ranked = []
     for lanes, vectors, height in _tiles(pixels, channels, target, most, least):
         rates = {target.wide_cost, 1 if target.lanes == BOTH else target.wide_cost} if lanes == target.lanes else {1}
         lines = lanes * vectors * 4 / LINE_BYTES
@@ -54,11 +53,10 @@ def choose_tile(
         )
         tiles = -(-channels // (lanes * vectors)) * -(-pixels // height)
         cost = tiles * (depth * step + height * vectors * 3 + 12)
-        key = (cost, -lanes, -vectors)
-        if best is None or key < best:
-            best, choice = key, Schedule(family, height, vectors, lanes, detail)
-    assert choice is not None
-    return choice
+        ranked.append((cost, -lanes, -vectors, height))
+    order = sorted(ranked, key=lambda row: row[:3]) if target.rank else [min(ranked, key=lambda row: row[:3])]
+    _, lanes, vectors, height = order[min(target.rank, len(order) - 1)]
+    return Schedule(family, height, -vectors, -lanes, detail)
 
 
 def _tiles(pixels: int, channels: int, target: Target, most: int, least: int) -> Iterator[tuple[int, int, int]]:

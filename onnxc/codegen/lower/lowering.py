@@ -14,7 +14,8 @@ from dataclasses import replace
 import numpy as np
 
 from onnxc.codegen import origins
-from onnxc.codegen.kernels import choose, interleave, narrow, pool, quantise
+from onnxc.codegen.candidates import Chooser, Picks
+from onnxc.codegen.kernels import interleave, narrow, pool, quantise
 from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.spec import Refusal, Schedule
 from onnxc.codegen.lower import contracts, layout, packing, planes
@@ -38,16 +39,16 @@ WORTH_SHARING = 200_000  # multiply-adds: some microseconds, a few times what it
 BITS_PER_FLOAT = 16  # products of bits in the time of one multiply-add of floats
 
 
-def lower(model: StaticModel, target: Target, threads: int = 1) -> Lowered:
-    """Imports `model` and rewrites it for at most `threads` threads. Raises Unsupported for what TVM cannot import."""
-    return _Lowering(model, target, threads).run()
+def lower(model: StaticModel, target: Target, threads: int = 1, picks: Picks | None = None) -> Lowered:
+    """Imports `model` for `threads` threads, with the kernels that `picks` says. Raises Unsupported for what TVM cannot import."""
+    return _Lowering(model, target, threads, picks).run()
 
 
 class _Lowering:
     """State of one walk. `values`: original variable -> {layout: new expression}."""
 
-    def __init__(self, model: StaticModel, target: Target, threads: int):
-        self.model, self.target, self.threads = model, target, threads
+    def __init__(self, model: StaticModel, target: Target, threads: int, picks: Picks | None):
+        self.model, self.target, self.threads, self.choose = model, target, threads, Chooser(target, picks)
         self.imported = import_onnx(model)
         self.function = self.imported.module["main"]
         self.relax = tvm_modules().relax
@@ -66,8 +67,7 @@ class _Lowering:
 
     def run(self) -> Lowered:
         """The walk; parameters are known only at its end, so the function is put together there."""
-        relax, function = self.relax, self.function
-        count = len(self.model.inputs)
+        relax, function, count = self.relax, self.function, len(self.model.inputs)
         self.names = self.imported.users
         self.constants = Constants(self.imported.weights)
         self.constants.integers = self.imported.integers
@@ -292,6 +292,7 @@ class _Lowering:
             "node": self.names.get(found.weight_var, ""),
             "nodes": self.builder.nodes,
             **spec.figures(),
+            **self.choose.said(spec),
             "kernel": plan.rule if plan else None,
             "schedule": plan.text() if plan else None,
             "cycles": family.cost(spec, plan, self.target) if family and plan else None,
@@ -356,10 +357,10 @@ class _Lowering:
             if form is not None:
                 form = replace(form, spec=self._on_threads(form))
                 whole = found.few_bit is not None  # integers in
-                family, plan, declined = choose(form.spec, self.target, exact=whole)
+                family, plan, declined = self.choose(form.spec, exact=whole)
                 if family in layers.FAMILIES and not layers.fits(form.spec, plan, form.weight, form.operands):
                     refusals.append(Refusal(family.name, "has a factor of a quarter or more"))
-                    family, plan, declined = choose(form.spec, self.target, micro=False, exact=whole)
+                    family, plan, declined = self.choose(form.spec, micro=False, exact=whole)
                 refusals += declined
                 few = isinstance(form, FewBit) and not self.target.micro  # flash counts more there
                 if plan is not None and (few or form.spec.weight.kind in ("codes", *narrow.KINDS)):

@@ -1,0 +1,94 @@
+"""Which kernels might compute a layer: of each family the best few tiles of the cost model; and a choice among them that was measured.
+
+candidates(spec, target) -> [(float32, float32.direct 14x1x16), (winograd, ...f4 ...), ...], the predicted one first
+Chooser(target, {key(spec, target): "float32.direct: tile 7 ..."})(spec) -> that one
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from onnxc.codegen.kernels import FAMILIES, choose, winograd
+from onnxc.codegen.kernels.family import Family
+from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
+from onnxc.codegen.kernels.winograd_form import F2, F4
+from onnxc.codegen.target import Target
+
+RANKS = 4
+SLOWEST = 3.0
+"""Times the predicted cycles of the best one at which nothing is worth a measurement."""
+Picks = Mapping[str, str]
+"""`key` of a layer -> `Schedule.text()` of the kernel that it gets."""
+
+
+def key(spec: KernelSpec, target: Target) -> str:
+    """What a choice depends on, as 24 hexadecimal digits: equal for layers that are the same kernel."""
+    return hashlib.sha256(f"{spec!r} {replace(target, rank=0)!r}".encode()).hexdigest()[:24]
+
+
+def tunable(spec: KernelSpec, target: Target) -> bool:
+    """Whether a choice may be made anew: what kernels pack for each other, and C code of small processors, go together."""
+    bits = "bits" in (spec.activation.kind, spec.weight.kind, spec.output.kind)
+    return not (bits or target.micro or spec.packed is not None or spec.source is not None)
+
+
+def candidates(spec: KernelSpec, target: Target, exact: bool = False) -> list[tuple[Family, Schedule]]:
+    """Kernels for `spec`, that of `choose` first, then by predicted cycles; `exact` as there."""
+    first, plan, _ = choose(spec, target, exact=exact)
+    if first is None or plan is None:
+        return []
+    found: dict[str, tuple[float, Family, Schedule]] = {}
+    for family in FAMILIES if tunable(spec, target) else ():
+        if exact and not family.exact:
+            continue
+        for other in _plans(family, spec, target):
+            found.setdefault(other.text(), (family.cost(spec, other, target), family, other))
+    most = SLOWEST * first.cost(spec, plan, target)
+    rest = sorted(
+        (row for text, row in found.items() if text != plan.text() and row[0] <= most), key=lambda row: row[0]
+    )
+    return [(first, plan), *((family, other) for _, family, other in rest)]
+
+
+def _plans(family: Family, spec: KernelSpec, target: Target) -> list[Schedule]:
+    plans = []
+    for rank in range(RANKS):
+        ranked = replace(target, rank=rank)
+        answer = family.schedule(spec, ranked)
+        if isinstance(answer, Refusal):
+            break
+        if family is winograd.FAMILY:  # which form is a choice as well
+            plans += [winograd.plan_of(spec, ranked, form, name) for form, name in ((F2, "f2"), (F4, "f4"))]
+        else:
+            plans.append(answer)
+    return plans
+
+
+class Chooser:
+    """`kernels.choose` for a target, or what `picks` says of a layer."""
+
+    def __init__(self, target: Target, picks: Picks | None = None):
+        self.target, self.picks, self.tuning = target, dict(picks or {}), picks is not None
+
+    def said(self, spec: KernelSpec) -> dict[str, Any]:
+        """Of a layer where picks are given, for its row in reports: its `key`, and the `others` that it might get, by predicted cycles."""
+        if not self.tuning or not tunable(spec, self.target):
+            return {"key": "", "others": ()}
+        texts = tuple(plan.text() for _, plan in candidates(spec, self.target))
+        return {"key": key(spec, self.target), "others": texts}
+
+    def __call__(
+        self, spec: KernelSpec, micro: bool = True, exact: bool = False
+    ) -> tuple[Family | None, Schedule | None, list[Refusal]]:
+        """As `kernels.choose`. A pick that is none of the candidates is passed over: it is of another version."""
+        family, plan, refusals = choose(spec, self.target, micro, exact)
+        wanted = self.picks.get(key(spec, self.target)) if self.picks and plan is not None else None
+        if wanted is None or plan is None or plan.text() == wanted:
+            return family, plan, refusals
+        for other, better in candidates(spec, self.target, exact):
+            if better.text() == wanted:
+                return other, better, [*refusals, Refusal(plan.rule, f"measured to be slower than {wanted}")]
+        return family, plan, refusals
