@@ -25,7 +25,7 @@ from onnxc.codegen.c.build import (
     write_sources,
 )
 from onnxc.codegen.c.emit import PACKAGES, write_c, write_package
-from onnxc.codegen.c.header import C_TYPES, Interface, internal
+from onnxc.codegen.c.header import Interface, internal
 from onnxc.codegen.c.names import check_name
 from onnxc.codegen.c.pick import by_demand
 from onnxc.codegen.c.source import Layout
@@ -33,7 +33,7 @@ from onnxc.codegen.c.timed import TIMED, check_timed, timed_files, write_timed
 from onnxc.codegen.c.wheel import check_wheel, wheels_in, write_wheel
 from onnxc.codegen.candidates import Picks
 from onnxc.codegen.door import Optimise, Shapes, Source
-from onnxc.codegen.manifest import manifest_of, tensors_of
+from onnxc.codegen.manifest import check_types, manifest_of, tensors_of
 from onnxc.codegen.memory.arena import ALIGN
 from onnxc.codegen.memory.flash import flash_bytes
 from onnxc.codegen.memory.spill import trim
@@ -143,7 +143,9 @@ def compile_model(
     """
     started = time.perf_counter()
     tell = progress or (lambda stage, share: None)
-    wanted = _Wanted(name, target, threads, weights, program, wheel, emit, package, code, buffers, timed=timed, picks=picks)
+    wanted = _Wanted(
+        name, target, threads, weights, program, wheel, emit, package, code, buffers, timed=timed, picks=picks
+    )
     if io not in ("float", "int8"):
         raise BadOption("there are no such inputs and outputs", expected="float or int8", found=io)
     if check not in ("data", "shapes"):
@@ -346,7 +348,7 @@ def _statics(source: Source, shapes: Shapes | Sequence[Shapes] | None) -> list[S
         raise BadOption("there is no shape to compile for", remedy="give one, or leave shapes out")
     statics = [make_static(lean.proto, one, lean.arrays) for one in wanted for lean in [source.lean(one)]]
     for static in statics:
-        _check_types(static)
+        check_types(static)
     for i, static in enumerate(statics):
         if any(static.inputs == other.inputs for other in statics[:i]):
             text = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape, _ in static.inputs)
@@ -439,14 +441,3 @@ def _check_options(name: str, threads: int, weights: str, goal: Target) -> None:
         raise BadOption("threads do not fit", expected=f"1 to {MOST_THREADS}", found=threads)
     if threads > 1 and not goal.toolchain.machine:
         raise Unsupported(f"{threads} threads on {goal.name}, which has none", remedy="use threads=1")
-
-
-def _check_types(static: StaticModel) -> None:
-    for tensors in (static.inputs, static.outputs):
-        names = [name for name, _, _ in tensors]
-        for name in names:
-            if names.count(name) > 1:
-                raise Unsupported("two tensors of a C interface with one name", tensor=name, remedy="name one anew")
-    for name, _, dtype in [*static.inputs, *static.outputs]:
-        if dtype not in C_TYPES:
-            raise Unsupported(f"element type {dtype} in a C interface", tensor=name, remedy="cast it to float32")

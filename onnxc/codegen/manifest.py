@@ -5,9 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from onnxc import __version__
-from onnxc.codegen.c.header import Interface, tensor_bytes
+from onnxc.codegen.c.header import C_TYPES, Interface, tensor_bytes
 from onnxc.codegen.prepare.ends import Scaled
+from onnxc.codegen.prepare.record import StaticModel
 from onnxc.codegen.target import Target
+from onnxc.ir.errors import Unsupported
+
+
+def check_types(static: StaticModel) -> None:
+    """Raises Unsupported for inputs or outputs that a C interface, and so a manifest, has no names or types for."""
+    for tensors in (static.inputs, static.outputs):
+        names = [name for name, _, _ in tensors]
+        for name in names:
+            if names.count(name) > 1:
+                raise Unsupported("two tensors of a C interface with one name", tensor=name, remedy="name one anew")
+    for name, _, dtype in [*static.inputs, *static.outputs]:
+        if dtype not in C_TYPES:
+            raise Unsupported(f"element type {dtype} in a C interface", tensor=name, remedy="cast it to float32")
 
 
 def tensors_of(name: str, shapes: tuple, ends: Mapping[str, Scaled]) -> dict:

@@ -35,6 +35,7 @@ class Target:
     needs: tuple[str, ...] = ()
     compact: bool = False
     small: bool = False
+    rank: int = 0
 
     def tvm_dict(self) -> dict[str, object]:
         """TVM's target as the dictionary that `tvm.target.Target` takes."""

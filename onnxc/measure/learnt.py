@@ -19,7 +19,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..ir.errors import BadData
 from ..ir.escape import json_text
 from ..ir.output import write_whole
@@ -81,17 +80,15 @@ def machine() -> str:
     """This processor, its features, and the version of the code generator: what a measurement holds for."""
     from ..runtime.toolchain import host_features
 
-    model = platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    model, told = platform.machine(), Path("/proc/cpuinfo")
+    if told.exists():
+        lines = told.read_text(encoding="ascii", errors="replace").splitlines()
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    except OSError:
-        pass
     code = hashlib.sha256()
     for file in sorted((Path(__file__).parents[1] / "codegen").rglob("*.py")):
         code.update(file.read_bytes())
     features = hashlib.sha256(" ".join(sorted(host_features())).encode()).hexdigest()[:8]
-    return f"{model} {features}, onnxc {__version__} {code.hexdigest()[:12]}"
+    return f"{model} {features}, onnxc {code.hexdigest()[:12]}"
 
 
 def _texts(found: Any) -> list[str]:

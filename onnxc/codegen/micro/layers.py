@@ -149,7 +149,7 @@ def emit_conv(spec: KernelSpec, plan: Schedule, name: str):
     packed: tuple[int, ...]
     if plan.detail == HELIUM:
         work = 4 * steps + _even(spec.oc if ends.more else 0)
-        packed: tuple[int, ...] = (spec.oc, spec.kh * spec.kw * spec.c)
+        packed = (spec.oc, spec.kh * spec.kw * spec.c)
     else:
         spare = max(4 * steps + 4 if spec.c % 4 else 0, 2 * (spec.oc + 1) if ends.more or spec.oc % 2 else 0)
         work, packed = 16 * steps + _even(spare), (-(-spec.oc // PAIR), steps, 2, 4)
