@@ -27,7 +27,8 @@ class Machine:
         self.whole, self.takes = whole, takes
         self.folders: dict = {}
         monkeypatch.setattr(tune.laps, "TimedLibrary", self.load)
-        monkeypatch.setattr(tune.library, "Library", lambda folder, threads: SimpleNamespace(shapes=SHAPES, run=dict))
+        plain = SimpleNamespace(Library=lambda folder, threads: SimpleNamespace(shapes=SHAPES, run=dict))
+        monkeypatch.setattr(tune, "library", plain)
         monkeypatch.setattr(
             "onnxc.measure.bench.measure", lambda calls, rounds: [None, SimpleNamespace(ratio=self.whole)]
         )
