@@ -200,8 +200,9 @@ class _Wanted:
 
     @property
     def targets(self) -> list[Target]:
-        coded, small = self.weights == "coded", self.code == "size"
-        return by_demand([replace(resolve(part), compact=coded, small=small) for part in self.target.split("/")])
+        c = bool(self.emit or self.package)
+        more = {"compact": self.weights == "coded", "small": self.code == "size", "portable": c}
+        return by_demand([replace(resolve(part), **more) for part in self.target.split("/")])
 
     def check(self) -> None:
         """Raises BadOption, Unsupported, MissingTool, before any work is done."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxc.codegen.c.function import CFunction, compile_functions
+from onnxc.codegen.c.portable import c_functions
 from onnxc.codegen.c.private import keep_private
 from onnxc.codegen.candidates import Picks
 from onnxc.codegen.kernels import generic, legal
@@ -30,7 +31,8 @@ class Program:
     """What `lower_program` has made of a model: its plan, TIR functions by C name, and rows of the report.
 
     All names in its object file begin with `prefix`. `compiled` says how C calls each function, once `compile_program` has been;
-    `micro` are the functions that C code computes. `rows`: what each call is, where it is to be timed.
+    `micro` are the functions that C code computes, `text` the C of the others, for a library of C sources.
+    `rows`: what each call is, where it is to be timed.
     """
 
     static: StaticModel
@@ -43,6 +45,7 @@ class Program:
     compiled: dict[str, CFunction]
     micro: dict[str, Micro] = field(default_factory=dict)
     rows: list[CallRow] = field(default_factory=list)
+    text: str = ""
 
     @property
     def arrays(self) -> list[np.ndarray]:
@@ -98,6 +101,11 @@ def compile_program(program: Program, threads: int, path: Path) -> None:
     """Compiles the functions into the object file `path`; there is none where C code computes them all."""
     program.compiled = {name: CFunction(call.work) for name, call in program.micro.items()}
     if not program.bodies:
+        return
+    if program.target.portable:
+        with quiet():
+            program.text, compiled = c_functions(program.bodies, program.target)
+        program.compiled |= compiled
         return
     with quiet():
         program.compiled |= compile_functions(program.bodies, program.target, threads, path)

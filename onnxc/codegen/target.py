@@ -21,8 +21,8 @@ class Target:
     one full-width fused multiply-add occupies, in units of half a cycle. `tvm` is TVM's target as (key, value) pairs;
     `arch` names the row of runtime.toolchain that links and runs, `needs` the features of /proc/cpuinfo without which
     a host cannot run it. For a `compact` library kernels keep weights in no form that takes more room than they came in;
-    for a `small` one C code takes few bytes rather than little time. Kernels take the tile of this `rank` by
-    predicted cycles: 0 but where others are tried (`codegen.candidates`).
+    for a `small` one C code takes few bytes rather than little time, and a `portable` one has C code alone. Kernels take the
+    tile of this `rank` by predicted cycles: 0 but where others are tried (`codegen.candidates`).
     """
 
     name: str
@@ -36,6 +36,7 @@ class Target:
     compact: bool = False
     small: bool = False
     rank: int = 0
+    portable: bool = False
 
     def tvm_dict(self) -> dict[str, object]:
         """TVM's target as the dictionary that `tvm.target.Target` takes."""

@@ -134,13 +134,13 @@ def features(target) -> frozenset[str]:
     return frozenset(str(name) for name in found)
 
 
-def lowering_passes() -> list:
-    """The s_tir pipeline up to but without MakePackedAPI."""
+def lowering_passes(vectors: bool = True) -> list:
+    """The s_tir pipeline up to but without MakePackedAPI, with vectors or without."""
     m = tvm_modules()
     s, t = m.s_tir.transform, m.tirx.transform
     head = [s.CanonicalizeLoop(), s.LowerInitBlock(), s.PlanAndUpdateBufferAllocationLocation()]
     head += [s.ConvertBlocksToOpaque(), s.CompactBufferAllocation(), s.LowerMatchBuffer(), s.StmtSimplify()]
     head += [s.AnnotateIrregularLoop(), s.LowerOpaqueBlock(), t.FlattenBuffer(), t.BF16ComputeLegalize()]
-    head += [t.NarrowDataType(32), s.LoopPartition(), t.VectorizeLoop(True), t.StorageRewrite()]
+    head += [t.NarrowDataType(32), s.LoopPartition(), t.VectorizeLoop(vectors), t.StorageRewrite()]
     tail = [s.HoistIfThenElse(), t.UnrollLoop(), s.RenormalizeSplitPattern(), t.StmtSimplify(), t.RemoveNoOp()]
     return [*head, *tail, s.RewriteUnsafeSelect(), t.CommonSubexprElim()]

@@ -25,19 +25,6 @@ from onnxc.ir.errors import Unsupported
 A_LINE = 12  # words
 
 
-def check_emit(programs: Sequence[Program]) -> None:
-    """Raises Unsupported where the library has functions that are no C code."""
-    others = sorted(
-        {function.split("_", 3)[-1].removeprefix("tir_") for program in programs for function in program.bodies}
-    )
-    if others:
-        raise Unsupported(
-            f"no C code for {', '.join(others[:5])}{' and others' if len(others) > 5 else ''}",
-            expected="8-bit layers, quantisers, means, sums, softmax: what docs/microcontrollers.md lists",
-            remedy="quantise the whole network, or leave out --emit and --package",
-        )
-
-
 def write_c(
     folder: Path,
     face: Interface,
@@ -46,8 +33,7 @@ def write_c(
     layout: Layout,
     targets: Sequence[Target],
 ) -> None:
-    """Writes the sources into the new `folder`. Raises Unsupported as `check_emit`, and for coded weights."""
-    check_emit(programs)
+    """Writes the sources into the new `folder`. Raises Unsupported for coded weights."""
     if weights.segments:
         raise Unsupported("coded weights in C sources", remedy="use --weights raw")
     (folder / PARTS).mkdir(parents=True)

@@ -41,23 +41,33 @@ def compile_functions(
     The object refers to libc and libm only. This is the s_tir pipeline up to but without MakePackedAPI; buffers become
     pointers, and allocations become views of the workspace.
     """
-    m = tvm_modules()
-    elementary.register()
-    goal, plain = tvm_target(target), tvm_target(target, scalable=False)
-    module = m.tvm.IRModule({m.ir.GlobalVar(name): f.with_attr("global_symbol", name) for name, f in functions.items()})
-    module = m.tirx.transform.BindTarget(plain.with_host(plain))(module)
-    with plain:
-        module = m.tvm.ir.transform.Sequential(lowering_passes())(module)
-        made = {var: to_c(f, name_of(var), threads) for var, f in module.functions_items()}
-        module = m.tvm.IRModule({var: function for var, (function, _) in made.items()})
-        t = m.tirx.transform
-        last = [t.FP8StorageLegalize(), t.BF16StorageLegalize(), t.LowerTVMBuiltin(), t.LowerIntrin()]
-        module = m.tvm.ir.transform.Sequential(last)(module)
+    m, goal = tvm_modules(), tvm_target(target)
+    module, made = lowered(functions, target, threads)
     module = m.tvm.IRModule({var: f.with_attr("target", goal) for var, f in module.functions_items()})
     with goal:
         built = m.tvm.get_global_func("target.build." + goal.kind.name)(module, goal)
     built.write_to_file(str(path), "o")
-    return {name_of(var): how for var, (_, how) in made.items()}
+    return {name_of(var): how for var, how in made.items()}
+
+
+def lowered(
+    functions: Mapping[str, Any], target: Target, threads: int, vectors: bool = True
+) -> tuple[Any, dict[Any, CFunction]]:
+    """A module of functions over bare pointers for a code generator, with vectors or without, and how C calls each."""
+    m = tvm_modules()
+    elementary.register()
+    plain = tvm_target(target, scalable=False)
+    own = plain if vectors else m.tvm.target.Target({"kind": "c"})  # whose intrinsics there are
+    module = m.tvm.IRModule({m.ir.GlobalVar(name): f.with_attr("global_symbol", name) for name, f in functions.items()})
+    module = m.tirx.transform.BindTarget(plain.with_host(plain))(module)
+    with plain:
+        module = m.tvm.ir.transform.Sequential(lowering_passes(vectors))(module)
+        made = {var: to_c(f, name_of(var), threads) for var, f in module.functions_items()}
+        module = m.tvm.IRModule({var: function.with_attr("target", own) for var, (function, _) in made.items()})
+        t = m.tirx.transform
+        last = [t.FP8StorageLegalize(), t.BF16StorageLegalize(), t.LowerTVMBuiltin(), t.LowerIntrin()]
+        module = m.tvm.ir.transform.Sequential(last)(module)
+    return module, {var: how for var, (_, how) in made.items()}
 
 
 def to_c(function, name: str, threads: int):

@@ -11,6 +11,7 @@ from onnxc.codegen.c.body import BODY, CLOCK, LAPS, MACHINE, PROGRAM, SELECT, SH
 from onnxc.codegen.c.header import Interface, element_bytes, internal, tensor_bytes
 from onnxc.codegen.c.inside import marks, moves
 from onnxc.codegen.c.pick import pick_includes, pick_source
+from onnxc.codegen.c.portable import c_part
 from onnxc.codegen.memory.plan import Place
 from onnxc.codegen.memory.weights import Weights, decode_source
 from onnxc.codegen.program import Program
@@ -67,6 +68,7 @@ def source(
             "#define ONNXC_SMALL 1" if targets[0].small else "",
             *(f'#include "parts/{file}"' for file in MICRO),
         ]
+    texts = [program.text for program in programs if program.text]
     more = [SELECT if len(face.shapes) > 1 else "", _machine(face)]
     parts = {
         "dispatch": _dispatch(len(programs), len(face.shapes)),
@@ -89,7 +91,7 @@ def source(
     text = CLOCK + text if timed else text
     text = text.replace("NET_", f"{face.name.upper()}_").replace("net_", f"{face.name}_")
     text = text.replace("@programs@", "\n".join([_shared(shared), *lists])).replace(
-        "@kernels@", "\n".join(sorted(declared))
+        "@kernels@", "\n".join([*sorted(declared), *c_part(texts)])
     )
     tables = "\n".join(_tensors(face, side, kind) for side, kind in enumerate(("input", "output")))
     text = text.replace("@weights@", f"{internal(face.name)}_weights")
@@ -117,7 +119,8 @@ def _program(
         kinds = ["const void *"] * len(places) + ["int32_t"] * (4 if phases else 0)
         call = program.micro.get(function)
         arguments = len(places) - bool(call and call.work)
-        declared.add(call.definition(function, arguments) if call else f"void {function}({', '.join(kinds)});")
+        if call or not program.text:
+            declared.add(call.definition(function, arguments) if call else f"void {function}({', '.join(kinds)});")
         if not phases:
             lines.append(f"  {function}({args});")
         for phase, parallel in enumerate(phases):

@@ -77,7 +77,7 @@ def choose_dot(spec: KernelSpec, target: Target) -> Dot:
         name = "vmlal"
     elif target.arch == "wasm32" and lanes == 4:
         name = "dot"
-    elif "dsp" in has and lanes == 1:
+    elif "dsp" in has and lanes == 1 and not target.portable:
         name = "smlad"
     dot = DOTS[name]
     if (dot.pairs and spec.weight.levels != "narrow") or spec.oc // spec.groups < min(dot.widths):
