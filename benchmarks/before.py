@@ -2,7 +2,7 @@
 
     python benchmarks/before.py REV [--to HEAD] [--models FILES] [--kinds REGEX] [--rounds 5] [--seconds 2] [--json FILE]
 
-Both are taken from git, as they were committed. In every round each of the two compiles each model in a process of its own, in turns, the
+Both are taken from git, as they were committed, and run with their bytecode cached, as installed packages are. In every round each of the two compiles each model in a process of its own, in turns, the
 first by turns too; the ratio is the median over rounds of processor time by processor time (the newer by REV; processes
 that it starts count). The libraries run in turns as well, each in a process of its own that tells its best time of a call.
 With `--kinds` those operators of benchmarks/kinds.py, int8 networks of the models and a binary ResNet-18 whose name matches are compiled once
@@ -55,10 +55,15 @@ print(best)
 """
 
 
+def environment(tree: Path) -> dict[str, str]:
+    """What a process needs to run the code in `tree`."""
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+
+
 def compiled(tree: Path, model: Path, out: Path) -> float | None:
     """Processor seconds of compiling `model` by the code in `tree`; None where it does not."""
-    environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
-    child = subprocess.Popen([sys.executable, "-c", SCRIPT, str(model), str(out)], env=environment, cwd=out.parent,
+    child = subprocess.Popen([sys.executable, "-c", SCRIPT, str(model), str(out)], env=environment(tree), cwd=out.parent,
                              stderr=subprocess.DEVNULL)  # fmt: skip
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
@@ -67,9 +72,10 @@ def compiled(tree: Path, model: Path, out: Path) -> float | None:
 
 def ran(tree: Path, library: Path, seconds: float) -> float:
     """Processor seconds of a call of a library, in a process of its own, by the code in `tree`; the best of several runs."""
-    environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", RUN, str(library), str(seconds)]
-    done = subprocess.run(command, env=environment, cwd=library.parent, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env=environment(tree), cwd=library.parent, check=True, capture_output=True, text=True
+    )
     return float(done.stdout)
 
 

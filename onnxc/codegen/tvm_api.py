@@ -134,13 +134,28 @@ def features(target) -> frozenset[str]:
     return frozenset(str(name) for name in found)
 
 
-def lowering_passes(vectors: bool = True) -> list:
-    """The s_tir pipeline up to but without MakePackedAPI, with vectors or without."""
+def to_loops(module: Any, vectors: bool = True) -> Any:
+    """The s_tir pipeline up to but without MakePackedAPI, with vectors or without.
+
+    Only TVM's own schedules, which have blocks, allocate more than they need: our buffers stay as they are, where the search
+    for what is read of them would take most of the time, and not see what called functions read.
+    """
     m = tvm_modules()
     s, t = m.s_tir.transform, m.tirx.transform
-    head = [s.CanonicalizeLoop(), s.LowerInitBlock(), s.PlanAndUpdateBufferAllocationLocation()]
-    head += [s.ConvertBlocksToOpaque(), s.CompactBufferAllocation(), s.LowerMatchBuffer(), s.StmtSimplify()]
-    head += [s.AnnotateIrregularLoop(), s.LowerOpaqueBlock(), t.FlattenBuffer(), t.BF16ComputeLegalize()]
-    head += [t.NarrowDataType(32), s.LoopPartition(), t.VectorizeLoop(vectors), t.StorageRewrite()]
-    tail = [s.HoistIfThenElse(), t.UnrollLoop(), s.RenormalizeSplitPattern(), t.StmtSimplify(), t.RemoveNoOp()]
-    return [*head, *tail, s.RewriteUnsafeSelect(), t.CommonSubexprElim()]
+    head = [
+        s.CanonicalizeLoop(),
+        s.LowerInitBlock(),
+        s.PlanAndUpdateBufferAllocationLocation(),
+        s.ConvertBlocksToOpaque(),
+    ]
+    body = [s.LowerMatchBuffer(), s.StmtSimplify(), s.AnnotateIrregularLoop(), s.LowerOpaqueBlock()]
+    tail = [t.FlattenBuffer(), t.BF16ComputeLegalize()]
+    tail += [t.NarrowDataType(32), s.LoopPartition(), t.VectorizeLoop(vectors), t.StorageRewrite()]
+    tail += [s.HoistIfThenElse(), t.UnrollLoop(), s.RenormalizeSplitPattern(), t.StmtSimplify(), t.RemoveNoOp()]
+    tail += [s.RewriteUnsafeSelect(), t.CommonSubexprElim()]
+    run = m.tvm.transform.Sequential
+    blocks = {var: isinstance(f.body, m.s_tir.SBlockRealize) for var, f in module.functions_items()}
+    made = dict(run(head)(module).functions_items())
+    compact = s.CompactBufferAllocation()(m.tvm.IRModule({var: f for var, f in made.items() if blocks[var]}))
+    made |= dict(compact.functions_items())
+    return run([*body, *tail])(m.tvm.IRModule(made))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from onnxc.codegen import compile_model
+from onnxc.codegen.c.function import compile_functions
 from onnxc.codegen.kernels import choose, winograd
 from onnxc.codegen.kernels.spec import INT8, Refusal, Schedule
 from onnxc.codegen.kernels.winograd_form import F2, F4
+from onnxc.codegen.kernels.winograd_parts import parts_of
 from onnxc.codegen.target import TARGETS, resolve
 from onnxc.runtime import library
 
@@ -126,6 +129,24 @@ def test_threads_make_the_same_bytes(tmp_path):
     made = [library.Library(tmp_path, threads).run(feeds)["y"] for threads in (1, 2, 3)]
     assert error(made[0], run_ort(net, feeds)["y"]) < MOST
     assert np.array_equal(made[0], made[1]) and np.array_equal(made[0], made[2])
+
+
+def test_layers_share_their_parts(tmp_path):
+    """Layers of other extents call the same transforms, which are in the object once and are not copied into their callers."""
+    target = TARGETS["znver4"]
+    specs = [bulk.make(1, h, h, c, c, epilogue=(("bias",), ("relu",))) for h, c in ((28, 16), (14, 32), (14, 48))]
+    functions = {
+        f"k{i}": winograd.emit(spec, winograd.plan_of(spec, target, F4, "f4"), f"k{i}") for i, spec in enumerate(specs)
+    }
+    names = [list(parts_of(function)) for function in functions.values()]
+    assert len({name for three in names for name in three}) == 2 + len(specs)
+    compile_functions(functions, target, 1, tmp_path / "k.o")
+    listed = subprocess.run(["nm", "-S", tmp_path / "k.o"], capture_output=True, text=True, check=True).stdout
+    sizes = {row.split()[3]: int(row.split()[1], 16) for row in listed.splitlines() if len(row.split()) == 4}
+    assert set(functions) | {name for three in names for name in three} <= set(sizes)
+    assert (
+        max(sizes[name] for name in functions) < 1000 and max(sizes[name] for three in names for name in three) < 4000
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxc.codegen.kernels import elementary
+from onnxc.codegen.kernels.winograd_parts import parts_of
 from onnxc.codegen.memory.arena import aligned
 from onnxc.codegen.target import Target
-from onnxc.codegen.tvm_api import lowering_passes, name_of, tvm_modules, tvm_target
+from onnxc.codegen.tvm_api import name_of, to_loops, tvm_modules, tvm_target
 
 STACK_BYTES = 1024  # smaller buffers stay on the stack (registers, after LLVM); larger ones go to the workspace
 
@@ -47,7 +48,15 @@ def compile_functions(
     with goal:
         built = m.tvm.get_global_func("target.build." + goal.kind.name)(module, goal)
     built.write_to_file(str(path), "o")
-    return {name_of(var): how for var, how in made.items()}
+    return {name_of(var): how for var, how in made.items() if name_of(var) in functions}
+
+
+def _with_parts(functions: Mapping[str, Any]) -> dict[str, Any]:
+    """`functions` and those that they call, each once, by name."""
+    found = dict(functions)
+    for function in functions.values():
+        found |= parts_of(function)
+    return dict(sorted(found.items()))
 
 
 def lowered(
@@ -58,10 +67,11 @@ def lowered(
     elementary.register()
     plain = tvm_target(target, scalable=False)
     own = plain if vectors else m.tvm.target.Target({"kind": "c"})  # whose intrinsics there are
-    module = m.tvm.IRModule({m.ir.GlobalVar(name): f.with_attr("global_symbol", name) for name, f in functions.items()})
+    named = {name: f.with_attr("global_symbol", name) for name, f in _with_parts(functions).items()}
+    module = m.tvm.IRModule({m.ir.GlobalVar(name): f for name, f in named.items()})
     module = m.tirx.transform.BindTarget(plain.with_host(plain))(module)
     with plain:
-        module = m.tvm.ir.transform.Sequential(lowering_passes(vectors))(module)
+        module = to_loops(module, vectors)
         made = {var: to_c(f, name_of(var), threads) for var, f in module.functions_items()}
         module = m.tvm.IRModule({var: function.with_attr("target", own) for var, (function, _) in made.items()})
         t = m.tirx.transform

@@ -82,7 +82,7 @@ def finish(spec: KernelSpec, total, buffers: list, channel, offset):
                 integer = tirx.reinterpret("int32", value) - tirx.const(MAGIC_BITS - step[3], "int32")
                 return tirx.Cast(spec.output.kind, integer)
             case _:
-                value = float_steps(spec, (step,), value, left, channel, offset)
+                value = float_steps(spec.dtype, (step,), value, left, channel, offset)
     return value
 
 

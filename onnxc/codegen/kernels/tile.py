@@ -77,6 +77,13 @@ def at(buffer, offset):
     return [0] * (len(buffer.shape) - 1) + [offset]
 
 
+def start_of(buffer: Any) -> Any:
+    """The address of a buffer's first element."""
+    from tvm import tirx
+
+    return tirx.address_of(buffer[at(buffer, 0)])
+
+
 def prefetch(buffer: Any, offset: Any) -> None:
     """Asks for the cache line of the element at a linear offset, to be read soon."""
     from tvm import ir, tirx
@@ -193,14 +200,14 @@ def operands(spec: KernelSpec) -> list[tuple[str, tuple[int, ...]]]:
 
 def epilogue(spec: KernelSpec, value, buffers: list, channel, offset):
     """The epilogue's steps applied to an accumulator: `channel` indexes channel vectors, `offset` the residual."""
-    return float_steps(spec, spec.epilogue, value, iter(buffers), channel, offset)
+    return float_steps(spec.dtype, spec.epilogue, value, iter(buffers), channel, offset)
 
 
-def float_steps(spec: KernelSpec, steps: tuple, value, left: Iterator, channel, offset):
-    """`value` after `steps`; `left` iterates over the buffers that they read."""
+def float_steps(kind: str, steps: tuple, value, left: Iterator, channel, offset):
+    """`value`, of type `kind`, after `steps`; `left` iterates over the buffers that they read."""
     from tvm import tirx
 
-    zero = tirx.const(0, spec.dtype)
+    zero = tirx.const(0, kind)
     for step in steps:
         match step[0]:
             case "bias" | "add":
@@ -213,19 +220,19 @@ def float_steps(spec: KernelSpec, steps: tuple, value, left: Iterator, channel, 
             case "relu":
                 value = tirx.max(value, zero)
             case "clip":
-                value = tirx.min(tirx.max(value, tirx.const(step[1], spec.dtype)), tirx.const(step[2], spec.dtype))
+                value = tirx.min(tirx.max(value, tirx.const(step[1], kind)), tirx.const(step[2], kind))
             case "leaky_relu":
-                value = tirx.Select(value > zero, value, value * tirx.const(step[1], spec.dtype))
+                value = tirx.Select(value > zero, value, value * tirx.const(step[1], kind))
             case "prelu":
                 value = tirx.Select(value > zero, value, value * next(left)[channel])
             case "sigmoid":
                 value = tirx.sigmoid(value)
             case "add_scalar":
-                value = value + tirx.const(step[1], spec.dtype)
+                value = value + tirx.const(step[1], kind)
             case "mul_scalar":
-                value = value * tirx.const(step[1], spec.dtype)
+                value = value * tirx.const(step[1], kind)
             case "gate":
-                value = value * float_steps(spec, step[1], value, left, channel, offset)
+                value = value * float_steps(kind, step[1], value, left, channel, offset)
             case unknown:
                 raise ValueError(f"no epilogue step {unknown}")
     return value

@@ -18,10 +18,10 @@ import numpy as np
 
 from onnxc.codegen import pack as layouts
 from onnxc.codegen.kernels import cost
+from onnxc.codegen.kernels import winograd_parts as parts
 from onnxc.codegen.kernels.family import Family
-from onnxc.codegen.kernels.result import vector_of
 from onnxc.codegen.kernels.spec import Detail, KernelSpec, Refusal, Schedule
-from onnxc.codegen.kernels.tile import at, check_float, choose_tile, each, epilogue, operands, prefetch, shared_grid
+from onnxc.codegen.kernels.tile import check_float, choose_tile, operands, shared_grid, start_of
 from onnxc.codegen.kernels.winograd_form import F2, F4, Form
 from onnxc.codegen.target import Target
 
@@ -30,6 +30,7 @@ TURN = 28  # tiles of a turn: what they become stays in a cache of the second le
 FAR = 4 << 20  # bytes of weights from which on twice as many tiles share what is brought of them
 ENOUGH = 8  # turns a thread from which on they are what threads share
 LEAST_CHANNELS = 16
+STACK = 1024  # bytes from which on a buffer lies in the workspace, so that a part can be told where
 CACHES = ((1 << 19, 64.0), (12 << 20, 16.0), (float("inf"), 4.0))  # bytes of weights, and bytes of them brought a cycle
 
 
@@ -85,9 +86,9 @@ def plan_of(spec: KernelSpec, target: Target, form: Form, name: str) -> Schedule
     tile = choose_tile(NAME, TURN, spec.oc, spec.c, target)
     far = _weights(spec, form) > FAR
     turns = -(-tiles // (2 * TURN if far else TURN))
-    parts = -(-tiles // (turns * tile.pixels))  # register tiles of a turn, as even as can be
-    pixels = -(-tiles // (turns * parts))
-    turn = min(tiles, pixels * parts)
+    runs = -(-tiles // (turns * tile.pixels))  # register tiles of a turn, as even as can be
+    pixels = -(-tiles // (turns * runs))
+    turn = min(tiles, pixels * runs)
     whole = (far and tiles < spec.oc) or (spec.threads > 1 and turns < ENOUGH * spec.threads)
     return Schedule(NAME, pixels, tile.vectors, tile.lanes, Turns(name, form, turn, whole))
 
@@ -128,7 +129,7 @@ def pack_key(spec: KernelSpec, plan: Schedule) -> tuple:
 
 
 def emit(spec: KernelSpec, plan: Schedule, name: str) -> Any:
-    """The kernel as TIR: operands x, weights, the epilogue's operands, y."""
+    """The kernel as TIR: operands x, weights, the epilogue's operands, y. It calls the parts of `winograd_parts`."""
     from tvm.script.ir_builder import IRBuilder
     from tvm.script.ir_builder import tirx as T
 
@@ -139,46 +140,51 @@ def emit(spec: KernelSpec, plan: Schedule, name: str) -> Any:
             T.func_name(name)
             x = T.arg("x", T.buffer(spec.x_shape, spec.dtype))
             w = T.arg("w", T.buffer(shape, spec.dtype))
-            extra = [T.arg(label, T.buffer(shape, spec.dtype)) for label, shape in operands(spec)]
+            extra = {label: T.arg(label, T.buffer(shape, spec.dtype)) for label, shape in operands(spec)}
             y = T.arg("y", T.buffer(spec.y_shape, spec.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": 8})
-            _Kernel(spec, plan, x, w, extra, y).loops()
-    return builder.get()
+            kernel = _Kernel(spec, plan, x, w, extra, y)
+            kernel.loops()
+    return builder.get().with_attr(parts.PARTS, kernel.parts)
 
 
 class _Kernel:
-    """The statements of one kernel."""
+    """The statements of one kernel, which are calls of its `parts` in loops."""
 
-    def __init__(self, spec: KernelSpec, plan: Schedule, x, w, extra: list, y):
+    def __init__(self, spec: KernelSpec, plan: Schedule, x, w, extra: dict, y):
         self.spec, self.plan, self.detail = spec, plan, _turns(plan)
-        self.form = self.detail.form
+        self.form, self.turn = self.detail.form, self.detail.turn
         self.x, self.w, self.extra, self.y = x, w, extra, y
-        self.tiles = _count(spec, self.form)
+        self.tiles, self.blocks = _count(spec, self.form), -(-spec.oc // plan.block)
         self.lanes = plan.lanes
         while self.lanes > spec.c:
             self.lanes //= 2
+        self.runs = -(-self.turn // plan.pixels)  # register tiles of a turn
+        self.inputs = parts.inputs(self.form, self.lanes)
+        self.products = parts.products(self.form, plan, spec.c, plan.block // self.runs)
+        self.outputs = parts.outputs(self.form, plan.lanes, spec.epilogue, tuple(extra))
+        self.parts = [self.inputs, self.products, self.outputs]
 
     def loops(self) -> None:
         """Turns of tiles, or all tiles and then blocks of output channels by turns."""
         from tvm import tirx
         from tvm.script.ir_builder import tirx as T
 
-        threads, turn = self.spec.threads, self.detail.turn
-        turns, blocks = -(-self.tiles // turn), -(-self.spec.oc // self.plan.block)
+        threads, turn = self.spec.threads, self.turn
+        turns = -(-self.tiles // turn)
         if not self.detail.whole:
             with (T.parallel if threads > 1 else T.serial)(0, turns) as index:
-                first = tirx.min(index * turn, self.tiles - turn)
+                first = T.bind(tirx.min(index * turn, self.tiles - turn))
                 v = self._room(turn, self.spec.c)
-                with T.serial(0, turn) as tile:
-                    self._inputs(v, turn, first + tile, tile)
-                with T.serial(0, blocks) as block:
+                self._inputs(v, turn, first, turn, 0)
+                with T.serial(0, self.blocks) as block:
                     self._outputs(v, turn, block, first, 0)
             return
         v = self._room(self.tiles, self.spec.c)
         with (T.parallel if threads > 1 else T.serial)(0, self.tiles) as tile:
-            self._inputs(v, self.tiles, tile, tile)
-        with shared_grid(threads, blocks, turns) as (block, index):
-            first = tirx.min(index * turn, self.tiles - turn)
+            self._inputs(v, self.tiles, tile, 1, tile)
+        with shared_grid(threads, self.blocks, turns) as (block, index):
+            first = T.bind(tirx.min(index * turn, self.tiles - turn))
             self._outputs(v, self.tiles, block, first, first)
 
     def _line(self, tiles: int, width: int) -> int:
@@ -190,136 +196,52 @@ class _Kernel:
 
         return T.alloc_buffer((self.form.products * self._line(tiles, width),), "float32")
 
+    def _between(self, lanes: int):
+        from tvm.script.ir_builder import tirx as T
+
+        return T.alloc_buffer((max(self.form.products * lanes, STACK // 4),), "float32")
+
     def _place(self, tile) -> tuple:
         """Image, first row and first column of the outputs of a tile."""
         _, rows, columns = _tiles(self.spec, self.form)
         m = self.form.outputs
         return tile // (rows * columns), tile // columns % rows * m, tile % columns * m
 
-    def _inputs(self, v, tiles: int, tile, to) -> None:
-        """V of one tile, all channels. A tile at an edge is copied to where zeros are around it."""
+    def _inputs(self, v, tiles: int, tile, count: int, to) -> None:
+        """V of `count` tiles from `tile` on, which is tile `to` of the `tiles` there; all channels."""
         from tvm import tirx
         from tvm.script.ir_builder import tirx as T
 
         spec, n = self.spec, self.form.reads
-        image, row, column = self._place(tile)
-        row, column = T.bind(row - spec.pads[0]), T.bind(column - spec.pads[1])
-        line = spec.w * spec.c
-        inside = tirx.all(row >= 0, column >= 0, row + n <= spec.h, column + n <= spec.w)
-        start = (image * spec.h + row) * line + column * spec.c
-        with T.If(inside):
-            with T.Then():
-                self._transform(self.x, start, line, v, tiles, to)
-            with T.Else():
-                held = T.alloc_buffer((n * n * spec.c,), "float32")
-                with T.grid(n, n) as (i, j):
-                    there = tirx.all(row + i >= 0, row + i < spec.h, column + j >= 0, column + j < spec.w)
-                    here = (i * n + j) * spec.c
-                    with T.If(there):
-                        with T.Then(), T.serial(0, spec.c) as k:
-                            T.buffer_store(held, self.x[at(self.x, start + i * line + j * spec.c + k)], [here + k])
-                        with T.Else(), T.serial(0, spec.c) as k:
-                            T.buffer_store(held, tirx.const(0, "float32"), [here + k])
-                self._transform(held, 0, n * spec.c, v, tiles, to)
-
-    def _transform(self, source, start, line, v, tiles: int, to) -> None:
-        """B' d B for vectors of channels of n x n pixels of `source`, `line` floats from row to row."""
-        from tvm import tirx
-        from tvm.script.ir_builder import tirx as T
-
-        spec, n, lanes = self.spec, self.form.reads, self.lanes
-        between = T.alloc_buffer((n * n * lanes,), "float32")
-        with T.serial(0, -(-spec.c // lanes)) as vector:
-            channel = T.bind(tirx.min(vector * lanes, spec.c - lanes))
-
-            def load(i: int, j: int):
-                return T.bind(source[at(source, vector_of(start + i * line + j * spec.c + channel, lanes))])
-
-            for j in range(n):
-                for i, value in enumerate(self.form.analyse([load(i, j) for i in range(n)], T.bind)):
-                    T.buffer_store(between, value, [vector_of((i * n + j) * lanes, lanes)])
-            for i in range(n):
-                row = [T.bind(between[vector_of((i * n + j) * lanes, lanes)]) for j in range(n)]
-                for j, value in enumerate(self.form.analyse(row, T.bind)):
-                    place = (i * n + j) * self._line(tiles, spec.c) + to * spec.c + channel
-                    T.buffer_store(v, value, [vector_of(place, lanes)])
+        held = T.alloc_buffer((max(n * n * spec.c, STACK // 4),), "float32")
+        buffers = (
+            start_of(self.x),
+            tirx.address_of(v[to * spec.c]),
+            start_of(held),
+            start_of(self._between(self.lanes)),
+        )
+        parts.call(
+            self.inputs, buffers, *self._place(tile), count, spec.h, spec.w, spec.c, spec.oh, spec.ow, spec.pads[0],
+            spec.pads[1], self._line(tiles, spec.c), n - 1,
+        )  # fmt: skip
 
     def _outputs(self, v, tiles: int, block, first, start) -> None:
         """Products of a turn's tiles for a block of output channels, and its outputs; `start` is its first tile in V."""
         from tvm import tirx
         from tvm.script.ir_builder import tirx as T
 
-        spec, plan, turn = self.spec, self.plan, self.detail.turn
-        p, parts = self._room(turn, plan.block), -(-turn // plan.pixels)
-        share = plan.block // parts  # of the next product's weights, floats that a step asks for
-        last = (-(-spec.oc // plan.block) * self.form.products - 1) * spec.c
-        with T.grid(self.form.products, parts) as (i, part):
-            acc = T.alloc_buffer((plan.pixels * plan.block,), "float32")
-            pixel0 = T.bind(tirx.min(part * plan.pixels, turn - plan.pixels))
-            each(plan, lambda pixel, lane, at_: T.buffer_store(acc, tirx.const(0, "float32"), [at_]))
-            here = i * self._line(tiles, spec.c) + (start + pixel0) * spec.c
-            step = (block * self.form.products + i) * spec.c
-            after = T.bind(tirx.min(step + spec.c, last) * plan.block + part * (spec.c // parts * plan.block))
-            with T.serial(0, spec.c) as k:
-                if share:
-                    prefetch(self.w, after + k * share)
-
-                def product(pixel, lane, at_, k=k):
-                    value = v[here + pixel * spec.c + k] * self.w[at(self.w, (step + k) * plan.block + lane)]
-                    T.buffer_store(acc, acc[at_] + value, [at_])
-
-                each(plan, product)
-            to = i * self._line(turn, plan.block) + pixel0 * plan.block
-
-            each(plan, lambda pixel, lane, at_: T.buffer_store(p, acc[at_], [to + at_]))
-        with T.serial(0, turn) as tile:
-            image, row, column = self._place(first + tile)
-            self._combine(p, tile, (image, T.bind(row), T.bind(column)), block)
-
-    def _combine(self, p, tile, place: tuple, block) -> None:
-        """A' P A, the epilogue, and what of it is not beyond an edge, stored."""
-        from tvm import tirx
-        from tvm.script.ir_builder import tirx as T
-
-        spec, plan, form, lanes = self.spec, self.plan, self.form, self.plan.lanes
-        image, row, column = place
-        n, m = form.reads, form.outputs
+        spec, plan, turn = self.spec, self.plan, self.turn
+        p, line = self._room(turn, plan.block), self._line(turn, plan.block)
+        parts.call(
+            self.products, (start_of(self.w), tirx.address_of(v[start * spec.c]), start_of(p)), block,
+            self.blocks, turn, self.runs, self._line(tiles, spec.c), line,
+        )  # fmt: skip
         channel0 = T.bind(tirx.min(block * plan.block, spec.oc - plan.block))
-        between, made = (T.alloc_buffer((count * m * lanes,), "float32") for count in (n, m))
-        inside = T.bind(tirx.all(row + m <= spec.oh, column + m <= spec.ow))
-        with T.serial(0, plan.vectors) as vector:
-            lowest = T.bind(channel0 + vector * lanes)
-
-            def result(value, i, j) -> None:
-                offset = ((image * spec.oh + row + i) * spec.ow + column + j) * spec.oc + lowest
-                where = vector_of(offset, lanes)
-                value = epilogue(spec, value, self.extra, vector_of(lowest, lanes), where)
-                T.buffer_store(self.y, value, at(self.y, where))
-
-            def load(i: int, j: int):
-                line = (i * n + j) * self._line(self.detail.turn, plan.block)
-                return T.bind(p[vector_of(line + tile * plan.block + vector * lanes, lanes)])
-
-            for j in range(n):
-                for i, value in enumerate(form.combine([load(i, j) for i in range(n)], T.bind)):
-                    T.buffer_store(between, value, [vector_of((i * n + j) * lanes, lanes)])
-            rows = (
-                form.combine([T.bind(between[vector_of((i * n + j) * lanes, lanes)]) for j in range(n)], T.bind)
-                for i in range(m)
-            )
-            with T.If(inside):
-                with T.Then():
-                    for i, values in enumerate(rows):
-                        for j, value in enumerate(values):
-                            result(T.bind(value), i, j)
-                with T.Else():
-                    for i in range(m):
-                        row_ = [T.bind(between[vector_of((i * n + j) * lanes, lanes)]) for j in range(n)]
-                        for j, value in enumerate(form.combine(row_, T.bind)):
-                            T.buffer_store(made, value, [vector_of((i * m + j) * lanes, lanes)])
-                    down, across = tirx.min(m, spec.oh - row), tirx.min(m, spec.ow - column)
-                    with T.serial(0, down) as i, T.serial(0, across) as j:
-                        result(T.bind(made[vector_of((i * m + j) * lanes, lanes)]), i, j)
+        buffers = (self.y, p, self._between(plan.lanes), *self.extra.values())
+        parts.call(
+            self.outputs, [*map(start_of, buffers)], *self._place(first), turn, spec.oh, spec.ow, spec.oc, line,
+            plan.block, channel0, self.form.reads - 1,
+        )  # fmt: skip
 
 
 FAMILY = Family(NAME, schedule, emit, pack, cycles, pack_key, exact=False)
