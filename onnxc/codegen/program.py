@@ -22,7 +22,7 @@ from onnxc.codegen.origins import Trail
 from onnxc.codegen.prepare.record import StaticModel
 from onnxc.codegen.quiet import quiet
 from onnxc.codegen.target import Target
-from onnxc.codegen.tvm_api import finish, name_of, tvm_modules
+from onnxc.codegen.tvm_api import finish, name_of, tvm_modules, uncollected
 from onnxc.ir.errors import Unsupported
 
 
@@ -70,6 +70,7 @@ class Program:
         self.plan.flags = [replace(p, offset=numbers[p.offset]) if p.space == "weight" else p for p in self.plan.flags]
 
 
+@uncollected()
 @np.errstate(all="ignore")  # of constants that are not finite
 def lower_program(
     static: StaticModel, target: Target, threads: int, prefix: str, timed: bool = False, picks: Picks | None = None
@@ -97,6 +98,7 @@ def lower_program(
     return Program(static, target, prefix, plan, bodies, tuple(lowered.kernels), tuple(fallbacks), {}, micro, rows)
 
 
+@uncollected()
 def compile_program(program: Program, threads: int, path: Path) -> None:
     """Compiles the functions into the object file `path`; there is none where C code computes them all."""
     program.compiled = {name: CFunction(call.work) for name, call in program.micro.items()}

@@ -25,7 +25,7 @@ SCALABLE = ("+v", "+sve", "+sve2", "+sme")
 def tvm_modules() -> SimpleNamespace:
     """tvm, relax, tirx, s_tir and ir. Raises MissingTool when TVM is not installed."""
     try:
-        with _hidden("torch"), _uncollected():
+        with _hidden("torch"), uncollected():
             import tvm
             from tvm import ir, relax, s_tir, tirx
     except ImportError as error:
@@ -36,8 +36,8 @@ def tvm_modules() -> SimpleNamespace:
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """No search for garbage among the half million objects that an import makes, which all stay."""
+def uncollected() -> Iterator[None]:
+    """No search for garbage: an import makes half a million objects, and lowering next to none that reference counts do not free."""
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -26,6 +27,7 @@ BOTH = (
 LATENCY = 10  # half cycles until the result of a multiply-add can be used again
 
 
+@lru_cache(1024)  # layers of a network are asked about in several forms
 def choose_tile(
     family: str,
     pixels: int,
