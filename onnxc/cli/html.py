@@ -107,6 +107,16 @@ def _trainings(report: PipelineReport) -> list[dict[str, Any]]:
             train = [(float(e), loss) for e, loss in enumerate(t["train"], 1)]
             lines = curves([("held loss", held), ("loss of the steps", train)], "epoch", float(t["best"]))
             charts.append({"title": f"{title}; epoch {t['best']} was kept", "svg": lines})
+            if t["scores"]:
+                score = [(float(e), s) for e, s in enumerate(t["scores"])]
+                what = "of held samples" if t["score"] == "accuracy" else "with the teacher on held samples"
+                charts.append(
+                    {"title": f"{t['score'].capitalize()} {what}", "svg": curves([(t["score"], score)], "epoch")}
+                )
+            if len(t["weights"]) == 2:
+                charts.append(
+                    {"title": "Weights before and after", "svg": histogram(*t["weights"], -t["span"], t["span"])}
+                )
             if t["scales"]:
                 charts.append(
                     {

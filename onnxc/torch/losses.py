@@ -36,6 +36,21 @@ class Classes:
         return found
 
 
+class Tally:
+    """How many of `all` samples are given the `right` class: that of labels [n], or else the teacher's."""
+
+    right = all = 0
+
+    def count(self, logits: Tensors, labels: torch.Tensor | None, goals: Tensors) -> None:
+        for name, y in logits.items():
+            wanted = labels if labels is not None else goals[name].argmax(1) if name in goals else None
+            if wanted is None or wanted.shape != y.shape[:1]:
+                continue
+            self.right += int((y.argmax(1) == wanted).sum())
+            self.all += len(y)
+            return
+
+
 CLASS_MAKERS = ("Softmax", "LogSoftmax", "Gemm", "MatMul", "Add", "Flatten", "Reshape", "Squeeze", "Identity", "Conv",
                 "DequantizeLinear", "Mul")  # fmt: skip
 

@@ -22,7 +22,7 @@ from onnxc.passes.train.objective import History, Objective, Schedule
 from .arithmetic import at_products, shorten
 from .checkpoints import mark, resume, save
 from .forms import Clock, form
-from .losses import Classes, alike, attention, labelled, taught
+from .losses import Classes, Tally, alike, attention, labelled, taught
 from .network import Network, store
 from .ranks import Ranks
 from .samples import LABELS, Samples, augmented
@@ -33,6 +33,8 @@ RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 TRIAL = 12
 WARM = 0.25
 BINS = 24
+WIDTH = 3.0
+"""Deviations that histograms of weights show."""
 CLIP = 5.0
 """Gradients longer than this are shortened to it."""
 
@@ -91,6 +93,7 @@ class _Fit:
         self.pulls = Pulls(objective.penalties, self.weights)
         self.teacher = Network(objective.teacher.model) if objective.teacher else None
         self.classes = Classes(self.net)
+        self.tally: Tally | None = None
         self.their_classes = Classes(self.teacher) if self.teacher else None
         self.features: list[str] | None = None
         self.samples = Samples(ctx.data, schedule.batch, schedule.held, self.seed)
@@ -127,12 +130,14 @@ class _Fit:
         mine = self.net(feeds, names + (self.features or []))
         outputs = {n: mine[n] for n in names}
         logits = self.classes.of(outputs)
+        wanted_logits: dict[str, torch.Tensor] = {}
         if goal.labels:
             total = total + labelled(outputs, logits, feeds[LABELS], goal.smooth)
         if self.teacher is not None:
-            total = total + taught(
-                outputs, logits, theirs, self.their_classes.of({n: theirs[n] for n in names}), goal.teacher.temperature
-            )
+            wanted_logits = self.their_classes.of({n: theirs[n] for n in names})
+            total = total + taught(outputs, logits, theirs, wanted_logits, goal.teacher.temperature)
+        if self.tally is not None:
+            self.tally.count(logits, feeds[LABELS] if goal.labels else None, wanted_logits)
             for name in self.features or []:
                 total = total + goal.teacher.features * attention(mine[name], theirs[name])
         return total
@@ -144,9 +149,10 @@ class _Fit:
         with torch.no_grad():
             return alike(self.net, self.teacher, every(self.net), every(self.teacher))
 
-    def judge(self) -> float:
-        """The loss on the held samples, without penalties, by the weights as they would be left."""
+    def judge(self, history: History | None = None) -> float:
+        """The loss on the held samples, without penalties, by the weights as they would be left; `history` gets their score."""
         self.net.eval()
+        self.tally = tally = Tally()
         self.clock.over = True
         total = count = 0
         with torch.no_grad():
@@ -156,6 +162,10 @@ class _Fit:
                 total, count = total + n * float(self.loss(feeds)), count + n
         self.net.train()
         self.clock.over = False
+        self.tally = None
+        if history is not None and tally.all:
+            history.score = "accuracy" if self.objective.labels else "agreement"
+            history.scores.append(tally.right / tally.all)
         return total / max(count, 1)
 
     def _takes_many(self) -> bool:
@@ -237,11 +247,13 @@ class _Fit:
         self.net.train()
         saved = self._resume()
         if saved is None:
-            start = self.judge()
-            rate = self.schedule.rate or self.try_rates()
-            optimiser, history, at = self.optimiser(), History(rate, start), 0
+            history = History(0.0, 0.0)
+            history.start = start = self.judge(history)
+            history.rate = rate = self.schedule.rate or self.try_rates()
+            optimiser, at = self.optimiser(), 0
             best, kept = (math.inf if keep_last else start), self._state()
             self._look(history)
+            self._spread(history)
         else:
             rate, history, at = saved["history"].rate, saved["history"], saved["at"]
             optimiser, best, kept = self.optimiser(), saved["best"], saved["kept"]
@@ -261,19 +273,21 @@ class _Fit:
                 self.pulls.apply(cycle(done) / pull)
                 history.steps += 1
                 if i % 10 == 0:
-                    self.progress(f"epoch {epoch + 1} of {self.schedule.epochs}, loss {loss:.4g}", done)
+                    score = f", {history.score} {history.scores[-1]:.3f}" if history.scores else ""
+                    self.progress(f"epoch {epoch + 1} of {self.schedule.epochs}, loss {loss:.4g}{score}", done)
             self.clock.share = (epoch + 1) / self.schedule.epochs
             self.ranks.agree(iter(self.net._buffers.values()))
             history.train.append(total / max(taken, 1))
             self._look(history)
             history.sent = self.ranks.sent
-            history.losses.append(self.judge())
+            history.losses.append(self.judge(history))
             if history.losses[-1] < best or (keep_last and math.isfinite(history.losses[-1])):
                 best, kept, history.best = history.losses[-1], self._state(), epoch + 1
             self._save(history, epoch + 1, optimiser, best, kept)
         self._set(kept)
         self.net.eval()
         self.clock.over = True
+        self._spread(history)
         if history.best:
             history.changed = store(self.net, self.model)
         return history
@@ -314,6 +328,19 @@ class _Fit:
         sizes = torch.cat(scales)
         history.widest = history.widest or 1.25 * float(sizes.max()) or 1.0
         history.scales.append(torch.histc(sizes.clamp(max=history.widest), BINS, 0, history.widest).int().tolist())
+
+    def _spread(self, history: History) -> None:
+        """Add the histogram of all weights as the graph reads them, but for those stored as integers and the scales of steps."""
+        others = {*self.net.grids, *self.net.scales}
+        with torch.no_grad():
+            read = self.net.values()
+            found = [read[n].detach().float().reshape(-1).cpu() for n in self.weights if n in read and n not in others]
+        if not found:
+            return
+        every = torch.cat(found)
+        history.span = history.span or WIDTH * float(every.std(correction=0)) or 1.0
+        inside = every[every.abs() <= history.span]
+        history.weights.append(torch.histc(inside, 2 * BINS + 1, -history.span, history.span).int().tolist())
 
 
 def cycle(done: float) -> float:

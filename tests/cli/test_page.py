@@ -111,11 +111,13 @@ def test_trainings_are_drawn_with_their_losses_and_scales():
     from onnxc.report import PipelineReport
 
     told = {"rate": 0.1, "start": 2.5, "losses": [1.5, float("inf")], "best": 1, "steps": 4, "changed": [], "sent": 0,
-            "train": [2.0, 1.25], "scales": [[0, 3], [2, 1], [3, 0]], "widest": 1.5}  # fmt: skip
+            "train": [2.0, 1.25], "scales": [[0, 3], [2, 1], [3, 0]], "widest": 1.5,
+            "score": "agreement", "scores": [0.5, 0.75], "weights": [[1, 2, 1], [0, 4, 0]], "span": 0.25}  # fmt: skip
     row = Report(name="train.slim<i>", trainings=[told])
     page = transform_page(PipelineReport(rows=[row]))
     for said in ("train.slim<i>; epoch 1 was kept", "held loss: 0: 2.5, 1: 1.5, 2: inf", "loss of the steps: 1: 2, 2: 1.25",
-                 "|scales| after epoch 0, from: number. 0.75: 3"):  # fmt: skip
+                 "|scales| after epoch 0, from: number. 0.75: 3", "Agreement with the teacher on held samples",
+                 "agreement: 0: 0.5, 1: 0.75", "weights from -0.25 to 0.25; grey: as given"):  # fmt: skip
         assert html(said) in page
     assert "<i>" not in page and page.count("after epoch 2") == 1
     assert "Training</h2>" not in transform_page(PipelineReport(rows=[Report(name="clean")]))

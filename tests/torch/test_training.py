@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxc
 from onnxc.ir.errors import BadData, BadOption
 from onnxc.ir.files import load
+from onnxc.runtime.reference import Session
 
 
 def small(batch: int | str = "N", seed: int = 0) -> onnx.ModelProto:
@@ -71,6 +72,20 @@ def test_finetuning_learns_from_labels():
     before, after = told(result)
     assert after < 0.75 * before
     assert result.report.rows[-1].error["accuracy"] > result.report.accuracy + 0.1
+
+
+def test_a_training_tells_its_scores_and_how_weights_spread():
+    data = images()
+    (told,) = fitted("train.finetune(epochs=1,rate=0.01,held=0.5)", data).report.rows[-1].trainings
+    held = np.random.default_rng([0, 1]).permutation(96)[:48]
+    (logits,) = Session(small()).run({"x": data["x"][held]}).values()
+    assert (told["score"], len(told["scores"])) == ("accuracy", 2)
+    assert told["scores"][0] == pytest.approx(np.mean(logits.argmax(1) == data["labels"][held]))
+    before, after = told["weights"]
+    assert before != after and sum(before) > 900 and told["span"] > 0  # of 1,019 weights, those within three deviations
+    result = fitted("train.distill(epochs=1,rate=0.01)", images(labels=False))
+    (told,) = result.report.rows[-1].trainings
+    assert told["score"] == "agreement" and told["scores"][0] == 1.0
 
 
 def test_distillation_gives_back_what_pruning_took_without_labels():

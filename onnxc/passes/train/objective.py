@@ -152,7 +152,9 @@ class History:
     """What training did: the loss on the held samples at the start and after each epoch, and what was chosen.
 
     train: the mean loss of each epoch's steps, with what forms add. scales: at the start and after each epoch, a histogram of
-    |batch-norm scales| in equal bins from 0 to `widest`. sent: bytes that this process sent for gradients, where there are
+    |batch-norm scales| in equal bins from 0 to `widest`. scores: at the start and after each epoch, the share of held samples
+    whose class is right (score "accuracy"), or the teacher's ("agreement"). weights: histograms of all weights before and
+    after, in equal bins from -span to span. sent: bytes that this process sent for gradients, where there are
     several.
     """
 
@@ -165,6 +167,10 @@ class History:
     train: list[float] = field(default_factory=list)
     scales: list[list[int]] = field(default_factory=list)
     widest: float = 0.0
+    score: str = ""
+    scores: list[float] = field(default_factory=list)
+    weights: list[list[int]] = field(default_factory=list)
+    span: float = 0.0
     sent: int = 0
 
     @property
