@@ -22,7 +22,7 @@ ROOMS = {
     "runtime": {"ir.errors", "ir.escape", "ir.temporary", "ir.difference", "ir.lean"},
     "codegen": {"ir", "runtime", "coding", "__version__"},
     "coding": {"ir.errors", "ir.escape", "ir.external", "ir.output"},
-    "torch": {"ir", "runtime.data", "passes.train.objective"},
+    "torch": {"ir", "runtime.data", "runtime.code", "passes.train.objective"},
     "search": {"ir", "passes", "runtime", "codegen", "measure", "pipeline", "recipe", "report", "require", "trial"},
     "measure": {"ir", "passes", "runtime", "coding", "codegen", "pipeline", "recipe", "report"},
 }

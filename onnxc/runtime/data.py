@@ -110,7 +110,8 @@ def open_data(
     """The data set that `source` names, checked against `inputs` (see `specs.input_specs`).
 
     `source`: None (seeded random inputs, `samples` of them, open axes as `sizes` says), a path to an .npz or a folder with
-    `<input>.npy`, "module:function" or a function that yields dicts (each with one sample or more), a dict of arrays, or a
+    `<input>.npy`, "module:function" or a function that yields dicts (each with one sample or more) or returns a Dataset as
+    torch has them, whose items are tuples of the model's inputs, with a label behind them or none; a dict of arrays, or a
     `Data`. flags: inputs of one boolean, which half of the random samples have the other way round.
 
     Raises `BadData` if it cannot be read or does not fit. Pickled objects are refused.
@@ -122,7 +123,7 @@ def open_data(
     if isinstance(source, Mapping):
         return _misspelt(source, _array_data("the given arrays", _arrays(source), inputs))
     if callable(source):
-        return Data(getattr(source, "__qualname__", "function"), lambda: _yielded(source), inputs)
+        return _function_data(getattr(source, "__qualname__", "function"), source, inputs)
     if not isinstance(source, str | Path):
         raise BadData("not a data set", found=type(source).__name__, remedy=FORMS)
     path = Path(source)
@@ -133,8 +134,7 @@ def open_data(
         read = _array_data(str(source), read_npz(path, [*inputs, LABELS], list(inputs)), inputs)
         return _misspelt(npz_names(path), read)
     if CODE.fullmatch(str(source)):
-        function = import_function(str(source), FORMS)
-        return Data(str(source), lambda: _yielded(function), inputs)
+        return _function_data(str(source), import_function(str(source), FORMS), inputs)
     raise BadData(f"no such data: {source}", remedy=FORMS)
 
 
@@ -245,9 +245,21 @@ def _read_folder(path: Path, inputs: Mapping[str, TensorSpec]) -> Chunk:
     return arrays
 
 
-def _yielded(function: Callable[[], Iterable[Mapping[str, object]]]) -> Iterator[Chunk]:
-    items = iter(_called(function, function))
+def _function_data(name: str, function: Callable, inputs: Mapping[str, TensorSpec]) -> Data:
+    """The data of a function, which is asked for its first item: whether there are labels."""
+    first = next(_yielded(function, inputs), {})
+    labelled = LABELS in first and LABELS not in inputs
+    return Data(name, lambda: _yielded(function, inputs), inputs, labelled=labelled)
+
+
+def _yielded(function: Callable[[], Iterable], inputs: Mapping[str, TensorSpec]) -> Iterator[Chunk]:
+    """Dicts of arrays as they come; of a Dataset (`len` and items by number) one sample each, as dicts or as tuples."""
+    made = _called(function, function)
+    numbered = hasattr(made, "__getitem__") and hasattr(made, "__len__") and not isinstance(made, Mapping)
+    items = (made[i] for i in range(len(made))) if numbered else iter(made)
     while (item := _called(function, next, items, None)) is not None:
+        if isinstance(item, tuple) and len(item) - len(inputs) in (0, 1):
+            item = dict(zip([*inputs, LABELS], (np.asarray(a)[None] for a in item), strict=False))
         if not isinstance(item, Mapping):
             raise BadData("the data function must yield dicts of arrays", found=type(item).__name__)
         yield _arrays(item)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 
 from onnxc.ir.errors import BadData, BadOption
+from onnxc.runtime.code import failed, import_function
 
 from .steps import tensor
 
@@ -100,9 +101,42 @@ class Samples:
             yield self.of(self._first, which[i : i + self.size])
 
 
+Changes = Mapping[str, Callable]
+"""Functions that a user wrote, by `module:function`."""
+
+
+def functions(kinds: Sequence[str]) -> Changes:
+    """The functions among what changes batches. Raises BadData where one cannot be imported."""
+    return {kind: import_function(kind) for kind in kinds if ":" in kind}
+
+
 def augmented(
-    feeds: dict[str, torch.Tensor], kinds: Sequence[str], rng: np.random.Generator
+    feeds: dict[str, torch.Tensor], kinds: Sequence[str], rng: np.random.Generator, own: Changes | None = None
 ) -> dict[str, torch.Tensor]:
+    """A batch changed at random, by functions `own` first, then as images."""
+    for kind in kinds:
+        if own and kind in own:
+            feeds = _by(own[kind], kind, feeds, rng)
+    return _images(feeds, [kind for kind in kinds if ":" not in kind], rng)
+
+
+def _by(
+    function: Callable, name: str, feeds: dict[str, torch.Tensor], rng: np.random.Generator
+) -> dict[str, torch.Tensor]:
+    """What a user's function makes of a batch: arrays by the same names, of the same types and shapes."""
+    arrays = {n: t.cpu().numpy().copy() for n, t in feeds.items()}
+    try:
+        made = {n: np.asarray(a) for n, a in function(dict(arrays), rng).items()}
+    except Exception as e:
+        raise failed(name, e) from e
+    for n in {*arrays, *made}:
+        a, b = (f"{x[n].dtype} {list(x[n].shape)}" if n in x else "nothing" for x in (arrays, made))
+        if a != b:
+            raise BadData(f"{name} changes the form of a batch", tensor=n, expected=a, found=b)
+    return {n: tensor(a, n) for n, a in made.items()}
+
+
+def _images(feeds: dict[str, torch.Tensor], kinds: Sequence[str], rng: np.random.Generator) -> dict[str, torch.Tensor]:
     """A batch of images [n, c, h, w] changed at random: flipped left to right, shifted by up to an eighth, mixed in pairs.
 
     mix: x = a x1 + (1 - a) x2, a uniform in [0.5, 1] (Zhang 2018, for what needs no labels). Raises BadOption where an

@@ -25,7 +25,7 @@ from .forms import Clock, form
 from .losses import Classes, Tally, alike, attention, labelled, taught
 from .network import Network, store
 from .ranks import Ranks
-from .samples import LABELS, Samples, augmented
+from .samples import LABELS, Samples, augmented, functions
 from .shrink import Pulls
 from .steps import tensor
 
@@ -78,6 +78,7 @@ class _Fit:
         self.model, self.objective, self.schedule = model, objective, schedule
         self.seed, self.progress = ctx.seed, ctx.progress
         self.clock, self.ranks = Clock(), Ranks()
+        self.own = functions(schedule.augment)
         self.net = Network(model, learn_steps=objective.steps)
         self.weights = dict(self.net.named_parameters())
         if not self.weights:
@@ -108,7 +109,9 @@ class _Fit:
         made = {n: tensor(a, n) for n, a in chunk.items()}
         if self.many:
             made = {n: t.flatten(0, 1) for n, t in made.items()}
-        return augmented(made, self.schedule.augment, rng) if rng is not None and self.schedule.augment else made
+        return (
+            augmented(made, self.schedule.augment, rng, self.own) if rng is not None and self.schedule.augment else made
+        )
 
     def loss(self, feeds: dict[str, torch.Tensor]) -> torch.Tensor:
         """The losses of labels and teacher for one batch, by one run or run by run."""

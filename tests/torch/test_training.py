@@ -275,6 +275,44 @@ def test_augmented_images_are_of_the_same_form_and_flips_are_flips():
     assert seen == {True, False}
 
 
+CHANGES = """
+def darker(batch, rng):
+    assert sorted(batch) == ["labels", "x"]
+    return {**batch, "x": batch["x"] * rng.uniform(0.5, 1, (len(batch["x"]), 1, 1, 1)).astype("f4")}
+def cut(batch, rng):
+    return {**batch, "x": batch["x"][:, :, 2:]}
+def fall(batch, rng):
+    raise ValueError("no")
+class Pairs:
+    def __init__(self, n):
+        self.n = n
+    def __len__(self):
+        return self.n
+    def __getitem__(self, i):
+        import numpy
+        rng = numpy.random.default_rng(i)
+        return rng.standard_normal((1, 8, 8)).astype("f4"), i % 3
+def pairs():
+    return Pairs(40)
+"""
+
+
+def test_functions_of_the_user_change_batches_and_make_data(tmp_path, monkeypatch):
+    (tmp_path / "own_changes.py").write_text(CHANGES)
+    monkeypatch.syspath_prepend(tmp_path)
+    once = "train.slim(epochs=1,rate=0.01,augment=[{}])"
+    weights = [
+        fitted(once.format(kind)).model.constants()["w1"].values for kind in ("flip", "flip, 'own_changes:darker'") * 2
+    ]
+    assert np.array_equal(weights[1], weights[3]) and not np.array_equal(weights[0], weights[1])
+    for name, said in (("cut", r"x: own_changes:cut changes the form of a batch, expected float32 .*8, 8.*found float32 .*6, 8"),
+                       ("fall", "own_changes:fall fails: ValueError: no"), ("gone", "no function gone")):  # fmt: skip
+        with pytest.raises(BadData, match=said):
+            fitted(once.format(f"'own_changes:{name}'"))
+    result = fitted("train.slim(epochs=1,rate=0.01)", "own_changes:pairs")
+    assert result.report.rows[-1].trainings[0]["steps"] == 36 // 32
+
+
 def test_samples_are_dealt_once_an_epoch_and_held_ones_never():
     from onnxc.runtime.data import open_data
     from onnxc.runtime.specs import input_specs

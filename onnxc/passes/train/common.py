@@ -33,7 +33,8 @@ class Train(Pass):
 
     epochs: how often all samples are seen. batch: samples a step. rate: the largest learning rate of one cycle; none: the
     best of six in short trials. held: share of samples on which the best epoch is chosen. patience: epochs without
-    progress before it ends; 0: never. augment: some of flip, shift, mix, for images. checkpoint: a file that a killed
+    progress before it ends; 0: never. augment: some of flip, shift, mix, for images, and
+    module:function, which takes a batch as arrays by name and a NumPy generator, and returns such a batch. checkpoint: a file that a killed
     run goes on from. threads: part of the result, as sums depend on how they are split. topk_gradient: the share of the
     entries of each product's output gradient that go further, the largest of each sample (meProp) or of the whole batch, by
     topk_over. ternary_gradient: gradients of weights become -s, 0 or s at random (TernGrad). shared_exponent: train in
@@ -63,7 +64,8 @@ class Train(Pass):
     """Whether the last weights are kept whatever the held loss says, as where the form of weights changes."""
 
     def __post_init__(self) -> None:
-        self.within("augment", all(a in AUGMENT for a in self.augment), f"some of {', '.join(AUGMENT)}")
+        known = all(a in AUGMENT or ":" in a for a in self.augment)
+        self.within("augment", known, f"some of {', '.join(AUGMENT)} and module:function")
         if self.topk_over != "sample" and self.topk_gradient is None:
             raise BadOption("option topk_over needs topk_gradient", pass_name=self.name, found=self.topk_over)
         if self.shared_exponent is not None and self.fixed_point is not None:

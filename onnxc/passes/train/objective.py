@@ -132,7 +132,7 @@ class Schedule:
 
     epochs: over the samples not held out. batch: samples a step. rate: the largest learning rate of one cycle (Smith
     2018); None: the best of six in short trials. held: share of samples on which progress is judged. patience: epochs without
-    progress before it ends. augment: flip, shift, mix. checkpoint: a file that a killed run goes on from, written after
+    progress before it ends. augment: flip, shift, mix, module:function. checkpoint: a file that a killed run goes on from, written after
     each epoch. arithmetic: in what numbers.
     """
 
