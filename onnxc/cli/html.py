@@ -114,9 +114,9 @@ def _trainings(report: PipelineReport) -> list[dict[str, Any]]:
                     {"title": f"{t['score'].capitalize()} {what}", "svg": curves([(t["score"], score)], "epoch")}
                 )
             if len(t["weights"]) == 2:
-                charts.append(
-                    {"title": "Weights before and after", "svg": histogram(*t["weights"], -t["span"], t["span"])}
-                )
+                before, after = t["weights"]
+                drawn = histogram(before, after, -t["span"], t["span"])
+                charts.append({"title": "Weights before and after", "svg": drawn})
             if t["scales"]:
                 charts.append(
                     {
