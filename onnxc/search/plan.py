@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from statistics import median
@@ -54,13 +54,17 @@ SAFE = 5
 @dataclass(frozen=True)
 class Candidate:
     """Passes, and the noise that they are believed to make: of the cuts and of the stored weights, uncorrected; what they are believed
-    to cost."""
+    to cost. bits: of each layer's weights; ahead: how many passes run before these are stored; factored: layers cut into factors.
+    """
 
     passes: tuple[Pass, ...]
     format: str
     cuts: float
     stored: float
     believed: Mapping[str, float] = field(default_factory=dict, compare=False, hash=False)
+    bits: Mapping[str, int] = field(default_factory=dict, compare=False, hash=False)
+    ahead: int = field(default=0, compare=False, hash=False)
+    factored: tuple[str, ...] = field(default=(), compare=False, hash=False)
 
     @property
     def text(self) -> str:
@@ -119,13 +123,35 @@ class Planner:
         found = []
         for k in kinds:
             size = sum(layers.values()) * bits[k] / 8
-            believed = self._believed(k, *self._costs({}), size)
-            found.append(Candidate(self._passes(k, {}, dict.fromkeys(layers, bits[k])), k, 0.0, 0.0, believed))
+            found.append(self._candidate(k, {}, dict.fromkeys(layers, bits[k]), 0.0, 0.0, size))
         for one in found[:] if self._local.sweep.units else ():
             at = len(self._local.head)
             cut = make("prune.channels", {"macs": HALF})
-            found.append(Candidate((*one.passes[:at], cut, *one.passes[at:]), one.format, 0.0, 0.0))
+            passes = (*one.passes[:at], cut, *one.passes[at:])
+            found.append(Candidate(passes, one.format, 0.0, 0.0, bits=one.bits, ahead=one.ahead + 1))
         return found
+
+    def lowered(self, one: Candidate, part: float) -> Candidate | None:
+        """A candidate of shared weights with a bit less in the layers that are believed to save most for the noise of it, which hold
+        `part` of what can be saved; None where nothing can."""
+        layers = self._local.stored
+        saved: dict[str, tuple[float, float]] = {}
+        for name, now in one.bits.items():
+            if 1 < now < FLOAT and name in layers:
+                noises = self.options.layer(name)
+                more = noises.get(now - 1, math.inf) - noises.get(now, 0.0)
+                saved[name] = (layers[name] / 8 + 4.0 * 2 ** (now - 1), more)
+        if one.format != "shared" or not saved:
+            return None
+        bits, left = dict(one.bits), part * sum(size for size, _ in saved.values())
+        for name, (size, _) in sorted(saved.items(), key=lambda item: (item[1][1] / item[1][0], item[0])):
+            if left <= 0:
+                break
+            bits[name] -= 1
+            left -= size
+        passes = (*one.passes[: one.ahead], self._shared(bits, list(one.factored)), *one.passes[one.ahead + 1 :])
+        noise = one.stored + sum(m for n, (_, m) in saved.items() if bits[n] < one.bits[n] and math.isfinite(m))
+        return replace(one, passes=passes, stored=noise, believed={}, bits=bits)
 
     def probes(self, formats: tuple[str, ...]) -> list[Candidate]:
         """Candidates that do one kind of thing each."""
@@ -134,11 +160,18 @@ class Planner:
         found = [Candidate(self._passes("floats", cut, {}), "floats", cuts, 0.0)] if cut else []
         for kind in formats if self._local.stored else ():
             stored, noise, size = self._stored(kind, self._local.stored, PROBED)
-            sizes, costs = self._costs({})
-            found.append(
-                Candidate(self._passes(kind, {}, stored), kind, 0.0, noise, self._believed(kind, sizes, costs, size))
-            )
+            found.append(self._candidate(kind, {}, stored, 0.0, noise, size))
         return found
+
+    def _candidate(
+        self, kind: str, cut: Mapping[Cut, float], bits: dict[str, int], cuts: float, stored: float, size: float
+    ) -> Candidate:
+        """What cuts so, and stores weights in so many bits, of `size` bytes."""
+        passes, believed = self._passes(kind, cut, bits), self._believed(kind, *self._costs(cut), size)
+        ahead = len(self._ahead(cut))
+        return Candidate(
+            passes, kind, cuts, stored, believed, bits, ahead, tuple(n for what, n in cut if what == "rank")
+        )
 
     def best(self, kind: str, cap: float) -> Candidate:
         """The candidate of a format that costs least with a noise of at most `cap`."""
@@ -153,11 +186,11 @@ class Planner:
                 believed = self._believed(kind, sizes, costs, size)
                 missed = self._budget.misses(believed, self._given)
                 over = sum(value / allowed for value, allowed in missed.values())
-                found.append((over, believed["bytes"], len(found), cut, stored, cuts, noise, believed))
+                found.append((over, believed["bytes"], len(found), cut, stored, cuts, noise, size))
             if self._budget.ram is None or not min(found, key=lambda f: f[:3])[0] or not self.options.peaks:
                 break
-        _, _, _, cut, stored, cuts, noise, believed = min(found, key=lambda f: f[:3])
-        return Candidate(self._passes(kind, cut, stored), kind, cuts, noise, believed)
+        _, _, _, cut, stored, cuts, noise, size = min(found, key=lambda f: f[:3])
+        return self._candidate(kind, cut, stored, cuts, noise, size)
 
     def _believed(self, kind: str, sizes: Mapping[str, int], costs: Mapping[str, int], size: float) -> dict[str, float]:
         """Costs of a candidate: those of the network that is left, with its layers' weights in `size` bytes."""
@@ -231,8 +264,12 @@ class Planner:
         bits = {name: list(o)[j] for name, o, j in zip(whole, options, picked)}
         return bits, sum(n[j] for n, j in zip(each, picked)), sum(c[j] for c, j in zip(costs, picked))
 
+    def _ahead(self, cut: Mapping[Cut, float]) -> list[Pass]:
+        """What runs before weights are stored."""
+        return [*self._local.head, *structural(cut, self._local), make("fuse")]
+
     def _passes(self, kind: str, cut: Mapping[Cut, float], stored: dict[str, int]) -> tuple[Pass, ...]:
-        passes: list[Pass] = [*self._local.head, *structural(cut, self._local), make("fuse")]
+        passes = self._ahead(cut)
         factored = [name for what, name in cut if what == "rank"]
         if any(bits != FLOAT for bits in stored.values()):
             passes.append(self._int8(stored, factored) if kind.startswith("int8") else self._shared(stored, factored))

@@ -27,6 +27,10 @@ from .work import Job, Worker
 LOW, HIGH = 1e-4, 0.6
 """Noises of the outputs between which candidates are looked for: 40 dB to 2 dB."""
 ROUNDS = 3
+STEPS = 6
+"""How often the smallest candidates that keep to the budget are made smaller still, layer by layer."""
+PARTS = (1.0, 0.5, 0.2)
+"""Shares of what a bit less everywhere would save."""
 MEASURING = 0.5
 """Share of the time after which nothing more is measured."""
 ENDING, TIMING = 0.05, 0.4
@@ -72,7 +76,7 @@ class Search:
                 self.state.put(first, self.local.do(first))
             rows.append((kind, len(same), time.perf_counter() - begun))
         slowest = max((each for _, _, each in rows), default=1.0)
-        rows.append(("candidate", 2 * ROUNDS + 3 * len(self.formats), 12 * slowest))
+        rows.append(("candidate", 2 * ROUNDS + 3 * len(self.formats) + STEPS, 12 * slowest))
         return Estimate(tuple(rows))
 
     @property
@@ -100,6 +104,7 @@ class Search:
             self._try(executor, planner, [("", 0.0, c) for c in planner.first(self.formats)], 0.0)
             self._measure(executor, planner.options)
             self._rounds(executor, planner)
+            self._descend(executor, planner)
         self.state.save()
         found = self.partial()
         if self.is_late:
@@ -158,6 +163,31 @@ class Search:
                     bold = candidate.text in lost and self._bold(found, lost[candidate.text])
                     noise = math.sqrt(cap * max(found.get("noise", cap), 1e-9))
                     spans[kind] = _narrowed(spans[kind], noise, bold)
+
+    def _descend(self, executor: Executor, planner: Planner) -> None:
+        """Lower the bits of the smallest candidate that keeps to the budget, and of the smallest without cuts, as long as they do:
+        what noises add up to says little of some networks' classes."""
+        for plain in (False, True):
+            for _ in range(STEPS if self.budget.drop is not None else 0):
+                start = self._smallest(plain)
+                wanted = [] if start is None or self.is_late else [planner.lowered(start, part) for part in PARTS]
+                asked = [("", 0.0, c) for c in wanted if c is not None and c.text not in self.tried]
+                self._try(executor, planner, asked, 1.0)
+                if not asked or self._smallest(plain) is start:
+                    break
+
+    def _smallest(self, plain: bool) -> Candidate | None:
+        """The smallest candidate that keeps to the budget; plain: of those that cut nothing."""
+        lost, kept = self._lost(), []
+        for text, one in self.tried.items():
+            found = self.state["recipe", text]
+            loss = max(
+                lost.get(text, math.inf), drop(self.metric, self.higher, self.given["metrics"], found["metrics"])
+            )
+            costs = {k: found[k] for k in COSTS if k in found} | {"drop": loss}
+            if not self.budget.misses(costs, self.given) and not (plain and one.ahead > len(self.local.head) + 1):
+                kept.append((found["bytes"], text, one))
+        return min(kept, key=lambda k: k[:2])[2] if kept else None
 
     def _try(
         self, executor: Executor, planner: Planner, asked: list[tuple[str, float, Candidate]], share: float

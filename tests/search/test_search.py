@@ -3,6 +3,7 @@
 import itertools
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -21,6 +22,8 @@ from onnxc.search.budget import number
 from onnxc.search.executor import opened
 from onnxc.search.found import smoothed
 from onnxc.search.knapsack import choose
+from onnxc.search.options import BITS, Options
+from onnxc.search.plan import SAFE, Planner
 from onnxc.search.steps import globbed
 from onnxc.search.words import said
 from onnxc.search.work import Worker
@@ -135,6 +138,24 @@ def test_losses_are_smoothed_by_noise():
     assert smoothed({"a": (0.1, 0.0), "b": (0.2, 0.04), "c": (0.3, 0.02), "d": (0.4, float("nan"))}) == pytest.approx(
         {"a": 0, "b": 0.03, "c": 0.03}
     )
+
+
+def test_bits_are_lowered_where_it_saves_most_for_its_noise(place):
+    search = onnxc.auto(place / "net.onnx", place / "data.npz", formats=("shared",))
+    options = Options()
+    sizes = search.local.stored
+    for name, noise in zip(sizes, (0.1, 0.001, 0.01), strict=True):
+        for bits in BITS:
+            options.take(("bits", name, bits), noise * sizes[name] * 4.0**-bits)
+    planner = Planner(search.local, options, Budget(drop=0.01), search.local.do(("given",)))
+    first = planner.first(("shared",))
+    for start in first:
+        every, least = planner.lowered(start, 1.0), planner.lowered(start, 0.01)
+        assert set(every.bits.values()) == {SAFE - 1} and every.passes[: every.ahead] == start.passes[: start.ahead]
+        (lower,) = [name for name, bits in least.bits.items() if bits < SAFE]
+        assert lower == list(sizes)[1] and least.stored < every.stored
+    assert any("prune.channels" in c.text for c in first)
+    assert planner.lowered(replace(first[0], bits=dict.fromkeys(sizes, 1)), 1.0) is None
 
 
 def test_a_search_ends_with_points_that_replay(found, place, tmp_path):
