@@ -17,7 +17,17 @@ from onnxc.codegen.kernels import cost
 from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.result import Results, packable, vector_of, wide
 from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
-from onnxc.codegen.kernels.tile import at, check_float, choose_tile, each, epilogue, operands, pad_rows, shared_grid
+from onnxc.codegen.kernels.tile import (
+    Sums,
+    at,
+    check_float,
+    choose_tile,
+    each,
+    epilogue,
+    operands,
+    pad_rows,
+    shared_grid,
+)
 from onnxc.codegen.target import Target
 
 NAME = "float32.direct"
@@ -32,7 +42,7 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
     if not spec.macs:
         return Refusal(NAME, "has an extent of zero")
     depth = spec.kh * spec.kw * spec.c // spec.groups
-    return packable(spec, choose_tile(NAME, spec.row, spec.oc // spec.groups, depth, target))
+    return packable(spec, choose_tile(NAME, spec.row, spec.oc // spec.groups, depth, target, split=True))
 
 
 def cycles(spec: KernelSpec, plan: Schedule, target: Target) -> float:
@@ -103,10 +113,15 @@ def _loops(spec: KernelSpec, plan: Schedule, source: tuple, weights: tuple, extr
     w, load, panel = weights
 
     def one(g, block, n, row, tile, held, load) -> None:
-        acc = T.alloc_buffer((plan.pixels * plan.block,), spec.dtype)
+        acc = Sums(plan, spec.dtype)
         first = tirx.min(tile * plan.pixels, ow - plan.pixels)
         channel0 = tirx.min(block * plan.block, oc - plan.block)
-        each(plan, lambda p, c, i: T.buffer_store(acc, tirx.const(0, spec.dtype), [i]))
+
+        def clear(pixel, lane, _) -> None:
+            sums, start = acc.of(pixel)
+            T.buffer_store(sums, tirx.const(0, spec.dtype), [start + lane])
+
+        each(plan, clear)
         _products(
             spec,
             plan,
@@ -120,7 +135,8 @@ def _loops(spec: KernelSpec, plan: Schedule, source: tuple, weights: tuple, extr
             lowest = g * oc + channel0 + vector * plan.lanes
             channel = vector_of(lowest, plan.lanes)
             offset = ((n * oh + row) * ow + first + pixel) * spec.oc + channel
-            value = acc[vector_of((pixel * plan.vectors + vector) * plan.lanes, plan.lanes)]
+            sums, start = acc.of(pixel)
+            value = sums[vector_of(start + vector * plan.lanes, plan.lanes)]
             value = epilogue(spec, value, extra, channel, offset)
             out.store(value, offset, (n, row, first + pixel), lowest)
 
@@ -188,18 +204,20 @@ def _products(spec: KernelSpec, plan: Schedule, acc, source: tuple, weights: tup
 
         if load is not None:
             for vector, pixel in itertools.product(range(plan.vectors), range(plan.pixels)):
-                i = vector_of((pixel * plan.vectors + vector) * plan.lanes, plan.lanes)
+                sums, start = acc.of(pixel)
+                i = vector_of(start + vector * plan.lanes, plan.lanes)
                 product_ = wide(activation(pixel), plan.lanes) * load(w, step, vector)
-                T.buffer_store(acc, acc[i] + product_, [i])
+                T.buffer_store(sums, sums[i] + product_, [i])
             return
 
-        def product(pixel, lane, i):
+        def product(pixel, lane, _):
+            sums, start = acc.of(pixel)
             value = activation(pixel)
             if spec.weight_constant:
                 offset = step * plan.block + lane
             else:
                 offset = (n * spec.c + k) * spec.oc + channel0 + lane
-            T.buffer_store(acc, acc[i] + value * w[at(w, offset)], [i])
+            T.buffer_store(sums, sums[start + lane] + value * w[at(w, offset)], [start + lane])
 
         each(plan, product)
 

@@ -20,7 +20,7 @@ from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.int8_dot import Dot, choose_dot, loader, ramp
 from onnxc.codegen.kernels.requantise import check_int8, finish, operands, zero_point_in_bias
 from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
-from onnxc.codegen.kernels.tile import at, choose_tile, copy_rows, each, shared_grid
+from onnxc.codegen.kernels.tile import Sums, at, choose_tile, copy_rows, each, shared_grid
 from onnxc.codegen.target import Target
 
 NAME = "int8.direct"
@@ -40,7 +40,9 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
     registers = SCALAR_REGISTERS if target.lanes == 1 else target.registers - dot.spare
     machine = replace(target, registers=registers)
     depth = spec.kh * _taps(spec, dot)[0] * _taps(spec, dot)[1]
-    return choose_tile(NAME, spec.row, spec.oc // spec.groups, depth, machine, least=min(dot.widths), detail=dot)
+    return choose_tile(
+        NAME, spec.row, spec.oc // spec.groups, depth, machine, least=min(dot.widths), detail=dot, split=True
+    )
 
 
 def _dot(plan: Schedule) -> Dot:
@@ -157,15 +159,21 @@ def _loops(spec: KernelSpec, plan: Schedule, x, extent: tuple[int, int], w, extr
     oc = spec.oc // spec.groups
     blocks, tiles = -(-oc // plan.block), -(-ow // plan.pixels)
     with shared_grid(spec.threads, spec.groups, blocks, images, oh, tiles) as (g, block, n, row, tile):
-        acc = T.alloc_buffer((plan.pixels * plan.block,), "int32")
+        acc = Sums(plan, "int32")
         first = tirx.min(tile * plan.pixels, ow - plan.pixels)
         channel0 = g * oc + tirx.min(block * plan.block, oc - plan.block)
-        each(plan, lambda p, lane, i: T.buffer_store(acc, extra[0][channel0 + lane], [i]))
+
+        def begin(pixel, lane, _):
+            sums, start = acc.of(pixel)
+            T.buffer_store(sums, extra[0][channel0 + lane], [start + lane])
+
+        each(plan, begin)
         _products(spec, plan, acc, (x, rows, columns), w, (g, block, n, row, first))
 
-        def store(pixel, lane, i):
+        def store(pixel, lane, _):
+            sums, start = acc.of(pixel)
             offset = ((n * oh + row) * ow + first + pixel) * spec.oc + channel0 + lane
-            T.buffer_store(y, finish(spec, acc[i], extra, channel0 + lane, offset), at(y, offset))
+            T.buffer_store(y, finish(spec, sums[start + lane], extra, channel0 + lane, offset), at(y, offset))
 
         each(plan, store)
 
@@ -186,9 +194,10 @@ def _products(spec: KernelSpec, plan: Schedule, acc, source: tuple, w, where: tu
                 column = (first + pixel) * spec.stride[1] + kw * spec.dilation[1]
                 base = (line + column) * spec.c + g * c + step * dot.depth
                 weights = (packed * plan.vectors + vector) * width
-                here = [ramp(pixel * plan.block + vector * plan.lanes, plan.lanes)]
-                value = dot.multiply(acc[here], loader(x, base), loader(w, weights), plan.lanes)
-                T.buffer_store(acc, value, here)
+                sums, start = acc.of(pixel)
+                here = [ramp(start + vector * plan.lanes, plan.lanes)]
+                value = dot.multiply(sums[here], loader(x, base), loader(w, weights), plan.lanes)
+                T.buffer_store(sums, value, here)
 
 
 FAMILY = Family(NAME, schedule, emit, pack, cycles, pack_key, operands=operands_with_zero_point)

@@ -18,6 +18,7 @@ from onnxc.codegen.kernels.spec import CHANNEL_STEPS, FLOAT32, Detail, KernelSpe
 from onnxc.codegen.target import Target
 
 ACCUMULATOR_BYTES = 960  # TVM keeps a buffer of less than 1024 bytes on the stack, where LLVM turns it into registers
+SPLIT_BYTES = 1024  # of sums in several such buffers: 16 full vectors of AVX-512
 TURNS = 8  # of a parallel loop a thread, so that what does not divide makes little difference
 LINE_BYTES = 64
 CACHES = ((1 << 15, 0.0), (1 << 19, 3.0), (float("inf"), 8.0))  # bytes, and half cycles a line from there; usual sizes
@@ -37,16 +38,17 @@ def choose_tile(
     most: int = 16,
     least: int = 1,
     detail: Detail | None = None,
+    split: bool = False,
 ) -> Schedule:
     """The cheapest tile for `pixels` x `channels` outputs of `depth` products each, or the one of the target's `rank` behind it.
 
     Model, in half cycles a step: the multiply-adds (`wide_cost` at full width), the loads (one a vector of weights,
     one a broadcast pixel), and not less than the latency of one accumulator, nor than it takes to bring the weights from the
     cache that a block of them fits. To that comes the tile's epilogue.
-    `most` bounds the pixels of a tile, `least` its lanes from below.
+    `most` bounds the pixels of a tile, `least` its lanes from below; `split` sums lie in several buffers (`Sums`).
     """
     ranked = []
-    for lanes, vectors, height in _tiles(pixels, channels, target, most, least):
+    for lanes, vectors, height in _tiles(pixels, channels, target, most, least, split):
         rates = {target.wide_cost, 1 if target.lanes == BOTH else target.wide_cost} if lanes == target.lanes else {1}
         lines = lanes * vectors * 4 / LINE_BYTES
         supply = lines * next(cost for size, cost in CACHES if depth * lines * LINE_BYTES <= size)
@@ -61,7 +63,9 @@ def choose_tile(
     return Schedule(family, height, -vectors, -lanes, detail)
 
 
-def _tiles(pixels: int, channels: int, target: Target, most: int, least: int) -> Iterator[tuple[int, int, int]]:
+def _tiles(
+    pixels: int, channels: int, target: Target, most: int, least: int, split: bool
+) -> Iterator[tuple[int, int, int]]:
     lanes = target.lanes
     while lanes > channels:
         lanes //= 2
@@ -69,9 +73,24 @@ def _tiles(pixels: int, channels: int, target: Target, most: int, least: int) ->
         for vectors in range(1, min(8, channels // lanes) + 1):
             for height in range(1, min(most, pixels) + 1):
                 fits = height * vectors + vectors + 1 <= target.registers
-                if fits and height * vectors * lanes * 4 <= ACCUMULATOR_BYTES:
+                if fits and height * vectors * lanes * 4 <= (SPLIT_BYTES if split else ACCUMULATOR_BYTES):
                     yield lanes, vectors, height
         lanes //= 2
+
+
+class Sums:
+    """The accumulators of a tile, in buffers that are each small enough to become registers."""
+
+    def __init__(self, plan: Schedule, kind: str):
+        from tvm.script.ir_builder import tirx as T
+
+        self.block, self.each = plan.block, max(1, ACCUMULATOR_BYTES // (4 * plan.block))
+        counts = [min(self.each, plan.pixels - first) for first in range(0, plan.pixels, self.each)]
+        self.buffers = [T.alloc_buffer((count * plan.block,), kind) for count in counts]
+
+    def of(self, pixel: int) -> tuple[Any, int]:
+        """The buffer that holds the sums of a pixel, and where they begin."""
+        return self.buffers[pixel // self.each], pixel % self.each * self.block
 
 
 def at(buffer, offset):
