@@ -35,6 +35,7 @@ from .recurrent import quantise_recurrent
 from .saturation import EVERYTHING, distinguished
 from .tables import note_left
 from .tight import tighten
+from .widen import shorten, widen
 
 OLDEST = 10
 """The first opset with QuantizeLinear and DequantizeLinear."""
@@ -78,6 +79,7 @@ class QuantInt8(Pass):
     stored in 8 bits; GRU and RNN always the latter.
     ops: operators to quantise; all that are known by default. skip: globs of names of nodes to leave in float.
 
+    Networks of float16 are computed with in float32, between Casts; what stays in float is stored in float16 still.
     Models older than opset 13 are raised to it; where that fails, opsets 10 to 12 get one scale per weight.
     """
 
@@ -112,7 +114,14 @@ class QuantInt8(Pass):
             raise BadOption("option ops does not fit", pass_name=self.name, expected=known, found=unknown[0])
 
     def run(self, model: Model, ctx: Context) -> Report:
-        report = self._run(model, ctx)
+        given, told = model.copy(), Report()
+        types, wide = widen(model, ctx.verified.types, told)
+        report = self._run(model, ctx, types)
+        if wide and report.edits:
+            shorten(model, wide)
+            report.notes[:0] = told.notes
+        elif wide:
+            model.adopt(given)
         if self.store == "bits" and report.edits:
             stored = [t for t in model.constants().values() if t.values.dtype == np.int8 and t.values.ndim > 1]
             before, after = tighten(model, stored)
@@ -120,10 +129,10 @@ class QuantInt8(Pass):
                 report.note(f"integers packed: {after} bytes, one to a byte {before}")
         return report
 
-    def _run(self, model: Model, ctx: Context) -> Report:
+    def _run(self, model: Model, ctx: Context, types: dict[str, int]) -> Report:
         report = Report()
         self._check_skip(model)
-        chosen = self._products(model, ctx.verified.types, report)
+        chosen = self._products(model, types, report)
         if chosen or any(model.is_standard(n, *RECURRENT) for n in model.nodes):
             self._raise(model, ctx, report)
         real = model.copy()
