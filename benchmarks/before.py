@@ -2,7 +2,7 @@
 
     python benchmarks/before.py REV [--to HEAD] [--models FILES] [--kinds REGEX] [--rounds 5] [--seconds 2] [--json FILE]
 
-Both are taken from git, as they were committed, and run with their bytecode cached, as installed packages are. In every round each of the two compiles each model in a process of its own, in turns, the
+Both are taken from git, as they were committed, and run with their bytecode cached, as installed packages are; no kernels are kept. In every round each of the two compiles each model in a process of its own, in turns, the
 first by turns too; the ratio is the median over rounds of processor time by processor time (the newer by REV; processes
 that it starts count). The libraries run in turns as well, each in a process of its own that tells its best time of a call.
 With `--kinds` those operators of benchmarks/kinds.py, int8 networks of the models and a binary ResNet-18 whose name matches are compiled once
@@ -58,7 +58,7 @@ print(best)
 def environment(tree: Path) -> dict[str, str]:
     """What a process needs to run the code in `tree`."""
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    return kept | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    return kept | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "ONNXC_CACHE": "off"}
 
 
 def compiled(tree: Path, model: Path, out: Path) -> float | None:

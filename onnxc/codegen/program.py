@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxc.codegen import cache
 from onnxc.codegen.c.function import CFunction, compile_functions
 from onnxc.codegen.c.portable import c_functions
 from onnxc.codegen.c.private import keep_private
@@ -110,8 +111,16 @@ def compile_program(program: Program, threads: int, path: Path) -> None:
         program.compiled |= compiled
         return
     with quiet():
-        program.compiled |= compile_functions(program.bodies, program.target, threads, path)
-    path.write_bytes(keep_private(path.read_bytes(), program.prefix, program.bodies))
+        name = cache.key(program.bodies, program.target, threads, program.prefix)
+        kept = cache.load(name)
+        if kept is not None:
+            data, compiled = kept
+        else:
+            compiled = compile_functions(program.bodies, program.target, threads, path)
+            data = keep_private(path.read_bytes(), program.prefix, program.bodies)
+            cache.save(name, data, compiled)
+    program.compiled |= compiled
+    path.write_bytes(data)
 
 
 def _ours(function: str) -> bool:

@@ -51,7 +51,7 @@ def compile_functions(
     return {name_of(var): how for var, how in made.items() if name_of(var) in functions}
 
 
-def _with_parts(functions: Mapping[str, Any]) -> dict[str, Any]:
+def with_parts(functions: Mapping[str, Any]) -> dict[str, Any]:
     """`functions` and those that they call, each once, by name."""
     found = dict(functions)
     for function in functions.values():
@@ -67,7 +67,7 @@ def lowered(
     elementary.register()
     plain = tvm_target(target, scalable=False)
     own = plain if vectors else m.tvm.target.Target({"kind": "c"})  # whose intrinsics there are
-    named = {name: f.with_attr("global_symbol", name) for name, f in _with_parts(functions).items()}
+    named = {name: f.with_attr("global_symbol", name) for name, f in with_parts(functions).items()}
     module = m.tvm.IRModule({m.ir.GlobalVar(name): f for name, f in named.items()})
     module = m.tirx.transform.BindTarget(plain.with_host(plain))(module)
     with plain:

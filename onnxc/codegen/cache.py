@@ -1,0 +1,133 @@
+"""Object code of kernels, kept across runs for this user: a network that is compiled again needs neither TVM's passes nor LLVM.
+
+    ~/.cache/onnxc/kernels/3f2a9c...     {"format": 1, "sha256": "...", "functions": {name: [workspace, phases]}}, a newline, the object
+
+The name is the SHA-256 of all that the object depends on: its functions as TIR, the target, the threads, the versions of onnxc, TVM
+and LLVM, and the files of onnxc that lower functions. XDG_CACHE_HOME moves the folder, ONNXC_CACHE=off does without. An entry is
+written beside its place and renamed. One that is damaged is made again; only those that this user alone may write are read, since
+what is in them is linked. The entries used least recently go when all are larger than MOST_BYTES.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from onnxc import __version__
+from onnxc.codegen import tvm_api
+from onnxc.codegen.c import function as lowering
+from onnxc.codegen.c import private
+from onnxc.codegen.c.function import CFunction
+from onnxc.codegen.kernels import elementary
+from onnxc.codegen.target import Target
+from onnxc.ir import temporary
+
+FORMAT = 1
+MOST_BYTES = 256 << 20
+LARGEST = 32 << 20
+_MAKERS = (tvm_api, lowering, private, elementary)  # what makes objects of functions
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+def folder() -> Path | None:
+    """Where entries lie; None where there is no cache."""
+    if os.environ.get("ONNXC_CACHE", "").lower() in ("off", "0", "no"):
+        return None
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(home) / "onnxc" / "kernels" if os.path.isabs(home) else None
+
+
+def key(functions: Mapping[str, Any], target: Target, threads: int, prefix: str) -> str:
+    """The name of the entry of an object with these functions, whose private names bear `prefix`. "" where there is no cache."""
+    if folder() is None:
+        return ""
+    m = tvm_api.tvm_modules()
+    module = m.tvm.IRModule({m.ir.GlobalVar(name): f for name, f in lowering.with_parts(functions).items()})
+    llvm = m.tvm.get_global_func("target.llvm_version_major")()
+    made = [FORMAT, __version__, m.tvm.__version__, int(llvm), target.tvm_dict(), threads, prefix]
+    digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
+    for maker in _MAKERS:
+        digest.update(hashlib.sha256(Path(str(maker.__file__)).read_bytes()).digest())
+    digest.update(m.tvm.ir.save_json(module).encode())
+    return digest.hexdigest()
+
+
+def load(name: str) -> tuple[bytes, dict[str, CFunction]] | None:
+    """The object called `name`, and how C calls its functions; None where there is none that is whole and this user's own."""
+    home = folder()
+    if not name or home is None or not _own(home):
+        return None
+    with suppress(
+        OSError, ValueError, KeyError, TypeError, AttributeError
+    ):  # whatever is wrong with it, it is made again
+        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        with open(os.open(home / name, flags), "rb") as file:
+            state = os.fstat(file.fileno())
+            if not stat.S_ISREG(state.st_mode) or not _mine(state) or state.st_size > LARGEST:
+                return None
+            head, _, data = file.read(LARGEST + 1).partition(b"\n")
+            told = json.loads(head)
+            if told["format"] != FORMAT or told["sha256"] != hashlib.sha256(data).hexdigest():
+                return None
+            found = {
+                function: CFunction(int(work), tuple(map(bool, phases)))
+                for function, (work, phases) in told["functions"].items()
+            }
+            os.utime(file.fileno())
+            return data, found
+    return None
+
+
+def save(name: str, data: bytes, functions: Mapping[str, CFunction]) -> None:
+    """Keeps an object. A cache that cannot be written is none."""
+    home = folder()
+    if not name or home is None or len(data) > LARGEST // 2:
+        return
+    told = {key: [how.workspace, how.phases] for key, how in sorted(functions.items())}
+    head = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), "functions": told}
+    with suppress(OSError):
+        home.mkdir(0o700, parents=True, exist_ok=True)
+        if not _own(home):
+            return
+        for left in temporary.stale(home, "kernels"):
+            temporary.remove(left)
+        with temporary.file(home, "kernels", 0o600) as path:
+            path.write_bytes(json.dumps(head).encode() + b"\n" + data)
+            os.replace(path, home / name)
+        _bound(home)
+
+
+def _own(home: Path) -> bool:
+    """Whether a folder is there that only this user may write."""
+    with suppress(OSError):
+        state = os.lstat(home)
+        return stat.S_ISDIR(state.st_mode) and _mine(state)
+    return False
+
+
+def _mine(state: os.stat_result) -> bool:
+    return state.st_uid == os.geteuid() and not state.st_mode & _OTHERS
+
+
+def _bound(home: Path) -> None:
+    """Removes the entries used least recently until the others are small enough together. Other processes may do so as well."""
+    entries = []
+    with os.scandir(home) as found:
+        for entry in found:
+            if not entry.name.startswith("."):
+                with suppress(OSError):
+                    state = entry.stat(follow_symlinks=False)
+                    entries.append((state.st_mtime_ns, entry.name, state.st_size))
+    total = sum(size for _, _, size in entries)
+    for _, name, size in sorted(entries):
+        if total <= MOST_BYTES:
+            return
+        with suppress(OSError):
+            os.unlink(home / name)
+        total -= size
