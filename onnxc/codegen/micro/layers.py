@@ -146,6 +146,7 @@ def emit_conv(spec: KernelSpec, plan: Schedule, name: str):
     numbers = [h, w, spec.c, oh, ow, spec.oc, spec.kh, spec.kw, *spec.stride, *spec.pads[:2], *spec.dilation]
     numbers += [_four(flip(spec.activation.kind)), _four(_byte(spec)), steps]
     values = ", ".join(map(str, [*numbers, _end(ends)]))
+    packed: tuple[int, ...]
     if plan.detail == HELIUM:
         work = 4 * steps + _even(spec.oc if ends.more else 0)
         packed = (spec.oc, spec.kh * spec.kw * spec.c)

@@ -10,6 +10,7 @@ cannot be taken is collected, so that all of a model's refusals come at once.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -130,8 +131,8 @@ class _Import:
             self.values[name] = found
         return self.values.get(name)
 
-    def _array(self, name: str) -> np.ndarray:
-        """A constant's values in the type in which they are held."""
+    def _array(self, name: str) -> Any:
+        """A constant's values in the type in which they are held: an array, or a `Lazy` one."""
         if name not in self.arrays:
             array = self.static.constants[name]
             dtype = held(array.dtype.name)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx
@@ -78,7 +79,7 @@ class Walk:
     """
 
     opsets: dict[str, int]
-    constants: dict[str, np.ndarray]
+    constants: dict[str, Any]  # arrays, or `Lazy` ones that NumPy makes where it needs them
     types: dict[str, onnx.TypeProto]
     open_node: Callable[[Walk, onnx.NodeProto, Scope], Sequence[str | None] | None]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
@@ -246,7 +247,7 @@ class Walk:
                 self.integers[names[0]] = found
         return names
 
-    def _values(self, node: onnx.NodeProto) -> list[np.ndarray] | None:
+    def _values(self, node: onnx.NodeProto) -> list[Any] | None:
         if node.op_type in ("Shape", "Size"):
             shape = self.shape(node.input[0])
             if shape is None:
@@ -266,9 +267,9 @@ class Walk:
         if node.op_type == "Transpose" and isinstance(arrays[0], Vectors | Matrix):
             return [arrays[0].transpose(attributes_of(node).get("perm"))]
         if node.op_type == "Cast" and attributes_of(node)["to"] == onnx.TensorProto.FLOAT:
-            narrow = halves(arrays[0]) if isinstance(arrays[0], np.ndarray) else arrays[0]
-            if isinstance(narrow, Matrix):
-                return [narrow]
+            half = halves(arrays[0]) if isinstance(arrays[0], np.ndarray) else arrays[0]
+            if isinstance(half, Matrix):
+                return [half]
         outputs = [gs.Variable(name) for name in node.output]
         stand_in = gs.Node(node.op_type, node.name, attributes_of(node), [], outputs)
         if not self._affordable(stand_in, arrays):
