@@ -245,3 +245,22 @@ def test_microcontrollers(target, tmp_path):
     ready(target)
     report = check(FEW, tmp_path, target)
     assert report.fallbacks == () and {row["kernel"].split(".")[0] for row in report.kernels} == {"micro"}
+
+
+@pytest.mark.parametrize("groups, kernel, stride, pads", [(2, 3, 2, 1), (8, 3, 2, 1)])
+def test_transposed_convolutions_run_on_integers(same_as_ort, groups, kernel, stride, pads):
+    rng = np.random.default_rng(groups)
+    text = f"""<ir_version: 8, opset_import: ["": 17]> g (float[1,8,7,9] x) => (float[a,b,c,d] y) {{
+      q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) v = DequantizeLinear<axis=1>(w, t)
+      u = DequantizeLinear<axis=0>(b, f)
+      y = ConvTranspose<group={groups}, strides=[{stride},{stride}], pads=[{pads},{pads},{pads},{pads}]>(d, v, u) }}"""
+    made, each = onnx.parser.parse_model(text), 8 // groups
+    scale = (rng.uniform(0.5, 1, each) / 99).astype("f")
+    arrays = {
+        "s": np.float32(0.02), "z": np.uint8(101), "t": scale, "f": np.tile(scale, groups) * np.float32(0.02),
+        "w": rng.integers(-127, 128, (8, each, kernel, kernel)).astype(np.int8),
+        "b": rng.integers(-9999, 9999, 8).astype(np.int32),
+    }  # fmt: skip
+    made.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in arrays.items())
+    report, _ = same_as_ort(made, 2e-6)
+    assert {k["kernel"].split(".")[0] for k in report.kernels} == {"int8"}

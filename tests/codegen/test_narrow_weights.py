@@ -82,7 +82,7 @@ def test_every_kind_and_odd_extents(tmp_path):
         assert np.array_equal(parts[-1], wanted[name]), name
 
 
-@pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3", "aarch64", "armv7"])
+@pytest.mark.parametrize("name", ["x86-64-v3", "aarch64"])
 def test_every_machine(tmp_path, name):
     ready(name)
     functions, arrays, wanted = made(TARGETS[name], SIZES[:1] + SIZES[3:])

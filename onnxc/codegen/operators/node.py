@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -71,6 +72,7 @@ class Node:
         self.op, self.domain, self.name, self.opset = proto.op_type, proto.domain, proto.name, opset
         self.inputs, self.outputs = list(proto.input), list(proto.output)
         self.args, self.results = list(args), list(results)
+        self.made_of: Mapping[str, Any] = {}  # `prepare.walk.Integers` of constants that have been dequantised
         self.kinds: list[str] = []  # the model's types of the inputs, "" for one that is left out
         self._attributes = {a.name: a for a in proto.attribute}
         self._read: set[str] = set()
@@ -115,6 +117,10 @@ class Node:
     def known(self, i: int) -> np.ndarray | None:
         """The values of input `i` where it is constant; None where it is computed or left out."""
         return self._arrays.get(self.inputs[i]) if i < len(self.inputs) and self.inputs[i] else None
+
+    def integers(self, i: int) -> Any:
+        """The `Integers` that the values of input `i` are made of, or None."""
+        return self.made_of.get(self.inputs[i]) if i < len(self.inputs) else None
 
     def numbers(self, i: int, what: str) -> np.ndarray:
         """The values of input `i`, which has to be there and to be constant. `what` names it."""

@@ -11,6 +11,7 @@ windows have the same number of taps, but begin at different u, and what is put 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -220,7 +221,17 @@ class _Transposed:
         return convolution(self.n, self.x, kernel, bias, window, self.groups)
 
     def _kernel(self, taps: np.ndarray, phases: list[tuple[int, ...]]):
-        """(groups, phases, oc / groups, c / groups, ...) as the weights of a convolution."""
+        """The weights of a convolution, and the integers that they are made of, where there is a scale for each output."""
+        integers, each = self.n.integers(1), self.weights[1]
+        if integers is not None:
+            scale = np.broadcast_to(integers.scale, taps.shape).swapaxes(0, 1).reshape(each, -1)
+            own = np.tile(scale[:, 0], self.groups * len(phases)).reshape(-1, *[1] * (taps.ndim - 1))
+            plain = (scale == scale[:, :1]).all()
+            integers = replace(integers, values=self._spread(integers.values, phases), scale=own) if plain else None
+        return self.n.weight(self._spread(taps, phases), integers)
+
+    def _spread(self, taps: np.ndarray, phases: list[tuple[int, ...]]) -> np.ndarray:
+        """(groups, phases, oc / groups, c / groups, ...), the first three joined."""
         groups, inner, each = self.groups, self.shape[1] // self.groups, self.weights[1]
         small = taps.reshape(groups, inner, each, *self.weights[2:]).swapaxes(1, 2)
         widths = [
@@ -231,7 +242,7 @@ class _Transposed:
             for at in itertools.product(*(step.taps[a] for step, a in zip(self.steps, phase, strict=True))):
                 place, tap = zip(*at, strict=True)
                 spread[(slice(None), number, slice(None), slice(None), *place)] = small[(..., *tap)]
-        return self.n.weight(spread.reshape(-1, *spread.shape[3:]))
+        return spread.reshape(-1, *spread.shape[3:])
 
     def _bias(self, count: int):
         """The bias of each group's phases, one after the other."""

@@ -160,6 +160,7 @@ class _Import:
         opset = static.opsets.get(domain, 1)
         node = Node(proto, opset, args, results, arrays, self.builder, self.flags, self.add_weight)
         node.kinds = [self._kind(name) for name in proto.input]
+        node.made_of = static.integers
         if any(name and arg is None for name, arg in zip(proto.input, args, strict=True)):
             return  # what it reads was refused before
         named = [(name, result) for name, result in zip(proto.output, results) if name]

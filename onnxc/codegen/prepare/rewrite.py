@@ -16,7 +16,7 @@ from onnx import helper
 from onnxc.codegen.prepare.fold import attribute_of, copy_of, infer
 from onnxc.codegen.prepare.views import move_views
 
-PRODUCTS = ("Conv", "Gemm", "MatMul")
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 MOVERS = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Identity")
 
 
