@@ -4,11 +4,13 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 import onnxc
-from onnxc.ir.errors import BadModel, OnnxcError
+from onnxc.ir.errors import BadModel, OnnxcError, Unsupported
+from onnxc.runtime.reference import Session
 
 FUZZ = Path(__file__).resolve().parent / "fuzz"
 
@@ -84,3 +86,47 @@ def test_bodies_of_nodes_that_run_them_in_ways_of_their_own(domain):
         opsets = [onnx.helper.make_opsetid("", 18)]
         proto.functions.append(onnx.helper.make_function(domain, "SequenceMap", ["xs"], ["ys"], [inner], opsets))
     assert len(onnxc.run_passes(proto, "quant", check="shapes").model.nodes) == 1
+
+
+def test_extents_that_no_file_can_hold_are_told():
+    text = "g (float[4294967296,4294967296,4] x) => (float[2] y) { y = Flatten<axis = 3>(x) }"
+    with pytest.raises(BadModel, match=r"y: an extent is larger than ONNX can write, expected below 2\^63"):
+        onnxc.run_passes(model(text), "clean", check="shapes")
+
+
+def deep(levels: int, older: bool) -> onnx.ModelProto:
+    """A tree each of whose branches ends on one side."""
+    up, leaf = list(range(1, levels)), list(range(levels, 2 * levels))
+    if older:
+        node = onnx.helper.make_node(
+            "TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", n_targets=1, nodes_treeids=[0] * (2 * levels + 1),
+            nodes_nodeids=[*range(2 * levels + 1)], nodes_featureids=[0] * (2 * levels + 1), nodes_values=[0.0] * (2 * levels + 1),
+            nodes_modes=["BRANCH_LEQ"] * levels + ["LEAF"] * (levels + 1), nodes_truenodeids=leaf + [0] * (levels + 1),
+            nodes_falsenodeids=up + [2 * levels] + [0] * (levels + 1), target_treeids=[0] * (levels + 1),
+            target_nodeids=[*leaf, 2 * levels], target_ids=[0] * (levels + 1), target_weights=[1.0] * (levels + 1),
+        )  # fmt: skip
+    else:
+        node = onnx.helper.make_node(
+            "TreeEnsemble", ["x"], ["y"], domain="ai.onnx.ml", n_targets=1, tree_roots=[0], nodes_featureids=[0] * levels,
+            nodes_splits=onnx.numpy_helper.from_array(np.zeros(levels, np.float32)), leaf_targetids=[0] * (levels + 1),
+            nodes_modes=onnx.numpy_helper.from_array(np.zeros(levels, np.uint8)), nodes_trueleafs=[1] * levels,
+            nodes_truenodeids=[*range(levels)], nodes_falsenodeids=[*up, levels], nodes_falseleafs=[0] * (levels - 1) + [1],
+            leaf_weights=onnx.numpy_helper.from_array(np.ones(levels + 1, np.float32)),
+        )  # fmt: skip
+    proto = model("g (float[2,1] x) => (float[2,1] y) { y = Relu(x) }")
+    proto.graph.node[0].CopyFrom(node)
+    proto.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 3 if older else 5))
+    return proto
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_trees_that_are_too_deep_never_reach_the_runtime(older):
+    assert Session(deep(50, older)).run({"x": np.ones((2, 1), np.float32)})["y"].tolist() == [[1.0], [1.0]]
+    with pytest.raises(Unsupported, match="a tree is too deep for ONNX Runtime, expected at most 4000 levels"):
+        Session(deep(30_000, older))
+    endless = deep(3, older)
+    for a in endless.graph.node[0].attribute:
+        if a.name == "nodes_falsenodeids":
+            a.ints[1] = 0
+    with pytest.raises(Unsupported, match="too deep"):
+        Session(endless)

@@ -15,6 +15,7 @@ A folder of a process that has died is removed by the next one that stages besid
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 from collections.abc import Collection, Iterator
@@ -22,17 +23,34 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import temporary
+from .errors import BadOption
+from .output import cannot_write
 
 _AT_FDCWD, _EXCHANGE = -100, 2
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 @contextmanager
 def staging(out: Path) -> Iterator[Path]:
-    """A new folder on the file system of `out`, gone at the end. Folders of dead processes are removed first."""
-    out = Path(os.path.realpath(out))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with temporary.folder(_home(out), out.name) as work:
-        yield work
+    """A new folder on the file system of `out`, gone at the end. Folders of dead processes are removed first.
+
+    Raises BadOption where there cannot be one, its path is no UTF-8, which tools are given it in, or the system has no room.
+    """
+    asked, out = out, Path(os.path.realpath(out))
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:
+        raise BadOption("the path of a folder that tools write into must be UTF-8", found=ascii(str(out))) from None
+    begun = False
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.folder(_home(out), out.name) as work:
+            begun = True
+            yield work
+    except OSError as e:
+        if begun and e.errno not in _NO_ROOM:
+            raise
+        raise cannot_write(asked, e) from None
 
 
 def _home(out: Path) -> Path:

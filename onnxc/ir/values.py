@@ -232,7 +232,7 @@ def variable(info: onnx.ValueInfoProto) -> gs.Variable:
 
 
 def value_info(t: gs.Variable | gs.Constant) -> onnx.ValueInfoProto:
-    """The interface entry of a graph input or output."""
+    """The interface entry of a graph input or output. Raises BadModel where ONNX cannot write its shape."""
     if isinstance(t, gs.Constant):
         return onnx.helper.make_tensor_value_info(t.name, tensor_type(t.values.dtype), t.values.shape)
     if isinstance(t.dtype, onnx.ValueInfoProto):
@@ -241,5 +241,8 @@ def value_info(t: gs.Variable | gs.Constant) -> onnx.ValueInfoProto:
         return info
     if not t.dtype:
         return onnx.ValueInfoProto(name=t.name)
+    large = next((d for d in t.shape or () if isinstance(d, int) and d >= 1 << 63), None)
+    if large is not None:
+        raise BadModel("an extent is larger than ONNX can write", tensor=t.name, expected="below 2^63", found=large)
     kind = t.dtype if isinstance(t.dtype, int) else tensor_type(t.dtype)
     return onnx.helper.make_tensor_value_info(t.name, kind, t.shape)

@@ -11,7 +11,7 @@ import re
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from onnxc.ir.lean import NOWHERE, Lean
 from onnxc.runtime.containers import sequences, taken
 from onnxc.runtime.exchange import Exchange
 from onnxc.runtime.specs import check_feeds, input_specs
+from onnxc.runtime.trees import refuse_deep
 from onnxc.runtime.wording import plain
 
 if TYPE_CHECKING:
@@ -70,7 +71,10 @@ class Session:
         self.outputs = tuple(value.name for value in proto.graph.output)
         self._lists = sequences(proto.graph)
         self._optional = {v.name for v in proto.graph.output if v.type.WhichOneof("value") == "optional_type"}
-        self._loops = _loops(proto)
+        self._loops = False  # whether it repeats something: how often may be known to nobody before it ends
+        for node in _nodes(proto):
+            refuse_deep(node)
+            self._loops |= node.op_type in ("Loop", "Scan")
         extra, self._fixed = _split_requests(proto, outputs, beside)
         self._given = {name for name in outputs if name in self.inputs}
         self._computed = {*self.outputs, *extra}
@@ -154,16 +158,14 @@ class Session:
             ended.set()
 
 
-def _loops(proto: onnx.ModelProto) -> bool:
-    """Whether a model repeats something, at any depth: how often may be known to nobody before it ends."""
+def _nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Every node of a model, at any depth."""
     stack = [proto.graph, *proto.functions]
     while stack:
         for node in stack.pop().node:
-            if node.op_type in ("Loop", "Scan"):
-                return True
+            yield node
             for a in node.attribute:
                 stack += [a.g, *a.graphs] if a.g.node or a.graphs else []
-    return False
 
 
 def saturates(proto: onnx.ModelProto) -> bool:

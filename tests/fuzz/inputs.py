@@ -1,8 +1,9 @@
 """Read mutated archives, arrays, manifests and recipes in this process: each is taken or gives one clear error.
 
-Usage: inputs.py [CASES [SEED]]: so many of each kind; 0 CASES: until it is stopped. The mutations know the structure: values
-of JSON and TOML change places or become odd ones, headers of arrays lie, members of zip files are renamed, then bytes are damaged.
-A failure names the kind and the case, which `inputs.py` with that seed makes again. All runs within MEMORY more than it began with.
+Usage: inputs.py [CASES [SEED [KIND...]]]: so many of each kind (manifest, recipe, arrays, archive); 0 CASES: until it is
+stopped. The mutations know the structure: values of JSON and TOML change places or become odd ones, headers of arrays lie,
+members of zip files are renamed, then bytes are damaged. A failure names the kind and the case, which `inputs.py` with that
+seed makes again. All runs within MEMORY more than it began with.
 """
 
 from __future__ import annotations
@@ -149,6 +150,7 @@ def read_arrays(rng: np.random.Generator, folder: Path) -> None:
 
 
 KINDS = {"manifest": read_a_manifest, "recipe": read_a_recipe, "arrays": read_arrays}
+ARCHIVE = "archive"
 
 
 def run(kind: str, cases: int, seed: int = 0) -> Counter:
@@ -171,18 +173,23 @@ def run(kind: str, cases: int, seed: int = 0) -> Counter:
     return said
 
 
-def main(cases: int, seed: int) -> None:
-    """All kinds; for ever where `cases` is 0."""
+def main(cases: int = 100_000, seed: int = 0, *kinds: str) -> None:
+    """These kinds (or all); for ever where `cases` is 0."""
+    kinds = kinds or (*KINDS, ARCHIVE)
     with Path("/proc/self/statm").open() as statm:
         room = int(statm.read().split()[0]) * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (room, room))
     while True:
-        totals = {kind: run(kind, cases or 10_000, seed) for kind in KINDS}
-        totals["archive"] = mutate.run(cases or 10_000, native.decoder(), seed)
-        for kind, said in totals.items():
-            sys.stdout.write(
-                f"{kind}: {sum(said.values())} cases, {said['no error']} taken, {len(said)} kinds of errors\n"
+        for kind in kinds:
+            read = (
+                mutate.run(cases or 10_000, native.decoder(), seed)
+                if kind == ARCHIVE
+                else run(kind, cases or 10_000, seed)
             )
+            sys.stdout.write(
+                f"{kind}: {sum(read.values())} cases, {read['no error']} taken, {len(read)} kinds of errors\n"
+            )
+            sys.stdout.flush()
         sys.stdout.write(f"seed {seed}; at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB\n")
         sys.stdout.flush()
         if cases:
@@ -191,4 +198,4 @@ def main(cases: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100_000, int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    main(*map(int, sys.argv[1:3]), *sys.argv[3:])

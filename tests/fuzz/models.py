@@ -1,10 +1,10 @@
 """Run mutated models through `clean,fuse,prune,quant` and `inspect` in one process: each is done or gives one clear error.
 
-Usage: models.py [CASES [SEED]] [--corpus FOLDER]; 0 CASES: until it is stopped. Half of the cases are tested on data, half by
-shapes only. No case may take more than SECONDS of processor time or raise the memory of the process above MEMORY; an exception that
-is no OnnxcError, or an error for which a pass of ours is at fault, is a finding. Models that something new was said of join
-the seeds, in FOLDER for later runs too, where the models of findings go as well. Where a library that is not ours
-kills the process, the next one goes on behind that case.
+Usage: models.py [CASES [SEED]] [--corpus FOLDER] [--start CASE]; 0 CASES: until it is stopped. Half of the cases are tested on
+data, half by shapes only. No case may take more than SECONDS of processor time or raise the memory of the process above
+MEMORY; an exception that is no OnnxcError, or an error for which a pass of ours is at fault, is a finding. Models that something
+new was said of join the seeds, in FOLDER for later runs too, where the models of findings go as well. Where a library that
+is not ours kills the process, the next one goes on behind that case.
 """
 
 from __future__ import annotations
@@ -187,6 +187,7 @@ def main() -> None:
     parser.add_argument("cases", type=int, nargs="?", default=10_000)
     parser.add_argument("seed", type=int, nargs="?", default=0)
     parser.add_argument("--corpus", type=Path)
+    parser.add_argument("--start", type=int, default=0, help="the case to begin with")
     parser.add_argument("--work", type=int, nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.corpus:
@@ -195,9 +196,10 @@ def main() -> None:
         work(args.seed, *args.work, args.corpus)
         return
     kinds: Counter = Counter()
-    findings, highest, at = 0, 0, 0
-    while args.cases == 0 or at < args.cases:
-        count = min(500, args.cases - at) if args.cases else 500
+    findings, highest, at = 0, 0, args.start
+    end = args.start + args.cases
+    while args.cases == 0 or at < end:
+        count = min(500, end - at) if args.cases else 500
         command = [sys.executable, __file__, "0", str(args.seed), "--work", str(at), str(count)]
         command += ["--corpus", str(args.corpus)] if args.corpus else []
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:

@@ -8,6 +8,7 @@ import pytest
 
 from onnxc.ir import staging as module
 from onnxc.ir import temporary
+from onnxc.ir.errors import BadOption
 from onnxc.ir.staging import put, staging
 
 OLD = {"manifest": "old", "library": "old", "gone": "old", "example/main": "old"}
@@ -103,3 +104,20 @@ def test_folders_of_others_are_left_alone(tmp_path):
         write(folder, OLD)
     replace(tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["out", alive.name, strange.name])
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_a_line(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_text("mine")
+    for path, said in [
+        (tmp_path / "loop/lib", "cannot write .*/loop/lib: "),
+        (tmp_path / "file/lib", "cannot write .*/file/lib: (not a directory|file exists)"),
+        (tmp_path / os.fsdecode(b"\xff") / "lib", r"must be UTF-8, found '.*\\udcff/lib'"),
+    ]:
+        with pytest.raises(BadOption, match=said):
+            replace(path)
+    with pytest.raises(BadOption, match=r"cannot write .*/lib: no space left on device"), staging(tmp_path / "lib"):
+        raise OSError(28, "No space left on device", "work/kernel.o")
+    with pytest.raises(FileNotFoundError), staging(tmp_path / "lib"):
+        Path("nowhere").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "loop"]
