@@ -181,8 +181,10 @@ def measured(
     shapes = {name: tuple(extents) for name, (extents, _) in inputs.items()}
     lean = None if model is None else Source.of(model, optimise).lean(shapes)
     given = {name: np.asarray(a) for name, a in wishes.arrays.items() if name in inputs}
-    feeds = _feeds(lean, shapes) or random_feeds({n: TensorSpec(*f) for n, f in inputs.items()}, seed=0)
-    feeds |= given
+    drawn = random_feeds({n: TensorSpec(*f) for n, f in inputs.items()}, seed=0)
+    accepted = (_feeds(lean, shapes) or drawn) | given
+    # with --io int8 the library takes other numbers than the model
+    feeds = {n: accepted[n] if accepted[n].dtype == d.dtype else d for n, d in drawn.items()}
     rows = timed.rows(feeds)
     _same(plain.run(feeds), timed.run(feeds))
     laps: list[np.ndarray] = []
@@ -195,7 +197,7 @@ def measured(
         candidates: dict[str, Callable[[], object]] = {"plain": lambda: plain.run(feeds), "timed": lap}
         ort = None if lean is None else _sessions(lean, place, threads)
         if ort is not None:
-            candidates |= {"ort": lambda: ort[0].run(feeds), "profiled": lambda: ort[1].run(feeds)}
+            candidates |= {"ort": lambda: ort[0].run(accepted), "profiled": lambda: ort[1].run(accepted)}
         times, rounds = _in_turns(candidates)
         kernels = ort[1].finish(skip=RUNS) if ort is not None else []
     each = [float(s) for s in np.median(np.array(laps[RUNS:]), axis=0)]

@@ -27,7 +27,12 @@ class TimedLibrary(library.Library):
                 f"{path} has no timed library", remedy="compile the model with --profile, or give the model instead"
             )
         super().__init__(folder, threads)
-        manifest = library.read_manifest(folder)
+        manifest, beside = library.read_manifest(folder), library.read_manifest(folder.parent)
+        if library.interface_digest(manifest) != library.interface_digest(beside):
+            raise BadOption(
+                f"{folder} is of another library", expected=beside["name"], found=manifest["name"],
+                remedy="compile the model with --profile",
+            )  # fmt: skip
         self.calls: list[list[dict[str, Any]]] = manifest.get("calls", [])
         self.machines: list[str] = manifest.get("target", "").split("/")
         function = getattr(self._library, f"{self.name}_laps")
