@@ -30,7 +30,7 @@ class Machine:
         plain = SimpleNamespace(Library=lambda folder, threads: SimpleNamespace(shapes=SHAPES, run=dict))
         monkeypatch.setattr(tune, "library", plain)
         monkeypatch.setattr(
-            "onnxc.measure.bench.measure", lambda calls, rounds: [None, SimpleNamespace(ratio=self.whole)]
+            "onnxc.measure.bench.measure", lambda calls, rounds, clock: [None, SimpleNamespace(ratio=self.whole)]
         )
         monkeypatch.setattr(tune, "ROUND_SECONDS", 0.0)
 
