@@ -9,6 +9,8 @@ VECTOR = 16
 """Channels of a vector: what kernels compute side by side."""
 NEAR = 0.6
 """The share of the ceiling above which nothing but less work helps."""
+WAITS = 0.4
+"""The share of the bandwidth from which a layer is said to wait for its bytes."""
 SHORT = 1e-6
 """Seconds of a layer whose time is mostly that of starting it."""
 ALONE = {
@@ -33,7 +35,7 @@ def suggestion(layer: LayerTime, roof: Ceiling) -> str:
     if layer.general and not counts:
         return _general(layer)
     waste = _waste(layer)
-    if layer.bound == "bytes" and (max(layer.bits) >= 8 or layer.ceiling >= NEAR):
+    if layer.bound == "bytes" and layer.ceiling >= WAITS:
         if layer.weight_bytes > layer.bytes:
             return f"it waits for {layer.weight_bytes:,} bytes of weights: fewer bits (quant, cluster), or lowrank or prune"
         return f"it waits for {moved:,} bytes of activations: 8-bit ones (quant) are a quarter, and fused operators (fuse) none"

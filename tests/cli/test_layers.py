@@ -41,6 +41,7 @@ GENERAL = replace(LAYER, family="general schedule", macs=0, bits=(0, 0), channel
         (replace(LAYER, bits=(8, 8), ceiling=0.9), "only fewer multiply-adds help"),
         (replace(LAYER, bits=(1, 1), ceiling=0.7), "its bits are counted at 70%"),
         (replace(LAYER, bound="bytes", weight_bytes=10**6), "waits for 1,000,000 bytes of weights: fewer bits"),
+        (replace(LAYER, bound="bytes", bytes=10**6, ceiling=0.2), "20% of float32's ceiling"),
         (replace(LAYER, bound="bytes", bytes=10**6), "bytes of activations"),
         (replace(GENERAL, ops=("Resize",)), "Resize by the general schedule: no layer beside it takes it in"),
         (replace(GENERAL, ops=("Foo",)), "Foo by the general schedule: no kernel has this pattern"),
