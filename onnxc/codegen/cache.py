@@ -27,6 +27,7 @@ from onnxc.codegen.c.function import CFunction
 from onnxc.codegen.kernels import elementary
 from onnxc.codegen.target import Target
 from onnxc.ir import temporary
+from onnxc.ir.cache import home
 
 FORMAT = 1
 MOST_BYTES = 256 << 20
@@ -39,8 +40,8 @@ def folder() -> Path | None:
     """Where entries lie; None where there is no cache."""
     if os.environ.get("ONNXC_CACHE", "").lower() in ("off", "0", "no"):
         return None
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(home) / "onnxc" / "kernels" if os.path.isabs(home) else None
+    start = home()
+    return None if start is None else start / "kernels"
 
 
 def key(functions: Mapping[str, Any], target: Target, threads: int, prefix: str) -> str:
@@ -60,14 +61,14 @@ def key(functions: Mapping[str, Any], target: Target, threads: int, prefix: str)
 
 def load(name: str) -> tuple[bytes, dict[str, CFunction]] | None:
     """The object called `name`, and how C calls its functions; None where there is none that is whole and this user's own."""
-    home = folder()
-    if not name or home is None or not _own(home):
+    place = folder()
+    if not name or place is None or not _own(place):
         return None
     with suppress(
         OSError, ValueError, KeyError, TypeError, AttributeError
     ):  # whatever is wrong with it, it is made again
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-        with open(os.open(home / name, flags), "rb") as file:
+        with open(os.open(place / name, flags), "rb") as file:
             state = os.fstat(file.fileno())
             if not stat.S_ISREG(state.st_mode) or not _mine(state) or state.st_size > LARGEST:
                 return None
@@ -86,27 +87,27 @@ def load(name: str) -> tuple[bytes, dict[str, CFunction]] | None:
 
 def save(name: str, data: bytes, functions: Mapping[str, CFunction]) -> None:
     """Keeps an object. A cache that cannot be written is none."""
-    home = folder()
-    if not name or home is None or len(data) > LARGEST // 2:
+    place = folder()
+    if not name or place is None or len(data) > LARGEST // 2:
         return
     told = {key: [how.workspace, how.phases] for key, how in sorted(functions.items())}
     head = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), "functions": told}
     with suppress(OSError):
-        home.mkdir(0o700, parents=True, exist_ok=True)
-        if not _own(home):
+        place.mkdir(0o700, parents=True, exist_ok=True)
+        if not _own(place):
             return
-        for left in temporary.stale(home, "kernels"):
+        for left in temporary.stale(place, "kernels"):
             temporary.remove(left)
-        with temporary.file(home, "kernels", 0o600) as path:
+        with temporary.file(place, "kernels", 0o600) as path:
             path.write_bytes(json.dumps(head).encode() + b"\n" + data)
-            os.replace(path, home / name)
-        _bound(home)
+            os.replace(path, place / name)
+        _bound(place)
 
 
-def _own(home: Path) -> bool:
+def _own(place: Path) -> bool:
     """Whether a folder is there that only this user may write."""
     with suppress(OSError):
-        state = os.lstat(home)
+        state = os.lstat(place)
         return stat.S_ISDIR(state.st_mode) and _mine(state)
     return False
 
@@ -115,10 +116,10 @@ def _mine(state: os.stat_result) -> bool:
     return state.st_uid == os.geteuid() and not state.st_mode & _OTHERS
 
 
-def _bound(home: Path) -> None:
+def _bound(place: Path) -> None:
     """Removes the entries used least recently until the others are small enough together. Other processes may do so as well."""
     entries = []
-    with os.scandir(home) as found:
+    with os.scandir(place) as found:
         for entry in found:
             if not entry.name.startswith("."):
                 with suppress(OSError):
@@ -129,5 +130,5 @@ def _bound(home: Path) -> None:
         if total <= MOST_BYTES:
             return
         with suppress(OSError):
-            os.unlink(home / name)
+            os.unlink(place / name)
         total -= size

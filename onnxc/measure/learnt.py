@@ -19,7 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..ir.errors import BadData
+from ..ir.cache import home
+from ..ir.errors import BadData, BadOption
 from ..ir.escape import json_text
 from ..ir.output import write_whole
 
@@ -70,9 +71,13 @@ class Learnt:
 
 
 def place() -> Path:
-    """The user's file."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(home) / "onnxc" / "tune.json"
+    """The user's file. Raises BadOption where there is no folder for it."""
+    start = home()
+    if start is None:
+        raise BadOption(
+            "XDG_CACHE_HOME is no absolute path", remedy="set it to one, or name a file: --tune-cache F.json"
+        )
+    return start / "tune.json"
 
 
 @cache

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from onnxc.cli.tune import render
-from onnxc.ir.errors import BadData, Unsupported
+from onnxc.ir.errors import BadData, BadOption, Unsupported
 from onnxc.measure import learnt, tune
 from onnxc.measure.learnt import Learnt
 
@@ -131,6 +131,9 @@ def test_the_file_is_of_a_machine_and_shared(cache, monkeypatch):
     assert len(json.loads(cache.read_text())["machines"]) == 2
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent))
     assert learnt.place() == cache.parent / "onnxc" / "tune.json"
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+    with pytest.raises(BadOption, match="XDG_CACHE_HOME is no absolute path; set it to one, or name a file"):
+        learnt.place()
 
 
 RATIO = '{"format": 1, "machines": {"m": {"layers": {"a": {"k": -1}}, "models": {}}}}'
