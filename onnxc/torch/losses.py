@@ -81,6 +81,10 @@ def labelled(outputs: Tensors, logits: Tensors, labels: torch.Tensor, smooth: fl
             remedy="distil instead: train.distill needs no labels",
         )
     y = next(iter(logits.values()))
+    if labels.is_floating_point() and bool((labels != labels.round()).any()):
+        raise BadOption(
+            "a label names no class", expected="whole numbers", found=float(labels[labels != labels.round()][0])
+        )
     if int(labels.min()) < 0:
         raise BadOption("a label names no class", expected=f"0 to {y.shape[1] - 1}", found=int(labels.min()))
     _named(labels, y.shape[1])

@@ -200,7 +200,10 @@ class _Fit:
         feeds = self.feeds(self.samples.of(chunk, share) if share else chunk, np.random.default_rng(list(seed)))
         loss = self.loss(feeds)
         if not loss.requires_grad:
-            raise BadOption("no weight has a share in the loss")
+            raise BadOption(
+                "no weight has a share in the loss", expected="an output of real numbers that follows from weights",
+                remedy="cut the graph ahead of what chooses (ArgMax and the like), or leave out the passes train.*",
+            )  # fmt: skip
         for pull in (reading.pull(self.weights[n]) for n, reading in self.net.forms.items()):
             loss = loss if pull is None else loss + pull
         loss.backward()
@@ -219,6 +222,9 @@ class _Fit:
 
     def _state(self) -> dict[str, torch.Tensor]:
         return {n: t.detach().clone() for n, t in self._places().items()}
+
+    def _finite(self, loss: float) -> bool:
+        return math.isfinite(loss) and all(bool(torch.isfinite(t).all()) for t in self._places().values())
 
     def _places(self) -> dict[str, torch.Tensor]:
         return {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
@@ -254,7 +260,7 @@ class _Fit:
             history.start = start = self.judge(history)
             history.rate = rate = self.schedule.rate or self.try_rates()
             optimiser, at = self.optimiser(), 0
-            best, kept = (math.inf if keep_last else start), self._state()
+            best, kept = start, self._state()
             self._look(history)
             self._spread(history)
         else:
@@ -284,9 +290,15 @@ class _Fit:
             self._look(history)
             history.sent = self.ranks.sent
             history.losses.append(self.judge(history))
-            if history.losses[-1] < best or (keep_last and math.isfinite(history.losses[-1])):
-                best, kept, history.best = history.losses[-1], self._state(), epoch + 1
+            loss = history.losses[-1]
+            if self._finite(loss) if keep_last else loss < best:
+                best, kept, history.best = loss, self._state(), epoch + 1
             self._save(history, epoch + 1, optimiser, best, kept)
+        if keep_last and not history.best:
+            raise BadOption(
+                "the training diverged", expected="finite losses and weights", found=f"loss {history.losses[-1]:.3g}",
+                remedy="give a smaller rate, or none: several are then tried",
+            )  # fmt: skip
         self._set(kept)
         self.net.eval()
         self.clock.over = True

@@ -250,6 +250,13 @@ def test_a_model_of_one_sample_a_run_trains_in_batches_all_the_same():
         ("train.prune_retrain(sparsity_by={nothing: 0.5})", images(), "sparsity_by names no layer"),
         ("train.finetune(epochs=0)", images(), "option epochs does not fit"),
         ("train.finetune(augment=[turn])", images(), "option augment does not fit"),
+        (
+            "train.finetune(rate=0.01)",
+            {**images(), "labels": np.full(96, 0.5, np.float32)},
+            "expected whole numbers, found 0.5",
+        ),
+        ("train.decay(epochs=1,rate=1e30)", images(), "the training diverged, .* found loss .*give a smaller rate"),
+        ("train.binary(epochs=1,rate=1e30,ends=false)", images(), "the training diverged"),
         ("train.finetune(rate=0.01)", {**images(), "labels": np.full(96, 7)}, "a label stands for no class"),
     ],
 )
