@@ -5,7 +5,8 @@
 Compiles kernels for Cortex-A72 and Cortex-A76, cuts the innermost loop with the most counting or multiplying instructions
 out of the object (binutils), and has llvm-mca (Debian's package `llvm`) simulate it. Limits: 85.3 binary multiply-adds a
 cycle (eor, cnt, add on two pipes of 128 bits), 64 by lookup (tbl, add); of int8 8 with smull and smlal on one pipe, 32 with
-sdot on two. LLVM 14 has the pipes of Cortex-A57 for both cores.
+sdot on two; of float32 4 with fmla, which takes one of two pipes for two cycles, in Winograd's products. LLVM 14 has the pipes of
+Cortex-A57 for both cores.
 Writes benchmarks/results/mca.json.
 """
 
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from onnxc.codegen.c.function import compile_functions
 from onnxc.codegen.kernels import choose
-from onnxc.codegen.kernels.spec import BINARY, UINT8, Encoding, KernelSpec
+from onnxc.codegen.kernels.spec import BINARY, FLOAT32, UINT8, Encoding, KernelSpec
 from onnxc.codegen.match.quantised import NARROW
 from onnxc.codegen.target import resolve
 
@@ -34,9 +35,10 @@ EPILOGUE = (("int_bias",), ("mul",), ("quantize", 0.0, 255.0, 0))
 # name: (activations, weights, epilogue, output, instruction, multiply-adds in one, limits by core)
 KINDS = {
     "binary": (BINARY, BINARY, (), None, "cnt", 128, {"cortex-a72": 85.3, "cortex-a76": 85.3}),
-    "2-bit x 1-bit": (Encoding("bits", 2, "unsigned"), BINARY, (), None, "cnt", 64, {"cortex-a72": 42.7, "cortex-a76": 42.7}),
+    "2-bit x 1-bit": (Encoding("bits", 2, "unsigned"), BINARY, (), None, "tbl", 64, {"cortex-a72": 64.0, "cortex-a76": 64.0}),
     "3-bit x 1-bit": (Encoding("bits", 3, "unsigned"), BINARY, (), None, "tbl", 64, {"cortex-a72": 64.0, "cortex-a76": 64.0}),
     "int8": (UINT8, NARROW, EPILOGUE, UINT8, "smull|smlal|sdot", 8, {"cortex-a72": 8.0, "cortex-a76": 32.0}),
+    "float32": (FLOAT32, FLOAT32, (("bias",), ("relu",)), None, "fmla", 4, {"cortex-a72": 4.0, "cortex-a76": 4.0}),
 }  # fmt: skip
 TARGETS = {"cortex-a72": "cortex-a72", "cortex-a76": "cortex-a76,mattr=+dotprod"}
 
@@ -53,8 +55,8 @@ def layer(kind: str, extent: int, c: int) -> KernelSpec:
 
 
 def loops(listing: str) -> list[list[str]]:
-    """The bodies of innermost loops in a disassembly: from the target of a backward branch to the branch."""
-    listing = listing.split("<kernel>:")[1].split("Disassembly")[0]
+    """The bodies of innermost loops in a disassembly: from the target of a backward branch to the branch. Parts of a kernel count."""
+    listing = listing.split("section .text:")[1].split("Disassembly")[0]
     rows = re.findall(r"^\s*([0-9a-f]+):\s+(\S[^\n]*)$", listing, re.M)
     at = {int(address, 16): i for i, (address, _) in enumerate(rows)}
     found = []

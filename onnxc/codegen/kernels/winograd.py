@@ -30,6 +30,7 @@ TURN = 28  # tiles of a turn: what they become stays in a cache of the second le
 FAR = 4 << 20  # bytes of weights from which on twice as many tiles share what is brought of them
 ENOUGH = 8  # turns a thread from which on they are what threads share
 LEAST_CHANNELS = 16
+NEAR = 2048  # kernels of 3 x 3 whose transforms stay in a near cache
 STACK = 1024  # bytes from which on a buffer lies in the workspace, so that a part can be told where
 CACHES = ((1 << 19, 64.0), (12 << 20, 16.0), (float("inf"), 4.0))  # bytes of weights, and bytes of them brought a cycle
 
@@ -119,8 +120,12 @@ def cycles(spec: KernelSpec, plan: Schedule, target: Target) -> float:
 def pack(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
     """Weights (oc, c, 3, 3) -> G w G' as (1, blocks, m + 2, m + 2, c, block)."""
     form = _turns(plan).form
-    both = np.kron(form.kernel(), form.kernel())  # (m + 2)^2 numbers of 9 in one product
-    made = (weights.reshape(-1, 9).astype(np.float64) @ both.T).astype(np.float32)
+    both = np.kron(form.kernel(), form.kernel()).T  # (m + 2)^2 numbers of 9 in one product
+    taps = weights.reshape(-1, 9)
+    made, room = np.empty((len(taps), form.products), np.float32), np.empty((NEAR, form.products))
+    for start in range(0, len(taps), NEAR):  # doubles that stay in a near cache, and in the same pages
+        part = taps[start : start + NEAR].astype(np.float64)
+        made[start : start + NEAR] = np.matmul(part, both, out=room[: len(part)])
     return layouts.conv_blocks(made.reshape(*weights.shape[:2], form.reads, form.reads), 1, plan.block)
 
 
