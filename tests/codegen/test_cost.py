@@ -11,13 +11,15 @@ from functools import cache
 import numpy as np
 import pytest
 
-from onnxc.codegen.kernels import FAMILIES, choose, cost
+from onnxc.codegen.kernels import FAMILIES, choose, cost, winograd
 from onnxc.codegen.kernels.spec import BINARY, Encoding, Refusal
+from onnxc.codegen.kernels.winograd_form import F2, F4
 from onnxc.codegen.target import TARGETS
 from tests.conftest import ROOT
 
 from . import bulk
 
+FORMS = {"f2": F2, "f4": F4}
 ROWS = json.loads((ROOT / "benchmarks/results/cost.json").read_text())["rows"]
 
 
@@ -40,7 +42,9 @@ def predictions() -> list[dict]:
         spec, target = specs[row["layer"]][row["form"]], TARGETS[row["target"]]
         family = next(family for name, family in families.items() if f"{row['rule']}.".startswith(f"{name}."))
         pixels, vectors, lanes = row["tile"]
-        plan = replace(family.schedule(spec, target), pixels=pixels, vectors=vectors, lanes=lanes)
+        form = row["rule"].rsplit(".", 1)[1]
+        made = winograd.plan_of(spec, target, FORMS[form], form) if form in FORMS else family.schedule(spec, target)
+        plan = replace(made, pixels=pixels, vectors=vectors, lanes=lanes)
         assert plan.rule == row["rule"]
         found.append(row | {"predicted": family.cost(spec, plan, target)})
     return found
@@ -67,7 +71,7 @@ def loss(several: list[dict], chosen: dict) -> float:
 def test_every_rule_that_runs_on_x86_was_measured():
     assert {row["rule"] for row in ROWS} >= {
         "float32.direct", "float32.depthwise", "int8.direct.vpdpbusd", "int8.direct.pmaddwd", "int8.depthwise", "bits.direct",
-        "bits.nibbles.x86_64", "bits.bytes.x86_64", "bits.lookup.x86_64",
+        "float32.winograd.f2", "float32.winograd.f4", "bits.nibbles.x86_64", "bits.bytes.x86_64", "bits.lookup.x86_64",
     }  # fmt: skip
 
 
