@@ -1,7 +1,7 @@
 """MLPerf Tiny's int8 networks on a Cortex-M4: flash, RAM and instructions, and how far from ONNX Runtime on real inputs.
 
     PYTHONPATH=. python benchmarks/tiny.py --models DIR [--data DIR] [--samples N] [--nets ic vww kws ad] [--io float int8]
-        [--target T]
+        [--target T] [--optimise size]
 
 Compiles DIR/<net>_int8.onnx for cortex-m4, links it with a program that counts instructions, and runs that in QEMU: board
 mps2-an386, -icount shift=0, where every instruction takes a nanosecond, and SysTick, which counts 25 MHz, 40 instructions a tick. Other targets run on their own board. DATA has
@@ -114,10 +114,13 @@ def inputs_of(
     return {name: np.concatenate(drawn)}, None, False
 
 
-def built(proto: onnx.ModelProto, folder: Path, io: str, x: np.ndarray, target: str) -> tuple[object, np.ndarray, int]:
+def built(
+    proto: onnx.ModelProto, folder: Path, io: str, x: np.ndarray, target: str, code: str = "speed"
+) -> tuple[object, np.ndarray, int]:
     """The report of a library, its outputs as integers or floats (samples, elements), and its instructions."""
     made = optimiser()
-    report = compile_model(proto, folder, name="net", target=target, check="shapes", io=io, optimise=made)
+    options = {"check": "shapes", "io": io, "optimise": made, "code": code}
+    report = compile_model(proto, folder, name="net", target=target, **options)
     program(folder, target)
     manifest = json.loads((folder / "manifest.json").read_text())
     (given,), (result,) = manifest["inputs"], manifest["outputs"]
@@ -152,7 +155,7 @@ def integers(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> np.ndarray
     return np.concatenate([session.run(None, {key: row[None]})[0].reshape(1, -1) for row in x])
 
 
-def measure(net: str, models: Path, data: Path | None, samples: int, io: str, target: str) -> dict:
+def measure(net: str, models: Path, data: Path | None, samples: int, io: str, target: str, code: str) -> dict:
     """One row."""
     proto = onnx.load(models / f"{net}_int8.onnx")
     weights = sum(int(np.prod(t.dims)) for t in proto.graph.initializer if t.data_type == 3 and len(t.dims) > 1)
@@ -160,9 +163,9 @@ def measure(net: str, models: Path, data: Path | None, samples: int, io: str, ta
     ((key, x),) = feeds.items()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        report, found, instructions = built(proto, folder, io, x, target)
+        report, found, instructions = built(proto, folder, io, x, target, code)
         code = code_bytes(folder)
-        _, levels, _ = built(without_softmax(proto), folder / "cut", "int8", x, target)
+        _, levels, _ = built(without_softmax(proto), folder / "cut", "int8", x, target, code)
     ends, scaled = integer_ends(without_softmax(proto))
     limits = np.iinfo(levels.dtype)
     qx = np.clip(np.rint(x / np.float32(scaled[key].scale)) + scaled[key].zero, limits.min, limits.max)
@@ -349,6 +352,7 @@ def main() -> None:
     parser.add_argument("--nets", nargs="+", default=list(CMSIS))
     parser.add_argument("--io", nargs="+", default=["float", "int8"])
     parser.add_argument("--target", default=TARGET)
+    parser.add_argument("--optimise", default="speed", help="speed or size, of the C code")
     parser.add_argument("--emx", help="the command emx-onnx-cgen, to be measured instead")
     parser.add_argument("--few-bit", action="store_true", help="measure layers of few bits instead")
     args = parser.parse_args()
@@ -364,7 +368,9 @@ def main() -> None:
     for net in args.nets:
         for io in args.io:
             key = f"{net} {io}" + ("" if args.target == TARGET else f" {args.target}")
-            made[key] = row = measure(net, args.models, args.data or args.models, args.samples, io, args.target)
+            key += " size" if args.optimise == "size" else ""
+            data = args.data or args.models
+            made[key] = row = measure(net, args.models, data, args.samples, io, args.target, args.optimise)
             print(f"{net:4} {io:6} weights {row['weights_bytes']} = {row['weights_bytes'] / row['int8_bytes']:.3f}x, tables {row['tables_bytes']},"
                   f" code {row['code_bytes']}, arena {row['arena_bytes']} (bound {row['live_bytes']}),"
                   f" {row['instructions'] / 1e6:.3f} M instructions = {row['of_cmsis']:.2f}x CMSIS-NN,"
