@@ -164,7 +164,7 @@ def measure(net: str, models: Path, data: Path | None, samples: int, io: str, ta
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         report, found, instructions = built(proto, folder, io, x, target, code)
-        code = code_bytes(folder)
+        program_bytes = code_bytes(folder)
         _, levels, _ = built(without_softmax(proto), folder / "cut", "int8", x, target, code)
     ends, scaled = integer_ends(without_softmax(proto))
     limits = np.iinfo(levels.dtype)
@@ -178,7 +178,7 @@ def measure(net: str, models: Path, data: Path | None, samples: int, io: str, ta
     row = {
         "io": io, "samples": len(x), "real": real, "int8_bytes": weights,
         "weights_bytes": report.stored_bytes["weights"], "tables_bytes": report.stored_bytes["tables"],
-        "code_bytes": code, "arena_bytes": report.arena_bytes, "live_bytes": report.live_bytes,
+        "code_bytes": program_bytes, "arena_bytes": report.arena_bytes, "live_bytes": report.live_bytes,
         "instructions": instructions, "of_cmsis": instructions / CMSIS[net] / 1e6,
         "macs": sum(row["macs"] for row in report.kernels), "of_integer_kernels": apart(levels, wanted),
         "of_default_kernels": apart(levels, floats), "of_exact": apart(levels[:EXACT], true),

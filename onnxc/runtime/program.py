@@ -56,6 +56,11 @@ def run_tool(command: list[str], folder: Path, temporary: Path | None = None) ->
     )
     if done.returncode == 0:
         return
+    if full := re.search(r"region .(?:FLASH|RAM)' (?:overflowed by \d+ bytes|has no .*)", done.stderr):
+        raise MissingTool(
+            f"the program does not fit the example's board: {full[0]}",
+            remedy="leave out --program, or make the model smaller: --io int8, --buffers arena, --optimise size; prune, quant",
+        )
     found = re.findall(r"undefined (?:reference to|symbol:) [`']?(\w+)", done.stderr)
     if found:
         raise Unsupported(

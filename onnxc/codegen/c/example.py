@@ -253,5 +253,6 @@ SECTIONS {
   __end__ = .;
   stack_top = ORIGIN(RAM) + LENGTH(RAM);
   __stack = stack_top;
+  ASSERT(stack_top - end >= 4096, "region `RAM' has no 4 kB left for stack and heap")
 }
 """

@@ -31,7 +31,7 @@ from onnxc.codegen.target import Target
 
 NAME = "micro.bits"
 WORD = 32
-SLICES, CHANNELS = Detail("slices"), Detail("channels")  # how words of weights lie
+SLICES, CHANNELS, PRODUCTS = Detail("slices"), Detail("channels"), Detail("products")  # how words of weights lie
 SIXTEEN, MOST_LEVELS = 16, 16
 XOR, AND, WITHIN = "ONNXC_XOR", "ONNXC_AND", "ONNXC_WITHIN"
 STEPS = {
@@ -40,7 +40,9 @@ STEPS = {
     "mul_scalar": "ONNXC_MUL_ONE",
 }  # fmt: skip
 MOST_OPERANDS = 4
+BY = {SLICES: "onnxc_by_slice", CHANNELS: "onnxc_by_channel"}
 MOST_PLANES = 8
+MOST_PAIRS = 3  # of planes: from there on multiplication is faster
 WIDTHS = {1: "uint8", 2: "int16", 4: "int32"}
 SLICED = 8  # bits of thresholds that lie bit by bit, or 16
 
@@ -66,7 +68,19 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
         reason = f"packs {MOST_PLANES} planes at most"
     elif max(spec.n, spec.h, spec.w, spec.c, spec.oc, spec.oh, spec.ow, *planes.packed_shape(spec)) > 32767:
         reason = "has an extent beyond 16 bits"
-    return Refusal(NAME, reason) if reason else Schedule(NAME, 1, 1, 1, SLICES if _sliced(spec) else CHANNELS)
+    detail = PRODUCTS if target.fpu and _multiplied(spec) else SLICES if _sliced(spec) else CHANNELS
+    return Refusal(NAME, reason) if reason else Schedule(NAME, 1, 1, 1, detail)
+
+
+def _multiplied(spec: KernelSpec) -> bool:
+    """Whether 16-bit products take less than counts: of three pairs of planes and more, where smlad is."""
+    few = (
+        spec.weight.bits in (1, 2, 4)
+        and spec.activation.bits * spec.weight.bits >= MOST_PAIRS
+        and spec.activation.bits <= MOST_PLANES
+    )
+    plain = not planes.counts_xor(spec) and spec.activation.levels == "unsigned"
+    return few and plain and spec.groups == 1 and spec.c % WORD == 0 and spec.oc % 2 == 0
 
 
 def _sliced(spec: KernelSpec) -> bool:
@@ -217,6 +231,8 @@ def emit(spec: KernelSpec, plan: Schedule, name: str) -> Any:
 
 def _weights_shape(spec: KernelSpec, plan: Schedule) -> tuple[int, ...]:
     channels, outputs = spec.c // spec.groups, spec.oc // spec.groups
+    if plan.detail == PRODUCTS:
+        return (1, outputs, spec.kh * spec.kw * _used(spec) * spec.weight.bits)
     if plan.detail == SLICES:
         return (spec.groups, outputs // WORD, spec.weight.bits, spec.kh, spec.kw * channels)
     return (spec.groups, outputs, spec.weight.bits, spec.kh, spec.kw * _used(spec), 1)
@@ -233,6 +249,8 @@ def _levels(spec: KernelSpec, test: tuple) -> int:
 
 def _scratch(spec: KernelSpec, plan: Schedule) -> int:
     """Words of work ahead of the sums: counters, or windows with their masks."""
+    if plan.detail == PRODUCTS:
+        return 2 * (WORD // 2) * spec.kh * spec.kw * _used(spec) + spec.oc
     if plan.detail == SLICES:
         return _levels(spec, _threshold(spec)) + spec.kh * spec.kw * (spec.c // spec.groups // SIXTEEN)
     return spec.activation.bits * (1 + counts_within(spec)) * spec.kh * spec.kw * _used(spec)
@@ -255,7 +273,7 @@ def _layer(spec: KernelSpec, plan: Schedule, test: tuple) -> str:
         spec.n * rows * columns * line, planes.multiplier(spec), prod(_weights_shape(spec, plan)[1:]), _scratch(spec, plan),
         spec.c // spec.groups // SIXTEEN, _levels(spec, test), _constant_bytes(spec) if not test and _tabled(spec) else 0,
         len(spec.epilogue) if step else 0, "steps" if step else "NULL", "NULL" if spec.packed is None else "&pack",
-        "onnxc_by_slice" if plan.detail == SLICES else "onnxc_by_channel",
+        f"onnxc_by_product{spec.weight.bits}" if plan.detail == PRODUCTS else BY[plan.detail or CHANNELS],
     ]  # fmt: skip
     return ", ".join(map(str, numbers))
 
@@ -311,10 +329,23 @@ def pack(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
     weights = np.asarray(weights)
     if plan.detail == CHANNELS:
         return planes.pack_weights(spec, 1, weights, WORD)
+    if plan.detail == PRODUCTS:
+        return _pairs(spec, weights)
     codes = planes.codes_of(spec.weight, weights).reshape(spec.groups, -1, WORD, *weights.shape[1:])
     bits = codes[..., None] >> np.arange(spec.weight.bits, dtype=np.uint8) & 1  # group, block, 32, c, kh, kw, plane
     bits = np.ascontiguousarray(bits.transpose(0, 1, 6, 4, 5, 3, 2))
     return np.packbits(bits, axis=-1, bitorder="little").view("<u4").reshape(_weights_shape(spec, plan))
+
+
+def _pairs(spec: KernelSpec, weights: np.ndarray) -> np.ndarray:
+    """Integer weights (oc, c, kh, kw) -> (1, oc, words): pairs of codes of channels k and k + 16 of each 32, tap by tap."""
+    bits = spec.weight.bits
+    codes = planes.codes_of(spec.weight, weights.transpose(0, 2, 3, 1)).astype(np.uint32)
+    if spec.weight.levels == "signed":
+        codes ^= np.uint32(1 << (bits - 1))
+    pairs = codes.reshape(spec.oc, -1, 2, WORD // 2).swapaxes(2, 3).reshape(spec.oc, -1, WORD // 2 // bits, 2)
+    shifts = bits * np.arange(WORD // 2 // bits, dtype=np.uint32)[:, None] + np.array([0, WORD // 2], np.uint32)
+    return np.bitwise_or.reduce(pairs << shifts, axis=(2, 3))[None]
 
 
 def pack_key(spec: KernelSpec, plan: Schedule) -> tuple:
@@ -324,6 +355,8 @@ def pack_key(spec: KernelSpec, plan: Schedule) -> tuple:
 
 def cost(spec: KernelSpec, plan: Schedule, target: Target) -> float:
     """Instructions: 8 for a word of a pair of planes, 45 for what is left at its end, 20 for a result."""
+    if plan.detail == PRODUCTS:
+        return spec.macs * (1.0 + 0.02 * spec.activation.bits) + 20 * spec.n * spec.oh * spec.ow * spec.oc
     pairs = spec.activation.bits * spec.weight.bits
     taps = spec.kh * spec.kw * _used(spec)
     return spec.n * spec.oh * spec.ow * (spec.oc * (pairs * (8 * taps + 45) + 20) + 20 * taps * spec.activation.bits)

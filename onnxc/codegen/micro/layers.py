@@ -146,13 +146,13 @@ def emit_conv(spec: KernelSpec, plan: Schedule, name: str):
     numbers = [h, w, spec.c, oh, ow, spec.oc, spec.kh, spec.kw, *spec.stride, *spec.pads[:2], *spec.dilation]
     numbers += [_four(flip(spec.activation.kind)), _four(_byte(spec)), steps]
     values = ", ".join(map(str, [*numbers, _end(ends)]))
-    packed: tuple[int, ...]
+    packed: tuple[int, ...] = (-(-spec.oc // PAIR), steps, 2, 4)
     if plan.detail == HELIUM:
         work = 4 * steps + _even(spec.oc if ends.more else 0)
         packed = (spec.oc, spec.kh * spec.kw * spec.c)
     else:
         spare = max(4 * steps + 4 if spec.c % 4 else 0, 2 * (spec.oc + 1) if ends.more or spec.oc % 2 else 0)
-        work, packed = 16 * steps + _even(spare), (-(-spec.oc // PAIR), steps, 2, 4)
+        work = 16 * steps + _even(spare)
     over = [Over(3)] if ends.residual and spec.y_shape else []
     if flat:
         over.append(Over(0, False, max(0, h * w * (spec.oc - spec.c))))

@@ -178,17 +178,21 @@ ONNXC_KERNEL void onnxc_steps(const onnxc_bits_layer *s, float *v, const void *c
     const float *o = t->operand < 0 ? NULL : (const float *)operands[t->operand];
     float a = t->a, b = t->b;
     if (t->kind == ONNXC_ADD_TENSOR) o += pixel * count;
-    for (c = 0; c < count; c++) switch (t->kind) {
-        case ONNXC_ADD:
-        case ONNXC_ADD_TENSOR: v[c] += o[c]; break;
-        case ONNXC_MUL: v[c] *= o[c]; break;
-        case ONNXC_RELU: v[c] = v[c] > 0 ? v[c] : 0; break;
-        case ONNXC_CLIP: v[c] = v[c] < a ? a : v[c] > b ? b : v[c]; break;
-        case ONNXC_LEAKY: v[c] = v[c] > 0 ? v[c] : v[c] * a; break;
-        case ONNXC_PRELU: v[c] = v[c] > 0 ? v[c] : v[c] * o[c]; break;
-        case ONNXC_ADD_ONE: v[c] += a; break;
-        default: v[c] *= a;
-      }
+#define ONNXC_EACH(kind, value) \
+  case kind:                    \
+    for (c = 0; c < count; c++) v[c] = (value); \
+    break
+    switch (t->kind) {
+      ONNXC_EACH(ONNXC_ADD, v[c] + o[c]);
+      ONNXC_EACH(ONNXC_ADD_TENSOR, v[c] + o[c]);
+      ONNXC_EACH(ONNXC_MUL, v[c] * o[c]);
+      ONNXC_EACH(ONNXC_RELU, v[c] > 0 ? v[c] : 0);
+      ONNXC_EACH(ONNXC_CLIP, v[c] < a ? a : v[c] > b ? b : v[c]);
+      ONNXC_EACH(ONNXC_LEAKY, v[c] > 0 ? v[c] : v[c] * a);
+      ONNXC_EACH(ONNXC_PRELU, v[c] > 0 ? v[c] : v[c] * o[c]);
+      ONNXC_EACH(ONNXC_ADD_ONE, v[c] + a);
+      ONNXC_EACH(ONNXC_MUL_ONE, v[c] * a);
+    }
   }
 }
 
@@ -231,7 +235,7 @@ ONNXC_KERNEL void onnxc_bits(const onnxc_bits_layer *s, const void *x, const voi
           continue;
         }
         for (c = 0; c < s->oc; c++) {
-          int32_t more = s->table ? onnxc_number(table, s->table, first + c) : s->inside * within;
+          int32_t more = s->table == 2 ? ((const int16_t *)table)[first + c] : s->table ? onnxc_number(table, s->table, first + c) : s->inside * within;
           float v = (float)(s->multiplier * sums[c] + more);
           memcpy(sums + c, &v, 4);
         }

@@ -32,6 +32,7 @@ ONNXC_KERNEL void onnxc_padding(const onnxc_pack_layer *s, uint32_t *to) {
 
 /* A pixel of floats. */
 ONNXC_KERNEL void onnxc_pack_pixel(const onnxc_pack_layer *s, const float *x, const float *scale, uint32_t *to) {
+  const int bits = s->bits;
   int p, c, g, each = s->c / s->groups;
   for (g = 0; g < s->groups; g++, to += s->words)
     for (c = 0; c < each;) {
@@ -51,7 +52,7 @@ ONNXC_KERNEL void onnxc_pack_pixel(const onnxc_pack_layer *s, const float *x, co
           int32_t code;
           v /= s->mode == 1 ? scale[0] : scale[g * each + c];
           code = onnxc_round(v < s->low ? s->low : v > s->high ? s->high : v);
-          for (p = 0; p < s->bits; p++) made[p] |= code >> p & 1 ? bit : 0;
+          for (p = 0; p < bits; p++) made[p] |= ((uint32_t)code >> p & 1u) << (c & 31);
         }
       }
       for (p = 0; p < s->bits; p++) to[p * s->plane + word] = made[p];
