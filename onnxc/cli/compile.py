@@ -235,7 +235,7 @@ def fits(report: CompileReport, memories: dict[str, int]) -> str:
     lines = []
     advice = {
         "flash": "take fewer bits (quant, cluster), prune, or hold weights --weights coded where there is RAM for them",
-        "ram": "take smaller inputs, --io int8 where they are floats, or narrower layers (prune)",
+        "ram": "take --buffers arena, --io int8 where inputs are floats, smaller inputs, or narrower layers (prune)",
     }
     for name, given in memories.items():
         need = needs[name]

@@ -23,6 +23,7 @@ FLOATS, INTEGERS = Detail("floats"), Detail("integers")  # how sums become 8 bit
 HELIUM = Detail("helium")  # by floats, and weights lie as vectors of bytes read them
 PAIR = 2  # output channels that a word of weights serves
 LANES = 4  # sums in a vector
+FAR = 16  # pixels of a row
 MOST_APART = 9000  # channels: Helium reads eight pixels of a channel by 16-bit offsets
 
 
@@ -189,7 +190,7 @@ def emit_depthwise(spec: KernelSpec, plan: Schedule, name: str):
 
 def _four_planes(spec: KernelSpec, plan: Schedule, size: int) -> bool:
     """Whether a depthwise layer copies four channels' planes at once: where x with them takes less than x and y of a layer beside it."""
-    if plan.detail == HELIUM or spec.c < 4:
+    if spec.c < 4 or (plan.detail == HELIUM and spec.w >= FAR):  # where eight pixels of a row are one vector
         return False
     same = (spec.h, spec.w) == (spec.oh, spec.ow)  # y lies over x
     return 4 * size <= max(1024, 5 * spec.h * spec.w * spec.c // 8 if same else spec.oh * spec.ow * spec.oc // 2)
