@@ -39,6 +39,7 @@ from .widen import shorten, widen
 
 OLDEST = 10
 """The first opset with QuantizeLinear and DequantizeLinear."""
+SLOW = ("Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Tanh", "Elu", "Gelu")
 FITTED = ("nearest", "seqmse", "gptq", "adaptive", "adaround")
 SAMPLES, TRIES, LEAST_STEP = 256, 24, 0.25
 """Samples that the ratio is measured on; how often, at most; by how many decibels more is asked for each time, at least."""
@@ -122,6 +123,7 @@ class QuantInt8(Pass):
             report.notes[:0] = told.notes
         elif wide:
             model.adopt(given)
+        _note_slow(model, report)
         if self.store == "bits" and report.edits:
             stored = [t for t in model.constants().values() if t.values.dtype == np.int8 and t.values.ndim > 1]
             before, after = tighten(model, stored)
@@ -379,3 +381,14 @@ def _note_rest(model: Model, plan: Placement, old: set[str], report: Report) -> 
 
 def _listed(value: Iterable[str] | str | None) -> list[str]:
     return [value] if isinstance(value, str) else list(value or ())
+
+
+def _note_slow(model: Model, report: Report) -> None:
+    """Name the activations between integers for which ONNX Runtime's kernels are no faster than those of floats."""
+    found = Counter(
+        n.op for n in model.nodes
+        if model.is_standard(n, *SLOW) and n.inputs[0].inputs and n.inputs[0].inputs[0].op == "DequantizeLinear"
+    )  # fmt: skip
+    if found:
+        names = ", ".join(f"{op} ({n})" for op, n in sorted(found.items()))
+        report.note(f"{names}: between integers, which may take ONNX Runtime longer than floats; see --time, skip=")
