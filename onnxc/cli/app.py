@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     except OnnxcError as e:
         return _complain(str(e), e.exit_status, debug)
     except _USAGE as e:
-        return _complain(f"{e.format_message().rstrip('.')}; see {_path(e)} --help", 2, debug)
+        return _complain(f"{e.format_message().rstrip('.')}; {_elsewhere(e)}see {_path(e)} --help", 2, debug)
     except Exception as e:  # noqa: BLE001
         return _complain(*_unforeseen(e), debug)
 
@@ -155,6 +155,16 @@ def _dispatch(argv: list[str]) -> None:
     command = typer.main.get_command(app)
     with command.make_context("onnxc", argv) as context:
         command.invoke(context)
+
+
+def _elsewhere(error) -> str:
+    """The commands that have an option which was given ahead of any."""
+    name, context = getattr(error, "option_name", None), error.ctx
+    if name is None or context is None or context.parent is not None:
+        return ""
+    commands = context.command.commands.items()
+    found = [f"onnxc {key} {name}" for key, one in commands if any(name in option.opts for option in one.params)]
+    return f"it is an option of a command: {', '.join(found[:3])}; " if found else ""
 
 
 def _path(error) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shutil
 import sys
+import textwrap
 
 from ..passes.base import Pass
 from ..passes.registry import aliases, available, describe_options, find
@@ -13,18 +15,17 @@ from .tables import Column, draw, screen_width, wrap
 
 
 def list_passes(width: int | None = None) -> str:
-    """Every pass, one line each: name, alias, claim, what it does."""
+    """Every pass: name, alias, claim, what it does, on one line where the screen is as wide, on more where not."""
     endless = width is None and "COLUMNS" not in os.environ and not sys.stdout.isatty()  # a pipe has no edge
-    width = width or screen_width()
+    width = width or max(screen_width(), shutil.get_terminal_size((100, 24)).columns)
     short = {full: alias for alias, full in aliases().items() if alias != full}
     rows = [(name, short.get(name, ""), claim_of(cls), cls.summary()) for name, cls in available().items()]
     wide = [max((len(row[k]) for row in rows), default=0) for k in range(3)]
     lines = []
     for *cells, text in rows:
         head = "  ".join(cell.ljust(n) for cell, n in zip(cells, wide) if n)
-        room = width - len(head) - 2
-        fits = endless or len(text) <= room
-        lines.append(f"{head}  {text if fits else text[: room - 3].rsplit(' ', 1)[0] + '...'}")
+        told = [text] if endless else textwrap.wrap(text, max(width - len(head) - 2, 20))
+        lines += [f"{head if not k else ' ' * len(head)}  {part}" for k, part in enumerate(told)]
     return "\n".join(lines)
 
 

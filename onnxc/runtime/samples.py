@@ -4,6 +4,7 @@
     x [batch, time], state [2, batch, 128]  batch, on axis 0 and on axis 1: its name says so
     feat [n, 85], edges [2, e]              none: the first axes are different things, one sample is one run
     frames [time, 80]                       none: its name says something else
+    x [n, b, 20], state [2, b, 16]          b, which both have
     input [?, ?], state [2, ?, 128]         the first and, of the state, the second
 
 Distinct symbols are distinct axes, and one symbol has one extent in all inputs. Axes without a name on the first place of
@@ -57,7 +58,8 @@ def sample_axes(
     if not opened:
         firsts = {shape[0] for shape in inputs.values() if shape}
         return {name: 0 if shape and len(firsts) == 1 else None for name, shape in inputs.items()}
-    sure = {name: _place(shape, _is_sure) for name, shape in opened.items()}
+    shared = _shared(opened)
+    sure = {name: _place(shape, lambda d: d == shared if shared else _is_sure(d)) for name, shape in opened.items()}
     if any(axis is not None for axis in sure.values()) and not _strangers(opened, sure):
         return none | {name: 0 if shape is None else sure[name] for name, shape in opened.items()}
     axes = {name: _state(shape) if shape else 0 for name, shape in opened.items() if shape is None or shape}
@@ -81,6 +83,13 @@ def _is_nameless(dim: Dim) -> bool:
 
 def _is_sure(dim: Dim) -> bool:
     return isinstance(dim, str) and SURE.fullmatch(dim) is not None
+
+
+def _shared(opened: Mapping[str, Shape]) -> str | None:
+    """Of several names of samples, one that all inputs have: x [n, b, 20] beside h [2, b, 16] has b."""
+    rows = [{d: k for k, d in reversed(list(enumerate(shape))) if isinstance(d, str)} for shape in opened.values() if shape]
+    found = [d for d in (rows[0] if rows else ()) if _is_sure(d) and all(d in row for row in rows)]
+    return max(found, key=lambda d: ("batch" in d.lower(), d.lower().startswith("b"), -rows[0][d]), default=None)
 
 
 def _strangers(opened: Mapping[str, Shape], sure: Mapping[str, int | None]) -> bool:

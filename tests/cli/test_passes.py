@@ -198,12 +198,15 @@ def test_every_form_of_data(command, model_path, data_path, tmp_path, monkeypatc
 # --list
 
 
-def test_the_list_has_every_pass_on_one_line(command, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    ended = command("passes", "--list")
-    lines = ended.out.splitlines()
-    assert [line.split()[0] for line in lines] == list(available())
-    assert max(map(len, lines)) <= 80
+def test_the_list_has_every_pass_and_cuts_nothing(command, monkeypatch):
+    summaries = " ".join(" ".join(cls.summary().split()) for cls in available().values())
+    for width in (80, 400):
+        monkeypatch.setenv("COLUMNS", str(width))
+        lines = command("passes", "--list").out.splitlines()
+        heads = [line for line in lines if not line.startswith(" ")]
+        assert [line.split()[0] for line in heads] == list(available()) and max(map(len, lines)) <= width
+        assert len(" ".join(lines).split()) >= len(summaries.split()) and "..." not in " ".join(lines)
+    assert len(lines) == len(heads)
     assert "prune" in next(line for line in lines if line.startswith("prune.channels")).split()
 
 

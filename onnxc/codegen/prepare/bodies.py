@@ -91,6 +91,22 @@ def _trips(walk: Walk, node: onnx.NodeProto, count: int) -> int:
     return count
 
 
+def _bounded(walk: Walk, node: onnx.NodeProto, body: onnx.GraphProto, most: int | None, go_on: str | None) -> None:
+    """Raises Unsupported ahead of thousands of rounds where it is clear that there are too many."""
+    if most is not None and most <= MOST_TRIPS:
+        return
+    makers = {name: n for n in body.node for name in n.output}
+    asked = body.output[0].name
+    while asked in makers and makers[asked].op_type == "Identity":
+        asked = makers[asked].input[0]
+    constant = asked in makers and makers[asked].op_type == "Constant"
+    goes_on = constant or asked == body.input[1].name or asked in {t.name for t in body.initializer}
+    if go_on is not None and _known(walk, go_on) is None:
+        raise Unsupported("Loop whose trip count is computed at run time", node=node.name, tensor=go_on, remedy=REMEDY)
+    if goes_on and most is not None and (go_on is None or bool(walk.constants[go_on].reshape(-1)[0])):
+        _trips(walk, node, most)
+
+
 def _loop(walk: Walk, node: onnx.NodeProto, scope: Scope) -> list[str]:
     body = next(a.g for a in node.attribute if a.name == "body")
     inputs = [*node.input, "", ""]
@@ -98,6 +114,7 @@ def _loop(walk: Walk, node: onnx.NodeProto, scope: Scope) -> list[str]:
     if limit is not None and _known(walk, limit) is None:
         raise Unsupported("Loop whose trip count is computed at run time", node=node.name, tensor=limit, remedy=REMEDY)
     most = None if limit is None else max(0, int(_known(walk, limit).reshape(-1)[0]))
+    _bounded(walk, node, body, most, go_on)
     state = list(node.input[2:])
     gathered: list[list[str]] = [[] for _ in body.output[1 + len(state) :]]
     active: str | None = go_on  # None: it certainly runs
@@ -111,6 +128,8 @@ def _loop(walk: Walk, node: onnx.NodeProto, scope: Scope) -> list[str]:
             raise Unsupported(
                 "Loop whose trip count is computed at run time", node=node.name, tensor=active, remedy=REMEDY
             )
+        if active is not None and most is not None and most > MOST_TRIPS:
+            _trips(walk, node, most)
         _trips(walk, node, trip + 1)
         number = walk.constant(np.asarray(trip, np.int64), f"{node.name}/trip")
         flag = active or walk.constant(np.asarray(True), f"{node.name}/go_on")
