@@ -146,7 +146,7 @@ def _call(model: Model, data: Data) -> Callable[[], object]:
     from .runtime.data import LABELS
     from .runtime.reference import Session
 
-    session = Session(model.to_proto())
+    session = Session(model.to_proto(), redraw=False)
     feeds = {name: a for name, a in next(iter(data.batches(1))).items() if name != LABELS}
     return lambda: session.run(feeds)
 

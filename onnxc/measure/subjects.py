@@ -55,7 +55,7 @@ class _TimedCall(_Call):
         return self.subject.timed(self.feeds, calls)[1]
 
 
-def open_subject(path: str, threads: int = 1, remote: str | None = None) -> Subject:
+def open_subject(path: str, threads: int = 1, remote: str | None = None, timed: bool = True) -> Subject:
     """A folder or library that `onnxc compile` wrote (of another machine: in its emulator, or on the board `remote`), or a
     model. Raises BadModel, BadOption (more threads than the library has, a model on a board)."""
     place = Path(path)
@@ -83,7 +83,7 @@ def open_subject(path: str, threads: int = 1, remote: str | None = None) -> Subj
     sound(model)
     proto = model.to_proto()
     try:
-        session = Session(proto, threads=threads)
+        session = Session(proto, threads=threads, redraw=not timed)
     except VerificationError as e:
         e.exit_status = BadModel.exit_status  # a model as it was given
         raise
@@ -92,7 +92,7 @@ def open_subject(path: str, threads: int = 1, remote: str | None = None) -> Subj
 
 def run_once(path: str, wishes: Wishes, remote: str | None = None) -> tuple[Arrays, str]:
     """The outputs for the inputs that `wishes` gives, or for seeded random ones where it gives none; and a word on what was fed."""
-    subject = open_subject(path, remote=remote)
+    subject = open_subject(path, remote=remote, timed=False)
     _known(wishes, [subject])
     try:
         feeds, told = _feeds(subject, wishes)

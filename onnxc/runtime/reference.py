@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from onnxc.ir.errors import Unsupported, VerificationError
 from onnxc.ir.lean import NOWHERE, Lean
 from onnxc.runtime.containers import sequences, taken
 from onnxc.runtime.exchange import Exchange
+from onnxc.runtime.seeded import draws, seeded
 from onnxc.runtime.specs import check_feeds, input_specs
 from onnxc.runtime.trees import refuse_deep
 from onnxc.runtime.wording import plain
@@ -44,7 +45,8 @@ class Session:
 
     `model`: a ModelProto, a `Lean` (whose weights are not copied), bytes, or a path (which finds external data beside it).
     `outputs`: extra tensors to return, which become graph outputs on a copy. `optimise=False` runs the graph node by node
-    as it stands, and gives back the memory of activations after each run. `profile`: a folder for its own times of nodes
+    as it stands, and gives back the memory of activations after each run. `redraw`: random numbers that a model draws are the same
+    in each run, for which it is started anew; where time is measured it is not. `profile`: a folder for its own times of nodes
     (`runtime.ort_profile`).
 
     Raises `VerificationError` if ORT does not take the model.
@@ -57,9 +59,13 @@ class Session:
         threads: int = 1,
         optimise: bool = True,
         outputs: Sequence[str] = (),
+        redraw: bool = True,
         profile: Path | None = None,
     ):
         beside: Mapping[str, np.ndarray] = {}
+        redraw = redraw and draws(model.proto if isinstance(model, Lean) else _as_proto(model, load_external=False))
+        if redraw:
+            model = seeded(model.whole() if isinstance(model, Lean) else _as_proto(model, load_external=True))
         if isinstance(model, Lean):
             # what the optimiser rewrites has to be inside
             if optimise or saturates(model.proto):
@@ -89,10 +95,12 @@ class Session:
                 as_it_is = isinstance(model, str | Path) and not extra and not self._exchange
                 source = str(model) if as_it_is else _loadable(proto, extra, folder, bool(beside))
                 self._beside = _beside(beside, folder)  # has to live as long as the session
-                self._session = _started(
-                    source, threads, optimise, saturates(proto), exact=not _overlooked(proto), beside=self._beside,
+                start = partial(
+                    _started, source, threads, optimise, saturates(proto), exact=not _overlooked(proto), beside=self._beside,
                     profile=profile,
                 )  # fmt: skip
+                self._session = start()
+                self._restart = start if redraw and isinstance(source, bytes) else None
             except _ort_errors() as error:
                 raise _verification_error("ONNX Runtime does not take the model", error) from error
 
@@ -109,6 +117,8 @@ class Session:
         if unknown:
             raise VerificationError("no such output", tensor=unknown[0], expected=", ".join(sorted(self._computed)))
         try:
+            if self._restart is not None:
+                self._session = self._restart()
             given = self._exchange.given(feeds) | {name: list(feeds[name]) for name in self._lists}
             arrays = self._outputs(self._exchange.names(computed), given) if computed else []
             values = dict(zip(computed, self._exchange.taken(computed, arrays)))

@@ -197,6 +197,8 @@ class Walk:
         node = settled(node, self.shape(node.input[0]) if node.input and node.input[0] else None, self.opset)
         domain = "" if node.domain in STANDARD else node.domain
         version = self.opset if not domain else self.opsets.get(domain, 1)
+        if domain == "ai.onnx.ml":  # shapes are the same in all versions, and inferred since the third
+            version = max(version, 3)
         try:
             schema = onnx.defs.get_schema(node.op_type, version, domain)
         except onnx.defs.SchemaError:

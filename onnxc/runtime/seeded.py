@@ -1,0 +1,46 @@
+"""Models that draw random numbers, made to draw the same ones in every run.
+
+RandomNormalLike(x)   ->   RandomNormalLike(x, seed = of the name of its output)
+
+A session draws on from run to run; one that has just been started draws from the seed on. So two models can be compared in
+which the same tensors are drawn, whatever has become of the nodes beside them.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
+
+DRAWS = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+
+
+def _drawing(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """The nodes that draw, at any depth, that have no seed of their own."""
+    stack = [proto.graph, *proto.functions]
+    while stack:
+        for node in stack.pop().node:
+            if node.op_type in DRAWS and node.domain in ("", "ai.onnx"):
+                if not any(a.name == "seed" for a in node.attribute):
+                    yield node
+            for a in node.attribute:
+                stack += [a.g, *a.graphs] if a.g.node or a.graphs else []
+
+
+def draws(proto: onnx.ModelProto) -> bool:
+    """Whether runs of the model differ in what they draw."""
+    return next(_drawing(proto), None) is not None
+
+
+def seeded(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose draws have a seed, by the name of what they make."""
+    import onnx
+
+    made = onnx.ModelProto()
+    made.CopyFrom(proto)
+    for node in list(_drawing(made)):
+        node.attribute.append(onnx.helper.make_attribute("seed", float(zlib.crc32(node.output[0].encode()) % 2**20)))
+    return made
