@@ -21,8 +21,9 @@ class Difference:
       The classes are the second axis of images (rank 4 and more) and the last axis of everything else.
     """
 
-    def __init__(self) -> None:
-        self.max_abs = 0.0
+    def __init__(self, scores: bool = True) -> None:
+        """`scores`: whether rows of two axes are scores of classes."""
+        self.max_abs, self._scores = 0.0, scores
         self.count = 0
         self._peak = self._signal = self._noise = 0.0
         self._rows = self._same = 0
@@ -55,7 +56,7 @@ class Difference:
         return self
 
     def _add_top1(self, reference: np.ndarray, other: np.ndarray) -> None:
-        if reference.dtype.kind != "f" or reference.ndim != 2 or reference.shape[1] < 2:
+        if not self._scores or reference.dtype.kind != "f" or reference.ndim != 2 or reference.shape[1] < 2:
             return
         agree = reference.argmax(1) == other.argmax(1)
         self._rows += agree.size

@@ -63,7 +63,10 @@ def figures(source: object, data: object = None, *, task: Task | None = None, ti
         if time:
             from .bench import measure
 
-            session, feeds = Session(proto, redraw=False), {k: a for k, a in next(iter(fed.batches(1))).items() if k != "labels"}
+            session, feeds = (
+                Session(proto, redraw=False),
+                {k: a for k, a in next(iter(fed.batches(1))).items() if k != "labels"},
+            )
             found["time"] = measure({"model": lambda: session.run(feeds)}, rounds=21)[0].best
     model.shapes = shapes
     costs = cost(model, sound(model)).to_dict()

@@ -86,6 +86,7 @@ def compare(
     from onnxc.runtime.feeding import feed
     from onnxc.runtime.lengths import free_axes
     from onnxc.runtime.reference import Session
+    from onnxc.runtime.scores import score_outputs
 
     protos = [load(model).to_proto() for model in (a, b)]
     try:
@@ -95,7 +96,8 @@ def compare(
         raise
     _check_interface(first, second)
     source = feed(protos[0], data, wishes, seed=seed, runner=lambda proto, feeds: first.run(feeds))
-    both, samples = Comparison(task=find_task(task), free=free_axes(protos[0])), 0
+    scores = score_outputs(protos[0].graph)
+    both, samples = Comparison(task=find_task(task), free=free_axes(protos[0]), scores=scores), 0
     for feeds in source.batches(batch):
         labels = feeds.get("labels") if "labels" not in first.inputs else None
         both.add(first.run(feeds), second.run(feeds), labels)

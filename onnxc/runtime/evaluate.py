@@ -16,6 +16,7 @@ from onnxc.ir.lean import Lean
 from onnxc.runtime.batches import LABELS
 from onnxc.runtime.data import Data
 from onnxc.runtime.lengths import Free, differs, fitted, free_axes, sentence
+from onnxc.runtime.scores import score_outputs
 from onnxc.runtime.tasks import TASKS, Task, find_task, is_higher_better, is_share, misfit, recognise
 from onnxc.runtime.tasks.classification import accuracy
 from onnxc.runtime.tasks.metric import Metric, Outputs
@@ -75,12 +76,14 @@ class Comparison:
     """A model's outputs beside a reference's, and beside labels: differences by output, and both models' metrics.
 
     free: the axes of outputs whose lengths follow from data (`runtime.lengths`); lengths: what to tell of those that differ.
+    scores: the outputs that may be scores of classes (`runtime.scores`).
     """
 
     outputs: dict[str, Difference] = field(default_factory=dict)
     task: Task | None = None
     free: Free = field(default_factory=dict)
     lengths: dict[str, str] = field(default_factory=dict)
+    scores: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self._scores = Score(self.task), Score(self.task)
@@ -93,7 +96,7 @@ class Comparison:
                 self.lengths.setdefault(name, sentence(name, a, b))
                 b = fitted(a, b)
             if a.dtype.kind not in "OUS":  # texts have no distance
-                self.outputs.setdefault(name, Difference()).add(a, b, name)
+                self.outputs.setdefault(name, Difference(name in self.scores)).add(a, b, name)
         labels = _held_to(self.task, reference, labels)
         for score, outputs in zip(self._scores, (reference, other), strict=True):
             score.add(outputs, labels)
@@ -164,7 +167,8 @@ class Judge:
         self.labels: list[np.ndarray | None] = []
         self.samples = held = 0
         self._limit = samples
-        self.free = free_axes(reference.proto if isinstance(reference, Lean) else reference)
+        proto = reference.proto if isinstance(reference, Lean) else reference
+        self.free, self.scores = free_axes(proto), score_outputs(proto.graph)
         run = runner.prepare(reference)
         for batch in data.batches(self.size, samples):
             self.outputs.append(run(batch))
@@ -188,7 +192,7 @@ class Judge:
 
     def compare(self, outputs: list[dict[str, np.ndarray]]) -> Comparison:
         """Such outputs beside the reference's."""
-        comparison = Comparison(task=self.task, free=self.free)
+        comparison = Comparison(task=self.task, free=self.free, scores=self.scores)
         for ours, theirs, labels in zip(self.outputs, outputs, self.labels, strict=True):
             comparison.add(ours, theirs, labels)
         return comparison

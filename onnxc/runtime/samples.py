@@ -87,7 +87,9 @@ def _is_sure(dim: Dim) -> bool:
 
 def _shared(opened: Mapping[str, Shape]) -> str | None:
     """Of several names of samples, one that all inputs have: x [n, b, 20] beside h [2, b, 16] has b."""
-    rows = [{d: k for k, d in reversed(list(enumerate(shape))) if isinstance(d, str)} for shape in opened.values() if shape]
+    rows = [
+        {d: k for k, d in reversed(list(enumerate(shape))) if isinstance(d, str)} for shape in opened.values() if shape
+    ]
     found = [d for d in (rows[0] if rows else ()) if _is_sure(d) and all(d in row for row in rows)]
     return max(found, key=lambda d: ("batch" in d.lower(), d.lower().startswith("b"), -rows[0][d]), default=None)
 

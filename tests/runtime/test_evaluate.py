@@ -132,7 +132,7 @@ def test_without_labels_a_task_that_is_given_counts_agreement():
 def test_of_several_outputs_the_worst_counts():
     a = {"p": np.ones((2, 2), np.float32), "q": np.ones(3, np.float32), "text": np.array(["x"], object)}
     b = {"p": a["p"], "q": np.float32([1, 1, 2]), "text": a["text"]}
-    both = Comparison()
+    both = Comparison(scores=frozenset("pq"))
     both.add(a, b)
     assert both.noise == pytest.approx(1 / 3) and list(both.outputs) == ["p", "q"]
     assert both.to_dict()["max_abs"] == 1 and both.to_dict()["top1"] == 1

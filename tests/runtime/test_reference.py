@@ -287,3 +287,15 @@ def test_scales_by_row_without_zero_points_are_run_as_they_are():
         w=np.ones((4, 3), np.int8), s=np.float32([1, 2, 3]),
     )  # fmt: skip
     assert Session(proto).run({"x": np.ones((1, 4), np.float32)})["y"].tolist() == [[4, 8, 12]]
+
+
+def test_what_a_model_draws_is_the_same_in_each_run():
+    text = "g (float[2,3] x) => (float[2,3] y) { n = RandomNormalLike(x) a = Identity(x) y = Add(a, n) }"
+    before, feeds = model(text), {"x": np.ones((2, 3), "f")}
+    other = model(text.replace("a = Identity(x) y = Add(a, n)", "y = Add(x, n)"))
+    first, second = Session(before), Session(other, optimise=False)
+    drawn = first.run(feeds)["y"]
+    assert np.ptp(drawn) > 0 and np.array_equal(drawn, first.run(feeds)["y"])
+    assert np.allclose(drawn, second.run(feeds)["y"])
+    free = Session(before, redraw=False)
+    assert not np.array_equal(free.run(feeds)["y"], free.run(feeds)["y"])

@@ -12,6 +12,8 @@ from onnxc.runtime.samples import sample_axes
         ({"x": ("N", 3, "H", "W")}, (), {"x": 0}),
         ({"x": (None, 3)}, (), {"x": 0}),
         ({"x": ("batch", "time", 5), "h": (1, "batch", 8)}, (), {"x": 0, "h": 1}),
+        ({"x": ("n", "b", 20), "h": (2, "b", 16)}, (), {"x": 1, "h": 1}),
+        ({"x": ("n", "b", 20)}, (), {"x": 1}),
         ({"x": ("time", "batch", 5), "n": ("batch",)}, (), {"x": 1, "n": 0}),
         ({"x": ("batch", "samples"), "rate": ()}, (), {"x": 0, "rate": None}),
         ({"x": (None, None), "state": (2, None, 128), "rate": ()}, (), {"x": 0, "state": 1, "rate": None}),

@@ -47,7 +47,9 @@ def advice(graph: onnx.GraphProto, nodes: Iterable[str]) -> str | None:
     makers = {out: n for n in graph.node for out in n.output}
     stack: list[str] = []
     for start in graph.node:
-        if start.op_type != "Scan" and any(start.name and (start.name == name or name.startswith(f"{start.name}/")) for name in nodes):
+        if start.op_type != "Scan" and any(
+            start.name and (start.name == name or name.startswith(f"{start.name}/")) for name in nodes
+        ):
             stack += start.input[:1] if start.op_type in ("If", "Loop") else start.input[start.op_type in DATA :]
     found: dict[str, None] = {}
     seen: set[str] = set()
