@@ -46,9 +46,8 @@ def score_outputs(graph: onnx.GraphProto) -> frozenset[str]:
     given = {_shape(v) for v in graph.input}
     found = set()
     for value in graph.output:
-        if NAMED.fullmatch(value.name):
-            found.add(value.name)
-        elif not OTHER.fullmatch(value.name) and _shape(value) not in given and _scored(value.name, makers):
+        plain = not OTHER.fullmatch(value.name) and _shape(value) not in given and _scored(value.name, makers)
+        if plain or NAMED.fullmatch(value.name):
             found.add(value.name)
     return frozenset(found)
 
