@@ -103,6 +103,7 @@ def _head(found: Inspection, width: int) -> str:
     opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in sorted(found.opsets.items()))
     lines = [f"{name}: {text}" for name, text in found.inputs.items()]
     lines += [f"-> {name}: {text}" for name, text in found.outputs.items()]
+    lines += found.remarks
     lines.append(f"opset {opsets}; IR version {found.ir_version}")
     if found.functions:
         lines.append(f"functions: {', '.join(found.functions)}")

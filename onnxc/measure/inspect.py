@@ -75,7 +75,7 @@ class ChannelGroup:
 class Inspection:
     """Everything that `inspect` found. inputs and outputs: name -> text of type and shape; frozen: (node, reason);
     unknown: (operator, nodes, reason) of what the operator table cannot follow;
-    sizes: extents of open axes at which costs are counted."""
+    sizes: extents of open axes at which costs are counted. remarks: what was corrected or overlooked in reading it."""
 
     inputs: dict[str, str]
     outputs: dict[str, str]
@@ -88,6 +88,7 @@ class Inspection:
     groups: tuple[ChannelGroup, ...]
     frozen: tuple[tuple[str, str], ...]
     unknown: tuple[tuple[str, int, str], ...]
+    remarks: tuple[str, ...] = ()
 
     def to_dict(self) -> dict:
         """Plain values for JSON."""
@@ -121,6 +122,7 @@ def inspect(source, wishes: Wishes | None = None) -> Inspection:
         groups=tuple(_group(g) for g in groups(opened, axes)),
         frozen=tuple(frozen_layers(opened, axes)),
         unknown=_unknown(model, list(analysis.facts.values())),
+        remarks=tuple(verified.remarks),
     )
 
 

@@ -64,6 +64,9 @@ def sample_axes(
         return none | {name: 0 if shape is None else sure[name] for name, shape in opened.items()}
     axes = {name: _state(shape) if shape else 0 for name, shape in opened.items() if shape is None or shape}
     firsts = {shape[axis] if (shape := opened[name]) else None for name, axis in axes.items()}
+    common = [d for d in set.intersection(*(set(shape or ()) for shape in opened.values())) if _is_nameless(d) and d]
+    if len(firsts) > 1 and len(common) == 1:  # distinct symbols are distinct axes: the one that all inputs have
+        return none | {name: _place(shape, lambda d: d == common[0]) for name, shape in opened.items()}
     alike = len(firsts) == 1 or all(map(_is_nameless, firsts))
     if not alike or any(isinstance(d, int) or OTHER.fullmatch(str(d)) for d in firsts) or _denied(firsts, outputs):
         return none

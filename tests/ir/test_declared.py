@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxc
 from onnxc.ir.errors import DimensionError
 from onnxc.ir.files import load
+from onnxc.measure.inspect import inspect
 from onnxc.pipeline import sound
 from onnxc.runtime.reference import Session
 
@@ -25,6 +26,7 @@ def test_a_wrong_declaration_is_corrected(declared):
     proto = product(declared)
     result = onnxc.run_passes(proto, "clean, fuse")
     assert len(result.report.remarks) == 1 and "output y is declared" in str(result.report)
+    assert list(inspect(proto).remarks) == result.report.remarks
     x = np.random.default_rng(0).standard_normal((2, 5, 8)).astype(np.float32)
     written = result.model.to_proto()
     assert [d.dim_value for d in written.graph.output[0].type.tensor_type.shape.dim][1:] == [5, 4]

@@ -14,6 +14,7 @@ from onnxc.runtime.samples import sample_axes
         ({"x": ("batch", "time", 5), "h": (1, "batch", 8)}, (), {"x": 0, "h": 1}),
         ({"x": ("n", "b", 20), "h": (2, "b", 16)}, (), {"x": 1, "h": 1}),
         ({"x": ("n", "b", 20)}, (), {"x": 1}),
+        ({"x": ("s77", "s12", 20), "h": (2, "s12", 16)}, (), {"x": 1, "h": 1}),
         ({"x": ("time", "batch", 5), "n": ("batch",)}, (), {"x": 1, "n": 0}),
         ({"x": ("batch", "samples"), "rate": ()}, (), {"x": 0, "rate": None}),
         ({"x": (None, None), "state": (2, None, 128), "rate": ()}, (), {"x": 0, "state": 1, "rate": None}),
