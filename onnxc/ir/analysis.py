@@ -14,7 +14,6 @@ import onnx_graphsurgeon as gs
 from . import ops  # noqa: F401  the rows enter themselves
 from .axes import Aligned, Atom, Axis, Prod, Sum, extent, find, freeze, settle
 from .errors import DimensionError
-from .folded import fold_extents
 from .model import Model
 from .table import ROWS, Analysis, Unreadable, Use, key_of, proto_shape
 from .unify import tie
@@ -47,10 +46,6 @@ def analyse(
     return result
 
 
-ROUNDS = 8
-"""In which extents are computed that others hang on, in a reading for costs."""
-
-
 def _measure(analysis: Analysis) -> dict[Axis, int]:
     """Extents of the axes that are no numbers where the inputs have `Model.shapes`: the same model is read once more, with
     those, and its tensors' axes are looked up beside the first reading's."""
@@ -67,11 +62,6 @@ def _measure(analysis: Analysis) -> dict[Axis, int]:
             t.shape = None
     try:
         second = analyse(fixed)
-        for _ in range(ROUNDS):
-            unknown = any(None in (second.shape(name) or (None,)) for name in second.axes)
-            if not unknown or not fold_extents(fixed, second):
-                break
-            second = analyse(fixed)
     except DimensionError:
         return {}
     found: dict[Axis, int] = {}
