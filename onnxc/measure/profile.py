@@ -198,7 +198,7 @@ def measured(
         ort = None if lean is None else _sessions(lean, place, threads)
         if ort is not None:
             candidates |= {"ort": lambda: ort[0].run(accepted), "profiled": lambda: ort[1].run(accepted)}
-        times, rounds = _in_turns(candidates)
+        times, rounds = _in_turns(candidates, threads)
         kernels = ort[1].finish(skip=RUNS) if ort is not None else []
     each = [float(s) for s in np.median(np.array(laps[RUNS:]), axis=0)]
     roof = ceiling()
@@ -247,16 +247,18 @@ def _same(a: Arrays, b: Arrays) -> None:
             )
 
 
-def _in_turns(candidates: Mapping[str, Callable[[], object]]) -> tuple[dict[str, float], int]:
-    """Median seconds of a call of each, and rounds: some runs of each in turn, for a second at least."""
+def _in_turns(candidates: Mapping[str, Callable[[], object]], threads: int) -> tuple[dict[str, float], int]:
+    """Median seconds of a call of each, and rounds: some runs of each in turn, for a second at least. On one thread they are processor
+    time: what else runs on the machine interrupts long runs, where layers are too short for that."""
+    clock = time.thread_time if threads == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in candidates}
     start, rounds = time.perf_counter(), 0
     while True:
         for name, call in candidates.items():
             for _ in range(RUNS):
-                begun = time.perf_counter()
+                begun = clock()
                 call()
-                times[name].append(time.perf_counter() - begun)
+                times[name].append(clock() - begun)
         rounds += 1
         spent = time.perf_counter() - start
         if (rounds > ROUNDS and spent > LEAST_SECONDS) or (spent > MOST_SECONDS and rounds > 3):
@@ -296,7 +298,7 @@ def _refused(path: str, model: Model, wishes: Wishes, threads: int, why: str) ->
     feeds = next(iter(feed(proto, None, wishes, samples=1).batches(1)))
     with temporary.folder(Path(tempfile.gettempdir()), "session") as place:
         ort, session = OrtProfile(Lean(proto, {}), place, threads), Session(proto, threads=threads)
-        times, rounds = _in_turns({"ort": lambda: session.run(feeds), "profiled": lambda: ort.run(feeds)})
+        times, rounds = _in_turns({"ort": lambda: session.run(feeds), "profiled": lambda: ort.run(feeds)}, threads)
         kernels = ort.finish(skip=RUNS)
     return Profile(path, threads, rounds, ceiling(), ort_seconds=times["ort"], unmatched=tuple(kernels), refused=why)
 
