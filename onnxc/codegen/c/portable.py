@@ -40,7 +40,7 @@ _BITS = re.compile(r"\*\((\w+) \*\)\(&\((\w+)\)\)")
 _ARRAY = re.compile(r"^( +\w+ \w+\[\d+\]);$", re.M)
 _FUNCTION = re.compile(r"^TVM_DLL void (\w+)\((.*)\) \{$", re.M)
 _VECTOR = re.compile(
-    r"\b(?:float|double|u?int|u?char|short|half)\d+ \w+ =|\b(?:float|int|uint)(?:2|3|4|8|16)\*|\bllvm\."
+    r"\b(?:float|double|u?int|u?char|short|half)\d+ \w+ =|\b(?:float|int|uint)(?:2|3|4|8|16)\*|\bllvm\.|[\w)]\.s[0-9a-f]\b"
 )
 
 
@@ -59,7 +59,7 @@ def c_functions(functions: Mapping[str, Any], target: Target) -> tuple[str, dict
     with goal:
         text = str(m.tvm.get_global_func("target.build.c")(module, goal).inspect_source())
     for function in sorted(functions):
-        body = text.partition(f"TVM_DLL void {function}(")[2]
+        body = text.rpartition(f"TVM_DLL void {function}(")[2]  # its definition, behind the declarations
         if _VECTOR.search(body.partition("\nTVM_DLL")[0]):
             raise Unsupported(f"no C code for {function.split('_', 3)[-1]}", remedy="leave out --emit and --package")
     return _clean(text, numbers), {name_of(var): f for var, f in how.items()}
