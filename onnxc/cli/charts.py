@@ -28,6 +28,31 @@ def bars(rows: Sequence[tuple[str, float, str]], unit: str) -> Safe:
     return Safe(f'<svg class="bars" viewBox="0 0 440 {step * len(rows)}" role="img">{"".join(out)}</svg>')
 
 
+def steps(rows: Sequence[tuple[str, float, str]], x: str, limit: tuple[float, str]) -> Safe:
+    """What is held at each step, (label, height, text), side by side from the left; `limit`: a line across, and what it says."""
+    if not rows:
+        return Safe("")
+    width, height, left = 420, 200, 12
+    base, room = height - 28, height - 56
+    most, wide = max(limit[0], *(v for _, v, _ in rows)) or 1, (width - 2 * left) / len(rows)
+    boxes = "".join(
+        f"<g><title>{html(f'{k} {label}: {text}')}</title>"
+        f'<rect class="made" x="{left + (k - 1) * wide:.2f}" y="{base - room * v / most:.1f}" '
+        f'width="{wide * (0.9 if wide > 4 else 1):.2f}" height="{room * v / most:.1f}"/></g>'
+        for k, (label, v, text) in enumerate(rows, 1)
+    )
+    across = base - room * limit[0] / most
+    lines = "".join(
+        f'<line class="axis" x1="{left}" y1="{y:.1f}" x2="{width - left}" y2="{y:.1f}"{dash}/>'
+        for y, dash in ((base, ""), (across, ' stroke-dasharray="5 3"'))
+    )
+    words = (
+        f'<text x="{left}" y="{across - 6:.1f}">{html(limit[1])}</text><text x="{left}" y="{height - 10}">1</text>'
+        f'<text x="{width - left}" y="{height - 10}" text-anchor="end">{html(f"{x} {len(rows)}")}</text>'
+    )
+    return Safe(f'<svg class="front" viewBox="0 0 {width} {height}" role="img">{boxes}{lines}{words}</svg>')
+
+
 def front(points: Sequence[tuple[float, float, str, bool]], x: str, y: str) -> Safe:
     """Points (x, y, text, chosen) in a plane; x grows to the right from 0."""
     width, height, left = 560, 260, 48

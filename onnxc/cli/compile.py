@@ -15,7 +15,7 @@ from ..ir.escape import readable
 from . import arguments
 from . import profile as layers
 from . import tune as tuning
-from .options import DataOption, PageOption, ProfileOption, TraceOption, bar, colour, json_text, show
+from .options import DataOption, ProfileOption, TraceOption, bar, colour, json_text, show
 from .tables import Column, count, draw, plural, screen_width, seconds, size, wrap
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ COLUMNS = (
     Column("constants"),
     Column("schedule", number=False),
 )
+
+CALLS = (*COLUMNS[:3], Column("flash"), Column("RAM"), COLUMNS[-1])
 
 
 def compile_(
@@ -115,7 +117,14 @@ def compile_(
     ] = None,
     profile: ProfileOption = False,
     trace: TraceOption = None,
-    report: PageOption = None,
+    report: Annotated[
+        str | None,
+        typer.Option(
+            metavar="F.html",
+            help="A page: for microcontrollers RAM over time and all layers, with --profile times.",
+            show_default=False,
+        ),
+    ] = None,
     list_targets: Annotated[
         bool, typer.Option("--list-targets", help="List the machines, and what this one can link and run.")
     ] = False,
@@ -129,7 +138,7 @@ def compile_(
         return
     model, out = arguments.wanted(model, "MODEL", "compile"), arguments.wanted(out, "-o DIR", "compile")
     shapes = arguments.shape_sets(shape)
-    layers.check_files(profile, trace, report)
+    layers.check_files(profile, trace, report, micro=report is not None and _micro(target))
     tuning.check(tune, tune_cache, target)
     memories = {name: _memory(name, text) for name, text in (("flash", flash), ("ram", ram)) if text is not None}
     if Path(out).exists() and not Path(out).is_dir():
@@ -181,6 +190,13 @@ def compile_(
             **options,
         )
     text = render(done, colour=colour(), memories=memories)
+    if report and not profile:
+        from ..ir.output import write_whole
+        from .html import compile_page
+
+        page = compile_page(done, CALLS, call_cells(done), sums(done, memories))
+        write_whole(Path(report), [page.encode()])
+        text += f"\n\nwritten: {report}"
     if tuned is not None:
         text += "\n\n" + tuning.render(tuned, colour=colour())
     if profile:
@@ -251,6 +267,16 @@ def _micro(target: str) -> bool:
     return resolve(target.split("/")[0]).micro
 
 
+def call_cells(report: CompileReport) -> list[list[str]]:
+    """A row for each call, for a page."""
+    cells = []
+    for (function, _), row in zip(report.ram, report.calls, strict=True):
+        work = (count(row[key]) if row[key] else "" for key in ("macs", "cycles"))
+        name = layers.label(row["nodes"]) or function
+        cells.append([name, *work, size(row["flash"]), size(row["ram"]), row["schedule"]])
+    return cells
+
+
 def memory_chart(report: CompileReport) -> str:
     """RAM over time: a bar for each call."""
     most = max((count for _, count in report.ram), default=0)
@@ -291,20 +317,25 @@ def render(
         f"library {size(report.library_bytes)}, weights {size(report.weights_bytes)}, arena {size(report.arena_bytes)}"
     )
     parts.append(f"{plural(len(report.kernels), 'kernel')} for {report.target} in {seconds(report.seconds)}; {sizes}")
-    if report.flash_bytes is not None:
-        need = report.arena_bytes + report.io_bytes
-        flash = f"Flash {size(report.flash_bytes)} without the C library, RAM {size(need)} with inputs and outputs"
-        bound = f"the arena can be no less than {size(report.live_bytes)}"
-        parts.append(wrap(f"{flash}; {bound}", width=width))
-    if memories:
-        parts.append(wrap(fits(report, memories), width=width))
-    parts.append(wrap(proof_line(report.proof), width=width))
+    parts += [wrap(line, width=width) for line in sums(report, memories)]
     parts.append(
         "\n".join(
             f"written: {path}" for path in filter(None, (report.library, report.header, report.manifest, report.wheel))
         )
     )
     return "\n\n".join(parts)
+
+
+def sums(report: CompileReport, memories: dict[str, int] | None = None) -> list[str]:
+    """What the library takes in all, whether that fits `memories`, and what it was compared with: a paragraph each."""
+    lines = []
+    if report.flash_bytes is not None:
+        need = report.arena_bytes + report.io_bytes
+        flash = f"Flash {size(report.flash_bytes)} without the C library, RAM {size(need)} with inputs and outputs"
+        lines.append(f"{flash}; the arena can be no less than {size(report.live_bytes)}")
+    if memories:
+        lines.append(fits(report, memories))
+    return [*lines, proof_line(report.proof)]
 
 
 def general_line(report: CompileReport) -> str:

@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..ir.escape import html
-from .charts import Safe, bars, curve, curves, front, histogram, ridges
+from .charts import Safe, bars, curve, curves, front, histogram, ridges, steps
 from .report import HEAD, columns, grouped, legend, table_rows
 from .tables import Column, change, count, decibels, percent, plural, score, seconds, size
 
 if TYPE_CHECKING:
+    from ..codegen import CompileReport
     from ..measure.diff import Diff
     from ..measure.layers import Fate
     from ..measure.profile import Profile
     from ..report import PipelineReport
     from ..search import Found
 
-__all__ = ["HEAD", "diff_page", "profile_page", "repeat", "search_page", "transform_page"]
+__all__ = ["HEAD", "compile_page", "diff_page", "profile_page", "repeat", "search_page", "transform_page"]
 LAYERS = (
     *(Column(title, number=False) for title in ("layer", "kind")),
     *(Column(title) for title in ("share of MACs", "MACs", "bytes", "bits", "channels", "SNR dB")),
@@ -293,6 +294,28 @@ def diff_page(found: Diff, title: str, *, command: str = "") -> str:
         )
     tables = [_table("Nodes", head, rows_)] if rows_ else []
     return _page(title, summary=[*summary, *found.interface], bars=charts, tables=tables, command=command)
+
+
+def compile_page(
+    report: CompileReport,
+    columns: Sequence[Column],
+    cells: Sequence[Sequence[str]],
+    told: Sequence[str],
+    *,
+    command: str = "",
+) -> str:
+    """What a library takes of a processor without an operating system: RAM over its calls, their table (its `columns`, and `cells` of
+    each call) and what is `told` besides."""
+    rows = [(row[0], float(call["ram"]), size(call["ram"])) for row, call in zip(cells, report.calls, strict=True)]
+    drawn = steps(rows, "call", (float(report.arena_bytes), f"arena: {size(report.arena_bytes)}"))
+    return _page(
+        f"onnxc compile: {report.name} for {report.target}",
+        summary=list(told),
+        bars=[{"title": "What is live at each call", "svg": drawn}] if rows else [],
+        bars_title="RAM over time",
+        tables=[_table("Calls", columns, [(row, False) for row in cells])] if rows else [],
+        command=command,
+    )
 
 
 def profile_page(

@@ -30,10 +30,10 @@ LONG = 40
 ORT = (Column("node", number=False), Column("operator", number=False), Column("time"), Column("share"))
 
 
-def check_files(profile: bool, trace: str | None, report: str | None) -> None:
-    """Refuse, before any work, files that cannot be written, or that nothing would write."""
+def check_files(profile: bool, trace: str | None, report: str | None, *, micro: bool = False) -> None:
+    """Refuse, before any work, files that cannot be written, or that nothing would write; `micro` libraries have a page of their own."""
     for option, path, ending in (("--trace", trace, ".json"), ("--report", report, ".html")):
-        if path is not None and not profile:
+        if path is not None and not profile and not (micro and option == "--report"):
             raise BadOption(f"{option} is of --profile", remedy="add --profile")
         if arguments.check_file(path, option) and Path(str(path)).suffix != ending:
             raise BadOption(f"{option} writes another kind of file", expected=f"F{ending}", found=path)
@@ -69,7 +69,12 @@ def render(found: Profile, *, width: int | None = None, colour: bool = False) ->
 
 def names(layer: LayerTime) -> str:
     """The nodes of a layer, long names by their ends."""
-    return some([name if len(name) <= LONG else f"…{name[1 - LONG :]}" for name in layer.nodes], 2) or layer.function
+    return label(layer.nodes) or layer.function
+
+
+def label(nodes: Sequence[str]) -> str:
+    """The names of nodes, long ones by their ends; "" for none."""
+    return some([name if len(name) <= LONG else f"…{name[1 - LONG :]}" for name in nodes], 2)
 
 
 def cells(layer: LayerTime) -> list[str]:

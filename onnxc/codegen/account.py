@@ -17,8 +17,23 @@ def stored_bytes(programs: Sequence[Program]) -> dict[str, int]:
     return found
 
 
+def busiest(programs: Sequence[Program]) -> Program:
+    """The program that needs most RAM."""
+    return max(programs, key=lambda one: one.plan.live)
+
+
 def ram_at_calls(programs: Sequence[Program]) -> tuple[tuple[str, int], ...]:
     """Function and live bytes for each call of the program that needs most."""
-    most = max(programs, key=lambda one: one.plan.live)
+    most = busiest(programs)
     names = [function.removeprefix(f"{most.prefix}_") for function, _ in most.plan.calls]
     return tuple(zip(names, most.plan.during))
+
+
+def calls_of(programs: Sequence[Program]) -> tuple[dict, ...]:
+    """What each call of the program that needs most RAM is, for processors without an operating system; else ()."""
+    most = busiest(programs)
+    return tuple(
+        {"nodes": row.nodes, "schedule": row.schedule or row.family, "macs": row.macs, "cycles": row.cycles,
+         "flash": row.weight_bytes, "ram": ram}
+        for row, ram in (zip(most.rows, most.plan.during, strict=True) if most.target.micro else ())
+    )  # fmt: skip

@@ -1,6 +1,6 @@
 """What each call of a program is: the nodes that it stands for, its kernel and schedule, multiply-adds, and the bytes that it moves.
 
-Made for `--profile`, before buffers have their places: then a place says whose bytes it is.
+Made for `--profile` and the page of `compile --report`, before buffers have their places: then a place says whose bytes it is.
 """
 
 from __future__ import annotations
@@ -92,6 +92,8 @@ def _family(function: str) -> str:
     for stem in ("pack", "pool"):
         if function.startswith(stem) and function[len(stem) :].isdigit():
             return f"bits.{stem}"
+    if function.startswith("micro") and function[5:].isdigit():
+        return "micro.between"
     return GENERAL
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnx
 
-from onnxc.codegen.account import ram_at_calls, stored_bytes
+from onnxc.codegen.account import calls_of, ram_at_calls, stored_bytes
 from onnxc.codegen.blame import tied
 from onnxc.codegen.c.build import (
     MICRO_ALIGN,
@@ -67,7 +67,9 @@ class CompileReport:
     there is one. `stored_bytes` are of `weights` as kernels read them, and of `tables`: biases, factors and what else is constant.
     `flash_bytes` is code and constants without the C library (None for WebAssembly), `io_bytes` inputs and outputs, `ram` the
     function and the bytes that live for each call of the program that needs most. Rows of `kernels` have the bytes of their
-    constants as `flash`. `proof` is what was compared with ONNX Runtime (`onnxc.codegen.proof.Proof`; 0 samples for nothing).
+    constants as `flash`. `calls`: for processors without an operating system, of each call of that program its nodes, schedule,
+    multiply-adds (`macs`), predicted `cycles`, bytes of constants (`flash`) and live bytes (`ram`).
+    `proof` is what was compared with ONNX Runtime (`onnxc.codegen.proof.Proof`; 0 samples for nothing).
     """
 
     name: str
@@ -88,6 +90,7 @@ class CompileReport:
     flash_bytes: int | None = None
     io_bytes: int = 0
     ram: tuple[tuple[str, int], ...] = ()
+    calls: tuple[dict, ...] = ()
 
     def to_dict(self) -> dict:
         """The report as JSON types."""
@@ -176,7 +179,7 @@ def compile_model(
         tuple(row for one in made.programs for row in one.fallbacks), made.arena_bytes,
         max(one.plan.live for one in made.programs), made.weights_bytes, (out / made.files[0]).stat().st_size,
         time.perf_counter() - started, str(out / made.files[-1]) if wheel else "", proof.to_dict(),
-        stored_bytes(made.programs), made.flash_bytes, made.io_bytes, ram_at_calls(made.programs),
+        stored_bytes(made.programs), made.flash_bytes, made.io_bytes, ram_at_calls(made.programs), calls_of(made.programs),
     )  # fmt: skip
 
 

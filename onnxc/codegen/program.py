@@ -33,7 +33,7 @@ class Program:
 
     All names in its object file begin with `prefix`. `compiled` says how C calls each function, once `compile_program` has been;
     `micro` are the functions that C code computes, `text` the C of the others, for a library of C sources.
-    `rows`: what each call is, where it is to be timed.
+    `rows`: what each call is, where it is to be timed and for processors without an operating system.
     """
 
     static: StaticModel
@@ -92,7 +92,7 @@ def lower_program(
     bodies = _functions(module, plan, prefix, target, threads)
     general = {f: generic.cycles(bodies[f"{prefix}_{f}"]) for f in sorted(count) if not _ours(f)}
     fallbacks = [{"function": f, "calls": count[f], "cycles": count[f] * each} for f, each in general.items()]
-    rows = call_rows(static, before, trail.calls(), lowered.kernels, general) if timed else []
+    rows = call_rows(static, before, trail.calls(), lowered.kernels, general) if timed or target.micro else []
     calls = {name: micro_of(body) for name, body in bodies.items()}
     micro = {name: call for name, call in calls.items() if call is not None}
     bodies = {name: body for name, body in bodies.items() if name not in micro}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from xml.etree import ElementTree
+
 import pytest
 
-from onnxc.cli.compile import fits, memory_chart
+from onnxc.cli.compile import CALLS, call_cells, fits, memory_chart, sums
+from onnxc.cli.html import compile_page
 from onnxc.codegen import CompileReport
 from onnxc.codegen.memory.arena import Overlap, Tenant, live_bytes
 from onnxc.codegen.memory.flash import extent
@@ -28,6 +31,22 @@ def test_a_bar_for_each_call():
     rows = memory_chart(report()).split("\n")
     assert rows[0] == "RAM at each call" and [row.count("█") for row in rows[1:]] == [20, 40]
     assert memory_chart(report(ram=())) == ""
+
+
+def test_a_page_draws_ram_over_time_to_scale():
+    calls = tuple({"nodes": (name,), "schedule": "micro.conv", "macs": 3, "cycles": 5.0, "flash": 700, "ram": ram}
+                  for name, ram in (("a<b", 4000), ("c", 8000)))  # fmt: skip
+    made = report(calls=calls)
+    page = compile_page(made, CALLS, call_cells(made), sums(made))
+    drawn = ElementTree.fromstring(page[page.index("<svg") : page.index("</svg>") + 6])
+    steps, (base, arena) = drawn.findall("g/rect"), (float(line.attrib["y1"]) for line in drawn.findall("line"))
+    heights = [float(step.attrib["height"]) for step in steps]
+    assert heights == pytest.approx([(base - arena) * ram / 9000 for ram in (4000, 8000)], abs=0.06)
+    assert all(float(s.attrib["y"]) + h == pytest.approx(base, abs=0.11) for s, h in zip(steps, heights, strict=True))
+    assert [title.text for title in drawn.findall("g/title")] == ["1 a<b: 4.00 kB", "2 c: 8.00 kB"]
+    assert drawn.findtext("text") == "arena: 9.00 kB" and page.count(">700 B</td>") == 2
+    assert "the arena can be no less than 8.00 kB" in page and "http" not in page
+    assert "<svg" not in compile_page(report(ram=()), CALLS, [], [])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -140,6 +141,10 @@ def test_the_commands_of_the_docs_run_on_the_board(tmp_path):
         ["bash", "-e"], input=commands, cwd=tmp_path, env=where, text=True, capture_output=True, timeout=300
     )
     assert done.stdout.splitlines()[-1:] == ["0"], done.stderr
+    page = (tmp_path / "ic_int8.html").read_text("ascii")
+    ram = re.findall(r'<td>([^<]+)</td><td class="word">', page)  # the last column of numbers
+    assert ram and page.count("<rect") == len(ram)
+    assert re.search(r"the arena can be no less than ([^<]+)</p>", page)[1] in ram
     project = tmp_path / "build/platformio"
     assert json.loads((project / "lib/ic_int8/library.json").read_text())["build"]["srcDir"] == "src"
 
