@@ -38,9 +38,9 @@ def load(source: Source) -> Model:
         source = gs.export_onnx(source, do_type_check=False)
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        # a link may stand for the model alone, or for all that is beside it too
-        beside = Beside(path.parent, Path(os.path.realpath(path)).parent)
         with _content(path) as file:
+            # a link may stand for the model alone, or for all that is beside it too
+            beside = Beside(path.parent, Path(os.path.realpath(path)).parent)
             return _model(*_parse(file, str(path)), beside, str(path))
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _model(*_parse(io.BytesIO(source), "the model"), Beside(), "the model")
