@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import onnx
@@ -91,7 +91,7 @@ class Trial:
         from .runtime.resample import Resampled
         from .runtime.specs import input_specs
 
-        self.data = Resampled(self.data, input_specs(_interface(model)))
+        self.data = cast("Data", Resampled(self.data, input_specs(_interface(model))))
         if self.judge is not None:
             self.judge.data = self.data
 

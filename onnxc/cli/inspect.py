@@ -92,7 +92,7 @@ def _binary_row(x: Layer) -> list[str]:
 
 def _coded_total(layers: list[Layer]) -> str:
     params = sum(x.params for x in layers)
-    entropy = sum(x.entropy * x.params for x in layers) / max(params, 1)
+    entropy = sum((x.entropy or 0.0) * x.params for x in layers) / max(params, 1)
     stored, coded = (tables.size(sum(sizes)) for sizes in zip(*((x.bytes, x.coded) for x in layers), strict=True))
     what = f"{tables.plural(len(layers), 'layer')} of at most 8 bits: {stored} stored, {entropy:.2f} bits of entropy a weight"
     return f"{what}, about {coded} in an archive"

@@ -83,7 +83,8 @@ def passes(
             "give a pass list or a recipe", expected="-p LIST or --recipe F.toml", remedy="see onnxc passes --list"
         )
     arguments.check_file(out, "-o")
-    if arguments.check_file(report, "--report") and Path(report).suffix not in (".json", ".html"):
+    arguments.check_file(report, "--report")
+    if report and Path(report).suffix not in (".json", ".html"):
         raise BadOption("--report writes JSON or HTML", expected="F.json or F.html", found=report)
     arguments.check_file(node_data, "--node-data")
     from ..ir.files import load
@@ -97,10 +98,10 @@ def passes(
     from .html import repeat, transform_page
     from .report import render
 
-    chosen, settings = (parse(listed), {}) if recipe is None else read_toml(recipe, allow_code=allowed())
+    chosen, settings = (parse(listed or ""), {}) if recipe is None else read_toml(recipe, allow_code=allowed())
     if portable:
         chosen = [*chosen, make("portable")]
-    given = {
+    given: dict[str, object] = {
         "data": data,
         "task": task,
         "metric": metric,

@@ -59,9 +59,19 @@ def sensitivity(
     if recover not in RECOVER:
         raise BadOption("--recover does not fit", expected=", ".join(RECOVER), found=recover)
     kept = Path(out) if out else None
-    settings = {"criterion": criterion, "recover": recover, "seed": seed, "wishes": arguments.wishes(shape, samples)}
+    wishes = arguments.wishes(shape, samples)
     with bar(1) as step:
-        found = measure(model, data, task=find_task(task, metric, decode), out=kept, progress=step, **settings)
+        found = measure(
+            model,
+            data,
+            task=find_task(task, metric, decode),
+            out=kept,
+            progress=step,
+            criterion=criterion,
+            recover=recover,
+            seed=seed,
+            wishes=wishes,
+        )
     if plot:
         draw_plot(found, Path(plot))
     show(json_text(found.to_dict()) if json else render(found, colour=colour()))

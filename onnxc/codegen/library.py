@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -204,8 +205,9 @@ class _Wanted:
     @property
     def targets(self) -> list[Target]:
         c = bool(self.emit or self.package)
-        more = {"compact": self.weights == "coded", "small": self.code == "size", "portable": c}
-        return by_demand([replace(resolve(part), **more) for part in self.target.split("/")])
+        coded, small = self.weights == "coded", self.code == "size"
+        parts = [resolve(part) for part in self.target.split("/")]
+        return by_demand([replace(part, compact=coded, small=small, portable=c) for part in parts])
 
     def check(self) -> None:
         """Raises BadOption, Unsupported, MissingTool, before any work is done."""
@@ -394,7 +396,7 @@ def compile(
     that this machine cannot load.
     """
     source = model if isinstance(model, Model) else load(model)
-    options = {"name": name, "target": target, "shapes": shapes, "threads": threads, "weights": weights}
+    options: dict[str, Any] = {"name": name, "target": target, "shapes": shapes, "threads": threads, "weights": weights}
     options |= {"check": check, "data": data, "optimise": optimise}
     if out is not None:
         compile_model(source, out, **options)

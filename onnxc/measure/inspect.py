@@ -161,9 +161,10 @@ def _layer(node: gs.Node, verified: Verified) -> Layer:
             weights += _weights(maker, verified)
             numbers = _numbers(maker)
             if maker.op in ("Lookup", "ProductLookup"):
-                packed[maker.inputs[0].name] = numbers.size
+                packed[maker.inputs[0].name] = 0 if numbers is None else numbers.size
     second = 3 if node.op.startswith("QLinear") else 1
     factor = node.inputs[second] if facts.iteration and len(node.inputs) > second else None
+    bits: int | None
     if factor is not None:
         bits = number_bits(factor, verified.types)
     else:
@@ -215,7 +216,7 @@ def _numbers(maker: gs.Node) -> np.ndarray | None:
     return stored.view(np.uint8) if stored.dtype in (np.int8, np.uint8) and maker.op == "DequantizeLinear" else None
 
 
-def _coded(numbers: np.ndarray | None, weights: list[gs.Constant]) -> dict[str, float | int]:
+def _coded(numbers: np.ndarray | None, weights: list[gs.Constant]) -> dict[str, Any]:
     if numbers is None or numbers.size == 0:
         return {}
     from ..coding.plane import estimate

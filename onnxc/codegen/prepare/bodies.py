@@ -111,9 +111,10 @@ def _loop(walk: Walk, node: onnx.NodeProto, scope: Scope) -> list[str]:
     body = next(a.g for a in node.attribute if a.name == "body")
     inputs = [*node.input, "", ""]
     limit, go_on = (inputs[i] or None for i in range(2))
-    if limit is not None and _known(walk, limit) is None:
+    known = _known(walk, limit) if limit is not None else None
+    if limit is not None and known is None:
         raise Unsupported("Loop whose trip count is computed at run time", node=node.name, tensor=limit, remedy=REMEDY)
-    most = None if limit is None else max(0, int(_known(walk, limit).reshape(-1)[0]))
+    most = None if known is None else max(0, int(known.reshape(-1)[0]))
     _bounded(walk, node, body, most, go_on)
     state = list(node.input[2:])
     gathered: list[list[str]] = [[] for _ in body.output[1 + len(state) :]]

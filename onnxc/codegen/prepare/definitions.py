@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 
 from onnxc.codegen.prepare.walk import STANDARD, Scope, Walk
@@ -31,7 +33,7 @@ def open_definition(walk: Walk, node: onnx.NodeProto) -> list[str] | None:
     return [inner.get(name, name) for name in body.output]
 
 
-def _body(walk: Walk, node: onnx.NodeProto, schema: onnx.defs.OpSchema, version: int) -> onnx.FunctionProto | None:
+def _body(walk: Walk, node: onnx.NodeProto, schema: Any, version: int) -> onnx.FunctionProto | None:
     """The body of a schema for `version` of its domain."""
     if any(version >= since for since in schema.function_opset_versions):
         text = schema.get_function_with_opset_version(version)

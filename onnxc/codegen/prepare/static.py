@@ -8,6 +8,7 @@ Nothing downstream copies or folds hundreds of megabytes, as weights become para
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -96,7 +97,7 @@ def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
         raise BadModel(f"the model's functions cannot be written out: {first_line(e)}") from e
 
 
-def _strip(model: onnx.ModelProto, arrays: Mapping[str, np.ndarray]) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+def _strip(model: onnx.ModelProto, arrays: Mapping[str, np.ndarray]) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """A copy without initialisers, and the initialisers as arrays. Constants of subgraphs stay where they are."""
     constants = {}
     for tensor in model.graph.initializer:
@@ -277,6 +278,6 @@ def _unknown(nodes: Sequence[onnx.NodeProto], constants: dict, found: dict, tens
         )
     if not reasons:
         return Unsupported("its shape depends on data", tensor=tensor, remedy=remedy)
-    found = Unsupported("; ".join(f"node {node.name}: {why}" for node, why in reasons), remedy=remedy)
-    found.nodes = [node.name for node, _ in reasons]
-    return found
+    several = Unsupported("; ".join(f"node {node.name}: {why}" for node, why in reasons), remedy=remedy)
+    several.nodes = [node.name for node, _ in reasons]
+    return several
