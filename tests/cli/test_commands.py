@@ -27,7 +27,7 @@ def test_inspect_counts_what_there_is(command, model_path):
     first = layers["node_a"]
     assert first == {
         "name": "node_a", "op": "Conv", "shape": ["N", 16, 8, 8], "params": 16 * 27 + 16, "macs": 64 * 16 * 27,
-        "bytes": 4 * (16 * 27 + 16), "bits": 32, "entropy": None, "coded": None,
+        "bytes": 4 * (16 * 27 + 16), "bits": 32, "entropy": None, "coded": None, "planes": None, "speedup": None,
     }  # fmt: skip
     assert layers["node_r"]["params"] == layers["node_r"]["macs"] == 0 and layers["node_r"]["bits"] is None
     assert found["cost"]["params"] == sum(layer["params"] for layer in found["layers"])

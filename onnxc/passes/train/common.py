@@ -36,8 +36,8 @@ class Train(Pass):
     progress before it ends; 0: never. augment: some of flip, shift, mix, for images, and
     module:function, which takes a batch as arrays by name and a NumPy generator, and returns such a batch. checkpoint: a file that a killed
     run goes on from. threads: part of the result, as sums depend on how they are split. topk_gradient: the share of the
-    entries of each product's output gradient that go further, the largest of each sample (meProp) or of the whole batch, by
-    topk_over. ternary_gradient: gradients of weights become -s, 0 or s at random (TernGrad). shared_exponent: train in
+    entries of each product's output gradient that go further. topk_over: the largest of each sample (meProp), or of the
+    whole batch. ternary_gradient: gradients of weights become -s, 0 or s at random (TernGrad). shared_exponent: train in
     whole numbers of so many bits that share an exponent by tensor (Flexpoint). fixed_point: train in 16-bit numbers of so
     many bits behind the point, rounded at random (Gupta).
     """
