@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_exact import apart, exact
 
 from onnxc.codegen import compile_model
+from onnxc.codegen.micro import fewbit
 from onnxc.codegen.prepare.ends import integer_ends
 from onnxc.codegen.target import resolve
 from onnxc.compiling import optimiser
@@ -321,10 +322,15 @@ def chain(layers: int, weight_bits: int, bits: int, extent: int = 8, c: int = 64
     return made
 
 
-def few_bits(target: str) -> dict[str, dict]:
-    """What one of such layers takes within a network: instructions, flash (weights and tables) and RAM (what it reads and makes)."""
+def few_bits(target: str, counted: bool = False) -> dict[str, dict]:
+    """What one of such layers takes within a network: instructions, flash (weights and tables) and RAM (what it reads and makes);
+    `counted`: by counts of bits where products take less."""
     rows = {}
+    if counted:
+        fewbit._multiplied = lambda spec: False
     for name, (weight_bits, bits) in FEW.items():
+        if counted and weight_bits * bits < fewbit.MOST_PAIRS:
+            continue
         found = []
         for layers in (2, 3):
             proto = chain(layers, weight_bits, bits)
@@ -355,6 +361,7 @@ def main() -> None:
     parser.add_argument("--optimise", default="speed", help="speed or size, of the C code")
     parser.add_argument("--emx", help="the command emx-onnx-cgen, to be measured instead")
     parser.add_argument("--few-bit", action="store_true", help="measure layers of few bits instead")
+    parser.add_argument("--counted", action="store_true", help="with --few-bit: by counts of bits, none by products")
     args = parser.parse_args()
     made: dict[str, dict] = {}
     if args.emx:
@@ -363,7 +370,8 @@ def main() -> None:
             print(net, made[f"{net} emx-onnx-cgen"], flush=True)
         args.nets = []
     if args.few_bit:
-        made["few bits" + ("" if args.target == TARGET else f" {args.target}")] = few_bits(args.target)
+        key = "few bits" + (" counted" if args.counted else "") + ("" if args.target == TARGET else f" {args.target}")
+        made[key] = few_bits(args.target, args.counted)
         args.nets = []
     for net in args.nets:
         for io in args.io:

@@ -16,7 +16,7 @@ from . import arguments
 from . import profile as layers
 from . import tune as tuning
 from .options import DataOption, ProfileOption, TraceOption, bar, colour, json_text, show
-from .tables import Column, count, draw, plural, screen_width, seconds, size, wrap
+from .tables import Column, count, draw, plural, screen_width, seconds, size, some, wrap
 
 if TYPE_CHECKING:
     from ..codegen import CompileReport
@@ -335,7 +335,21 @@ def sums(report: CompileReport, memories: dict[str, int] | None = None) -> list[
         lines.append(f"{flash}; the arena can be no less than {size(report.live_bytes)}")
     if memories:
         lines.append(fits(report, memories))
+    lines += slower_line(report)
     return [*lines, proof_line(report.proof)]
+
+
+def slower_line(report: CompileReport) -> list[str]:
+    """Which few-bit layers will be slower than with 8 bits on a processor without an operating system, if any."""
+    from ..codegen.micro.slower import slower
+    from ..codegen.target import resolve
+
+    found = slower(report.kernels, resolve(report.target.split("/")[0]))
+    if not found:
+        return []
+    text = some([f"{layers.label([name])} {factor:.1f}x" for name, factor in found], 3)
+    what = plural(len(found), "few-bit layer")
+    return [f"{what} will take more instructions than with 8 bits here, but less flash (by measured layers): {text}"]
 
 
 def general_line(report: CompileReport) -> str:

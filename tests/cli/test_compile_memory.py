@@ -46,6 +46,10 @@ def test_a_page_draws_ram_over_time_to_scale():
     assert [title.text for title in drawn.findall("g/title")] == ["1 a<b: 4.00 kB", "2 c: 8.00 kB"]
     assert drawn.findtext("text") == "arena: 9.00 kB" and page.count(">700 B</td>") == 2
     assert "the arena can be no less than 8.00 kB" in page and "http" not in page
+    few = report(kernels=({"node": "n", "kernel": "micro.bits.products", "bits": (8, 4)},))
+    assert (
+        "1 few-bit layer will take more instructions than with 8 bits here" in sums(few)[1] and "n 1.5x" in sums(few)[1]
+    )
     assert "<svg" not in compile_page(report(ram=()), CALLS, [], [])
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,6 +19,7 @@ from onnxc.codegen.kernels import planes
 from onnxc.codegen.kernels.spec import BINARY, Encoding, Refusal
 from onnxc.codegen.micro import fewbit
 from onnxc.codegen.micro.calls import micro_of
+from onnxc.codegen.micro.slower import MEASURED, slower
 from onnxc.codegen.target import resolve
 from onnxc.runtime.emulate import open_library
 
@@ -109,6 +112,23 @@ def network() -> onnx.ModelProto:
     return layers(text, ("Binarize", "Quantize"), **made, **numbers, w5=signs(7, 32 * 2 * 4))
 
 
+def test_slower_layers_are_those_that_were_measured_so():
+    held = json.loads((Path(__file__).parents[2] / "benchmarks/results/tiny.json").read_text())
+    for kind, key in (("helium", " cortex-m55"), ("multiplied", ""), ("counted", " counted"), ("plain", " cortex-m3")):
+        points = {
+            (int(name[1]) * int(name[3]), round(row["of_int8"], 2)) for name, row in held[f"few bits{key}"].items()
+        }
+        assert points - {(64, 1.0)} <= set(MEASURED[kind]) and list(MEASURED[kind]) == sorted(MEASURED[kind])
+    ways = (("slices", (2, 1)), ("products", (8, 4)), ("slices", (8, 4)), ("products", (3, 2)))
+    rows = [{"node": f"n{i}", "kernel": f"micro.bits.{way}", "bits": bits} for i, (way, bits) in enumerate(ways)]
+    rows.append({"node": "whole", "kernel": "micro.conv.floats", "bits": (8, 8)})
+    found = slower(rows, resolve("cortex-m4"))
+    assert [name for name, _ in found] == ["n2", "n1", "n3"] and found[0][1] == pytest.approx(11.02)
+    assert 1.16 < found[2][1] < 1.33 and slower(rows, resolve("x86-64-v3")) == []
+    assert [name for name, _ in slower(rows, resolve("cortex-m3"))] == ["n1", "n2"]
+    assert len(slower(rows, resolve("cortex-m55"))) == 4
+
+
 @pytest.mark.parametrize("target", ["cortex-m0", "cortex-m4"])
 def test_a_network_of_few_bits(target, tmp_path):
     ready(target)
@@ -119,6 +139,9 @@ def test_a_network_of_few_bits(target, tmp_path):
         "micro.bits.channels",
     }
     assert [row["spec"].split("epilogue ")[1] for row in report.kernels[:3]] == ["threshold"] * 3
+    most = 2 if target == "cortex-m4" else 13  # pairs of bits that are counted faster than 8 bits are multiplied
+    wide = {row["node"] for row in report.kernels if row["bits"][0] * row["bits"][1] > most}
+    assert {name for name, _ in slower(report.kernels, resolve(target))} == wide
     x = np.random.default_rng(2).normal(0, 1, (1, 5, 9, 9)).astype("f")
     assert np.array_equal(open_library(tmp_path).run({"x": x})["y"], run_ort(model, {"x": x})["y"])
 
