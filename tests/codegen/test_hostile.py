@@ -6,16 +6,19 @@ import ctypes
 import mmap
 import os
 import resource
+import subprocess
 import time
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from onnxc.codegen import compile_model
 from onnxc.codegen.prepare.static import make_static
 from onnxc.ir.errors import BadModel, Unsupported
+from onnxc.runtime import library as libraries
 from tests.passes.test_clean_sizes import BOMBS, bomb
 
 from .programs import Programs
@@ -110,6 +113,49 @@ EXTENTS = {
     "(float[1,4] x) => (y) { s = Constant<value_ints=[1048576, 1048576, 1, 1]>() y = Expand(x, s) }": "too large",
     "(float[1,4] x) => (y) { s = Constant<value_ints=[-20, 0, 0, 0]>() y = Pad(x, s) }": "a negative extent",
 }
+
+
+DIVIDED = """<ir_version: 10, opset_import: ["": 21]> g (float[2,4] x) => (a, b, c, d)
+    <float zero = {0}, float minus = {-0.0}, float[4] some = {0.1, 0, 0.2, inf}, int8 z = {3}, int8[4] zs = {0, 1, 2, 3},
+     int16 wide = {-7}> {
+      a = QuantizeLinear(x, zero, z) b = QuantizeLinear(x, some, zs) c = QuantizeLinear(x, minus, wide) d = Div(x, zero) }"""
+
+
+def test_a_scale_of_zero_gives_what_onnx_runtime_gives(tmp_path):
+    model, specials = parser.parse_model(DIVIDED), [0, -0.0, np.nan, np.inf, -np.inf, 1, -1, 1e-40]
+    for axis, value in enumerate(model.graph.output):
+        value.type.tensor_type.elem_type = (TensorProto.INT8, TensorProto.INT8, TensorProto.INT16, TensorProto.FLOAT)[
+            axis
+        ]
+    x = np.array(specials, np.float32).reshape(2, 4)
+    wanted = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+    compile_model(model, tmp_path / "made", name="net", check="shapes")
+    found = libraries.Library(tmp_path / "made").run({"x": x})
+    for value, array in zip(model.graph.output, wanted, strict=True):
+        np.testing.assert_array_equal(found[value.name], array)
+
+    compile_model(model, tmp_path / "c", name="net", check="shapes", target="cortex-m3", emit="c")
+    strict = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-shared", "-fPIC"]
+    subprocess.run(["gcc", *strict, "c/c/net.c", "-lm", "-o", "net.so"], cwd=tmp_path, check=True)
+    library, results = ctypes.CDLL(str(tmp_path / "net.so")), [np.empty_like(array) for array in wanted]
+    arena = np.zeros(1 << 12, np.uint8)
+    handle = ctypes.c_void_p(-(-arena.ctypes.data // 64) * 64)
+    outputs = (ctypes.c_void_p * 4)(*(a.ctypes.data for a in results))
+    assert not library.net_init(handle, 1) and not library.net_run(
+        handle, (ctypes.c_void_p * 1)(x.ctypes.data), outputs
+    )
+    for got, array in zip(results, wanted, strict=True):
+        np.testing.assert_array_equal(got, array)
+
+
+@pytest.mark.parametrize("axes", [33, 70])
+def test_more_axes_than_arrays_have_are_refused_by_name(axes):
+    ones = ",".join("1" * axes)
+    inner = f"(float[1] x) => (y) {{ s = Constant<value_ints=[{ones}]>() r = Reshape(x, s) y = Relu(r) }}"
+    for text, tensor, node in ((f"(float[{ones}] x) => (y) {{ y = Relu(x) }}", "x", None), (inner, "r", "Reshape_1")):
+        with pytest.raises(Unsupported, match=f"too many axes, expected at most 32, found {axes}; merge") as caught:
+            make_static(parser.parse_model(HEAD + text))
+        assert (caught.value.tensor, caught.value.node) == (tensor, node)
 
 
 def test_extents_that_no_tensor_has_are_refused_by_name():

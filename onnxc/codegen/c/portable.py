@@ -1,7 +1,8 @@
 """TIR functions as C99: what TVM's generator of C makes of them, without its includes, with every bit of their numbers.
 
-The generator prints numbers to seven digits. Ahead of it each finite one is exchanged for a small one that stands for it, k 10^-30, and
-behind it for what C99 writes in hexadecimal. There are no vectors: loops over lanes are loops again.
+The generator prints numbers to seven digits, and infinities as no C has them. Ahead of it each is exchanged for a small one that
+stands for it, k 10^-30, and behind it for what C99 writes: hexadecimal, INFINITY, NAN. There are no vectors:
+loops over lanes are loops again.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def c_functions(functions: Mapping[str, Any], target: Target) -> tuple[str, dict
     module, how = lowered(functions, target, 1, vectors=False)
     graph, numbers = json.loads(m.tvm.ir.save_json(module)), []
     for node in graph["nodes"]:
-        if node["type"] == "ir.FloatImm" and np.isfinite(node["data"]["value"]):
+        if node["type"] == "ir.FloatImm":
             numbers.append(node["data"]["value"])
             node["data"]["value"] = len(numbers) * _SCALE
     goal = m.tvm.target.Target({"kind": "c"})
@@ -71,7 +72,10 @@ def _clean(text: str, numbers: list[float]) -> str:
     def number(match: re.Match) -> str:
         at = round(float(match[1]) / _SCALE)
         value = numbers[at - 1] if 0 < at <= len(numbers) and float(match[1]) < 1e-20 else float(match[1])
-        return f"{float(np.float32(value)).hex()}f" if match[2] else float(value).hex()
+        value = float(np.float32(value)) if match[2] else float(value)
+        if not np.isfinite(value):
+            return "NAN" if np.isnan(value) else "INFINITY" if value > 0 else "(-INFINITY)"
+        return value.hex() + match[2]
 
     def entry(match: re.Match) -> str:
         types = [param.strip().rpartition(" ")[0] for param in match[2].split(",") if param.strip()]

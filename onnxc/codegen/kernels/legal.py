@@ -116,6 +116,10 @@ def _divide(builder, call):
     from tvm import tirx
 
     kind = str(call.args[0].ty.dtype)
+    divisor = _constant(call.args[1])
+    if "float" in kind and isinstance(divisor, tirx.FloatImm) and divisor.value == 0:
+        by_zero = rounding.division(divisor.value, kind)
+        return _elements(by_zero, "divide", builder, _Operands(call.args[:1]))
     if "float" in kind:
         return call.op.get_attr("FLegalize")(builder, call)
 

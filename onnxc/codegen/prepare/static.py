@@ -22,7 +22,7 @@ from onnxc.codegen.prepare.opening import opener
 from onnxc.codegen.prepare.record import StaticModel
 from onnxc.codegen.prepare.rewrite import rewrite
 from onnxc.codegen.prepare.stored import lookups
-from onnxc.codegen.prepare.walk import Walk, constant_of
+from onnxc.codegen.prepare.walk import Walk, bounded, constant_of
 from onnxc.ir.errors import BadModel, BadOption, Unsupported
 from onnxc.ir.faults import ONNX_ERRORS, first_line
 
@@ -147,6 +147,7 @@ def _fix_inputs(work: onnx.ModelProto, constants: dict, shapes: dict) -> list[tu
             raise Unsupported("an input that is no tensor", tensor=value.name, remedy="pass it as tensors")
         tensor = value.type.tensor_type
         shape = _input_shape(value.name, tensor, shapes.get(value.name))
+        bounded(value.name, shape)
         del tensor.shape.dim[:]
         for extent in shape:
             tensor.shape.dim.add().dim_value = extent

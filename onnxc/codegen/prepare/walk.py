@@ -26,7 +26,7 @@ from onnxc.ir import sizes
 from onnxc.ir.errors import BadModel, Unsupported
 from onnxc.ir.evaluate import CannotFold, evaluate
 from onnxc.ir.faults import ONNX_ERRORS
-from onnxc.ir.values import attribute, to_array, to_tensor
+from onnxc.ir.values import MOST_AXES, attribute, to_array, to_tensor
 
 STANDARD = ("", "ai.onnx")
 SHOWN = 1024  # elements: constants of at most so many are shown to the inference of types
@@ -186,7 +186,7 @@ class Walk:
         self.nodes.append(node)
         made = self.inferred(node)
         for name, kind in made.items():
-            _sane(node, name, kind)
+            bounded(name, [d.dim_value for d in kind.tensor_type.shape.dim], node.name)
         self.types.update(made)
 
     def inferred(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
@@ -305,19 +305,27 @@ def _extents(kind: onnx.TypeProto) -> tuple[int, ...] | None:
     return tuple(d.dim_value for d in dims) if known else None
 
 
-def _sane(node: onnx.NodeProto, name: str, kind: onnx.TypeProto) -> None:
-    """Raises BadModel where a node makes a tensor of negative extents, Unsupported where it makes one that is too large."""
-    extents = [d.dim_value for d in kind.tensor_type.shape.dim]
+def bounded(name: str, extents: Sequence[int], node: str | None = None) -> None:
+    """Raises BadModel where a tensor has negative extents, Unsupported where it has too many axes or elements.
+
+    `node` makes it; an input has none.
+    """
     for axis, extent in enumerate(extents):
         if extent < 0:
             raise BadModel(
-                "a negative extent", node=node.name, tensor=name, axis=axis, found=extent,
+                "a negative extent", node=node, tensor=name, axis=axis, found=extent,
                 remedy="the operands or attributes of the node do not fit: export the model again",
             )  # fmt: skip
+    smaller = "smaller inputs, or the part without this node" if node else "smaller inputs"
+    if len(extents) > MOST_AXES:
+        raise Unsupported(
+            "a tensor has too many axes", node=node, tensor=name, expected=f"at most {MOST_AXES}", found=len(extents),
+            remedy="merge axes by a Reshape ahead" + (", or compile the part without this node" if node else ""),
+        )  # fmt: skip
     if prod(extents) > MOST_ELEMENTS:
         raise Unsupported(
-            "a tensor is too large", node=node.name, tensor=name, expected=f"at most {MOST_ELEMENTS} elements",
-            found=prod(extents), remedy="compile the model with smaller inputs, or the part without this node",
+            "a tensor is too large", node=node, tensor=name, expected=f"at most {MOST_ELEMENTS} elements",
+            found=prod(extents), remedy=f"compile the model with {smaller}",
         )  # fmt: skip
 
 
