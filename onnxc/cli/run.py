@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,7 +50,7 @@ def save_outputs(outputs: Arrays, folder: Path) -> None:
     """Write each output as `<name>.npy` into `folder`, which is made. Raises Unsupported if two would share a file."""
     import numpy as np
 
-    from ..ir.output import write_whole
+    from ..ir.output import write_several
     from ..runtime.data import file_name
 
     names: dict[str, str] = {}
@@ -57,11 +58,13 @@ def save_outputs(outputs: Arrays, folder: Path) -> None:
         other = names.setdefault(file_name(name), name)
         if other != name:
             raise Unsupported(f"outputs {other} and {name} would share the file {file_name(name)}")
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, name in names.items():
+
+    def chunks(array: np.ndarray) -> Iterator[bytes]:
         buffer = io.BytesIO()
-        np.save(buffer, outputs[name])
-        write_whole(folder / file, [buffer.getvalue()])
+        np.save(buffer, array)
+        yield buffer.getvalue()
+
+    write_several(folder, {file: chunks(outputs[name]) for file, name in names.items()})
 
 
 def render_outputs(outputs: Arrays, fed: str, *, width: int | None = None, colour: bool = False) -> str:

@@ -14,8 +14,8 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -71,8 +71,6 @@ def replacing(path: str | os.PathLike, *, new: bool = False) -> Iterator[BinaryI
                 with open(target, "wb") as out:
                     shutil.copyfileobj(file, out, 1 << 20)
             return
-        for left in temporary.stale(target.parent, target.name):
-            temporary.remove(left)
         with drafted(target) as draft:
             with open(draft, "w+b") as file:
                 yield file
@@ -83,7 +81,9 @@ def replacing(path: str | os.PathLike, *, new: bool = False) -> Iterator[BinaryI
 
 @contextmanager
 def drafted(target: Path) -> Iterator[Path]:
-    """A temporary file beside `target`, for what is to take its place by `put`."""
+    """A temporary file beside `target`, for what is to take its place by `put`. Those of dead processes go first."""
+    for left in temporary.stale(target.parent, target.name):
+        temporary.remove(left)
     # what replaces a private file is never readable by others, not for a moment either
     with temporary.file(target.parent, target.name, 0o600 if target.exists() else 0o666) as draft:
         yield draft
@@ -117,6 +117,42 @@ def write_whole(path: str | os.PathLike, chunks: Iterable[bytes | memoryview]) -
     with replacing(path) as file:
         for chunk in chunks:
             file.write(chunk)
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """Makes `folder` and those above it; on an error the ones that were made go again, if nothing is in them."""
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for place in new:
+                place.rmdir()
+        raise
+
+
+def write_several(folder: Path, files: Mapping[str, Iterable[bytes | memoryview]]) -> None:
+    """Write `files`, name -> chunks, into `folder`, which is made: when all are whole they take their places. Raises BadOption."""
+    path = folder
+    try:
+        with making(folder), ExitStack() as stack:
+            ready = []
+            for name, chunks in files.items():
+                path = folder / name
+                if is_special(path):
+                    stack.enter_context(replacing(path)).writelines(chunks)
+                    continue
+                target = destination(path)
+                draft = stack.enter_context(drafted(target))
+                with open(draft, "wb") as file:
+                    file.writelines(chunks)
+                ready.append((draft, target))
+            for draft, target in ready:
+                put(draft, target)
+    except OSError as e:
+        raise cannot_write(path, e) from None
 
 
 @contextmanager

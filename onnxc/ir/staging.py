@@ -24,7 +24,7 @@ from pathlib import Path
 
 from . import temporary
 from .errors import BadOption
-from .output import cannot_write
+from .output import cannot_write, making
 
 _AT_FDCWD, _EXCHANGE = -100, 2
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
@@ -43,8 +43,7 @@ def staging(out: Path) -> Iterator[Path]:
         raise BadOption("the path of a folder that tools write into must be UTF-8", found=ascii(str(out))) from None
     begun = False
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.folder(_home(out), out.name) as work:
+        with making(out.parent), temporary.folder(_home(out), out.name) as work:
             begun = True
             yield work
     except OSError as e:

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, whatever stands at their place and whenever the process ends."""
 
+import errno
 import os
 import stat
 import sys
@@ -14,6 +15,7 @@ from onnxc.ir import external, output, temporary, writing
 from onnxc.ir.errors import BadModel, BadOption
 from onnxc.ir.files import load
 from onnxc.ir.output import replacing, write_whole
+from onnxc.ir.staging import staging
 
 MODULES = {module.__file__ for module in (external, output, temporary, writing)}
 
@@ -224,3 +226,26 @@ def test_temporary_files_of_the_dead_go_those_of_the_living_stay(tmp_path):
     write_whole(tmp_path / "x", [b"x"])
     assert names[os.getpid()] in os.listdir(tmp_path) and len(os.listdir(tmp_path)) == 4
     assert not (tmp_path / names[2**22 + 1]).exists()
+
+
+def full(*chunks: bytes):
+    """Chunks of a file for which the disk has no room."""
+    yield from chunks
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_of_several_files_all_are_written_or_none(tmp_path):
+    made, deep = tmp_path / "made", tmp_path / "a" / "b" / "c"
+    output.write_several(made, {"x": [b"old x"], "y": [b"old ", b"y"]})
+    for folder in (made, deep):
+        with pytest.raises(BadOption, match=r"^cannot write .*z: no space left on device$"):
+            output.write_several(folder, {"x": [b"new"], "z": full(b"half"), "y": [b"new"]})
+    assert {path.name: path.read_bytes() for path in made.iterdir()} == {"x": b"old x", "y": b"old y"}
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_a_build_that_fails_leaves_no_folder_above_it(tmp_path):
+    with pytest.raises(BadOption, match="no space left"), staging(tmp_path / "a" / "b" / "out") as work:
+        (work / "part").write_bytes(b"half")
+        next(full())
+    assert list(tmp_path.iterdir()) == []
