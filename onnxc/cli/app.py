@@ -33,6 +33,7 @@ from onnxc.cli import (
 )
 from onnxc.ir.errors import OnnxcError
 from onnxc.ir.escape import line
+from onnxc.ir.output import NO_ROOM
 
 app = typer.Typer(
     name="onnxc",
@@ -175,6 +176,13 @@ def _unforeseen(e: Exception) -> tuple[str, int]:
     """What to say of an exception that nobody raised on purpose, and the exit status."""
     if isinstance(e, OSError) and e.strerror and not hasattr(e, "pass_name"):
         return f"{e.filename or 'the system'}: {e.strerror.lower()}", 2
+    if (
+        isinstance(e, OSError) and e.errno in NO_ROOM and not e.filename
+    ):  # within a pass; files without a name are temporary
+        import tempfile
+
+        said = f"pass {getattr(e, 'pass_name', '?')}: cannot write temporary files: {os.strerror(e.errno).lower()}"
+        return f"{said}; make room in {line(tempfile.gettempdir())}, or name another folder in TMPDIR", 2
     where = f" in pass {e.pass_name}" if hasattr(e, "pass_name") else ""
     if isinstance(e, MemoryError):
         return f"out of memory{where}", 1

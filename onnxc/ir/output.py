@@ -10,6 +10,7 @@ is whole wins.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -22,6 +23,8 @@ from typing import BinaryIO
 from . import temporary
 from .errors import BadOption
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""Errors of a disk, not of a path."""
 _HANDLES = ("/dev/std", "/dev/fd/", "/proc/")
 """Names of what this process has open."""
 
@@ -71,6 +74,7 @@ def replacing(path: str | os.PathLike, *, new: bool = False) -> Iterator[BinaryI
                 with open(target, "wb") as out:
                     shutil.copyfileobj(file, out, 1 << 20)
             return
+        _sweep(target)
         with drafted(target) as draft:
             with open(draft, "w+b") as file:
                 yield file
@@ -79,11 +83,15 @@ def replacing(path: str | os.PathLike, *, new: bool = False) -> Iterator[BinaryI
         raise cannot_write(path, e) from None
 
 
-@contextmanager
-def drafted(target: Path) -> Iterator[Path]:
-    """A temporary file beside `target`, for what is to take its place by `put`. Those of dead processes go first."""
+def _sweep(target: Path) -> None:
+    """Removes what dead processes left that wrote `target`."""
     for left in temporary.stale(target.parent, target.name):
         temporary.remove(left)
+
+
+@contextmanager
+def drafted(target: Path) -> Iterator[Path]:
+    """A temporary file beside `target`, for what is to take its place by `put`."""
     # what replaces a private file is never readable by others, not for a moment either
     with temporary.file(target.parent, target.name, 0o600 if target.exists() else 0o666) as draft:
         yield draft
@@ -145,6 +153,7 @@ def write_several(folder: Path, files: Mapping[str, Iterable[bytes | memoryview]
                     stack.enter_context(replacing(path)).writelines(chunks)
                     continue
                 target = destination(path)
+                _sweep(target)
                 draft = stack.enter_context(drafted(target))
                 with open(draft, "wb") as file:
                     file.writelines(chunks)

@@ -15,7 +15,6 @@ A folder of a process that has died is removed by the next one that stages besid
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import shutil
 from collections.abc import Collection, Iterator
@@ -24,10 +23,9 @@ from pathlib import Path
 
 from . import temporary
 from .errors import BadOption
-from .output import cannot_write, making
+from .output import NO_ROOM, cannot_write, making
 
 _AT_FDCWD, _EXCHANGE = -100, 2
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 @contextmanager
@@ -47,7 +45,7 @@ def staging(out: Path) -> Iterator[Path]:
             begun = True
             yield work
     except OSError as e:
-        if begun and e.errno not in _NO_ROOM:
+        if begun and e.errno not in NO_ROOM:
             raise
         raise cannot_write(asked, e) from None
 

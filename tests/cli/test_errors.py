@@ -1,5 +1,6 @@
 """Exit statuses and one-line errors: 0 done, 1 a claim or verification failed, 2 bad usage or bad input."""
 
+import errno
 import os
 import shlex
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from onnx import parser
 
 import onnxc
-from onnxc.cli import options
+from onnxc.cli import app, options
 
 pytestmark = pytest.mark.usefixtures("own_passes")
 ROOT = Path(onnxc.__file__).resolve().parent.parent
@@ -282,3 +283,14 @@ def test_texts_that_are_no_utf8_are_not_compared(command, tmp_path):
     )
     ended = command("passes", tmp_path / "m.onnx", "-p", "fuse")
     assert "internal" not in ended.err and "use --check shapes" in ended.err
+
+
+def test_a_full_disk_within_a_pass_is_no_internal_error():
+    full = OSError(errno.ENOSPC, "No space left on device")
+    setattr(full, "pass_name", "prune")  # noqa: B010  as the manager does
+    said, status = app._unforeseen(full)
+    assert status == 2 and said.startswith(
+        "pass prune: cannot write temporary files: no space left on device; make room in "
+    )
+    full.filename = "weights.npy"
+    assert "internal error in pass prune" in app._unforeseen(full)[0]
