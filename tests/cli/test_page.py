@@ -7,12 +7,14 @@ import pytest
 
 import onnxc
 from onnxc.cli.charts import Safe, bars, front, histogram
-from onnxc.cli.html import repeat, transform_page
+from onnxc.cli.compile import CALLS, call_cells, sums
+from onnxc.cli.html import compile_page, repeat, transform_page
 from onnxc.ir.escape import html
 from onnxc.measure.layers import fates
 from onnxc.passes.prune.coupling import groups
 from onnxc.pipeline import sound
 from tests.browser import WIDTHS, look, needs_browser
+from tests.cli.test_compile_memory import report
 
 
 @pytest.fixture
@@ -95,6 +97,21 @@ def test_a_browser_draws_the_pages_without_an_error(page_path, command, model_pa
     between = look(page, width)
     assert between.fits and not between.errors and between.words > 300
     assert between.seen["rect"] == 6 and between.seen["svg"] == 3 and between.seen["table"] == 1
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_browser_draws_ram_over_many_calls(tmp_path, width):
+    names = [f"a_name_of_a_layer_that_is_long_{i}" for i in range(60)]
+    calls = [{"nodes": (name,), "schedule": "micro.conv", "macs": 9, "cycles": 5.0, "flash": 700, "ram": 4000 + 50 * i}
+             for i, name in enumerate(names)]  # fmt: skip
+    made = report(calls=tuple(calls), ram=tuple((f"kernel{i}", call["ram"]) for i, call in enumerate(calls)))
+    page = tmp_path / "compile.html"
+    page.write_text(compile_page(made, CALLS, call_cells(made), sums(made)))
+    seen = look(page, width)
+    assert seen.fits and not seen.errors and seen.words > 1000
+    assert seen.seen["rect"] == 60 and seen.seen["svg"] == seen.seen["table"] == 1
 
 
 @needs_browser
