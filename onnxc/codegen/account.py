@@ -30,10 +30,15 @@ def ram_at_calls(programs: Sequence[Program]) -> tuple[tuple[str, int], ...]:
 
 
 def calls_of(programs: Sequence[Program]) -> tuple[dict, ...]:
-    """What each call of the program that needs most RAM is, for processors without an operating system; else ()."""
+    """What each call of the program that needs most RAM is, for processors without an operating system; else ().
+
+    Nodes of products come before what was folded into them.
+    """
     most = busiest(programs)
+    products = {row["node"] for row in most.kernels}
+    calls = zip(most.rows, most.plan.during, strict=True) if most.target.micro else ()
     return tuple(
-        {"nodes": row.nodes, "schedule": row.schedule or row.family, "macs": row.macs, "cycles": row.cycles,
-         "flash": row.weight_bytes, "ram": ram}
-        for row, ram in (zip(most.rows, most.plan.during, strict=True) if most.target.micro else ())
+        {"nodes": tuple(sorted(row.nodes, key=lambda name: name not in products)), "schedule": row.schedule or row.family,
+         "macs": row.macs, "cycles": row.cycles, "flash": row.weight_bytes, "ram": ram}
+        for row, ram in calls
     )  # fmt: skip

@@ -139,6 +139,8 @@ def test_a_network_of_few_bits(target, tmp_path):
         "micro.bits.channels",
     }
     assert [row["spec"].split("epilogue ")[1] for row in report.kernels[:3]] == ["threshold"] * 3
+    assert sorted(c["macs"] for c in report.calls if c["macs"]) == sorted(row["macs"] for row in report.kernels)
+    assert max(row["ram"] for row in report.calls) == report.live_bytes <= report.arena_bytes
     most = 2 if target == "cortex-m4" else 13  # pairs of bits that are counted faster than 8 bits are multiplied
     wide = {row["node"] for row in report.kernels if row["bits"][0] * row["bits"][1] > most}
     assert {name for name, _ in slower(report.kernels, resolve(target))} == wide
