@@ -238,11 +238,11 @@ def _memory(name: str, text: str) -> int:
 
 
 def library_name(path: str) -> str:
-    """A name that C takes, from a file's: `my-net.v2.onnx` -> `my_net_v2`, `string.onnx` -> `m_string`."""
-    from ..codegen.c.names import is_header
+    """A name that C takes, from a file's: `my-net.v2.onnx` -> `my_net_v2`, `string.onnx` -> `m_string`, since C has string.h."""
+    from ..codegen.c.names import taken
 
     stem = re.sub(r"\W+", "_", Path(path).stem, flags=re.ASCII).strip("_") or "model"
-    return stem if stem[0].isalpha() and not is_header(stem) else f"m_{stem}"
+    return stem if stem[0].isalpha() and taken(stem) is None else f"m_{stem}"
 
 
 def fits(report: CompileReport, memories: dict[str, int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import ctypes
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from onnxc.codegen import compile_model
+from onnxc.codegen.c import wheel
 from onnxc.codegen.c.emit import PACKAGES, write_package
 from onnxc.codegen.c.header import Interface
 from onnxc.ir.errors import BadOption, Unsupported
@@ -164,7 +166,50 @@ def test_the_forms_of_packages(built, tmp_path):
     with zipfile.ZipFile(tmp_path / "cmsis-pack/onnxc.net.1.0.0.pack") as pack:
         assert "onnxc.net.pdsc" in pack.namelist() and "src/net.c" in pack.namelist()
     assert "src/net.c" in (tmp_path / "zephyr/CMakeLists.txt").read_text()
-    assert "idf_component_register" in (tmp_path / "esp-idf/net/CMakeLists.txt").read_text()
+    assert "idf_component_register" in (tmp_path / "esp-idf/onnxc_net/CMakeLists.txt").read_text()
+
+
+HOSTILE = [
+    "*/ int main(void){}",
+    "x *\\\n/",
+    "??/",
+    "${ENV{HOME}}",
+    "@net@",
+    "@version@",
+    "]]>",
+    "</name>",
+    'a"b',
+    "\u202ex",
+    "\x1b]52;c;x\a",
+    "n" * 10**6,
+]
+
+
+PLAIN = [f"x{i}" for i in range(len(HOSTILE))]
+
+
+def hostile_face(names: list[str]) -> Interface:
+    ends = tuple((name, (1, 4), "float32") for name in names)
+    return Interface("net", ((ends, ends),), 4096)
+
+
+@pytest.mark.parametrize("kind", PACKAGES)
+def test_names_of_tensors_reach_no_file_of_a_package(kind):
+    """Beside the sources, whose escapes have tests of their own, packages know tensors by number; tools are told our own names."""
+
+    made = PACKAGES[kind](hostile_face(HOSTILE))
+    assert made == PACKAGES[kind](hostile_face(PLAIN))
+    if kind in ("zephyr", "esp-idf"):  # which have things called net of their own
+        text = "\n".join(
+            (*made, *(part for part in made.values() if part and "int main" not in part and "app_main" not in part))
+        )
+        assert not re.search(r"CONFIG_NET\b|config NET\b|named\(net\)|name: net\b|REQUIRES net\b|^net/", text, re.M)
+
+
+def test_names_of_tensors_are_comments_in_a_wheel():
+    hostile, plain = (ast.dump(ast.parse(wheel._init(hostile_face(names)))) for names in (HOSTILE, PLAIN))
+    assert hostile == plain
+    assert wheel._init(hostile_face(HOSTILE)).isascii()
 
 
 def test_what_is_refused(tmp_path):

@@ -16,6 +16,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, parser
 
+from onnxc.cli.compile import library_name
 from onnxc.codegen import compile_model
 from onnxc.codegen.c.header import FUNCTIONS
 from onnxc.codegen.c.names import HEADERS
@@ -166,11 +167,23 @@ def halved() -> onnx.ModelProto:
       g (float[3] x) => (float[3] y) { h = Cast<to=10>(x) y = Cast<to=1>(h) }""")
 
 
+TAKEN = {
+    "C has a header": ("stdint", "Math", "pthread"),
+    "the system has a library": ("c", "m", "gcc", "dl"),
+    "microcontrollers have a header": ("Arduino", "main", "task"),
+    "unistd.h has a macro": ("f", "X"),
+}
+
+
 def test_names_of_headers_and_packages_are_refused(tmp_path):
     model = scaled(["x"])
-    for name in ("stdint", "Math", "pthread"):
-        with pytest.raises(BadOption, match=r"C has a header"):
-            compile_model(model, tmp_path / "out", name=name)
+    for said, names in TAKEN.items():
+        for name in names:
+            with pytest.raises(
+                BadOption, match=f"{name}' cannot name a C library: .*{said}.*; use another name, m_{name} say"
+            ):
+                compile_model(model, tmp_path / "out", name=name)
+            assert library_name(f"some/{name}.onnx") == f"m_{name}"
     for name in ("numpy", "class", "json", "NumPy"):
         with pytest.raises(BadOption, match="Python has it"):
             compile_model(model, tmp_path / "out", name=name, wheel=True)

@@ -3,7 +3,8 @@
     c/net.h  c/net.c  c/net_weights.h  c/parts/micro*.h
 
 The same text that the binary library is compiled from, with the weights as words of an array instead of `.incbin`. Byte order is little.
-Packages have these sources in the places where their tools look, beside what those read.
+Packages have these sources in the places where their tools look, beside what those read. What a tool keeps one list of (components of
+ESP-IDF, modules, targets and options of Zephyr) is called onnxc_net: `net`, `log`, `main` are its own.
 """
 
 from __future__ import annotations
@@ -164,14 +165,14 @@ lib_extra_dirs = .
 
 def _zephyr(face: Interface) -> Files:
     cmake = """# The compiled model @name@ as a Zephyr module. Made by onnxc.
-if(CONFIG_@NAME@)
-  zephyr_library_named(@name@)
+if(CONFIG_ONNXC_@NAME@)
+  zephyr_library_named(onnxc_@name@)
   zephyr_library_sources(src/@name@.c)
   zephyr_include_directories(src)
 endif()
 """
-    config = 'config @NAME@\n\tbool "The compiled model @name@"\n\tdefault y\n'
-    module = "name: @name@\nbuild:\n  cmake: .\n  kconfig: Kconfig\n"
+    config = 'config ONNXC_@NAME@\n\tbool "The compiled model @name@"\n\tdefault y\n'
+    module = "name: onnxc_@name@\nbuild:\n  cmake: .\n  kconfig: Kconfig\n"
     sample = """cmake_minimum_required(VERSION 3.20.0)
 list(APPEND ZEPHYR_EXTRA_MODULES ${CMAKE_CURRENT_SOURCE_DIR}/../..)
 find_package(Zephyr REQUIRED HINTS $ENV{ZEPHYR_BASE})
@@ -181,7 +182,7 @@ target_sources(app PRIVATE src/main.c)
     start = "\nint main(void) { return run_@name@(); }\n"
     return {
         "src": None, "CMakeLists.txt": _fill(cmake, face), "Kconfig": _fill(config, face), "zephyr/module.yml": _fill(module, face),
-        "samples/run/CMakeLists.txt": _fill(sample, face), "samples/run/prj.conf": _fill("CONFIG_@NAME@=y\n", face),
+        "samples/run/CMakeLists.txt": _fill(sample, face), "samples/run/prj.conf": _fill("CONFIG_ONNXC_@NAME@=y\n", face),
         "samples/run/src/main.c": _main(face) + _fill(start, face),
     }  # fmt: skip
 
@@ -224,13 +225,13 @@ include($ENV{IDF_PATH}/tools/cmake/project.cmake)
 project(run_@name@)
 """
     start = "\nvoid app_main(void);\nvoid app_main(void) { (void)run_@name@(); }\n"
-    main = 'idf_component_register(SRCS "main.c" REQUIRES @name@)\n'
+    main = 'idf_component_register(SRCS "main.c" REQUIRES onnxc_@name@)\n'
     return {
-        f"{face.name}/src": None, f"{face.name}/CMakeLists.txt": _fill(component, face),
-        f"{face.name}/idf_component.yml": _fill(manifest, face),
-        f"{face.name}/examples/run/CMakeLists.txt": _fill(project, face),
-        f"{face.name}/examples/run/main/CMakeLists.txt": _fill(main, face),
-        f"{face.name}/examples/run/main/main.c": _main(face) + _fill(start, face),
+        f"onnxc_{face.name}/src": None, f"onnxc_{face.name}/CMakeLists.txt": _fill(component, face),
+        f"onnxc_{face.name}/idf_component.yml": _fill(manifest, face),
+        f"onnxc_{face.name}/examples/run/CMakeLists.txt": _fill(project, face),
+        f"onnxc_{face.name}/examples/run/main/CMakeLists.txt": _fill(main, face),
+        f"onnxc_{face.name}/examples/run/main/main.c": _main(face) + _fill(start, face),
     }  # fmt: skip
 
 
