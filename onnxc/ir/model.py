@@ -28,9 +28,11 @@ __all__ = ["CAPTURED", "DOMAIN", "STANDARD", "Model", "Tensor", "dtype_name", "r
 
 
 def dtype_name(dtype: object) -> str:
-    """`float32` of a NumPy type or of ONNX's number for one; `?` for none."""
+    """`float32` of a NumPy type or of ONNX's number for one, `sequence` or the like of what is no tensor; `?` for none."""
     if isinstance(dtype, int):
         return "float32" if dtype == onnx.TensorProto.FLOAT else onnx.TensorProto.DataType.Name(dtype).lower()
+    if isinstance(dtype, onnx.ValueInfoProto):
+        return (dtype.type.WhichOneof("value") or "?").removesuffix("_type")
     return "?" if dtype is None else str(np.dtype(dtype))  # type: ignore[call-overload]
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import onnx
 import pytest
 
 import onnxc
@@ -68,6 +69,12 @@ def test_the_interface_is_told(model_path):
         "output y: float32 ['N', 4] -> not there",
         "output z: not there -> float32 ['N', 4]",
     )
+
+
+def test_what_is_no_tensor_is_told_by_its_kind(model_path, tmp_path):
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[2] x) => (seq(float[2]) y) { y = SequenceConstruct(x) }'
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "list.onnx")
+    assert any("sequence" in line for line in diff(model_path, tmp_path / "list.onnx").interface)
 
 
 def test_text_json_and_page(command, model_path, made, tmp_path):

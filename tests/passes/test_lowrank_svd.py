@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxc import run_passes
 from onnxc.ir.cost import cost
 from onnxc.ir.errors import BadOption
 from onnxc.ir.files import load
@@ -196,6 +197,7 @@ def test_a_shared_weight_is_factored_once():
         ("w = Abs(c1) y = Conv(x, w)", "its weight is computed"),
         ("z = Conv(x, c1) u = Mul(c1, c1) v = ReduceSum(u) y = Add(z, v)", "its weight must stay for"),
         ("y = Conv(x, nan)", "not finite"),
+        ("y = Conv(x, huge)", "too large to be squared"),
         ("y = MatMul(m, x)", "its weight is no constant"),
         ("y = MatMul(x, m3)", "its weight has rank 3"),
     ],
@@ -204,13 +206,20 @@ def test_do_not_factor(body, reason):
     names = set(body.replace("(", " ").replace(")", " ").replace(",", " ").split())
     weights = {
         "k3": weight(16, 16, 3, 3), "g2": weight(16, 8, 1, 1), "c1": weight(16, 16, 1, 1), "m": weight(8, 8),
-        "nan": np.full((16, 16, 1, 1), np.nan, np.float32), "m3": weight(16, 8, 8),
+        "nan": np.full((16, 16, 1, 1), np.nan, np.float32), "huge": weight(16, 16, 1, 1) * np.float32(1e37), "m3": weight(16, 8, 8),
     }  # fmt: skip
     text = f"g (float[N,16,8,8] x) => (float[N,16,P,Q] y) {{ {body} }}"
     model = model_of(text, **{k: v for k, v in weights.items() if k in names})
     done, report = lowrank(model, rank=2)
     assert len(report.refusals) == 1 and reason in report.refusals[0].reason
     assert not report.edits and dump(done) == dump(model)
+
+
+def test_do_not_factor_by_data_that_are_not_finite():
+    model = model_of("g (float[N,16] x) => (float[N,16] y) { v = Sqrt(x) y = MatMul(v, w) }", w=weight(16, 16))
+    data = {"x": -np.ones((4, 16), np.float32)}
+    report = run_passes(model, "lowrank.auto(energy=0.5)", data=data).report.rows[-1]
+    assert not report.edits and "what it reads of the data is not finite" in report.refusals[0].reason
 
 
 def test_do_not_factor_what_skip_names():

@@ -146,17 +146,22 @@ class Factorise(Pass):
         """For each layer what it may become: all ranks that lower both MACs and parameters."""
         result: list[list[Choice]] = [[] for _ in found]
         felt = Felt(model, ctx) if layers and (self.macs or self.params) else None
+        blind: set[int] = set()
         for (n, moment), _ in zip(self._all_moments(model, found, layers, ctx), ctx.each(found)):
             at, forms = found[n]
             h = None if moment is None else moment.h
+            if h is not None and not np.isfinite(h).all():
+                blind.add(n)
+                continue
             for form in forms:
                 result[n] += self._ranks(at, form, h)
             if felt is not None and moment is not None and result[n]:
                 result[n] = as_felt(felt, layers[n], at.w, moment, result[n])
         for n, (at, _) in enumerate(found):
             if not result[n]:
+                why = "what it reads of the data is not finite" if n in blind else self._dear(at)
                 for user in at.nodes:
-                    report.refuse(user.name, f"{user.op} stays whole: {self._dear(at)}")
+                    report.refuse(user.name, f"{user.op} stays whole: {why}")
         return result
 
     def _all_moments(self, model, found, layers: dict[int, Linear], ctx):

@@ -80,8 +80,11 @@ def refusal(model: Model, analysis: Analysis, users: list[gs.Node]) -> str | Non
             return "its weight is shared by recurrent layers"
         if node.op in PRODUCTS and w.ndim != 2:
             return f"its weight has rank {w.ndim}"
-        if w.size == 0 or not np.isfinite(w).all():
-            return "its weight is empty, or not finite"
+        with np.errstate(over="ignore", invalid="ignore"):
+            single = w.astype(np.float32, copy=False)
+            squares = np.vdot(single, single)
+        if w.size == 0 or not np.isfinite(squares):
+            return "its weight is empty, not finite, or too large to be squared"
         if node.op == "ConvTranspose" and node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
             return "it pads by auto_pad, which does not split over the stages of a transposed convolution"
         if node.op == "ConvTranspose" and "output_shape" in node.attrs:
