@@ -60,7 +60,9 @@ def fates(given: Model, made: Model, data: Data | None = None) -> list[Fate]:
         (a, x), (b, y) = first.get(name, (None, None)), second.get(name, (None, None))
         x, y = values[0].get(name, x), values[1].get(name, y)
         low, high = _range([w for w in (x, y) if w is not None])
-        counts = tuple([] if w is None else np.histogram(w, BINS, (low, high))[0].tolist() for w in (x, y))
+        counts = tuple(
+            [] if w is None else np.histogram(w.astype(float), BINS, (low, high))[0].tolist() for w in (x, y)
+        )  # differences overflow in less
         one = a or b
         assert one is not None
         share = a.macs / whole if a else 0.0
@@ -85,9 +87,12 @@ def _weights(node: gs.Node) -> np.ndarray | None:
 
 
 def _range(parts: list[np.ndarray]) -> tuple[float, float]:
-    ends = [(float(w.min()), float(w.max())) for w in parts if w.size]
+    """Ends of what is finite, float64, the lower ahead of the higher."""
+    finite = [w[np.isfinite(w)] for w in parts]
+    ends = [(float(w.min()), float(w.max())) for w in finite if w.size]
     low, high = min((e[0] for e in ends), default=0.0), max((e[1] for e in ends), default=0.0)
-    return (low, high) if high > low else (low - 0.5, low + 0.5)
+    margin = max(0.5, abs(low) / 2)
+    return (low, high) if high > low else (low - margin, low + margin)
 
 
 def _figures(layer: Layer | None) -> dict[str, Any] | None:

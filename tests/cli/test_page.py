@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
 
 import onnxc
@@ -10,6 +11,7 @@ from onnxc.cli.charts import Safe, bars, front, histogram
 from onnxc.cli.compile import CALLS, call_cells, sums
 from onnxc.cli.html import compile_page, repeat, transform_page
 from onnxc.ir.escape import html
+from onnxc.ir.files import load
 from onnxc.measure.layers import fates
 from onnxc.passes.prune.coupling import groups
 from onnxc.pipeline import sound
@@ -62,6 +64,17 @@ def test_layers_that_stay_have_no_noise(model_path, data_path):
     found = fates(model, model, feed(model.to_proto(), data))
     assert [f.snr_db for f in found] == [float("inf")] * 3 and sum(f.share for f in found) == pytest.approx(1)
     assert all(f.before == f.after and f.weights[0] == f.weights[1] for f in found)
+
+
+@pytest.mark.parametrize(
+    "values, counted", [([3e38, -3e38], 2), ([np.nan, 1], 1), ([np.inf, np.nan], 0), ([3e38, 3e38], 2)]
+)
+def test_weights_of_any_value_are_counted(values, counted):
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[1,1] x) => (float[1,2] y) { y = MatMul(x, w) }'
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([values], np.float32), "w"))
+    (fate,) = fates(load(model), load(model))
+    assert [sum(counts) for counts in fate.weights] == [counted] * 2 and np.isfinite([fate.low, fate.high]).all()
 
 
 def test_charts_escape_what_they_are_told():
