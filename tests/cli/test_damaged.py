@@ -53,3 +53,34 @@ def test_damaged_files_end_in_one_line_or_in_a_sound_model(command, tmp_path, st
         assert "internal error" not in ended.error(), (seed, ended.err)
         assert sorted(tmp_path.iterdir()) == [model]
     assert refused >= BATCH // 3
+
+
+HEAD = '<ir_version: 8, opset_import: ["": 17, "d": 1]> '
+CALLS = HEAD + "g (float[1] x) => (float[1] y) { y = d.A(x) } "
+FUNCTION = '<domain: "d", opset_import: ["d": 1]> '
+ODD = {
+    "nothing": HEAD + "g () => () {}",
+    "no output": HEAD + "g (float[1] x) => () { y = Relu(x) }",
+    "no input": HEAD + "g () => (float[1] y) { y = Relu(x) }",
+    "zero extent": HEAD + "g (float[2,0] x, float[0,3] w) => (float[2,3] y) { y = MatMul(x, w) }",
+    "huge": HEAD + "g (float[1099511627776] x) => (float[1099511627776] y) { y = Relu(x) }",
+    "huge square": HEAD + "g (float[1099511627776,1099511627776] x) => (float[N,M] y) { y = MatMul(x, x) }",
+    "list": HEAD + "g (float[2] x) => (seq(float[2]) y) { y = SequenceConstruct(x) }",
+    "recursion": CALLS + FUNCTION + "A (x) => (y) { y = d.A(x) }",
+    "recursion by two": CALLS + FUNCTION + "A (x) => (y) { y = d.B(x) } " + FUNCTION + "B (x) => (y) { y = d.A(x) }",
+    "name": HEAD + "g (float[1] QQQ) => (float[1] y) { y = Relu(QQQ) }",
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_models_end_in_a_result_or_a_line(name, command, tmp_path):
+    model = onnx.parser.parse_model(ODD[name]).SerializeToString().replace(b"QQQ", b"\xff\xfe*")
+    path = tmp_path / "odd.onnx"
+    path.write_bytes(model)
+    for words in (["run", path, "--out", tmp_path / "out"], ["diff", path, path], ["compare", path, path], ["bench", path],
+                  ["check", path], ["sensitivity", path], ["auto", path], ["passes", path, "-p", "train.finetune"]):  # fmt: skip
+        ended = command(*words)
+        assert ended.status in (0, 1, 2)
+        if ended.status:
+            assert "internal error" not in ended.error(), words
+    assert {item.name for item in tmp_path.iterdir()} <= {"odd.onnx", "out"}
