@@ -53,7 +53,7 @@ MOST, FEW = (
 be left out, a product behind a normalisation, or channels that give nothing; and equalise leaves a network as it is where
 int8 errs no less for it, half of them."""
 SLOW = ("quant.binary", "quant.qonnx", "quant.recognise", "quant.equalise", "prune.obs", "quant.blockfloat")
-MANY = {name: 30 if name in SLOW else 45 for name in PASSES}
+MANY = {name: 30 if name in SLOW else 56 for name in PASSES}
 """Networks of the slow test; no two passes see the same ones."""
 
 
