@@ -172,8 +172,10 @@ class Search:
                 start = self._smallest(plain)
                 wanted = [] if start is None or self.is_late else [planner.lowered(start, part) for part in PARTS]
                 asked = [("", 0.0, c) for c in wanted if c is not None and c.text not in self.tried]
+                if not asked:
+                    break
                 self._try(executor, planner, asked, 1.0)
-                if not asked or self._smallest(plain) is start:
+                if self._smallest(plain) is start:
                     break
 
     def _smallest(self, plain: bool) -> Candidate | None:
