@@ -228,6 +228,14 @@ class Model:
         producer.outputs[next(i for i, t in enumerate(producer.outputs) if t is source)] = out
         return True
 
+    def set_free(self, t: gs.Variable) -> gs.Variable:
+        """A new tensor that what made `t` makes, and that whoever read `t` reads: a graph output keeps its name, and nothing makes it."""
+        (maker,) = t.inputs
+        made = self.variable(f"{t.name}_made")
+        maker.outputs[next(i for i, out in enumerate(maker.outputs) if out is t)] = made
+        self.replace_uses(t, made)
+        return made
+
     def set_weight(self, node: gs.Node, i: int, values: np.ndarray) -> gs.Constant:
         """Give input `i` of `node` new contents, for this use only: an initialiser with other readers is split."""
         old = node.inputs[i]

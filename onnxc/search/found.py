@@ -103,25 +103,21 @@ def points(given: dict[str, Any], made: Sequence[Point], budget: Budget, metric:
     """The best of the candidates that were made."""
     found = Found(given, [], None, {}, budget, metric, higher, tried=len(made))
 
-    lost = smoothed({p.text: (p.result["noise"], found.drop(p, "metrics")) for p in made})
-
-    def figures(p: Point) -> dict[str, float]:
-        return p.costs() | {"drop": max(lost[p.text], found.drop(p, "metrics"))}  # the worse of both
-
+    of = figures(given, made, metric, higher)
     sound = [p for p in made if p.result["bytes"] <= given["bytes"] and math.isfinite(found.drop(p, "metrics"))]
     if not sound:
         return found
-    missed = {p.text: budget.misses(figures(p), given) for p in sound}
+    missed = {p.text: budget.misses(of[p.text], given) for p in sound}
     kept = [p for p in sound if not missed[p.text]]
     if kept and budget.drop is not None:
-        best = min(kept, key=lambda p: (p.result["bytes"], figures(p)["drop"]))
+        best = min(kept, key=lambda p: (p.result["bytes"], of[p.text]["drop"]))
     elif kept:
-        best = min(kept, key=lambda p: (figures(p)["drop"], p.result["bytes"]))
+        best = min(kept, key=lambda p: (of[p.text]["drop"], p.result["bytes"]))
     else:
         best = min(sound, key=lambda p: _distance(missed[p.text]))
         found.misses = missed[best.text]
-    front = [p for p in sound if p is best or not any(_beats(figures(q), figures(p)) for q in sound)]
-    others = sorted((p for p in front if p is not best), key=lambda p: figures(p)["drop"])[: MOST - 1]
+    front = [p for p in sound if p is best or not any(_beats(of[q.text], of[p.text]) for q in sound)]
+    others = sorted((p for p in front if p is not best), key=lambda p: of[p.text]["drop"])[: MOST - 1]
     found.points = sorted([best, *others], key=lambda p: (-p.result["bytes"], p.text))
     found.chosen = found.points.index(best)
     for number, p in enumerate(found.points, 1):
@@ -134,6 +130,13 @@ def points(given: dict[str, Any], made: Sequence[Point], budget: Budget, metric:
             f"{found.drop(best, 'metrics'):.4g}; more data tell better"
         )
     return found
+
+
+def figures(given: Mapping[str, Any], made: Sequence[Point], metric: str, higher: bool) -> dict[str, dict[str, float]]:
+    """text -> costs and `drop` of each candidate: the worse of what it loses by the samples that choose and of that smoothed over all."""
+    measured = {p.text: drop(metric, higher, given["metrics"], p.result["metrics"]) for p in made}
+    lost = smoothed({p.text: (p.result["noise"], measured[p.text]) for p in made})
+    return {p.text: p.costs() | {"drop": max(lost.get(p.text, math.inf), measured[p.text])} for p in made}
 
 
 def smoothed(seen: Mapping[str, tuple[float, float]]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from ..ir.errors import BadData, BadOption
 from ..runtime.tasks import is_higher_better, is_share
 from .budget import Budget, drop
 from .executor import Executor, opened
-from .found import COSTS, Found, Point, points, smoothed
+from .found import COSTS, Found, Point, figures, points, smoothed
 from .options import BITS, Options, jobs
 from .plan import TRAINED, Candidate, Planner
 from .state import State
@@ -180,16 +180,15 @@ class Search:
 
     def _smallest(self, plain: bool) -> Candidate | None:
         """The smallest candidate that keeps to the budget; plain: of those that cut nothing."""
-        lost, kept = self._lost(), []
-        for text, one in self.tried.items():
-            found = self.state["recipe", text]
-            loss = max(
-                lost.get(text, math.inf), drop(self.metric, self.higher, self.given["metrics"], found["metrics"])
-            )
-            costs = {k: found[k] for k in COSTS if k in found} | {"drop": loss}
-            if not self.budget.misses(costs, self.given) and not (plain and one.ahead > len(self.local.head) + 1):
-                kept.append((found["bytes"], text, one))
-        return min(kept, key=lambda k: k[:2])[2] if kept else None
+        made = self._made()
+        of = figures(self.given, made, self.metric, self.higher)
+        kept = [
+            (p.result["bytes"], p.text)
+            for p in made
+            if not self.budget.misses(of[p.text], self.given)
+            and not (plain and self.tried[p.text].ahead > len(self.local.head) + 1)
+        ]
+        return self.tried[min(kept)[1]] if kept else None
 
     def _try(
         self, executor: Executor, planner: Planner, asked: list[tuple[str, float, Candidate]], share: float
@@ -258,13 +257,17 @@ class Search:
             left = min(left, max(self._until - self._now, 0))
         self.progress(what if math.isinf(left) else f"{what}; about {_minutes(left)} left", share)
 
-    def partial(self) -> Found:
-        """What has been found by now, without timing anything."""
+    def _made(self) -> list[Point]:
+        """The candidates that were made, with their times where these were measured."""
         made = [Point(c.text, c.passes, c.format, self.state["recipe", text]) for text, c in self.tried.items()]
         for point in made:
             if ("time", point.text) in self.state:
                 point.result["time"] = self.state["time", point.text]
-        found = points(self.given, made, self.budget, self.metric, self.higher)
+        return made
+
+    def partial(self) -> Found:
+        """What has been found by now, without timing anything."""
+        found = points(self.given, self._made(), self.budget, self.metric, self.higher)
         for name in self.local.stored:
             noises = [(b, self.state["bits", name, b]) for b in BITS if ("bits", name, b) in self.state]
             found.curves[name] = [(b, -10 * math.log10(max(noise, 1e-12))) for b, noise in noises]

@@ -237,7 +237,7 @@ def test_other_processes_give_the_same(place):
         assert list(executor.map(jobs)) == [(job, search.local.do(job)) for job in jobs]
 
 
-def test_what_ends_a_search_leaves_the_best_so_far(place, monkeypatch):
+def test_what_ends_a_search_leaves_the_best_so_far(found, place, monkeypatch):
     from onnxc.search import Search
 
     state = place / "state"

@@ -176,12 +176,7 @@ class _Rewrite:
     def _keep_output(self, t: gs.Variable) -> None:
         """An output of the graph stays float32 under its name; who else reads it reads what was made."""
         model, (maker,) = self.model, t.inputs
-        made = model.variable(f"{t.name}_made")
-        maker.outputs[next(i for i, out in enumerate(maker.outputs) if out is t)] = made
-        for reader in list(t.outputs):
-            for i, read in enumerate(reader.inputs):
-                if read is t:
-                    reader.inputs[i] = made
+        made = model.set_free(t)
         after = model.nodes.index(maker) + 1
         before = model.nodes[after] if after < len(model.nodes) else None
         model.node("Cast", [made], [t], name=f"{t.name}_cast", attrs={"to": FLOAT}, before=before)

@@ -81,10 +81,7 @@ def _fixed(model: Model, node: gs.Node, halves: set[str]) -> bool:
 def _from_input(model: Model, t: gs.Variable) -> None:
     readers = list(t.outputs)
     inside = model.variable(f"{t.name}_float")
-    for reader in readers:
-        for i, read in enumerate(reader.inputs):
-            if read is t:
-                reader.inputs[i] = inside
+    model.replace_uses(t, inside)
     first = min(readers, key=model.nodes.index) if readers else None
     model.node("Cast", [t], [inside], name=f"{t.name}_to_float", attrs={"to": FLOAT}, before=first)
 
@@ -92,11 +89,4 @@ def _from_input(model: Model, t: gs.Variable) -> None:
 def _to_output(model: Model, t: gs.Variable) -> None:
     if not t.inputs:
         return  # an input that is handed on
-    (maker,) = t.inputs
-    made = model.variable(f"{t.name}_made")
-    maker.outputs[next(i for i, out in enumerate(maker.outputs) if out is t)] = made
-    for reader in list(t.outputs):
-        for i, read in enumerate(reader.inputs):
-            if read is t:
-                reader.inputs[i] = made
-    model.node("Cast", [made], [t], name=f"{t.name}_to_half", attrs={"to": HALF})
+    model.node("Cast", [model.set_free(t)], [t], name=f"{t.name}_to_half", attrs={"to": HALF})
