@@ -53,10 +53,10 @@ def integers(encoding: Encoding, shape: tuple[int, ...], rng) -> np.ndarray:
 
 
 def convolve(spec: KernelSpec, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """The integer convolution of x (n, h, w, c) with w (oc, c/groups, kh, kw)."""
+    """The convolution of x (n, h, w, c) with w (oc, c/groups, kh, kw), in integers or doubles."""
     top, left, bottom, right = spec.pads
     x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=spec.pad_value)
-    y = np.zeros((spec.n, spec.oh, spec.ow, spec.groups, spec.oc // spec.groups), np.int64)
+    y = np.zeros((spec.n, spec.oh, spec.ow, spec.groups, spec.oc // spec.groups), np.result_type(x, np.int64))
     w = w.reshape(spec.groups, -1, *w.shape[1:])
     for i in range(spec.kh):
         for j in range(spec.kw):

@@ -25,6 +25,7 @@ MOST = 1e-5  # of the largest value; F(4 x 4) comes to half of it where one pixe
 SPECS = {
     "whole tiles": bulk.make(1, 8, 12, 16, 16),
     "one pixel": bulk.make(1, 1, 1, 17, 16),
+    "few channels": bulk.make(1, 7, 10, 8, 12, epilogue=(("bias",),)),
     "odd, tails of channels, batch": bulk.make(3, 9, 7, 40, 23, epilogue=(("bias",), ("relu",))),
     "uneven padding": bulk.make(1, 6, 11, 24, 33, pads=(2, 0, 1, 3), epilogue=(("mul",), ("residual",), ("clip", -1, 1))),
     "no padding, many tiles": bulk.make(1, 31, 26, 16, 48, pads=(0, 0, 0, 0), epilogue=(("prelu",),)),
@@ -152,7 +153,7 @@ def test_layers_share_their_parts(tmp_path):
 @pytest.mark.parametrize(
     "changes, reason",
     [({"stride": (2, 2)}, "stride 1"), ({"dilation": (2, 2)}, "dilation 1"), ({"kh": 5}, "not 5 x 3"),
-     ({"c": 8}, "16 channels"), ({"groups": 2}, "one group"), ({"w_shape": (1,)}, "constant"), ({"weight": INT8}, "float32")],
+     ({"c": 4}, "8 channels"), ({"groups": 2}, "one group"), ({"w_shape": (1,)}, "constant"), ({"weight": INT8}, "float32")],
 )  # fmt: skip
 def test_what_it_does_not_take(changes, reason):
     spec = bulk.make(1, 16, 16, 64, 64)

@@ -47,7 +47,7 @@ def tiled(
 
 def wide(plan: Schedule, target: Target) -> float:
     """How much longer an instruction on the target's widest registers takes than on others, for 32-bit lanes."""
-    return target.wide_cost if plan.lanes == target.lanes else 1
+    return target.wide_cost if plan.width == target.lanes else 1
 
 
 def wide_words(plan: Schedule, target: Target) -> float:

@@ -2,7 +2,8 @@
 
 Loops, outermost first: group, block of output channels, image, row, tile of pixels; then kh and the contiguous
 (kw, c). A tile is `pixels` x `vectors` accumulators that stay in registers: pixels are broadcast from memory, weights
-are vectors over output channels, read once in order from the packed layout of `codegen.pack.conv_blocks`.
+are vectors over output channels, read once in order from the packed layout of `codegen.pack.conv_blocks`. Where output channels do not
+fill registers, input channels do (`folded.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from onnxc.codegen import pack as layouts
 from onnxc.codegen.kernels import cost
 from onnxc.codegen.kernels.family import Family
+from onnxc.codegen.kernels.folded import added_up, folds, interleaved, spread
 from onnxc.codegen.kernels.result import Results, packable, vector_of, wide
 from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
 from onnxc.codegen.kernels.tile import (
@@ -42,24 +44,27 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
     if not spec.macs:
         return Refusal(NAME, "has an extent of zero")
     depth = spec.kh * spec.kw * spec.c // spec.groups
-    return packable(spec, choose_tile(NAME, spec.row, spec.oc // spec.groups, depth, target, split=True))
+    return packable(
+        spec, choose_tile(NAME, spec.row, spec.oc // spec.groups, depth, target, split=True, folds=folds(spec, target))
+    )
 
 
 def cycles(spec: KernelSpec, plan: Schedule, target: Target) -> float:
     """Predicted cycles: multiply-adds, two at a time where they are not at full width."""
     split = SPLIT if target.arch == "x86_64" and "fma" not in target.needs else 1
     step = plan.tile * cost.wide(plan, target) * split / 2
-    return cost.tiled(spec, plan, steps=spec.kh * spec.kw * (spec.c // spec.groups), step=step, groups=spec.groups)
+    steps = spec.kh * spec.kw * (spec.c // spec.groups // plan.fold)
+    return cost.tiled(spec, plan, steps=steps, step=step, groups=spec.groups, finish=cost.FINISH * plan.fold)
 
 
 def pack(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
-    """Weights (oc, c/groups, kh, kw) -> (groups, blocks, kh, kw, c/groups, block)."""
-    return layouts.conv_blocks(weights, spec.groups, plan.block)
+    """Weights (oc, c/groups, kh, kw) -> (groups, blocks, kh, kw, c/groups, block); folded as `interleaved`."""
+    return interleaved(layouts.conv_blocks(weights, spec.groups, plan.block), plan.fold)
 
 
 def pack_key(spec: KernelSpec, plan: Schedule) -> tuple:
     """What `pack` depends on."""
-    return (spec.groups, plan.block)
+    return (spec.groups, plan.block, plan.fold)
 
 
 def packed_shape(spec: KernelSpec, plan: Schedule) -> tuple[int, ...]:
@@ -67,7 +72,7 @@ def packed_shape(spec: KernelSpec, plan: Schedule) -> tuple[int, ...]:
     if spec.w_shape is not None:
         return spec.w_shape
     blocks = -(-spec.oc // spec.groups // plan.block)
-    return (spec.groups, blocks, spec.kh, spec.kw, spec.c // spec.groups, plan.block)
+    return (spec.groups, blocks, spec.kh, spec.kw, spec.c // spec.groups // plan.fold, plan.block * plan.fold)
 
 
 def emit(
@@ -136,7 +141,8 @@ def _loops(spec: KernelSpec, plan: Schedule, source: tuple, weights: tuple, extr
             channel = vector_of(lowest, plan.lanes)
             offset = ((n * oh + row) * ow + first + pixel) * spec.oc + channel
             sums, start = acc.of(pixel)
-            value = sums[vector_of(start + vector * plan.lanes, plan.lanes)]
+            value = sums[vector_of(start + vector * plan.width, plan.width)]
+            value = added_up(value, plan.fold, plan.lanes)
             value = epilogue(spec, value, extra, channel, offset)
             out.store(value, offset, (n, row, first + pixel), lowest)
 
@@ -192,16 +198,25 @@ def _products(spec: KernelSpec, plan: Schedule, acc, source: tuple, weights: tup
     c = spec.c // spec.groups
     joined = spec.groups == 1 and spec.dilation[1] == 1
     taps, depth = (1, spec.kw * c) if joined else (spec.kw, c)
-    with T.grid(spec.kh, taps, depth) as (kh, kw, k):
+    with T.grid(spec.kh, taps, depth // plan.fold) as (kh, kw, k):
         line = (n * rows + row * spec.stride[0] + kh * spec.dilation[0]) * columns
 
         start = 0 if panel else g * blocks + block
-        step = ((start * spec.kh + kh) * taps + kw) * depth + k
+        step = ((start * spec.kh + kh) * taps + kw) * (depth // plan.fold) + k
 
         def activation(pixel):
             column = (first + pixel) * spec.stride[1] + kw * spec.dilation[1]
-            return x[at(x, (line + column) * spec.c + g * c + k)]
+            index = at(x, (line + column) * spec.c + g * c + k * plan.fold)
+            return x[index] if plan.fold == 1 else spread(x, index, plan.fold, plan.lanes)
 
+        if plan.fold > 1:
+            for pixel, vector in itertools.product(range(plan.pixels), range(plan.vectors)):
+                sums, start = acc.of(pixel)
+                i = vector_of(start + vector * plan.width, plan.width)
+                place = (step * plan.vectors + vector) * plan.width
+                weight = w[at(w, vector_of(place, plan.width))]
+                T.buffer_store(sums, sums[i] + activation(pixel) * weight, [i])
+            return
         if load is not None:
             for vector, pixel in itertools.product(range(plan.vectors), range(plan.pixels)):
                 sums, start = acc.of(pixel)

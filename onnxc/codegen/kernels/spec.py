@@ -223,13 +223,17 @@ class Detail:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A register tile, `pixels` x `vectors` x `lanes` accumulators, of the family of that name, and what else it decided."""
+    """A register tile, `pixels` x `vectors` x `lanes` accumulators, of the family of that name, and what else it decided.
+
+    Each accumulator is `fold` neighbouring lanes of a register, which are added up at the end (`folded.py`).
+    """
 
     family: str
     pixels: int
     vectors: int
     lanes: int
     detail: Detail | None = None
+    fold: int = 1
 
     @property
     def rule(self) -> str:
@@ -246,9 +250,15 @@ class Schedule:
         """Output channels of one tile."""
         return self.vectors * self.lanes
 
+    @property
+    def width(self) -> int:
+        """Lanes of a register that a vector takes."""
+        return self.lanes * self.fold
+
     def text(self) -> str:
         """One line for reports."""
-        return f"{self.rule}: tile {self.pixels} pixels x {self.vectors} vectors x {self.lanes} lanes"
+        folded = f" folded by {self.fold}" if self.fold > 1 else ""
+        return f"{self.rule}: tile {self.pixels} pixels x {self.vectors} vectors x {self.lanes} lanes{folded}"
 
 
 @dataclass(frozen=True)

@@ -39,42 +39,48 @@ def choose_tile(
     least: int = 1,
     detail: Detail | None = None,
     split: bool = False,
+    folds: tuple[int, ...] = (1,),
 ) -> Schedule:
     """The cheapest tile for `pixels` x `channels` outputs of `depth` products each, or the one of the target's `rank` behind it.
 
     Model, in half cycles a step: the multiply-adds (`wide_cost` at full width), the loads (one a vector of weights,
     one a broadcast pixel), and not less than the latency of one accumulator, nor than it takes to bring the weights from the
     cache that a block of them fits. To that comes the tile's epilogue.
-    `most` bounds the pixels of a tile, `least` its lanes from below; `split` sums lie in several buffers (`Sums`).
+    `most` bounds the pixels of a tile, `least` its lanes from below; `split` sums lie in several buffers (`Sums`). Where `folds`
+    allows, vectors of fewer channels than a register has lanes take so many input channels a step.
     """
     ranked = []
-    for lanes, vectors, height in _tiles(pixels, channels, target, most, least, split):
-        rates = {target.wide_cost, 1 if target.lanes == BOTH else target.wide_cost} if lanes == target.lanes else {1}
-        lines = lanes * vectors * 4 / LINE_BYTES
-        supply = lines * next(cost for size, cost in CACHES if depth * lines * LINE_BYTES <= size)
+    for lanes, fold, vectors, height in _tiles(pixels, channels, target, most, least, split, folds):
+        full = lanes * fold == target.lanes
+        rates = {target.wide_cost, 1 if target.lanes == BOTH else target.wide_cost} if full else {1}
+        lines = lanes * fold * vectors * 4 / LINE_BYTES
+        supply = lines * next(cost for size, cost in CACHES if depth // fold * lines * LINE_BYTES <= size)
         step = sum(max(height * vectors * rate, height + vectors * rate, supply, LATENCY) for rate in rates) / len(
             rates
         )
         tiles = -(-channels // (lanes * vectors)) * -(-pixels // height)
-        cost = tiles * (depth * step + height * vectors * 3 + 12)
-        ranked.append((cost, -lanes, -vectors, height))
-    order = sorted(ranked, key=lambda row: row[:3]) if target.rank else [min(ranked, key=lambda row: row[:3])]
-    _, lanes, vectors, height = order[min(target.rank, len(order) - 1)]
-    return Schedule(family, height, -vectors, -lanes, detail)
+        cost = tiles * (depth // fold * step + height * vectors * 3 * fold + 12)
+        ranked.append((cost, fold, -lanes, -vectors, height))
+    order = sorted(ranked, key=lambda row: row[:4]) if target.rank else [min(ranked, key=lambda row: row[:4])]
+    _, fold, lanes, vectors, height = order[min(target.rank, len(order) - 1)]
+    return Schedule(family, height, -vectors, -lanes, detail, fold)
 
 
 def _tiles(
-    pixels: int, channels: int, target: Target, most: int, least: int, split: bool
-) -> Iterator[tuple[int, int, int]]:
+    pixels: int, channels: int, target: Target, most: int, least: int, split: bool, folds: tuple[int, ...]
+) -> Iterator[tuple[int, int, int, int]]:
+    """Lanes, fold, vectors and pixels of the tiles that registers hold."""
     lanes = target.lanes
     while lanes > channels:
         lanes //= 2
     while lanes >= least:
-        for vectors in range(1, min(8, channels // lanes) + 1):
-            for height in range(1, min(most, pixels) + 1):
-                fits = height * vectors + vectors + 1 <= target.registers
-                if fits and height * vectors * lanes * 4 <= (SPLIT_BYTES if split else ACCUMULATOR_BYTES):
-                    yield lanes, vectors, height
+        for fold in (f for f in folds if f == 1 or lanes * f == target.lanes):
+            for vectors in range(1, min(8, channels // lanes) + 1):
+                for height in range(1, min(most, pixels) + 1):
+                    fits = height * vectors + vectors + 1 <= target.registers
+                    held = height * vectors * lanes * fold * 4
+                    if fits and held <= (SPLIT_BYTES if split else ACCUMULATOR_BYTES):
+                        yield lanes, fold, vectors, height
         lanes //= 2
 
 
@@ -84,9 +90,10 @@ class Sums:
     def __init__(self, plan: Schedule, kind: str):
         from tvm.script.ir_builder import tirx as T
 
-        self.block, self.each = plan.block, max(1, ACCUMULATOR_BYTES // (4 * plan.block))
+        self.block = plan.vectors * plan.width
+        self.each = max(1, ACCUMULATOR_BYTES // (4 * self.block))
         counts = [min(self.each, plan.pixels - first) for first in range(0, plan.pixels, self.each)]
-        self.buffers = [T.alloc_buffer((count * plan.block,), kind) for count in counts]
+        self.buffers = [T.alloc_buffer((count * self.block,), kind) for count in counts]
 
     def of(self, pixel: int) -> tuple[Any, int]:
         """The buffer that holds the sums of a pixel, and where they begin."""
@@ -116,14 +123,15 @@ def prefetch(buffer: Any, offset: Any) -> None:
 
 
 def each(schedule: Schedule, body: Callable) -> None:
-    """Unrolled loops over the tile: `body(pixel, channel, accumulator index)`, the lanes being one vector loop."""
+    """Unrolled loops over the tile: `body(pixel, channel, accumulator index)`, the lanes being one vector loop. Of a folded tile
+    channels are lanes."""
     from tvm.script.ir_builder import tirx as T
 
     for pixel in range(schedule.pixels):
         for vector in range(schedule.vectors):
-            with T.vectorized(0, schedule.lanes) as lane:
-                channel = vector * schedule.lanes + lane
-                body(pixel, channel, pixel * schedule.block + channel)
+            with T.vectorized(0, schedule.width) as lane:
+                channel = vector * schedule.width + lane
+                body(pixel, channel, pixel * (schedule.vectors * schedule.width) + channel)
 
 
 @contextmanager

@@ -20,8 +20,9 @@ from onnxc.codegen import pack as layouts
 from onnxc.codegen.kernels import cost
 from onnxc.codegen.kernels import winograd_parts as parts
 from onnxc.codegen.kernels.family import Family
+from onnxc.codegen.kernels.folded import folds, interleaved
 from onnxc.codegen.kernels.spec import Detail, KernelSpec, Refusal, Schedule
-from onnxc.codegen.kernels.tile import check_float, choose_tile, operands, shared_grid, start_of
+from onnxc.codegen.kernels.tile import BOTH, check_float, choose_tile, operands, shared_grid, start_of
 from onnxc.codegen.kernels.winograd_form import F2, F4, Form
 from onnxc.codegen.target import Target
 
@@ -29,7 +30,7 @@ NAME = "float32.winograd"
 TURN = 28  # tiles of a turn: what they become stays in a cache of the second level
 FAR = 4 << 20  # bytes of weights from which on twice as many tiles share what is brought of them
 ENOUGH = 8  # turns a thread from which on they are what threads share
-LEAST_CHANNELS = 16
+LEAST_CHANNELS = 8
 NEAR = 2048  # kernels of 3 x 3 whose transforms stay in a near cache
 STACK = 1024  # bytes from which on a buffer lies in the workspace, so that a part can be told where
 CACHES = ((1 << 19, 64.0), (12 << 20, 16.0), (float("inf"), 4.0))  # bytes of weights, and bytes of them brought a cycle
@@ -84,14 +85,14 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
 def plan_of(spec: KernelSpec, target: Target, form: Form, name: str) -> Schedule:
     """The schedule of one form, called `name`."""
     tiles = _count(spec, form)
-    tile = choose_tile(NAME, TURN, spec.oc, spec.c, target)
+    tile = choose_tile(NAME, TURN, spec.oc, spec.c, target, folds=folds(spec, target))
     far = _weights(spec, form) > FAR
     turns = -(-tiles // (2 * TURN if far else TURN))
     runs = -(-tiles // (turns * tile.pixels))  # register tiles of a turn, as even as can be
     pixels = -(-tiles // (turns * runs))
     turn = min(tiles, pixels * runs)
     whole = (far and tiles < spec.oc) or (spec.threads > 1 and turns < ENOUGH * spec.threads)
-    return Schedule(NAME, pixels, tile.vectors, tile.lanes, Turns(name, form, turn, whole))
+    return Schedule(NAME, pixels, tile.vectors, tile.lanes, Turns(name, form, turn, whole), tile.fold)
 
 
 def _weights(spec: KernelSpec, form: Form) -> int:
@@ -102,23 +103,29 @@ def cycles(spec: KernelSpec, plan: Schedule, target: Target) -> float:
     """Predicted cycles: both transforms, two operations at a time, the products, and the weights brought for each turn."""
     detail = _turns(plan)
     form, tiles = detail.form, _count(spec, detail.form)
-    slow = cost.wide(plan, target) / 2 * (target.lanes / plan.lanes)
     n, m, lines = form.reads, form.outputs, 2 * len(form.pairs)
     inputs = 2 * n * (4 + lines * (len(form.pairs) + 1)) + 3 * form.products
     outputs = (n + m) * (2 * lines + m * len(form.pairs)) + 2 * form.products + 6 * m * m
-    vectors = -(-spec.c // target.lanes), -(-spec.oc // target.lanes)
-    around = tiles * slow * (inputs * vectors[0] + outputs * vectors[1])
+    around = tiles * (inputs * _vectors(spec.c, target.lanes, target) + outputs * _vectors(spec.oc, plan.lanes, target))
     turns = -(-tiles // detail.turn)
     step = max(plan.tile * cost.wide(plan, target) / 2, (plan.pixels + plan.vectors) / 2, cost.LATENCY)
     bodies = turns * -(-detail.turn // plan.pixels) * -(-spec.oc // plan.block) * form.products
-    products = bodies * (spec.c * step + cost.FINISH * plan.tile + cost.AROUND / 2)
+    products = bodies * (spec.c // plan.fold * step + cost.FINISH * plan.fold * plan.tile + cost.AROUND / 2)
     held = _weights(spec, form)
     brought = held * (1 if detail.whole else turns) / next(rate for size, rate in CACHES if held <= size)
     return around + max(products, brought) + brought / 2
 
 
+def _vectors(channels: int, lanes: int, target: Target) -> float:
+    """Cycles of an operation on all channels, on vectors of at most `lanes`; narrow ones are between those of the cores of `BOTH`."""
+    while lanes > channels:
+        lanes //= 2
+    narrow = (1 + target.wide_cost) / 2 if target.lanes == BOTH else 1
+    return -(-channels // lanes) * (target.wide_cost if lanes == target.lanes else narrow) / 2
+
+
 def pack(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
-    """Weights (oc, c, 3, 3) -> G w G' as (1, blocks, m + 2, m + 2, c, block)."""
+    """Weights (oc, c, 3, 3) -> G w G' as (1, blocks, m + 2, m + 2, c, block); folded as `interleaved`."""
     form = _turns(plan).form
     both = np.kron(form.kernel(), form.kernel()).T  # (m + 2)^2 numbers of 9 in one product
     taps = weights.reshape(-1, 9)
@@ -126,12 +133,13 @@ def pack(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
     for start in range(0, len(taps), NEAR):  # doubles that stay in a near cache, and in the same pages
         part = taps[start : start + NEAR].astype(np.float64)
         made[start : start + NEAR] = np.matmul(part, both, out=room[: len(part)])
-    return layouts.conv_blocks(made.reshape(*weights.shape[:2], form.reads, form.reads), 1, plan.block)
+    blocks = layouts.conv_blocks(made.reshape(*weights.shape[:2], form.reads, form.reads), 1, plan.block)
+    return interleaved(blocks, plan.fold)
 
 
 def pack_key(spec: KernelSpec, plan: Schedule) -> tuple:
     """What `pack` depends on."""
-    return (plan.block, _turns(plan).form)
+    return (plan.block, plan.fold, _turns(plan).form)
 
 
 def emit(spec: KernelSpec, plan: Schedule, name: str) -> Any:
@@ -140,7 +148,7 @@ def emit(spec: KernelSpec, plan: Schedule, name: str) -> Any:
     from tvm.script.ir_builder import tirx as T
 
     form = _turns(plan).form
-    shape = (1, -(-spec.oc // plan.block), form.reads, form.reads, spec.c, plan.block)
+    shape = (1, -(-spec.oc // plan.block), form.reads, form.reads, spec.c // plan.fold, plan.block * plan.fold)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             T.func_name(name)
@@ -167,7 +175,7 @@ class _Kernel:
             self.lanes //= 2
         self.runs = -(-self.turn // plan.pixels)  # register tiles of a turn
         self.inputs = parts.inputs(self.form, self.lanes)
-        self.products = parts.products(self.form, plan, spec.c, plan.block // self.runs)
+        self.products = parts.products(self.form, plan, spec.c, plan.block * plan.fold // self.runs)
         self.outputs = parts.outputs(self.form, plan.lanes, spec.epilogue, tuple(extra))
         self.parts = [self.inputs, self.products, self.outputs]
 

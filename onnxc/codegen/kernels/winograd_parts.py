@@ -11,11 +11,13 @@ Tiles follow each other by row and column; which comes next is counted, not divi
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any
 
+from onnxc.codegen.kernels.folded import added_up, spread
 from onnxc.codegen.kernels.result import vector_of, wide
 from onnxc.codegen.kernels.spec import Schedule, Step
 from onnxc.codegen.kernels.tile import each, float_steps, prefetch
@@ -188,7 +190,7 @@ def products(form: Form, plan: Schedule, c: int, share: int) -> str:
 
     `share` floats of the next product's weights are asked for at each step.
     """
-    name = f"winograd_products_{_mark(form.products, plan.pixels, plan.vectors, plan.lanes, c, share)}"
+    name = f"winograd_products_{_mark(form.products, plan.pixels, plan.vectors, plan.lanes, plan.fold, c, share)}"
     _recipes[name] = partial(_products, name, form, plan, c, share)
     return name
 
@@ -199,25 +201,30 @@ def _products(name: str, form: Form, plan: Schedule, c: int, share: int) -> Any:
 
     with _part(name, *PRODUCTS) as (builder, a):
         v, w, p = a["v"], a["w"], a["p"]
-        last = T.bind((a["blocks"] * form.products - 1) * c)
+        steps, wide_ = (
+            c // plan.fold,
+            plan.vectors * plan.width,
+        )  # of a product, and floats of weights that a step reads
+        last = T.bind((a["blocks"] * form.products - 1) * steps)
         with T.serial(0, form.products) as i, T.serial(0, a["parts"]) as part:
-            acc = T.alloc_buffer((plan.pixels * plan.block,), "float32")
+            acc = T.alloc_buffer((plan.pixels * wide_,), "float32")
             pixel0 = T.bind(tirx.min(part * plan.pixels, a["turn"] - plan.pixels))
             each(plan, lambda pixel, lane, at_: T.buffer_store(acc, tirx.const(0, "float32"), [at_]))
             here = T.bind(i * a["v_line"] + pixel0 * c)
-            step = T.bind((a["block"] * form.products + i) * c)
-            after = T.bind(tirx.min(step + c, last) * plan.block + part * (c * share))
-            with T.serial(0, c) as k:
+            step = T.bind((a["block"] * form.products + i) * steps)
+            after = T.bind(tirx.min(step + steps, last) * wide_ + part * (steps * share))
+            with T.serial(0, steps) as k:
                 if share:
                     prefetch(w, after + k * share)
-
-                def product(pixel, lane, at_, k=k):
-                    value = v[here + pixel * c + k] * w[(step + k) * plan.block + lane]
-                    T.buffer_store(acc, acc[at_] + value, [at_])
-
-                each(plan, product)
+                for pixel, vector in itertools.product(range(plan.pixels), range(plan.vectors)):
+                    value = spread(v, [here + pixel * c + k * plan.fold], plan.fold, plan.lanes)
+                    weight = w[vector_of((step + k) * wide_ + vector * plan.width, plan.width)]
+                    sums = vector_of((pixel * plan.vectors + vector) * plan.width, plan.width)
+                    T.buffer_store(acc, acc[sums] + value * weight, [sums])
             to = T.bind(i * a["p_line"] + pixel0 * plan.block)
-            each(plan, lambda pixel, lane, at_: T.buffer_store(p, acc[at_], [to + at_]))
+            for tile in range(plan.tile):
+                value = added_up(acc[vector_of(tile * plan.width, plan.width)], plan.fold, plan.lanes)
+                T.buffer_store(p, value, [vector_of(to + tile * plan.lanes, plan.lanes)])
     return builder.get()
 
 
