@@ -110,6 +110,10 @@ def test_the_start_leaves_out_what_it_says_and_fitting_never_harms(name):
     aware = error(w, form.compose(Whitened(form, w, h).factors(start.ranks[n])), h)
     assert aware < error(w, form.compose(factors), h)
     assert error(w, form.compose(refine(form, w, None, factors)), None) <= plain + 1e-9
+    for k, factor in enumerate(factors[:-1]):  # <compose(.., d, ..), v> = <d, pulled(v)>
+        d, v = rng.normal(size=factor.shape), rng.normal(size=w.shape)
+        moved = form.compose([*factors[:k], d, *factors[k + 1 :]])
+        assert (moved * v).sum() == pytest.approx((d * form.pulled(v, factors, k)).sum(), rel=1e-9)
 
 
 def layer(channels: int = 16, **more: np.ndarray) -> Model:

@@ -86,15 +86,11 @@ def last(form: Form, w: np.ndarray, h: np.ndarray | None, factors: list[np.ndarr
 
 def _descend(form: Form, w, h, factors, k: int) -> np.ndarray:
     """Conjugate gradients on factor k with the others fixed."""
-    others = [f for n, f in enumerate(factors) if n != k]
-    names = [s for n, s in enumerate(form.factors) if n != k]
-
     def apply(x):
         return form.compose([*factors[:k], x, *factors[k + 1 :]])
 
     def back(v):
-        v = weigh(v, h)
-        return np.einsum(f"gocij,{','.join(names)}->{form.factors[k]}", v, *others, optimize=True)
+        return form.pulled(weigh(v, h), factors, k)
 
     x = factors[k]
     r = back(w - apply(x))

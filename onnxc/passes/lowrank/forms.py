@@ -109,6 +109,12 @@ class Form:
     def compose(self, factors: list[np.ndarray]) -> np.ndarray:
         return np.einsum(f"{','.join(self.factors)}->gocij", *factors, optimize=True)
 
+    def pulled(self, v: np.ndarray, factors: list[np.ndarray], k: int) -> np.ndarray:
+        """The adjoint of `compose` in factor k, any but the last, at v [g, o, c, i, j]: in the shape of that factor."""
+        rest = [n for n in range(len(factors)) if n != k]
+        names = ",".join(["gocij", *(self.factors[n] for n in rest)])
+        return np.einsum(f"{names}->{self.factors[k]}", v, *(factors[n] for n in rest), optimize=True)
+
     def full(self, shape: tuple[int, ...]) -> Rank:
         """The least rank that is exact for any weight."""
         raise NotImplementedError
@@ -277,6 +283,12 @@ class CP(Form):
         t = np.einsum("grc,gri,grj->grcij", *factors[:3], optimize=True)  # then one product: einsum alone finds none
         made = factors[3] @ t.reshape(*t.shape[:2], -1)
         return made.reshape(*made.shape[:2], *t.shape[2:])
+
+    def pulled(self, v, factors, k):
+        t = factors[3].transpose(0, 2, 1) @ v.reshape(*v.shape[:2], -1)  # over outputs first: else v is met r times
+        names = ["grcij", *(self.factors[n] for n in range(3) if n != k)]
+        rest = [factors[n] for n in range(3) if n != k]
+        return np.einsum(f"{','.join(names)}->{self.factors[k]}", t.reshape(*t.shape[:2], *v.shape[2:]), *rest)
 
     def features(self, factors, shape):
         t = np.einsum("grc,gri,grj->grcij", *factors[:3], optimize=True)
