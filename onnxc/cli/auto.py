@@ -36,6 +36,7 @@ COLUMNS = (Column("", number=False), Column("bytes"), Column("MACs"), Column("pe
            Column("time"), Column("SNR dB"))  # fmt: skip
 
 
+DOUBT = " (with a standard error for so few samples)"
 LOOKED_AT = 16
 """Samples on which the report compares single layers."""
 
@@ -180,7 +181,7 @@ def told(found: Found) -> str:
     parts = []
     for bound, (had, allowed) in found.misses.items():
         form = size if bound in ("bytes", "flash", "ram") else count if bound == "macs" else "{:.4g}".format
-        why = _memory(found) if bound == "ram" else ""
+        why = _memory(found) if bound == "ram" else DOUBT if bound == "drop" else ""
         parts.append(f"{bound} {form(had)} above {form(allowed)}{why}")
     return f"{name}: {', '.join(parts)}"
 

@@ -38,13 +38,17 @@ HELD_BYTES = 64 * 2**20
 
 
 class Score:
-    """The metrics of a task over batches of outputs and labels; without a task, of the one that the labels are for."""
+    """The metrics of a task over batches of outputs and labels; without a task, of the one that the labels are for.
 
-    def __init__(self, task: Task | None = None):
+    folds: into how many parts batches are dealt in turn, for `without`."""
+
+    def __init__(self, task: Task | None = None, folds: int = 0):
         self.task = task
         self._given = task is not None
         self._metrics: dict[str, Metric] = {}
         self._fits = True
+        self._folds, self._batches = folds, 0
+        self._without: list[Metric] = []
 
     def add(self, outputs: Outputs, labels: np.ndarray | None) -> None:
         """Take in one more batch. Raises BadData where a task that was given has no output, or no labels, of its form."""
@@ -59,8 +63,12 @@ class Score:
             if self._given and labels is not None:
                 raise misfit(self.task, outputs, labels)
             return
-        self._metrics = self._metrics or {name: make() for name, make in self.task.metrics.items()}
-        for metric in self._metrics.values():
+        if not self._metrics:
+            self._metrics = {name: make() for name, make in self.task.metrics.items()}
+            self._without = [self.task.metrics[self.task.metric]() for _ in range(self._folds)]
+        others = [m for k, m in enumerate(self._without) if k != self._batches % self._folds]
+        self._batches += 1
+        for metric in [*self._metrics.values(), *others]:
             try:
                 metric.add(predicted, labels)
             except (TypeError, ValueError, OverflowError) as e:  # labels of objects may hold anything
@@ -70,13 +78,18 @@ class Score:
         """name -> number; empty where some samples had no labels, or none that fit an output."""
         return {name: metric.value() for name, metric in self._metrics.items()}
 
+    def without(self) -> list[float]:
+        """The first metric with each fold left out, of those that hold a batch; empty where there is none to compare with."""
+        filled = min(self._folds, self._batches)
+        return [m.value() for m in self._without[:filled]] if filled > 1 and self._metrics else []
+
 
 @dataclass
 class Comparison:
     """A model's outputs beside a reference's, and beside labels: differences by output, and both models' metrics.
 
     free: the axes of outputs whose lengths follow from data (`runtime.lengths`); lengths: what to tell of those that differ.
-    scores: the outputs that may be scores of classes (`runtime.scores`).
+    scores: the outputs that may be scores of classes (`runtime.scores`). folds: of samples that `without` leaves out.
     """
 
     outputs: dict[str, Difference] = field(default_factory=dict)
@@ -84,9 +97,10 @@ class Comparison:
     free: Free = field(default_factory=dict)
     lengths: dict[str, str] = field(default_factory=dict)
     scores: frozenset[str] = frozenset()
+    folds: int = 0
 
     def __post_init__(self) -> None:
-        self._scores = Score(self.task), Score(self.task)
+        self._scores = Score(self.task), Score(self.task, self.folds)
 
     def add(self, reference: Outputs, other: Outputs, labels: np.ndarray | None = None) -> None:
         """Take in one more batch. Raises VerificationError where outputs differ in form."""
@@ -115,6 +129,11 @@ class Comparison:
     def metrics(self) -> dict[str, float]:
         """The metrics of the other model."""
         return self._scores[1].values()
+
+    @property
+    def without(self) -> list[float]:
+        """The first metric of the other model with each fold of the samples left out."""
+        return self._scores[1].without()
 
     @property
     def noise(self) -> float:
@@ -150,7 +169,7 @@ class Judge:
     """The outputs of a reference model on samples of the data, and what other models' are beside them.
 
     outputs and labels: one for each batch, labels None where there are none; samples: how many were run. room: how many
-    samples run at once, at the most.
+    samples run at once, at the most. folds: see Comparison.
     """
 
     def __init__(
@@ -161,8 +180,10 @@ class Judge:
         samples: int = SAMPLES,
         task: Task | None = None,
         room: int = BATCH,
+        folds: int = 0,
     ):
         self.runner, self.data, self.task, self.size = runner, data, task, min(room, BATCH)
+        self.folds = folds
         self.outputs: list[dict[str, np.ndarray]] = []
         self.labels: list[np.ndarray | None] = []
         self.samples = held = 0
@@ -192,7 +213,7 @@ class Judge:
 
     def compare(self, outputs: list[dict[str, np.ndarray]]) -> Comparison:
         """Such outputs beside the reference's."""
-        comparison = Comparison(task=self.task, free=self.free, scores=self.scores)
+        comparison = Comparison(task=self.task, free=self.free, scores=self.scores, folds=self.folds)
         for ours, theirs, labels in zip(self.outputs, outputs, self.labels, strict=True):
             comparison.add(ours, theirs, labels)
         return comparison

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from ..passes.base import Pass
-from .budget import Budget, drop
+from .budget import Budget, doubt, drop
 
 if TYPE_CHECKING:
     from .work import Worker
@@ -24,7 +24,7 @@ COSTS = ("bytes", "macs", "params", "nodes", "peak_bytes", "flash", "ram", "time
 @dataclass
 class Point:
     """A candidate that was made and measured. text: its passes; result: costs, metrics by the samples that choose (`metrics`) and by
-    those that judge (`held`), the model."""
+    those that judge (`held`), `without`: the first of both with each fold of the samples left out; the model."""
 
     text: str
     passes: tuple[Pass, ...]
@@ -70,6 +70,10 @@ class Found:
         """What a point loses of the metric, by the samples that judge, or by those that choose (`metrics`)."""
         return drop(self.metric, self.higher, self.given[part], point.result[part])
 
+    def doubt(self, point: Point, part: str = "held") -> float:
+        """The standard error of `drop`."""
+        return doubted(self.given, point.result, part)
+
     def timed(self, local: Worker, until: float) -> None:
         """Measure the time of the points that have none, by about `until` (of the monotonic clock)."""
         left = [p for p in self.points if "time" not in p.result]
@@ -81,12 +85,12 @@ class Found:
         """Plain values for JSON."""
         rows = [
             {"passes": p.text, "format": p.format, **p.costs(), "snr_db": p.result["snr_db"], "metrics": p.result["held"],
-             "chosen_by": p.result["metrics"], "drop": self.drop(p), "chosen": k == self.chosen,
+             "chosen_by": p.result["metrics"], "drop": self.drop(p), "drop_error": self.doubt(p), "chosen": k == self.chosen,
              **({"refused": p.result["refused"]} if "refused" in p.result else {}), "steps": p.result["passes"]}
             for k, p in enumerate(self.points)
         ]  # fmt: skip
         return {
-            "given": {k: v for k, v in self.given.items() if k not in ("held", "metrics", "noise")}
+            "given": {k: v for k, v in self.given.items() if k not in ("held", "metrics", "without", "noise")}
             | {"metrics": self.given["held"]},
             "budget": self.budget.bounds(),
             "metric": self.metric,
@@ -125,18 +129,28 @@ def points(given: dict[str, Any], made: Sequence[Point], budget: Budget, metric:
             found.notes.append(f"point {number} has no library: {p.result['refused']}")
     held = budget.drop
     if held is not None and not found.misses and found.drop(best) > held:
+        lost, chosen = (f"{found.drop(best, p):.4g} ± {found.doubt(best, p):.2g}" for p in ("held", "metrics"))
         found.notes.append(
-            f"by the samples held apart the drop is {found.drop(best):.4g}, above {held:g}: by those that chose it was "
-            f"{found.drop(best, 'metrics'):.4g}; more data tell better"
+            f"by the samples held apart the drop is {lost}, above {held:g}: by those that chose it was {chosen}; more data tell better"
         )
     return found
 
 
 def figures(given: Mapping[str, Any], made: Sequence[Point], metric: str, higher: bool) -> dict[str, dict[str, float]]:
-    """text -> costs and `drop` of each candidate: the worse of what it loses by the samples that choose and of that smoothed over all."""
+    """text -> costs and `drop` of each candidate: the worse of what it loses by the samples that choose and of that smoothed over all,
+    and its standard error more: the smallest of many candidates that seem to keep to a bound is often one that was lucky."""
     measured = {p.text: drop(metric, higher, given["metrics"], p.result["metrics"]) for p in made}
     lost = smoothed({p.text: (p.result["noise"], measured[p.text]) for p in made})
-    return {p.text: p.costs() | {"drop": max(lost.get(p.text, math.inf), measured[p.text])} for p in made}
+    return {
+        p.text: p.costs()
+        | {"drop": max(lost.get(p.text, math.inf), measured[p.text]) + doubted(given, p.result, "metrics")}
+        for p in made
+    }
+
+
+def doubted(given: Mapping[str, Any], result: Mapping[str, Any], part: str) -> float:
+    """The standard error of what a candidate loses by the samples that choose (`metrics`), or by those that judge (`held`)."""
+    return doubt(given["without"][part], result["without"][part])
 
 
 def smoothed(seen: Mapping[str, tuple[float, float]]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from ..ir.errors import BadData, BadOption
 from ..runtime.tasks import is_higher_better, is_share
 from .budget import Budget, drop
 from .executor import Executor, opened
-from .found import COSTS, Found, Point, figures, points, smoothed
+from .found import COSTS, Found, Point, doubted, figures, points, smoothed
 from .options import BITS, Options, jobs
 from .plan import TRAINED, Candidate, Planner
 from .state import State
@@ -217,10 +217,11 @@ class Search:
             found["time"] = self.state["time", text]
 
     def _lost(self) -> dict[str, float]:
-        """What each candidate loses of the metric, by those that choose, smoothed over all."""
+        """What each candidate loses of the metric, by those that choose, smoothed over all, and its standard error more."""
         seen = {text: self.state["recipe", text] for text in self.tried}
         of = (self.metric, self.higher, self.given["metrics"])
-        return smoothed({text: (found["noise"], drop(*of, found["metrics"])) for text, found in seen.items()})
+        lost = smoothed({text: (found["noise"], drop(*of, found["metrics"])) for text, found in seen.items()})
+        return {text: loss + doubted(self.given, seen[text], "metrics") for text, loss in lost.items()}
 
     def _bold(self, found: dict, lost: float) -> bool:
         """Whether more noise should be tried than this candidate has: with a bound on the drop, while it holds; without one,

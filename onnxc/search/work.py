@@ -50,6 +50,8 @@ SMALL = 0.01
 SOFT = 8
 """The power mean by which memory over time is one number: near its maximum, yet moved by all that is near it."""
 FEWEST_ROUNDS = 3
+FOLDS = 16
+"""Parts of the samples that are left out in turn, to tell how sure a metric is."""
 Job = tuple
 
 
@@ -188,8 +190,11 @@ class Worker:
         model as given."""
         _, second, third = self.spec.parts
         given, floats = self.given.to_proto(), self.clean.to_proto()
-        kinds = ((second, floats, SAMPLES, None), (second, given, MOST, self.task), (third, given, MOST, self.task))
-        return tuple(Judge(self.runner, data, of, most, task) for data, of, most, task in kinds)  # type: ignore[return-value]
+        few = Judge(self.runner, second, floats, SAMPLES)
+        chooses, judges = (
+            Judge(self.runner, data, given, MOST, self.task, _room(data), FOLDS) for data in (second, third)
+        )
+        return few, chooses, judges
 
     def _noise(self, p: Pass) -> float:
         return self._trial(p)["noise"]
@@ -267,7 +272,13 @@ class Worker:
         few, second, third = self.judges
         seen, held = second(proto), third(proto)
         noise = min((few(proto) if self.head else seen).noise, WORST)
-        return {"noise": noise, "metrics": seen.metrics, "held": held.metrics, "snr_db": held.to_dict().get("snr_db")}
+        return {
+            "noise": noise,
+            "metrics": seen.metrics,
+            "held": held.metrics,
+            "without": {"metrics": seen.without, "held": held.without},
+            "snr_db": held.to_dict().get("snr_db"),
+        }
 
     def time(self, protos: Sequence[Any], until: float = math.inf) -> list[float]:
         """Time of each model by that of the one as given: ONNX Runtime, one sample, one thread, in turns; fewer of them where the
@@ -292,3 +303,8 @@ class Worker:
         passes = [*structural(rest, self, fit="weights"), make("fuse")]
         made = self._pipeline(passes).transform(work).model
         return self.sizes(made), self._costs(made)
+
+
+def _room(data: Held) -> int:
+    """How many samples run at once, so that there are as many batches as folds."""
+    return max(1, (data.samples or 1) // FOLDS)

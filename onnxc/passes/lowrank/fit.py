@@ -86,6 +86,7 @@ def last(form: Form, w: np.ndarray, h: np.ndarray | None, factors: list[np.ndarr
 
 def _descend(form: Form, w, h, factors, k: int) -> np.ndarray:
     """Conjugate gradients on factor k with the others fixed."""
+
     def apply(x):
         return form.compose([*factors[:k], x, *factors[k + 1 :]])
 
