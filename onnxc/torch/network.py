@@ -114,7 +114,12 @@ class Network(torch.nn.Module):
                 self.stored[name] = value.dtype
             elif name not in inner:
                 self.fixed[name] = value
-        self._initial = {n: p.detach().clone() for n, p in (*self._parameters.items(), *self._buffers.items())}
+        self._initial = {name: t.detach().clone() for name, t in self.places().items()}
+
+    def places(self) -> dict[str, torch.Tensor]:
+        """What training moves, by name: parameters and statistics of the graph's own, not those of forms."""
+        held = (*self._parameters.items(), *self._buffers.items())
+        return {name: t for name, t in held if t is not None}
 
     def _read(
         self, todo: list[Step], names: Mapping[str, str], uses: dict, trail: tuple
@@ -143,8 +148,9 @@ class Network(torch.nn.Module):
 
     def _settle(self, values: dict[str, torch.Tensor]) -> None:
         """The reals that stored integers stand for, once the scales are known."""
+        places = self.places()
         for name, grid in self.grids.items():
-            p = self._parameters[name]
+            p = places[name]
             with torch.no_grad():
                 p.copy_(grid.real(self.fixed[f"{name}\0whole"], values))
             self._initial[name] = p.detach().clone()
@@ -160,9 +166,11 @@ class Network(torch.nn.Module):
     def values(self) -> dict[str, torch.Tensor]:
         """Every initialiser as the graph reads it: formed, cast, rounded."""
         found = dict(self.fixed)
-        found.update({n: b for n, b in self._buffers.items() if b is not None})
         late = []
-        for name, p in self._parameters.items():
+        for name, p in self.places().items():
+            if name in self._buffers:
+                found[name] = p
+                continue
             p = self.forms[name](p) if name in self.forms else p
             if name in self.scales:
                 p = self.scales[name] * torch.exp(p)
@@ -191,13 +199,14 @@ class Network(torch.nn.Module):
         return t.to({"INT8": torch.int8, "UINT8": torch.uint8}.get(kind, t.dtype)) if t.is_floating_point() else t
 
     def _evaluate(self, todo: list[Step], env: dict[str, torch.Tensor], keep: set[str] | None = None) -> None:
-        last = {}
-        if keep is not None:
+        last: dict[str, int] = {}
+        keep = keep if keep is not None else set()
+        if keep:
             last = {name: i for i, s in enumerate(todo) for name in (*s.inputs, *self._captured(s))}
         for i, step in enumerate(todo):
             if all(name in env for name in step.outputs if name):
                 continue
-            made = self._apply(step, [env[n] if n else None for n in step.inputs], env)
+            made = self._call(step, [env[n] if n else None for n in step.inputs], env)
             env.update((n, t) for n, t in zip(step.outputs, made) if n)
             for name in (*step.inputs, *self._captured(step)):
                 if last.get(name) == i and name not in keep:
@@ -212,7 +221,7 @@ class Network(torch.nn.Module):
                 found += [*inner.inputs, *self._captured(inner)]
         return found
 
-    def _apply(self, step: Step, inputs: list, env: Mapping) -> tuple:
+    def _call(self, step: Step, inputs: list, env: Mapping) -> tuple:
         f = ROWS.get((step.domain, step.op))
         if f is None:
             return self._body(step, inputs)
@@ -291,7 +300,7 @@ class Network(torch.nn.Module):
             for step in self.steps:
                 still = not moving.intersection(n for n in step.inputs if n)
                 if still and not _is_random(step) and not _bodies_of(step):
-                    made = self._apply(step, [start[n] if n else None for n in step.inputs], start)
+                    made = self._call(step, [start[n] if n else None for n in step.inputs], start)
                     start.update((n, t) for n, t in zip(step.outputs, made) if n)
                 else:
                     moving.update(n for n in step.outputs if n)
@@ -301,18 +310,15 @@ class Network(torch.nn.Module):
 
     # back into the model
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Initialisers that are no longer what they were, in their own element type, by name."""
-        changed = {}
+    def moved(self) -> dict[str, torch.Tensor]:
+        """Initialisers that are no longer what they were, as the graph reads them, by name."""
+        places = self.places()
         with torch.no_grad():
             values = self.values()
-        for name, before in self._initial.items():
-            now = self._parameters.get(name, self._buffers.get(name))
-            if torch.equal(now, before) and name not in self.forms:
-                continue
-            value = values[name]
-            changed[name] = value.detach().cpu()
-        return changed
+        return {
+            name: values[name].detach().cpu() for name, before in self._initial.items()
+            if name in self.forms or not torch.equal(places[name], before)
+        }  # fmt: skip
 
 
 def store(net: Network, model: Model) -> list[str]:
@@ -321,7 +327,7 @@ def store(net: Network, model: Model) -> list[str]:
     Element types stay. Weights are replaced, never written into.
     """
     constants, inner, changed = model.constants(), body_weights(model), {}
-    for name, value in net.arrays().items():
+    for name, value in net.moved().items():
         old = constants[name].values if name in constants else onnx.numpy_helper.to_array(inner[name])
         value = value.float() if value.dtype == torch.bfloat16 else value
         new = value.numpy().astype(old.dtype).reshape(old.shape)

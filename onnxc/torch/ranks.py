@@ -6,7 +6,7 @@ All processes hold the same weights, draw the same batches and end with the same
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -33,7 +33,7 @@ class Ranks:
         """Which samples of a batch of `size` this process learns from; None: all, or too few to share."""
         return slice(self.rank, None, self.count) if self.count > 1 and size >= self.count else None
 
-    def average(self, weights: list[torch.Tensor], as_ternary: bool, seed: list[int]) -> None:
+    def average(self, weights: Sequence[torch.Tensor], as_ternary: bool, seed: Sequence[int]) -> None:
         """Each gradient becomes its mean over all processes, or of what each has made ternary (TernGrad)."""
         for k, w in enumerate(weights):
             if w.grad is None:
@@ -71,7 +71,7 @@ class Ranks:
             total = torch.stack([unpacked(one, codes.numel()) for one in all_]).sum(0).reshape(codes.shape)
         grad.copy_(total * (scale / self.count))
 
-    def agree(self, statistics: Iterator[torch.Tensor]) -> None:
+    def agree(self, statistics: Iterable[torch.Tensor]) -> None:
         """Floating statistics become their means over all processes."""
         if self.count > 1:
             for t in statistics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -41,6 +42,13 @@ class Samples:
         self.count = count if whole or data.samples is None else data.samples
         if count - kept < 1:
             raise BadData("there are too few samples to train on", found=count)
+
+    def digest(self) -> str:
+        """What the samples that are held hash to: names, types, extents and values."""
+        h = hashlib.sha256(str(self.count).encode())
+        for name, a in sorted(self._first.items()):
+            h.update(f"{name} {a.dtype} {a.shape}".encode() + np.ascontiguousarray(a).data)
+        return h.hexdigest()
 
     def _source(self) -> Iterator[Chunk]:
         for chunk in self.data.batches(self.size):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 ROWS: dict[tuple[str, str], Callable] = {}
 """(domain, operator) -> row."""
+
+
+def _nowhere(graph: Any, given: list) -> list:
+    raise TypeError("this use of the operator stands in no network")
 
 
 @dataclass
@@ -34,7 +38,7 @@ class Call:
 
     step: Step
     training: bool = False
-    run: Callable | None = None
+    run: Callable[[Any, list], list] = _nowhere
     kinds: Mapping[str, str] = field(default_factory=dict)
     memo: dict = field(default_factory=dict)
     smooth: bool = False

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -122,42 +124,44 @@ class _Fit:
 
     def _loss(self, feeds: dict[str, torch.Tensor]) -> torch.Tensor:
         goal, total = self.objective, torch.zeros(())
-        names = list(self.net.outputs)
+        names, features = list(self.net.outputs), self._features(feeds)
         theirs: dict[str, torch.Tensor] = {}
         if self.teacher is not None:
-            if goal.teacher.features and self.features is None:
-                self.features = self._alike(feeds)
-            wanted = names + (self.features if goal.teacher.features else [])
             with torch.no_grad():
-                theirs = self.teacher(feeds, wanted)
-        mine = self.net(feeds, names + (self.features or []))
+                theirs = self.teacher(feeds, names + features)
+        mine = self.net(feeds, names + features)
         outputs = {n: mine[n] for n in names}
         logits = self.classes.of(outputs)
-        wanted_logits: dict[str, torch.Tensor] = {}
+        wanted: dict[str, torch.Tensor] = {}
         if goal.labels:
             total = total + labelled(outputs, logits, feeds[LABELS], goal.smooth)
-        if self.teacher is not None:
-            wanted_logits = self.their_classes.of({n: theirs[n] for n in names})
-            total = total + taught(outputs, logits, theirs, wanted_logits, goal.teacher.temperature)
-        if self.tally is not None:
-            self.tally.count(logits, feeds[LABELS] if goal.labels else None, wanted_logits)
-            for name in self.features or []:
+        if goal.teacher is not None and self.their_classes is not None:
+            wanted = self.their_classes.of({n: theirs[n] for n in names})
+            total = total + taught(outputs, logits, theirs, wanted, goal.teacher.temperature)
+            for name in features:
                 total = total + goal.teacher.features * attention(mine[name], theirs[name])
+        if self.tally is not None:
+            self.tally.count(logits, feeds[LABELS] if goal.labels else None, wanted)
         return total
 
-    def _alike(self, feeds) -> list[str]:
-        def every(net: Network) -> dict[str, torch.Tensor]:
-            return net(feeds, [n for s in net.steps for n in s.outputs if n])
+    def _features(self, feeds: dict[str, torch.Tensor]) -> list[str]:
+        """The tensors whose maps of attention are compared; none where only outputs are."""
+        asked = self.objective.teacher
+        if self.features is None and self.teacher is not None and asked is not None and asked.features:
 
-        with torch.no_grad():
-            return alike(self.net, self.teacher, every(self.net), every(self.teacher))
+            def every(net: Network) -> dict[str, torch.Tensor]:
+                return net(feeds, [n for s in net.steps for n in s.outputs if n])
+
+            with torch.no_grad():
+                self.features = alike(self.net, self.teacher, every(self.net), every(self.teacher))
+        return self.features or []
 
     def judge(self, history: History | None = None) -> float:
         """The loss on the held samples, without penalties, by the weights as they would be left; `history` gets their score."""
         self.net.eval()
         self.tally = tally = Tally()
         self.clock.over = True
-        total = count = 0
+        total, count = 0.0, 0
         with torch.no_grad():
             for chunk in self.samples.judged():
                 feeds = self.feeds(chunk, None)
@@ -241,6 +245,7 @@ class _Fit:
             optimiser, batches = self.optimiser(), self._endless()
             for i in range(TRIAL):
                 self.step(optimiser, next(batches), rate, (self.seed, 3, i))
+            self._agree()  # or processes would judge by statistics of their own and choose different rates
             loss = self.judge()
             found[rate] = loss if math.isfinite(loss) else math.inf
             self._set(before)
@@ -258,6 +263,11 @@ class _Fit:
         if saved is None:
             history = History(0.0, 0.0)
             history.start = start = self.judge(history)
+            if not math.isfinite(start):
+                raise BadOption(
+                    "the loss of the model as it comes is no number, so that there is nothing to learn by",
+                    expected="finite outputs for all samples", found=start, remedy="look for samples that are not finite",
+                )  # fmt: skip
             history.rate = rate = self.schedule.rate or self.try_rates()
             optimiser, at = self.optimiser(), 0
             best, kept = start, self._state()
@@ -273,7 +283,7 @@ class _Fit:
         for epoch in range(at, self.schedule.epochs):
             if self.schedule.patience and epoch - history.best >= self.schedule.patience:
                 break
-            total = taken = 0
+            total, taken = 0.0, 0
             for i, chunk in enumerate(self.samples.epoch(epoch)):
                 done = min((epoch * every + i) / steps, 1.0)
                 self.clock.share = done
@@ -285,7 +295,7 @@ class _Fit:
                     score = f", {history.score} {history.scores[-1]:.3f}" if history.scores else ""
                     self.progress(f"epoch {epoch + 1} of {self.schedule.epochs}, loss {loss:.4g}{score}", done)
             self.clock.share = (epoch + 1) / self.schedule.epochs
-            self.ranks.agree(iter(self.net._buffers.values()))
+            self._agree()
             history.train.append(total / max(taken, 1))
             self._look(history)
             history.sent = self.ranks.sent
@@ -307,29 +317,31 @@ class _Fit:
             history.changed = store(self.net, self.model)
         return history
 
+    def _agree(self) -> None:
+        """Statistics of batches become those of all processes."""
+        self.ranks.agree(b for b in self.net._buffers.values() if b is not None)
+
     # checkpoints
 
+    @cached_property
     def _mark(self) -> str:
-        goal = self.objective
-        asked = (
-            self.schedule,
-            self.seed,
-            goal.labels,
-            goal.smooth,
-            goal.penalties,
-            dict(goal.forms),
-            goal.steps,
-            goal.smooth_signs,
-        )
-        return mark(self.net._initial, *asked)
+        """What this training follows from: all that is asked, the weights and the teacher's, and the samples that are held."""
+        teacher = self.objective.teacher
+        asked = replace(self.objective, teacher=None, forms=dict(self.objective.forms))
+        shown = mark(self.teacher.places()) if self.teacher is not None else None
+        taught = teacher and (teacher.temperature, teacher.features, shown)
+        return mark(
+            self.net._initial, replace(self.schedule, checkpoint=None), self.seed, self.ranks.count, asked, taught,
+            self.samples.digest(),
+        )  # fmt: skip
 
     def _save(self, history: History, at: int, optimiser, best: float, kept) -> None:
         if self.schedule.checkpoint and self.ranks.rank == 0:
             state = {"history": vars(history), "at": at, "state": self._state(), "best": best, "kept": kept}
-            save(Path(self.schedule.checkpoint), {"mark": self._mark(), **state, "optimiser": optimiser.state_dict()})
+            save(Path(self.schedule.checkpoint), {"mark": self._mark, **state, "optimiser": optimiser.state_dict()})
 
     def _resume(self) -> dict | None:
-        saved = resume(Path(self.schedule.checkpoint), self._mark()) if self.schedule.checkpoint else None
+        saved = resume(Path(self.schedule.checkpoint), self._mark) if self.schedule.checkpoint else None
         return saved and {**saved, "history": History(**saved["history"])}
 
     # what the report draws

@@ -95,6 +95,19 @@ def test_distillation_gives_back_what_pruning_took_without_labels():
     assert taught.report.rows[-1].error["snr_db"] > pruned.report.rows[-1].error["snr_db"] + 3
 
 
+def test_maps_of_attention_are_learnt():
+    from onnxc.torch.losses import attention
+    from onnxc.torch.network import Network
+
+    data, apart = images(labels=False), []
+    goal = Network(small())(data, ["r2"])["r2"]
+    for weight in (0, 30):
+        passes = f"prune(ratio=0.5,recover=none),train.distill(epochs=4,batch=16,rate=0.01,features={weight})"
+        model = fitted(passes, data).model
+        apart.append(float(attention(Network(model)(data, ["r2"])["r2"], goal).detach()))
+    assert apart[1] < 0.7 * apart[0]
+
+
 def test_the_same_seed_gives_the_same_bytes_and_another_others():
     def once(seed):
         model = fitted("train.finetune(epochs=2,batch=16,rate=0.01)", seed=seed).model
@@ -165,6 +178,13 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     fitted(f'train.finetune(epochs=1,rate=0.01,checkpoint="{path}")')
     with pytest.raises(BadData, match="checkpoint of another training"):
         fitted(f'train.finetune(epochs=2,rate=0.01,checkpoint="{path}")')
+    path.unlink()
+    distilled = f'train.distill(epochs=1,rate=0.01,temperature={{}},checkpoint="{path}")'
+    fitted(distilled.format(2))
+    others = images(labels=False, seed=2)
+    for passes, data in ((distilled.format(3), None), (distilled.format(2), others)):
+        with pytest.raises(BadData, match="checkpoint of another training"):
+            fitted(passes, data)
     path.write_bytes(b"nonsense")
     with pytest.raises(BadData, match="no checkpoint"):
         fitted(f'train.finetune(epochs=1,rate=0.01,checkpoint="{path}")')

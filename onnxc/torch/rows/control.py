@@ -14,11 +14,11 @@ def if_(call: Call, condition):
 
 
 @row("Loop")
-def loop(call: Call, trips=None, condition=None, *state):
+def loop(call: Call, trips=None, condition=None, *first):
     body = call.get("body")
     limit = ints(trips)[0] if trips is not None else None
     going = condition is None or bool(condition.reshape(-1)[0])
-    state, collected, turn = list(state), [], 0
+    state, collected, turn = list(first), [], 0
     n = len(state)
     while going and (limit is None or turn < limit):
         out = call.run(body, [torch.tensor(turn), torch.tensor(True), *state])
@@ -36,11 +36,11 @@ def scan(call: Call, *x):
     body, m = call.get("body"), call.get("num_scan_inputs")
     if call.opset < 9:
         raise call.refuse("a scan with a batch axis", found=f"opset {call.opset}")
-    state, streams = list(x[:-m]), x[-m:]
+    state = list(x[:-m])
     n, k = len(state), len(body.output) - len(state)
     axes = call.get("scan_input_axes") or [0] * m
     reverse = call.get("scan_input_directions") or [0] * m
-    streams = [s.flip(a) if r else s for s, a, r in zip(streams, axes, reverse)]
+    streams = [s.flip(a) if r else s for s, a, r in zip(x[-m:], axes, reverse)]
     collected = []
     for t in range(streams[0].shape[axes[0]]):
         out = call.run(body, [*state, *(s.select(a, t) for s, a in zip(streams, axes))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import onnx
 import torch
@@ -32,7 +33,7 @@ simple(
 )  # fmt: skip
 
 _OLD_BROADCAST = 7
-_ARITHMETIC = {"Add": torch.add, "Sub": torch.sub, "Mul": torch.mul}
+_ARITHMETIC: dict[str, Callable[..., torch.Tensor]] = {"Add": torch.add, "Sub": torch.sub, "Mul": torch.mul}
 
 
 @row("Add", "Sub", "Mul")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -71,7 +73,7 @@ def lp_norm(call: Call, x):
 
 @row("Softmax", "LogSoftmax", "Hardmax")
 def softmax(call: Call, x):
-    f = {"Softmax": torch.softmax, "LogSoftmax": torch.log_softmax, "Hardmax": _hardmax}[call.op]
+    f = _SOFT[call.op]
     if call.opset >= 13:
         return f(x, call.get("axis", -1))
     # before opset 13 all axes from `axis` on are one
@@ -81,3 +83,8 @@ def softmax(call: Call, x):
 
 def _hardmax(x: torch.Tensor, axis: int) -> torch.Tensor:
     return torch.zeros_like(x).scatter(axis, x.argmax(axis, keepdim=True), 1.0)
+
+
+_SOFT: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
+    "Softmax": torch.softmax, "LogSoftmax": torch.log_softmax, "Hardmax": _hardmax,
+}  # fmt: skip
