@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx_graphsurgeon as gs
 import pytest
 from hypothesis import given, settings
 
@@ -18,6 +17,7 @@ from onnxc.passes.prune import groups
 from onnxc.passes.registry import make
 from onnxc.runtime.draw import random_feeds
 from onnxc.runtime.reference import Session
+from tests.filling import fill
 from tests.passes.prune_models import TOYS, chain, mobile, network
 from tests.strategies import feeds, models
 
@@ -47,7 +47,7 @@ def close(model, twin, seed=0, tolerance=1e-4):
 def test_light_models_lose_half_of_every_group_and_equal_their_twin(light_path, shared):
     model = run_passes(light_path, "clean", check="shapes").model
     if not shared:
-        _fill(model)
+        fill(model)
     before = cost(model, verify(model)).macs
     found = groups(model)
     found.cut(0.5)
@@ -59,17 +59,6 @@ def test_light_models_lose_half_of_every_group_and_equal_their_twin(light_path, 
     assert after <= 1.03 * half[light_path.stem] * before
     assert all("frozen" in r.reason for r in report.refusals)
     close(small, found.zeroed())
-
-
-def _fill(model):
-    """Random matrices and kernels, for each use its own."""
-    rng = np.random.default_rng(0)
-    for node in model.nodes:
-        for i, t in enumerate(node.inputs):
-            if isinstance(t, gs.Constant) and t.values.dtype == np.float32 and t.values.ndim > 1:
-                new = rng.standard_normal(t.values.shape, np.float32)
-                new *= np.float32(np.sqrt(1 / max(np.prod(t.values.shape[1:]), 1)))
-                model.set_weight(node, i, new)
 
 
 @pytest.mark.parametrize("name", TOYS)
@@ -310,7 +299,6 @@ def _residual_chain(blocks: int):
 
 def test_nothing_is_said_of_what_is_not_there():
     """A model without a prunable group is left as it is, and the report says why."""
-    from tests.passes.prune_models import network
 
     model = network("g (float[N, 4] x) => (float[N, 3] y) { [only] y = Gemm(x, w, b) }", w=(4, 3), b=(3,))
     small, report = apply(make("prune"), model)
