@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .ir import foreign
 from .ir.cost import cost
 from .ir.declared import correct_as_run, correct_outputs, freeze_inputs
 from .ir.errors import BadModel, BadOption, DimensionError, InferenceObjects, OnnxcError, VerificationError
@@ -108,7 +109,9 @@ class Pipeline(Pass):
         work = load(model).copy()
         frozen, wishes = self._frozen(work) if self.freeze else ([], self.wishes)
         ctx = Context(sound(work, runs=self.check == "data"), seed=self.seed, original=work.copy(), trainer=_Trainer())
-        report = PipelineReport(check=self.check, seed=self.seed, remarks=frozen + ctx.verified.remarks)
+        report = PipelineReport(
+            check=self.check, seed=self.seed, remarks=frozen + ctx.verified.remarks + foreign.remarks(work)
+        )
         tested = self.check == "data"
         if tested or self.data is not None or self.needs_data:
             _fits(cost(work, ctx.verified, sizes={}).peak_bytes)  # at the least

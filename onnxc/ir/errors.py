@@ -89,6 +89,10 @@ class VerificationError(OnnxcError):
     """A model fails the checker, strict shape inference or the interface check."""
 
 
+class NotTaken(VerificationError):
+    """ONNX Runtime opens no session on a model, whatever its inputs."""
+
+
 class InferenceObjects(VerificationError, DimensionError):
     """ONNX's own inference, not the operator table, refuses the model or has another shape."""
 

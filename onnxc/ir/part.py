@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import onnx
 import onnx_graphsurgeon as gs
 
+from . import foreign
 from .errors import BadOption
 from .model import Model, Tensor
 from .verify import verify
@@ -76,10 +77,13 @@ MOST_NAMED = 8
 
 
 def advice(model: Model, nodes: Sequence[str]) -> str | None:
-    """What can be compiled of a model without `nodes` and what comes after them, as options; None where they are not known.
+    """What can be compiled of a model without `nodes` and what comes after them, as options; None where they are not known. Where operators
+    have a remedy of their own (`ir.foreign`), it is that.
 
     A name with a slash stands for a node of a body, of which the node that holds it counts.
     """
+    if known := foreign.remedy(model):
+        return known
     stopped = [
         n for n in model.nodes if n.name and any(n.name == name or name.startswith(f"{n.name}/") for name in nodes)
     ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from ..ir import foreign
 from ..ir.analysis import analyse
 from ..ir.axes import Extent
 from ..ir.bodies import Body, inner
@@ -122,7 +123,7 @@ def inspect(source, wishes: Wishes | None = None) -> Inspection:
         groups=tuple(_group(g) for g in groups(opened, axes)),
         frozen=tuple(frozen_layers(opened, axes)),
         unknown=_unknown(model, list(analysis.facts.values())),
-        remarks=tuple(verified.remarks),
+        remarks=(*verified.remarks, *filter(None, [foreign.remedy(model)])),
     )
 
 

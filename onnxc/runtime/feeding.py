@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxc.ir.errors import BadData, BadOption, OnnxcError, Unsupported, VerificationError
+from onnxc.ir.errors import BadData, BadOption, NotTaken, OnnxcError, Unsupported, VerificationError
 from onnxc.runtime.data import Data, open_data
 from onnxc.runtime.draw import extents, random_feeds
 from onnxc.runtime.reference import Runner
@@ -227,7 +227,7 @@ def _accepted(
     first = attempt(random_feeds(inputs, seed, sizes=sizes))
     if first is None:
         return inputs, sizes
-    if isinstance(first, Unsupported):  # which no other numbers change
+    if isinstance(first, Unsupported | NotTaken):  # which no other numbers change
         raise first
     for tried, values in itertools.islice(_others(inputs, sizes, proto), TRIALS):
         if attempt(random_feeds(values, seed, sizes=tried)) is None:

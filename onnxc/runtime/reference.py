@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxc.ir import temporary
-from onnxc.ir.errors import Unsupported, VerificationError
+from onnxc.ir.errors import NotTaken, Unsupported, VerificationError
 from onnxc.ir.lean import NOWHERE, Lean
 from onnxc.runtime.containers import sequences, taken
 from onnxc.runtime.exchange import Exchange
@@ -102,7 +102,7 @@ class Session:
                 self._session = start()
                 self._restart = start if redraw and isinstance(source, bytes) else None
             except _ort_errors() as error:
-                raise _verification_error("ONNX Runtime does not take the model", error) from error
+                raise _refused(NotTaken, "ONNX Runtime does not take the model", error) from error
 
     def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Outputs by name: the graph's own, or those asked for (each an output, or named when the session was made).
@@ -123,7 +123,7 @@ class Session:
             arrays = self._outputs(self._exchange.names(computed), given) if computed else []
             values = dict(zip(computed, self._exchange.taken(computed, arrays)))
         except _ort_errors() as error:
-            raise _verification_error("the model fails in ONNX Runtime", error) from error
+            raise _refused(VerificationError, "the model fails in ONNX Runtime", error) from error
         except (RuntimeError, UnicodeDecodeError) as error:
             # tensors inside of types that ONNX Runtime and NumPy do not share, strings that are no UTF-8
             text = str(error).strip().splitlines()[0]
@@ -418,8 +418,8 @@ def _ort_errors() -> tuple[type[Exception], ...]:
     return tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
 
 
-def _verification_error(what: str, error: Exception) -> VerificationError:
+def _refused(kind: type[VerificationError], what: str, error: Exception) -> VerificationError:
     """One line from ORT's message, with the node if it names one."""
     text = plain(str(error))
     node = re.search(r"Node[: (,]+\(?[\"']?([^\s\"',)]+)", text)
-    return VerificationError(f"{what}: {text}", node=node.group(1) if node else None)
+    return kind(f"{what}: {text}", node=node.group(1) if node else None)

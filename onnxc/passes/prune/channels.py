@@ -150,10 +150,6 @@ class PruneChannels(Pass):
         report = Report()
         given = ctx.runner is not None and ctx.data is not None and not ctx.synthetic
         how = self.recover if self.recover != "auto" else "lstsq" if given else "none"
-        if self.recover == "auto" and not given:
-            report.note(
-                "no data given: the layers behind the cut are as they were, not repaired; give --data, or retrain"
-            )
         self._criterion = self.criterion if self.criterion != "auto" else "reconstruction" if given else "l1"
         spread = self._criterion == "reconstruction" and self.budget is not None and self.ratio != "auto"
         self._scope = self.scope if self.scope != "auto" else "outputs" if spread else "layer"
@@ -179,6 +175,10 @@ class PruneChannels(Pass):
         for name, cuts in edits.items():
             before, after, weights = (sum(x) for x in zip(*cuts.values(), strict=True))
             report.edit(name, f"{before} -> {after} channels in {weights} weights")
+        if edits and self.recover == "auto" and not given:
+            report.note(
+                "no data given: the layers behind the cut are as they were, not repaired; give --data, or retrain"
+            )
         return report
 
     def _analyse(self, model: Model) -> Analysis:

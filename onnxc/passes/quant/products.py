@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from ...ir import numbers
@@ -43,8 +44,11 @@ def refusal(node: gs.Node, types: dict[str, int]) -> str | None:
         return "its left side is the constant" if isinstance(x, gs.Constant) else "both sides are activations"
     if isinstance(x, gs.Constant):
         return "both sides are constants"
-    if types.get(x.name) != FLOAT or w.values.dtype != np.float32:
+    if w.values.dtype != np.float32:
         return f"its numbers are {w.values.dtype.name}, not float32"
+    if (kind := types.get(x.name)) != FLOAT:
+        name = onnx.TensorProto.DataType.Name(kind).lower() if kind else "of a type that is not known"
+        return f"the numbers that it reads are {name}, not float32" if kind else f"what it reads is {name}"
     if w.values.size == 0 or not np.isfinite(w.values).all():
         return "its weight is empty, or not finite"
     if node.op == "Gemm" and node.attrs.get("transA", 0):
