@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .ir import foreign
-from .ir.cost import cost
+from .ir.cost import cost, uncounted
 from .ir.declared import correct_as_run, correct_outputs, freeze_inputs
 from .ir.errors import BadModel, BadOption, DimensionError, InferenceObjects, OnnxcError, VerificationError
 from .ir.files import load
@@ -119,8 +121,11 @@ class Pipeline(Pass):
             if work.lax:
                 _as_it_runs(work, ctx.verified, ctx.trial)
             report.data, report.fed = ctx.trial.data.name, list(ctx.trial.data.remarks)
-        work.shapes = self._shapes(work, ctx.trial, wishes)
-        if work.shapes:
+        if ctx.trial is None:
+            ctx.verified = at_usual_shapes(work, wishes, verify)
+            report.remarks = [*report.remarks, *ctx.verified.remarks]
+        else:
+            work.shapes = ctx.trial.data.shapes()
             ctx.verified = verify(work)  # read at these sizes
         if ctx.trial is not None and tested:
             ctx.trial.room = room(peak_bytes(work, ctx.verified))
@@ -142,6 +147,7 @@ class Pipeline(Pass):
             if ctx.trial is not None:
                 ctx.trial.require = require
         report.sizes = open_sizes(work)
+        report.remarks = [*report.remarks, *uncounted_said(work, ctx.verified)]
         report.rows = self.run(work, ctx).parts
         if require is not None and report.rows:
             require.costs(report.rows[-1], report.rows[0])
@@ -155,12 +161,6 @@ class Pipeline(Pass):
         wishes = self.wishes or Wishes()
         sizes = wished_sizes(input_specs(model.to_proto(weights=False), wishes.samples, values=False), wishes)
         return freeze_inputs(model, sizes, wishes.shapes), replace(wishes, shapes={})
-
-    def _shapes(self, model: Model, trial: Trial | None, wishes: Wishes | None) -> dict[str, tuple[int, ...]]:
-        """Of one sample of each input: the data's, else what is wished for, else the usual ones."""
-        from .runtime.feeding import usual_shapes
-
-        return usual_shapes(model.to_proto(weights=False), wishes) if trial is None else trial.data.shapes()
 
     def run(self, model: Model, ctx: Context) -> Report:
         """Run the passes in turn, each on a copy that is kept or dropped; the model becomes what the last one leaves."""
@@ -196,6 +196,44 @@ def open_sizes(model: Model) -> list[str]:
             if not isinstance(dim, int) and extent != 1:
                 found.setdefault(dim or f"{t.name}[{axis}]", extent)
     return [f"{name} = {extent}" for name, extent in found.items()]
+
+
+def at_usual_shapes(model: Model, wishes: Wishes | None, check: Callable[[Model], Verified]) -> Verified:
+    """`check(model)`, with the costs counted at the shapes that are wished for or usual, or, where the model does not take
+    those, at others that it runs with; its remarks say where there are none. Raises OnnxcError."""
+    from .runtime.feeding import feed, usual_shapes
+
+    usual = model.shapes = usual_shapes(model.to_proto(weights=False), wishes)
+    found = check(model)
+    left = _uncounted(model, found)
+    if not left:
+        return found
+    with suppress(OnnxcError):
+        model.shapes = feed(model.to_proto(), None, wishes, samples=1).shapes()
+        again = verify(model)
+        if _uncounted(model, again) < left:
+            return replace(again, remarks=found.remarks)
+    model.shapes = usual if left < math.inf else {}
+    if model.shapes:
+        return found
+    why = f"extents that are no numbers count as 1 in costs: {found.analysis.unfit}; give --shape"
+    return replace(verify(model), remarks=[*found.remarks, why])
+
+
+def _uncounted(model: Model, verified: Verified) -> float:
+    """How many products count an extent as 1 that only a run tells; infinitely many where the model does not take its shapes."""
+    found = uncounted(model, verified) if model.shapes else []
+    return math.inf if verified.analysis.unfit else len(found)
+
+
+def uncounted_said(model: Model, verified: Verified) -> list[str]:
+    """What is to be said of products whose extents only a run tells."""
+    names = uncounted(model, verified) if model.shapes else []
+    if not names:
+        return []
+    what = f"{len(names)} products have extents" if len(names) > 1 else "1 product has extents"
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return [f"{what} that only a run tells, and that count as 1 in costs: {', '.join(names[:3])}{rest}"]
 
 
 def _context(verified: Verified, outer: Context, trial: Trial | None) -> Context:

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from . import ops  # noqa: F401  the rows enter themselves
 from .axes import Aligned, Atom, Axis, Prod, Sum, extent, find, freeze, settle
+from .computed import Computed
 from .errors import DimensionError
 from .model import Model
 from .table import ROWS, Analysis, Unreadable, Use, key_of, proto_shape
@@ -50,7 +51,7 @@ def _measure(analysis: Analysis) -> dict[Axis, int]:
     """Extents of the axes that are no numbers where the inputs have `Model.shapes`: the same model is read once more, with
     those, and its tensors' axes are looked up beside the first reading's."""
     model = analysis.model
-    opened = any(not isinstance(d, int) for t in model.inputs for d in t.shape or (None,))
+    opened = any(not isinstance(extent(a), int) for axes in analysis.axes.values() for a in axes or ())
     if not model.shapes or not opened:
         return {}
     fixed = model.copy()
@@ -61,8 +62,9 @@ def _measure(analysis: Analysis) -> dict[Axis, int]:
         if isinstance(t, gs.Variable):
             t.shape = None
     try:
-        second = analyse(fixed)
-    except DimensionError:
+        second = analyse(fixed, Computed(fixed.opset))
+    except DimensionError as e:
+        analysis.unfit = str(e)
         return {}
     found: dict[Axis, int] = {}
     for name, axes in analysis.axes.items():

@@ -12,6 +12,7 @@ from math import prod
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from .axes import Atom, Axis, extent, find
 from .bodies import Body, inner
 from .functions import packed_sizes
 from .graph import CAPTURED
@@ -112,6 +113,26 @@ def node_macs(analysis: Analysis, node: gs.Node, sizes: Sizes | None = None) -> 
     """Multiply-accumulates of one node: the product of its iteration extents."""
     axes = analysis.facts[node.name].iteration
     return prod(number(a, analysis.sizes if sizes is None else sizes) for a in axes) if axes else 0
+
+
+def uncounted(model: Model, verified: Verified) -> list[str]:
+    """Products over extents that only a run tells, which count as 1, by the names of their nodes."""
+    analysis, found = verified.analysis, []
+    for node in model.nodes:
+        axes = analysis.facts[node.name].iteration or ()
+        if any(not _is_counted(a, analysis.sizes) for a in axes):
+            found.append(node.name)
+    for body in inner(model, verified) if has_bodies(model) else ():
+        found += [f"{body.node.name}/{name}" for name in uncounted(body.model, body.verified)]
+    return found
+
+
+def _is_counted(a: Axis, sizes: Sizes) -> bool:
+    a = find(a)
+    if isinstance(extent(a), int) or a in sizes:
+        return True
+    parts = (a.size in sizes,) if type(a) is Atom else (_is_counted(p, sizes) for p in a.parts)
+    return all(parts)
 
 
 def _factor_bits(node: gs.Node, verified: Verified) -> int:

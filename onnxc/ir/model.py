@@ -291,7 +291,8 @@ class Model:
         """Become `other`: its graph, opsets, functions and declared types. `other` must not be used any more."""
         self.graph = other.graph
         self.opsets, self.functions = other.opsets, other.functions
-        self.declared, self.reserved, self.shapes = other.declared, other.reserved, other.shapes
+        self.declared, self.reserved = other.declared, other.reserved
+        self.shapes = other.shapes or self.shapes
         self.__dict__.pop("_names", None)
 
     def to_proto(self, *, weights: bool = True) -> onnx.ModelProto:

@@ -62,6 +62,7 @@ class Analysis:
     balanced: axes that must keep equally many indices (the groups of a convolution), or none at all.
     values: tensor name -> known contents of a small integer tensor (object array of int, Axis or None).
     parts: how many parts the sums that were joined or cut have, all together.
+    unfit: why the model does not take `Model.shapes`, once `sizes` has been asked for; "" where it does.
     """
 
     def __init__(self, model: Model):
@@ -72,6 +73,7 @@ class Analysis:
         self.facts: dict[str, Facts] = {}
         self.balanced: list[Axes] = []
         self.parts = 0
+        self.unfit = ""
         self._inferred: dict[str, tuple[Extent, ...] | None] | None = None
         self.measure: Callable[[Analysis], dict[Axis, int]] = lambda analysis: {}
 

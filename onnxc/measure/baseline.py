@@ -17,10 +17,10 @@ from ..ir.errors import BadData
 from ..ir.escape import json_text
 from ..ir.files import load
 from ..ir.output import write_whole
-from ..pipeline import sound
+from ..pipeline import at_usual_shapes, sound
 from ..report import RISE, finite
 from ..runtime.evaluate import Judge, Task
-from ..runtime.feeding import Wishes, feed, usual_shapes
+from ..runtime.feeding import Wishes, feed
 from ..runtime.reference import Runner, Session
 from ..runtime.tasks import is_higher_better
 
@@ -51,10 +51,11 @@ def figures(source: object, data: object = None, *, task: Task | None = None, ti
     model = load(source).copy()
     proto = model.to_proto()
     found: dict[str, Any] = {}
-    shapes = usual_shapes(model.to_proto(weights=False), wishes)
+    verified = None
     if data is not None or time:
         fed = feed(proto, data, wishes, seed=seed, runner=Runner(optimise=False))
-        shapes = fed.shapes()
+        model.shapes = fed.shapes()
+        verified = sound(model)
         if data is not None:
             judge = Judge(Runner(optimise=False), fed, proto, MOST, task)
             score = judge.score(judge.outputs)
@@ -68,8 +69,7 @@ def figures(source: object, data: object = None, *, task: Task | None = None, ti
                 {k: a for k, a in next(iter(fed.batches(1))).items() if k != "labels"},
             )
             found["time"] = measure({"model": lambda: session.run(feeds)}, rounds=21)[0].best
-    model.shapes = shapes
-    costs = cost(model, sound(model)).to_dict()
+    costs = cost(model, verified or at_usual_shapes(model, wishes, sound)).to_dict()
     return {name: costs[name] for name in COSTS} | found
 
 

@@ -26,7 +26,7 @@ from ..ir.table import ROWS, Facts, key_of
 from ..ir.verify import Verified
 from ..passes.layers.shuffles import resolve_shuffles
 from ..passes.prune.coupling import frozen_layers, groups
-from ..pipeline import open_sizes, sound
+from ..pipeline import at_usual_shapes, open_sizes, sound, uncounted_said
 
 if TYPE_CHECKING:
     from ..runtime.feeding import Wishes
@@ -102,11 +102,8 @@ class Inspection:
 def inspect(source, wishes: Wishes | None = None) -> Inspection:
     """Look at a model (whatever `onnxc.load` takes), with costs at the shapes that `wishes` says or at usual ones. Raises
     OnnxcError where it is not sound."""
-    from ..runtime.feeding import usual_shapes
-
     model = load(source).copy()
-    model.shapes = usual_shapes(model.to_proto(weights=False), wishes)
-    verified = sound(model)
+    verified = at_usual_shapes(model, wishes, sound)
     analysis = verified.analysis
     opened = model.copy()  # what pruning would see
     axes = analyse(opened) if resolve_shuffles(opened) else analysis
@@ -123,7 +120,7 @@ def inspect(source, wishes: Wishes | None = None) -> Inspection:
         groups=tuple(_group(g) for g in groups(opened, axes)),
         frozen=tuple(frozen_layers(opened, axes)),
         unknown=_unknown(model, list(analysis.facts.values())),
-        remarks=(*verified.remarks, *filter(None, [foreign.remedy(model)])),
+        remarks=(*verified.remarks, *filter(None, [foreign.remedy(model)]), *uncounted_said(model, verified)),
     )
 
 

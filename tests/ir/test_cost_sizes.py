@@ -89,3 +89,50 @@ def test_indices_and_single_numbers_are_no_layers():
     found = inspect(proto)
     assert [(layer.op, layer.params) for layer in found.layers] == [("Gather", 0), ("Mul", 1), ("MatMul", 8)]
     assert "Not listed: 1 Gather, 1 Mul" in render(found)
+
+
+def test_extents_that_operators_compute_of_extents_are_counted():
+    """Padding to a multiple of 4, as exporters of dilated convolutions write it: Mod, Where and Split of a Shape."""
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,2,H,W] x) => (float[N,5,P,Q] y)
+        <int64[2] four = {4,4}, int64[2] none = {0,0}, int64[2] ones = {1,1}, int64[4] zeros = {0,0,0,0}> {
+            s = Shape <start = 2> (x)
+            r = Mod(s, four)
+            m = Sub(four, r)
+            t = Equal(r, none)
+            p = Where(t, none, m)
+            h, v = Split(p, ones)
+            pads = Concat <axis = 0> (zeros, none, h, v)
+            b = Pad(x, pads)
+            y = Conv <pads = [1,1,1,1]> (b, w) }""")
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones((5, 2, 3, 3), np.float32), "w"))
+    found = inspect(proto, Wishes(shapes={"H": (10,), "W": (13,)}))
+    assert found.cost.macs == 12 * 16 * 5 * 2 * 9
+    assert not found.remarks
+
+
+def test_extents_that_only_a_run_tells_are_told_of():
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[n,3] x) => (float[k,4] y) <int64[1] last = {1}, int64[1] first = {0}> {
+            s = ReduceSum <keepdims = 0> (x, last) i = NonZero(s) j = Squeeze(i, first) a = Gather(x, j) y = MatMul(a, w) }""")
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones((3, 4), np.float32), "w"))
+    proto.graph.node[-1].name = "product"
+    words = "1 product has extents that only a run tells, and that count as 1 in costs: product"
+    assert inspect(proto).remarks == (words,)
+    assert words in str(onnxc.run_passes(proto, "clean").report).replace("\n      ", " ")
+
+
+def test_usual_extents_that_are_too_short_are_not_counted():
+    proto = network(["N", 1, "L", 1], [(2, 1, 1)])
+    proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((2, 1, 100, 1), np.float32), "w0"))
+    found = inspect(proto)
+    assert found.sizes == ("L = 128",) and found.cost.macs == 29 * 2 * 100
+    report = onnxc.run_passes(proto, "clean", check="shapes").report
+    assert report.sizes == ["L = 128"] and report.rows[0].after.macs == found.cost.macs
+
+
+def test_a_raised_opset_keeps_the_sizes():
+    proto = network(["N", 3, "H", "W"], [(4, 1, 3)])
+    proto.opset_import[0].version = 12
+    rows = onnxc.run_passes(proto, "quant", check="shapes").report.rows
+    assert rows[-1].after.macs == rows[0].before.macs > 64 * 64
