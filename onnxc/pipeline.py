@@ -233,7 +233,7 @@ def uncounted_said(model: Model, verified: Verified) -> list[str]:
         return []
     what = f"{len(names)} products have extents" if len(names) > 1 else "1 product has extents"
     rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return [f"{what} that only a run tells, and that count as 1 in costs: {', '.join(names[:3])}{rest}"]
+    return [f"{what} that only a run tells; their MACs are counted too low ({', '.join(names[:3])}{rest})"]
 
 
 def _context(verified: Verified, outer: Context, trial: Trial | None) -> Context:
@@ -253,7 +253,7 @@ def _step(p: Pass, model: Model, ctx: Context) -> tuple[Model, Verified, Report]
             if not isinstance(row, Report):
                 raise VerificationError("a pass must return a Report", found=type(row).__name__)
             run_inside(p, model, work, ctx, row)
-        if p.needs_data and ctx.synthetic:
+        if p.needs_data and ctx.synthetic and (row.edits or row.refusals):
             row.note("no data given: seeded random inputs stood in")
         if not row.edits and _untouched(work, model):
             if not p.implied and not row.refusals and not row.notes and (what := p.summary()):

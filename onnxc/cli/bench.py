@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,10 +24,10 @@ from .options import (
     show,
 )
 from .profile import check_files, render, write
-from .tables import Column, draw, plural, seconds
+from .tables import Column, draw, plural, seconds, wrap
 
 if TYPE_CHECKING:
-    from ..measure.bench import Row
+    from ..measure.subjects import Times
 
 
 def bench(
@@ -72,17 +71,19 @@ def bench(
 
     with bar(1) as step:
         step("timing", 0.0)
-        rows = bench(subjects, threads=threads, wishes=arguments.wishes(shape, None, inputs), remote=remote)
-    show(json_text({"rows": [row.to_dict() for row in rows]}) if json else render_times(rows, colour=colour()))
+        times = bench(subjects, threads=threads, wishes=arguments.wishes(shape, None, inputs), remote=remote)
+    rows = {"rows": [row.to_dict() for row in times.rows], "fed": list(times.fed)}
+    show(json_text(rows) if json else render_times(times, colour=colour()))
 
 
-def render_times(rows: Sequence[Row], *, width: int | None = None, colour: bool = False) -> str:
+def render_times(found: Times, *, width: int | None = None, colour: bool = False) -> str:
     """A row per candidate: median and best time of a call, and the ratio to the first with its quartiles."""
-    rows = readable(rows)
+    found = readable(found)
+    rows = found.rows
     columns = (Column("", number=False), Column("median"), Column("best"), Column("ratio"), Column("quartiles"))
     cells = [
         [r.name, seconds(r.median), seconds(r.best), f"{r.ratio:.3f}x", f"{r.low:.3f} to {r.high:.3f}"] for r in rows
     ]
     how = f"{plural(rows[0].threads, 'thread')}, {rows[0].rounds} rounds in turns"
-    note = f"Time of one call; {how}; ratio: by the time of {rows[0].name}."
-    return f"{draw(columns, cells, width, colour)}\n\n{note}"
+    notes = [f"Time of one call; {how}; ratio: by the time of {rows[0].name}.", f"Fed: {'; '.join(found.fed)}."]
+    return "\n\n".join([draw(columns, cells, width, colour), *(wrap(note, "", width) for note in notes)])

@@ -66,5 +66,6 @@ def render(found: ComparisonReport, *, width: int | None = None, colour: bool = 
         metric = found.task.metric
         parts.append(f"{metric}: {' and '.join(score(metric, m[metric]) for m in found.metrics)}")
     parts += [wrap(text, width=width or screen_width()) for text in found.remarks]
-    parts.append(f"on {plural(found.samples, 'sample')} of {found.data}")
+    text = "; ".join([f"on {plural(found.samples, 'sample')} of {found.data}", *found.fed])
+    parts.append(wrap(text, width=width or screen_width()))
     return "\n\n".join(parts)

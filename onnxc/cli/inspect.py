@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..ir.escape import readable
 from . import arguments, tables
 from .options import JsonOption, ModelArgument, SamplesOption, ShapeOption, VerboseOption, colour, json_text, show
+from .report import folded, told
 
 if TYPE_CHECKING:
     from ..measure.inspect import Inspection, Layer
@@ -39,6 +40,8 @@ QUANTISERS = (
     ),
     *("ai.onnxc.ResidualBinarize", "ai.onnxc.DynamicResidualBinarize"),
 )
+CHANNELS_STAY = "its channels stay: "
+"""What the title of their list says already."""
 FEW = 24
 """Lines of a list that are shown without `verbose`."""
 
@@ -116,11 +119,8 @@ def _head(found: Inspection, width: int) -> str:
 
 
 def _lists(found: Inspection, verbose: bool, width: int) -> list[str]:
-    reasons: dict[str, list[str]] = {}
-    for node, reason in found.frozen:
-        reasons.setdefault(reason, []).append(node)
-    most = len(found.layers) if verbose else 3
-    frozen = [f"{tables.plural(len(n), 'layer')}: {reason} ({tables.some(n, most)})" for reason, n in reasons.items()]
+    pairs = [(node, reason.removeprefix(CHANNELS_STAY)) for node, reason in found.frozen]
+    frozen = [f"{node}: {why}" for node, why in pairs] if verbose else [told("layer", *g) for g in folded(pairs)]
     if not verbose and len(frozen) > FEW:
         frozen = [*frozen[:FEW], f"{tables.plural(len(frozen) - FEW, 'more reason')} (--verbose)"]
     unknown = [f"{tables.plural(n, f'{op} node')}: {reason}" for op, n, reason in found.unknown]

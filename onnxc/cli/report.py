@@ -26,7 +26,7 @@ from .tables import (
 
 if TYPE_CHECKING:
     from ..ir.cost import Cost
-    from ..passes.base import Refusal, Report
+    from ..passes.base import Report
     from ..report import PipelineReport
 
 HEAD = (
@@ -131,29 +131,38 @@ def _each(items: Iterable[tuple[str, str, str]]) -> list[str]:
 
 
 def grouped(rows: list[Report]) -> list[str]:
-    """Refusals for the same reason on one line, the commonest first. Reasons that differ by a name are the same."""
+    """Refusals for the same reason on one line, the commonest first."""
     lines = []
     for r in rows:
-        reasons: dict[str, list[Refusal]] = {}
-        for refusal in r.refusals:
-            reasons.setdefault(_NAME.sub("*", refusal.reason), []).append(refusal)
-        ordered = sorted(reasons.values(), key=lambda found: -len(found))
-        for found in ordered[:FEW]:
-            alike = all(f.reason == found[0].reason for f in found)
-            names = some([f.node for f in found])
-            if alike:
-                lines.append(f"{r.name}: {plural(len(found), 'node')}: {found[0].reason} ({names})")
-            else:
-                lines.append(f"{r.name}: {plural(len(found), 'node')}, as {found[0].node}: {found[0].reason}")
-        rest = sum(map(len, ordered[FEW:]))
+        found = folded((refusal.node, refusal.reason) for refusal in r.refusals)
+        lines += [f"{r.name}: {told('node', *group)}" for group in found[:FEW]]
+        rest = sum(len(nodes) for nodes, _ in found[FEW:])
         if rest:
-            others = plural(len(ordered) - FEW, "other reason")
+            others = plural(len(found) - FEW, "other reason")
             lines.append(f"{r.name}: {plural(rest, 'more node')} for {others} (--verbose)")
     return lines
 
 
-_NAME = re.compile(r"\S*[\d/]\S*")
-"""What is most likely a node's or a tensor's name within a reason."""
+def folded(pairs: Iterable[tuple[str, str]]) -> list[tuple[list[str], list[str]]]:
+    """(node, reason) -> (nodes, their reasons) for each reason, the commonest first. Reasons that differ by the name of a node, a
+    tensor or an operator are the same."""
+    found: dict[str, tuple[list[str], list[str]]] = {}
+    for node, reason in pairs:
+        nodes, reasons = found.setdefault(_NAME.sub("*", reason), ([], []))
+        nodes.append(node)
+        reasons.append(reason)
+    return sorted(found.values(), key=lambda group: -len(group[0]))
+
+
+def told(noun: str, nodes: list[str], reasons: list[str]) -> str:
+    """One line on nodes that were left for one reason."""
+    if len(set(reasons)) == 1:
+        return f"{plural(len(nodes), noun)}: {reasons[0]} ({some(nodes)})"
+    return f"{plural(len(nodes), noun)}, as {nodes[0]}: {reasons[0]}"
+
+
+_NAME = re.compile(r"\S*[\d/]\S*|\b(?:[A-Z][a-z]+[A-Z]?[A-Za-z]*|GRU|LSTM|RNN|PRelu|LRN)\b")
+"""What is most likely the name of a node, a tensor or an operator within a reason."""
 
 
 def _section(title: str, lines: list[str], width: int) -> list[str]:

@@ -13,7 +13,7 @@ from ..ir.errors import BadOption, Unsupported
 from ..ir.escape import line, readable
 from . import arguments
 from .options import InputOption, RemoteOption, ShapeOption, colour, show
-from .tables import Column, draw, shape
+from .tables import Column, draw, shape, wrap
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,6 +82,5 @@ def render_outputs(outputs: Arrays, fed: str, *, width: int | None = None, colou
             figures = [f"{v:.6g}" for v in (wide.min(), wide.mean(), wide.max())]
         rows.append([readable(name), str(a.dtype), shape(a.shape), *figures])
     columns = (Column("output", number=False), Column("type", number=False), Column("shape", number=False))
-    return (
-        f"{draw([*columns, Column('min'), Column('mean'), Column('max')], rows, width, colour)}\n\nfed: {readable(fed)}"
-    )
+    table = draw([*columns, Column("min"), Column("mean"), Column("max")], rows, width, colour)
+    return f"{table}\n\n{wrap(f'fed: {readable(fed)}', '', width)}"

@@ -26,7 +26,7 @@ from .options import (
     json_text,
     show,
 )
-from .tables import Column, draw, percent, plural, score
+from .tables import Column, draw, percent, plural, score, wrap
 
 if TYPE_CHECKING:
     from ..measure.sensitivity import Sensitivity
@@ -90,8 +90,8 @@ def render(found: Sensitivity, *, width: int | None = None, colour: bool = False
         rows.append([c.name, str(c.channels), *cells])
     metric = next(iter(found.curves[0].points[0].metrics), None)
     words = "relative error of the outputs" + (f", and {metric}" if metric else "")
-    text = f"{words}; {plural(len(rows), 'group')}, on {found.data}"
-    return "\n\n".join([draw(columns, rows, width, colour), text])
+    text = "; ".join([words, f"{plural(len(rows), 'group')}, on {found.data}", *found.fed])
+    return "\n\n".join([draw(columns, rows, width, colour), wrap(text, "", width)])
 
 
 def draw_plot(found: Sensitivity, path: Path) -> None:

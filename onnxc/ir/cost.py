@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from math import prod
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from .axes import Atom, Axis, extent, find
@@ -17,16 +18,18 @@ from .bodies import Body, inner
 from .functions import packed_sizes
 from .graph import CAPTURED
 from .live import Sizes, number, peak_bytes
-from .model import Model
+from .model import DOMAIN, Model
 from .numbers import number_bits
 from .qtype import stored_bytes
-from .table import Analysis
+from .table import Analysis, Facts
+from .values import attribute_proto
 from .verify import Verified
 
 
 @dataclass(frozen=True)
 class Cost:
-    """nodes; params: elements of floating or quantised weights; bytes: of all initialisers as stored in the file;
+    """nodes; params: elements of floating or quantised weights; bytes: of all initialisers, and of the tables that classical
+    models (trees, support vectors) have in attributes, as stored in the file;
     macs: multiply-accumulates of contracting operators; bops: macs times the bits of both factors (Baskin 2018, UNIQ);
     peak_bytes: the largest sum of live intermediate tensors in node order (see `live`)."""
 
@@ -53,14 +56,16 @@ def cost(model: Model, verified: Verified, sizes: Sizes | None = None) -> Cost:
             bops += n * _factor_bits(node, verified)
     operands = shape_operands(verified.analysis)
     packed = packed_sizes(model)
+    tables = [attribute_tables(node) for node in model.nodes if node.domain == CLASSICAL]
     whole = Cost(
         nodes=len(model.nodes),
-        params=sum(
+        params=sum(n for n, _ in tables)
+        + sum(
             packed.get(t.name, t.values.size)
             for t in constants
             if t.values.dtype.kind not in "OUSb" and t.name not in operands
         ),
-        bytes=sum(stored_bytes(t.values) for t in constants),
+        bytes=sum(size for _, size in tables) + sum(stored_bytes(t.values) for t in constants),
         macs=macs,
         bops=bops,
         peak_bytes=peak_bytes(model, verified, sizes),
@@ -115,15 +120,30 @@ def node_macs(analysis: Analysis, node: gs.Node, sizes: Sizes | None = None) -> 
     return prod(number(a, analysis.sizes if sizes is None else sizes) for a in axes) if axes else 0
 
 
+PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"}
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+CLASSICAL = "ai.onnx.ml"
+"""The domain of trees, support vectors and linear models."""
+
+
+def attribute_tables(node: gs.Node) -> tuple[int, int]:
+    """Floats (thresholds, leaves, coefficients) and bytes of the lists and tensors in the attributes of a classical model."""
+    protos = [attribute_proto(key, value) for key, value in node.attrs.items()]
+    held = [p for p in protos if p.floats or p.ints or p.HasField("t")]
+    floats = sum(len(p.floats) + (prod(p.t.dims) if p.t.data_type in FLOATS else 0) for p in held)
+    return floats, sum(p.ByteSize() for p in held)
+
+
 def uncounted(model: Model, verified: Verified) -> list[str]:
-    """Products over extents that only a run tells, which count as 1, by the names of their nodes."""
+    """Products over extents or ranks that only a run tells, whose MACs are counted too low, by the names of their nodes."""
     analysis, found = verified.analysis, []
     for node in model.nodes:
-        axes = analysis.facts[node.name].iteration or ()
-        if any(not _is_counted(a, analysis.sizes) for a in axes):
+        facts = analysis.facts[node.name]
+        axes = facts.iteration or ()
+        if (node.op in PRODUCTS and not facts.known) or any(not _is_counted(a, analysis.sizes) for a in axes):
             found.append(node.name)
     for body in inner(model, verified) if has_bodies(model) else ():
-        found += [f"{body.node.name}/{name}" for name in uncounted(body.model, body.verified)]
+        found += [f"{body.name}/{name}" for name in uncounted(body.model, body.verified)]
     return found
 
 
@@ -141,12 +161,22 @@ def _factor_bits(node: gs.Node, verified: Verified) -> int:
     return prod(number_bits(t, verified.types) for t in pair)
 
 
+def is_index(t: gs.Constant, facts: Facts) -> bool:
+    """Whether the node of `facts` reads `t` as places, extents or ids: integers of 32 or 64 bits that no product takes, and
+    nothing that unpacks weights."""
+    if t.values.dtype.kind not in "iu" or t.values.dtype.itemsize < 4:
+        return False
+    if t.values.dtype == np.int64 and t.values.ndim <= 1:
+        return True
+    op, domain = facts.node.op, facts.node.domain
+    return not (facts.iteration or op == "DequantizeLinear" or op.startswith("QLinear") or domain == DOMAIN)
+
+
 def shape_operands(analysis: Analysis) -> set[str]:
-    """Integer initialisers that are read only as shape operands, bounds or indices; they are no parameters."""
+    """Integer initialisers that are read only as shape operands, bounds, places or indices; they are no parameters."""
     weights, others = set[str](), set[str]()
     for facts in analysis.facts.values():
         for i, t in enumerate(facts.node.inputs):
             if isinstance(t, gs.Constant):
-                shape_like = t.values.dtype == np.int64 and t.values.ndim <= 1
-                (others if i in facts.operands or shape_like else weights).add(t.name)
+                (others if i in facts.operands or is_index(t, facts) else weights).add(t.name)
     return others - weights

@@ -19,7 +19,7 @@ class ComparisonReport:
 
     `metrics` holds those of the first and of the second model on the data's labels, by name (accuracy, ...); both are
     empty without labels, or where no output has the form that they are for. `task` says which metric people are shown;
-    `remarks` of which outputs the lengths differ, where data decide them.
+    `remarks` of which outputs the lengths differ, where data decide them; `fed` what was chosen of the inputs.
     """
 
     outputs: dict[str, Difference]
@@ -29,23 +29,13 @@ class ComparisonReport:
     metrics: tuple[dict[str, float], dict[str, float]]
     task: Task | None = None
     remarks: tuple[str, ...] = ()
+    fed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """As a table: a row for each output."""
-        head = ("output", "max abs error", "max rel", "SNR dB", "top-1")
-        rows = [
-            (name, f"{d.max_abs:.3g}", f"{d.max_rel:.3g}", f"{d.snr_db:.1f}", "" if d.top1 is None else f"{d.top1:.1%}")
-            for name, d in self.outputs.items()
-        ]
-        used = [k for k in range(len(head)) if any(row[k] for row in rows)]
-        wide = [max(len(head[k]), *(len(row[k]) for row in rows)) for k in used]
-        lines = [
-            "  ".join(row[k].rjust(n) if k else row[k].ljust(n) for k, n in zip(used, wide)) for row in (head, *rows)
-        ]
-        if self.task is not None:
-            name = self.task.metric
-            lines.append(f"{name}: {' and '.join(f'{m[name]:.4g}' for m in self.metrics)}")
-        return "\n".join([*lines, *self.remarks, f"on {self.samples} sample{'s' * (self.samples != 1)} of {self.data}"])
+        from onnxc.cli.compare import render
+
+        return render(self)
 
     @property
     def accuracy(self) -> tuple[float, float] | None:
@@ -68,6 +58,7 @@ class ComparisonReport:
             "accuracy": list(self.accuracy) if self.accuracy else None,
             "metrics": list(self.metrics),
             "remarks": list(self.remarks),
+            "fed": list(self.fed),
         }
 
 
@@ -104,7 +95,7 @@ def compare(
         samples += feeds.samples
     return ComparisonReport(
         both.outputs, source.name, samples, source.synthetic, (both.before, both.metrics), both.judged,
-        tuple(both.lengths.values()),
+        tuple(both.lengths.values()), tuple(source.remarks),
     )  # fmt: skip
 
 

@@ -15,9 +15,10 @@ from ..ir import foreign
 from ..ir.analysis import analyse
 from ..ir.axes import Extent
 from ..ir.bodies import Body, inner
-from ..ir.cost import Cost, cost, has_bodies, node_macs
+from ..ir.cost import CLASSICAL, Cost, attribute_tables, cost, has_bodies, is_index, node_macs
 from ..ir.files import load
 from ..ir.functions import indices, is_lookup
+from ..ir.graph import CAPTURED
 from ..ir.live import number
 from ..ir.model import Model
 from ..ir.numbers import number_bits
@@ -27,6 +28,7 @@ from ..ir.verify import Verified
 from ..passes.layers.shuffles import resolve_shuffles
 from ..passes.prune.coupling import frozen_layers, groups
 from ..pipeline import at_usual_shapes, open_sizes, sound, uncounted_said
+from .roles import Roles
 
 if TYPE_CHECKING:
     from ..runtime.feeding import Wishes
@@ -129,8 +131,9 @@ def layers_of(model: Model, verified: Verified, within: str = "") -> Iterator[La
     bodies: dict[int, list[Body]] = {}
     for body in inner(model, verified) if has_bodies(model) else ():
         bodies.setdefault(id(body.node), []).append(body)
+    roles = Roles(model, verified.analysis)
     for node in model.nodes:
-        yield replace(_layer(node, verified), name=f"{within}{node.name}")
+        yield replace(_layer(node, verified, roles), name=f"{within}{node.name}")
         for body in bodies.get(id(node), ()):
             yield from layers_of(body.model, body.verified, f"{within}{body.name}/")
 
@@ -148,15 +151,15 @@ def _declared(t: gs.Variable | gs.Constant, verified: Verified) -> str:
     return f"{onnx.TensorProto.DataType.Name(kind).lower() if kind else '?'} {_extents(extents)}"
 
 
-def _layer(node: gs.Node, verified: Verified) -> Layer:
+def _layer(node: gs.Node, verified: Verified, roles: Roles) -> Layer:
     facts = verified.analysis.facts[node.name]
-    weights = [] if _feeds_one(node) else _weights(node, verified)
+    weights = [] if _feeds_one(node) or not roles.is_layer(node) else _weights(node, verified, roles)
     packed: dict[str, int] = {}
     numbers = None
     for t in node.inputs:
         maker = _unpacker(t)
         if maker is not None and _feeds_one(maker):
-            weights += _weights(maker, verified)
+            weights += _weights(maker, verified, roles)
             numbers = _numbers(maker)
             if maker.op in ("Lookup", "ProductLookup"):
                 packed[maker.inputs[0].name] = 0 if numbers is None else numbers.size
@@ -167,13 +170,14 @@ def _layer(node: gs.Node, verified: Verified) -> Layer:
         bits = number_bits(factor, verified.types)
     else:
         bits = number_bits(max(weights, key=lambda t: t.values.size)) if weights else None
+    classical = attribute_tables(node) if node.domain == CLASSICAL else (0, 0)
     return Layer(
         name=node.name,
         op=key_of(node),
         shape=verified.analysis.shape(node.outputs[0].name) if node.outputs else None,
-        params=sum(packed.get(t.name, t.values.size) for t in weights),
+        params=classical[0] + sum(packed.get(t.name, t.values.size) for t in weights),
         macs=node_macs(verified.analysis, node),
-        bytes=sum(stored_bytes(t.values) for t in weights),
+        bytes=classical[1] + sum(stored_bytes(t.values) for t in weights),
         bits=bits,
         **_coded(numbers, weights),
         **(_binary(node, verified) if bits == 1 and factor is not None else {}),
@@ -226,17 +230,14 @@ def _coded(numbers: np.ndarray | None, weights: list[gs.Constant]) -> dict[str, 
     return {"entropy": round(entropy, 3), "coded": round(estimate(counts)) + tables}
 
 
-def _weights(node: gs.Node, verified: Verified) -> list[gs.Constant]:
-    """The initialisers that `node` reads, but for shape operands, indices, booleans and texts."""
-    operands = verified.analysis.facts[node.name].operands
-    return [
-        t
-        for i, t in enumerate(node.inputs)
-        if isinstance(t, gs.Constant)
-        and i not in operands
-        and t.values.dtype.kind not in "OUSb"
-        and not (t.values.dtype == np.int64 and t.values.ndim <= 1)
-    ]
+def _weights(node: gs.Node, verified: Verified, roles: Roles) -> list[gs.Constant]:
+    """The initialisers that `node` reads as they are or made ready, but for shape operands, indices, booleans and texts, and what
+    its bodies read."""
+    facts = verified.analysis.facts[node.name]
+    given = node.inputs[: len(node.inputs) - len(node.attrs.get(CAPTURED, ()))]
+    read = [t for i, source in enumerate(given) if i not in facts.operands for t in roles.constants(source)]
+    kept = [t for t in read if t.values.dtype.kind not in "OUSb" and not is_index(t, facts)]
+    return list({id(t): t for t in kept}.values())
 
 
 def _feeds_one(node: gs.Node) -> bool:
@@ -256,9 +257,13 @@ def _group(g) -> ChannelGroup:
 
 
 def _unknown(model: Model, facts: list[Facts]) -> tuple[tuple[str, int, str], ...]:
-    found = Counter(
-        (key_of(f.node), "ranks that are not known" if key_of(f.node) in ROWS else "no row in the operator table")
-        for f in facts
-        if not f.known
-    )
+    found = Counter((key_of(f.node), _why_unknown(f.node)) for f in facts if not f.known)
     return tuple((op, n, reason) for (op, reason), n in sorted(found.items()))
+
+
+def _why_unknown(node: gs.Node) -> str:
+    if key_of(node) in ROWS:
+        return "ranks that are not known"
+    if CAPTURED in node.attrs:
+        return "what stands in its bodies is worked on by itself"
+    return "no row in the operator table"

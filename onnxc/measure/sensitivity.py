@@ -21,15 +21,21 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """curves: one for each unit, in graph order. data: what they were measured on."""
+    """curves: one for each unit, in graph order. data: what they were measured on; fed: what was chosen of it."""
 
     curves: list[Curve]
     data: str
     synthetic: bool
+    fed: tuple[str, ...] = ()
 
     def to_dict(self) -> dict:
         """Plain values for JSON."""
-        return {"data": self.data, "synthetic": self.synthetic, "groups": [asdict(c) for c in self.curves]}
+        return {
+            "data": self.data,
+            "fed": list(self.fed),
+            "synthetic": self.synthetic,
+            "groups": [asdict(c) for c in self.curves],
+        }
 
 
 def sensitivity(
@@ -58,4 +64,4 @@ def sensitivity(
     curves = measure(
         model, context, criterion=criterion, how=recover, samples=samples, file=out, progress=progress
     )  # fmt: skip
-    return Sensitivity(curves, opened.name, opened.synthetic)
+    return Sensitivity(curves, opened.name, opened.synthetic, tuple(opened.remarks))

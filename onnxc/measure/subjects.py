@@ -40,6 +40,14 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Times:
+    """What `bench` found: a row for each candidate; fed: what they were given, in words, once for all that were given the same."""
+
+    rows: list[Row]
+    fed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class _Call:
     subject: Subject
     feeds: Arrays
@@ -103,9 +111,7 @@ def run_once(path: str, wishes: Wishes, remote: str | None = None) -> tuple[Arra
         raise
 
 
-def bench(
-    paths: Sequence[str], *, threads: int = 1, wishes: Wishes | None = None, remote: str | None = None
-) -> list[Row]:
+def bench(paths: Sequence[str], *, threads: int = 1, wishes: Wishes | None = None, remote: str | None = None) -> Times:
     """Time them in turns on seeded random inputs of one sample; the first is the base.
 
     Extents that a model leaves open are those of `wishes`, else those of a library among `paths`, else those of the first
@@ -122,11 +128,13 @@ def bench(
         if s.compiled:
             wanted = {name: extents for name, (extents, _) in s.inputs_for(wishes.shapes).items()} | wanted
     calls: dict[str, Callable[[], object]] = {}
+    fed: dict[str, None] = {}
     for s in subjects:
-        feeds, _ = _feeds(s, replace(wishes, shapes=wanted))
+        feeds, told = _feeds(s, replace(wishes, shapes=wanted))
+        fed[told] = None
         wanted |= {name: array.shape for name, array in feeds.items() if name not in wanted and not s.compiled}
         calls[_free(s.name, calls)] = _Call(s, feeds) if s.timed is None else _TimedCall(s, feeds)
-    return measure(calls, threads=threads)
+    return Times(measure(calls, threads=threads), tuple(fed))
 
 
 def _known(wishes: Wishes, subjects: Sequence[Subject]) -> None:

@@ -40,7 +40,7 @@ def test_inspect_shows_what_is_coupled_and_what_froze_the_rest(command, model_pa
     groups = {g["name"]: g for g in found["groups"]}
     assert {name: g["channels"] for name, g in groups.items()} == {"node_a": 16, "node_c": 8}
     assert groups["node_c"]["makes"] == ["node_c"] and groups["node_c"]["contracts"] == ["node_y"]
-    assert found["frozen"] == [{"node": "node_y", "reason": "its channels are frozen by graph output"}]
+    assert found["frozen"] == [{"node": "node_y", "reason": "its channels stay: a graph output has them"}]
     text = command("inspect", model_path).out
     for part in (
         "node_a",

@@ -67,7 +67,7 @@ def test_run_and_bench_take_it(small_model, board, tmp_path):
     outputs, _ = run_once(str(tmp_path / "out"), Wishes(), address)
     feeds = random_feeds(Library(tmp_path / "out"))
     assert outputs.keys() == run_ort(small_model, feeds).keys()
-    (row,) = bench([str(tmp_path / "out")], remote=address)
+    (row,) = bench([str(tmp_path / "out")], remote=address).rows
     assert row.name.endswith(f"in {address}") and row.median > 0
     (tmp_path / "m.onnx").write_bytes(small_model.SerializeToString())
     with pytest.raises(BadOption, match="--remote runs libraries"):

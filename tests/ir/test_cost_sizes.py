@@ -117,7 +117,7 @@ def test_extents_that_only_a_run_tells_are_told_of():
             s = ReduceSum <keepdims = 0> (x, last) i = NonZero(s) j = Squeeze(i, first) a = Gather(x, j) y = MatMul(a, w) }""")
     proto.graph.initializer.append(numpy_helper.from_array(np.ones((3, 4), np.float32), "w"))
     proto.graph.node[-1].name = "product"
-    words = "1 product has extents that only a run tells, and that count as 1 in costs: product"
+    words = "1 product has extents that only a run tells; their MACs are counted too low (product)"
     assert inspect(proto).remarks == (words,)
     assert words in str(onnxc.run_passes(proto, "clean").report).replace("\n      ", " ")
 
@@ -136,3 +136,33 @@ def test_a_raised_opset_keeps_the_sizes():
     proto.opset_import[0].version = 12
     rows = onnxc.run_passes(proto, "quant", check="shapes").report.rows
     assert rows[-1].after.macs == rows[0].before.macs > 64 * 64
+
+
+def test_weights_made_ready_are_of_the_layer_that_reads_them():
+    """Identity, Transpose and Slice of weights are no layers, nor are sums of extents; a class token is one."""
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,4,3] x) => (float[N,P,6] y, int64[1] z)
+        <int64[1] zero = {0}, int64[1] six = {6}, int64[1] axis = {1}, int32[2] more = {2,3}, float[1,1,3] token = {1,2,3},
+         int64[2] rest = {1,3}> {
+            v = Identity(w) u = Slice(v, zero, six, axis)
+            s = Shape <end = 1> (x)
+            g = Concat <axis = 0> (s, rest) t = Expand(token, g) a = Concat <axis = 1> (t, x)
+            y = MatMul(a, u)
+            i = Shape <start = 1> (x) j = Cast <to = 6> (i) k = Add(j, more) l = ReduceSum(k) z = Cast <to = 7> (l) }""")
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones((3, 8), np.float32), "w"))
+    found = inspect(proto)
+    assert {layer.op: layer.params for layer in found.layers if layer.params} == {"Expand": 3, "MatMul": 24}
+    assert found.cost.params == 27
+
+
+def test_tables_of_trees_are_counted():
+    tree = {"nodes_values": [0.5, 0.0, 0.0], "target_weights": [1.0, 2.0], "nodes_featureids": [0, 0, 0]}
+    node = helper.make_node("TreeEnsembleRegressor", ["x"], ["y"], "trees", domain="ai.onnx.ml", **tree)
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 2])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 1])]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    graph = helper.make_graph([node], "g", inputs, outputs)
+    model = load(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    found = cost(model, verify(model))
+    assert found.params == 5
+    assert found.bytes == sum(a.ByteSize() for a in node.attribute if a.floats or a.ints)

@@ -381,6 +381,6 @@ def test_do_not_take_a_ratio_beside_a_budget(budget):
 
 def test_a_model_without_groups_says_why():
     model = network("g (float[N, 4] x) => (float[N, 3] y) { [only] y = MatMul(x, w) }", w=(4, 3))
-    with pytest.warns(UserWarning, match="only: its channels are frozen by graph output.*run clean"):
+    with pytest.warns(UserWarning, match="only: its channels stay: a graph output has them.*run clean"):
         found = groups(model)
     assert len(found) == 0 and [node for node, _ in found.frozen] == ["only"]

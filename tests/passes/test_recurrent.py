@@ -96,3 +96,10 @@ def test_low_rank_of_what_an_lstm_reads(way):
     assert kinds(done.model)[:2] == ["MatMul", "LSTM"] and row.after.params < row.before.params
     assert row.after.macs < row.before.macs and row.error["snr_db"] > 60
     assert [r.node for r in row.refusals if "R " in r.reason] == ["s"]
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_units_that_can_be_cut_are_not_said_to_stay(op):
+    report = onnxc.run_passes(network(op, "bidirectional"), "prune", check="shapes").report
+    assert [e.node for e in report.rows[-1].edits] == ["s"]
+    assert [r.reason for r in report.rows[-1].refusals] == ["its channels stay: a graph output has them"]

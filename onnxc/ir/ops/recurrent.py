@@ -33,7 +33,7 @@ def recurrence(use: Use, gates: int, turned: bool = False) -> None:
     t, b, inputs = use.ax(0) if not first else (use.ax(0)[1], use.ax(0)[0], use.ax(0)[2])
     directions = use.ax(1)[0]
     hidden = use.ax(2)[1 if turned else 2]
-    use.fix(directions, why="directions")
+    use.fix(directions, why="its directions")
     use.fix(t, why="positions follow each other")
 
     def stacked(count: int) -> Axis:

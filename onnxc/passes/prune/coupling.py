@@ -187,6 +187,9 @@ def project(axis: Axis, values: np.ndarray, into: dict[Atom, np.ndarray]) -> Non
             project(part, grid.sum(tuple(j for j in range(len(shape)) if j != k)), into)
 
 
+ENDS = {"graph output": "a graph output has them", "graph input": "a graph input has them"}
+
+
 def frozen_layers(model: Model, analysis: Analysis, statistics: str = "window") -> list[tuple[str, str]]:
     """(node, reason) for every layer whose output channels cannot be pruned."""
 
@@ -194,9 +197,9 @@ def frozen_layers(model: Model, analysis: Analysis, statistics: str = "window") 
         reasons = []
         for x in atoms(a):
             if x.frozen is not None:
-                reasons.append(f"its channels are frozen by {x.frozen}")
+                reasons.append(f"its channels stay: {ENDS.get(x.frozen, x.frozen)}")
             elif x.soft is not None and x.soft[0] not in STATISTICS[statistics]:
-                reasons.append(f"{x.soft[1]} takes a statistic over its channels, and statistics={statistics}")
+                reasons.append(f"{x.soft[1]} takes a statistic over its channels, which statistics={statistics} leaves")
             elif x.size != 1:
                 return None
         return reasons[0] if reasons else None
@@ -207,6 +210,7 @@ def frozen_layers(model: Model, analysis: Analysis, statistics: str = "window") 
         out = analysis.axes.get(node.outputs[0].name) if facts.iteration else None
         if out is None:
             continue
+        made: list[Axis] = []
         for i, t in enumerate(node.inputs):
             maker = t.inputs[0] if t.inputs else None
             if maker is not None and reader_of_codes(model, analysis, maker) is node:
@@ -215,12 +219,16 @@ def frozen_layers(model: Model, analysis: Analysis, statistics: str = "window") 
                 axes = analysis.uses[node.name, i]
             else:
                 continue
-            made = [a for a in axes or () if any(same(a, b) for b in out)]
-            reason = next((r for a in made if extent(a) != 1 and (r := fixed(a))), None)
-            if reason:
-                found.append((node.name, reason))
-                break
+            made += [a for a in axes or () if extent(a) != 1 and any(same(a, b) for b in out)]
+        reasons = [fixed(a) for a in sorted(made, key=lambda a: -_extent(a))]
+        if reasons and all(reasons):  # one free axis is enough: the units of an LSTM beside its directions
+            found.append((node.name, str(reasons[0])))
     return found
+
+
+def _extent(a: Axis) -> int:
+    known = extent(a)
+    return known if isinstance(known, int) else 0
 
 
 def places(axis: Axis) -> dict[Atom, np.ndarray]:
