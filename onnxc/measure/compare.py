@@ -33,9 +33,21 @@ class ComparisonReport:
 
     def __str__(self) -> str:
         """As a table: a row for each output."""
-        from onnxc.cli.compare import render
-
-        return render(self)
+        head = ("output", "max abs error", "max rel", "SNR dB", "top-1")
+        rows = [
+            (name, f"{d.max_abs:.3g}", f"{d.max_rel:.3g}", f"{d.snr_db:.1f}", "" if d.top1 is None else f"{d.top1:.1%}")
+            for name, d in self.outputs.items()
+        ]
+        used = [k for k in range(len(head)) if any(row[k] for row in rows)]
+        wide = [max(len(head[k]), *(len(row[k]) for row in rows)) for k in used]
+        lines = [
+            "  ".join(row[k].rjust(n) if k else row[k].ljust(n) for k, n in zip(used, wide)) for row in (head, *rows)
+        ]
+        if self.task is not None:
+            name = self.task.metric
+            lines.append(f"{name}: {' and '.join(f'{m[name]:.4g}' for m in self.metrics)}")
+        on = f"on {self.samples} sample{'s' * (self.samples != 1)} of {self.data}"
+        return "\n".join([*lines, *self.remarks, "; ".join([on, *self.fed])])
 
     @property
     def accuracy(self) -> tuple[float, float] | None:
