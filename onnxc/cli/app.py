@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     except OnnxcError as e:
         return _complain(str(e), e.exit_status, debug)
     except _USAGE as e:
-        return _complain(f"{e.format_message().rstrip('.')}; {_elsewhere(e)}see {_path(e)} --help", 2, debug)
+        return _complain(f"{_sentence(e)}{_elsewhere(e)}see {_path(e)} --help", 2, debug)
     except Exception as e:  # noqa: BLE001
         return _complain(*_unforeseen(e), debug)
 
@@ -156,6 +156,12 @@ def _dispatch(argv: list[str]) -> None:
     command = typer.main.get_command(app)
     with command.make_context("onnxc", argv) as context:
         command.invoke(context)
+
+
+def _sentence(error) -> str:
+    """What Click says, as the beginning of our line."""
+    said = error.format_message().rstrip(".").replace(". Did you mean", "; did you mean")
+    return f"{said} " if said.endswith("?") else f"{said}; "
 
 
 def _elsewhere(error) -> str:

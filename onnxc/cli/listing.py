@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import os
 import re
 import shutil
 import sys
 import textwrap
+from collections.abc import Callable
 
+from ..ir.errors import BadOption
 from ..passes.base import Pass
-from ..passes.registry import aliases, available, describe_options, find
+from ..passes.registry import Option, aliases, available, describe_options, find
 from .tables import Column, draw, screen_width, wrap
 
 
@@ -30,25 +33,53 @@ def list_passes(width: int | None = None) -> str:
 
 
 def list_method(name: str, width: int | None = None) -> str:
-    """The options by which passes offer a method: `hwgq` is `quant.binary(inputs=hwgq)`. Raises BadOption where none does."""
+    """The passes and options that offer a method: `hwgq` is `quant.binary(inputs=hwgq)`. Raises BadOption where none does."""
     width = width or screen_width()
-    wanted, found = name.lower(), []
-    for full, cls in available().items():
-        for o in describe_options(cls):
-            if wanted in [w.strip().lower() for w in o.kind.split(" or ")]:
-                found.append((f"{full}({o.name}={wanted})", o.doc))
+    wanted = name.lower()
+    pattern = re.compile(rf"\b{re.escape(name)}\b", re.IGNORECASE)
+    found = [(full, cls.summary()) for full, cls in available().items() if full.rpartition(".")[2] == wanted]
+    found += _options(lambda o: wanted in [w.strip().lower() for w in o.kind.split(" or ")], f"={wanted}")
     if not found:
-        pattern = re.compile(rf"\b{re.escape(name)}\b", re.IGNORECASE)
-        found = [
-            (full, cls.summary()) for full, cls in available().items() if pattern.search(inspect.getdoc(cls) or "")
-        ]
+        found = [(full, cls.summary()) for full, cls in available().items() if pattern.search(_words(cls))]
         for k, (full, _) in enumerate(found):  # of options that take any text, the one whose words name it
             named = [o for o in describe_options(available()[full]) if o.kind == "text" and pattern.search(o.doc)]
             if named and re.fullmatch(r"[a-z0-9_]+", wanted):
                 found[k] = (f"{full}({named[0].name}={wanted})", named[0].doc)
     if not found:
+        found = _options(lambda o: bool(pattern.search(o.doc)))
+    if not found:
+        _near(name)
         find(name)
     return "\n".join(wrap(f"{head}: {doc}" if doc else head, "", width) for head, doc in found)
+
+
+def _options(fits: Callable[[Option], bool], value: str = "") -> list[tuple[str, str]]:
+    """Options that fit, with their passes: many passes share an option, which is told of once."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for full, cls in available().items():
+        for o in filter(fits, describe_options(cls)):
+            found.setdefault((o.name, o.doc), []).append(full)
+    return [
+        (f"{passes[0]}({option}{value})" + (f" and {len(passes) - 1} more" if len(passes) > 1 else ""), doc)
+        for (option, doc), passes in found.items()
+    ]
+
+
+def _words(cls: type[Pass]) -> str:
+    """What a pass and its file say of themselves."""
+    return f"{inspect.getdoc(cls) or ''}\n{sys.modules[cls.__module__].__doc__ or ''}"
+
+
+def _near(name: str) -> None:
+    """Raises BadOption with the passes and methods that are spelt nearly as `name`, if any."""
+    words = {*available(), *aliases()}
+    for cls in available().values():
+        for o in describe_options(cls):
+            kinds = o.kind.split(" or ") if o.kind != "text" else re.findall(r"\w+", o.doc)
+            words.update(w for w in kinds if re.fullmatch(r"[a-z][a-z0-9_]{2,}", w))
+    near = difflib.get_close_matches(name.lower(), sorted(words), 3, 0.7)
+    if near:
+        raise BadOption(f"there is no pass and no method {name}", remedy=f"did you mean {', '.join(near)}?")
 
 
 def list_pass(name: str, width: int | None = None) -> str:

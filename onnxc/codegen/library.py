@@ -216,9 +216,12 @@ class _Wanted:
             raise BadOption("there are no such sources", expected="c", found=self.emit)
         if self.package not in ("", *PACKAGES):
             raise BadOption("there is no such package", expected=", ".join(PACKAGES), found=self.package)
-        for option, allowed in (("code", ("speed", "size")), ("buffers", ("caller", "arena"))):
-            if (found := getattr(self, option)) not in allowed:
-                raise BadOption(f"there are no such {option}", expected=" or ".join(allowed), found=found)
+        for option, name, allowed in (
+            ("optimise", "code", ("speed", "size")),
+            ("buffers", "buffers", ("caller", "arena")),
+        ):
+            if (found := getattr(self, name)) not in allowed:
+                raise BadOption(f"{option} does not fit", expected=" or ".join(allowed), found=found)
         what = "C sources" if self.emit or self.package else "code of few bytes" if self.code == "size" else ""
         if what and not first.micro:
             raise Unsupported(f"{what} for {first.name}", remedy="take one without an operating system: cortex-m4, say")

@@ -143,7 +143,7 @@ def _known(wishes: Wishes, subjects: Sequence[Subject]) -> None:
     for option, names, have in (("shape", wishes.shapes, {*known, *symbols}), ("input", wishes.arrays, {*known})):
         strange = sorted(set(names) - have)
         if strange:
-            what = "--shape names no input" if option == "shape" else "there is no such input"
+            what = "--shape names no input and no symbol" if option == "shape" else "there is no such input"
             raise BadOption(what, tensor=strange[0], expected=", ".join([*known, *sorted(have - set(known))]) or "none")
 
 

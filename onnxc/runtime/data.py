@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from onnxc.ir.errors import BadData
+from onnxc.ir.escape import line
 from onnxc.runtime.batches import LABELS, Batch, Chunk, Layout, ragged, rebatch
 from onnxc.runtime.code import CODE, failed, import_function
 from onnxc.runtime.draw import Sizes, random_feeds, words
@@ -26,7 +27,6 @@ from onnxc.runtime.specs import TensorSpec
 
 LONGEST = 180
 """Characters of a file's name that are a tensor's."""
-MISSPELT = re.compile(r"(label|lables|lable|labels|targets?)", re.IGNORECASE)
 FORMS = "give an .npz, a folder of .npy files, or module:function"
 
 
@@ -121,7 +121,7 @@ def open_data(
     if source is None:
         return _random_data(inputs, seed, samples, sizes, flags)
     if isinstance(source, Mapping):
-        return _misspelt(source, _array_data("the given arrays", _arrays(source), inputs))
+        return _unread(source, _array_data("the given arrays", _arrays(source), inputs))
     if callable(source):
         return _function_data(getattr(source, "__qualname__", "function"), source, inputs)
     if not isinstance(source, str | Path):
@@ -129,10 +129,10 @@ def open_data(
     path = Path(source)
     if path.is_dir():
         there = [entry.stem for entry in path.glob("*.npy")]
-        return _misspelt(there, _array_data(str(source), _read_folder(path, inputs), inputs))
+        return _unread(there, _array_data(str(source), _read_folder(path, inputs), inputs))
     if path.is_file():
         read = _array_data(str(source), read_npz(path, [*inputs, LABELS], list(inputs)), inputs)
-        return _misspelt(npz_names(path), read)
+        return _unread(npz_names(path), read)
     if CODE.fullmatch(str(source)):
         return _function_data(str(source), import_function(str(source), FORMS), inputs)
     raise BadData(f"no such data: {source}", remedy=FORMS)
@@ -153,12 +153,14 @@ def _array_data(name: str, arrays: Chunk, inputs: Mapping[str, TensorSpec]) -> D
     return Data(name, lambda: iter([chunk]), inputs, samples=count, labelled=labelled)
 
 
-def _misspelt(there: Iterable[str], data: Data) -> Data:
-    """`data`, with a remark where a name among those that are there was meant for labels, which nobody reads."""
-    if not data.labelled:
-        for name in there:
-            if name not in data._inputs and MISSPELT.fullmatch(name):
-                data.remarks.append(f"the data hold {name}, which nothing reads: labels are named {LABELS}")
+def _unread(there: Iterable[str], data: Data) -> Data:
+    """`data`, with a remark on names among those that are there which are no input: labels that are spelt otherwise, say."""
+    read = {LABELS, *data._inputs, *(file_name(name).removesuffix(".npy") for name in data._inputs)}
+    left = [line(n) for n in there if n not in read and re.sub(r"\[\d+\]$|_\d+_$", "", n) not in read]
+    if left:
+        names = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+        hint = "" if data.labelled else f": labels are named {LABELS}"
+        data.remarks.append(f"the data hold {names}, which nothing reads{hint}")
     return data
 
 
@@ -233,9 +235,7 @@ def _read_folder(path: Path, inputs: Mapping[str, TensorSpec]) -> Chunk:
             arrays[name] = read_npy(file)
         elif first := next((f for f in numbered if f.is_file()), None):
             for i in itertools.count():
-                each = (
-                    path / first.name.replace("0", str(i)) if "[0]" in first.name else path / file_name(f"{name}[{i}]")
-                )
+                each = path / f"{file.stem}[{i}].npy" if "[0]" in first.name else path / file_name(f"{name}[{i}]")
                 if not each.is_file():
                     break
                 arrays[f"{name}[{i}]"] = read_npy(each)
@@ -249,7 +249,7 @@ def _function_data(name: str, function: Callable, inputs: Mapping[str, TensorSpe
     """The data of a function, which is asked for its first item: whether there are labels."""
     first = next(_yielded(function, inputs), {})
     labelled = LABELS in first and LABELS not in inputs
-    return Data(name, lambda: _yielded(function, inputs), inputs, labelled=labelled)
+    return _unread(first, Data(name, lambda: _yielded(function, inputs), inputs, labelled=labelled))
 
 
 def _yielded(function: Callable[[], Iterable], inputs: Mapping[str, TensorSpec]) -> Iterator[Chunk]:

@@ -10,6 +10,7 @@ import pytest
 from onnx import parser
 
 import onnxc
+from onnxc.ir.errors import BadOption
 
 
 def parsed(ended) -> dict:
@@ -236,3 +237,11 @@ def test_what_the_list_of_passes_says_is_whole():
             assert o.doc and o.doc.count("(") == o.doc.count(")") and not o.doc.endswith(("(", ",")), (name, o.name)
     assert list_method("fpgm").startswith("prune.channels(criterion=fpgm): how channels are rated")
     assert "quant.binary(inputs=horq)" in list_method("horq")
+    for method, names in {
+        "tucker": ["lowrank.tucker"], "SmoothQuant": ["quant.smooth"], "lsq": ["train.qat"], "HashedNets": ["quant.hash", "train.hash"],
+        "meProp": ["train.admm(topk_over) and 18 more"],
+    }.items():  # fmt: skip
+        assert [line.split(":")[0] for line in list_method(method, 1000).splitlines()] == names
+    for wrong, right in {"hqwq": "hwgq", "fpgn": "fpgm"}.items():
+        with pytest.raises(BadOption, match=f"there is no pass and no method {wrong}; did you mean {right}?"):
+            list_method(wrong)

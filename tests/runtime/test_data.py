@@ -392,7 +392,7 @@ def test_members_are_bounded_and_read_as_they_were(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("form", ["npz", "folder", "arrays"])
 def test_labels_of_another_name_are_told(form, tmp_path):
-    arrays = {"x": np.zeros((3, 2), np.float32), "label": np.zeros(3, int)}
+    arrays = {"x": np.zeros((3, 2), np.float32), "label": np.zeros(3, int), "y": np.zeros(3, int)}
     source: object = arrays
     if form == "npz":
         source = tmp_path / "d.npz"
@@ -402,4 +402,16 @@ def test_labels_of_another_name_are_told(form, tmp_path):
         for name, a in arrays.items():
             np.save(tmp_path / f"{name}.npy", a)
     (said,) = open_data(source, {"x": TensorSpec(("N", 2), np.dtype("float32"))}).remarks
-    assert said == "the data hold label, which nothing reads: labels are named labels"
+    assert said in [
+        f"the data hold {names}, which nothing reads: labels are named labels" for names in ("label, y", "y, label")
+    ]
+
+
+@pytest.mark.parametrize("form", ["input_0[{}].npy", "input_0_{}_.npy"])
+def test_a_folder_of_ragged_samples(form, tmp_path):
+    """The digits of an input's name are no number of a sample."""
+    for i in range(2):
+        np.save(tmp_path / form.format(i), np.full((i + 1, 3), i, np.float32))
+    data = open_data(tmp_path, {"input_0": TensorSpec(("n", 3), np.dtype("float32"), sample=None)})
+    assert [b["input_0"].tolist() for b in data.batches(1)] == [[[0] * 3], [[1] * 3] * 2]
+    assert data.remarks == []
