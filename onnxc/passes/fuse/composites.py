@@ -46,7 +46,7 @@ class Composites:
     def notes(self, e: Editor) -> None:
         for (op, since), names in sorted(self.lacking.items()):
             count = f"{len(names)} pattern{'s' if len(names) > 1 else ''}"
-            e.report.note(f"{op} needs opset {since}, the model has {e.model.opset}: {count} stay as given")
+            e.report.note(f"{op} needs opset {since}, the model has {e.model.opset}: {count} as given")
 
     def gate(self, e: Editor, node: gs.Node) -> bool:
         """x * g(x), with constants anywhere in the product."""
