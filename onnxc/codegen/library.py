@@ -216,12 +216,10 @@ class _Wanted:
             raise BadOption("there are no such sources", expected="c", found=self.emit)
         if self.package not in ("", *PACKAGES):
             raise BadOption("there is no such package", expected=", ".join(PACKAGES), found=self.package)
-        for option, name, allowed in (
-            ("optimise", "code", ("speed", "size")),
-            ("buffers", "buffers", ("caller", "arena")),
-        ):
-            if (found := getattr(self, name)) not in allowed:
-                raise BadOption(f"{option} does not fit", expected=" or ".join(allowed), found=found)
+        allowed = {"code": ("speed", "size"), "buffers": ("caller", "arena")}
+        for name, values in allowed.items():
+            if (found := getattr(self, name)) not in values:
+                raise BadOption(f"{name} does not fit", expected=" or ".join(values), found=found)
         what = "C sources" if self.emit or self.package else "code of few bytes" if self.code == "size" else ""
         if what and not first.micro:
             raise Unsupported(f"{what} for {first.name}", remedy="take one without an operating system: cortex-m4, say")
