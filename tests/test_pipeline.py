@@ -70,8 +70,8 @@ def scaling(name: str, factor: float, claim: Claim, **facts) -> type[Pass]:
     return register(name)(Scale)
 
 
-def idle(name: str, **facts) -> type[Pass]:
-    """A pass that does nothing."""
+def idle(name: str, leaves: str = "", **facts) -> type[Pass]:
+    """A pass that does nothing, and may say of a node why."""
 
     class Idle(Pass):
         """Do nothing."""
@@ -79,7 +79,10 @@ def idle(name: str, **facts) -> type[Pass]:
         claim = Claim.EXACT
 
         def run(self, model, ctx) -> Report:
-            return Report()
+            report = Report()
+            if leaves:
+                report.refuse(leaves, "it does not pay")
+            return report
 
     for key, value in facts.items():
         setattr(Idle, key, value)
@@ -265,12 +268,11 @@ def test_a_bug_in_a_pass_bears_its_name_and_stays_what_it_is():
 
 
 def test_synthetic_data_are_noted_only_where_a_pass_looks_at_data():
-    idle("t.blind"), idle("t.seeing", needs_data=True)
-    rows = onnxc.run_passes(network(), "t.blind, t.seeing").report.rows
-    assert [row.notes for row in rows] == [
-        ["found nothing to do of this: Do nothing"],
-        ["no data given: seeded random inputs stood in"],
-    ]
+    """And has found something to look at."""
+    idle("t.blind"), idle("t.seeing", needs_data=True), idle("t.leaving", leaves="y", needs_data=True)
+    rows = onnxc.run_passes(network(), "t.blind, t.seeing, t.leaving").report.rows
+    nothing, stood_in = "found nothing to do of this: Do nothing", "no data given: seeded random inputs stood in"
+    assert [row.notes for row in rows] == [[nothing], [nothing], [stood_in]]
     data = {"x": np.zeros((5, 4), np.float32)}
     report = onnxc.run_passes(network(), "t.seeing", data=data).report
     assert report.rows[0].notes == ["found nothing to do of this: Do nothing"] and report.samples == 5
