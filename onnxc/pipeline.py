@@ -233,7 +233,8 @@ def uncounted_said(model: Model, verified: Verified) -> list[str]:
         return []
     what = f"{len(names)} products have extents" if len(names) > 1 else "1 product has extents"
     rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return [f"{what} that only a run tells; their MACs are counted too low ({', '.join(names[:3])}{rest})"]
+    their = "their" if len(names) > 1 else "its"
+    return [f"{what} that only a run tells; {their} MACs are counted too low ({', '.join(names[:3])}{rest})"]
 
 
 def _context(verified: Verified, outer: Context, trial: Trial | None) -> Context:

@@ -117,7 +117,7 @@ def test_extents_that_only_a_run_tells_are_told_of():
             s = ReduceSum <keepdims = 0> (x, last) i = NonZero(s) j = Squeeze(i, first) a = Gather(x, j) y = MatMul(a, w) }""")
     proto.graph.initializer.append(numpy_helper.from_array(np.ones((3, 4), np.float32), "w"))
     proto.graph.node[-1].name = "product"
-    words = "1 product has extents that only a run tells; their MACs are counted too low (product)"
+    words = "1 product has extents that only a run tells; its MACs are counted too low (product)"
     assert inspect(proto).remarks == (words,)
     assert words in str(onnxc.run_passes(proto, "clean").report).replace("\n      ", " ")
 
