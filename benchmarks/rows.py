@@ -17,11 +17,12 @@ Data = dict[str, np.ndarray]
 
 
 class Table:
-    """The rows of a results file; those that stand there are kept, and `only` picks others by a part of their name."""
+    """The rows of a results file (None: they are shown alone); those that stand there are kept, and `only` picks others by a part of
+    their name."""
 
-    def __init__(self, path: Path, only: str = ""):
+    def __init__(self, path: Path | None, only: str = ""):
         self.path, self.only = path, only
-        self.found: dict[str, dict] = json.loads(path.read_text()) if path.is_file() else {}
+        self.found: dict[str, dict] = json.loads(path.read_text()) if path is not None and path.is_file() else {}
 
     def lacks(self, name: str) -> bool:
         """Whether a row is to be made."""
@@ -30,7 +31,8 @@ class Table:
     def add(self, name: str, row: dict) -> None:
         self.found[name] = row
         print(name, json.dumps(row), flush=True)
-        self.path.write_text(json.dumps(self.found, indent=1) + "\n")
+        if self.path is not None:
+            self.path.write_text(json.dumps(self.found, indent=1) + "\n")
 
 
 def arrays(path: str, share: int = 1) -> Data:

@@ -30,15 +30,42 @@ class _Passed(torch.autograd.Function):
         return ctx.back(grad), None, None
 
 
-def at_products(spec: Arithmetic) -> Callable[[torch.Tensor, bool], torch.Tensor] | None:
-    """What happens to the output of a product and to its gradient; None: nothing. The last one's gradient stays whole."""
+class _Skipping(torch.autograd.Function):
+    """a @ b [n, m] of matrices; the backward pass leaves out units whose gradient is zero in all of the batch."""
+
+    @staticmethod
+    def forward(ctx, a, b):
+        ctx.save_for_backward(a, b)
+        return a @ b
+
+    @staticmethod
+    def backward(ctx, grad):
+        a, b = ctx.saved_tensors
+        units = grad.any(0).nonzero().squeeze(1)
+        short = grad[:, units]
+        left = short @ b[:, units].T if ctx.needs_input_grad[0] else None
+        right = None
+        if ctx.needs_input_grad[1]:
+            right = torch.zeros_like(b)
+            right[:, units] = a.T @ short
+        return left, right
+
+
+def skipping(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The product of `a` and `b`, by `_Skipping` where both are matrices: gradients are the same, and cost what is left of them."""
+    return _Skipping.apply(a, b) if a.ndim == b.ndim == 2 else torch.matmul(a, b)
+
+
+def at_products(spec: Arithmetic) -> Callable[[torch.Tensor, bool, int], torch.Tensor] | None:
+    """What happens to the output of a product, whose units stand along an axis, and to its gradient; None: nothing. The last one's
+    gradient stays whole."""
     short = short_format(spec)
     if short is None and spec.topk is None:
         return None
 
-    def at(y: torch.Tensor, last: bool) -> torch.Tensor:
+    def at(y: torch.Tensor, last: bool, axis: int) -> torch.Tensor:
         def back(grad: torch.Tensor) -> torch.Tensor:
-            grad = grad if spec.topk is None or last else largest(grad, spec.topk, spec.topk_over)
+            grad = grad if spec.topk is None or last else largest(grad, spec.topk, spec.topk_over, axis)
             return grad if short is None else short(grad)
 
         return _Passed.apply(y, short, back)
@@ -46,8 +73,14 @@ def at_products(spec: Arithmetic) -> Callable[[torch.Tensor, bool], torch.Tensor
     return at
 
 
-def largest(grad: torch.Tensor, share: float, over: str = "sample") -> torch.Tensor:
-    """The largest share of the entries of each sample (Sun 2017, eq. 6), or of the whole batch, at least one; the others are zero."""
+def largest(grad: torch.Tensor, share: float, over: str = "sample", axis: int = -1) -> torch.Tensor:
+    """The largest share of the entries of each sample (Sun 2017, eq. 6), or of the whole batch, or of the units along `axis` by the sum
+    of their magnitudes over the batch (Sun 2017, unified top-k), at least one; the others are zero."""
+    if over == "units":
+        rest = [d for d in range(grad.ndim) if d != axis % grad.ndim]
+        sizes = grad.abs().sum(rest, keepdim=True)
+        place = sizes.flatten().topk(max(1, round(share * sizes.numel())), sorted=False).indices
+        return grad * torch.zeros_like(sizes).flatten().scatter(0, place, 1.0).view_as(sizes)
     flat = grad.reshape(len(grad), -1) if grad.ndim > 1 and over == "sample" else grad.reshape(1, -1)
     k = max(1, round(share * flat.shape[1]))
     place = flat.abs().topk(k, 1, sorted=False).indices

@@ -67,7 +67,8 @@ class Network(torch.nn.Module):
         self.outputs = {o.name: o.type.tensor_type.elem_type for o in proto.graph.output}
         self.forms: dict = {}
         self.smooth = False
-        self.made: Callable[[torch.Tensor, bool], torch.Tensor] | None = None
+        self.made: Callable[[torch.Tensor, bool, int], torch.Tensor] | None = None
+        self.multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = torch.matmul
         self.last = next((s for s in reversed(self.steps) if s.op in PRODUCTS and s.domain == ""), None)
         self.kinds: dict[str, str] = {}
         self.fixed: dict[str, torch.Tensor] = {}
@@ -227,13 +228,14 @@ class Network(torch.nn.Module):
             return self._body(step, inputs)
         run = lambda graph, given: self._scope(graph, given, env)  # noqa: E731
         call = Call(step, self.training, run, self.kinds, self._memos.setdefault(id(step), {}), self.smooth)
+        call.multiply = self.multiply
         try:
             made = f(call, *inputs)
         except (RuntimeError, IndexError, TypeError, ValueError) as e:
             text = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
             raise VerificationError(f"{step.op} does not run in torch: {text}", node=str(step)) from e
         if self.made is not None and step.op in PRODUCTS and step.domain == "":
-            made = self.made(made, step is self.last)
+            made = self.made(made, step is self.last, 1 if step.op.startswith("Conv") else -1)
         return tuple(made) if isinstance(made, (tuple, list)) else (made,)
 
     def _scope(self, graph: onnx.GraphProto, given: list, outer: Mapping) -> list[torch.Tensor]:

@@ -33,7 +33,7 @@ class Call:
     attrs: plain values, tensors as arrays, graphs as GraphProto. opset: of the operator's domain. training: batch
     statistics count, and are remembered. run: evaluates a body (If, Loop, Scan) in the scope of the node. kinds: ONNX's
     names of element types of initialisers. memo: what the row wants to find again at the next step, for this node alone.
-    smooth: signs have the gradient of Bi-Real.
+    smooth: signs have the gradient of Bi-Real. multiply: the product of matrices, whose backward pass may be another.
     """
 
     step: Step
@@ -42,6 +42,7 @@ class Call:
     kinds: Mapping[str, str] = field(default_factory=dict)
     memo: dict = field(default_factory=dict)
     smooth: bool = False
+    multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = torch.matmul
 
     @property
     def op(self) -> str:

@@ -21,7 +21,7 @@ from onnxc.ir.errors import BadOption, OnnxcError
 from onnxc.ir.model import Model
 from onnxc.passes.train.objective import History, Objective, Schedule
 
-from .arithmetic import at_products, shorten
+from .arithmetic import at_products, shorten, skipping
 from .checkpoints import mark, resume, save
 from .forms import Clock, form
 from .losses import Classes, Tally, alike, attention, labelled, taught
@@ -63,12 +63,17 @@ def _settled(threads: int, seed: int) -> Iterator[None]:
     torch.set_num_threads(threads)
     torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
     torch.use_deterministic_algorithms(True, warn_only=True)
+    filled, torch.utils.deterministic.fill_uninitialized_memory = (
+        torch.utils.deterministic.fill_uninitialized_memory,
+        False,
+    )
     torch.manual_seed(seed)
     try:
         yield
     finally:
         torch.set_num_threads(before)
         torch.use_deterministic_algorithms(exact)
+        torch.utils.deterministic.fill_uninitialized_memory = filled
         torch.set_default_device(home)
         torch.set_rng_state(state)
 
@@ -93,6 +98,7 @@ class _Fit:
         )  # fmt: skip
         self.net.smooth = objective.smooth_signs
         self.net.made = at_products(schedule.arithmetic)
+        self.net.multiply = skipping if schedule.arithmetic.topk_over == "units" else torch.matmul
         self.pulls = Pulls(objective.penalties, self.weights)
         self.teacher = Network(objective.teacher.model) if objective.teacher else None
         self.classes = Classes(self.net)

@@ -22,12 +22,27 @@ def test_the_largest_entries_of_each_sample_go_further():
     grad = torch.tensor([[1.0, -5.0, 2.0, 0.5], [0.1, 0.2, 0.4, -0.3]])
     assert largest(grad, 0.5).tolist() == [[0, -5, 2, 0], [0, 0, torch.tensor(0.4).item(), torch.tensor(-0.3).item()]]
     assert largest(grad, 0.25, "batch").tolist() == [[0, -5, 2, 0], [0, 0, 0, 0]]
+    assert largest(grad, 0.5, "units").tolist() == (grad * torch.tensor([0, 1, 1, 0])).tolist()
+    assert torch.equal(largest(grad.T[None], 0.5, "units", 1)[0].T, largest(grad, 0.5, "units"))
     x = torch.ones(2, 4, requires_grad=True)
     for last, kept in ((False, 1), (True, 4)):  # classes need the whole gradient
         x.grad = None
-        y = at_products(Arithmetic(topk=0.25))(x, last)
+        y = at_products(Arithmetic(topk=0.25))(x, last, -1)
         y.backward(grad)
         assert torch.equal(y, x) and (x.grad != 0).sum(1).tolist() == [kept, kept]
+
+
+def test_the_backward_pass_leaves_out_units_without_gradient_and_changes_nothing():
+    from onnxc.torch.arithmetic import skipping
+
+    torch.manual_seed(0)
+    grad = torch.randn(5, 6) * torch.tensor([0, 1, 0, 0, 1, 0])
+    given = [torch.randn(5, 7, requires_grad=True), torch.randn(7, 6, requires_grad=True)]
+    ours = torch.autograd.grad(skipping(*given), given, grad)
+    for a, b in zip(ours, torch.autograd.grad(torch.matmul(*given), given, grad)):
+        torch.testing.assert_close(a, b)
+    whole = torch.autograd.grad(skipping(*given), given, grad * 0)
+    assert not whole[0].any() and not whole[1].any()
 
 
 def test_fixed_point_rounds_at_random_and_right_in_the_mean():
@@ -60,7 +75,14 @@ def test_ternary_gradients_are_right_in_the_mean_and_fit_two_bits():
 
 
 @pytest.mark.parametrize(
-    "option", ["topk_gradient=0.5", "ternary_gradient=true", "shared_exponent=12", "fixed_point=10"]
+    "option",
+    [
+        "topk_gradient=0.5",
+        "topk_gradient=0.5,topk_over=units",
+        "ternary_gradient=true",
+        "shared_exponent=12",
+        "fixed_point=10",
+    ],
 )
 def test_networks_learn_in_cheaper_numbers(option):
     result = fitted(f"train.finetune(epochs=12,batch=16,rate=0.01,{option})")

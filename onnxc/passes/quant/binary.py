@@ -111,9 +111,9 @@ class QuantBinary(Pass):
     def _chosen(self, model: Model, analysis: Analysis, report: Report) -> list[str]:
         """Names of the layers to binarise, in graph order; the others are refused."""
         found = [x for n in model.nodes if (x := linear(model, n)) is not None]
-        edges = {x.node.name: "first" for x in found if _from_input(model, x)} if not self.first else {}
+        edges = {x.node.name: "first" for x in found if from_input(model, x.node)} if not self.first else {}
         if found and not self.last:
-            edges |= {x.node.name: "last" for x in found if _to_output(model, x)}
+            edges |= {x.node.name: "last" for x in found if to_output(model, x.node)}
         chosen = []
         for layer in found:
             why = self._refusal(layer, analysis, edges)
@@ -265,14 +265,14 @@ def _pads(layer: Linear, analysis: Analysis) -> list[int] | None:
     return explicit_pads(node, extents, kernel, node.attrs.get("strides", ones), node.attrs.get("dilations", ones))
 
 
-def _from_input(model: Model, layer: Linear) -> bool:
+def from_input(model: Model, node: gs.Node) -> bool:
     """Whether no other product stands between a graph input and the layer."""
-    return any(isinstance(t, gs.Variable) and not t.inputs for t in _reach(layer.node.inputs[:1], lambda t: t.inputs))
+    return any(isinstance(t, gs.Variable) and not t.inputs for t in _reach(node.inputs, lambda t: t.inputs))
 
 
-def _to_output(model: Model, layer: Linear) -> bool:
+def to_output(model: Model, node: gs.Node) -> bool:
     """Whether no other product stands between the layer and a graph output."""
-    return any(model.is_output(t) for t in _reach(layer.node.outputs, lambda t: t.outputs, forward=True))
+    return any(model.is_output(t) for t in _reach(node.outputs, lambda t: t.outputs, forward=True))
 
 
 def _reach(start, neighbours, forward: bool = False) -> list:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from glob import escape
 from typing import Annotated, Any, Literal
 
 from ...ir.errors import BadOption
@@ -16,6 +15,7 @@ from ...ir.model import Model
 from ...ir.verify import verify
 from ..base import Claim, Context, Pass, Report
 from ..options import Range
+from ..quant.binary import from_input, to_output
 from .objective import Arithmetic, Form, History, Objective, Schedule, Teacher
 from .weights import products, untied
 
@@ -37,8 +37,9 @@ class Train(Pass):
     module:function, which takes a batch as arrays by name and a NumPy generator, and returns such a batch. checkpoint: a file that a killed
     run goes on from. threads: part of the result, as sums depend on how they are split. topk_gradient: the share of the
     entries of each product's output gradient that go further. topk_over: the largest of each sample (meProp), or of the
-    whole batch. ternary_gradient: gradients of weights become -s, 0 or s at random (TernGrad). shared_exponent: train in
-    whole numbers of so many bits that share an exponent by tensor (Flexpoint). fixed_point: train in 16-bit numbers of so
+    whole batch, or whole units, the largest over the batch, whose gradients alone are computed (meProp's unified form).
+    ternary_gradient: gradients of weights become -s, 0 or s at random (TernGrad). shared_exponent: train in whole numbers of
+    so many bits that share an exponent by tensor (Flexpoint). fixed_point: train in 16-bit numbers of so
     many bits behind the point, rounded at random (Gupta).
     """
 
@@ -55,7 +56,7 @@ class Train(Pass):
     checkpoint: str | None = None
     threads: Annotated[int, Range(1, 1024)] = 1
     topk_gradient: Annotated[float | None, Range(above=0, high=1)] = None
-    topk_over: Literal["sample", "batch"] = "sample"
+    topk_over: Literal["sample", "batch", "units"] = "sample"
     ternary_gradient: bool = False
     shared_exponent: Annotated[int | None, Range(2, 24)] = None
     fixed_point: Annotated[int | None, Range(0, 15)] = None
@@ -111,10 +112,12 @@ class Train(Pass):
         )  # fmt: skip
 
     def formed(self, model: Model, form: Form, skip: Sequence[str] = (), ends: bool = True) -> dict[str, Form]:
-        """The form for the weight of every product, by name; the first and the last keep their floats where `ends`."""
-        nodes = [node.name for node, _, _ in products(model)]
-        skip = [*skip, *(escape(n) for n in {*nodes[:1], *nodes[-1:]} if ends)]
-        found = {w.name: replace(form, axis=out) for _, w, out in products(model, skip)}
+        """The form for the weight of every product, by name; where `ends`, those keep their floats that no product stands ahead of, or
+        behind: the first of each input, the last of each output, as `quant.binary` has it."""
+        found = {
+            w.name: replace(form, axis=out) for node, w, out in products(model, skip)
+            if not (ends and (from_input(model, node) or to_output(model, node)))
+        }  # fmt: skip
         if not found:
             raise BadOption("no product is left to train", pass_name=self.name, remedy="ends=false, or a shorter skip")
         return found

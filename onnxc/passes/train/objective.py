@@ -93,14 +93,14 @@ class Arithmetic:
     """In what numbers a training computes: cheaper gradients and short formats, emulated in floats.
 
     topk: the share of the entries of a product's output gradient that go further, the largest of each sample (meProp, Sun
-    2017), or of the whole batch, by topk_over. ternary: the gradient of each weight becomes -s, 0 or s at random, right in
+    2017), or of the whole batch, or whole units, by topk_over. ternary: the gradient of each weight becomes -s, 0 or s at random, right in
     the mean (TernGrad, Wen 2017). shared_exponent: bits of the whole numbers of a tensor that share an exponent (Flexpoint,
     Koester 2017). fixed_point: bits behind the point of 16-bit numbers, rounded at random (Gupta 2015). The last two hold
     for weights, for what products make and for its gradient.
     """
 
     topk: float | None = None
-    topk_over: Literal["sample", "batch"] = "sample"
+    topk_over: Literal["sample", "batch", "units"] = "sample"
     ternary: bool = False
     shared_exponent: int | None = None
     fixed_point: int | None = None
