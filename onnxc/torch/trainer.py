@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,17 +64,15 @@ def _settled(threads: int, seed: int) -> Iterator[None]:
     torch.set_num_threads(threads)
     torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    filled, torch.utils.deterministic.fill_uninitialized_memory = (
-        torch.utils.deterministic.fill_uninitialized_memory,
-        False,
-    )
+    memory: Any = torch.utils.deterministic
+    filled, memory.fill_uninitialized_memory = memory.fill_uninitialized_memory, False  # nothing here reads such
     torch.manual_seed(seed)
     try:
         yield
     finally:
         torch.set_num_threads(before)
         torch.use_deterministic_algorithms(exact)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        memory.fill_uninitialized_memory = filled
         torch.set_default_device(home)
         torch.set_rng_state(state)
 

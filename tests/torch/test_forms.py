@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 import onnxc
 from onnxc.ir.errors import BadOption
@@ -164,6 +166,27 @@ def test_inputs_and_weights_of_one_bit(inputs, op):
         maps = [t.values for t in result.model.constants().values() if t.values.shape == (1, 1, 3, 3)]
         assert maps and all(np.array_equal(m, np.full_like(m, 1 / 9)) for m in maps)
     assert accuracy(result) > result.report.accuracy
+
+
+def test_first_products_of_all_inputs_and_last_ones_of_all_outputs_keep_their_floats():
+    rng = np.random.default_rng(0)
+    shapes = {"wa": (6, 8), "wb": (5, 8), "mid": (8, 8), "left": (8, 3), "right": (8, 3)}
+    weights = [
+        onnx.numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), name) for name, s in shapes.items()
+    ]
+    joined = (("ya", "a", "wa"), ("yb", "b", "wb"), ("z", "r", "mid"), ("one", "z", "left"), ("two", "z", "right"))
+    nodes = [helper.make_node("MatMul", [x, w], [y], w) for y, x, w in joined]
+    nodes[2:2] = [helper.make_node("Add", ["ya", "yb"], ["s"]), helper.make_node("Relu", ["s"], ["r"])]
+
+    def value(name, n):
+        return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", n])
+
+    ins, outs = [value("a", 6), value("b", 5)], [value("one", 3), value("two", 3)]
+    proto = helper.make_model(helper.make_graph(nodes, "g", ins, outs, weights))
+    data = {n: rng.standard_normal((32, k)).astype(np.float32) for n, k in (("a", 6), ("b", 5))}
+    model = onnxc.run_passes(proto, f"train.binary({QUICK})", data=data, check="shapes").model
+    kinds = {name: len(np.unique(np.abs(model.constants()[name].values))) for name in shapes}
+    assert kinds.pop("mid") == 8 and min(kinds.values()) > 20  # one scale of each output
 
 
 def test_the_smooth_gradient_of_a_sign_is_bi_reals():
