@@ -4,7 +4,7 @@
 
 Compiles `runtime/c/micro*.h` with GCC as libraries are, cuts out of each kernel the innermost loop with the most multiplications,
 and has llvm-mca simulate 200 rounds of it. LLVM 19 (Debian's package `llvm-19`) has pipelines of the three processors; LLVM 14 refuses Helium.
-Branches within a loop are not taken. Helium's `letp` stands in no table and is left out: from the second round on it is part of the fetch.
+Branches within a loop are not taken. Helium's `le` and `letp` stand in no table and are left out: from the second round on they are part of the fetch.
 Loads hit: no waits for flash. LLVM's table of the M4 has a cycle for each load, also of pairs, for which
 Arm's manual says 3 (DDI 0439, table 3-1: 1 + N): `manual` adds those two to each, for the M4 alone.
 Writes benchmarks/results/mca_micro.json.
@@ -39,10 +39,11 @@ LOOPS = {
     "weights of 2 bits": ("onnxc_by_product2", "smlad", 2, None, DSP),
     "weights of 4 bits": ("onnxc_by_product4", "smlad", 2, None, DSP),
     "8 bits, Helium": ("onnxc_product", r"vmladava\.s8", 16, None, HELIUM),
-    "8 bits, Helium, depthwise 3 x 3": ("onnxc_channel3", r"vmla\.[su]32", 4, None, HELIUM),
+    "8 bits, Helium, a window in two vectors": ("onnxc_conv_held2", r"vmladava?\.s8", 16, 108, HELIUM),
+    "8 bits, Helium, depthwise 3 x 3": ("onnxc_pair_of_rows", r"vmladav\.s8", 16, 36, HELIUM),
 }
 LABEL = re.compile(r"(\.?\w+):")
-BRANCH = re.compile(r"(?:b\w+(?:\.[nw])?|cbn?z\s+\w+,|letp?\s+lr,)\s+(\.?\w+)$")
+BRANCH = re.compile(r"(?:b\w+(?:\.[nw])?|cbn?z\s+\w+,|le(?:tp)?\s+lr,)\s+(\.?\w+)$")
 
 
 def assembly(core: str, folder: Path) -> str:
@@ -96,7 +97,7 @@ def measure(text: str, kind: str, core: str, mca: str, folder: Path) -> dict:
     ]
     most, loop = max(counts, key=lambda pair: pair[0])
     macs = whole or most * each
-    back = [re.sub(r" (\.L\w+|\d+[bf])$", " loop", line) for line in loop if not line.startswith("letp")]
+    back = [re.sub(r" (\.L\w+|\d+[bf])$", " loop", line) for line in loop if not line.startswith("le")]
     (folder / "loop.s").write_text(".syntax unified\n.thumb\nloop:\n" + "\n".join(back) + "\n")
     command = [mca, f"-mtriple={TRIPLES[core]}", f"-mcpu={core}", f"-iterations={ROUNDS}", "loop.s"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)

@@ -21,9 +21,13 @@ from onnxc.codegen.target import Target
 CONV, DEPTHWISE = "micro.conv", "micro.depthwise"
 FLOATS, INTEGERS = Detail("floats"), Detail("integers")  # how sums become 8 bits
 HELIUM = Detail("helium")  # by floats, and weights lie as vectors of bytes read them
+HELD = Detail("held")  # so, and vectors hold a window
 PAIR = 2  # output channels that a word of weights serves
 LANES = 4  # sums in a vector
+VECTOR = 16  # bytes of a vector
 FAR = 16  # pixels of a row
+MOST_HELD = 4
+COLUMN, CHANNEL = 64, 28  # bytes of a column of 16 channels' words, and of a channel's numbers
 MOST_APART = 9000  # channels: Helium reads eight pixels of a channel by 16-bit offsets
 
 
@@ -49,12 +53,27 @@ def _arithmetic(target: Target) -> Detail:
     return HELIUM if target.helium else FLOATS if target.fpu else INTEGERS
 
 
+def _held(spec: KernelSpec) -> int:
+    """Vectors that hold a window of a convolution, 1 to 4; 0 where none do."""
+    vectors = -(-spec.kh * spec.kw * spec.c // VECTOR)
+    return vectors if vectors <= MOST_HELD and spec.dilation == (1, 1) and spec.oc >= LANES else 0
+
+
+def _in_words(spec: KernelSpec, plan: Schedule) -> bool:
+    """Whether a depthwise layer's columns of four rows are words."""
+    same = (spec.kh, spec.kw, spec.dilation) == (3, 3, (1, 1)) and spec.stride in ((1, 1), (2, 2))
+    return plan.detail == HELIUM and same
+
+
 def schedule_conv(spec: KernelSpec, target: Target) -> Schedule | Refusal:
     """Takes convolutions without groups and matrix products."""
     refusal = _refuse(CONV, spec, target)
     if refusal:
         return refusal
-    return Refusal(CONV, "has groups") if spec.groups > 1 else Schedule(CONV, 2, PAIR, 1, _arithmetic(target))
+    if spec.groups > 1:
+        return Refusal(CONV, "has groups")
+    detail = _arithmetic(target)
+    return Schedule(CONV, 2, PAIR, 1, HELD if detail == HELIUM and _held(spec) else detail)
 
 
 def schedule_depthwise(spec: KernelSpec, target: Target) -> Schedule | Refusal:
@@ -78,9 +97,12 @@ def _steps(spec: KernelSpec) -> int:
 
 def pack_conv(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
     """Weights int8 (oc, c, kh, kw) -> (oc / 2, steps, 2, 4): for two channels and four of a window (c0 a) (c1 a) (c0 b) (c1 b),
-    a and b being the first and third of the four, then the second and fourth; for Helium (oc, kh kw c)."""
+    a and b being the first and third of the four, then the second and fourth; for Helium (oc, kh kw c), for windows that vectors
+    hold (oc kh kw c + zeros,), as many as make the last channel's vectors whole."""
     oc, steps = spec.oc, _steps(spec)
     flat = weights.transpose(0, 2, 3, 1).reshape(oc, -1)
+    if plan.detail == HELD:
+        return np.pad(flat.reshape(-1), (0, -flat.shape[1] % VECTOR))
     if plan.detail == HELIUM:
         return np.ascontiguousarray(flat)
     flat = np.pad(flat, [(0, -oc % PAIR), (0, 4 * steps - flat.shape[1])])
@@ -118,14 +140,17 @@ def table_of(
     spread = np.abs(flat).sum(1)
     reach = np.where(spread > 0, np.abs(whole) + 128 * spread, 0)
     table = scales(whole, factor, reach, ends.z, plan.detail != INTEGERS, _together(plan))
-    if table is not None and plan.detail == HELIUM:
-        table[2:] = table[2:].reshape(-1, LANES, 2).transpose(0, 2, 1).reshape(-1)
+    if table is not None and _together(plan) == LANES:
+        rows = table[2:].reshape(-1, LANES, 2)
+        if plan.detail == HELD and spec.oc % LANES:
+            rows[-1] = table[2:].reshape(-1, 2)[spec.oc - LANES : spec.oc]
+        table[2:] = rows.transpose(0, 2, 1).reshape(-1)
     return table
 
 
 def _together(plan: Schedule) -> int:
     """Channels whose biases and factors stand together."""
-    return LANES if plan.detail == HELIUM else PAIR
+    return LANES if plan.detail in (HELIUM, HELD) else PAIR
 
 
 def fits(spec: KernelSpec, plan: Schedule, weights: np.ndarray, given: list) -> bool:
@@ -139,18 +164,23 @@ def _byte(spec: KernelSpec) -> int:
 
 
 def emit_conv(spec: KernelSpec, plan: Schedule, name: str):
-    """The call of onnxc_conv: operands x, weights, scales, the residual, y."""
+    """The call of onnxc_conv, or of one for windows that vectors hold: operands x, weights, scales, the residual, y."""
     ends = read_ends(spec)
     assert isinstance(ends, Ends)
-    steps, flat = _steps(spec), spec.pointwise
+    held, flat = _held(spec) if plan.detail == HELD else 0, spec.pointwise
+    steps = _lines(spec) if held else _steps(spec)
     h, w, oh, ow = (1, spec.n * spec.h * spec.w) * 2 if flat else (spec.h, spec.w, spec.oh, spec.ow)
     numbers = [h, w, spec.c, oh, ow, spec.oc, spec.kh, spec.kw, *spec.stride, *spec.pads[:2], *spec.dilation]
     numbers += [_four(flip(spec.activation.kind)), _four(_byte(spec)), steps]
     values = ", ".join(map(str, [*numbers, _end(ends)]))
     packed: tuple[int, ...] = (-(-spec.oc // PAIR), steps, 2, 4)
-    if plan.detail == HELIUM:
+    size = spec.kh * spec.kw * spec.c
+    if held:
+        work = _even(max(1, steps + (VECTOR * (held + 1) if steps else 0) + (spec.oc if ends.more else 0)))
+        packed = (-(-size // VECTOR) * VECTOR + (spec.oc - 1) * size,)
+    elif plan.detail == HELIUM:
         work = 4 * steps + _even(spec.oc if ends.more else 0)
-        packed = (spec.oc, spec.kh * spec.kw * spec.c)
+        packed = (spec.oc, size)
     else:
         spare = max(4 * steps + 4 if spec.c % 4 else 0, 2 * (spec.oc + 1) if ends.more or spec.oc % 2 else 0)
         work = 16 * steps + _even(spare)
@@ -158,34 +188,49 @@ def emit_conv(spec: KernelSpec, plan: Schedule, name: str):
     if flat:
         over.append(Over(0, False, max(0, h * w * (spec.oc - spec.c))))
     order = (0, 1, 2, 3 if ends.residual else None, 4 if ends.residual else 3, "work")
-    call = Micro("onnxc_conv", "onnxc_conv_layer", values, order, work, tuple(over), _ends(ends, plan))
+    function = f"onnxc_conv_held{held}" if held else "onnxc_conv"
+    call = Micro(function, "onnxc_conv_layer", values, order, work, tuple(over), _ends(ends, plan))
     return stub(name, _operands(spec, plan, ("w", packed, "int8")), call)
 
 
+def _lines(spec: KernelSpec) -> int:
+    """Bytes of the padded lines that windows of a row of outputs cover, and a vector; 0 where a window is a pixel of x."""
+    left = spec.pads[1]
+    if (spec.kh, spec.kw) == (1, 1) and not any(spec.pads):
+        return 0
+    columns = max(left + spec.w, (spec.ow - 1) * spec.stride[1] + spec.kw)
+    return spec.kh * columns * spec.c + VECTOR
+
+
 def emit_depthwise(spec: KernelSpec, plan: Schedule, name: str):
-    """The call of onnxc_depthwise: operands x, weights, scales, y."""
+    """The call of onnxc_depthwise, or of one for windows of 3 x 3 by Helium: operands x, weights, scales, y."""
     ends = read_ends(spec)
     assert isinstance(ends, Ends)
     top, left, _, _ = spec.pads
     lines = max(top + spec.h, (spec.oh - 1) * spec.stride[0] + (spec.kh - 1) * spec.dilation[0] + 1)
     line = max(left + spec.w, (spec.ow - 1) * spec.stride[1] + (spec.kw - 1) * spec.dilation[1] + 1)
     line = -(-line // 4) * 4
+    words = _in_words(spec, plan)
+    if words:
+        line, planes = _columns(spec), 0
+        work = line * COLUMN + VECTOR + CHANNEL * VECTOR
+    else:
+        planes = 4 if _four_planes(spec, plan, line * lines) else 1
+        work = planes * lines * line + 8
     numbers = [spec.h, spec.w, spec.c, spec.oh, spec.ow, spec.kh, spec.kw, *spec.stride, top, left, *spec.dilation]
-    planes = 4 if _four_planes(spec, plan, line * lines) else 1
     numbers += [line, lines, planes, flip(spec.activation.kind), _byte(spec)]
     values = ", ".join(map(str, [*numbers, _end(ends)]))
     same = (spec.h, spec.w) == (spec.oh, spec.ow)
-    over = (Over(0),) if same else ()
-    call = Micro(
-        "onnxc_depthwise",
-        "onnxc_depthwise_layer",
-        values,
-        (0, 1, 2, 3, "work"),
-        planes * lines * line + 8,
-        over,
-        _ends(ends, plan),
-    )
+    over = (Over(0),) if same and not (words and top > 1) else ()  # two rows above would be read after they are written
+    function = "onnxc_depthwise3" if words else "onnxc_depthwise"
+    call = Micro(function, "onnxc_depthwise_layer", values, (0, 1, 2, 3, "work"), work, over, _ends(ends, plan))
     return stub(name, _operands(spec, plan, ("w", (spec.oc, spec.kh * spec.kw), "int8")), call)
+
+
+def _columns(spec: KernelSpec) -> int:
+    """Columns of words that a row of a layer's windows covers: four of 2 x 2 outputs, or of an output with strides of 2."""
+    last = max(0, spec.ow - 2) if spec.stride[1] == 1 else 2 * (-(-spec.ow // LANES) * LANES - 1)
+    return max(spec.pads[1] + spec.w, last + 4)
 
 
 def _four_planes(spec: KernelSpec, plan: Schedule, size: int) -> bool:
@@ -223,14 +268,28 @@ def _operands(spec: KernelSpec, plan: Schedule, packed: tuple) -> list:
 
 
 def cost_conv(spec: KernelSpec, plan: Schedule, target: Target) -> float:
-    """Instructions: one a product (0.3 with Helium), 10 for a result, 5 for four of a window."""
-    pixels = spec.n * spec.oh * spec.ow
-    product = 0.3 if plan.detail == HELIUM else 1.04
-    return product * spec.macs + pixels * (10 * spec.oc + 5 * _steps(spec) + 60)
+    """Instructions: one a product, 10 for a result, 5 for four of a window; with Helium for each four channels 8 or 10 a vector of
+    a window, and what makes their sums bytes. `benchmarks/tiny_layers.py` counts them."""
+    pixels, size, fours = spec.n * spec.oh * spec.ow, spec.kh * spec.kw * spec.c, -(-spec.oc // LANES)
+    if plan.detail not in (HELIUM, HELD):
+        return 1.04 * spec.macs + pixels * (10 * spec.oc + 5 * _steps(spec) + 60)
+    vectors, ends = -(-size // VECTOR), read_ends(spec)
+    after = (35 if ends.residual else 14) * fours if isinstance(ends, Ends) and ends.more else 0
+    if plan.detail == HELD:
+        window = 90 + 14 * spec.kh if _lines(spec) else 56
+        return pixels * (window + fours * (8 * vectors + 17) + after)
+    return pixels * (60 + 60 * spec.kh + 8 * vectors + fours * (10 * vectors + 48) + after)
 
 
 def cost_depthwise(spec: KernelSpec, plan: Schedule, target: Target) -> float:
-    """Instructions: 10 for a row of three products of two results, 8 for a result, 2.5 for an element of a plane."""
+    """Instructions: 10 for a row of three products of two results, 8 for a result, 2.5 for an element of a plane. By words of four rows
+    20 for a column of 16 channels, and for four results of a channel, 25 with strides of 2."""
+    if _in_words(spec, plan):
+        blocks, once = -(-spec.c // VECTOR), spec.stride[0] == 1
+        rows, each = (
+            (-(-spec.oh // 2), 33 + 17 * -(-spec.ow // 2)) if once else (spec.oh, 25 + 25 * -(-spec.ow // LANES))
+        )
+        return rows * (blocks * (20 * spec.w + 60) + spec.c * each) + 300 * blocks
     return 1.7 * spec.macs + 8 * prod((spec.oh, spec.ow, spec.oc)) + 2.5 * prod((spec.h, spec.w, spec.c))
 
 

@@ -2,7 +2,11 @@
 #ifndef ONNXC_MICRO_BETWEEN_H
 #define ONNXC_MICRO_BETWEEN_H
 
+#ifdef ONNXC_HELIUM
+#include "micro_helium.h"
+#else
 #include "micro.h"
+#endif
 
 /* x[i sh + j sw + k sc] becomes y[i][j][k]: a change of layout, and a quantiser where x is float32. */
 typedef struct {
@@ -15,6 +19,22 @@ ONNXC_KERNEL void onnxc_permute(const onnxc_move_layer *s, const void *x, void *
   const int8_t *from = (const int8_t *)x;
   int8_t *to = (int8_t *)y;
   int i, j, k;
+#ifdef ONNXC_MVE
+  if (s->sw == 1 && s->c <= 16) { /* planes that become pixels: 16 of a plane's row are as many bytes apart as there are planes */
+    const uint8x16_t apart = vmulq_n_u8(vidupq_n_u8(0, 1), (uint8_t)s->c);
+    for (i = 0; i < s->h; i++, to += s->w * s->c)
+      for (k = 0; k < s->c; k++) {
+        const int8_t *at = from + i * s->sh + k * s->sc;
+        int8_t *put = to + k;
+        __asm__ volatile("wlstp.8 lr, %[count], 2f\n1:\n\tvldrb.8 q0, [%[at]], #16\n\tvstrb.8 q0, [%[put], %q[apart]]\n\t"
+                         "add %[put], %[put], %[step]\n\tletp lr, 1b\n2:"
+                         : [at] "+r"(at), [put] "+r"(put)
+                         : [count] "r"(s->w), [apart] "w"(apart), [step] "r"(16 * s->c)
+                         : "q0", "lr", "memory");
+      }
+    return;
+  }
+#endif
   for (i = 0; i < s->h; i++)
     for (j = 0; j < s->w; j++) {
       const int8_t *at = from + i * s->sh + j * s->sw;
@@ -97,6 +117,20 @@ ONNXC_KERNEL void onnxc_mean(const onnxc_mean_layer *s, const void *x, const voi
   for (row = 0; row < s->oh; row++)
     for (column = 0; column < s->ow; column++) {
       const int8_t *window = (const int8_t *)x + (row * s->sh * s->w + column * s->sw) * c;
+#ifdef ONNXC_MVE
+      for (k = c; k > 0; k -= 4, window += 4, to += 4) {
+        const mve_pred16_t p = vctp32q((uint32_t)k);
+        const int32x4_t flip = vdupq_n_s32(s->flip ? -128 : 0);
+        int32x4_t v = vdupq_n_s32(0);
+        for (i = 0; i < s->kh; i++) {
+          const int8_t *at = window + i * s->w * c;
+          for (j = s->kw; j > 0; j--, at += c) v = vaddq_s32(v, veorq_s32(vldrbq_z_s32(at, p), flip));
+        }
+        v = onnxc_bytes4(vaddq_n_s32(vmulq_n_s32(v, ONNXC_UP), e[2]), vreinterpretq_f32_s32(vdupq_n_s32(e[3])), e[0]);
+        vstrbq_p_s32(to, veorq_s32(v, vdupq_n_s32((int32_t)s->out)), p);
+      }
+      to += k; /* no more than there are channels */
+#else
       for (k = 0; k < c; k++, window++) {
         int32_t sum = e[2];
         for (i = 0; i < s->kh; i++) {
@@ -105,6 +139,7 @@ ONNXC_KERNEL void onnxc_mean(const onnxc_mean_layer *s, const void *x, const voi
         }
         *to++ = (int8_t)((uint32_t)onnxc_requantise(sum, e[3], e[0], e[1]) ^ s->out);
       }
+#endif
     }
 }
 
