@@ -1,32 +1,38 @@
 """`onnxc auto` beside the best list of one pass, on the bundled networks and on those of a folder: bytes for a drop of at most 1 %.
 
-    python benchmarks/auto.py [--models DIR] [--only NAME] [--minutes M] [--nncf PYTHON] [--write]
+    python benchmarks/auto.py [--models DIR] [--only NAME] [--minutes M] [--folder DIR] [--nncf PYTHON] [--write]
 
-Both choose by the same samples and are reported on others, and so are the peers: ONNX Runtime's static quantisation (the best of three
+All choose by the same samples and the same rule (a drop and its standard error of at most 1 %) and are reported on others, and so are the
+peers: ONNX Runtime's static quantisation (the best of three
 calibrations), onnxsim's `recommend_quantization` (the boldest of five budgets that keeps to the drop), and NNCF's
 `quantize_with_accuracy_control` (by a Python that has it). They all get the float model after clean, fuse; a model that is quantised
 already by quant.floats. Lists of one pass: 8-bit integers (nearest and gptq), shared values of 1 to 6
-bits, blocks of 8, 4 and 2 bits, fixed point of 8 to 4 bits, cuts of 10 to 70 % of the channels, low rank at five energies; and the
-list by hand that the docs show, prune(ratio=0.3), fuse, quant.
+bits, blocks of 8, 4 and 2 bits, fixed point of 8 to 4 bits, cuts of 10 to 70 % of the channels, low rank at five energies. Of the lists
+by hand that the docs show the smallest that keeps to the drop; and of each of them its bytes as a bound on a search of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from auto_networks import Network, networks
 
 import onnxc
 from onnxc.ir.errors import OnnxcError
 from onnxc.passes.opset import raise_opset
 from onnxc.report import finite
+from onnxc.search import Budget, Search
+from onnxc.search.found import doubted
 from onnxc.search.work import Worker
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,30 +53,6 @@ BUDGETS = (0.5, 0.3, 0.2, 0.1, 0.05)
 """Relative L2 errors, boldest first."""
 
 
-def networks(folder: Path | None) -> dict[str, tuple[Path, Path]]:
-    """name -> (model, labelled data)."""
-    test = ROOT / "onnxc/data/fashion_test.npz"
-    found = {
-        "resnet20": (ROOT / "onnxc/data/resnet20_fashion.onnx", test),
-        "vggslim": (ROOT / "tests/data/vggslim_fashion.onnx", test),
-        "binary": (ROOT / "tests/data/binary_fashion.onnx", test),
-    }
-    if folder is not None:
-        pairs = (
-            ("kws", "kws_int8.onnx", "kws.npz"),
-            ("vww", "vww_float.onnx", "vww.npz"),
-            ("ic", "ic_float.onnx", "ic.npz"),
-        )
-        found |= {name: (folder / model, folder / data) for name, model, data in pairs if (folder / data).exists()}
-    return found
-
-
-def arrays(file: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file; pictures of bytes as shares of 255."""
-    with np.load(file) as found:
-        return {n: a.astype(np.float32) / 255 if a.dtype == np.uint8 else a for n, a in found.items()}
-
-
 def peers(local: Worker, nncf: str | None) -> dict[str, Callable[[], list[bytes]]]:
     """name -> what makes its candidates, boldest first."""
     model = onnxc.load(local.fused.to_proto())
@@ -78,6 +60,9 @@ def peers(local: Worker, nncf: str | None) -> dict[str, Callable[[], list[bytes]
     whole = model.to_proto().SerializeToString()  # peers write into what they are given
     name = model.inputs[0].name
     first, second, _ = (part.arrays() for part in local.spec.parts)
+    labels = second.get("labels")
+    if labels is None:  # what the model as given says
+        labels = np.concatenate([next(iter(row.values())).argmax(1) for row in local.judges[1].outputs])
 
     def ort() -> list[bytes]:
         from onnxruntime import quantization as q
@@ -114,14 +99,23 @@ def peers(local: Worker, nncf: str | None) -> dict[str, Callable[[], list[bytes]
             folder = Path(text)
             (folder / "m.onnx").write_bytes(whole)
             np.savez(folder / "c.npz", **{name: first[name]})
-            np.savez(folder / "v.npz", **{name: second[name], "labels": second["labels"]})
+            np.savez(folder / "v.npz", **{name: second[name], "labels": labels})
             script = Path(__file__).with_name("nncf_peer.py")
             files = [folder / f for f in ("m.onnx", "c.npz", "v.npz")]
-            subprocess.run([str(nncf), script, *files, str(DROP), folder / "o.onnx"], check=True, capture_output=True)
+            argv = [
+                str(nncf),
+                script,
+                *files,
+                str(DROP),
+                folder / "o.onnx",
+                local.task.name if local.task else "classification",
+            ]
+            more = {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+            subprocess.run(argv, check=True, capture_output=True, env=os.environ | more)
             return [(folder / "o.onnx").read_bytes()]
 
     found: dict[str, Callable[[], list[bytes]]] = {"ort": ort, "onnxsim": onnxsim}
-    return found | ({"nncf": controlled} if nncf and "labels" in second else {})
+    return found | ({"nncf": controlled} if nncf else {})
 
 
 def judged(local: Worker, source: bytes) -> dict:
@@ -129,20 +123,14 @@ def judged(local: Worker, source: bytes) -> dict:
     return {**local._costs(model), **local._qualities(model.to_proto())}
 
 
-def peers_only(model: Path, data: Path, nncf: str | None) -> dict:
-    """What the peers make of a network, by the same samples as `measured`."""
-    local = onnxc.auto(model, arrays(data), budget=onnxc.Budget(drop=DROP)).local
-    given = local.do(("given",))
-    metric, row = next(iter(given["metrics"])), {}
-    for name, make in peers(local, nncf).items():
-        result, text = best_of(local, given, metric, make)
-        row[name] = told(result, given, metric, name) if result is not None else {"passes": text}
-        print(name, row[name], flush=True)
-    return row
-
-
 def lost(given: dict, row: dict, metric: str, part: str) -> float:
+    """All metrics here are better where they are higher."""
     return given[part][metric] - row[part][metric]
+
+
+def surely(given: dict, row: dict, metric: str) -> float:
+    """What is lost by the samples that choose, and its standard error more."""
+    return lost(given, row, metric, "metrics") + doubted(given, row, "metrics")
 
 
 def told(result: dict, given: dict, metric: str, text: str) -> dict:
@@ -153,7 +141,9 @@ def told(result: dict, given: dict, metric: str, text: str) -> dict:
         "snr_db": result["snr_db"],
         metric: result["held"][metric],
         "drop": lost(given, result, metric, "held"),
+        "drop_error": doubted(given, result, "held"),
         "drop_chosen_by": lost(given, result, metric, "metrics"),
+        "drop_chosen_by_error": doubted(given, result, "metrics"),
     }
 
 
@@ -161,78 +151,108 @@ def best_of(local: Worker, given: dict, metric: str, make: Callable[[], list[byt
     """The smallest of a peer's candidates that keeps to the drop, else the one that loses least; or why there is none."""
     try:
         made = [judged(local, source) for source in make()]
+    except subprocess.CalledProcessError as error:
+        return None, f"fails: {(error.stderr or b'').decode()[-200:].strip()}"
     except Exception as error:
         return None, f"fails: {type(error).__name__}: {str(error)[:120]}"
-    within = [r for r in made if lost(given, r, metric, "metrics") <= DROP]
-    return (
-        min(within, key=lambda r: r["bytes"]) if within else min(made, key=lambda r: lost(given, r, metric, "metrics"))
-    ), ""
+    within = [r for r in made if surely(given, r, metric) <= DROP]
+    best = min(within, key=lambda r: r["bytes"]) if within else min(made, key=lambda r: surely(given, r, metric))
+    return best, "" if within else "none keeps to the drop"
 
 
-def measured(model: Path, data: Path, minutes: float | None, nncf: str | None) -> dict:
+def peers_rows(local: Worker, given: dict, metric: str, nncf: str | None) -> dict:
+    """What the peers make of a network, by the same samples as the search."""
+    row = {}
+    for name, make in peers(local, nncf).items():
+        result, text = best_of(local, given, metric, make)
+        row[name] = told(result, given, metric, f"{name} {text}".strip()) if result is not None else {"passes": text}
+        print(name, row[name], flush=True)
+    return row
+
+
+def searching(network: Network, budget: Budget, minutes: float | None, folder: Path | None) -> Search:
+    return onnxc.auto(network.model, network.data, task=network.task, budget=budget, minutes=minutes, folder=folder)
+
+
+def lists(search: Search, texts: list[str]) -> dict[str, dict]:
+    """What pass lists make of the network, of those that are not refused; kept with the search's own measurements."""
+    rows = {}
+    for text in texts:
+        job = ("recipe", text)
+        if job not in search.state:
+            try:
+                search.state.put(job, search.local.do(job))
+            except OnnxcError as error:
+                search.state.put(job, {"failed": str(error)})
+        rows[text] = search.state[job]
+    return {t: r for t, r in rows.items() if "failed" not in r}
+
+
+def by_budget(network: Network, given: dict, metric: str, hand: dict[str, dict], of: dict[str, Any]) -> list[dict]:
+    """Of each list by hand: what a search finds that may take no more bytes."""
+    found = []
+    for text, row in hand.items():
+        search = searching(network, Budget(bytes=float(row["bytes"])), **of)
+        best = search.run().best
+        if best is not None:
+            found.append(
+                {"by_hand": told(row, given, metric, text), "auto": told(best.result, given, metric, best.text)}
+            )
+    return found
+
+
+def measured(network: Network, minutes: float | None, folder: Path | None, nncf: str | None) -> dict:
     """The row of one network."""
     begun, cpu = time.perf_counter(), time.process_time()
-    search = onnxc.auto(model, arrays(data), budget=onnxc.Budget(drop=DROP), minutes=minutes)
+    search = searching(network, Budget(drop=DROP), minutes, folder)
     found = search.run()
     seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
     search.local.ended.clear()
-    given, rows = found.given, {}
-    head = [f"{p}, " for p in search.local.head]
-    lists = [*SINGLE, *(h + text for h in head for text in SINGLE)]
-    for text in [*lists, *BY_HAND]:
-        try:
-            rows[text] = search.local.do(("recipe", text))
-        except OnnxcError as error:
-            rows[text] = {"refused": str(error)}
-    rows = {t: r for t, r in rows.items() if "refused" not in r and "failed" not in r}
-    singles = {t: r for t, r in rows.items() if t in lists}
-
-    of = found.metric
-    kept = {t: r for t, r in singles.items() if lost(given, r, of, "metrics") <= DROP and r["bytes"] <= given["bytes"]}
-    hand = [t for t in BY_HAND if t in rows and lost(given, rows[t], of, "metrics") <= DROP]
+    given, of = found.given, found.metric
+    heads = "".join(f"{p}, " for p in search.local.head)
+    singles = lists(search, [*SINGLE, *([heads + text for text in SINGLE] if heads else [])])
+    hand = lists(search, [heads + text for text in BY_HAND])
     row = {
         "given": {"bytes": given["bytes"], "macs": given["macs"], of: given["held"][of]},
+        "metric": of,
+        "samples": [part.samples for part in search.local.spec.parts],
+        "minutes": minutes,
         "seconds": seconds,
         "cpu_seconds": cpu,
         "tried": found.tried,
+        "met": not found.misses,
     }
     if found.best is not None:
         row["auto"] = told(found.best.result, given, of, found.best.text)
-    for name, some in (("single", kept), ("by_hand", {t: rows[t] for t in hand})):
-        if some:
-            text = min(some, key=lambda t: some[t]["bytes"])
-            row[name] = told(some[text], given, of, text)
-    for name, make in peers(search.local, nncf).items():
-        result, text = best_of(search.local, given, of, make)
-        row[name] = told(result, given, of, name) if result is not None else {"passes": text}
+    for name, some in (("single", singles), ("by_hand", hand)):
+        kept = {t: r for t, r in some.items() if surely(given, r, of) <= DROP and r["bytes"] <= given["bytes"]}
+        if kept:
+            text = min(kept, key=lambda t: kept[t]["bytes"])
+            row[name] = told(kept[text], given, of, text)
+    row |= peers_rows(search.local, given, of, nncf)
+    row["budgets"] = by_budget(network, given, of, hand, {"minutes": minutes, "folder": folder})
     if "auto" in row and "single" in row:
         row["bytes_by_single"] = row["auto"]["bytes"] / row["single"]["bytes"]
     return row
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument(
-        "--models", type=Path, help="a folder with kws_int8.onnx and kws.npz, vww_float.onnx and vww.npz"
-    )
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--models", type=Path, help="a folder with MLPerf Tiny's networks (auto_networks.py)")
     options.add_argument("--only", help="one network")
     options.add_argument("--minutes", type=float, help="for each search; else as long as it takes")
-    options.add_argument(
-        "--peers", action="store_true", help="measure the peers alone, beside what was measured before"
-    )
+    options.add_argument("--folder", type=Path, help="where what is measured is kept, and gone on from")
     options.add_argument("--nncf", metavar="PYTHON", help="a Python that has nncf, for accuracy control")
     options.add_argument("--write", action="store_true", help=f"write {RESULTS.relative_to(ROOT)}")
     given = options.parse_args()
-    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for name, (model, data) in networks(given.models).items():
+    for name, read in networks(given.models).items():
         if given.only in (None, name):
-            if given.peers:
-                rows[name] = rows.get(name, {}) | finite(peers_only(model, data, given.nncf))
-            else:
-                rows[name] = finite(measured(model, data, given.minutes, given.nncf))
-            print(name, json.dumps(rows[name], indent=1), flush=True)
+            kept = None if given.folder is None else given.folder / name
+            row = finite(measured(read(), given.minutes, kept, given.nncf))
+            print(name, json.dumps(row, indent=1), flush=True)
             if given.write:
-                RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+                rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+                RESULTS.write_text(json.dumps(rows | {name: row}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

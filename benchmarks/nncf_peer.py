@@ -1,42 +1,51 @@
-"""NNCF's accuracy control, in an environment of its own (its onnx is another one): needs nncf, onnx, onnxruntime, numpy.
+"""NNCF's accuracy control, in an environment of its own (its onnx is another one): needs nncf, onnx, onnxruntime, numpy, scipy.
 
-    PYTHON benchmarks/nncf_peer.py MODEL.onnx CALIBRATION.npz VALIDATION.npz MAX_DROP OUT.onnx
+    PYTHONPATH=. PYTHON benchmarks/nncf_peer.py MODEL.onnx CALIBRATION.npz VALIDATION.npz MAX_DROP OUT.onnx [TASK]
 
-The .npz hold the model's inputs; VALIDATION.npz `labels` too. Accuracy is that of the first output's argmax.
+The .npz hold the model's input; VALIDATION.npz `labels` too. What may not drop is the first metric of the task (classification, say).
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 
+from onnxc.runtime.evaluate import Score, find_task
 
-def main(source: str, calibration: str, validation: str, most: str, out: str) -> None:
+
+def main(source: str, calibration: str, validation: str, most: str, out: str, of: str = "classification") -> None:
     import nncf
 
     logging.disable(logging.WARNING)
-    model = onnx.load(source)
+    model, task = onnx.load(source), find_task(of)
+    assert task is not None
     name = model.graph.input[0].name
     seen, judged = dict(np.load(calibration)), dict(np.load(validation))
-    labels = judged["labels"]
 
-    def rows(arrays: dict) -> list[dict]:
+    def rows(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
         return [{name: arrays[name][i : i + 1]} for i in range(len(arrays[name]))]
 
-    def accuracy(candidate: onnx.ModelProto, feeds) -> float:
-        session = ort.InferenceSession(candidate.SerializeToString(), providers=["CPUExecutionProvider"])
-        guesses = [session.run(None, feed)[0].reshape(-1).argmax() for feed in feeds]
-        return float(np.mean(np.array(guesses) == labels[: len(guesses)]))
+    def metric(candidate: onnx.ModelProto, feeds: Iterable[dict[str, np.ndarray]]) -> float:
+        session, score = (
+            ort.InferenceSession(candidate.SerializeToString(), providers=["CPUExecutionProvider"]),
+            Score(task),
+        )
+        names = [o.name for o in session.get_outputs()]
+        for k, feed in enumerate(feeds):
+            outputs = dict(zip(names, session.run(None, feed), strict=True))
+            score.add({n: y if y.ndim else y[None] for n, y in outputs.items()}, judged["labels"][k : k + 1])
+        return score.values()[task.metric]
 
     made = nncf.quantize_with_accuracy_control(
         model,
         calibration_dataset=nncf.Dataset(rows(seen)),
         validation_dataset=nncf.Dataset(rows(judged)),
-        validation_fn=accuracy,
+        validation_fn=metric,
         max_drop=float(most),
         subset_size=len(seen[name]),
     )
