@@ -32,7 +32,7 @@ from onnxc.ir.errors import OnnxcError
 from onnxc.passes.opset import raise_opset
 from onnxc.report import finite
 from onnxc.search import Budget, Search
-from onnxc.search.found import doubted
+from onnxc.search.found import doubted, points
 from onnxc.search.work import Worker
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -188,15 +188,22 @@ def lists(search: Search, texts: list[str]) -> dict[str, dict]:
     return {t: r for t, r in rows.items() if "failed" not in r}
 
 
-def by_budget(network: Network, given: dict, metric: str, hand: dict[str, dict], of: dict[str, Any]) -> list[dict]:
-    """Of each list by hand: what a search finds that may take no more bytes."""
-    found = []
+def by_budget(network: Network, search: Search, hand: dict[str, dict], of: dict[str, Any]) -> list[dict]:
+    """Of each list by hand: what takes no more bytes and loses least, of what the search has made; where that loses more than the
+    list, of what a search makes that is bound to these bytes."""
+    found, given, metric = [], search.given, search.metric
     for text, row in hand.items():
-        search = searching(network, Budget(bytes=float(row["bytes"])), **of)
-        best = search.run().best
-        if best is not None:
+        budget = Budget(bytes=float(row["bytes"]) / given["bytes"])
+        got = points(given, search._made(), budget, metric, search.higher)
+        own = (
+            got.best is None or bool(got.misses) or got.drop(got.best, "metrics") > lost(given, row, metric, "metrics")
+        )
+        if own:
+            got = searching(network, budget, **of).run()
+        if got.best is not None:
+            auto = told(got.best.result, given, metric, got.best.text)
             found.append(
-                {"by_hand": told(row, given, metric, text), "auto": told(best.result, given, metric, best.text)}
+                {"by_hand": told(row, given, metric, text), "auto": auto, "own_search": own, "met": not got.misses}
             )
     return found
 
@@ -230,7 +237,7 @@ def measured(network: Network, minutes: float | None, folder: Path | None, nncf:
             text = min(kept, key=lambda t: kept[t]["bytes"])
             row[name] = told(kept[text], given, of, text)
     row |= peers_rows(search.local, given, of, nncf)
-    row["budgets"] = by_budget(network, given, of, hand, {"minutes": minutes, "folder": folder})
+    row["budgets"] = by_budget(network, search, hand, {"minutes": minutes, "folder": folder})
     if "auto" in row and "single" in row:
         row["bytes_by_single"] = row["auto"]["bytes"] / row["single"]["bytes"]
     return row
