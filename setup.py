@@ -29,8 +29,8 @@ EXTRAS = {
     # COCO's mean average precision, for --task detection.
     "detection": ["faster-coco-eval>=1.6"],
     "plot": ["matplotlib>=3.8"],
-    # The site of docs/: mkdocs build --strict.
-    "docs": ["mkdocs-material>=9.5"],
+    # The site of docs/: mkdocs build --strict; a page in it is a network compiled to WebAssembly.
+    "docs": ["mkdocs-material>=9.5", "ziglang>=0.13"],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 

@@ -217,7 +217,7 @@ def measured(network: Network, minutes: float | None, folder: Path | None, nncf:
     search.local.ended.clear()
     given, of = found.given, found.metric
     heads = "".join(f"{p}, " for p in search.local.head)
-    singles = lists(search, [*SINGLE, *([heads + text for text in SINGLE] if heads else [])])
+    singles = lists(search, [heads + text for text in SINGLE])
     hand = lists(search, [heads + text for text in BY_HAND])
     row = {
         "given": {"bytes": given["bytes"], "macs": given["macs"], of: given["held"][of]},

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from dataclasses import dataclass
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -48,9 +49,16 @@ def look(page: Path, width: int) -> Look:
     frame.write_text(
         f'<!DOCTYPE html><title></title><iframe src="{page.name}" style="width:{width}px;height:900px;border:0"></iframe>{_LOOK}'
     )
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--enable-logging=stderr"]
-    argv = [str(BROWSER), *flags, "--window-size=1600,1000", "--virtual-time-budget=4000", "--dump-dom", frame.as_uri()]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=180, check=True)
-    found = json.loads(done.stdout.split("<title>")[1].split("</title>")[0])
-    errors = [text for text in done.stderr.splitlines() if "CONSOLE" in text]
+    text, errors = dump(frame)
+    found = json.loads(text)
     return Look(found["seen"], found["wide"] <= found["room"] and found["inner"] == width, found["words"], errors)
+
+
+def dump(page: Path, virtual: bool = True) -> tuple[str, list[str]]:
+    """(the title that the scripts of `page` leave, lines of the console): after four seconds of virtual time, else when it is loaded."""
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--enable-logging=stderr"]
+    flags += ["--window-size=1600,1000", *(["--virtual-time-budget=4000"] if virtual else [])]
+    argv = [str(BROWSER), *flags, "--dump-dom", page.as_uri()]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=180, check=True)
+    title = unescape(done.stdout.split("<title>")[1].split("</title>")[0])
+    return title, [line for line in done.stderr.splitlines() if "CONSOLE" in line]

@@ -69,7 +69,9 @@ def test_the_site_is_built(tmp_path):
     ]
     done = subprocess.run(list(map(str, argv)), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "site/auto/index.html").exists()
+    assert (tmp_path / "site/auto/index.html").exists() and (
+        tmp_path / "site/browser/garments.html"
+    ).stat().st_size > 200_000
 
 
 @pytest.mark.slow
