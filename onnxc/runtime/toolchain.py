@@ -58,6 +58,8 @@ class Linker:
 
 
 Memory = tuple[int, str]
+SLACK = 1 << 26
+"""Bytes that code and data other than weights may take."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class Toolchain:
     a command that runs a static program, `suffix` the program's. `bare` means no operating system: programs need start-up
     code and a memory map, and talk to the emulator by semihosting; `small` that there is none, but that an emulator of programs for
     Linux serves as well; `flash` and `ram` are the memories of its board: where each
-    begins, and its extent as linkers write it.
+    begins, and its extent as linkers write it. `reach`: bytes of weights that a library can hold. `far`: prefix and flags of the section of
+    many weights, which linkers put behind all that code addresses with 32 bits; none where there is no such place.
     """
 
     name: str
@@ -82,6 +85,8 @@ class Toolchain:
     small: bool = False
     flash: Memory = (0, "")
     ram: Memory = (0, "")
+    reach: int = (1 << 31) - SLACK
+    far: tuple[str, str] | None = None
 
     def linker(self) -> Linker:
         """The first linker that is installed. Raises MissingTool, which names the packages to install."""
@@ -117,7 +122,12 @@ def _linux(name: str, machine: str, gcc: str, package: str, zig: str, qemu: str,
     # GCC would call libgcc for atomics on aarch64, to take newer instructions where there are some
     inline = ("-mno-outline-atomics",) if name == "aarch64" else ()
     linkers = (Linker(gcc, inline, package), Linker(ZIG, ("-target", zig)))
-    return Toolchain(name, machine, linkers, (f"qemu-{qemu}-static", *cpu), "qemu-user-static")
+    # of AArch64 they lie between initialised data and those of zeros, which code addresses with 33 bits
+    reach, far = {
+        "x86_64": (1 << 62, (".lrodata", "al")),
+        "aarch64": ((1 << 32) - SLACK, (".data.rel.ro.far", "aw")),
+    }.get(name, (Toolchain.reach, None))
+    return Toolchain(name, machine, linkers, (f"qemu-{qemu}-static", *cpu), "qemu-user-static", reach=reach, far=far)
 
 
 def _cortex_m(name: str, fpu: str, board: str, flash: Memory, ram: Memory) -> Toolchain:

@@ -1,6 +1,7 @@
 """Large weights in memory once: packed ones are spilled to a file, and put into their object behind the assembler."""
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from onnxc.codegen.c import build
 from onnxc.codegen.lower import packing
 from onnxc.codegen.memory import spill
 from onnxc.codegen.memory.weights import lay_out
+from onnxc.ir.errors import Unsupported
+from onnxc.runtime.toolchain import TOOLCHAINS
 
 from .test_targets import quantised
 
@@ -67,14 +70,15 @@ def test_a_full_disk_is_no_fault(rng, monkeypatch, fails_at):
 
 
 @pytest.mark.parametrize(
-    "file, target, weights",
+    "file, target, weights, far",
     [
-        ("binary_fashion", "aarch64", "coded"),
-        ("int8", "cortex-m4", "raw"),
-        ("int8", "native", "raw"),
+        ("binary_fashion", "aarch64", "coded", build.FAR),
+        ("int8", "cortex-m4", "raw", 0),
+        ("int8", "native", "raw", 0),
     ],
 )
-def test_small_parts_and_a_filled_object_make_the_same_library(tmp_path, monkeypatch, file, target, weights):
+def test_small_parts_and_a_filled_object_make_the_same_library(tmp_path, monkeypatch, file, target, weights, far):
+    monkeypatch.setattr(build, "FAR", far)
     model = quantised() if file == "int8" else onnx.load(DATA / f"{file}.onnx")
     taken, real = [], build._linked_in_pieces
     monkeypatch.setattr(build, "_linked_in_pieces", lambda *given: taken.append(real(*given)) or taken[-1])
@@ -98,3 +102,22 @@ def test_pieces_that_are_not_one_after_the_other_are_linked_whole(tmp_path, monk
     real = build._marks
     monkeypatch.setattr(build, "_marks", lambda file: [1, 2] if file.suffix == ".so" else real(file))
     compile_model(quantised(), tmp_path / "a", name="net", check="data")
+
+
+@pytest.mark.parametrize("target, weights", [("native", "coded"), ("aarch64", "raw")])
+def test_many_weights_lie_apart_and_give_the_same_numbers(tmp_path, monkeypatch, target, weights):
+    """As beyond 1 GiB, in a shared library (proven against ONNX Runtime here) and in a static program."""
+    monkeypatch.setattr(build, "FAR", 0)
+    options = {"name": "net", "target": target, "weights": weights, "check": "data", "program": True}
+    compile_model(quantised(), tmp_path / "far", **options)
+    assert b"_weights_far" in (tmp_path / "far" / "libnet.a").read_bytes()
+
+
+def test_more_weights_than_code_addresses_are_refused(tmp_path, monkeypatch):
+    riscv = replace(TOOLCHAINS["riscv64"], reach=1000)
+    monkeypatch.setitem(TOOLCHAINS, "riscv64", riscv)
+    with pytest.raises(
+        Unsupported, match=r"riscv64 cannot address these weights, expected at most 1000 bytes, found \d+ bytes"
+    ):
+        compile_model(quantised(), tmp_path / "a", name="net", check="shapes", target="riscv64")
+    assert not list(tmp_path.iterdir())

@@ -20,13 +20,14 @@ from onnxc.codegen.memory.weights import Weights
 from onnxc.codegen.program import Program
 from onnxc.codegen.target import Target
 from onnxc.coding.native import SCRATCH
-from onnxc.ir.errors import MissingTool
+from onnxc.ir.errors import MissingTool, Unsupported
 from onnxc.runtime.program import build_program, run_tool
 from onnxc.runtime.toolchain import Linker, Toolchain
 
 MICRO_ALIGN = 16  # no vector is longer on a processor without an operating system
 LARGE = 1 << 24  # bytes of weights
 PIECE = 1 << 24
+FAR = 1 << 30  # bytes of weights from which they are kept apart from what code addresses with 32 bits
 MARK = hashlib.sha512(b"weights").digest()
 C_DIR = Path(__file__).parents[2] / "runtime" / "c"
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
@@ -78,12 +79,20 @@ def write_sources(
     targets: Sequence[Target],
     timed: bool = False,
 ) -> None:
-    """Writes C sources, weights, header and example into `work`. `timed`: as `c.source.source` has it."""
+    """Writes C sources, weights, header and example into `work`. `timed`: as `c.source.source` has it.
+
+    Raises Unsupported for more weights than code of the target can address."""
     name, toolchain = face.name, targets[0].toolchain
+    if weights.flash_bytes > toolchain.reach:
+        raise Unsupported(
+            f"code for {toolchain.name} cannot address these weights", expected=f"at most {toolchain.reach} bytes",
+            found=f"{weights.flash_bytes} bytes", remedy="store them shorter (-p quant), or take --weights coded",
+        )  # fmt: skip
+    far = _far(weights, toolchain)
     texts = {
         f"{name}.h": header(face),
-        f"{name}.c": csource.source(face, programs, weights, layout, targets, timed),
-        "weights.S": csource.weights_source(name, "weights.bin", toolchain.name, _zeros(weights)),
+        f"{name}.c": csource.source(face, programs, weights, layout, targets, timed, bool(far)),
+        "weights.S": csource.weights_source(name, "weights.bin", toolchain.name, _zeros(weights), far),
         "exports.map": csource.exports(face, timed),
         "example/main.c": cexample.main_source(face),
         "example/CMakeLists.txt": cexample.cmake(face, toolchain),
@@ -100,6 +109,11 @@ def write_sources(
     with open(work / "weights.bin", "wb") as out:
         for chunk in weights.chunks() if not _zeros(weights) else [MARK]:
             out.write(chunk)
+
+
+def _far(weights: Weights, toolchain: Toolchain) -> tuple[str, str] | None:
+    """The section of weights that code reaches by a pointer only, None where they lie with all other constants."""
+    return toolchain.far if weights.flash_bytes >= FAR else None
 
 
 def _zeros(weights: Weights) -> int:
@@ -138,7 +152,13 @@ def _fill_object(file: Path, weights: Weights) -> None:
 
 
 def _linked_in_pieces(
-    work: Path, name: str, weights: Weights, cc: list[str], command: list[str], objects: list[str]
+    work: Path,
+    name: str,
+    weights: Weights,
+    cc: list[str],
+    command: list[str],
+    objects: list[str],
+    far: tuple[str, str] | None,
 ) -> bool:
     """Links the shared library with zeros in pieces, as a linker holds the largest section, and puts the weights in.
 
@@ -146,7 +166,7 @@ def _linked_in_pieces(
     """
     if weights.flash_bytes < 2 * len(MARK):
         return False
-    pieces = csource.pieces_source(name, "weights.bin", _zeros(weights) - len(MARK), PIECE)
+    pieces = csource.pieces_source(name, "weights.bin", _zeros(weights) - len(MARK), PIECE, far)
     (work / "pieces.S").write_text(pieces, encoding="ascii")
     run_tool([*cc, "-c", "pieces.S", "-o", object_name("pieces")], work)
     swapped = [object_name("pieces") if one == object_name("weights") else one for one in objects]
@@ -196,7 +216,9 @@ def link(
         options = ["-shared", "-s", "-Wl,--build-id=none", "-Wl,-z,defs", "-Wl,-z,noexecstack", *threads]
         options += ["-Wl,--version-script=exports.map"]
         command = [*cc, *options]
-        if not (_zeros(weights) and _linked_in_pieces(work, name, weights, cc, command, objects)):
+        if not (
+            _zeros(weights) and _linked_in_pieces(work, name, weights, cc, command, objects, _far(weights, toolchain))
+        ):
             run_tool([*command, *objects, "-lm", "-o", f"lib{name}.so"], work)
         made.append(f"lib{name}.so")
     run_tool([*linker.archiver(), "rcsD", f"lib{name}.a", *objects], work)

@@ -50,10 +50,12 @@ def source(
     layout: Layout,
     targets: Sequence[Target],
     timed: bool = False,
+    far: bool = False,
 ) -> str:
     """`<name>.c`: the interface and the straight lists of kernel calls. `programs`: by shape within `targets`, all settled.
 
-    `timed`: with the clock read before the first call and behind each, for `<name>_laps`.
+    `timed`: with the clock read before the first call and behind each, for `<name>_laps`. `far`: the
+    weights are reached by a pointer, as `weights_source` has it.
     """
     place = partial(_pointer, name=face.name, weights=weights, decoded=layout.decoded)
     declared: set[str] = set()
@@ -95,7 +97,8 @@ def source(
         "@kernels@", "\n".join([*sorted(declared), *c_part(texts)])
     )
     tables = "\n".join(_tensors(face, side, kind) for side, kind in enumerate(("input", "output")))
-    text = text.replace("@weights@", f"{internal(face.name)}_weights")
+    symbol = f"{internal(face.name)}_weights"
+    text = text.replace("@weights@[]", f"*const {symbol}" if far else f"{symbol}[]").replace("@weights@", symbol)
     return text.replace("@header@", f"{face.name}.h").replace("@tensors@", tables)
 
 
@@ -197,32 +200,57 @@ const {name}_tensor *{name}_{kind}(int index) {{
 """
 
 
-def weights_source(name: str, path: str, arch: str, zeros: int = 0) -> str:
-    """Assembler that takes the file `path`, and as many zeros behind it, into read-only memory, 64-byte aligned."""
+def weights_source(name: str, path: str, arch: str, zeros: int = 0, far: tuple[str, str] | None = None) -> str:
+    """Assembler that takes the file `path`, and as many zeros behind it, into read-only memory, 64-byte aligned.
+
+    `far` (prefix and flags): into this section, with a pointer to it by the symbol that the C side reads."""
     wasm, name = arch == "wasm32", internal(name)
-    section = f'.section .rodata.{name}_weights,"",@' if wasm else f'.section .rodata.{name}_weights,"a",%progbits'
+    section = f'.section .rodata.{name}_weights,"",@' if wasm else _section(name, far)
     end = "" if wasm else '  .section .note.GNU-stack,"",%progbits\n'
+    label = _label(name, far)
     return f"""  {section}
-  .globl {name}_weights
-  .hidden {name}_weights
+  .globl {label}
+  .hidden {label}
   .p2align 6
-{name}_weights:
+{label}:
   .incbin "{path}"
   .zero {zeros + 1}
-  .size {name}_weights, .-{name}_weights
-{end}"""
+  .size {label}, .-{label}
+{_far_pointer(name) if far else ""}{end}"""
 
 
-def pieces_source(name: str, mark: str, zeros: int, piece: int) -> str:
+def pieces_source(name: str, mark: str, zeros: int, piece: int, far: tuple[str, str] | None = None) -> str:
     """Assembler for ELF of the file `mark`, zeros, the file again and a zero: one symbol over sections of at most `piece` zeros."""
-    section, pieces = f".section .rodata.{internal(name)}_weights", []
+    name, pieces = internal(name), []
+    label = _label(name, far)
     for number, start in enumerate(range(0, zeros, piece)):
-        pieces += [f'  {section}.{number},"a",%progbits', f"  .zero {min(piece, zeros - start)}"]
+        pieces += [f"  {_section(name, far, f'.{number}')}", f"  .zero {min(piece, zeros - start)}"]
     return "\n".join([
-        f'  {section},"a",%progbits', f"  .globl {internal(name)}_weights", f"  .hidden {internal(name)}_weights",
-        "  .p2align 6", f"{internal(name)}_weights:", f'  .incbin "{mark}"', *pieces,
-        f'  {section}.end,"a",%progbits', f'  .incbin "{mark}"', "  .byte 0", '  .section .note.GNU-stack,"",%progbits', "",
+        f"  {_section(name, far)}", f"  .globl {label}", f"  .hidden {label}",
+        "  .p2align 6", f"{label}:", f'  .incbin "{mark}"', *pieces,
+        f"  {_section(name, far, '.end')}", f'  .incbin "{mark}"', "  .byte 0", _far_pointer(name) if far else "",
+        '  .section .note.GNU-stack,"",%progbits', "",
     ])  # fmt: skip
+
+
+def _section(name: str, far: tuple[str, str] | None, part: str = "") -> str:
+    prefix, flags = far or (".rodata", "a")
+    return f'.section {prefix}.{name}_weights{part},"{flags}",%progbits'
+
+
+def _label(name: str, far: object) -> str:
+    """The symbol of the weights themselves; `far`, the one that C reads is that of a pointer to them."""
+    return f"{name}_weights_far" if far else f"{name}_weights"
+
+
+def _far_pointer(name: str) -> str:
+    return f"""  .section .data.rel.ro.{name}_weights,"aw",%progbits
+  .globl {name}_weights
+  .hidden {name}_weights
+  .p2align 3
+{name}_weights:
+  .quad {name}_weights_far
+"""
 
 
 def exports(face: Interface, timed: bool = False) -> str:
