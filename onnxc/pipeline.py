@@ -19,6 +19,7 @@ from .ir.errors import BadModel, BadOption, DimensionError, InferenceObjects, On
 from .ir.files import load
 from .ir.live import peak_bytes
 from .ir.model import Model
+from .ir.product import Predict
 from .ir.verify import Verified, verify
 from .passes.base import Claim, Context, Pass, Report, interface
 from .passes.blas import one_thread
@@ -110,7 +111,13 @@ class Pipeline(Pass):
         """Transform a model (path, bytes, ModelProto, gs.Graph or Model), which is never changed. Raises OnnxcError."""
         work = load(model).copy()
         frozen, wishes = self._frozen(work) if self.freeze else ([], self.wishes)
-        ctx = Context(sound(work, runs=self.check == "data"), seed=self.seed, original=work.copy(), trainer=_Trainer())
+        ctx = Context(
+            sound(work, runs=self.check == "data"),
+            seed=self.seed,
+            original=work.copy(),
+            trainer=_Trainer(),
+            predictor=_predictor,
+        )
         report = PipelineReport(
             check=self.check, seed=self.seed, remarks=frozen + ctx.verified.remarks + foreign.remarks(work)
         )
@@ -278,6 +285,13 @@ def _step(p: Pass, model: Model, ctx: Context) -> tuple[Model, Verified, Report]
             as_input(e, "the model as given declares an output that it does not have: correct it, or use --check data")
         raise
     return work, checked, row
+
+
+def _predictor(target: str) -> Predict:
+    """Predicted times on a target, of the compiler's kernels, which are imported when a pass asks for them."""
+    from .codegen.predict import predict
+
+    return predict(target)
 
 
 class _Trainer:

@@ -18,6 +18,7 @@ from ..ir.difference import Difference
 from ..ir.errors import BadOption
 from ..ir.lean import Lean
 from ..ir.model import Model
+from ..ir.product import Predict
 from ..ir.verify import Verified, verify
 from .layers.capture import MAX_BATCH, Probe, Stream
 from .options import ranges
@@ -209,8 +210,8 @@ class Context:
 
     verified: the analysis of the model as it came in. runner and data: see `tensors`. synthetic: the data are
     random inputs. evaluator: see `evaluate`. trial: the manager's own. original: the model as the user gave it. trainer:
-    what training passes train with. room: how many samples run at once, at the most. progress: told what a pass is at, and
-    the share of it that is behind; see `each`.
+    what training passes train with. predictor: see `predict`. room: how many samples run at once, at the most. progress: told
+    what a pass is at, and the share of it that is behind; see `each`.
     """
 
     verified: Verified
@@ -222,6 +223,7 @@ class Context:
     trial: Any = None
     original: Model | None = None
     trainer: Trainer | None = None
+    predictor: Callable[[str], Predict] | None = None
     room: int = MAX_BATCH
     progress: Callable[[str, float], None] = lambda text, share: None
     counting = False  # whether `each` tells of the way: samples within it do not
@@ -254,6 +256,12 @@ class Context:
         if self.runner is None or self.data is None:
             raise BadOption("this pass looks at activations, and was given no runner or no data")
         return map(Probe(self, model, names), Stream(self, analyse(model), names))
+
+    def predict(self, target: str) -> Predict:
+        """What predicts the times of products as they are compiled for a target."""
+        if self.predictor is None:
+            raise BadOption("this pass weighs predicted times, and was given no predictor")
+        return self.predictor(target)
 
     def evaluate(self, reference: Model, samples: int) -> Callable[[Model], Judgement]:
         """What measures a model beside `reference`, which is run once, on at most so many calibration samples."""

@@ -19,6 +19,7 @@ SPECS = {
     "20 by blocks of 8": (bulk.make(1, 6, 11, 12, 20, stride=(2, 1), epilogue=(("residual",),)), 8, 2),
     "12 by fours, dilated": (bulk.make(1, 9, 8, 4, 12, dilation=(2, 2)), 4, 4),
     "groups": (bulk.make(1, 5, 7, 6, 10, groups=3), 8, 2),
+    "padding above and below": (bulk.make(2, 7, 5, 4, 8, (3, 1), (2, 1), (2, 0, 1, 0), (2, 1)), 8, 2),
     "a matrix product": (bulk.make(1, 1, 29, 24, 7, (1, 1), pads=(0, 0, 0, 0)), 4, 4),
 }  # lanes and fold of the widest registers; half the lanes for registers half as wide
 

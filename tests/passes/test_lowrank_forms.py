@@ -20,7 +20,7 @@ from onnxc.passes.lowrank.common import Factorise
 from onnxc.passes.lowrank.fit import Whitened, error, likely, refine
 from onnxc.passes.lowrank.forms import FORMS
 from onnxc.passes.lowrank.moments import fitted
-from onnxc.passes.lowrank.rank import Choice, leads, spend, vbmf_rank
+from onnxc.passes.lowrank.rank import Budget, Choice, leads, spend, vbmf_rank
 from onnxc.passes.lowrank.target import replace, target
 from onnxc.passes.registry import make
 from onnxc.pipeline import Pipeline
@@ -197,11 +197,16 @@ def test_vbmf_finds_the_rank_under_noise():
         assert vbmf_rank(np.square(np.linalg.svd(m, compute_uv=False)), 60, 200) == rank
 
 
+def macs(layers: int, goal: float) -> Budget:
+    """So much of layers of 100 MACs each."""
+    return Budget("macs", goal, [100.0] * layers, "macs", [100.0] * layers)
+
+
 def test_a_budget_is_spent_where_it_costs_least():
     form = FORMS["channel"]
     cheap = [Choice(form, (1,), 50, 50, 0.01), Choice(form, (2,), 80, 80, 0.001)]
     dear = [Choice(form, (1,), 50, 50, 0.5), Choice(form, (2,), 80, 80, 0.3)]
-    picked = spend([dear, cheap], [100, 100], 150, "macs")
+    picked = spend([dear, cheap], macs(2, 150))
     assert picked[0] is None and picked[1] is cheap[0]
 
 
@@ -209,9 +214,9 @@ def test_without_data_one_form_takes_every_layer_that_it_is_open_to():
     a, b = FORMS["cp"], FORMS["spatial"]
     at = [[Choice(a, (1,), 50, 50, e) for e in es[:1]] + [Choice(b, (1,), 50, 50, e) for e in es[1:]]
           for es in ((0.1, 0.08), (0.01, 0.5))] + [[Choice(b, (1,), 50, 50, 0.3)]]  # fmt: skip
-    picked = spend(leads(at, [100] * 3, 150, "macs")[0], [100] * 3, 150, "macs")
+    picked = spend(leads(at, macs(3, 150))[0], macs(3, 150))
     assert [c.form.name for c in picked] == ["cp", "cp", "spatial"]
-    assert leads(at, [100] * 3, 10, "macs") == []  # none meets the goal: nothing leads
+    assert leads(at, macs(3, 10)) == []  # none meets the goal: nothing leads
 
 
 def test_without_data_smooth_kernels_count_more():

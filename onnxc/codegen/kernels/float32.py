@@ -34,6 +34,7 @@ from onnxc.codegen.target import Target
 
 NAME = "float32.direct"
 SPLIT = 1.4  # without a fused multiply-add
+PADDED = 2.5  # half cycles of a vector that is copied
 
 
 def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
@@ -49,12 +50,25 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
     )
 
 
+def above_and_below(spec: KernelSpec) -> bool:
+    """Whether there is padding above and below alone, which is left out of sums instead of being copied around the input."""
+    top, left, bottom, right = spec.pads
+    return not left and not right and bool(top or bottom)
+
+
+def padding_cycles(spec: KernelSpec, target: Target) -> float:
+    """Predicted cycles of copying the input to where zeros are around it."""
+    copied = any(spec.pads) and not above_and_below(spec)
+    return PADDED * target.wide_cost * spec.n * spec.h * spec.w * -(-spec.c // target.lanes) if copied else 0
+
+
 def cycles(spec: KernelSpec, plan: Schedule, target: Target) -> float:
     """Predicted cycles: multiply-adds, two at a time where they are not at full width."""
     split = SPLIT if target.arch == "x86_64" and "fma" not in target.needs else 1
     step = plan.tile * cost.wide(plan, target) * split / 2
     steps = spec.kh * spec.kw * (spec.c // spec.groups // plan.fold)
-    return cost.tiled(spec, plan, steps=steps, step=step, groups=spec.groups, finish=cost.FINISH * plan.fold)
+    finish, before = cost.FINISH * plan.fold, padding_cycles(spec, target)
+    return cost.tiled(spec, plan, steps=steps, step=step, groups=spec.groups, finish=finish, before=before)
 
 
 def pack(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
@@ -101,8 +115,8 @@ def emit(
             out = Results(spec, plan.lanes)
             T.func_attr({"tirx.noalias": True, "op_pattern": 8})
             out.start()
-            padded, rows, columns = pad_rows(x, spec)
-            _loops(spec, plan, (padded, rows, columns), (w, load, panel), extra, out)
+            source = (x, spec.h, spec.w) if above_and_below(spec) else pad_rows(x, spec)
+            _loops(spec, plan, source, (w, load, panel), extra, out)
     return builder.get()
 
 
@@ -190,6 +204,7 @@ def _unpack(plan: Schedule, held, step, load: Callable) -> None:
 
 def _products(spec: KernelSpec, plan: Schedule, acc, source: tuple, weights: tuple, where: tuple) -> None:
     """acc += x * w over kh, kw, c; (kw, c) is one loop where the pixels' channels lie side by side."""
+    from tvm import tirx
     from tvm.script.ir_builder import tirx as T
 
     x, rows, columns = source
@@ -198,8 +213,14 @@ def _products(spec: KernelSpec, plan: Schedule, acc, source: tuple, weights: tup
     c = spec.c // spec.groups
     joined = spec.groups == 1 and spec.dilation[1] == 1
     taps, depth = (1, spec.kw * c) if joined else (spec.kw, c)
-    with T.grid(spec.kh, taps, depth // plan.fold) as (kh, kw, k):
-        line = (n * rows + row * spec.stride[0] + kh * spec.dilation[0]) * columns
+    taps_down: tuple = (0, spec.kh)
+    top = spec.pads[0] if above_and_below(spec) else 0
+    if above_and_below(spec):  # rows of zeros are left out
+        first_row, step_ = row * spec.stride[0] - top, spec.dilation[0]
+        low = tirx.max(0, tirx.floordiv(step_ - 1 - first_row, step_))
+        taps_down = (T.bind(low), T.bind(tirx.min(spec.kh, tirx.floordiv(spec.h - first_row + step_ - 1, step_))))
+    with T.serial(*taps_down) as kh, T.grid(taps, depth // plan.fold) as (kw, k):
+        line = (n * rows + row * spec.stride[0] + kh * spec.dilation[0] - top) * columns
 
         start = 0 if panel else g * blocks + block
         step = ((start * spec.kh + kh) * taps + kw) * (depth // plan.fold) + k

@@ -24,9 +24,11 @@ from .felt import as_felt
 from .fit import LARGE, Whitened, error, likely
 from .forms import FORMS, Form
 from .moments import Fit, fitted, readable
-from .rank import Choice, even, leads, spend, vbmf_rank
+from .rank import Budget, Choice, even, leads, spend, vbmf_rank
 from .target import CONVOLUTIONS, PRODUCTS, Target, refusal, replace, target
+from .timing import Timing
 
+UNITS = ("macs", "params", "time")
 Chosen = list[Choice | None]
 """For each layer what it becomes, None where it stays whole."""
 ENERGY = 0.97
@@ -44,7 +46,7 @@ PROBES = 3
 class Factorise(Pass):
     """Base of the passes. A subclass states `forms` and `operators`.
 
-    energy, rank, vbmf, macs and params: see the passes; one of them sets the ranks. energy_by goes with energy, and
+    energy, rank, vbmf, macs, params and time: see the passes; one of them sets the ranks. energy_by goes with energy, and
     with energy=1 names the layers that are looked at.
     """
 
@@ -54,6 +56,9 @@ class Factorise(Pass):
     vbmf: bool = False
     macs: Annotated[float | None, Range(above=0)] = None
     params: Annotated[float | None, Range(above=0)] = None
+    time: Annotated[float | None, Range(above=0, high=1)] = None
+    by: Literal["macs", "time"] = "macs"
+    target: str = "native"
     round_to: Annotated[int | Literal["auto"], Range(1)] = "auto"
     fit: Literal["auto", "weights", "outputs"] = "auto"
     samples: Annotated[int, Range(1)] = 256
@@ -64,9 +69,7 @@ class Factorise(Pass):
     operators: ClassVar[tuple[str, ...]] = (*CONVOLUTIONS, *PRODUCTS, *RECURRENT)
 
     def __post_init__(self):
-        given = [k for k in ("rank", "vbmf", "macs", "params") if getattr(self, k)] + ["energy"] * (
-            self.energy != ENERGY
-        )
+        given = [k for k in ("rank", "vbmf", *UNITS) if getattr(self, k)] + ["energy"] * (self.energy != ENERGY)
         if len(given) > 1:
             raise BadOption(f"give {' or '.join(given)}, not both", pass_name=self.name)
         values = (self.energy_by or {}).values()
@@ -80,8 +83,20 @@ class Factorise(Pass):
                 expected="lowrank.svd, .channel, .spatial, .tucker",
             )
 
+        self.within("target", self.target == "native" or self._by_time, "by=time or time= beside it")
+
+    @property
+    def _by_time(self) -> bool:
+        return self.by == "time" or self.time is not None
+
+    @property
+    def _budget(self) -> tuple[str, float] | None:
+        """The unit and the number of the budget, if there is one."""
+        return next(((u, float(getattr(self, u))) for u in UNITS if getattr(self, u)), None)
+
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
+        self._timing = Timing(ctx.verified.analysis, ctx.predict(self.target)) if self._by_time else None
         found = self._targets(model, ctx, report)
         aware = self.fit == "outputs" or (self.fit == "auto" and not ctx.synthetic)
         if aware and (ctx.runner is None or ctx.data is None):
@@ -95,8 +110,14 @@ class Factorise(Pass):
                 layers[n] = layer
         choices = self._choices(model, found, layers, ctx, report)
         plans = self._plans(model, ctx, found, choices, bool(layers), report)
+        before = self._timing.model(model) if self._timing else 0.0
         picked = self._carry_out(model, found, plans, layers, ctx, report)
-        if self.macs or self.params:
+        if self._timing:
+            saved = sum(self._timing.whole(at) - c.time for (at, _), c in zip(found, picked) if c)
+            report.note(
+                f"predicted time of the products, compiled for {self.target}: {1 - saved / before:.2f} of what it was"
+            )
+        if self._budget:
             for (at, _), c, options in zip(found, picked, choices):
                 for user in at.nodes if c is None and options else ():
                     report.refuse(user.name, f"{user.op} stays whole: others save at less error")
@@ -145,7 +166,7 @@ class Factorise(Pass):
     def _choices(self, model, found, layers: dict[int, Linear], ctx, report) -> list[list[Choice]]:
         """For each layer what it may become: all ranks that lower both MACs and parameters."""
         result: list[list[Choice]] = [[] for _ in found]
-        felt = Felt(model, ctx) if layers and (self.macs or self.params) else None
+        felt = Felt(model, ctx) if layers and self._budget else None
         blind: set[int] = set()
         for (n, moment), _ in zip(self._all_moments(model, found, layers, ctx), ctx.each(found)):
             at, forms = found[n]
@@ -201,7 +222,7 @@ class Factorise(Pass):
                 made.append(Choice(form, r, macs, params, float(e), at.w.shape[0] * at.w.shape[2]))
         if not made:
             return made
-        budget = self.macs is not None or self.params is not None
+        budget = self._budget is not None
         if h is not None:
             known = form.name == "channel"
         else:  # where nothing is refined, the errors are the factors' own
@@ -218,44 +239,57 @@ class Factorise(Pass):
     def _plans(self, model, ctx, found, choices, aware: bool, report) -> list[Chosen]:
         """What each layer is to become; with a budget and data, several ways to spend it where they differ: over all
         choices, and over those of a form that leads. Errors of single layers do not settle which serves the outputs best."""
-        if not (self.macs or self.params):
+        if not self._budget:
             return [[self._each(c, report, at) for c, (at, _) in zip(choices, found)]]
-        for width in WIDTHS[:-1] if self.round_to == "auto" else ():
+        for width in self._widths()[:-1]:
             try:
                 return self._spent(model, ctx, found, self._even(found, choices, width), aware, report)
             except BadOption:
                 continue
-        return self._spent(model, ctx, found, choices, aware, report)
+        return self._spent(model, ctx, found, [self._timed(at, c) for c, (at, _) in zip(choices, found)], aware, report)
+
+    def _widths(self) -> tuple[int, ...]:
+        """Multiples of ranks that are tried in turn. Where times are predicted, they tell what wide ranks are worth."""
+        return (1,) if self.round_to != "auto" else WIDTHS[1:] if self._timing else WIDTHS
 
     def _even(self, found, choices: list[list[Choice]], width: int) -> list[list[Choice]]:
         return [self._run_well(at, c, width) for c, (at, _) in zip(choices, found, strict=True)]
 
     def _run_well(self, at: Target, choices: list[Choice], width: int) -> list[Choice]:
-        """Of a convolution the choices whose stages are so many channels wide; matrix products take any rank."""
-        if not at.is_conv or self.round_to != "auto":
-            return choices
-        return even(choices, width, at.w.shape[0], len(self.forms) > 1)
+        """Of a convolution the choices whose stages are so many channels wide; matrix products take any rank. By time, of these those
+        that take less than the layer."""
+        if at.is_conv and self.round_to == "auto":
+            choices = even(choices, width, at.w.shape[0], len(self.forms) > 1 and not self._timing)
+        return self._timed(at, choices)
+
+    def _timed(self, at: Target, choices: list[Choice]) -> list[Choice]:
+        """Where times are predicted, the choices that take less than the layer; else all."""
+        return self._timing.choices(at, choices) if self._timing else choices
 
     def _spent(self, model, ctx, found, choices, aware: bool, report) -> list[Chosen]:
         """The plans of `_plans` that meet the budget with these choices."""
-        budget = self.macs or self.params
         from ...ir.cost import cost
 
-        unit = "macs" if self.macs else "params"
-        whole = getattr(cost(model, ctx.verified), unit)
-        goal = budget * whole if budget <= 1 else budget
-        wholes = [getattr(at, unit) for at, _ in found]
-        rest = goal - (whole - sum(wholes))
-        forms = leads(choices, wholes, rest, unit)
+        assert self._budget is not None
+        unit, asked = self._budget
+        by = "time" if self._timing else unit
+        times = [self._timing.whole(at) for at, _ in found] if self._timing else []
+        wholes = times if unit == "time" else [float(getattr(at, unit)) for at, _ in found]
+        whole = (
+            self._timing.model(model) if unit == "time" and self._timing else getattr(cost(model, ctx.verified), unit)
+        )
+        goal = asked * whole if asked <= 1 else asked
+        budget = Budget(unit, goal - (whole - sum(wholes)), wholes, by, times or wholes)
+        forms = leads(choices, budget)
         open_to = [choices, *forms[:LEADS]] if aware else forms[:1] or [choices]
-        plans = [spend(o, wholes, rest, unit) for o in open_to]
+        plans = [spend(o, budget) for o in open_to]
         totals = [whole - sum(w - getattr(c, unit) for w, c in zip(wholes, p) if c) for p in plans]
         if totals[0] > goal * 1.01:
-            raise self._unmet(unit, totals[0], goal, any(choices), report)
+            raise self._unmet(unit, totals[0], goal, whole, any(choices), report)
         return [p for n, p in enumerate(plans) if totals[n] <= goal * 1.01 and p not in plans[:n]]
 
-    def _unmet(self, unit: str, least: float, goal: float, some: bool, report: Report) -> BadOption:
-        """What to say where the least that these layers can cost, `least`, is beyond the budget."""
+    def _unmet(self, unit: str, least: float, goal: float, whole: float, some: bool, report: Report) -> BadOption:
+        """What to say where the least that these layers can cost, `least` of the `whole`, is beyond the budget."""
         if not some and report.refusals:
             reasons = [r.reason.split(" stays whole: ")[-1] for r in report.refusals]
             why = max(dict.fromkeys(reasons), key=reasons.count)
@@ -263,20 +297,28 @@ class Factorise(Pass):
         remedy = "skip less, or give a larger budget" if self.skip else "give a larger budget, or prune"
         if not self.skip and self.name != "lowrank.auto":
             remedy = "take lowrank.auto, which has more forms, or give a larger budget"
-        return BadOption("the budget cannot be met", pass_name=self.name, expected=f"at least {least:.0f} {unit}",
-                         found=f"{goal:.0f}", remedy=remedy)  # fmt: skip
+        if unit == "time":
+            least, goal = least / whole, goal / whole
+        digits = 2 if unit == "time" else 0
+        return BadOption("the budget cannot be met", pass_name=self.name, expected=f"at least {least:.{digits}f} {unit}",
+                         found=f"{goal:.{digits}f}", remedy=remedy)  # fmt: skip
 
     def _each(self, choices: list[Choice], report: Report, at: Target) -> Choice | None:
         """The cheapest that keeps the layer's energy; with a rank or vbmf, the one of least error."""
         if not choices:
             return None
         if self.rank is not None or self.vbmf:
+            if not (choices := self._timed(at, choices)):
+                for user in at.nodes:
+                    report.refuse(user.name, f"{user.op} stays whole: no form of that rank is predicted to be faster")
+                return None
             return min(choices, key=lambda c: (c.error, c.macs))
         energy = self._energy(at)
-        for open_to in (self._run_well(at, choices, WIDTHS[0]), choices):
+        wide = self._run_well(at, choices, self._widths()[0])
+        for open_to in (wide, self._timed(at, choices)):
             kept = [c for c in open_to if c.error <= 1 - energy + 1e-12]
             if kept:
-                return min(kept, key=lambda c: (c.macs, c.error))
+                return min(kept, key=lambda c: (c.time, c.macs, c.error))
         for user in at.nodes:
             report.refuse(user.name, f"{user.op} stays whole: energy {energy:g} takes a rank that saves nothing")
         return None

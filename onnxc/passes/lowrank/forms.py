@@ -81,6 +81,12 @@ def _grid(n: int) -> list[int]:
     return sorted({*even, *(r // WIDTHS[0] * WIDTHS[0] for r in even if r >= WIDTHS[0])})
 
 
+def taps(shape: tuple[int, ...], place: str) -> int:
+    """Elements of the kernel of a stage at `place`, of a weight [g, o, c, i, j]."""
+    i, j = shape[3:]
+    return {"k": i * j, "k0": i, "k1": j}.get(place, 1)
+
+
 class Form:
     """name; factors: einsum subscripts; features: einsum that spans rows over (c i j) for the last factor."""
 
@@ -95,9 +101,13 @@ class Form:
         """The factors of this rank."""
         raise NotImplementedError
 
-    def sizes(self, shape: tuple[int, ...], rank: Rank) -> list[tuple[int, str]]:
-        """(weights, place) of every stage for a weight of this shape."""
+    def shapes(self, shape: tuple[int, ...], rank: Rank) -> list[tuple[int, int, int, str]]:
+        """(groups, outputs and inputs of one, place) of every stage for a weight of this shape."""
         raise NotImplementedError
+
+    def sizes(self, shape: tuple[int, ...], rank: Rank) -> list[tuple[int, str]]:
+        """(weights, place) of every stage."""
+        return [(g * o * c * taps(shape, place), place) for g, o, c, place in self.shapes(shape, rank)]
 
     def stages(self, factors: list[np.ndarray]) -> list[Stage]:
         raise NotImplementedError
@@ -139,9 +149,9 @@ class Channel(Form):
         first, second = halves(start.parts, rank[0])
         return [first.reshape(len(first), -1, *start.shape[2:]), second]
 
-    def sizes(self, shape, rank):
-        g, o, c, i, j = shape
-        return [(g * rank[0] * c * i * j, "k"), (g * o * rank[0], "post")]
+    def shapes(self, shape, rank):
+        g, o, c = shape[:3]
+        return [(g, rank[0], c, "k"), (g, o, rank[0], "post")]
 
     def stages(self, factors):
         first, second = factors
@@ -168,9 +178,9 @@ class Spatial(Form):
         first, second = halves(start.parts, rank[0])
         return [first.reshape(g, -1, c, i), second.reshape(g, o, j, -1).transpose(0, 1, 3, 2)]
 
-    def sizes(self, shape, rank):
-        g, o, c, i, j = shape
-        return [(g * rank[0] * c * i, "k0"), (g * o * rank[0] * j, "k1")]
+    def shapes(self, shape, rank):
+        g, o, c = shape[:3]
+        return [(g, rank[0], c, "k0"), (g, o, rank[0], "k1")]
 
     def stages(self, factors):
         first, second = factors
@@ -214,10 +224,9 @@ class Tucker(Form):
         core = np.einsum("gocij,goq,gcp->gqpij", w, left, right, optimize=True)
         return [right.transpose(0, 2, 1), core, left]
 
-    def sizes(self, shape, rank):
-        g, o, c, i, j = shape
-        p, q = rank
-        return [(g * p * c, "pre"), (g * q * p * i * j, "k"), (g * o * q, "post")]
+    def shapes(self, shape, rank):
+        (g, o, c), (p, q) = shape[:3], rank
+        return [(g, p, c, "pre"), (g, q, p, "k"), (g, o, q, "post")]
 
     def stages(self, factors):
         first, core, last = factors
@@ -265,9 +274,9 @@ class CP(Form):
         picked = [np.take_along_axis(t, order[:, : rank[0], None], 1) for t in terms]
         return [*picked[:3], picked[3].transpose(0, 2, 1)]
 
-    def sizes(self, shape, rank):
-        g, o, c, i, j = shape
-        return [(g * rank[0] * n, place) for n, place in ((c, "pre"), (i, "k0"), (j, "k1"), (o, "post"))]
+    def shapes(self, shape, rank):
+        (g, o, c), r = shape[:3], rank[0]
+        return [(g, r, c, "pre"), (g * r, 1, 1, "k0"), (g * r, 1, 1, "k1"), (g, o, r, "post")]
 
     def stages(self, factors):
         a, u, v, b = factors
@@ -315,9 +324,9 @@ class Separable(Form):
         first, second = halves(start.parts, rank[0])
         return [first.reshape(g, c, -1, i, j), second.reshape(g, c, o, -1).transpose(0, 2, 1, 3)]
 
-    def sizes(self, shape, rank):
-        g, o, c, i, j = shape
-        return [(g * c * rank[0] * i * j, "k"), (g * o * c * rank[0], "post")]
+    def shapes(self, shape, rank):
+        (g, o, c), m = shape[:3], rank[0]
+        return [(g * c, m, 1, "k"), (g, o, c * m, "post")]
 
     def stages(self, factors):
         d, p = factors

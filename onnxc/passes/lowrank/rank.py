@@ -16,7 +16,7 @@ SEVERAL = 128
 @dataclass(frozen=True)
 class Choice:
     """A form and rank for a layer. macs, params: of the factored layer; error: share of the output's energy lost; channels: of
-    the layer's input."""
+    the layer's input; time: predicted, where that is asked for (`timing`)."""
 
     form: Form
     rank: Rank
@@ -24,6 +24,19 @@ class Choice:
     params: int
     error: float
     channels: int = 0
+    time: float = 0.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the layers' costs in `unit` may sum to, `goal`; `wholes` are those of the layers as they are. Errors are weighed by
+    what is saved of `by`, the unit itself or time (`weights`: the layers' costs in that)."""
+
+    unit: str
+    goal: float
+    wholes: list[float]
+    by: str
+    weights: list[float]
 
 
 def vbmf_rank(values: np.ndarray, m: int, n: int) -> int:
@@ -79,15 +92,15 @@ def even(choices: list[Choice], width: int, groups: int, mixed: bool) -> list[Ch
     return found
 
 
-def hull(choices: list[Choice], whole: tuple[float, float], unit: str) -> list[Choice]:
-    """The choices on the lower convex hull of (cost, error), from the dearest on; `whole`: (cost, 0) of the layer."""
+def hull(choices: list[Choice], whole: float, unit: str) -> list[Choice]:
+    """The choices on the lower convex hull of (cost, error), from the dearest on; `whole`: the cost of the layer."""
     points = sorted(choices, key=lambda c: (getattr(c, unit), c.error, c.form.name, c.rank))
     best, low = [], np.inf
     for c in points:  # by rising cost: each must have a smaller error than all cheaper ones
         if c.error < low:
             best.append(c)
             low = c.error
-    chain: list[tuple[float, float, Choice | None]] = [(float(whole[0]), 0.0, None)]
+    chain: list[tuple[float, float, Choice | None]] = [(whole, 0.0, None)]
     for c in reversed(best):
         x, y = float(getattr(c, unit)), c.error
         while len(chain) > 1 and _slope(chain[-2], chain[-1]) >= _slope(chain[-1], (x, y, c)):
@@ -100,7 +113,7 @@ def _slope(a, b) -> float:
     return (b[1] - a[1]) / max(a[0] - b[0], 1e-9)
 
 
-def leads(layers: list[list[Choice]], wholes: list[int], goal: float, unit: str) -> list[list[list[Choice]]]:
+def leads(layers: list[list[Choice]], budget: Budget) -> list[list[list[Choice]]]:
     """The choices of one form, for all layers that it is open to, all choices of the others: for each form that meets the
     goal so, that of the least error first.
 
@@ -109,8 +122,8 @@ def leads(layers: list[list[Choice]], wholes: list[int], goal: float, unit: str)
     """
     totals: dict[str, float] = {}
     for name in sorted({c.form.name for choices in layers for c in choices}):
-        picked = spend(_only(layers, name), wholes, goal, unit)
-        if sum(getattr(c, unit) if c else whole for c, whole in zip(picked, wholes)) <= goal:
+        picked = spend(_only(layers, name), budget)
+        if sum(getattr(c, budget.unit) if c else whole for c, whole in zip(picked, budget.wholes)) <= budget.goal:
             totals[name] = sum(c.error for c in picked if c)
     return [_only(layers, name) for name in sorted(totals, key=totals.__getitem__)]
 
@@ -120,25 +133,27 @@ def _only(layers: list[list[Choice]], name: str) -> list[list[Choice]]:
     return [[c for c in choices if c.form.name == name] or choices for choices in layers]
 
 
-def spend(layers: list[list[Choice]], wholes: list[int], goal: float, unit: str) -> list[Choice | None]:
-    """One choice (or None: whole) for each layer such that the costs sum to at most `goal` with the least error.
+def spend(layers: list[list[Choice]], budget: Budget) -> list[Choice | None]:
+    """One choice (or None: whole) for each layer such that the costs sum to at most the goal with the least error.
 
     Greedy on the hulls: always the step with the least error per cost saved, which is optimal but for the last
     step; that one is then made no larger than needed. Returns the cheapest there is where the goal is out of reach.
     """
+    unit, by, wholes = budget.unit, budget.by, budget.wholes
     steps = []
     for n, choices in enumerate(layers):
-        cost, error = float(wholes[n]), 0.0
-        for c in hull(choices, (wholes[n], 0.0), unit):
-            steps.append(((c.error - error) / max(cost - getattr(c, unit), 1e-9), n, c))
-            cost, error = float(getattr(c, unit)), c.error
+        cost, error = budget.weights[n], 0.0
+        for c in hull(choices, cost, by):
+            steps.append(((c.error - error) / max(cost - getattr(c, by), 1e-9), n, c))
+            cost, error = float(getattr(c, by)), c.error
     picked: list[Choice | None] = [None] * len(layers)
     now = float(sum(wholes))
     for _, n, c in sorted(steps, key=lambda s: s[0]):
-        if now <= goal:
+        if now <= budget.goal:
             break
-        old = wholes[n] if picked[n] is None else getattr(picked[n], unit)
-        rest = goal - (now - old)
+        before = picked[n]
+        old = wholes[n] if before is None else getattr(before, unit)
+        rest = budget.goal - (now - old)
         fits = [o for o in layers[n] if o.error <= c.error and getattr(o, unit) <= rest]
         if fits:
             c = min(fits, key=lambda o: (o.error, getattr(o, unit)))

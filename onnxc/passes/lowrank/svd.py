@@ -25,9 +25,11 @@ class LowRankSVD(Factorise):
     each layer. energy_by: shares of their own for layers, by glob on node names, the last that fits counts. rank: one rank
     for all instead. vbmf: the rank that variational Bayes tells from noise (Nakajima 2013).
     macs: MACs of the whole model, up to 1 as a share, spent where the error per MAC saved is least. params: the same
-    with parameters. round_to: ranks are multiples of it; auto: of convolutions, of 16 where that will do, else of 8, 4, 2
-    or 1, for energy and budgets. fit: weights, outputs, or auto: outputs where data are given.
-    samples: how many of the data are looked at. skip: globs of names of nodes to leave alone.
+    with parameters. time: a share of the time that the products are predicted to take, compiled. by: "time" takes what is
+    predicted to be faster than the layer alone. target: the machine of these predictions. round_to: ranks are multiples
+    of it; auto: of convolutions, of 16 (by time, of 8) where that will do, else of less, for energy and budgets. fit:
+    weights, outputs, or auto: outputs where data are given. samples: how many of the data are looked at. skip: globs of
+    names of nodes to leave alone.
 
     Not idempotent: a second run factors the factors, again at that energy.
     """
