@@ -31,7 +31,7 @@ from onnxc.ir.analysis import analyse
 from onnxc.ir.cost import node_macs
 from onnxc.ir.product import product_of
 from onnxc.pipeline import load
-from onnxc.runtime.library import Library
+from onnxc.runtime import library
 
 RESULTS = Path(__file__).parent / "results/pruned.json"
 FASHION = Path(onnxc.__file__).parent / "data/resnet20_fashion.onnx"
@@ -57,10 +57,10 @@ def macs_and_time(model: onnx.ModelProto) -> tuple[int, float]:
     return macs, sum(map(native, products))
 
 
-def library(model: onnx.ModelProto, folder: Path) -> Library:
+def built(model: onnx.ModelProto, folder: Path) -> library.Library:
     """The library of a model whose passes have been checked elsewhere."""
     compile_model(model, folder, name="net", check="shapes")
-    return Library(folder)
+    return library.Library(folder)
 
 
 def compare(name: str, recipes: tuple[str, ...], rounds: int) -> list[dict]:
@@ -71,7 +71,7 @@ def compare(name: str, recipes: tuple[str, ...], rounds: int) -> list[dict]:
     shape = [max(d.dim_value, 1) for d in feed.type.tensor_type.shape.dim]
     x = {feed.name: np.random.default_rng(0).standard_normal(shape, np.float32)}
     with tempfile.TemporaryDirectory() as home:
-        made = [library(m, Path(home) / f"net{i}") for i, m in enumerate(models)]
+        made = [built(m, Path(home) / f"net{i}") for i, m in enumerate(models)]
         times: list[list[float]] = [[] for _ in made]
         for turn in range(rounds):
             for i in [*range(turn % len(made), len(made)), *range(turn % len(made))]:
