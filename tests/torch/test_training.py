@@ -204,6 +204,22 @@ def test_prune_retrain_ends_at_its_sparsity():
         assert np.mean(values == 0) == pytest.approx(share, abs=0.5 / values.size + 1e-9), name
 
 
+def test_weights_of_recurrent_layers_are_cut_too():
+    def weight(name, *shape):
+        values = np.random.default_rng(len(name)).standard_normal(shape).astype(np.float32)
+        return numpy_helper.from_array(values, name)
+
+    nodes = [helper.make_node("GRU", ["x", "W", "R"], ["y", ""], "gru", hidden_size=5)]
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [4, "N", 3]), ("y", None))]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [weight("W", 1, 15, 3), weight("R", 1, 15, 5)])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    data = {"x": np.random.default_rng(0).standard_normal((4, 32, 3)).astype(np.float32)}
+    result = onnxc.run_passes(proto, "train.prune_retrain(sparsity=0.6,epochs=2,batch=8,rate=0.01)", data=data)
+    assert [np.mean(result.model.constants()[n].values == 0) for n in "WR"] == [0.6, 0.6]
+    with pytest.raises(BadOption, match="no layer has such groups"):
+        onnxc.run_passes(proto, "train.group_sparse(epochs=1)", data=data)
+
+
 def test_slimming_shrinks_scales_of_batch_normalisations():
     plain = fitted("train.finetune(epochs=4,batch=16,rate=0.01)").model.constants()["g"].values
     slim = fitted("train.slim(epochs=4,batch=16,rate=0.01,strength=0.9)").model.constants()["g"].values
@@ -353,6 +369,13 @@ def test_samples_are_dealt_once_an_epoch_and_held_ones_never():
     assert len(held) == 10 and samples.batches() == 8
     assert sorted(orders[0]) == sorted(orders[1]) == sorted(set(range(50)) - held)
     assert orders[0] == orders[2] != orders[1]
+
+
+def test_where_nothing_gets_better_the_model_stays_as_it_came():
+    result = fitted("train.finetune(epochs=1,batch=16,rate=1e20)")
+    assert result.report.rows[-1].after.params == result.report.rows[-2].after.params
+    names = [t.name for t in result.model.constants().values()]
+    assert names == [t.name for t in fitted("clean").model.constants().values()]
 
 
 def test_training_stops_where_nothing_gets_better():

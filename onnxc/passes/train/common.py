@@ -84,9 +84,10 @@ class Train(Pass):
         report = Report()
         for p in self.before():
             self.prepared(p, model, ctx, report)
-        untied(model)
+        tie = untied(model)
         objective = self.objective(model, ctx, report)
-        self.fit(model, objective, self.schedule(), ctx, report, self.always)
+        if not self.fit(model, objective, self.schedule(), ctx, report, self.always):
+            tie()
         return report
 
     def prepared(self, p: Pass, model: Model, ctx: Context, report: Report) -> None:
@@ -96,11 +97,13 @@ class Train(Pass):
 
     def fit(
         self, model: Model, objective: Objective, schedule: Schedule, ctx: Context, report: Report, always: bool
-    ) -> None:
-        """One training, told in the report."""
+    ) -> bool:
+        """One training, told in the report; whether it changed anything."""
         if ctx.trainer is None:
             raise BadOption("this pass trains, and was given no trainer", pass_name=self.name)
-        told(ctx.trainer.fit(model, objective, schedule, ctx, keep_last=always), report)
+        history = ctx.trainer.fit(model, objective, schedule, ctx, keep_last=always)
+        told(history, report)
+        return bool(history.changed)
 
     def schedule(self) -> Schedule:
         arithmetic = Arithmetic(

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Context, Report, register
+from ..layers.layout import RECURRENT
 from ..options import Range
 from .common import Train
 from .objective import Objective, Penalty
@@ -34,6 +35,9 @@ class GroupSparse(Train):
     def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
         penalties = []
         for node, w, out in products(model, self.skip):
+            if node.op in RECURRENT:
+                report.refuse(node.name, f"{node.op} stays whole: its gates share units")
+                continue
             inside = 1 - out if w.values.ndim > 1 and out < 2 else 0
             fixed = {"filters": {out}, "channels": {inside}, "positions": set(range(2, w.values.ndim))}[self.groups]
             if self.groups == "positions" and w.values.ndim < 3:

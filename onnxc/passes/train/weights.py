@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -12,10 +12,15 @@ import onnx_graphsurgeon as gs
 from ...ir.body_weights import body_weights
 from ...ir.functions import is_lookup
 from ...ir.model import Model
+from ..layers.layout import RECURRENT
 from .objective import Form
 
 SPARSE = 0.1
 """A weight with at least this share of zeros was made sparse: they stay."""
+
+
+READS = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (1,), "MatMul": (1, 0)} | dict.fromkeys(RECURRENT, (1, 2))
+"""Operands of products that may be stored weights."""
 
 
 def kept_zeros(model: Model) -> dict[str, Form]:
@@ -33,12 +38,13 @@ def kept_zeros(model: Model) -> dict[str, Form]:
 
 
 def products(model: Model, skip: Sequence[str] = ()) -> Iterator[tuple[gs.Node, gs.Constant, int]]:
-    """(node, weight, axis of its outputs) of each product with a stored float weight; a weight comes once."""
+    """(node, weight, axis of its outputs) of each product with a stored float weight, those within LSTM, GRU and RNN among them; a
+    weight comes once."""
     seen = set()
     for node in model.nodes:
-        if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or node.domain not in (None, "", "ai.onnx"):
+        if not model.is_standard(node, *READS):
             continue
-        for i in (1, 0) if node.op == "MatMul" else (1,):
+        for i in READS[node.op]:
             w = node.inputs[i] if len(node.inputs) > i else None
             if not isinstance(w, gs.Constant) or w.values.dtype.kind != "f" or w.values.ndim < 2 or id(w) in seen:
                 continue
@@ -50,6 +56,8 @@ def products(model: Model, skip: Sequence[str] = ()) -> Iterator[tuple[gs.Node, 
 
 def output_axis(node: gs.Node, rank: int, operand: int) -> int:
     """The axis of a weight along which its outputs stand."""
+    if node.op in RECURRENT:  # [directions, gates x hidden, inputs]
+        return 1
     if node.op == "Conv":
         return 0
     if node.op == "ConvTranspose":
@@ -68,16 +76,25 @@ def scales(model: Model) -> list[gs.Constant]:
     return list(found.values())
 
 
-def untied(model: Model) -> None:
-    """Operands of batch normalisations that only their equal values made one tensor become tensors of their own.
+def untied(model: Model) -> Callable[[], None]:
+    """Operands of batch normalisations that only their equal values made one tensor become tensors of their own. Returns what makes
+    them one again, where training changed nothing.
 
     A scale of ones may be the variance of ones: the one is trained, the other is a statistic.
     """
-    seen = set()
+    seen, before = set(), []
     for node in model.nodes:
         if node.op != "BatchNormalization" or not model.is_standard(node, node.op):
             continue
         for i, t in enumerate(node.inputs[1:5], 1):
             if isinstance(t, gs.Constant) and t.name in seen:
+                before.append((node, i, t))
                 node.inputs[i] = model.constant(t.name, t.values)
             seen.add(t.name)
+
+    def back() -> None:
+        for node, i, t in before:
+            node.inputs[i] = t
+        model.drop_dead()
+
+    return back
