@@ -160,12 +160,19 @@ def best_of(local: Worker, given: dict, metric: str, make: Callable[[], list[byt
     return best, "" if within else "none keeps to the drop"
 
 
-def peers_rows(local: Worker, given: dict, metric: str, nncf: str | None) -> dict:
-    """What the peers make of a network, by the same samples as the search."""
+def peers_rows(search: Search, nncf: str | None) -> dict:
+    """What the peers make of a network, by the same samples as the search; kept with its measurements."""
     row = {}
-    for name, make in peers(local, nncf).items():
-        result, text = best_of(local, given, metric, make)
-        row[name] = told(result, given, metric, f"{name} {text}".strip()) if result is not None else {"passes": text}
+    for name, make in peers(search.local, nncf).items():
+        job = ("peer", name)
+        if job not in search.state:
+            result, text = best_of(search.local, search.given, search.metric, make)
+            what = f"{name} {text}".strip()
+            search.state.put(
+                job, told(result, search.given, search.metric, what) if result is not None else {"passes": text}
+            )
+            search.state.save()
+        row[name] = search.state[job]
         print(name, row[name], flush=True)
     return row
 
@@ -236,7 +243,7 @@ def measured(network: Network, minutes: float | None, folder: Path | None, nncf:
         if kept:
             text = min(kept, key=lambda t: kept[t]["bytes"])
             row[name] = told(kept[text], given, of, text)
-    row |= peers_rows(search.local, given, of, nncf)
+    row |= peers_rows(search, nncf)
     row["budgets"] = by_budget(network, search, hand, {"minutes": minutes, "folder": folder})
     if "auto" in row and "single" in row:
         row["bytes_by_single"] = row["auto"]["bytes"] / row["single"]["bytes"]

@@ -75,6 +75,12 @@ def auto(
     executor: Annotated[
         str, typer.Option(metavar="E", help="threads[:N], processes[:N] or dask://HOST:PORT.")
     ] = "threads",
+    remote: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ssh://[USER@]HOST", help="Time libraries on this board; once for each.", show_default=False
+        ),
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be tried, and how long it takes.")] = False,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of all random choices.")] = 0,
     json: JsonOption = False,
@@ -105,6 +111,7 @@ def auto(
         "minutes": minutes or None,
         "train": train,
         "seed": seed,
+        "remote": tuple(remote or ()),
     }
     with bar(1, lines=True) as step:
         searching = search(
@@ -138,7 +145,7 @@ def auto(
             **{f"--{n}": v for n, v in given.items()},
         }
         words = [str(w) for option, value in argv.items() if value is not None for w in (option, value)]
-        words += ["--train"] * train
+        words += ["--train"] * train + [word for address in remote or () for word in ("--remote", address)]
         _write_page(found, folder, searching.local, [model, *words, "-o", str(folder), "--seed", str(seed)])
     _say(found, folder, places, json)
     if found.misses:

@@ -10,6 +10,7 @@ looked at when the choice is made.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from ..runtime.feeding import Wishes, feed
 from ..runtime.reference import Runner
 from ..runtime.split import split
 from ..runtime.tasks import find_task
+from .boards import check
 from .budget import Budget
 from .found import Found, Point
 from .options import FORMATS
@@ -40,19 +42,21 @@ def auto(
     model: object, data: object, *, budget: Budget | None = None, task: str | None = None, metric: str | None = None,
     decode: str | None = None, target: str | None = None, minutes: float | None = None, seed: int = 0,
     executor: str = "threads", formats: tuple[str, ...] | None = None, folder: str | Path | None = None,
-    wishes: Wishes | None = None, progress: Progress | None = None, train: bool = False,
+    wishes: Wishes | None = None, progress: Progress | None = None, train: bool = False, remote: Sequence[str] = (),
 ) -> Search:  # fmt: skip
     """A search for the smallest model within `budget` (a drop of 0.01 of the metric where nothing is asked for).
 
     model: whatever `onnxc.load` takes; data: whatever `open_data` takes, with labels, or such that the model as given can stand
     in for them. folder: where what is measured is kept, and gone on from. minutes: how long the search takes at most, from now on;
-    None: as long as it takes. train: candidates are also distilled from the model as given (needs torch). Raises OnnxcError.
+    None: as long as it takes. train: candidates are also distilled from the model as given (needs torch). remote: boards
+    (ssh://[USER@]HOST[:PORT][/FOLDER], all of one kind) on which the libraries for `target` are timed. Raises OnnxcError.
     """
     begun = time.monotonic()
     if target is not None:
         from ..codegen.target import resolve
 
         resolve(target)  # a name that there is not is told before anything is measured
+    check(remote, target)
     if train and find_spec("torch") is None:
         raise BadOption("--train needs torch", remedy="pip install 'onnxc[train]'")
     given: Model = load(model)
@@ -88,7 +92,7 @@ def auto(
     if place is not None:
         place.parent.mkdir(parents=True, exist_ok=True)
     tell = progress or (lambda text, share: None)
-    return Search(Worker(spec), wanted, State(place, head), formats, executor, minutes, tell, begun)
+    return Search(Worker(spec), wanted, State(place, head), formats, executor, minutes, tell, begun, tuple(remote))
 
 
 def _has_classes(model: Model) -> bool:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx
 
 from ..passes.base import Pass
 from .budget import Budget, doubt, drop
-
-if TYPE_CHECKING:
-    from .work import Worker
 
 MOST = 10
 """Points that are kept."""
@@ -74,11 +71,11 @@ class Found:
         """The standard error of `drop`."""
         return doubted(self.given, point.result, part)
 
-    def timed(self, local: Worker, until: float) -> None:
-        """Measure the time of the points that have none, by about `until` (of the monotonic clock)."""
+    def timed(self, times: Callable[[list[dict[str, Any]]], list[float]]) -> None:
+        """Measure the time of the points that have none, by what makes times of their results."""
         left = [p for p in self.points if "time" not in p.result]
         if left:
-            for point, ratio in zip(left, local.time([p.proto() for p in left], until), strict=True):
+            for point, ratio in zip(left, times([p.result for p in left]), strict=True):
                 point.result["time"] = ratio
 
     def to_dict(self) -> dict[str, Any]:

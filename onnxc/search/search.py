@@ -8,14 +8,18 @@ is under way when time is up is left alone.
 
 from __future__ import annotations
 
+import base64
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import onnx
+
 from ..ir.errors import BadData, BadOption
 from ..runtime.tasks import is_higher_better, is_share
+from .boards import times
 from .budget import Budget, drop
 from .executor import Executor, opened
 from .found import COSTS, Found, Point, doubted, figures, points, smoothed
@@ -62,7 +66,11 @@ class Search:
     minutes: float | None
     progress: Progress
     begun: float = field(default_factory=time.monotonic)
+    boards: tuple[str, ...] = ()
     tried: dict[str, Candidate] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._said: list[str] = []
 
     def plan(self) -> Estimate:
         """What would be tried, with times by one job of each kind."""
@@ -109,7 +117,11 @@ class Search:
         found = self.partial()
         if self.is_late:
             found.notes.append(f"the search ended after {self.minutes:g} minutes; the same command goes on from here")
-        found.timed(self.local, math.inf if self.end is None else self._now + TIMING * max(self.end - self._now, 0))
+        until = math.inf if self.end is None else self._now + TIMING * max(self.end - self._now, 0)
+        found.timed(lambda results: self._times(results, until))
+        if self.boards and found.points:
+            found.notes.append(f"times are those of the libraries on {', '.join(self.boards)}")
+        found.notes += self._said
         return found
 
     def _late(self) -> dict:
@@ -201,20 +213,37 @@ class Search:
             done[job[1]] = found
             if "failed" in found:
                 continue
-            self._clocked(job[1], found)
             self._tell(f"candidate {len(self.tried) + 1}", share + 0.1 * len(done) / len(texts), self.begun)
             for _, _, candidate in asked:
                 if candidate.text == job[1] and candidate.text not in self.tried:
                     planner.learn(candidate, found)
                     self.tried[candidate.text] = candidate
+        self._clock({text: found for text, found in done.items() if "failed" not in found})
         return done
 
-    def _clocked(self, text: str, found: dict) -> None:
-        """With its time, where that is asked for."""
-        if self.budget.time is not None:
-            if ("time", text) not in self.state:
-                self.state.put(("time", text), self.local.time([Point(text, (), "", found).proto()])[0])
-            found["time"] = self.state["time", text]
+    def _clock(self, made: dict[str, dict]) -> None:
+        """Measure the times of candidates, where that is asked for."""
+        if self.budget.time is None:
+            return
+        new = [text for text in made if self._timing(text) not in self.state]
+        for text, took in zip(new, self._times([made[text] for text in new]) if new else [], strict=True):
+            self.state.put(self._timing(text), took)
+        for text, found in made.items():
+            found["time"] = self.state[self._timing(text)]
+
+    def _timing(self, text: str) -> Job:
+        return ("time", text, *self.boards)
+
+    def _times(self, results: list[dict], until: float = math.inf) -> list[float]:
+        """Times by that of the model as given: in ONNX Runtime, or of the libraries on boards where there are some."""
+        if not self.boards:
+            return self.local.time([onnx.ModelProto.FromString(base64.b64decode(r["model"])) for r in results], until)
+        if ("library",) not in self.state:
+            self.state.put(("library",), self.local.do(("library",)))
+        given = self.state[("library",)]
+        if "library" not in given:
+            raise BadOption("--remote: the model as given has no library to compare with", found=given["refused"])
+        return times(self.boards, given, results, self.local.one, self._said.append)
 
     def _lost(self) -> dict[str, float]:
         """What each candidate loses of the metric, by those that choose, smoothed over all, and its standard error more."""
@@ -262,8 +291,8 @@ class Search:
         """The candidates that were made, with their times where these were measured."""
         made = [Point(c.text, c.passes, c.format, self.state["recipe", text]) for text, c in self.tried.items()]
         for point in made:
-            if ("time", point.text) in self.state:
-                point.result["time"] = self.state["time", point.text]
+            if self._timing(point.text) in self.state:
+                point.result["time"] = self.state[self._timing(point.text)]
         return made
 
     def partial(self) -> Found:

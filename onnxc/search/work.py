@@ -249,6 +249,11 @@ class Worker:
         proto = self.given.to_proto()
         return {**self._costs(self.given), **self._qualities(proto), "time": 1.0}
 
+    def _library(self) -> dict:
+        """The library of the model as given, for the target."""
+        assert self.spec.target is not None
+        return compiled(self.given, self.spec.target, self.spec.parts[0].shapes())
+
     def _recipe(self, text: str) -> dict:
         """What a pass list makes of the model."""
         try:
@@ -280,10 +285,15 @@ class Worker:
             "snr_db": held.to_dict().get("snr_db"),
         }
 
+    @cached_property
+    def one(self) -> dict[str, Any]:
+        """The inputs of one sample, by name."""
+        return {k: a for k, a in next(iter(self.spec.parts[0].batches(1))).items() if k != "labels"}
+
     def time(self, protos: Sequence[Any], until: float = math.inf) -> list[float]:
         """Time of each model by that of the one as given: ONNX Runtime, one sample, one thread, in turns; fewer of them where the
         time `until` is near."""
-        feeds = {k: a for k, a in next(iter(self.spec.parts[0].batches(1))).items() if k != "labels"}
+        feeds = self.one
         sessions = [Session(proto) for proto in (self.given.to_proto(), *protos)]
         calls = {str(k): (lambda s=s: s.run(feeds)) for k, s in enumerate(sessions)}
         begun = time.monotonic()

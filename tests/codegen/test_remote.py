@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from onnxc.codegen import compile_model
-from onnxc.ir.errors import BadData, BadOption, MissingTool, Unsupported
+from onnxc.ir.errors import BadData, BadOption, MissingTool, OnnxcError, Unsupported
 from onnxc.measure.subjects import bench, run_once
 from onnxc.runtime.emulate import Emulated
 from onnxc.runtime.feeding import Wishes
 from onnxc.runtime.library import Library
 from onnxc.runtime.remote import Remote, parse_address
+from onnxc.search import Budget, auto
+from onnxc.search.boards import check
 
 from .conftest import error, random_feeds, run_ort
 from .test_targets import ready
@@ -25,7 +27,9 @@ FAKE = """#!/bin/sh
 # stands for ssh: notes its arguments, then runs the last of them
 for last; do :; done
 printf '%s\\n' "$*" >>{log}
-[ -e {gone} ] && {{ echo "no route to host" >&2; exit 255; }}
+for host in "" a b; do
+  case "$*" in *"-- $host"*) [ -e {gone}$host ] && {{ echo "no route to host" >&2; exit 255; }} ;; esac
+done
 exec sh -c "$last"
 """
 
@@ -118,3 +122,37 @@ def test_a_program_of_an_older_compilation_is_not_run(small_model, shared_model,
     feeds = random_feeds(library)
     found, wanted = library.run(feeds), run_ort(shared_model, feeds)
     assert all(error(found[name], wanted[name]) <= 1e-5 for name in wanted)
+
+
+def test_a_search_times_libraries_on_boards(small_model, board, tmp_path):
+    """Each beside the one as given; what a board that goes away had to do another one does."""
+    name = small_model.graph.input[0].name
+    data = {name: np.random.default_rng(0).normal(size=(32, 3, 8, 8)).astype(np.float32)}
+    addresses = (f"ssh://a{board}", f"ssh://b{board}")
+    search = auto(small_model, data, target="x86-64-v2", remote=addresses, budget=Budget(time=0.9))
+    made = {text: search.local.do(("recipe", text)) for text in ("fuse", "clean")}
+    (tmp_path / "goneb").touch()
+    search._clock(made | {"none": {"refused": "why"}})
+    assert all(0.05 < found["time"] < 20 for found in made.values())
+    assert search.state[search._timing("none")] == float("inf")
+    (said,) = search._said
+    assert said.startswith(f"ssh://b{board} is left out: ") and "no route to host" in said
+    hosts = [line.split("-- ")[1][0] for line in (tmp_path / "log").read_text().splitlines()]
+    assert {"a", "b"} == set(hosts)
+    (tmp_path / "gonea").touch()
+    with pytest.raises(MissingTool, match="no board is left to time libraries on"):
+        search._times(list(made.values()))
+
+
+@pytest.mark.parametrize(
+    "addresses, target, said",
+    [
+        (["ssh://a"], None, "--remote times compiled libraries; give --target"),
+        (["ssh://a", "ssh://a"], "aarch64", "--remote names a board twice"),
+        (["ssh://a"], "cortex-m4", "timing a library for cortex-m4 over ssh"),
+        (["a"], "aarch64", "--remote does not fit"),
+    ],
+)
+def test_boards_that_make_no_sense(addresses, target, said):
+    with pytest.raises(OnnxcError, match=said):
+        check(addresses, target)
