@@ -339,7 +339,7 @@ def _lower(statics: list[StaticModel], wanted: _Wanted) -> tuple[list[Program], 
         for i, (goal, static) in enumerate(pairs)
     ]
     for static in statics:
-        static.constants.clear()
+        static.forget()
     arrays, numbers = gather([made.arrays for made in programs])
     for made, own in zip(programs, numbers):
         made.renumber(own, arrays)

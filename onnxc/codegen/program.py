@@ -20,8 +20,9 @@ from onnxc.codegen.lower.lowering import lower
 from onnxc.codegen.memory.plan import MemoryPlan, make_plan
 from onnxc.codegen.micro.calls import Micro, micro_of
 from onnxc.codegen.origins import Trail
-from onnxc.codegen.prepare.record import StaticModel
+from onnxc.codegen.prepare.record import StaticModel, StaticRegion
 from onnxc.codegen.quiet import quiet
+from onnxc.codegen.regions import Call, call_of
 from onnxc.codegen.target import Target
 from onnxc.codegen.tvm_api import finish, name_of, tvm_modules, uncollected
 from onnxc.ir.errors import Unsupported
@@ -34,6 +35,8 @@ class Program:
     All names in its object file begin with `prefix`. `compiled` says how C calls each function, once `compile_program` has been;
     `micro` are the functions that C code computes, `text` the C of the others, for a library of C sources.
     `rows`: what each call is, where it is to be timed and for processors without an operating system.
+    `regions`: by C name the calls that stand for a Loop or an If, with the programs of their bodies. These have no functions of
+    their own: `bodies` and `micro` have them, and their plans read the weights of this one.
     """
 
     static: StaticModel
@@ -47,6 +50,7 @@ class Program:
     micro: dict[str, Micro] = field(default_factory=dict)
     rows: list[CallRow] = field(default_factory=list)
     text: str = ""
+    regions: dict[str, Nested] = field(default_factory=dict)
 
     @property
     def arrays(self) -> list[np.ndarray]:
@@ -56,7 +60,12 @@ class Program:
     def weight_numbers(self) -> set[int]:
         """Which weights of the plan are those of products: the second operand of a kernel."""
         calls = [places for function, places in self.plan.calls if re.search(r"_kernel\d+$", function)]
-        return {places[1].offset for places in calls if places[1].space == "weight"}
+        own = {places[1].offset for places in calls if places[1].space == "weight"}
+        return own.union(*(inner.weight_numbers() for inner in self.inner()))
+
+    def inner(self) -> list[Program]:
+        """The programs of bodies of Loops and Ifs."""
+        return [body for region in self.regions.values() for body in region.bodies]
 
     def renumber(self, numbers: list[int], arrays: list[np.ndarray]) -> None:
         """Weight i of the plan becomes weight numbers[i], which is one of `arrays`, the weights of all programs."""
@@ -69,6 +78,17 @@ class Program:
             for n, p, size in self.plan.copies
         ]
         self.plan.flags = [replace(p, offset=numbers[p.offset]) if p.space == "weight" else p for p in self.plan.flags]
+        for inner in self.inner():
+            inner.renumber(numbers, arrays)
+
+
+@dataclass
+class Nested:
+    """A Loop or an If of a program: how it is called, what it is, and the programs of its bodies."""
+
+    call: Call
+    region: StaticRegion
+    bodies: list[Program]
 
 
 @uncollected()
@@ -95,8 +115,28 @@ def lower_program(
     rows = call_rows(static, before, trail.calls(), lowered.kernels, general) if timed or target.micro else []
     calls = {name: micro_of(body) for name, body in bodies.items()}
     micro = {name: call for name, call in calls.items() if call is not None}
-    bodies = {name: body for name, body in bodies.items() if name not in micro}
-    return Program(static, target, prefix, plan, bodies, tuple(lowered.kernels), tuple(fallbacks), {}, micro, rows)
+    regions = {name: found for name, body in bodies.items() if (found := call_of(body)) is not None}
+    bodies = {name: body for name, body in bodies.items() if name not in micro and name not in regions}
+    made = Program(static, target, prefix, plan, bodies, tuple(lowered.kernels), tuple(fallbacks), {}, micro, rows)
+    for name, found in regions.items():
+        _nest(made, name, found)
+    return made
+
+
+def _nest(outer: Program, name: str, call: Call) -> None:
+    """Lowers the bodies of a region of `outer`, which takes over their functions and weights. They run on one thread."""
+    region = outer.static.regions[call.node]
+    bodies = [lower_program(body, outer.target, 1, f"{name}_{i}") for i, body in enumerate(region.bodies)]
+    outer.regions[name] = Nested(call, region, bodies)
+    for body in bodies:
+        first, arrays = len(outer.arrays), body.arrays
+        outer.arrays.extend(arrays)
+        body.renumber([first + i for i in range(len(arrays))], outer.arrays)
+        outer.bodies |= body.bodies
+        outer.micro |= body.micro
+        body.micro = outer.micro
+        outer.kernels += body.kernels
+        outer.fallbacks += body.fallbacks
 
 
 @uncollected()
@@ -124,7 +164,7 @@ def compile_program(program: Program, threads: int, path: Path) -> None:
 
 
 def _ours(function: str) -> bool:
-    return re.fullmatch(r"(kernel|pack|micro)\d+", function) is not None
+    return re.fullmatch(r"(kernel|pack|micro)\d+|region\d*", function) is not None
 
 
 def _functions(module, plan: MemoryPlan, prefix: str, target: Target, threads: int) -> dict[str, object]:
@@ -136,7 +176,7 @@ def _functions(module, plan: MemoryPlan, prefix: str, target: Target, threads: i
         if f"{prefix}_{function}" in wanted:
             continue
         body = prim[function]
-        if micro_of(body) is not None:
+        if micro_of(body) is not None or call_of(body) is not None:
             wanted[f"{prefix}_{function}"] = body
             continue
         if not _ours(function):

@@ -15,8 +15,8 @@ KINDS = {
     "k": "g (float[2,9] x, int64[1] k) => (float[2,K] y, int64[2,K] i) { y, i = TopK(x, k) }",
     "hw": "g (float[1,3,H,W] x, int64[2] hw) => (float[1,3,A,B] y) <int64[2] head = {1, 3}> "
     '{ size = Concat <axis = 0> (head, hw) y = Resize (x, "", "", size) }',
-    "trips": 'g (float[2] x, int64 trips) => (float[2] y) { y = Loop (trips, "", x) '
-    "<body = b (int64 i, bool go, float[2] s) => (bool on, float[2] r) { on = Identity(go) r = Exp(s) }> }",
+    "trips": 'g (float[2] x, int64 trips) => (float[K] y) { y = Loop (trips, "", x) '
+    "<body = b (int64 i, bool go, float[K] s) => (bool on, float[L] r) { on = Identity(go) r = Concat <axis = 0> (s, s) }> }",
     "sr": "g (float[1,8] x, int64 sr) => (float[1,T] y) <int64 full = {16000}, int64[1] two = {2}, int64[1] four = {4}, "
     "int64[1] none = {0}, int64[1] one = {1}> { c = Equal(sr, full) y = If (c) "
     "<then_branch = t () => (float[1,4] a) { a = Slice(x, none, four, one) },"
@@ -39,7 +39,7 @@ def test_the_refusal_names_the_input_and_fixing_it_helps(name):
     known = fixed(load(made), Wishes(arrays={name: Numbers(value)}))
     assert [t.name for t in known.inputs] == ["x"]
     (shapes,) = settled(known, [{}])
-    wanted = {"k": (2, 3), "hw": (1, 3, 5, 6), "trips": (2,), "sr": (1, 2)}[name]
+    wanted = {"k": (2, 3), "hw": (1, 3, 5, 6), "trips": (8,), "sr": (1, 2)}[name]
     assert make_static(known.to_proto(), shapes).outputs[0][1] == wanted
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from onnxc.codegen.c import example as cexample
 from onnxc.codegen.c import source as csource
 from onnxc.codegen.c.header import Interface, header, internal, tensor_bytes
+from onnxc.codegen.c.rounds import spare_bytes
 from onnxc.codegen.c.source import MICRO_FILES, Layout, head_bytes
 from onnxc.codegen.memory.arena import ALIGN, aligned
 from onnxc.codegen.memory.contract import check_plan
@@ -56,18 +57,29 @@ def lay_out_arena(programs: Sequence[Program], weights: Weights, threads: int, i
     decoded = head_bytes(threads)
     buffers = decoded + weights.decoded_bytes
     for program in programs:
-        workspaces = {name: function.workspace for name, function in program.compiled.items()}
-        over = {name: call.over for name, call in program.micro.items()}
         if inside:
             ends = (program.static.inputs, program.static.outputs)
             program.plan.take_ends(*([tensor_bytes(t) for t in side] for side in ends))
-        program.plan.settle(workspaces, buffers, over, MICRO_ALIGN if program.target.micro else ALIGN)
-        static = program.static
-        check_plan(program.plan, len(static.inputs), len(static.outputs), len(weights.spots), buffers)
+        _settle(program, buffers, len(weights.spots))
     scratch = aligned(SCRATCH) if weights.segments else 0
     total = buffers + max(scratch, *(program.plan.arena for program in programs))
     first, last = programs[0].plan.ends
     return Layout(decoded, buffers, total, (tuple(first), tuple(last)))
+
+
+def _settle(program: Program, start: int, weights: int) -> None:
+    """Settles the plan of a program from byte `start` on; those of bodies in the workspace of the call that they belong to."""
+    align = MICRO_ALIGN if program.target.micro else ALIGN
+    workspaces = {name: function.workspace for name, function in program.compiled.items()}
+    for name, nested in program.regions.items():
+        for body in nested.bodies:
+            body.compiled, body.text = program.compiled, program.text
+            _settle(body, 0, weights)
+        workspaces[name] = aligned(max(body.plan.arena for body in nested.bodies)) + spare_bytes(nested)
+    over = {name: call.over for name, call in program.micro.items()}
+    program.plan.settle(workspaces, start, over, align)
+    static = program.static
+    check_plan(program.plan, len(static.inputs), len(static.outputs), weights, start)
 
 
 def write_sources(

@@ -12,9 +12,10 @@ from onnxc.codegen.c.header import Interface, element_bytes, internal, tensor_by
 from onnxc.codegen.c.inside import marks, moves
 from onnxc.codegen.c.pick import pick_includes, pick_source
 from onnxc.codegen.c.portable import c_part
+from onnxc.codegen.c.rounds import region_source
 from onnxc.codegen.memory.plan import Place
 from onnxc.codegen.memory.weights import Weights, decode_source
-from onnxc.codegen.program import Program
+from onnxc.codegen.program import Nested, Program
 from onnxc.codegen.target import Target
 from onnxc.ir.escape import c_string
 
@@ -116,9 +117,33 @@ def _program(
     timed: bool,
     ends: tuple[list[str], list[str]],
 ) -> str:
-    """The C function `program<number>`. What it calls joins `declared`, its parallel phases join `shared`."""
+    """The C function `program<number>`, behind those of its regions. What it calls joins `declared`, its parallel phases join
+    `shared`."""
+    lines, flags, regions = _calls(program, declared, shared, place, timed, ends)
+    text = PROGRAM.replace("@number@", str(number)).replace("@calls@", "\n".join(lines))
+    return "\n".join([*regions, text.replace("@flags@", flags)])
+
+
+def _calls(
+    program: Program,
+    declared: set[str],
+    shared: list[str],
+    place: Callable[[Place], str],
+    timed: bool = False,
+    ends: tuple[list[str], list[str]] = ([], []),
+) -> tuple[list[str], str, list[str]]:
+    """The calls of a program as lines of C, an expression of its index flags, and the functions of its regions."""
     lines: list[str] = ends[0] + (["  stamp(0);"] if timed else [])
+    regions: list[str] = []
     for i, (function, places) in enumerate(program.plan.calls):
+        nested = program.regions.get(function)
+        if nested is not None:
+            regions += _region(function, nested, declared, place)
+            *tensors, work = map(place, places)
+            given, made = tensors[: nested.call.operands], tensors[nested.call.operands :]
+            operands = f"(const void *const[]){{{', '.join(given) or 'NULL'}}}, (void *const[]){{{', '.join(made)}}}"
+            lines += [f"  {function}(h, {operands}, {work});"] + ([f"  stamp({i + 1});"] if timed else [])
+            continue
         args, phases = ", ".join(place(p) for p in places), program.compiled[function].phases
         kinds = ["const void *"] * len(places) + ["int32_t"] * (4 if phases else 0)
         call = program.micro.get(function)
@@ -138,8 +163,21 @@ def _program(
     copied = {output for output, _, _ in program.plan.copies}
     lines += [line for i, line in enumerate(ends[1]) if i not in copied]
     flags = " | ".join(f"*(const int32_t *)({place(p)})" for p in program.plan.flags)
-    text = PROGRAM.replace("@number@", str(number)).replace("@calls@", "\n".join(lines))
-    return text.replace("@flags@", flags or "0")
+    return lines, flags or "0", regions
+
+
+def _region(function: str, nested: Nested, declared: set[str], place: Callable[[Place], str]) -> list[str]:
+    """The functions of a region: those within it, then its own. Its bodies have their buffers in its workspace `w`."""
+
+    def inside(spot: Place) -> str:
+        return f"w + {spot.offset}" if spot.space == "arena" else place(spot)
+
+    lists, found = [], []
+    for body in nested.bodies:
+        lines, flags, inner = _calls(body, declared, [], inside)
+        lists.append((lines, flags))
+        found += inner
+    return [*found, region_source(function, nested, lists)]
 
 
 def _shared(phases: list[str]) -> str:

@@ -1,28 +1,39 @@
-"""If, Loop and Scan without bodies: a branch is chosen or both are computed, loops are unrolled.
+"""If, Loop and Scan: a branch is chosen or both are computed, loops are unrolled or stay loops.
 
 If(known) {a} {b}      ->   the branch that is taken
-If(c) {a} {b}          ->   Where(c, a, b), both computed
-Loop(n, true) {body}   ->   body n times; with a condition that is computed, n times with Where(go on, new, old)
+If(c) {a} {b}          ->   a branch of C; Where(c, a, b), both computed, where that is next to nothing
+Loop(n, true) {body}   ->   body n times; one that runs a number of times that is computed, or too often, stays a loop
 Scan {body}            ->   body once for each element, results put together
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 import onnx
 from onnx import helper
 
 from onnxc.codegen.prepare.build import Build
+from onnxc.codegen.prepare.loops import REMEDY, Body, apart, handed_on, kept_if, kept_loop
 from onnxc.codegen.prepare.walk import Scope, Walk, attributes_of
 from onnxc.ir.errors import Unsupported
 
 MOST_TRIPS = 4096
-REMEDY = "compile the body and call it from a loop of your own"
+FEWEST = 16
+"""Nodes of both branches of an If that are computed both, if they are `PLAIN`."""
+PLAIN = {
+    *("Abs", "Add", "And", "Cast", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Expand", "Floor", "Greater"),
+    *("Identity", "Less", "Max", "Min", "Mul", "Neg", "Not", "Or", "Relu", "Reshape", "Round", "Sigmoid", "Slice", "Sqrt", "Squeeze"),
+    *("Sub", "Tanh", "Transpose", "Unsqueeze", "Where", "Xor"),
+}  # fmt: skip
+"""Operators that take little time, and no index that could be out of range where their branch is not taken."""
+FEW, MOST_UNROLLED = 2048, 4096
+"""Nodes that a Loop may become at once, and where it cannot stay a loop."""
 
 
-def open_bodies(walk: Walk, node: onnx.NodeProto, scope: Scope) -> list[str] | None:
+def open_bodies(walk: Walk, node: onnx.NodeProto, scope: Scope) -> Sequence[str | None] | None:
     """What stands for the outputs of an If, Loop or Scan; None for any other node. Raises Unsupported with the reason."""
     opened = {"If": _if, "Loop": _loop, "Scan": _scan}.get(node.op_type)
     if opened is None:
@@ -41,25 +52,33 @@ def _if(walk: Walk, node: onnx.NodeProto, scope: Scope) -> list[str]:
     condition = _known(walk, node.input[0])
     if condition is not None:
         return walk.open_body(branches[0 if condition.reshape(-1)[0] else 1], [], scope, node.name)
-    made = [
-        walk.open_body(branch, [], scope, f"{node.name}/{which}") for branch, which in zip(branches, ("then", "else"))
-    ]
-    return [_chosen(walk, node, node.input[0], a, b) for a, b in zip(*made)]
-
-
-def _chosen(walk: Walk, node: onnx.NodeProto, condition: str, a: str, b: str) -> str:
-    """a where the condition, one boolean, holds, else b."""
-    if a == b:
-        return a
-    shapes = [walk.shape(name) for name in (a, b)]
-    if shapes[0] is None or shapes[0] != shapes[1]:
-        found = " and ".join("unknown" if shape is None else str(list(shape)) for shape in shapes)
-        raise Unsupported(
-            f"{node.op_type} with a computed condition whose branches give different shapes", node=node.name,
-            found=found, remedy="pad the smaller one in the model",
-        )  # fmt: skip
-    build = Build(walk, node)
-    return build("Where", build.reshape(condition, ()), a, b)
+    bodies = [Body([]), Body([])]
+    for body, graph, which in zip(bodies, branches, ("then", "else")):
+        with apart(walk, body):
+            body.outputs = walk.open_body(graph, [], scope, f"{node.name}/{which}")
+    for i, pair in enumerate(zip(*(body.outputs for body in bodies))):
+        ranks = [len(shape) for name in pair if (shape := walk.shape(name)) is not None and prod(shape) == 1]
+        if len(ranks) == 2:  # a number is one with any axes
+            for body, name in zip(bodies, pair):
+                with apart(walk, body):
+                    body.outputs[i] = Build(walk, node).reshape(name, (1,) * max(ranks))
+    pairs = list(zip(*(body.outputs for body in bodies)))
+    for a, b in pairs:
+        shapes = [walk.shape(name) for name in (a, b)]
+        if a != b and (shapes[0] is None or shapes[0] != shapes[1]):
+            found = " and ".join("unknown" if shape is None else str(list(shape)) for shape in shapes)
+            raise Unsupported(
+                f"{node.op_type} with a computed condition whose branches give different shapes", node=node.name,
+                found=found, remedy="pad the smaller one in the model",
+            )  # fmt: skip
+    nodes = [one for body in bodies for one in body.nodes]
+    if len(nodes) <= FEWEST and all(one.op_type in PLAIN for one in nodes):
+        walk.nodes += nodes
+        build = Build(walk, node)
+        known = build.reshape(node.input[0], ())
+        return [a if a == b else build("Where", known, a, b) for a, b in pairs]
+    names = iter(kept_if(walk, node, bodies))
+    return [a if a == b else next(names) for a, b in pairs]
 
 
 def _stacked(walk: Walk, node: onnx.NodeProto, items: Sequence[str], axis: int, like: onnx.ValueInfoProto) -> str:
@@ -91,62 +110,65 @@ def _trips(walk: Walk, node: onnx.NodeProto, count: int) -> int:
     return count
 
 
-def _bounded(walk: Walk, node: onnx.NodeProto, body: onnx.GraphProto, most: int | None, go_on: str | None) -> None:
-    """Raises Unsupported ahead of thousands of rounds where it is clear that there are too many."""
-    if most is not None and most <= MOST_TRIPS:
-        return
-    makers = {name: n for n in body.node for name in n.output}
-    asked = body.output[0].name
-    while asked in makers and makers[asked].op_type == "Identity":
-        asked = makers[asked].input[0]
-    constant = asked in makers and makers[asked].op_type == "Constant"
-    goes_on = constant or asked == body.input[1].name or asked in {t.name for t in body.initializer}
-    if go_on is not None and _known(walk, go_on) is None:
-        raise Unsupported("Loop whose trip count is computed at run time", node=node.name, tensor=go_on, remedy=REMEDY)
-    if goes_on and most is not None and (go_on is None or bool(walk.constants[go_on].reshape(-1)[0])):
-        _trips(walk, node, most)
-
-
-def _loop(walk: Walk, node: onnx.NodeProto, scope: Scope) -> list[str]:
-    body = next(a.g for a in node.attribute if a.name == "body")
-    inputs = [*node.input, "", ""]
-    limit, go_on = (inputs[i] or None for i in range(2))
-    known = _known(walk, limit) if limit is not None else None
-    if limit is not None and known is None:
-        raise Unsupported("Loop whose trip count is computed at run time", node=node.name, tensor=limit, remedy=REMEDY)
+def _loop(walk: Walk, node: onnx.NodeProto, scope: Scope) -> Sequence[str | None]:
+    """A Loop: unrolled where it is known how often it runs, and that makes few nodes; else it stays one, if it can."""
+    limit = node.input[0] if node.input else ""
+    go_on = node.input[1] if len(node.input) > 1 else ""
+    known = _known(walk, limit) if limit else None
     most = None if known is None else max(0, int(known.reshape(-1)[0]))
-    _bounded(walk, node, body, most, go_on)
-    state = list(node.input[2:])
+    begins = _certain(walk, go_on) and (not limit or bool(most))
+    start, refusal = len(walk.nodes), None
+    try:
+        made = _unrolled(walk, node, scope, most, go_on, FEW) if not limit or most is not None else None
+        if made is not None:
+            return made
+        del walk.nodes[start:]
+        return kept_loop(walk, node, scope, most, node.input[2:], begins)
+    except Unsupported as error:
+        refusal = error
+    del walk.nodes[start:]
+    made = _unrolled(walk, node, scope, most, go_on, MOST_UNROLLED) if not limit or most is not None else None
+    if made is None:
+        raise refusal
+    return made
+
+
+def _unrolled(
+    walk: Walk, node: onnx.NodeProto, scope: Scope, most: int | None, go_on: str, room: int
+) -> Sequence[str | None] | None:
+    """The body once a round; None where it is not known how often it runs, or what comes of it is over `room` nodes."""
+    body = next(a.g for a in node.attribute if a.name == "body")
+    state, active = list(node.input[2:]), go_on
     gathered: list[list[str]] = [[] for _ in body.output[1 + len(state) :]]
-    active: str | None = go_on  # None: it certainly runs
-    trip = 0
+    trip, start, unchanged = 0, len(walk.nodes), handed_on(body, body.output[0].name) == body.input[1].name
     while most is None or trip < most:
-        if active is not None and (known := _known(walk, active)) is not None:
+        if active:
+            known = _known(walk, active)
+            if known is None:
+                return None
             if not known.reshape(-1)[0]:
                 break
-            active = None
-        if active is not None and (most is None or gathered):
-            raise Unsupported(
-                "Loop whose trip count is computed at run time", node=node.name, tensor=active, remedy=REMEDY
-            )
-        if active is not None and most is not None and most > MOST_TRIPS:
-            _trips(walk, node, most)
-        _trips(walk, node, trip + 1)
+        rounds = most if most is not None and (unchanged or most <= MOST_TRIPS) else trip + 1
+        if rounds > MOST_TRIPS or (len(walk.nodes) - start) * rounds > room * trip > 0:
+            return None
         number = walk.constant(np.asarray(trip, np.int64), f"{node.name}/trip")
-        flag = active or walk.constant(np.asarray(True), f"{node.name}/go_on")
+        flag = walk.constant(np.asarray(True), f"{node.name}/go_on")
         given = [number, flag, *state][: len(body.input)]
         found = walk.open_body(body, given, scope, f"{node.name}/{trip}")
-        new = found[1 : 1 + len(state)]
-        if active is None:
-            state, active = new, found[0]
-        else:
-            state = [_chosen(walk, node, active, a, b) for a, b in zip(new, state)]
-            active = Build(walk, node)("And", active, found[0])
+        state, active = found[1 : 1 + len(state)], found[0]
         for items, item in zip(gathered, found[1 + len(state) :]):
             items.append(item)
         trip += 1
     declared = body.output[1 + len(state) :]
     return state + [_stacked(walk, node, items, 0, like) for items, like in zip(gathered, declared)]
+
+
+def _certain(walk: Walk, condition: str) -> bool:
+    """Whether a condition is left out or known to hold."""
+    if not condition:
+        return True
+    known = _known(walk, condition)
+    return known is not None and bool(known.reshape(-1)[0])
 
 
 def _scan(walk: Walk, node: onnx.NodeProto, scope: Scope) -> list[str]:

@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxc.codegen import origins
+from onnxc.codegen import origins, regions
 from onnxc.codegen import tvm_api as tvm
 from onnxc.codegen.operators.narrow import is_narrow, pack, unpack
-from onnxc.codegen.operators.node import Node, Refused, held
+from onnxc.codegen.operators.node import Node, Refused, dtype_of, held, shape_of
 from onnxc.codegen.operators.table import convert
 from onnxc.codegen.prepare.matrices import HALVES, halves
 from onnxc.codegen.prepare.record import StaticModel
 from onnxc.codegen.prepare.stored import Lazy
+from onnxc.codegen.prepare.walk import REGION
 from onnxc.codegen.tvm_api import tvm_modules
 from onnxc.ir.errors import Unsupported
 from onnxc.runtime.elements import stored
@@ -153,6 +154,9 @@ class _Import:
     def _node(self, proto) -> None:
         static = self.static
         self.builder.nodes = (proto.name or f"{proto.op_type} of {proto.output[0]}",)
+        if proto.domain == REGION:
+            self._region(proto)
+            return
         args = [self._value(name) if name else None for name in proto.input]
         results = [static.types.get(name) if name else None for name in proto.output]
         arrays = {name: self._array(name) for name in proto.input if name in static.constants}
@@ -176,6 +180,26 @@ class _Import:
         for name, value in zip(proto.output, made):
             if name and value is not None:
                 self.values[name] = value
+
+    def _region(self, proto) -> None:
+        """A call of what stands for a Loop or an If; constants are parameters, or TVM would compute the call."""
+        missing = [i for i, name in enumerate(proto.input) if not name]
+        args = []
+        for name in filter(None, proto.input):
+            constant = name in self.static.constants
+            if not constant and self._value(name) is None:
+                return  # it was refused before
+            array = np.asarray(self._array(name)) if constant else None
+            if array is None and 0 in shape_of(self.values[name]):
+                array = np.zeros(1, dtype_of(self.values[name]))
+            args.append(self.values[name] if array is None else self.add_weight(np.atleast_1d(array), proto.name))
+        results = [self.static.types[name] for name in proto.output]
+        made, flag = regions.call(
+            self.builder, proto.name, args, [(shape, held(dtype)) for shape, dtype in results], missing
+        )
+        self.flags.append(flag)
+        for name, value, (shape, dtype) in zip(proto.output, made, results):
+            self.values[name] = self._empty(shape, held(dtype)) if 0 in shape else value
 
     def _kind(self, name: str) -> str:
         """The model's type of a tensor."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -16,7 +16,8 @@ class StaticModel:
 
     `inputs` and `outputs` are the user's (name, shape, dtype), `nodes` in an order in which they can run. `constants` are the
     arrays that nodes or outputs read; those named in `weights` are large, or operands that kernels pack, and are never
-    folded. `users` says of a weight which node reads it first, `integers` which 8-bit integers it is made of, if it is.
+    folded. `regions` has what nodes of `walk.REGION` stand for, by their names. `users` says of a weight which node reads it
+    first, `integers` which 8-bit integers it is made of, if it is.
     `types` has (shape, dtype) of the tensors whose shape is known, `opsets` the version of each domain.
     """
 
@@ -29,3 +30,22 @@ class StaticModel:
     integers: dict[str, Integers]
     types: dict[str, tuple[tuple[int, ...], str]]
     opsets: dict[str, int]
+    regions: dict[str, StaticRegion] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        """Gives up the constants, which are lowered."""
+        self.constants.clear()
+        for region in self.regions.values():
+            for body in region.bodies:
+                body.forget()
+
+
+@dataclass
+class StaticRegion:
+    """A Loop or If of the compiled program: `kind`, `states` and `rows` as in `prepare.loops.Region`; `bodies` are models whose inputs
+    and outputs have the types in which tensors are held between nodes."""
+
+    kind: str
+    bodies: list[StaticModel]
+    states: int
+    rows: int

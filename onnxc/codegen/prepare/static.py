@@ -15,14 +15,16 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxc.codegen.operators import has_row
+from onnxc.codegen.operators.node import held
 from onnxc.codegen.prepare.contract import check_static
 from onnxc.codegen.prepare.deciding import FINDERS, advice, skeleton
 from onnxc.codegen.prepare.fold import SMALL, copy_of, infer
+from onnxc.codegen.prepare.loops import Body
 from onnxc.codegen.prepare.opening import opener
-from onnxc.codegen.prepare.record import StaticModel
+from onnxc.codegen.prepare.record import StaticModel, StaticRegion
 from onnxc.codegen.prepare.rewrite import rewrite
 from onnxc.codegen.prepare.stored import lookups
-from onnxc.codegen.prepare.walk import Walk, bounded, constant_of
+from onnxc.codegen.prepare.walk import REGION, Walk, bounded, constant_of
 from onnxc.ir.errors import BadModel, BadOption, Unsupported
 from onnxc.ir.faults import ONNX_ERRORS, first_line
 
@@ -65,15 +67,40 @@ def make_static(
     except Unsupported as e:
         e.remedy = advice(before, [e.node or ""]) or e.remedy
         raise
-    constants, integers = walk.constants, walk.integers
-    rewrite(work, constants, integers)
-    _prune_dead(work)
     try:
-        return check_static(_separate(work, constants, integers, fixed))
+        return _settled(work, walk, fixed)
     except Unsupported as e:
         if not any(node.op_type in FINDERS for node in work.graph.node):
             e.remedy = advice(before, e.nodes or [e.node or ""]) or e.remedy
         raise
+
+
+def _settled(work: onnx.ModelProto, walk: Walk, fixed: list[tuple[str, tuple[int, ...], str]]) -> StaticModel:
+    """The static model of nodes that have been visited, with those of its regions."""
+    rewrite(work, walk.constants, walk.integers)
+    _prune_dead(work)
+    made = _separate(work, walk.constants, walk.integers, fixed)
+    for node in made.nodes:
+        if node.domain == REGION:
+            region = walk.regions[node.name]
+            bodies = [_body(work, walk, body) for body in region.bodies]
+            made.regions[node.name] = StaticRegion(region.kind, bodies, region.states, region.rows)
+    return check_static(made)
+
+
+def _body(work: onnx.ModelProto, walk: Walk, body: Body) -> StaticModel:
+    """The static model of a region's body: tensors come and go in the types in which they are held between nodes."""
+    inner = onnx.ModelProto(ir_version=work.ir_version, opset_import=work.opset_import)
+    inner.graph.name = "body"
+    inner.graph.input.extend(onnx.ValueInfoProto(name=name, type=walk.type_of(name)) for name in body.inputs)
+    inner.graph.output.extend(onnx.ValueInfoProto(name=name) for name in body.outputs)
+    inner.graph.node.extend(body.nodes)
+    given = [(name, walk.shape(name) or (), _dtype(walk.element(name), name)) for name in body.inputs]
+    made = _settled(inner, walk, given)
+    made.inputs, made.outputs = (
+        [(name, shape, held(dtype)) for name, shape, dtype in side] for side in (made.inputs, made.outputs)
+    )
+    return made
 
 
 def _walk(work: onnx.ModelProto, constants: dict[str, np.ndarray]) -> Walk:

@@ -49,6 +49,8 @@ MOST_ELEMENTS = 2**31 - 1
 """Of a tensor."""
 BARE = {"GreaterOrEqual": "Greater", "LessOrEqual": "Less"}
 """Comparisons, and those of the same types and shapes that inference has always known."""
+REGION = "onnxc.region"
+"""The domain of nodes that stand for a Loop or If that stays one (`prepare.loops`)."""
 Scope = dict[str, str]
 """What names of a body mean outside it."""
 
@@ -84,6 +86,8 @@ class Walk:
     open_node: Callable[[Walk, onnx.NodeProto, Scope], Sequence[str | None] | None]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     integers: dict[str, Integers] = field(default_factory=dict)
+    regions: dict[str, Any] = field(default_factory=dict)  # `prepare.loops.Region` by the names of their nodes
+    read: set[str] = field(default_factory=set)  # names of the model that something reads
     taken: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)  # of nodes
     room: int = ROOM
@@ -99,6 +103,7 @@ class Walk:
         self.taken = {name for node in graph.node for name in (*node.input, *node.output)} | set(self.constants)
         self.taken.update(self.types)
         self.room = max(ROOM, sum(array.nbytes for array in self.constants.values()))
+        self.read = _read(graph)
         outer: Scope = {}
         for node in graph.node:
             self.visit(node, outer)
@@ -107,7 +112,7 @@ class Walk:
             if source in self.constants:
                 self.constants[value.name] = self.constants[source]
             elif source != value.name:
-                self._keep(helper.make_node("Identity", [source], [value.name], name=f"output {value.name}"))
+                self.keep(helper.make_node("Identity", [source], [value.name], name=f"output {value.name}"))
 
     def fresh(self, stem: str) -> str:
         """A name that nothing has yet."""
@@ -155,7 +160,7 @@ class Walk:
                 made.output[i] = self.fresh(name)
             self.taken.add(made.output[i])
         scope.update((name, now) for name, now in zip(node.output, made.output) if name and name != now)
-        self._keep(made)
+        self.keep(made)
 
     def open_body(self, body: onnx.GraphProto, inputs: Sequence[str], scope: Scope, stem: str) -> list[str]:
         """The tensors that stand for the outputs of a body whose inputs are the tensors `inputs`."""
@@ -172,7 +177,8 @@ class Walk:
             self.visit(own, inner, inside=True)
         return [inner.get(value.name, value.name) for value in body.output]
 
-    def _keep(self, node: onnx.NodeProto) -> None:
+    def keep(self, node: onnx.NodeProto) -> None:
+        """Takes a node as it is, under a name of its own."""
         if len(self.nodes) >= MOST_NODES:
             raise Unsupported(
                 f"a model of more than {MOST_NODES} nodes, once its loops are unrolled", node=node.name,
@@ -191,6 +197,8 @@ class Walk:
 
     def inferred(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
         """The types of a node's outputs, as ONNX infers them. Raises BadModel where types contradict each other."""
+        if node.domain == REGION:
+            return dict(zip(node.output, next(a.type_protos for a in node.attribute if a.name == "types")))
         if node.op_type == "MaxUnpool" and len(node.input) > 2 and node.input[2] in self.constants:  # ONNX says nothing
             kind = helper.make_tensor_type_proto(self.element(node.input[0]), self.constants[node.input[2]].tolist())
             return {node.output[0]: kind}
@@ -297,6 +305,17 @@ class Walk:
             return False
         self.room -= max(0, size - given)
         return True
+
+
+def _read(graph: onnx.GraphProto) -> set[str]:
+    """What nodes of a graph and of its bodies read, and what they give."""
+    found = {value.name for value in graph.output}
+    for node in graph.node:
+        found.update(node.input)
+        for a in node.attribute:
+            for inner in [a.g] if a.HasField("g") else a.graphs:
+                found |= _read(inner)
+    return found
 
 
 def _extents(kind: onnx.TypeProto) -> tuple[int, ...] | None:

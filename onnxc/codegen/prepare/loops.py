@@ -1,0 +1,212 @@
+"""Loops and branches that stay such: a body becomes a model of its own, whose program is called in a loop or a branch of C.
+
+    Loop(m, c, state) {body}   ->   Region "Loop" (m, c, state, what the body reads of the outside)
+    If(c) {a} {b}              ->   Region "If" (c, what a and b read)
+
+The body is visited once. States that it hands on as they are belong to the outside; those that nobody reads are left out. A state
+that the body does not read, of a loop that certainly begins, has what the last round makes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnxc.codegen.prepare.build import Build
+from onnxc.codegen.prepare.walk import REGION, Scope, Walk
+from onnxc.ir.errors import Unsupported
+
+REMEDY = "compile the body and call it from a loop of your own"
+
+
+@dataclass
+class Body:
+    """Nodes that a region computes with: `inputs` and `outputs` are names of its tensors, in the order of its callers."""
+
+    inputs: list[str]
+    outputs: list[str] = field(default_factory=list)
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+
+
+@dataclass
+class Region:
+    """What a node of the domain REGION stands for. `kind` "Loop": operands are the limit, the condition (each may be left out), the
+    states, and what the one body reads besides; the body takes the number of the round, the condition, states and the rest, and gives
+    the condition, states, and a row for each gathered result. `kind` "If": operands are the condition and what the bodies
+    (then, else) read.
+
+    `states`: how many there are. `rows`: of how many rounds the gathered results have place.
+    """
+
+    kind: str
+    bodies: list[Body]
+    states: int = 0
+    rows: int = 0
+
+
+@contextmanager
+def apart(walk: Walk, body: Body) -> Iterator[None]:
+    """What is visited within becomes nodes of `body`."""
+    outer, walk.nodes = walk.nodes, body.nodes
+    try:
+        yield
+    finally:
+        walk.nodes = outer
+
+
+def captured(walk: Walk, bodies: Sequence[Body]) -> list[str]:
+    """What bodies read that they do not make, beside constants; it joins the inputs of each."""
+    found: dict[str, None] = {}
+    for body in bodies:
+        own = {*body.inputs, *(name for node in body.nodes for name in node.output)}
+        read = [*(name for node in body.nodes for name in node.input), *body.outputs]
+        found.update((name, None) for name in read if name and name not in own and name not in walk.constants)
+    for body in bodies:
+        body.inputs += found
+    return list(found)
+
+
+def keep(
+    walk: Walk, node: onnx.NodeProto, region: Region, operands: list[str], types: list[onnx.TypeProto]
+) -> list[str]:
+    """The results of a new node that stands for `region`; `types` are theirs."""
+    outputs = [walk.fresh(f"{node.name}/result") for _ in types]
+    made = helper.make_node(region.kind, operands, outputs, name=node.name, domain=REGION, types=types)
+    walk.keep(made)
+    walk.regions[made.name] = region
+    return outputs
+
+
+def _input(walk: Walk, kind: onnx.TypeProto, stem: str) -> str:
+    """A new tensor that a body is given."""
+    name = walk.fresh(stem)
+    walk.types[name] = kind
+    return name
+
+
+def scalar(walk: Walk, value: onnx.ValueInfoProto, element: int, stem: str) -> str:
+    """The number of a round or the condition as the body declares it: with an axis of 1 or none."""
+    rank = len(value.type.tensor_type.shape.dim)
+    return _input(walk, helper.make_tensor_type_proto(element, [1] * min(rank, 1)), stem)
+
+
+def kept_loop(
+    walk: Walk, node: onnx.NodeProto, scope: Scope, most: int | None, states: Sequence[str], begins: bool
+) -> list[str | None]:
+    """What stands for the outputs of a Loop that is not unrolled. `most`: its limit where that is known; `begins`: whether it runs once
+    at least. Raises Unsupported where it carries or gathers what has no bounded shape."""
+    graph = next(a.g for a in node.attribute if a.name == "body")
+    limit, condition = ([*node.input, "", ""][i] for i in range(2))
+    number = scalar(walk, graph.input[0], onnx.TensorProto.INT64, f"{node.name}/trip")
+    flag = scalar(walk, graph.input[1], onnx.TensorProto.BOOL, f"{node.name}/go_on")
+    body = Body([number, flag])
+    given = []
+    for state, value, result in zip(states, graph.input[2:], graph.output[1:]):
+        same = handed_on(graph, result.name) == value.name or 0 in _known_shape(walk, node, state)
+        given.append(state if same else _input(walk, walk.type_of(state), f"{node.name}/{value.name}"))
+    last: list[tuple[int, ...] | None] = []
+    with apart(walk, body):
+        found = walk.open_body(graph, [number, flag, *given], scope, node.name)
+        for i, state in enumerate(states):
+            last.append(walk.shape(found[1 + i]))
+            if all(shape is not None and prod(shape) == 1 for shape in (walk.shape(state), last[i])):
+                found[1 + i] = Build(walk, node).reshape(
+                    found[1 + i], walk.shape(state)
+                )  # a number is one with any axes
+    rows = found[1 + len(states) :]
+    goes_on = handed_on(graph, graph.output[0].name) == graph.input[1].name or _certain(walk, found[0])
+    if rows and not (most is not None and goes_on and (not condition or _certain(walk, condition))):
+        raise Unsupported(
+            "Loop that gathers results for a number of rounds that is computed", node=node.name, tensor=node.output[len(states)],
+            remedy=REMEDY,
+        )  # fmt: skip
+    carried = _carried(walk, node, body, states, given, found, begins)
+    types = [_type(walk, node, found[1 + i]) for i in carried]
+    body.inputs += [given[i] for i in carried]
+    body.outputs = [found[0], *(found[1 + i] for i in carried), *rows]
+    for row in rows:
+        kind = _type(walk, node, row).tensor_type
+        extents = [d.dim_value for d in kind.shape.dim]
+        types.append(helper.make_tensor_type_proto(kind.elem_type, [most or 0, *extents]))
+    operands = [limit, condition, *(states[i] for i in carried), *captured(walk, [body])]
+    names = keep(walk, node, Region("Loop", [body], len(carried), most or 0), operands, types)
+    results: list[str | None] = [state if state == inside else None for state, inside in zip(states, given)]
+    for i, name in zip(carried, names):
+        shape = last[i]
+        results[i] = Build(walk, node).reshape(name, shape) if begins and shape is not None else name
+    return results + names[len(carried) :]
+
+
+def _carried(
+    walk: Walk,
+    node: onnx.NodeProto,
+    body: Body,
+    states: Sequence[str],
+    given: Sequence[str],
+    found: Sequence[str],
+    begins: bool,
+) -> list[int]:
+    """Which states a Loop has buffers for: not those that are handed on as they are, nor those that nobody reads."""
+    read, carried = {name for inner in body.nodes for name in inner.input} | set(found), []
+    for i, (state, inside) in enumerate(zip(states, given)):
+        if inside == state or not (inside in read or node.output[i] in walk.read):
+            continue
+        kind = _type(walk, node, found[1 + i])
+        if _text(kind) != _text(walk.type_of(state)) and (inside in read or not begins):
+            raise Unsupported(
+                "Loop that carries a tensor whose shape is another after a round", node=node.name, tensor=state,
+                expected=_text(walk.type_of(state)), found=_text(kind), remedy=REMEDY,
+            )  # fmt: skip
+        carried.append(i)
+    return carried
+
+
+def kept_if(walk: Walk, node: onnx.NodeProto, bodies: list[Body]) -> list[str]:
+    """What stands for those outputs of an If that its branches, which have been visited, make differently."""
+    pairs = [pair for pair in zip(*(body.outputs for body in bodies)) if pair[0] != pair[1]]
+    for body, outputs in zip(bodies, zip(*pairs)):
+        body.outputs = list(outputs)
+    types = [walk.type_of(a) for a, _ in pairs]
+    return keep(walk, node, Region("If", bodies), [node.input[0], *captured(walk, bodies)], types)
+
+
+def handed_on(graph: onnx.GraphProto, name: str) -> str:
+    """What an output of a body is, through Identity."""
+    makers = {out: n for n in graph.node for out in n.output}
+    while name in makers and makers[name].op_type == "Identity":
+        name = makers[name].input[0]
+    return name
+
+
+def _certain(walk: Walk, name: str) -> bool:
+    """Whether a condition is known to hold."""
+    known = walk.constants.get(name)
+    return known is not None and bool(np.asarray(known).reshape(-1)[0])
+
+
+def _known_shape(walk: Walk, node: onnx.NodeProto, name: str) -> tuple[int, ...]:
+    shape = walk.shape(name)
+    if shape is None:
+        raise Unsupported(
+            f"{node.op_type} that carries a tensor whose shape depends on data",
+            node=node.name,
+            tensor=name,
+            remedy=REMEDY,
+        )
+    return shape
+
+
+def _type(walk: Walk, node: onnx.NodeProto, name: str) -> onnx.TypeProto:
+    _known_shape(walk, node, name)
+    return walk.type_of(name)
+
+
+def _text(kind: onnx.TypeProto) -> str:
+    tensor = kind.tensor_type
+    return f"{onnx.TensorProto.DataType.Name(tensor.elem_type).lower()} {[d.dim_value for d in tensor.shape.dim]}"
