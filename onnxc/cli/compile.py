@@ -335,6 +335,11 @@ def sums(report: CompileReport, memories: dict[str, int] | None = None) -> list[
         lines.append(f"{flash}; the arena can be no less than {size(report.live_bytes)}")
     if memories:
         lines.append(fits(report, memories))
+    if waits := sum(k.get("waits", 0) for k in report.kernels):
+        known = sum(k["cycles"] or 0 for k in report.kernels)
+        lines.append(
+            f"Of {count(round(known))} predicted cycles {count(round(waits))} wait for flash ({waits / known:.0%})"
+        )
     lines += slower_line(report)
     return [*lines, proof_line(report.proof)]
 
@@ -382,5 +387,5 @@ def render_targets(rows: list[dict], *, width: int | None = None, colour: bool =
         [r["name"], r["about"], str(r["lanes"]), r["links"] or "-", r["runs"] or "-", "; ".join(r["install"]) or "-"]
         for r in rows
     ]
-    note = "More of a row: NAME,mcpu=CPU,mattr=+FEATURE:-FEATURE,lanes=N,registers=N"
+    note = "More of a row: NAME,mcpu=CPU,mattr=+FEATURE:-FEATURE,lanes=N,registers=N; of flash,waits=N,fetch=BYTES,cache=BYTES,prefetch=1"
     return f"{draw(TARGETS, cells, width or screen_width(), colour)}\n\n{note}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 from onnxc.ir.errors import BadOption, Unsupported
 from onnxc.runtime.toolchain import TOOLCHAINS, Toolchain, host_features
@@ -22,7 +23,9 @@ class Target:
     `arch` names the row of runtime.toolchain that links and runs, `needs` the features of /proc/cpuinfo without which
     a host cannot run it. For a `compact` library kernels keep weights in no form that takes more room than they came in;
     for a `small` one C code takes few bytes rather than little time, and a `portable` one has C code alone. Kernels take the
-    tile of this `rank` by predicted cycles: 0 but where others are tried (`codegen.candidates`).
+    tile of this `rank` by predicted cycles: 0 but where others are tried (`codegen.candidates`). Of processors without an operating
+    system `waits` are the wait states of flash, `fetch` the bytes that a read of it brings, `cache` those of a cache before it, and
+    `prefetch` is 1 where the next are fetched meanwhile (`codegen.micro.waits`).
     """
 
     name: str
@@ -37,6 +40,10 @@ class Target:
     small: bool = False
     rank: int = 0
     portable: bool = False
+    waits: int = 0
+    fetch: int = 16
+    cache: int = 0
+    prefetch: int = 0
 
     def tvm_dict(self) -> dict[str, object]:
         """TVM's target as the dictionary that `tvm.target.Target` takes."""
@@ -134,14 +141,16 @@ LINUX_NAMES: dict[str, tuple[str, ...]] = {
     "avx512bitalg": ("avx512_bitalg",), "avx512vbmi": ("avx512vbmi",), "gfni": ("gfni",), "fma": ("fma",),
 }  # fmt: skip
 """LLVM's features that Linux reports, by their names in /proc/cpuinfo."""
-_KEYS = ("mcpu", "mattr", "lanes", "registers")
+_FLASH = {"waits": 64, "fetch": 64, "cache": 1 << 24, "prefetch": 1}  # and the greatest values
+_KEYS = ("mcpu", "mattr", "lanes", "registers", *_FLASH)
 
 
 def resolve(name: str) -> Target:
     """The target called `name`; "native" is this machine, by the features its kernel reports.
 
     `name` may go on with `,key=value` parts, or consist of them with `base=`: mcpu and mattr (`+dotprod:+fp16`) are LLVM's,
-    lanes and registers replace the row's. `cortex-a72,mcpu=neoverse-n1,mattr=+dotprod`.
+    lanes and registers replace the row's; waits, fetch, cache and prefetch say how flash is read.
+    `cortex-a72,mcpu=neoverse-n1,mattr=+dotprod`.
 
     Raises BadOption for an unknown name or key, Unsupported for a host that has no row.
     """
@@ -187,8 +196,23 @@ def _changed(target: Target, changes: dict[str, str]) -> Target:
             if not value.isdigit() or not 1 <= int(value) <= 64 or int(value) & (int(value) - 1):
                 raise BadOption(f"{key} does not fit", expected="a power of two up to 64", found=value)
             sizes[key] = int(value)
-    target = replace(target, lanes=sizes["lanes"], registers=sizes["registers"])
+    target = replace(target, lanes=sizes["lanes"], registers=sizes["registers"], **_flash(target, changes))
     return replace(target, tvm=tuple(tvm.items()), needs=_needs(target, changes))
+
+
+def _flash(target: Target, changes: dict[str, str]) -> dict[str, Any]:
+    """How flash is read, in whole numbers."""
+    found: dict[str, Any] = {}
+    for key, most in _FLASH.items():
+        if key not in changes:
+            continue
+        value, least = changes[key], int(key == "fetch")
+        if not target.micro:
+            raise BadOption(f"{key} is of flash, which {target.name} does not run from", remedy="leave it out")
+        if not value.isdigit() or not least <= int(value) <= most:
+            raise BadOption(f"{key} does not fit", expected=f"a whole number from {least} to {most}", found=value)
+        found[key] = int(value)
+    return found
 
 
 def _needs(target: Target, changes: dict[str, str]) -> tuple[str, ...]:

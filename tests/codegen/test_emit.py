@@ -111,7 +111,8 @@ def built(tmp_path_factory):
     ready("cortex-m3")
     folder = tmp_path_factory.mktemp("emit")
     options = {"io": "int8", "emit": "c", "package": "platformio", "code": "size", "buffers": "arena"}
-    report = compile_model(network(), folder, name="net", target="cortex-m3", **options)
+    report = compile_model(network(), folder, name="net", target="cortex-m3,waits=2,cache=1024", **options)
+    assert all(0 < row["waits"] < row["cycles"] for row in report.kernels)
     assert report.fallbacks == () and report.io_bytes == 0 and report.proof["where"].startswith("cortex-m3")
     return folder
 

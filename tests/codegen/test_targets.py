@@ -215,11 +215,23 @@ def test_free_targets():
     assert (tvm["mcpu"], tvm["mattr"], made.lanes, made.registers) == ("neoverse-n1", ["+dotprod", "-sve"], 2, 32)
     assert resolve("base=aarch64,mcpu=cortex-a78").tvm_dict()["mcpu"] == "cortex-a78"
     assert resolve("riscv64,mattr=+v").tvm_dict()["mattr"][-1] == "+v"
+    flash = resolve("cortex-m4,waits=5,fetch=8,cache=1024,prefetch=1")
+    assert (flash.waits, flash.fetch, flash.cache, flash.prefetch) == (5, 8, 1024, 1)
 
 
 @pytest.mark.parametrize(
     "name",
-    ["cortex-a72,mcpu", "cortex-a72,speed=9", "mcpu=cortex-a72", "aarch64,lanes=3", "aarch64,mattr=dotprod", "x,"],
+    [
+        "cortex-a72,mcpu",
+        "cortex-a72,speed=9",
+        "mcpu=cortex-a72",
+        "aarch64,lanes=3",
+        "aarch64,mattr=dotprod",
+        "x,",
+        "cortex-m4,waits=-1",
+        "cortex-m4,fetch=0",
+        "cortex-a72,waits=5",
+    ],
 )
 def test_free_targets_that_do_not_fit(name):
     with pytest.raises(BadOption):

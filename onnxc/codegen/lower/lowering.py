@@ -28,6 +28,7 @@ from onnxc.codegen.match.constants import Constants
 from onnxc.codegen.match.fewbit import FewBit
 from onnxc.codegen.micro import between, fewbit, layers
 from onnxc.codegen.micro.calls import Micro
+from onnxc.codegen.micro.waits import flash_waits
 from onnxc.codegen.prepare.importer import import_onnx
 from onnxc.codegen.prepare.record import StaticModel
 from onnxc.codegen.target import Target
@@ -312,6 +313,8 @@ class _Lowering:
         function = self._function(spec, "kernel", lambda name: family.emit(spec, plan, name))
         entry["function"] = name_of(function)
         entry["flash"] = sum(self.stored[arg] for arg in args if arg in self.stored)
+        entry["waits"] = flash_waits(spec, plan, self.target, entry["flash"], entry["cycles"])
+        entry["cycles"] += entry["waits"]
         entry["grown"] = 0 if family.exact else self.stored[args[1]] - form.weight.nbytes
         results = [self.relax.TensorType(spec.y_shape, spec.output.kind)] if spec.output.kind != "bits" else []
         if spec.packed is not None:
