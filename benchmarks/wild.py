@@ -1,15 +1,20 @@
 """Any ONNX files through every step, as a user would: which steps fail on files that ONNX Runtime runs?
 
-    python benchmarks/wild.py DIR [--json FILE] [--steps clean,prune] [--seconds 300] [--largest 100M]
+    python benchmarks/wild.py DIR [--steps clean,prune] [--seconds 300] [--largest 100M] [--only TEXT] [--exports]
+                                  [--json FILE] [--docs] [--about "magika-1.0.3=file types"]
 
-Each file below DIR goes through `clean,fuse`, `prune`, `quant`, `lowrank`, `quant.cluster` and `pack`, and `compile`, each a
-process of its own with the options' defaults and no data. The column ORT says whether ONNX Runtime runs the file as it came,
-on small integers and noise of the first extents that it accepts: a step that fails where ONNX Runtime runs is ours to mend.
+Each file below DIR, DIR/<package>-<version>/<file>.onnx, goes through `clean,fuse`, `prune`, `quant`, `lowrank`,
+`quant.cluster` and `pack`, and `compile`, each a process of its own with the options' defaults and no data. The column ORT says
+whether ONNX Runtime runs the file as it came, on small integers and noise of the first extents that it accepts: a step that fails
+where ONNX Runtime runs is ours to mend. A file that is known under another name is passed over.
+--json: what the JSON file holds of other files and other steps stays; with --docs the tables of docs/wild.md are written from
+it, with no DIR from it alone. --about: what a package is for. --exports: the files are those of benchmarks/exports.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import math
@@ -18,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -34,6 +40,8 @@ STEPS = {
     "compile": ["compile", "{model}", "-o", "{folder}/library"],
 }
 EXTENTS = (1, 2, 16, 64, 224, 512, 16000)
+DOCS = Path(__file__).parent.parent / "docs" / "wild.md"
+MARKS = "<!-- table: benchmarks/wild.py, {} -->\n", "<!-- end of table -->\n"
 
 
 def verdict(path: Path) -> str:
@@ -105,27 +113,78 @@ def run_step(step: str, path: Path, folder: Path, seconds: int) -> dict:
     return {"verdict": kind, "why": "" if kind == "ok" else last, "seconds": time.perf_counter() - start}
 
 
+def tables(found: dict) -> dict[str, str]:
+    """The tables of docs/wild.md from what the JSON file holds."""
+    steps = list(STEPS)
+    head = [f"| {{}} | {' | '.join(steps)} |", "|---|" + "---|" * len(steps)]
+    counts = [head[0].format("files that went through"), head[1]]
+    for name, part in (("of packages", "packages"), ("exports", "exports")):
+        went = [[row["steps"].get(step) for row in found[part] if row["ort"] == "runs"] for step in steps]
+        cells = [f"{w.count('ok')} of {len(w) - w.count(None)}" for w in went]
+        counts.append(f"| {name} | {' | '.join(cells)} |")
+    made = {"counts": counts}
+    packages = Counter(row["file"].split("/")[0] for row in found["packages"])
+    made["packages"] = ["| package | files | what for |", "|---|---:|---|"]
+    made["packages"] += [f"| {name} | {n} | {found['about'].get(name, '')} |" for name, n in sorted(packages.items())]
+    for part, noun in (("packages", "file"), ("exports", "export")):
+        files = [f"| {noun} | kB | {' | '.join(steps)} |", "|---|---:|" + "---|" * len(steps)]
+        for row in found[part]:
+            cells = [{"ok": "yes", None: ""}.get(row["steps"].get(step), row["steps"].get(step)) for step in steps]
+            name = row["file"].removesuffix(".onnx")
+            files.append(f"| {name} | {round(row['bytes'] / 1000):,} | {' | '.join(map(str, cells))} |")
+        made["files" if part == "packages" else part] = files
+    return {name: "\n".join(lines) + "\n" for name, lines in made.items()}
+
+
+def write_docs(found: dict) -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    for name, table in tables(found).items():
+        first, last = MARKS[0].format(name), MARKS[1]
+        before, rest = text.split(first)
+        text = before + first + table + last + rest.partition(last)[2]
+    DOCS.write_text(text, encoding="utf-8")
+
+
+def merged(old: dict | None, row: dict) -> dict:
+    """The row of a file with the steps that were not run again."""
+    steps = (old or {}).get("steps", {}) | {step: result["verdict"] for step, result in row["steps"].items()}
+    why = {k: w for k, w in (old or {}).get("why", {}).items() if k not in row["steps"]}
+    why |= {step: result["why"] for step, result in row["steps"].items() if result["verdict"] in ("refused", "broken")}
+    kept = {name: row[name] for name in ("file", "bytes", "digest", "ort")}
+    return kept | {"steps": {step: steps[step] for step in STEPS if step in steps}} | ({"why": why} if why else {})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--docs", action="store_true")
+    parser.add_argument("--exports", action="store_true")
+    parser.add_argument("--about", action="append", default=[])
     parser.add_argument("--steps", default=",".join(STEPS).replace("clean,fuse", "clean"))
     parser.add_argument("--seconds", type=int, default=300)
     parser.add_argument("--largest", default="100M")
     parser.add_argument("--only", default="")
     given = parser.parse_args()
-    wanted = ["clean,fuse" if step == "clean" else step for step in given.steps.split(",")]
+    wanted = ["clean,fuse" if step == "clean" else step for step in given.steps.split(",") if step]
     most = int(given.largest.rstrip("M")) * 10**6
+    found: dict = {"packages": [], "exports": [], "about": {}}
+    if given.json and given.json.exists():
+        found |= json.loads(given.json.read_text(encoding="utf-8"))
+    found["about"] |= dict(text.split("=", 1) for text in given.about)
+    part = "exports" if given.exports else "packages"
+    known = {row["file"]: row for row in found[part]}
     rows = []
-    for path in sorted(given.folder.rglob("*.onnx"), key=lambda p: p.stat().st_size):
+    files = sorted(given.folder.rglob("*.onnx"), key=lambda p: p.stat().st_size) if given.folder else []
+    for path in files:
         if path.stat().st_size > most or given.only not in str(path):
             continue
-        row = {
-            "file": str(path.relative_to(given.folder)),
-            "bytes": path.stat().st_size,
-            "ort": verdict(path),
-            "steps": {},
-        }
+        name, digest = str(path.relative_to(given.folder)), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        same = next((r["file"] for r in known.values() if r.get("digest") == digest and r["file"] != name), None)
+        if same:
+            print(f"{name[-60:]:60} the same file as {same}")
+            continue
+        row = {"file": name, "bytes": path.stat().st_size, "digest": digest, "ort": verdict(path), "steps": {}}
         with tempfile.TemporaryDirectory() as folder:
             for step in wanted:
                 row["steps"][step] = run_step(step, path.resolve(), Path(folder), given.seconds)
@@ -139,10 +198,16 @@ def main() -> None:
         for step, result in row["steps"].items():
             if result["verdict"] in ("refused", "broken"):
                 print(f"    {step}: {result['why'][:300]}", flush=True)
+        known[row["file"]] = merged(known.get(row["file"]), row)
+        found[part] = [known[name] for name in sorted(known)]
         if given.json:
-            given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+            given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if given.docs:
+        write_docs(found)
     runs = [row for row in rows if row["ort"] == "runs"]
-    for step in wanted:
+    for step in wanted if rows else ():
         kinds = [row["steps"][step]["verdict"] for row in runs]
         print(f"{step}: {kinds.count('ok')} of {len(runs)} files that ONNX Runtime runs, "
               f"{kinds.count('refused')} refused, {kinds.count('broken')} broken")  # fmt: skip
