@@ -124,6 +124,7 @@ class Pipeline(Pass):
         tested = self.check == "data"
         if tested or self.data is not None or self.needs_data:
             _fits(cost(work, ctx.verified, sizes={}).peak_bytes)  # at the least
+            self.detail("runs on the data", 0.0)
             ctx.trial = Trial.of(work, self.data, self.seed, self.task, wishes)
             if work.lax:
                 _as_it_runs(work, ctx.verified, ctx.trial)
@@ -272,6 +273,7 @@ def _step(p: Pass, model: Model, ctx: Context) -> tuple[Model, Verified, Report]
             return model, ctx.verified, row
         checked = verify(work, like=interface(p, model, work))
         if trial is not None:
+            ctx.progress("its outputs are compared", 1.0)
             if p.changes_inputs:
                 trial.fit(work)
             row.error = trial.test(p, work, _rounding(ctx.verified), row)

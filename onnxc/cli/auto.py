@@ -21,6 +21,7 @@ from .options import (
     SamplesOption,
     ShapeOption,
     TaskOption,
+    WayOption,
     bar,
     colour,
     json_text,
@@ -83,6 +84,7 @@ def auto(
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be tried, and how long it takes.")] = False,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of all random choices.")] = 0,
+    verbose: WayOption = False,
     json: JsonOption = False,
 ) -> None:
     """Find the smallest model that keeps to a budget.
@@ -113,6 +115,7 @@ def auto(
         "seed": seed,
         "remote": tuple(remote or ()),
     }
+    del verbose  # a search takes minutes: it tells of its way in any case
     with bar(1, lines=True) as step:
         searching = search(
             model,
@@ -121,7 +124,7 @@ def auto(
             executor=executor,
             folder=None if plan else folder,
             wishes=wishes,
-            progress=step,
+            progress=step.tell,
             **settings,
         )
         if plan:

@@ -18,6 +18,7 @@ from .options import (
     ShapeOption,
     ThreadsOption,
     TraceOption,
+    WayOption,
     bar,
     colour,
     json_text,
@@ -39,6 +40,7 @@ def bench(
     profile: ProfileOption = False,
     trace: TraceOption = None,
     report: PageOption = None,
+    verbose: WayOption = False,
     json: JsonOption = False,
 ) -> None:
     """Time models and compiled libraries in turns, or the layers of one."""
@@ -51,7 +53,7 @@ def bench(
         from .html import repeat
 
         notes: dict[str, None] = {}
-        with bar(1) as step:
+        with bar(1, lines=verbose) as step:
             found = look(
                 *subjects,
                 optimise=optimiser("shapes", note=notes.setdefault),
@@ -69,9 +71,10 @@ def bench(
         return
     from ..measure.subjects import bench
 
-    with bar(1) as step:
-        step("timing", 0.0)
-        times = bench(subjects, threads=threads, wishes=arguments.wishes(shape, None, inputs), remote=remote)
+    with bar(1, lines=verbose) as step:
+        times = bench(
+            subjects, threads=threads, wishes=arguments.wishes(shape, None, inputs), remote=remote, progress=step
+        )
     rows = {"rows": [row.to_dict() for row in times.rows], "fed": list(times.fed)}
     show(json_text(rows) if json else render_times(times, colour=colour()))
 

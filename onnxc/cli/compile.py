@@ -15,7 +15,7 @@ from ..ir.escape import readable
 from . import arguments
 from . import profile as layers
 from . import tune as tuning
-from .options import DataOption, ProfileOption, TraceOption, bar, colour, json_text, show
+from .options import DataOption, ProfileOption, TraceOption, WayOption, bar, colour, json_text, show
 from .tables import Column, count, draw, plural, screen_width, seconds, size, some, wrap
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ def compile_(
     list_targets: Annotated[
         bool, typer.Option("--list-targets", help="List the machines, and what this one can link and run.")
     ] = False,
+    verbose: WayOption = False,
     json: Annotated[bool, typer.Option("--json", help="With --list-targets or --profile: as JSON.")] = False,
 ) -> None:
     """Compile a model to a standalone C library."""
@@ -164,7 +165,7 @@ def compile_(
         "io": io,
         "optimise": road,
     }
-    with bar(1) as step, _advised(loaded):
+    with bar(1, lines=verbose) as step, _advised(loaded):
         tuned = None
         if tune is not None:
             from ..measure.learnt import Learnt
@@ -184,7 +185,7 @@ def compile_(
             check=check,
             data=data,
             seed=seed,
-            progress=lambda stage, share: step(stage, share),
+            progress=step,
             timed=profile,
             picks=None if tuned is None else tuned.picks,
             **options,

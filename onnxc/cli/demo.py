@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..ir import temporary
 from ..ir.errors import MissingTool
-from .options import bar, colour, show
+from .options import WayOption, bar, colour, show
 from .tables import Column, count, draw, percent, screen_width, seconds, size, wrap
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ class Demo:
     images: int = 0
 
 
-def demo() -> None:
+def demo(verbose: WayOption = False) -> None:
     """Take a bundled, trained network the whole way."""
-    with bar(STEPS) as step:
+    with bar(STEPS, lines=verbose) as step:
         found = run_demo(progress=step)
     show(render(found, colour=colour()))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -39,6 +40,9 @@ DecodeOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Show everything, not the beginning of long lists.")
+]
+WayOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Tell of the way in a pipe too: a line every ten seconds.")
 ]
 ThreadsOption = Annotated[int, typer.Option(min=1, metavar="N", help="Threads of one run.")]
 RemoteOption = Annotated[
@@ -94,36 +98,75 @@ EVERY = 10.0
 
 class Steps:
     """What a command tells of its way: `steps(text)` at the start of each of `total` steps, `steps(text, share)` with the share
-    of the whole, `within(text, share)` with that of the step. tell(text, share of the whole) shows it."""
+    of the whole, `within(text, share)` with that of the step. tell(text, share of the whole) shows it. A share of a step that
+    is less than the last begins another loop over it, whose time is counted anew; what is shown as behind never shrinks."""
 
     def __init__(self, total: int, tell: Callable[[str, float], None]):
         self.total, self.tell, self.begun = total, tell, -1
-        self.text, self.start = "", time.monotonic()
+        self.text, self.start = "the model as given", time.monotonic()
+        self.made = self.start
+        self.first, self.last, self.most = 0.0, 0.0, 0.0
 
     def __call__(self, text: str, share: float | None = None) -> None:
         self.begun += 1
         self.text, self.start = text, time.monotonic()
-        self.tell(text, self.begun / max(self.total, 1) if share is None else share)
+        self.first = self.last = self.most = 0.0
+        if share is None:
+            self.tell(text, self.begun / max(self.total, 1))
+        else:
+            self.tell(f"{text}{_left(time.monotonic() - self.made, share)}", share)
 
     def within(self, text: str, share: float) -> None:
-        spent = time.monotonic() - self.start
-        left = f", about {seconds(spent * (1 - share) / share)} left" if 0 < share < 1 and spent > 1 else ""
-        self.tell(f"{self.text}: {text}{left}", (max(self.begun, 0) + share) / max(self.total, 1))
+        if share < self.last:
+            self.start, self.first = time.monotonic(), share
+        self.last, self.most = share, max(self.most, share)
+        left = _left(time.monotonic() - self.start, share, self.first)
+        self.tell(f"{self.text}: {text}{left}", (max(self.begun, 0) + self.most) / max(self.total, 1))
+
+
+def _left(spent: float, share: float, first: float = 0.0) -> str:
+    """The time that is left where the part from `first` to `share` took `spent` seconds, as the end of a line."""
+    return f", about {seconds(spent * (1 - share) / (share - first))} left" if first < share < 1 and spent > 1 else ""
+
+
+class Lines:
+    """Word of the way as lines on stderr: the latest at most every `every` seconds, and where nothing new is told for as long, the
+    last one again with the time since."""
+
+    def __init__(self, every: float):
+        self.every, self.said = every, time.monotonic()
+        self.text, self.share, self.since = "", 0.0, self.said
+        self.over = threading.Event()
+        self.beat = threading.Thread(target=self._beats, daemon=True)
+
+    def __call__(self, text: str, share: float) -> None:
+        self.text, self.share, self.since = text, share, time.monotonic()
+        self._say("")
+
+    def _beats(self) -> None:
+        while not self.over.wait(self.every / 4):
+            self._say(f", for {seconds(time.monotonic() - self.since)}")
+
+    def _say(self, more: str) -> None:
+        now = time.monotonic()
+        if self.text and now - self.said >= self.every:
+            self.said = now
+            print(f"{self.share:4.0%}  {self.text}{more}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def bar(total: int, *, lines: bool = False):
     """Steps shown as a bar on a terminal; in a pipe as nothing, or with `lines` as a line on stderr every ten seconds."""
     if not sys.stderr.isatty():
-        said = time.monotonic()
-
-        def line(text: str, share: float) -> None:
-            nonlocal said
-            if lines and time.monotonic() - said >= EVERY:
-                said = time.monotonic()
-                print(f"{share:4.0%}  {text}", file=sys.stderr, flush=True)
-
-        yield Steps(total, line)
+        if not lines:
+            yield Steps(total, lambda text, share: None)
+            return
+        told = Lines(EVERY)
+        told.beat.start()
+        try:
+            yield Steps(total, told)
+        finally:
+            told.over.set()
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn

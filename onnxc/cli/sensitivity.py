@@ -21,6 +21,7 @@ from .options import (
     SamplesOption,
     ShapeOption,
     TaskOption,
+    WayOption,
     bar,
     colour,
     json_text,
@@ -47,6 +48,7 @@ def sensitivity(
     criterion: Annotated[str, typer.Option(metavar="C", help="Which channels go first.")] = "l1",
     recover: Annotated[str, typer.Option(metavar="R", help="none, bias, bn, lstsq or all.")] = "none",
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of all random choices.")] = 0,
+    verbose: WayOption = False,
     json: JsonOption = False,
 ) -> None:
     """Show how much each group of channels matters."""
@@ -60,7 +62,7 @@ def sensitivity(
         raise BadOption("--recover does not fit", expected=", ".join(RECOVER), found=recover)
     kept = Path(out) if out else None
     wishes = arguments.wishes(shape, samples)
-    with bar(1) as step:
+    with bar(1, lines=verbose) as step:
         found = measure(
             model,
             data,

@@ -155,7 +155,7 @@ def compile_model(
     if check not in ("data", "shapes"):
         raise BadOption("there is no such check", expected="data or shapes", found=check)
     wanted.check()
-    tell("shapes", 0.0)
+    tell("preparing the model", 0.0)
     source = Source.of(model, optimise)
     if io == "int8":
         changed, wanted.ends = integer_ends(source.proto)
@@ -170,7 +170,7 @@ def compile_model(
         with tied(source, given, partial(_objects, wanted, source)):
             made = _make(source, statics, wanted, work, tell)
         if check == "data":
-            tell("proof", 0.9)
+            tell("running beside ONNX Runtime", 0.95)
             proof = prove(work, source.beside, partial(_again, wanted, source), wanted.targets, data, seed)
         _collect(work, done, [*made.folders, *made.files, f"{name}.h", "manifest.json"])
         put(done, out, old=_files_of(out, name), last="manifest.json")
@@ -255,16 +255,16 @@ def _make(
     """Builds a library in `work`: lower, plan, compile, link, describe."""
     name, threads, targets = wanted.name, wanted.threads, wanted.targets
     toolchain = targets[0].toolchain
-    tell("lower", 0.1)
+    tell("choosing kernels", 0.2)
     programs, stored = _lower(statics, wanted)
     kernels, model = _kernels(programs), source.digest()
-    tell("kernels", 0.3)
+    tell("compiling kernels", 0.55)
     objects = [object_name(f"kernels{i}") for i, made in enumerate(programs)]
     (work / PARTS).mkdir()
     for made, file in zip(programs, objects):
         compile_program(made, threads, work / file)
     objects = [file for file in objects if (work / file).exists()]
-    tell("link", 0.8)
+    tell("linking", 0.9)
     inside = wanted.buffers == "arena"
     if inside and len(programs) > 1:
         raise Unsupported("inputs in the arena, with several shapes or instruction sets", remedy="take one of them")

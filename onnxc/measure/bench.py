@@ -48,11 +48,13 @@ def measure(
     warmup: int = 2,
     clock: str = "wall",
     threads: int = 1,
+    progress: Callable[[str, float], None] = lambda text, share: None,
 ) -> list[Row]:
     """Time the callables against each other; the first is the base of the ratios.
 
     A candidate with a method `seconds_per_call(calls)` times itself, as one in an emulator must: its start is no part of
-    a call. `clock` "cpu" counts the time of all threads of this process. Raises `BadOption` for fewer than 3 `rounds`.
+    a call. `clock` "cpu" counts the time of all threads of this process.
+    `progress` is told of each round. Raises `BadOption` for fewer than 3 `rounds`.
     """
     if not candidates:
         raise BadOption("nothing to measure")
@@ -68,6 +70,7 @@ def measure(
     gc.disable()
     try:
         for turn in range(rounds):
+            progress(f"round {turn + 1} of {rounds}", turn / rounds)
             start = turn % len(names)
             for name in names[start:] + names[:start]:
                 times[name].append(_time(candidates[name], calls[name], now))

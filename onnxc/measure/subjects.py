@@ -111,7 +111,10 @@ def run_once(path: str, wishes: Wishes, remote: str | None = None) -> tuple[Arra
         raise
 
 
-def bench(paths: Sequence[str], *, threads: int = 1, wishes: Wishes | None = None, remote: str | None = None) -> Times:
+def bench(
+    paths: Sequence[str], *, threads: int = 1, wishes: Wishes | None = None, remote: str | None = None,
+    progress: Callable[[str, float], None] = lambda text, share: None,
+) -> Times:  # fmt: skip
     """Time them in turns on seeded random inputs of one sample; the first is the base.
 
     Extents that a model leaves open are those of `wishes`, else those of a library among `paths`, else those of the first
@@ -130,11 +133,12 @@ def bench(paths: Sequence[str], *, threads: int = 1, wishes: Wishes | None = Non
     calls: dict[str, Callable[[], object]] = {}
     fed: dict[str, None] = {}
     for s in subjects:
+        progress(f"{s.name} as it starts", 0.0)
         feeds, told = _feeds(s, replace(wishes, shapes=wanted))
         fed[told] = None
         wanted |= {name: array.shape for name, array in feeds.items() if name not in wanted and not s.compiled}
         calls[_free(s.name, calls)] = _Call(s, feeds) if s.timed is None else _TimedCall(s, feeds)
-    return Times(measure(calls, threads=threads), tuple(fed))
+    return Times(measure(calls, threads=threads, progress=progress), tuple(fed))
 
 
 def _known(wishes: Wishes, subjects: Sequence[Subject]) -> None:

@@ -282,7 +282,15 @@ def test_compile_loads_what_it_made(small_model, tmp_path, x):
 def test_progress_and_report(small_model, tmp_path):
     seen = []
     report = compile_model(small_model, tmp_path, name="net", progress=lambda stage, share: seen.append((stage, share)))
-    assert [stage for stage, _ in seen] == ["shapes", "lower", "kernels", "link", "proof", "done"]
+    words = [
+        "preparing the model",
+        "choosing kernels",
+        "compiling kernels",
+        "linking",
+        "running beside ONNX Runtime",
+        "done",
+    ]
+    assert [stage for stage, _ in seen] == words
     assert [share for _, share in seen] == sorted(share for _, share in seen)
     made = json.loads(json.dumps(report.to_dict()))
     assert made["kernels"][0]["node"] == "Conv_0"

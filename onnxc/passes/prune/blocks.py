@@ -73,7 +73,7 @@ class PruneBlocks(Pass):
     def _outputs(self, original: Model, model: Model, left: list[Branch], ctx: Context) -> dict[str, float]:
         """The relative squared change of all outputs, by Add, if this branch went too."""
         rated, judge = {}, ctx.evaluate(original, SAMPLES)
-        for branch in left:
+        for branch in ctx.each(left, "branch"):
             trial = model.copy()
             if not branch.remove(trial):
                 rated[branch.add] = float("inf")

@@ -266,7 +266,7 @@ class PruneChannels(Pass):
         criterion = "l1" if self._criterion == "reconstruction" else self._criterion
         curves = measure(
             model, ctx, criterion=criterion, statistics=self.statistics, samples=min(self.samples, SAMPLES), file=file,
-            alike=self.shared == "alike",
+            alike=self.shared == "alike", progress=ctx.progress,
         )  # fmt: skip
         by_name = {c.name: c for c in curves}
         return [by_name[u[0].name] for u in units(plan.groups, plan.analysis)]

@@ -63,18 +63,18 @@ class PruneObs(Pass):
         each = [layer.linears() for layer in found]
         seen = (m.second() for m in moments(model.copy(), ctx.verified.analysis, each, ctx))
         if self.scope == "global" and self.n is None:
-            self._solve(found, list(seen), report)
+            self._solve(found, list(seen), report, ctx)
         else:
-            for layer, h in zip(found, seen, strict=True):
-                self._solve([layer], [h], report)
+            for layer, h in zip(ctx.each(found), seen, strict=True):
+                self._solve([layer], [h], report, ctx)
         total(found, report)
         return report
 
-    def _solve(self, found: list[Layer], seen: list[np.ndarray], report: Report) -> None:
+    def _solve(self, found: list[Layer], seen: list[np.ndarray], report: Report, ctx: Context) -> None:
         whole = [layer.matrix() for layer in found]
         h = [damped(moment, self.damp) for moment in seen]
         now = list(whole)
-        for k in range(1, self.rounds + 1):
+        for k in ctx.each(range(1, self.rounds + 1), "round"):
             keep = self._masks(found, now, h, k / self.rounds)
             steps = SOLVER_ROUNDS * (3 if k == self.rounds else 1)
             now = [refit(w, mask, a, v, steps) for w, mask, a, v in zip(whole, keep, h, now, strict=True)]

@@ -137,7 +137,7 @@ def measure(
     work = sweep.units
     for k, unit in enumerate(work):
         if progress is not None:
-            progress(unit[0].name, k / len(work))
+            progress(f"group {k + 1} of {len(work)}, {unit[0].name}", k / len(work))
         key = _key(unit, k)
         if key in done:
             continue

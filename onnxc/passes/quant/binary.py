@@ -149,7 +149,7 @@ class QuantBinary(Pass):
     def _bearing(self, real: Model, chosen: list[str], analysis: Analysis, ctx: Context, report: Report) -> list[str]:
         """Those of which the outputs keep `bear` dB when each alone is binarised."""
         kept, judge = [], ctx.evaluate(real, fit.SAMPLES)
-        for name in chosen:
+        for name in ctx.each(chosen):
             work = real.copy()
             self._binarise(work, [name], analysis, ctx, Report())
             snr = decibels(judge(work).noise)
@@ -174,7 +174,7 @@ class QuantBinary(Pass):
         for quantise, make in rounds:
             if twins is not None:
                 twins.forget()
-            for name, layer in found.items():
+            for name, layer in ctx.each(list(found.items())):
                 done = linear(model, next(n for n in model.nodes if n.name == name))
                 assert done is not None  # it was one ahead of its quantisers
                 if quantise and name in chosen:
