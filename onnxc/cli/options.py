@@ -99,18 +99,18 @@ EVERY = 10.0
 class Steps:
     """What a command tells of its way: `steps(text)` at the start of each of `total` steps, `steps(text, share)` with the share
     of the whole, `within(text, share)` with that of the step. tell(text, share of the whole) shows it. A share of a step that
-    is less than the last begins another loop over it, whose time is counted anew; what is shown as behind never shrinks."""
+    is less than the last begins another loop within it, whose time is counted anew."""
 
     def __init__(self, total: int, tell: Callable[[str, float], None]):
         self.total, self.tell, self.begun = total, tell, -1
         self.text, self.start = "the model as given", time.monotonic()
         self.made = self.start
-        self.first, self.last, self.most = 0.0, 0.0, 0.0
+        self.first, self.last = 0.0, 0.0
 
     def __call__(self, text: str, share: float | None = None) -> None:
         self.begun += 1
         self.text, self.start = text, time.monotonic()
-        self.first = self.last = self.most = 0.0
+        self.first = self.last = 0.0
         if share is None:
             self.tell(text, self.begun / max(self.total, 1))
         else:
@@ -119,9 +119,9 @@ class Steps:
     def within(self, text: str, share: float) -> None:
         if share < self.last:
             self.start, self.first = time.monotonic(), share
-        self.last, self.most = share, max(self.most, share)
+        self.last = share
         left = _left(time.monotonic() - self.start, share, self.first)
-        self.tell(f"{self.text}: {text}{left}", (max(self.begun, 0) + self.most) / max(self.total, 1))
+        self.tell(f"{self.text}: {text}{left}", (max(self.begun, 0) + share) / max(self.total, 1))
 
 
 def _left(spent: float, share: float, first: float = 0.0) -> str:
@@ -145,7 +145,8 @@ class Lines:
 
     def _beats(self) -> None:
         while not self.over.wait(self.every / 4):
-            self._say(f", for {seconds(time.monotonic() - self.since)}")
+            spent = time.monotonic() - self.since
+            self._say(f", for {seconds(spent)}" if spent >= self.every else "")
 
     def _say(self, more: str) -> None:
         now = time.monotonic()
