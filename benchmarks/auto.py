@@ -227,7 +227,7 @@ def measured(network: Network, minutes: float | None, folder: Path | None, nncf:
     singles = lists(search, [heads + text for text in SINGLE])
     hand = lists(search, [heads + text for text in BY_HAND])
     row = {
-        "given": {"bytes": given["bytes"], "macs": given["macs"], of: given["held"][of]},
+        "given": {"passes": "", "bytes": given["bytes"], "macs": given["macs"], of: given["held"][of]},
         "metric": of,
         "samples": [part.samples for part in search.local.spec.parts],
         "minutes": minutes,
@@ -250,6 +250,61 @@ def measured(network: Network, minutes: float | None, folder: Path | None, nncf:
     return row
 
 
+NAMES = {
+    "resnet20": "resnet20", "vggslim": "vggslim", "binary": "binary", "detector": "scenes, detector (mAP)",
+    "unet": "scenes, U-Net (mIoU)", "kws": "keyword spotting, given in 8 bits", "vww": "visual wake words",
+    "ic": "image classification, agreement", "ad": "anomaly detection, given in 8 bits (AUC)",
+}  # fmt: skip
+
+
+def table(rows: dict[str, dict]) -> str:
+    """The tables of the docs."""
+
+    def cell(row: dict, what: str) -> str:
+        one = row.get(what)
+        if one is None:
+            return "none keeps to it"
+        if "bytes" not in one:
+            return "fails"
+        beyond = " (beyond)" if one.get("passes", "").endswith("none keeps to the drop") else ""
+        return f"{one['bytes'] / 1e3:.1f} kB, {100 * one[row['metric']]:.1f} %{beyond}"
+
+    heads = [
+        (
+            "network",
+            "as given",
+            "auto",
+            "best list of one pass",
+            "by hand",
+            "by the best list's",
+            "drop held apart",
+            "CPU s",
+        ),
+        ("network", "auto", "ONNX Runtime", "NNCF", "onnxsim"),
+        ("network", "list by hand", "what it gives", "auto, as many bytes at most"),
+    ]
+    parts: list[list[tuple[str, ...]]] = [[], [], []]
+    for name in (n for n in NAMES if "samples" in rows.get(n, {})):
+        row = rows[name]
+        auto = row.get("auto", {})
+        lost = f"{100 * auto['drop']:.1f} ± {100 * auto['drop_error']:.1f}" if auto else ""
+        ratio = f"{row['bytes_by_single']:.2f}" if "bytes_by_single" in row else ""
+        own = [cell(row, what) for what in ("given", "auto", "single", "by_hand")]
+        parts[0].append((NAMES[name], *own, ratio, lost, f"{row['cpu_seconds']:.0f}"))
+        parts[1].append((NAMES[name], *(cell(row, what) for what in ("auto", "ort", "nncf", "onnxsim"))))
+        for pair in row["budgets"]:
+            told_ = [
+                f"{p['bytes'] / 1e3:.1f} kB, {-100 * p['drop_chosen_by']:+.1f}, {-100 * p['drop']:+.1f}"
+                for p in (pair["by_hand"], pair["auto"])
+            ]
+            parts[2].append((NAMES[name], f"`{pair['by_hand']['passes']}`", *told_))
+    made = [
+        "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines))
+        for head, lines in zip(heads, parts, strict=True)
+    ]
+    return "\n\n".join(made)
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--models", type=Path, help="a folder with MLPerf Tiny's networks (auto_networks.py)")
@@ -258,7 +313,11 @@ def main() -> None:
     options.add_argument("--folder", type=Path, help="where what is measured is kept, and gone on from")
     options.add_argument("--nncf", metavar="PYTHON", help="a Python that has nncf, for accuracy control")
     options.add_argument("--write", action="store_true", help=f"write {RESULTS.relative_to(ROOT)}")
+    options.add_argument("--table", action="store_true", help="print the docs' tables of what was written")
     given = options.parse_args()
+    if given.table:
+        print(table(json.loads(RESULTS.read_text())))
+        return
     for name, read in networks(given.models).items():
         if given.only in (None, name):
             kept = None if given.folder is None else given.folder / name

@@ -1,6 +1,6 @@
-"""Where jobs run: threads here, processes here, or a Dask cluster. Answers come in the jobs' order, so that all give the same.
+"""Where jobs run: threads here, processes here, or a cluster of Dask or Ray. Answers come in the jobs' order, so that all give the same.
 
-A spec travels to each process once; a worker of Dask's that died is replaced by another, which does its jobs again. Where time is up,
+A spec travels to each process once; a cluster's worker that died is replaced by another, which does its jobs again. Where time is up,
 what is done is handed over, and what is under way is left alone: jobs end at their next look (`Worker.check`), and no process waits for
 one that does not look up (`lingering`).
 """
@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from ..ir.errors import BadOption
 from .work import Job, Spec, Worker
 
-FORMS = "threads[:N], processes[:N] or dask://HOST:PORT"
+FORMS = "threads[:N], processes[:N], dask://HOST:PORT or ray://HOST:PORT"
 TRIES, CONNECT = 3, 10
 """Times that jobs are sent again; seconds within which a scheduler answers."""
 THREADS = "onnxc-search"
@@ -43,8 +43,8 @@ def lingering() -> bool:
 def opened(name: str, local: Worker) -> Iterator[Executor]:
     """The executor of that name. Raises BadOption."""
     kind, _, rest = name.partition(":")
-    if kind == "dask":
-        with _dask(name.removeprefix("dask://"), local.spec) as executor:
+    if kind in CLUSTERS and rest.startswith("//"):
+        with CLUSTERS[kind](rest.removeprefix("//"), local.spec) as executor:
             yield executor
         return
     if kind not in ("threads", "processes") or not (rest == "" or (rest.isascii() and rest.isdigit() and int(rest))):
@@ -173,3 +173,45 @@ def _remote(job: Job, key: str, spec: bytes) -> Any:
     if key not in _workers:
         _workers[key] = Worker(pickle.loads(spec))
     return _workers[key].do(job)
+
+
+@contextmanager
+def _ray(address: str, spec: Spec) -> Iterator[Executor]:
+    try:
+        import ray
+    except ImportError:
+        raise BadOption("--executor ray:// needs ray", remedy="pip install 'onnxc[ray]'") from None
+    try:
+        client = ray.init(f"ray://{address}", log_to_driver=False)
+    except (ConnectionError, ValueError) as error:
+        raise BadOption(f"no Ray cluster answers at {address}", found=str(error).splitlines()[0]) from None
+    with client:
+        packed = pickle.dumps(spec)
+        yield _Ray(ray, hashlib.sha256(packed).hexdigest(), ray.put(packed))
+
+
+class _Ray:
+    """Jobs on a cluster, which does those of a worker that died again by itself."""
+
+    def __init__(self, ray: Any, key: str, spec: Any) -> None:
+        self._ray, self._key, self._spec = ray, key, spec
+        self._run = ray.remote(max_retries=TRIES)(_remote)
+
+    def map(self, jobs: Iterable[Job], until: float | None = None) -> Iterator[tuple[Job, Any]]:
+        sent = [(job, self._run.remote(job, self._key, self._spec)) for job in jobs]
+        errors = self._ray.exceptions
+        try:
+            for job, reference in sent:
+                try:
+                    result = self._ray.get(reference, timeout=_seconds(until))
+                except errors.GetTimeoutError:
+                    continue
+                except (errors.WorkerCrashedError, errors.ObjectLostError) as error:
+                    raise BadOption("the Ray cluster loses its workers", found=f"{job} undone: {error}") from None
+                yield job, result
+        finally:
+            for _, reference in sent:
+                self._ray.cancel(reference)
+
+
+CLUSTERS = {"dask": _dask, "ray": _ray}

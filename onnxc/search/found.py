@@ -15,6 +15,8 @@ from .budget import Budget, doubt, drop
 
 MOST = 10
 """Points that are kept."""
+SURE = 2.0
+"""Standard errors above what was measured that a loss has at most."""
 COSTS = ("bytes", "macs", "params", "nodes", "peak_bytes", "flash", "ram", "time")
 
 
@@ -134,15 +136,17 @@ def points(given: dict[str, Any], made: Sequence[Point], budget: Budget, metric:
 
 
 def figures(given: Mapping[str, Any], made: Sequence[Point], metric: str, higher: bool) -> dict[str, dict[str, float]]:
-    """text -> costs and `drop` of each candidate: the worse of what it loses by the samples that choose and of that smoothed over all,
-    and its standard error more: the smallest of many candidates that seem to keep to a bound is often one that was lucky."""
+    """text -> costs and `drop` of each candidate, with its standard error: the smallest of many candidates that seem to keep to a bound
+    is often one that was lucky. It is what a candidate loses by the samples that choose, or smoothed over all, whichever is more;
+    smoothed it counts as far as SURE standard errors of its own leave it possible, for not every metric falls as noise rises."""
     measured = {p.text: drop(metric, higher, given["metrics"], p.result["metrics"]) for p in made}
     lost = smoothed({p.text: (p.result["noise"], measured[p.text]) for p in made})
-    return {
-        p.text: p.costs()
-        | {"drop": max(lost.get(p.text, math.inf), measured[p.text]) + doubted(given, p.result, "metrics")}
-        for p in made
-    }
+    found = {}
+    for p in made:
+        own, error = measured[p.text], doubted(given, p.result, "metrics")
+        most = min(lost.get(p.text, math.inf) + error, own + SURE * error) if error else lost.get(p.text, math.inf)
+        found[p.text] = p.costs() | {"drop": max(own + error, most)}
+    return found
 
 
 def doubted(given: Mapping[str, Any], result: Mapping[str, Any], part: str) -> float:

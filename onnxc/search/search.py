@@ -20,9 +20,9 @@ import onnx
 from ..ir.errors import BadData, BadOption
 from ..runtime.tasks import is_higher_better, is_share
 from .boards import times
-from .budget import Budget, drop
+from .budget import Budget
 from .executor import Executor, opened
-from .found import COSTS, Found, Point, doubted, figures, points, smoothed
+from .found import COSTS, Found, Point, figures, points
 from .options import BITS, Options, jobs
 from .plan import TRAINED, Candidate, Planner
 from .state import State
@@ -246,11 +246,8 @@ class Search:
         return times(self.boards, given, results, self.local.one, self._said.append)
 
     def _lost(self) -> dict[str, float]:
-        """What each candidate loses of the metric, by those that choose, smoothed over all, and its standard error more."""
-        seen = {text: self.state["recipe", text] for text in self.tried}
-        of = (self.metric, self.higher, self.given["metrics"])
-        lost = smoothed({text: (found["noise"], drop(*of, found["metrics"])) for text, found in seen.items()})
-        return {text: loss + doubted(self.given, seen[text], "metrics") for text, loss in lost.items()}
+        """What each candidate may lose of the metric, by those that choose, smoothed over all."""
+        return {text: of["drop"] for text, of in figures(self.given, self._made(), self.metric, self.higher).items()}
 
     def _bold(self, found: dict, lost: float) -> bool:
         """Whether more noise should be tried than this candidate has: with a bound on the drop, while it holds; without one,
