@@ -26,6 +26,8 @@ EXTRAS = {
     "train": ["torch>=2.4"],
     # A cluster for `onnxc auto --executor dask://HOST:PORT`.
     "dask": ["distributed>=2024.8"],
+    # The same for ray://HOST:PORT.
+    "ray": ["ray[client]>=2.40"],
     # COCO's mean average precision, for --task detection.
     "detection": ["faster-coco-eval>=1.6"],
     "plot": ["matplotlib>=3.8"],

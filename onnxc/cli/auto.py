@@ -74,7 +74,7 @@ def auto(
     samples: SamplesOption = None,
     inputs: InputOption = None,
     executor: Annotated[
-        str, typer.Option(metavar="E", help="threads[:N], processes[:N] or dask://HOST:PORT.")
+        str, typer.Option(metavar="E", help="threads[:N], processes[:N], dask://HOST:PORT or ray://HOST:PORT.")
     ] = "threads",
     remote: Annotated[
         list[str] | None,

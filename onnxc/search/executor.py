@@ -182,9 +182,9 @@ def _ray(address: str, spec: Spec) -> Iterator[Executor]:
     except ImportError:
         raise BadOption("--executor ray:// needs ray", remedy="pip install 'onnxc[ray]'") from None
     try:
-        client = ray.init(f"ray://{address}", log_to_driver=False)
+        client = ray.init(f"ray://{address}")
     except (ConnectionError, ValueError) as error:
-        raise BadOption(f"no Ray cluster answers at {address}", found=str(error).splitlines()[0]) from None
+        raise BadOption(f"no Ray cluster answers at {address}", found=" ".join(str(error).split())[:200]) from None
     with client:
         packed = pickle.dumps(spec)
         yield _Ray(ray, hashlib.sha256(packed).hexdigest(), ray.put(packed))
