@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from onnxc.ir.errors import BadData
+from onnxc.ir.errors import BadData, BadOption
+from onnxc.ir.faults import first_line
 
 
 def mark(weights: dict[str, torch.Tensor], *terms: object) -> str:
@@ -19,11 +20,23 @@ def mark(weights: dict[str, torch.Tensor], *terms: object) -> str:
     return h.hexdigest()
 
 
+def writable(path: Path) -> None:
+    """Raises BadOption, ahead of any step, where no checkpoint can be written at `path`."""
+    if path.is_dir():
+        raise BadOption("the checkpoint is a folder", expected="a file", found=path)
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise BadOption("the folder of the checkpoint cannot be written to", found=path.absolute().parent)
+
+
 def save(path: Path, state: dict) -> None:
-    """Write `state` in place of what the file held."""
+    """Write `state` in place of what the file held. Raises BadData where that cannot be; the file is then as it was."""
     new = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(state, new)
-    os.replace(new, path)
+    try:
+        torch.save(state, new)
+        os.replace(new, path)
+    except (OSError, RuntimeError) as e:
+        new.unlink(missing_ok=True)
+        raise BadData(f"{path}: the checkpoint cannot be written: {first_line(e)}") from e
 
 
 def resume(path: Path, belongs: str) -> dict | None:

@@ -23,7 +23,7 @@ from onnxc.ir.model import Model
 from onnxc.passes.train.objective import History, Objective, Schedule
 
 from .arithmetic import at_products, shorten, skipping
-from .checkpoints import mark, resume, save
+from .checkpoints import mark, resume, save, writable
 from .forms import Clock, form
 from .losses import Classes, Tally, alike, attention, labelled, taught
 from .network import Network, store
@@ -52,6 +52,8 @@ class Trainer:
                 "training on labels needs labels",
                 remedy="give --data with an array `labels`, or train.distill, which needs none",
             )
+        if schedule.checkpoint:
+            writable(Path(schedule.checkpoint))
         with _settled(schedule.threads, ctx.seed):
             return _Fit(model, objective, schedule, ctx).run(keep_last)
 

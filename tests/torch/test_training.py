@@ -190,6 +190,23 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
         fitted(f'train.finetune(epochs=1,rate=0.01,checkpoint="{path}")')
 
 
+def test_a_checkpoint_that_cannot_be_written_is_told_ahead_of_training(tmp_path, monkeypatch):
+    from onnxc.torch import checkpoints
+
+    for path, said in ((tmp_path, "is a folder"), (tmp_path / "no/c.pt", "cannot be written to")):
+        with pytest.raises(BadOption, match=said):
+            fitted(f'train.finetune(epochs=1,checkpoint="{path}")')
+
+    def full(state, path):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoints.torch, "save", full)
+    with pytest.raises(BadData, match="cannot be written: No space left"):
+        fitted(f'train.finetune(epochs=1,rate=0.01,checkpoint="{tmp_path}/c.pt")')
+    assert not list(tmp_path.iterdir())
+
+
 def test_zeros_stay_zero():
     sparse = fitted("prune.magnitude(sparsity=0.6)").model
     before = sparse.constants()["w2"].values == 0
