@@ -82,7 +82,7 @@ def table(target: Target, rounds: int) -> list[dict]:
                 functions[label], calls[label] = kernel(spec, family, plan, label)
                 rows.append({
                     "target": target.name, "layer": name, "form": form, "rule": plan.rule,
-                    "tile": [plan.pixels, plan.vectors, plan.lanes], "chosen": choose(spec, target)[0] is family,
+                    "tile": [plan.pixels, plan.vectors, plan.lanes], "fold": plan.fold, "chosen": choose(spec, target)[0] is family,
                     "predicted": family.cost(spec, plan, target),
                 })  # fmt: skip
     library, clock = Kernels(functions, target), Kernels({"ceiling": ceiling()}, resolve("native"))

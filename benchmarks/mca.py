@@ -12,9 +12,11 @@ Writes benchmarks/results/mca.json.
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -32,20 +34,28 @@ LAYERS = {
     "512, 7 x 7": (7, 512),
 }
 EPILOGUE = (("int_bias",), ("mul",), ("quantize", 0.0, 255.0, 0))
-# name: (activations, weights, epilogue, output, instruction, multiply-adds in one, limits by core)
 KINDS = {
-    "binary": (BINARY, BINARY, (), None, "cnt", 128, {"cortex-a72": 85.3, "cortex-a76": 85.3}),
-    "2-bit x 1-bit": (Encoding("bits", 2, "unsigned"), BINARY, (), None, "tbl", 64, {"cortex-a72": 64.0, "cortex-a76": 64.0}),
-    "3-bit x 1-bit": (Encoding("bits", 3, "unsigned"), BINARY, (), None, "tbl", 64, {"cortex-a72": 64.0, "cortex-a76": 64.0}),
-    "int8": (UINT8, NARROW, EPILOGUE, UINT8, "smull|smlal|sdot", 8, {"cortex-a72": 8.0, "cortex-a76": 32.0}),
-    "float32": (FLOAT32, FLOAT32, (("bias",), ("relu",)), None, "fmla", 4, {"cortex-a72": 4.0, "cortex-a76": 4.0}),
-}  # fmt: skip
+    "binary": (BINARY, BINARY, (), None),
+    "2-bit x 1-bit": (Encoding("bits", 2, "unsigned"), BINARY, (), None),
+    "3-bit x 1-bit": (Encoding("bits", 3, "unsigned"), BINARY, (), None),
+    "int8": (UINT8, NARROW, EPILOGUE, UINT8),
+    "float32": (FLOAT32, FLOAT32, (("bias",), ("relu",)), None),
+}
+# by family: the instructions that count, multiply-adds in one, and the most in a cycle by core (of bits.bytes for one plane of x)
+LIMITS = {
+    "bits.bytes": ("cnt", 128, {"cortex-a72": 85.3, "cortex-a76": 85.3}),
+    "bits.lookup": ("tbl", 64, {"cortex-a72": 32.0, "cortex-a76": 64.0}),
+    "int8.direct.smlal": ("smull|smlal", 8, {"cortex-a72": 8.0, "cortex-a76": 8.0}),
+    "int8.direct.sdot": ("sdot", 16, {"cortex-a72": 32.0, "cortex-a76": 32.0}),
+    "float32": ("fmla", 4, {"cortex-a72": 4.0, "cortex-a76": 8.0}),
+}
+CORES = {"cortex-a72": "cortex-a72", "cortex-a76": "neoverse-n1"}  # as llvm-mca knows their pipes
 TARGETS = {"cortex-a72": "cortex-a72", "cortex-a76": "cortex-a76,mattr=+dotprod"}
 
 
 def layer(kind: str, extent: int, c: int) -> KernelSpec:
     """A 3x3 layer of ResNet-18."""
-    x, w, steps, y, *_ = KINDS[kind]
+    x, w, steps, y = KINDS[kind]
     shape = (1, extent, extent, c)
     spec = KernelSpec(
         n=1, h=extent, w=extent, c=c, oc=c, kh=3, kw=3, stride=(1, 1), pads=(1, 1, 1, 1), dilation=(1, 1), groups=1,
@@ -72,11 +82,12 @@ def loops(listing: str) -> list[list[str]]:
     ]
 
 
-def measure(kind: str, spec: KernelSpec, core: str) -> dict:
+def measure(spec: KernelSpec, core: str, mca: str) -> dict:
     """One row: multiply-adds a cycle of the hottest loop, and its share of the limit."""
-    _, _, _, _, wanted, macs, limits = KINDS[kind]
     target = resolve(TARGETS[core])
     family, plan, _ = choose(spec, target)
+    wanted, each, limits = next(row for name, row in LIMITS.items() if plan.rule.startswith(name))
+    planes = spec.activation.bits if family.name == "bits.bytes" else 1
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         compile_functions({"kernel": family.emit(spec, plan, "kernel")}, target, 1, folder / "k.o")
@@ -90,36 +101,33 @@ def measure(kind: str, spec: KernelSpec, core: str) -> dict:
         counts = [(sum(bool(re.match(rf"(?:{wanted})\b", line)) for line in body), body) for body in loops(listing)]
         count, body = max(counts, key=lambda pair: pair[0])
         (folder / "loop.s").write_text("loop:\n" + "\n".join(body) + "\n")
-        command = [
-            "llvm-mca",
-            "-march=aarch64",
-            f"-mcpu={core}",
-            *(["-mattr=+dotprod"] if core == "cortex-a76" else []),
-            "-iterations=200",
-            "loop.s",
-        ]
+        command = [mca, "-march=aarch64", f"-mcpu={CORES[core]}", "-iterations=200", "loop.s"]
         text = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
     cycles = int(re.search(r"Total Cycles:\s+(\d+)", text).group(1)) / 200
-    each = 16 if any(line.startswith("sdot") for line in body) else macs
-    rate = count * each / cycles
+    rate, limit = count * each / planes / cycles, limits[core] / planes
     spills = sum(bool(re.match(r"(?:str|stp|ldr|ldp)\s+[^\n]*\[sp", line)) for line in body)
     return {
         "schedule": plan.text(), "instructions": len(body), "spills": spills, "cycles": round(cycles, 1),
-        "macs_per_cycle": round(rate, 1), "limit": limits[core], "share": round(rate / limits[core], 3),
+        "macs_per_cycle": round(rate, 1), "limit": round(limit, 1), "share": round(rate / limit, 3),
     }  # fmt: skip
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mca", default="llvm-mca", help="the program, of LLVM 17 or newer")
+    mca = parser.parse_args().mca
+    version = subprocess.run([mca, "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"LLVM version (\d+)\S*", version)
+    if not found or int(found[1]) < 17:
+        sys.exit(f"{mca} does not know the pipes of Neoverse N1: take one of LLVM 17 or newer")
     rows = []
     for kind in KINDS:
         for core in TARGETS:
             for label, (extent, c) in LAYERS.items():
-                rows.append({"kind": kind, "core": core, "layer": label, **measure(kind, layer(kind, extent, c), core)})
-    version = subprocess.run(["llvm-mca", "--version"], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"LLVM version (\S+)", version)
-    RESULTS.write_text(json.dumps({"llvm_mca": found.group(1) if found else "", "rows": rows}, indent=1) + "\n")
-    for row in rows:
-        print("{kind:14} {core:11} {layer:22} {macs_per_cycle:6} of {limit:5}  {share:.0%}  {schedule}".format(**row))
+                rows.append({"kind": kind, "core": core, "layer": label, **measure(layer(kind, extent, c), core, mca)})
+                row = "{kind:14} {core:11} {layer:22} {macs_per_cycle:6} of {limit:5}  {share:.0%}  {schedule}"
+                print(row.format(**rows[-1]), flush=True)
+    RESULTS.write_text(json.dumps({"llvm_mca": found[0].split()[-1], "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def predictions() -> list[dict]:
         pixels, vectors, lanes = row["tile"]
         form = row["rule"].rsplit(".", 1)[1]
         made = winograd.plan_of(spec, target, FORMS[form], form) if form in FORMS else family.schedule(spec, target)
-        plan = replace(made, pixels=pixels, vectors=vectors, lanes=lanes)
+        plan = replace(made, pixels=pixels, vectors=vectors, lanes=lanes, fold=row.get("fold", 1))
         assert plan.rule == row["rule"]
         found.append(row | {"predicted": family.cost(spec, plan, target)})
     return found
@@ -118,3 +118,11 @@ def test_every_schedule_has_a_prediction_and_the_least_is_taken(name, activation
     assert predicted[plan.rule] == min(predicted.values())
     said = {r.rule: r.reason for r in refusals}
     assert all("predicted to take" in said[rule] for rule in predicted if rule != plan.rule)
+
+
+@pytest.mark.parametrize(
+    "name, rule", [("cortex-a72", "bits.bytes"), ("cortex-a76", "bits.lookup"), ("aarch64", "bits.lookup")]
+)
+def test_a_slow_shuffle_of_bytes_leaves_two_planes_to_counting(name, rule):
+    spec = bulk.make(1, 28, 28, 128, 128, activation=Encoding("bits", 2, "unsigned"), weight=BINARY)
+    assert choose(spec, TARGETS[name])[0].name == rule

@@ -45,6 +45,8 @@ SHUFFLES = {
     "x86_64": Shuffle("x86_64", ((32, "llvm.x86.avx2.pshuf.b"), (16, "llvm.x86.ssse3.pshuf.b.128")), 0.65),
     "aarch64": Shuffle("aarch64", ((16, "llvm.aarch64.neon.tbl1.v16i8"),), 0.9),
 }  # with 512 bits vpshufb was slower on Zen 4
+SLOW = {"cortex-a57", "cortex-a72", "cortex-a73"}  # where a tbl of 16 bytes takes a pipe for three cycles
+SLOW_CYCLES = 2.0
 
 
 def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
@@ -65,7 +67,12 @@ def _tiles(spec: KernelSpec, target: Target) -> Iterator[Schedule]:
         for height in range(1, min(12, spec.row) + 1):
             registers = height * vectors + 2 * vectors + 3
             if registers <= target.registers and height * vectors * width <= ACCUMULATOR_BYTES:
-                yield Schedule(NAME, height, vectors, width, SHUFFLES[target.arch])
+                yield Schedule(NAME, height, vectors, width, _shuffle_of(target))
+
+
+def _shuffle_of(target: Target) -> Shuffle:
+    how = SHUFFLES[target.arch]
+    return replace(how, cycles=SLOW_CYCLES) if dict(target.tvm).get("mcpu") in SLOW else how
 
 
 def cycles(spec: KernelSpec, plan: Schedule, target: Target) -> float:
