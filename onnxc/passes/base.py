@@ -231,11 +231,13 @@ class Context:
     def each(self, items: Sequence[T], what: str = "layer") -> Iterator[T]:
         """The items, with word of each: `layer 3 of 20`."""
         outermost, self.counting = not self.counting, True
-        for k, item in enumerate(items):
-            if outermost:
-                self.progress(f"{what} {k + 1} of {len(items)}", k / len(items))
-            yield item
-        self.counting = self.counting and not outermost
+        try:
+            for k, item in enumerate(items):
+                if outermost:
+                    self.progress(f"{what} {k + 1} of {len(items)}", k / len(items))
+                yield item
+        finally:  # a zip leaves it behind without an end
+            self.counting = self.counting and not outermost
 
     def seen(self, samples: int, whole: int | None) -> None:
         """So many samples of the `whole` have been looked at."""
