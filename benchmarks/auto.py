@@ -6,7 +6,7 @@ All choose by the same samples and the same rule (a drop and its standard error 
 peers: ONNX Runtime's static quantisation (the best of three
 calibrations), onnxsim's `recommend_quantization` (the boldest of five budgets that keeps to the drop), and NNCF's
 `quantize_with_accuracy_control` (by a Python that has it). They all get the float model after clean, fuse; a model that is quantised
-already by quant.floats. Lists of one pass: 8-bit integers (nearest and gptq), shared values of 1 to 6
+already by quant.floats. Lists of one pass: few bits as they were trained or made, 8-bit integers (nearest and gptq), shared values of 1 to 6
 bits, blocks of 8, 4 and 2 bits, fixed point of 8 to 4 bits, cuts of 10 to 70 % of the channels, low rank at five energies. Of the lists
 by hand that the docs show the smallest that keeps to the drop; and of each of them its bytes as a bound on a search of its own.
 """
@@ -39,6 +39,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results/auto.json"
 DROP = 0.01
 SINGLE = [
+    "quant.recognise",
+    "quant.binary",
     "quant",
     "quant(rounding=gptq)",
     *(f"quant.cluster(bits={b}, refit=true)" for b in (1, 2, 3, 4, 5, 6)),
@@ -47,7 +49,7 @@ SINGLE = [
     *(f"prune(ratio={r})" for r in (0.1, 0.2, 0.3, 0.5, 0.7)),
     *(f"lowrank(energy={e})" for e in (0.99, 0.97, 0.95, 0.9, 0.8)),
 ]
-BY_HAND = ["prune(ratio=0.3), fuse, quant", "prune(macs=0.5), fuse, quant"]
+BY_HAND = ["prune(ratio=0.3), fuse, quant", "prune(macs=0.5), fuse, quant", "fuse, quant.recognise"]
 CALIBRATIONS = ("MinMax", "Percentile", "Entropy")
 BUDGETS = (0.5, 0.3, 0.2, 0.1, 0.05)
 """Relative L2 errors, boldest first."""

@@ -266,7 +266,7 @@ class Planner:
 
     def _ahead(self, cut: Mapping[Cut, float]) -> list[Pass]:
         """What runs before weights are stored."""
-        return [*self._local.head, *structural(cut, self._local), make("fuse")]
+        return [*self._local.head, *structural(cut, self._local), *self._local.joined]
 
     def _passes(self, kind: str, cut: Mapping[Cut, float], stored: dict[str, int]) -> tuple[Pass, ...]:
         passes = self._ahead(cut)

@@ -131,7 +131,14 @@ class Search:
 
     def _warm(self) -> None:
         """What all threads share is made by one."""
-        _ = self.local.judges, self.local.sweep.judge, self.local.branches, self.local.few, self.local.whole
+        _ = (
+            self.local.joined,
+            self.local.judges,
+            self.local.sweep.judge,
+            self.local.branches,
+            self.local.few,
+            self.local.whole,
+        )
 
     def _do(self, executor: Executor, wanted: list[Job], until: float | None = None) -> Iterator[tuple[Job, Any]]:
         """Each job with what came of it, in order; what is known is not done again, what there is no time for is left out."""
@@ -198,7 +205,7 @@ class Search:
             (p.result["bytes"], p.text)
             for p in made
             if not self.budget.misses(of[p.text], self.given)
-            and not (plain and self.tried[p.text].ahead > len(self.local.head) + 1)
+            and not (plain and self.tried[p.text].ahead > len(self.local.head) + len(self.local.joined))
         ]
         return self.tried[min(kept)[1]] if kept else None
 

@@ -46,6 +46,7 @@ def _integers(p: Any) -> str:
 
 WORDS: dict[str, Callable[[Any], str]] = {
     "quant.floats": lambda p: "in floats first",
+    "quant.recognise": lambda p: "what has few values packed",
     "prune.resolution": lambda p: f"images at {p.rho:.0%}",
     "prune.channels": _channels,
     "prune.blocks": _blocks,

@@ -26,6 +26,7 @@ from ..ir.model import Model
 from ..ir.verify import verify
 from ..measure.bench import measure
 from ..passes.base import Context, Pass, Report
+from ..passes.layers.layout import has_few_values
 from ..passes.layers.stored import layers
 from ..passes.prune.blocks import branches
 from ..passes.prune.sensitivity import Sweep
@@ -135,7 +136,19 @@ class Worker:
 
     @cached_property
     def fused(self) -> Model:
-        return self._prepared("fuse")
+        """With `joined`, what single options and candidates store."""
+        return self._pipeline([*self.head, *self.joined]).transform(self.given).model
+
+    @cached_property
+    def joined(self) -> tuple[Pass, ...]:
+        """What every candidate has ahead of the weights that it stores: nodes are fused, and what was trained to few bits is packed in
+        them, as it is not what more bits or fewer could store better."""
+        fuse, pack = make("fuse"), make("quant.recognise")
+        model = self._prepared("fuse")
+        if not any(has_few_values(layer.matrix()) for layer in layers(model, verify(model).analysis, [], Report())):
+            return (fuse,)
+        packed = self._pipeline([*self.head, fuse, pack]).transform(self.given).model
+        return (fuse, pack) if self._costs(packed)["bytes"] < self._costs(model)["bytes"] else (fuse,)
 
     def _prepared(self, passes: str) -> Model:
         return self._pipeline([*self.head, *resolve(passes)]).transform(self.given).model
@@ -310,7 +323,7 @@ class Worker:
         ratios = {int(name): r for (kind, name), r in cuts.items() if kind == "channels"}
         work = self.sweep.cut(ratios) if ratios else self.clean.copy()
         rest = {c: v for c, v in cuts.items() if c[0] != "channels"}
-        passes = [*structural(rest, self, fit="weights"), make("fuse")]
+        passes = [*structural(rest, self, fit="weights"), *self.joined]
         made = self._pipeline(passes).transform(work).model
         return self.sizes(made), self._costs(made)
 

@@ -210,6 +210,18 @@ def test_bits_are_lowered_where_it_saves_most_for_its_noise(place):
     assert planner.lowered(replace(first[0], bits=dict.fromkeys(sizes, 1)), 1.0) is None
 
 
+def test_what_was_trained_to_few_bits_is_packed_first(place):
+    proto = onnx.load(place / "net.onnx")
+    assert [p.name for p in auto(place / "net.onnx", place / "data.npz").local.joined] == ["fuse"]
+    (weight,) = (t for t in proto.graph.initializer if t.name == "w1")
+    bits = np.sign(onnx.numpy_helper.to_array(weight)) * np.float32(0.1)
+    weight.CopyFrom(onnx.numpy_helper.from_array(bits, "w1"))
+    with np.load(place / "data.npz") as data:
+        local = auto(proto, dict(data)).local
+    assert [p.name for p in local.joined] == ["fuse", "quant.recognise"]
+    assert list(local.stored) == ["n[a]", "n[y]"] and local.whole["bytes"] < local._costs(local.given)["bytes"]
+
+
 def test_a_search_ends_with_points_that_replay(found, place, tmp_path):
     status, folder = found
     report = json.loads((folder / "report.json").read_text())

@@ -112,3 +112,13 @@ def layout(node: gs.Node, i: int = 1) -> Layout:
         return Layout(shape, (*shape, 1), PLAIN, False)
     turned = bool(node.op == "Gemm" and node.attrs.get("transB" if i else "transA", 0))
     return Layout(shape, (prod(shape[:-2]), *shape[-2:], 1), PLAIN if turned == bool(i) else TURNED, False)
+
+
+FEW = 4
+"""Different weights of an output, at most, of a layer that was trained to few bits."""
+
+
+def has_few_values(rows: np.ndarray) -> bool:
+    """Whether the weights of each output, [groups, outputs, columns], are a few values alone, as training to few bits leaves them."""
+    flat = rows.reshape(-1, rows.shape[-1])
+    return flat.shape[-1] > 2 * FEW and all(np.unique(row).size <= FEW for row in flat)

@@ -57,12 +57,13 @@ class PruneChannels(Pass):
     filter that makes it as in their papers. reduce: how what a group cuts in several weights becomes one score (mean, sum, max, min).
     normalise: what each weight's scores are divided by (mean, max, none; auto: what suits the criterion). recover:
     what repairs the layers behind a cut, without labels (none, bias, bn, lstsq, all; auto: lstsq where the user gave
-    data, else none). steps: cut in so many steps, rated (and recovered) anew at each. samples: how many calibration
-    samples are looked at, at most. round_to: what remains is a multiple of this where a group has more, and the ratio
-    is met in the mean over groups (1: in each, to the nearest channel); auto: of 16, which vector registers and
-    blocked convolutions take whole, or of 8, 4, 2 or 1 where a group is too small to be halved so, or all are to meet
-    the ratio or the budget. min_channels: what every group keeps at least. ratio_by: ratios of their own for layers
-    by glob on node names. keep: globs of layers whose channels all stay. couple: "inner" leaves everything alone that
+    data, bn where such layers were trained to few bits, none without data). steps: cut in so many steps, rated (and
+    recovered) anew at each. samples: how many calibration samples are looked at, at most. round_to: what remains is
+    a multiple of this where a group has more, and the ratio is met in the mean over groups (1: in each, to the
+    nearest channel); auto: of 16, which vector registers and blocked convolutions take whole, or of 8, 4, 2 or 1
+    where a group is too small to be halved so, or all are to meet the ratio or the budget. min_channels: what every
+    group keeps at least. ratio_by: ratios of their own for layers by glob on node names.
+    keep: globs of layers whose channels all stay. couple: "inner" leaves everything alone that
     a shortcut ties. statistics: whether channels may go over which an operator takes a statistic, so that removing is
     no longer the same as zeroing: "window" (LRN's sums over neighbours), "all" (LayerNormalization,
     GroupNormalization, means too), "none". shared: whether a weight that several layers read is cut for all of them
@@ -292,4 +293,4 @@ class PruneChannels(Pass):
         for name, shift in shifts:
             add_to_bias(model, nodes[name], shift)
         if uncut is not None and how != "none":
-            recover(model, uncut, how, report)
+            recover(model, uncut, how, report, spare=self.recover == "auto")
