@@ -1,12 +1,13 @@
 """How time grows with a model: processor time for 10,000 and 100,000 nodes; and memory, by the bytes of the weights.
 
-    python benchmarks/scale.py [time|memory] [--nodes 10000 100000] [--graphs NAMES] [--lists LISTS] [--megabytes N] [--json FILE]
+    python benchmarks/scale.py [time|memory] [--nodes 10000 100000] [--graphs NAMES] [--lists LISTS] [--missing] [--megabytes N] [--json FILE]
 
 Time: graphs of one awkward kind each go through pass lists, with no data and `check="shapes"`, each run in a process of its
 own; `growth` is the processor time at the larger number of nodes by that at the smaller. Ten times the nodes may take at
 most 12 times the time. Memory: a chain of linear layers, every weight of which is rewritten, goes from a file through passes with data to
 a file; `ratio` is the highest resident memory of that process above that of one that has imported everything, by the
-weights. memory.py has models whose activations are large. Results are written to benchmarks/results/scale.json.
+weights. memory.py has models whose activations are large. Results are written to benchmarks/results/scale.json, each pair of
+graph and list when it has been measured; `--missing` leaves those alone that have a figure for the largest number of nodes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -234,21 +236,20 @@ def measured(arguments: list[str], seconds: int) -> dict:
     return json.loads(lines[-1])
 
 
-def times(kinds: list[str], lists: list[str], nodes: list[int], seconds: int) -> dict:
-    """graph -> pass list -> the runs by number of nodes, and the growth from the first to the last."""
-    table: dict[str, dict] = {}
-    for kind in kinds:
-        for passes in lists:
-            runs = [measured(["worker", kind, str(n), passes], seconds) for n in nodes]
-            row = {"runs": runs}
-            if all("cpu_s" in r for r in runs):
-                row["growth"] = round(runs[-1]["cpu_s"] / runs[0]["cpu_s"], 2)
-            table.setdefault(kind, {})[passes] = row
-            shown = "  ".join(
-                f"{r['cpu_s']:8.1f} s {r['peak_mb']:6d} MB" if "cpu_s" in r else r["failed"] for r in runs
-            )
-            print(f"{kind:16} {passes:12} {shown}  growth {row.get('growth', '-')}", flush=True)
-    return table
+def growth(kind: str, passes: str, nodes: list[int], seconds: int) -> dict:
+    """The runs by number of nodes, and the growth from the first to the last."""
+    runs = [measured(["worker", kind, str(n), passes], seconds) for n in nodes]
+    row: dict = {"runs": runs}
+    if all("cpu_s" in r for r in runs):
+        row["growth"] = round(runs[-1]["cpu_s"] / runs[0]["cpu_s"], 2)
+    shown = "  ".join(f"{r['cpu_s']:8.1f} s {r['peak_mb']:6d} MB" if "cpu_s" in r else r["failed"] for r in runs)
+    print(f"{kind:16} {passes:12} {shown}  growth {row.get('growth', '-')}", flush=True)
+    return row
+
+
+def has_growth(row: dict, nodes: int) -> bool:
+    """Whether a pair has a figure for that many nodes."""
+    return "growth" in row and row["runs"][-1]["nodes"] == nodes
 
 
 def main() -> None:
@@ -264,14 +265,19 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--graphs", nargs="+", choices=GRAPHS, default=list(GRAPHS))
     parser.add_argument("--lists", nargs="+", default=list(LISTS))
+    parser.add_argument("--missing", action="store_true", help="only pairs without a figure for the largest number of nodes")
     parser.add_argument("--seconds", type=int, default=1800, help="a run that takes longer is given up")
     parser.add_argument("--json", type=Path, default=OUT)
     args = parser.parse_args()
     found = json.loads(args.json.read_text()) if args.json.exists() else {}
     if args.what in ("time", "all"):
-        measured_now = times(args.graphs, args.lists, args.nodes, args.seconds)
-        for kind, rows in measured_now.items():
-            found.setdefault("time", {}).setdefault(kind, {}).update(rows)
+        table = found.setdefault("time", {})
+        for kind, passes in product(args.graphs, args.lists):
+            rows = table.setdefault(kind, {})
+            if args.missing and has_growth(rows.get(passes, {}), args.nodes[-1]):
+                continue
+            rows[passes] = growth(kind, passes, args.nodes, args.seconds)
+            args.json.write_text(json.dumps(found, indent=1) + "\n")
     if args.what in ("memory", "all"):
         found.setdefault("memory", {})[f"{args.megabytes} MB"] = memory(MEMORY, args.megabytes, args.seconds)
     args.json.write_text(json.dumps(found, indent=1) + "\n")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from functools import cache
+from operator import mul
 
 import numpy as np
 
@@ -200,7 +201,7 @@ class _Model:
         self.chance = [[32768] * 256 for _ in range(_ROWS)]
         self.seen = [[0] * 256 for _ in range(_ROWS)]
         self.weight = [[_WEIGHT] * _CONTEXTS for _ in range(8)]
-        self.stretch = _stretch()
+        self.stretch, self.squash = _stretch(), [_squash(x) for x in range(-2047, 2048)]
         self.history = [centre] * HISTORY
         self.at = self.since = self.stride = 0
         self.bits, self.centre = bits, centre
@@ -217,22 +218,26 @@ class _Model:
             11 + _signed(above),
             20 + _LEVEL[abs(before) + abs(earlier) + abs(above)],
         )
+        counters = [(self.chance[row], self.seen[row], _FAST if row == 1 else _SLOW) for row in rows]
+        squash, stretch, step = self.squash, self.stretch, _STEP
         node = 1
-        for level in range(8 - self.bits, 8):
-            weight = self.weight[level]
-            stretched = [self.stretch[self.chance[row][node] >> 5] for row in rows]
-            total = sum(w * s for w, s in zip(weight, stretched, strict=True)) >> 16
-            mixed = _squash(max(-2047, min(2047, total)))
+        for weight in self.weight[8 - self.bits :]:
+            stretched = [stretch[chances[node] >> 5] for chances, _, _ in counters]
+            total = sum(map(mul, weight, stretched)) >> 16
+            mixed = squash[total + 2047] if -2047 <= total <= 2047 else squash[0 if total < 0 else -1]
             bit = code.bit(mixed)
             wrong = ((bit << 12) - mixed) * _RATE
-            for i, row in enumerate(rows):
-                changed = weight[i] + ((stretched[i] * wrong + (1 << 13)) >> 14)
-                weight[i] = max(-_MOST_WEIGHT, min(_MOST_WEIGHT, changed))
-                chances, seen = self.chance[row], self.seen[row]
-                step, chance = _STEP[seen[node]], chances[node]
-                chances[node] = chance + ((65535 - chance) * step >> 16) if bit else chance - (chance * step >> 16)
-                if seen[node] < (_FAST if row == 1 else _SLOW):
-                    seen[node] += 1
+            weight[:] = [w + ((s * wrong + (1 << 13)) >> 14) for w, s in zip(weight, stretched, strict=True)]
+            if max(weight) > _MOST_WEIGHT or min(weight) < -_MOST_WEIGHT:
+                weight[:] = [max(-_MOST_WEIGHT, min(_MOST_WEIGHT, w)) for w in weight]
+            for chances, seen, most in counters:
+                chance, times = chances[node], seen[node]
+                if bit:
+                    chances[node] = chance + ((65535 - chance) * step[times] >> 16)
+                else:
+                    chances[node] = chance - (chance * step[times] >> 16)
+                if times < most:
+                    seen[node] = times + 1
             node = node * 2 + bit
         symbol = node & ((1 << self.bits) - 1)
         history[at % HISTORY] = symbol

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import onnx
 import onnx_graphsurgeon as gs
 
 from .analysis import analyse
 from .axes import Extent
+from .faults import ONNX_ERRORS
 from .model import Model
+from .table import proto_shape
 
 
 def correct_outputs(model: Model) -> list[str]:
@@ -49,6 +52,25 @@ def correct_as_run(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> list[
         t.shape = [b if not isinstance(b, int) or b == h else h for b, h in zip(before, have)] if alike else None
         remarks.append(f"output {t.name} is declared {_text(before)}, and is {_text(have)}: corrected")
     return remarks
+
+
+def declared_wrongly(proto: onnx.ModelProto, data_prop: bool) -> str | None:
+    """The output whose declared shape alone is what ONNX's strict inference refuses, if there is one. Where neither the
+    table nor inference knew its rank, one may know it once a pass has folded what shapes are computed from."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    for info in bare.graph.output:
+        if info.type.WhichOneof("value") == "tensor_type":
+            info.type.tensor_type.ClearField("shape")
+    try:
+        found = onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True, data_prop=data_prop)
+    except ONNX_ERRORS:
+        return None
+    for ours, theirs in zip(proto.graph.output, found.graph.output, strict=True):
+        before, have = proto_shape(ours), proto_shape(theirs)
+        if before is not None and have is not None and not _agree(before, have):
+            return ours.name
+    return None
 
 
 def freeze_inputs(model: Model, sizes: Mapping[str, int], whole: Mapping[str, tuple[int, ...]]) -> list[str]:

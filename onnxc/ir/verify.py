@@ -9,6 +9,7 @@ import onnx
 
 from .analysis import analyse
 from .axes import numbers
+from .declared import declared_wrongly
 from .errors import InferenceObjects, VerificationError
 from .faults import ONNX_ERRORS, first_line
 from .model import Model
@@ -52,7 +53,9 @@ def verify(model: Model, like: Model | None = None) -> Verified:
         inferred = onnx.shape_inference.infer_shapes(proto, data_prop=follow, **strict)
     except ONNX_ERRORS as e:
         if not model.lax:
-            raise InferenceObjects(f"strict shape inference fails: {first_line(e)}") from None
+            raise InferenceObjects(
+                f"strict shape inference fails: {first_line(e)}", tensor=declared_wrongly(proto, data_prop=follow)
+            ) from None
         inferred = proto
     types: dict[str, int] = {}
     for info in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
