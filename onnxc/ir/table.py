@@ -5,7 +5,7 @@ The rows themselves stand in `onnxc.ir.ops`, a file for each kind of operator; t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -32,6 +32,7 @@ FEW = 64
 """Parts of a sum that are followed in any case."""
 LONG = 1 << 16
 """Elements of a vector beyond which it is no shape."""
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
 @dataclass
@@ -104,6 +105,7 @@ class Analysis:
         """The shape that ONNX's inference gives, for what the table does not know. Runs once, when first asked."""
         if self._inferred is None:
             skeleton = self.model.to_proto(weights=False)
+            follow_no_weights(skeleton.graph, {t.name for t in self.model.inputs})
             try:
                 graph = onnx.shape_inference.infer_shapes(skeleton).graph
                 if not long_vectors(proto_shape(v) for v in (*graph.value_info, *graph.output)):
@@ -130,6 +132,24 @@ def long_vectors(shapes: Iterable[tuple[Extent, ...] | None]) -> bool:
     """Whether ONNX's inference must not follow contents here: it writes out every element of a vector that Concat
     makes, some 100 bytes each, whatever the type."""
     return any(s is not None and len(s) == 1 and isinstance(s[0], int) and s[0] > LONG for s in shapes)
+
+
+def follow_no_weights(graph: onnx.GraphProto, given: Collection[str]) -> None:
+    """Make initialisers without data of the vectors of floats among a skeleton's inputs but `given`, for inference only.
+
+    Inference follows the contents of vectors, lest they be shapes: of inputs it writes out every element, some 100 bytes
+    each, again for every node that reads them. Of initialisers it reads integers alone.
+    """
+    kept = []
+    for info in graph.input:
+        kind, shape = info.type.tensor_type.elem_type, proto_shape(info)
+        if info.name not in given and kind in FLOATS and shape is not None and len(shape) == 1:
+            graph.initializer.add(name=info.name, data_type=kind, dims=shape)
+        else:
+            kept.append(info)
+    if len(kept) < len(graph.input):
+        del graph.input[:]
+        graph.input.extend(kept)
 
 
 class Unreadable(Exception):

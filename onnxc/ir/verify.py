@@ -13,7 +13,7 @@ from .declared import declared_wrongly
 from .errors import InferenceObjects, VerificationError
 from .faults import ONNX_ERRORS, first_line
 from .model import Model
-from .table import Analysis, long_vectors, proto_shape
+from .table import Analysis, follow_no_weights, long_vectors, proto_shape
 
 if TYPE_CHECKING:
     from .bodies import Body
@@ -47,6 +47,8 @@ def verify(model: Model, like: Model | None = None) -> Verified:
         raise VerificationError(f"the ONNX checker refuses the model: {first_line(e)}") from None
     analysis = analyse(model)
     _settle_last_windows(proto, analysis)
+    infos = list(proto.graph.input)
+    follow_no_weights(proto.graph, {t.name for t in model.inputs})
     try:
         follow = not long_vectors(map(analysis.shape, analysis.axes))
         strict = {} if model.lax else {"check_type": True, "strict_mode": True}
@@ -58,7 +60,7 @@ def verify(model: Model, like: Model | None = None) -> Verified:
             ) from None
         inferred = proto
     types: dict[str, int] = {}
-    for info in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
+    for info in (*infos, *inferred.graph.value_info, *inferred.graph.output):
         if info.type.WhichOneof("value") == "tensor_type":
             types[info.name] = info.type.tensor_type.elem_type
         if not model.lax:

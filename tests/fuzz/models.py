@@ -41,6 +41,10 @@ SECONDS = 30
 MEMORY = 1 << 30
 ROOM = 3 << 30
 """Bytes of address space above that of a process at its beginning: what asks for more gets an error."""
+CHUNK = 2500
+"""Cases of one process: reading the seeds takes as long as a hundred of them."""
+LAST = "last"
+"""The file of the corpus with the model that was tried last."""
 TEXTS = (
     'a (float[N,4] x) => (float[N,3] y) <float[4,3] w = {1,2,3,4,5,6,7,8,9,1,2,3}> { t = MatMul(x, w) y = Relu(t) }',
     'b (float[1,2,8,8] x, bool c) => (float[1,2,8,8] y) { y = If (c) <then_branch = t () => (float[1,2,8,8] z) '
@@ -119,6 +123,8 @@ def run(
             return said
         if tell:
             tell({"case": number})
+            if folder:  # nobody else can, where the process ends
+                (folder / LAST).write_bytes(data)
             used = int(time.process_time()) + 1
             resource.setrlimit(resource.RLIMIT_CPU, (used + SECONDS, resource.getrlimit(resource.RLIMIT_CPU)[1]))
         began = time.process_time()
@@ -199,7 +205,7 @@ def main() -> None:
     findings, highest, at = 0, 0, args.start
     end = args.start + args.cases
     while args.cases == 0 or at < end:
-        count = min(500, end - at) if args.cases else 500
+        count = min(CHUNK, end - at) if args.cases else CHUNK
         command = [sys.executable, __file__, "0", str(args.seed), "--work", str(at), str(count)]
         command += ["--corpus", str(args.corpus)] if args.corpus else []
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
@@ -220,7 +226,8 @@ def main() -> None:
             at = at + 1
         else:
             findings += 1
-            say(f"case {at}: the process ends with {child.returncode}: {trace[-1500:]}")
+            model = keep(args.corpus, (args.corpus / LAST).read_bytes(), "found-") if args.corpus else ""
+            say(f"case {at}: the process ends with {child.returncode}: {model} {trace[:500]} ... {trace[-1500:]}")
             at += 1
         say(f"{at} cases, {findings} findings, {len(kinds)} kinds of ends, at most {highest} MiB")
     for text, times in kinds.most_common(40):
