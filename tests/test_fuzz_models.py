@@ -73,7 +73,9 @@ DECLARED_RANK = """g (float[3,5] x, int64[3] t) => (float[2] y) { s = Constant<v
 def test_outputs_whose_rank_onnx_alone_knows_are_the_models_fault():
     proto = model(DECLARED_RANK)
     proto.opset_import[0].version = 13
-    with pytest.raises(OnnxcError, match=r"y: strict shape inference fails.*the model as given declares an output") as e:
+    with pytest.raises(
+        OnnxcError, match=r"y: strict shape inference fails.*the model as given declares an output"
+    ) as e:
         onnxc.run_passes(proto, "clean", check="shapes")
     assert e.value.exit_status == 2
 
