@@ -1,6 +1,7 @@
 """Large weights in memory once: packed ones are spilled to a file, and put into their object behind the assembler."""
 
 import errno
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from onnxc.codegen import compile_model
 from onnxc.codegen.c import build
+from onnxc.codegen.c.archive import put_last
 from onnxc.codegen.lower import packing
 from onnxc.codegen.memory import spill
 from onnxc.codegen.memory.weights import lay_out
@@ -95,6 +97,25 @@ def test_small_parts_and_a_filled_object_make_the_same_library(tmp_path, monkeyp
     assert [p.name for p in first] == [p.name for p in second]
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, second))
     assert taken == ([] if target == "cortex-m4" else [True])
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 77])
+def test_the_last_member_of_an_archive(tmp_path, size):
+    """What an archiver makes of the file itself; other members and other files stay as they are."""
+    (tmp_path / "short").mkdir()
+    (tmp_path / "first.o").write_bytes(b"odd")
+    (tmp_path / "last.o").write_bytes(bytes(range(size)))
+    (tmp_path / "short/last.o").write_bytes(b"stands for it")
+    ar = ["ar", "rcsD"]
+    for name, last in (("wanted.a", "last.o"), ("made.a", "short/last.o")):
+        subprocess.run([*ar, name, "first.o", last], cwd=tmp_path, check=True)
+    before = (tmp_path / "made.a").read_bytes()
+    assert not put_last(tmp_path / "made.a", tmp_path / "first.o") and not put_last(
+        tmp_path / "first.o", tmp_path / "last.o"
+    )
+    assert (tmp_path / "made.a").read_bytes() == before
+    assert put_last(tmp_path / "made.a", tmp_path / "last.o")
+    assert (tmp_path / "made.a").read_bytes() == (tmp_path / "wanted.a").read_bytes()
 
 
 def test_pieces_that_are_not_one_after_the_other_are_linked_whole(tmp_path, monkeypatch):

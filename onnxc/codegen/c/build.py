@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from onnxc.codegen.c import example as cexample
 from onnxc.codegen.c import source as csource
+from onnxc.codegen.c.archive import put_last
 from onnxc.codegen.c.header import Interface, header, internal, tensor_bytes
 from onnxc.codegen.c.rounds import spare_bytes
 from onnxc.codegen.c.source import MICRO_FILES, Layout, head_bytes
@@ -30,6 +33,7 @@ LARGE = 1 << 24  # bytes of weights
 PIECE = 1 << 24
 FAR = 1 << 30  # bytes of weights from which they are kept apart from what code addresses with 32 bits
 MARK = hashlib.sha512(b"weights").digest()
+SHORT = "short"  # a folder: weights without their zeros, which stand for them in an archive until it is whole
 C_DIR = Path(__file__).parents[2] / "runtime" / "c"
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
 PARTS = "parts"  # a folder, and names with a dash: a model may be called decode, pool or weights
@@ -48,6 +52,10 @@ _SYMBOLS = {
 def object_name(part: str) -> str:
     """The object file of a part of a library, in the folder where it is built."""
     return f"{PARTS}/onnxc-{part}.o"
+
+
+def _short() -> str:
+    return f"{PARTS}/{SHORT}/{Path(object_name('weights')).name}"
 
 
 def lay_out_arena(programs: Sequence[Program], weights: Weights, threads: int, inside: bool = False) -> Layout:
@@ -163,24 +171,11 @@ def _fill_object(file: Path, weights: Weights) -> None:
     _fill(file, marks[0], weights)
 
 
-def _linked_in_pieces(
-    work: Path,
-    name: str,
-    weights: Weights,
-    cc: list[str],
-    command: list[str],
-    objects: list[str],
-    far: tuple[str, str] | None,
-) -> bool:
+def _linked_in_pieces(work: Path, name: str, weights: Weights, command: list[str], objects: list[str]) -> bool:
     """Links the shared library with zeros in pieces, as a linker holds the largest section, and puts the weights in.
 
     False where the pieces do not lie one after the other: then they have to be linked as they are.
     """
-    if weights.flash_bytes < 2 * len(MARK):
-        return False
-    pieces = csource.pieces_source(name, "weights.bin", _zeros(weights) - len(MARK), PIECE, far)
-    (work / "pieces.S").write_text(pieces, encoding="ascii")
-    run_tool([*cc, "-c", "pieces.S", "-o", object_name("pieces")], work)
     swapped = [object_name("pieces") if one == object_name("weights") else one for one in objects]
     run_tool([*command, *swapped, "-lm", "-o", f"lib{name}.so"], work)
     marks = _marks(work / f"lib{name}.so")
@@ -190,9 +185,32 @@ def _linked_in_pieces(
     return True
 
 
+def _at_once(*jobs: Callable[[], object]) -> None:
+    """Does jobs side by side, as they wait for tools; raises what the first of them raises, in their order."""
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        for done in [pool.submit(job) for job in jobs]:
+            done.result()
+
+
 def own_parts(face: Interface, weights: Weights) -> tuple[str, ...]:
     """The parts of runtime/c that a library takes in as objects of their own."""
     return (*(["decode"] if weights.segments else []), *(["pool"] if face.threads > 1 else []))
+
+
+def _assembled(work: Path, name: str, toolchain: Toolchain, weights: Weights, pieces: bool) -> dict[str, str]:
+    """The objects that hold weights or stand for them, and the sources in `work` that they are assembled from."""
+    found = {object_name("weights"): "weights.S"}
+    if not _zeros(weights):
+        return found
+    far = _far(weights, toolchain)
+    texts = {"short.S": csource.weights_source(name, "weights.bin", toolchain.name, far=far)}
+    if pieces:
+        texts["pieces.S"] = csource.pieces_source(name, "weights.bin", _zeros(weights) - len(MARK), PIECE, far)
+        found[object_name("pieces")] = "pieces.S"
+    for file, text in texts.items():
+        (work / file).write_text(text, encoding="ascii")
+    (work / _short()).parent.mkdir(exist_ok=True)
+    return found | {_short(): "short.S"}
 
 
 def link(
@@ -215,26 +233,38 @@ def link(
     flags += ["-fno-schedule-insns"] if toolchain.bare else []  # it moves loads ahead of the registers that there are
     threads = ["-pthread"] if "pool" in parts else []
     own = [f"-D{symbol}={symbol.replace('onnxc', internal(name), 1)}" for part in parts for symbol in _SYMBOLS[part]]
-    run_tool([*cc, *flags, *WARNINGS, *threads, *own, "-c", f"{name}.c", "-o", f"{name}.o"], work)
-    objects = [*kernels, f"{name}.o", object_name("weights")]
-    run_tool([*cc, "-c", "weights.S", "-o", objects[-1]], work)
+    pieces = bool(_zeros(weights)) and weights.flash_bytes >= 2 * len(MARK) and "so" in toolchain.libraries
+    compiled = {f"{name}.o": [*flags, *WARNINGS, "-c", f"{name}.c"]}
+    compiled |= {object_name(part): [*flags, "-c", f"{PARTS}/{part}.c"] for part in parts}
+    _at_once(
+        *(partial(run_tool, [*cc, *given, *threads, *own, "-o", made], work) for made, given in compiled.items()),
+        *(
+            partial(run_tool, [*cc, "-c", source, "-o", made], work)
+            for made, source in _assembled(work, name, toolchain, weights, pieces).items()
+        ),
+    )
     if _zeros(weights):
-        _fill_object(work / objects[-1], weights)
-    for part in parts:
-        objects.append(object_name(part))
-        run_tool([*cc, *flags, *threads, *own, "-c", f"{PARTS}/{part}.c", "-o", objects[-1]], work)
-    made = []
-    if "so" in toolchain.libraries:
+        _fill_object(work / object_name("weights"), weights)
+    objects = [*kernels, *compiled, object_name("weights")]
+
+    def shared() -> None:
         options = ["-shared", "-s", "-Wl,--build-id=none", "-Wl,-z,defs", "-Wl,-z,noexecstack", *threads]
-        options += ["-Wl,--version-script=exports.map"]
-        command = [*cc, *options]
-        if not (
-            _zeros(weights) and _linked_in_pieces(work, name, weights, cc, command, objects, _far(weights, toolchain))
-        ):
+        command = [*cc, *options, "-Wl,--version-script=exports.map"]
+        if not (pieces and _linked_in_pieces(work, name, weights, command, objects)):
             run_tool([*command, *objects, "-lm", "-o", f"lib{name}.so"], work)
-        made.append(f"lib{name}.so")
-    run_tool([*linker.archiver(), "rcsD", f"lib{name}.a", *objects], work)
-    made.append(f"lib{name}.a")
+
+    def static() -> None:
+        archive = [*linker.archiver(), "rcsD", f"lib{name}.a"]
+        if _zeros(weights):
+            run_tool([*archive, *objects[:-1], _short()], work)
+            if put_last(work / f"lib{name}.a", work / objects[-1]):
+                return
+            (work / f"lib{name}.a").unlink()
+        run_tool([*archive, *objects], work)
+
+    both = {f"lib{name}.so": shared, f"lib{name}.a": static}
+    made = [file for file in both if file.endswith(".a") or "so" in toolchain.libraries]
+    _at_once(*(both[file] for file in made))
     return made
 
 
