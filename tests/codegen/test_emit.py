@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper, parser
+from onnx import helper, numpy_helper, parser
 
 from onnxc.codegen import compile_model
 from onnxc.codegen.c import wheel
@@ -73,12 +73,12 @@ def network() -> onnx.ModelProto:
 
 def mixed() -> onnx.ModelProto:
     """Floats, recurrent layers, exponentials, groups, pools: nothing of it has C code of its own."""
-    text = """g (float[3,1,4] x) => (float[1,2,2,2] y, float[1,7] z) { h = GRU<hidden_size=6>(x, w, r) f = Reshape(h, shape)
+    text = """g (float[3,1,4] x) => (float[1,2,2,2] y, float[1,7] z) { h = LSTM<hidden_size=6>(x, w, r, b) f = Reshape(h, shape)
       c = Conv<pads=[1,1,1,1], group=2>(f, k) s = Sigmoid(c) p = MaxPool<kernel_shape=[2,2], strides=[1,1]>(s) y = Mul(p, third)
       e = Erf(f) l = Flatten(e) g = MatMul(l, v) z = Softmax(g) }"""
     made = parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]>\n{text}')
     rng = np.random.default_rng(4)
-    shapes = {"w": (1, 18, 4), "r": (1, 18, 6), "k": (2, 1, 3, 3), "v": (18, 7)}
+    shapes = {"w": (1, 24, 4), "r": (1, 24, 6), "b": (1, 48), "k": (2, 1, 3, 3), "v": (18, 7)}
     arrays = {key: rng.normal(0, 0.5, shape).astype("f") for key, shape in shapes.items()}
     arrays |= {"third": np.float32(1 / 3), "shape": np.array([1, 2, 3, 3])}
     made.graph.initializer.extend(numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items())
@@ -86,9 +86,11 @@ def mixed() -> onnx.ModelProto:
 
 
 def test_what_tvm_would_compile_is_c_too(tmp_path):
-    """Numbers have all their bits there, and the strictest compiler has nothing to say."""
+    """Numbers have all their bits there, the strictest compiler has nothing to say, and the board computes the same: an LSTM, too."""
+    ready("cortex-m3")
     model = mixed()
-    report = compile_model(model, tmp_path, name="net", target="cortex-m3", emit="c", check="shapes")
+    report = compile_model(model, tmp_path, name="net", target="cortex-m3", emit="c")
+    assert report.proof["where"].startswith("cortex-m3") and report.proof["error"] <= 1e-6
     assert {row["kernel"].split(".")[0] for row in report.kernels} == {"float32"} and len(report.fallbacks) > 3
     strict = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-pedantic", "-shared", "-fPIC", "-ffp-contract=off"]
     subprocess.run(["gcc", *strict, "c/net.c", "-lm", "-o", "net.so"], cwd=tmp_path, check=True)
@@ -175,6 +177,49 @@ def test_the_forms_of_packages(built, tmp_path):
         assert "onnxc.net.pdsc" in pack.namelist() and "src/net.c" in pack.namelist()
     assert "src/net.c" in (tmp_path / "zephyr/CMakeLists.txt").read_text()
     assert "idf_component_register" in (tmp_path / "esp-idf/onnxc_net/CMakeLists.txt").read_text()
+
+
+def odd() -> onnx.ModelProto:
+    """Floats, three inputs, two outputs, and names that no C program can have."""
+    inputs, outputs = {"in put/0:0": 4, "µ-β": 4, "3x": 2}, {"out.1": 5, '"q"': 1}
+    nodes = [
+        helper.make_node("Add", ["in put/0:0", "µ-β"], ["a b"]), helper.make_node("MatMul", ["a b", "W$"], ["int"]),
+        helper.make_node("Tanh", ["int"], ["while"]), helper.make_node("Concat", ["while", "3x"], ["out.1"], axis=1),
+        helper.make_node("ReduceMean", ["out.1"], ['"q"'], axes=[1]),
+    ]  # fmt: skip
+    ends = ([helper.make_tensor_value_info(n, 1, [1, e]) for n, e in side.items()] for side in (inputs, outputs))
+    weight = numpy_helper.from_array(np.linspace(-1, 1, 12, dtype="f").reshape(4, 3), "W$")
+    graph = helper.make_graph(nodes, "g; */", *ends, [weight])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+SKETCH = """#include <cstdio>
+static struct { void begin(long) {} void println(const char *text) { std::puts(text); } } Serial;
+#include "%s"
+int main() { setup(); loop(); return run_net(); }
+"""
+MAINS = {"cmsis-pack": "int run_net(void); int main(void) { return run_net(); }",
+         "esp-idf": "void app_main(void); int main(void) { app_main(); return 0; }"}  # fmt: skip
+
+
+def test_examples_of_packages_run_an_odd_model(tmp_path):
+    compile_model(odd(), tmp_path, name="net", target="cortex-m4", emit="c", check="shapes")
+    sides = ((("in put/0:0", (1, 4)), ("µ-β", (1, 4)), ("3x", (1, 2))), (("out.1", (1, 5)), ('"q"', (1, 1))))
+    ends = tuple(tuple((name, shape, "float32") for name, shape in side) for side in sides)
+    face = Interface("net", (ends,), 4096)
+    strict = ["-Wall", "-Wextra", "-Werror", "-I", tmp_path / "c"]
+    subprocess.run(["gcc", "-std=c99", *strict, "-c", tmp_path / "c/net.c", "-o", "net.o"], cwd=tmp_path, check=True)
+    for kind in PACKAGES:
+        write_package(kind, tmp_path / "c", tmp_path / kind, face)
+        files = [path for path in (tmp_path / kind).rglob("*.*") if "run_net(void)" in path.read_text(errors="replace")]
+        (example,) = (path for path in files if path.suffix in (".c", ".ino"))
+        main = tmp_path / f"{kind}.{'cpp' if kind == 'arduino' else 'c'}"
+        main.write_text(SKETCH % example if kind == "arduino" else MAINS.get(kind, ""))
+        sources = [main] if kind == "arduino" else [main, example]
+        tool = ["g++"] if kind == "arduino" else ["gcc", "-std=c99"]
+        subprocess.run([*tool, *strict, *sources, "net.o", "-lm", "-o", f"run_{kind}"], cwd=tmp_path, check=True)
+        done = subprocess.run([tmp_path / f"run_{kind}"], capture_output=True, text=True, check=True)
+        assert done.stdout == ("ok\n" if kind == "arduino" else "")
 
 
 HOSTILE = [
