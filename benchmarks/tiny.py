@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_exact import apart, exact
 
 from onnxc.codegen import compile_model
-from onnxc.codegen.micro import fewbit
+from onnxc.codegen.micro import fewbit, fields
 from onnxc.codegen.prepare.ends import integer_ends
 from onnxc.codegen.target import resolve
 from onnxc.compiling import optimiser
@@ -326,10 +326,11 @@ def few_bits(target: str, counted: bool = False) -> dict[str, dict]:
     """What one of such layers takes within a network: instructions, flash (weights and tables) and RAM (what it reads and makes);
     `counted`: by counts of bits where products take less."""
     rows = {}
+    helium = resolve(target).helium
     if counted:
-        fewbit._multiplied = lambda spec: False
+        fewbit._multiplied = fields.detail = lambda spec: None
     for name, (weight_bits, bits) in FEW.items():
-        if counted and weight_bits * bits < fewbit.MOST_PAIRS:
+        if counted and not helium and weight_bits * bits < fewbit.MOST_PAIRS:
             continue
         found = []
         for layers in (2, 3):

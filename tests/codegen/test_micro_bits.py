@@ -48,17 +48,13 @@ AWKWARD = [
 ]
 
 
-def check(specs: list, folder) -> set[str]:
-    """The integers of C code for all specs, compiled for this machine, equal NumPy's; which way they were counted."""
-    target, rng, text, calls, rules = (
-        resolve("cortex-m4"),
-        np.random.default_rng(1),
-        ['#include "micro_few.h"'],
-        [],
-        set(),
-    )
+def check(specs: list, folder, helium: bool = False) -> set[str]:
+    """The integers of C code for all specs, compiled for this machine, equal NumPy's; which way they were counted. `helium`: of the
+    code for that, without its intrinsics."""
+    target, rng = resolve("cortex-m55" if helium else "cortex-m4"), np.random.default_rng(1)
+    text, calls, rules = ["#define ONNXC_HELIUM 1"] * helium + ['#include "micro_few.h"'], [], set()
     for i, spec in enumerate(specs):
-        plan = fewbit.schedule(spec, target)
+        plan = (fewbit.schedule_fields if helium else fewbit.schedule)(spec, target)
         assert not isinstance(plan, Refusal), plan
         rules.add(plan.rule)
         x = bulk.integers(spec.activation, (spec.n, spec.h, spec.w, spec.c), rng)
@@ -80,6 +76,28 @@ def check(specs: list, folder) -> set[str]:
 
 def test_every_integer_of_awkward_layers(tmp_path):
     assert check(AWKWARD, tmp_path) == {"micro.bits.slices", "micro.bits.channels", "micro.bits.products"}
+
+
+FIELDS = [
+    bulk.make(h=5, w=6, c=64, oc=8, activation=BINARY, weight=BINARY, pad_value=0),  # taps outside count nothing
+    bulk.make(h=4, w=3, c=40, oc=6, activation=BINARY, weight=BINARY, pad_value=1),
+    bulk.make(h=3, w=4, c=32, oc=4, stride=(2, 1), activation=Encoding("bits", 2, "unsigned"), weight=BINARY),
+    bulk.make(h=3, w=3, c=32, oc=4, activation=Encoding("bits", 7, "unsigned"), weight=Encoding("bits", 2, "bipolar")),
+    bulk.make(h=3, w=4, c=96, oc=8, k=(2, 3), activation=Encoding("bits", 3, "signed"), weight=Encoding("bits", 3, "bipolar")),
+    bulk.make(h=3, w=4, c=32, oc=8, activation=Encoding("bits", 4, "unsigned"), weight=Encoding("bits", 4, "signed")),
+    bulk.make(h=3, w=4, c=32, oc=8, activation=Encoding("bits", 8, "unsigned"), weight=Encoding("bits", 4, "signed")),
+    bulk.make(h=3, w=4, c=32, oc=4, activation=Encoding("bits", 5, "signed"), weight=Encoding("bits", 3, "unsigned")),
+    bulk.make(h=3, w=4, c=5, oc=3, activation=Encoding("bits", 8, "signed"), weight=Encoding("bits", 1, "unsigned")),
+    bulk.make(h=1, w=3, c=1600, oc=4, k=(1, 1), pads=(0,) * 4, activation=BINARY, weight=Encoding("bits", 2, "signed")),
+]  # fmt: skip
+
+
+def test_every_integer_of_fields(tmp_path):
+    assert check(FIELDS, tmp_path, helium=True) == {"micro.bits.helium.fields", "micro.bits.helium.masked"}
+    wide = bulk.make(c=32, oc=4, activation=Encoding("bits", 8, "unsigned"), weight=BINARY)  # sums of +-1: 9 bits
+    refused = [bulk.make(c=32, oc=4, groups=2, activation=BINARY, weight=BINARY), wide]
+    for spec, target in [(FIELDS[0], "cortex-m4"), *((spec, "cortex-m55") for spec in refused)]:
+        assert isinstance(fewbit.schedule_fields(spec, resolve(target)), Refusal)
 
 
 @CALM
@@ -114,7 +132,10 @@ def network() -> onnx.ModelProto:
 
 def test_slower_layers_are_those_that_were_measured_so():
     held = json.loads((Path(__file__).parents[2] / "benchmarks/results/tiny.json").read_text())
-    for kind, key in (("helium", " cortex-m55"), ("multiplied", ""), ("counted", " counted"), ("plain", " cortex-m3")):
+    for kind, key in (
+        ("helium", " cortex-m55"), ("helium counted", " counted cortex-m55"), ("multiplied", ""), ("counted", " counted"),
+        ("plain", " cortex-m3"),
+    ):  # fmt: skip
         points = {
             (int(name[1]) * int(name[3]), round(row["of_int8"], 2)) for name, row in held[f"few bits{key}"].items()
         }
@@ -129,23 +150,43 @@ def test_slower_layers_are_those_that_were_measured_so():
     assert len(slower(rows, resolve("cortex-m55"))) == 4
 
 
-@pytest.mark.parametrize("target", ["cortex-m0", "cortex-m4"])
+@pytest.mark.parametrize("target", ["cortex-m0", "cortex-m4", "cortex-m55"])
 def test_a_network_of_few_bits(target, tmp_path):
     ready(target)
     model = network()
     report = compile_model(model, tmp_path, name="net", target=target)
-    assert {row["kernel"] for row in report.kernels} == {
-        "micro.bits.slices",
-        "micro.bits.channels",
-    }
+    way = "helium.fields" if target == "cortex-m55" else "slices"
+    assert {row["kernel"] for row in report.kernels} == {f"micro.bits.{way}", "micro.bits.channels"}
     assert [row["spec"].split("epilogue ")[1] for row in report.kernels[:3]] == ["threshold"] * 3
     assert sorted(c["macs"] for c in report.calls if c["macs"]) == sorted(row["macs"] for row in report.kernels)
     assert max(row["ram"] for row in report.calls) == report.live_bytes <= report.arena_bytes
-    most = 2 if target == "cortex-m4" else 13  # pairs of bits that are counted faster than 8 bits are multiplied
+    most = {"cortex-m4": 2, "cortex-m0": 13}.get(target, 0)  # pairs of bits that take less than 8 bits do
     wide = {row["node"] for row in report.kernels if row["bits"][0] * row["bits"][1] > most}
     assert {name for name, _ in slower(report.kernels, resolve(target))} == wide
     x = np.random.default_rng(2).normal(0, 1, (1, 5, 9, 9)).astype("f")
     assert np.array_equal(open_library(tmp_path).run({"x": x})["y"], run_ort(model, {"x": x})["y"])
+
+
+WIDTHS = [(1, 7, 5), (2, 3, 3), (2, 8, 6), (3, 4, 4), (4, 4, 7), (4, 8, 4)]
+"""Bits of weights and of unsigned activations, and output channels: fields of 1, 2 and 4 bits, whole and masked."""
+
+
+def test_fields_of_every_width_on_a_board(tmp_path):
+    ready("cortex-m55")
+    rng, numbers = np.random.default_rng(8), {"one": np.float32(1), "low": np.float32(0)}
+    text = "g (float[1,40,3,4] x) => (" + ", ".join(f"float[a,b,c,d] y{i}" for i in range(len(WIDTHS))) + ") {"
+    for i, (weight, bits, channels) in enumerate(WIDTHS):
+        text += f" q{i} = ai.onnxc.Quantize(x, one, low, high{i}) y{i} = Conv<pads=[1,0,0,1]>(q{i}, w{i})"
+        least = 0 if weight == 1 else -(1 << weight - 1)
+        numbers[f"w{i}"] = rng.integers(least, least + (1 << weight), (channels, 40, 2, 2)).astype("f")
+        numbers[f"high{i}"] = np.float32(2**bits - 1)
+    model = layers(text + " }", ("Quantize",), **numbers)
+    report = compile_model(model, tmp_path, name="net", target="cortex-m55", check="shapes")
+    ways = {row["kernel"] for row in report.kernels}
+    assert ways == {"micro.bits.helium.fields", "micro.bits.helium.masked"}
+    x = rng.uniform(-20, 260, (1, 40, 3, 4)).astype("f")
+    found, wanted = open_library(tmp_path).run({"x": x}), run_ort(model, {"x": x})
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_a_trained_binary_network_on_a_board(tmp_path):

@@ -20,7 +20,13 @@ from onnxc.codegen.target import Target
 from onnxc.ir.escape import c_string
 
 MICRO = ("micro_products.h", "micro_between.h", "micro_count.h", "micro_pack.h", "micro_bits.h", "micro_few.h")
-HELIUM = ("micro_helium.h", "micro_helium_held.h", "micro_helium_depthwise.h", "micro_helium_depthwise3.h")
+HELIUM = (
+    "micro_helium.h",
+    "micro_helium_held.h",
+    "micro_helium_depthwise.h",
+    "micro_helium_depthwise3.h",
+    "micro_helium_few.h",
+)
 MICRO_FILES = ("micro.h", "micro_layers.h", *HELIUM, *MICRO)
 HEAD = 64  # bytes at the arena's start that hold the handle
 THREADED_HEAD = 1024  # the same with the state of a thread pool

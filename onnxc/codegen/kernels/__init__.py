@@ -22,10 +22,11 @@ from onnxc.codegen.kernels import (
 from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
 from onnxc.codegen.micro.fewbit import FAMILY as FEW_BIT_FAMILY
+from onnxc.codegen.micro.fewbit import FIELDS_FAMILY
 from onnxc.codegen.micro.layers import CONV_FAMILY, DEPTHWISE_FAMILY
 from onnxc.codegen.target import Target
 
-MICRO: tuple[Family, ...] = (DEPTHWISE_FAMILY, CONV_FAMILY, FEW_BIT_FAMILY)
+MICRO: tuple[Family, ...] = (DEPTHWISE_FAMILY, CONV_FAMILY, FEW_BIT_FAMILY, FIELDS_FAMILY)
 FAMILIES: tuple[Family, ...] = tuple(
     module.FAMILY
     for module in (
@@ -54,19 +55,8 @@ def choose(
     `exact` sums of integers must stay such.
     """
     refusals: list[Refusal] = []
-    taken: list[tuple[float, Family, Schedule]] = []
-    for family in MICRO if target.micro and micro else ():
-        answer = family.schedule(spec, target)
-        if isinstance(answer, Schedule):
-            return family, answer, refusals
-        refusals.append(answer)
-    for family in FAMILIES:
-        inexact = Refusal(family.name, "rounds sums of integers, which a step may follow here")
-        answer = inexact if exact and not family.exact else family.schedule(spec, target)
-        if isinstance(answer, Refusal):
-            refusals.append(answer)
-        else:
-            taken.append((family.cost(spec, answer, target), family, answer))
+    taken = _taken(MICRO if target.micro and micro else (), spec, target, False, refusals)
+    taken = taken or _taken(FAMILIES, spec, target, exact, refusals)
     if not taken:
         return None, None, refusals
     least, best, plan = min(taken, key=lambda one: one[0])
@@ -75,3 +65,18 @@ def choose(
             why = f"predicted to take {cycles:.3g} cycles, {plan.rule} {least:.3g}"
             refusals.append(Refusal(other.rule, why))
     return best, plan, refusals
+
+
+def _taken(
+    families: tuple[Family, ...], spec: KernelSpec, target: Target, exact: bool, refusals: list[Refusal]
+) -> list[tuple[float, Family, Schedule]]:
+    """Predicted cycles, family and schedule of those that take `spec`; why the others do not is added to `refusals`."""
+    taken = []
+    for family in families:
+        inexact = Refusal(family.name, "rounds sums of integers, which a step may follow here")
+        answer = inexact if exact and not family.exact else family.schedule(spec, target)
+        if isinstance(answer, Refusal):
+            refusals.append(answer)
+        else:
+            taken.append((family.cost(spec, answer, target), family, answer))
+    return taken

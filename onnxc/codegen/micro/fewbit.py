@@ -14,6 +14,7 @@ c taps - S.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -25,11 +26,12 @@ from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.spec import CHANNEL_STEPS, Detail, KernelSpec, PackSpec, PoolSpec, Refusal, Schedule, words
 from onnxc.codegen.kernels.thresholds import ALWAYS
 from onnxc.codegen.kernels.tile import operands as epilogue_operands
+from onnxc.codegen.micro import fields
 from onnxc.codegen.micro.calls import Micro, stub
 from onnxc.codegen.micro.fixed import c_float
 from onnxc.codegen.target import Target
 
-NAME = "micro.bits"
+NAME, FIELDS = "micro.bits", "micro.bits.helium"
 WORD = 32
 SLICES, CHANNELS, PRODUCTS = Detail("slices"), Detail("channels"), Detail("products")  # how words of weights lie
 SIXTEEN, MOST_LEVELS = 16, 16
@@ -49,6 +51,23 @@ SLICED = 8  # bits of thresholds that lie bit by bit, or 16
 
 def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
     """Takes packed activations with packed weights, whose epilogue is of steps that the C code knows."""
+    words = target.fpu and not target.helium and _multiplied(spec)  # Helium multiplies bytes
+    detail = PRODUCTS if words else SLICES if _sliced(spec) else CHANNELS
+    return _refusal(spec, target) or Schedule(NAME, 1, 1, 1, detail)
+
+
+def schedule_fields(spec: KernelSpec, target: Target) -> Schedule | Refusal:
+    """Takes the same where Helium multiplies fields of bytes."""
+    refusal, detail = _refusal(spec, target), fields.detail(spec)
+    if refusal is None and (not target.helium or detail is None):
+        why = (
+            "is for Helium" if not target.helium else "takes no groups, no residual planes and no numbers beyond a byte"
+        )
+        return Refusal(FIELDS, why)
+    return refusal or Schedule(FIELDS, 1, 1, 1, detail)
+
+
+def _refusal(spec: KernelSpec, target: Target) -> Refusal | None:
     if not target.micro:
         return Refusal(NAME, "is for processors without vectors")
     refusal = check_bits(NAME, spec)
@@ -68,8 +87,7 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
         reason = f"packs {MOST_PLANES} planes at most"
     elif max(spec.n, spec.h, spec.w, spec.c, spec.oc, spec.oh, spec.ow, *planes.packed_shape(spec)) > 32767:
         reason = "has an extent beyond 16 bits"
-    detail = PRODUCTS if target.fpu and _multiplied(spec) else SLICES if _sliced(spec) else CHANNELS
-    return Refusal(NAME, reason) if reason else Schedule(NAME, 1, 1, 1, detail)
+    return Refusal(NAME, reason) if reason else None
 
 
 def _multiplied(spec: KernelSpec) -> bool:
@@ -117,8 +135,9 @@ def _constant_bytes(spec: KernelSpec) -> int:
     return 2 if planes.largest(spec) < 1 << 15 else 4
 
 
-def settle(form: Any) -> Any:
-    """A few-bit kernel that compares, with thresholds as the C code reads them: its step is ("threshold", flips, bytes, base)."""
+def settle(form: Any, slices: bool = True) -> Any:
+    """A few-bit kernel that compares, with thresholds as the C code reads them: its step is ("threshold", flips, bytes, base). Without
+    `slices` none are compared bit by bit."""
     spec = form.spec
     if spec.epilogue[:1] not in ((("threshold", False),), (("threshold", True),)):
         return form
@@ -142,7 +161,7 @@ def settle(form: Any) -> Any:
     elif width == 2:
         found = np.clip(found, -32768, 32767)
     flips = bool(flip.any())
-    if width <= 2 and _tests_slices(spec) and not flips and found.shape[:2] == (1, 1):
+    if width <= 2 and slices and _tests_slices(spec) and not flips and found.shape[:2] == (1, 1):
         if width == 2:  # of 16 bits, 0 and 65535 being never and always
             base = low - 1
             found = np.where(original >= ALWAYS, 65535, np.where(original <= -ALWAYS, 0, original - base))
@@ -224,12 +243,14 @@ def emit(spec: KernelSpec, plan: Schedule, name: str) -> Any:
         operand("y", spec.y_shape, spec.dtype)
     if pack is not None:
         operand("packed", pack.shape, "uint64")
-    work, order = 4 * (_scratch(spec, plan) + spec.oc), (0, 1, *at.values(), "work")
+    work, order = 4 * (_scratch(spec, plan) + -(-spec.oc // 4) * 4), (0, 1, *at.values(), "work")
     values, before = _layer(spec, plan, test), _before(spec, test)
     return stub(name, rows, Micro("onnxc_bits", "onnxc_bits_layer", values, order, work, (), before, len(rows) - first))
 
 
 def _weights_shape(spec: KernelSpec, plan: Schedule) -> tuple[int, ...]:
+    if plan.family == FIELDS:
+        return fields.shape(spec)
     channels, outputs = spec.c // spec.groups, spec.oc // spec.groups
     if plan.detail == PRODUCTS:
         return (1, outputs, spec.kh * spec.kw * _used(spec) * spec.weight.bits)
@@ -249,6 +270,8 @@ def _levels(spec: KernelSpec, test: tuple) -> int:
 
 def _scratch(spec: KernelSpec, plan: Schedule) -> int:
     """Words of work ahead of the sums: counters, or windows with their masks."""
+    if plan.family == FIELDS:
+        return fields.scratch(spec)
     if plan.detail == PRODUCTS:
         return 2 * (WORD // 2) * spec.kh * spec.kw * _used(spec) + spec.oc
     if plan.detail == SLICES:
@@ -273,9 +296,16 @@ def _layer(spec: KernelSpec, plan: Schedule, test: tuple) -> str:
         spec.n * rows * columns * line, planes.multiplier(spec), prod(_weights_shape(spec, plan)[1:]), _scratch(spec, plan),
         spec.c // spec.groups // SIXTEEN, _levels(spec, test), _constant_bytes(spec) if not test and _tabled(spec) else 0,
         len(spec.epilogue) if step else 0, "steps" if step else "NULL", "NULL" if spec.packed is None else "&pack",
-        f"onnxc_by_product{spec.weight.bits}" if plan.detail == PRODUCTS else BY[plan.detail or CHANNELS],
+        _function(spec, plan),
     ]  # fmt: skip
     return ", ".join(map(str, numbers))
+
+
+def _function(spec: KernelSpec, plan: Schedule) -> str:
+    """Of C, for the sums of a pixel."""
+    if plan.family == FIELDS:
+        return fields.function(spec, plan)
+    return f"onnxc_by_product{spec.weight.bits}" if plan.detail == PRODUCTS else BY[plan.detail or CHANNELS]
 
 
 def _before(spec: KernelSpec, test: tuple) -> str:
@@ -327,6 +357,8 @@ def pack(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
     """Integer weights (oc, c/groups, kh, kw) -> words of 32 input channels, an output channel after the other; by slices words of
     32 output channels, an input channel after the other."""
     weights = np.asarray(weights)
+    if plan.family == FIELDS:
+        return fields.pack(spec, plan, weights)
     if plan.detail == CHANNELS:
         return planes.pack_weights(spec, 1, weights, WORD)
     if plan.detail == PRODUCTS:
@@ -350,16 +382,23 @@ def _pairs(spec: KernelSpec, weights: np.ndarray) -> np.ndarray:
 
 def pack_key(spec: KernelSpec, plan: Schedule) -> tuple:
     """What `pack` depends on."""
-    return (spec.groups, spec.weight, plan.detail)
+    return (spec.groups, spec.weight, plan.family, plan.detail, *(fields.key(spec) if plan.family == FIELDS else ()))
 
 
 def cost(spec: KernelSpec, plan: Schedule, target: Target) -> float:
-    """Instructions: 8 for a word of a pair of planes, 45 for what is left at its end, 20 for a result."""
+    """Instructions: 8 for a word of a pair of planes, 45 for what is left at its end (by slices 12, or 80 where counts of several pairs are
+    brought together), 20 for a result; 110 for one of products, which is a float first."""
+    if plan.family == FIELDS:
+        return spec.n * spec.oh * spec.ow * fields.instructions(spec, plan)
     if plan.detail == PRODUCTS:
-        return spec.macs * (1.0 + 0.02 * spec.activation.bits) + 20 * spec.n * spec.oh * spec.ow * spec.oc
+        return spec.macs * (1.0 + 0.02 * spec.activation.bits) + 110 * spec.n * spec.oh * spec.ow * spec.oc
     pairs = spec.activation.bits * spec.weight.bits
     taps = spec.kh * spec.kw * _used(spec)
-    return spec.n * spec.oh * spec.ow * (spec.oc * (pairs * (8 * taps + 45) + 20) + 20 * taps * spec.activation.bits)
+    last = 45 if plan.detail == CHANNELS else 12 if pairs == 1 else 80
+    return spec.n * spec.oh * spec.ow * (spec.oc * (pairs * (8 * taps + last) + 20) + 20 * taps * spec.activation.bits)
 
 
 FAMILY = Family(NAME, schedule, emit, pack, cost, pack_key, tables, packs=True, settle=settle)
+FIELDS_FAMILY = Family(
+    FIELDS, schedule_fields, emit, pack, cost, pack_key, tables, packs=True, settle=partial(settle, slices=False)
+)

@@ -29,6 +29,8 @@ def passes(spec: KernelSpec, plan: Schedule) -> int:
         return 1
     if plan.family == layers.CONV:
         return pixels if plan.detail in (layers.HELIUM, layers.HELD) else ceil(pixels / 2)
+    if plan.family == fewbit.FIELDS:
+        return pixels
     if plan.family == fewbit.NAME:
         pairs = spec.n * spec.oh * ceil(spec.ow / 2)
         return pairs if plan.detail == fewbit.PRODUCTS else pixels * spec.activation.bits

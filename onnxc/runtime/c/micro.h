@@ -23,8 +23,9 @@
 #define ONNXC_DSP 1
 #endif
 
-#if defined(ONNXC_HELIUM) && defined(__ARM_FEATURE_MVE)
+#if defined(ONNXC_HELIUM) && defined(__ARM_FEATURE_MVE) && defined(__GNUC__)
 #include <arm_mve.h>
+#define ONNXC_MVE 1 /* compilers move predicates and pointers about: the innermost parts are assembler */
 #endif
 
 #if defined(__GNUC__)
@@ -162,7 +163,7 @@ ONNXC_INLINE uint32_t *onnxc_widen(uint32_t four, uint32_t *to, int gap) {
 
 /* `count` bytes of y of what the sums gave, with what they are added to. */
 ONNXC_KERNEL void onnxc_more(const onnxc_ends *e, const int8_t *from, const int8_t *r, int8_t *y, int count) {
-#if defined(ONNXC_HELIUM) && defined(__ARM_FEATURE_MVE)
+#ifdef ONNXC_MVE
   const int32x4_t rflip = vdupq_n_s32(e->rflip ? -128 : 0), flip = vdupq_n_s32((int32_t)e->flip);
   for (; count > 0; count -= 4, from += 4, y += 4) {
     mve_pred16_t p = vctp32q((uint32_t)count);

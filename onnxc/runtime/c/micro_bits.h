@@ -143,6 +143,32 @@ ONNXC_KERNEL void onnxc_tests(const onnxc_bits_layer *s, const int32_t *sums, co
                               int first, int32_t lower, uint32_t *to) {
   const onnxc_pack_layer *p = s->pack;
   int c, g, each = p->c / p->groups, channel = 0;
+#ifdef ONNXC_MVE
+  if (each % 32 == 0) {
+    uint8_t codes[16];
+    for (g = 0; g < p->groups; g++, to += p->words)
+      for (c = 0; c < each; c += 16) {
+        int i;
+        for (i = 0; i < 16; i += 4, channel += 4) {
+          int32x4_t v = vldrwq_s32(sums + channel), t;
+          if (flip) v = veorq_s32(v, vldrbq_s32(flip + channel));
+          if (s->width == 1) { /* 0 is below all sums, 255 above */
+            const int32x4_t raw = vreinterpretq_s32_u32(vldrbq_u32((const uint8_t *)table + first + channel));
+            t = vaddq_n_s32(vsubq_s32(vshlq_n_s32(vshrq_n_s32(vaddq_n_s32(raw, 1), 8), 30), vshlq_n_s32(onnxc_below4(vsubq_n_s32(raw, 1)), 30)), s->base);
+            t = vaddq_s32(t, raw);
+          } else if (s->width == 2) {
+            t = vldrhq_s32((const int16_t *)table + first + channel);
+          } else {
+            t = vldrwq_s32((const int32_t *)table + first + channel);
+          }
+          v = s->rises ? veorq_s32(onnxc_below4(vsubq_s32(v, t)), vdupq_n_s32(1)) : onnxc_below4(vsubq_n_s32(vaddq_n_s32(vsubq_s32(v, t), lower), 1));
+          vstrbq_s32((int8_t *)codes + i, v);
+        }
+        onnxc_put16(codes, 1, 0, (uint16_t *)(void *)to + (c >> 4));
+      }
+    return;
+  }
+#endif
   for (g = 0; g < p->groups; g++, to += p->words)
     for (c = 0; c < each;) {
       uint32_t made = 0, bit = 1;
@@ -178,6 +204,23 @@ ONNXC_KERNEL void onnxc_steps(const onnxc_bits_layer *s, float *v, const void *c
     const float *o = t->operand < 0 ? NULL : (const float *)operands[t->operand];
     float a = t->a, b = t->b;
     if (t->kind == ONNXC_ADD_TENSOR) o += pixel * count;
+#ifdef ONNXC_MVE
+#define ONNXC_FOURS(kind, value)                                                   \
+  case kind:                                                                       \
+    for (c = 0; c < count; c += 4) {                                               \
+      const mve_pred16_t p = vctp32q((uint32_t)(count - c));                       \
+      const float32x4_t u = vldrwq_z_f32(v + c, p);                                \
+      vstrwq_p_f32(v + c, (value), p);                                             \
+    }                                                                              \
+    continue
+    switch (t->kind) {
+      ONNXC_FOURS(ONNXC_ADD, vaddq_f32(u, vldrwq_z_f32(o + c, p)));
+      ONNXC_FOURS(ONNXC_ADD_TENSOR, vaddq_f32(u, vldrwq_z_f32(o + c, p)));
+      ONNXC_FOURS(ONNXC_MUL, vmulq_f32(u, vldrwq_z_f32(o + c, p)));
+      ONNXC_FOURS(ONNXC_ADD_ONE, vaddq_n_f32(u, a));
+      ONNXC_FOURS(ONNXC_MUL_ONE, vmulq_n_f32(u, a));
+    }
+#endif
 #define ONNXC_EACH(kind, value) \
   case kind:                    \
     for (c = 0; c < count; c++) v[c] = (value); \
@@ -234,11 +277,22 @@ ONNXC_KERNEL void onnxc_bits(const onnxc_bits_layer *s, const void *x, const voi
           onnxc_tests(s, sums, table, (const int8_t *)flip, first, missing / 2, onnxc_pixel(s->pack, (uint32_t *)packed, n, row, column));
           continue;
         }
+#ifdef ONNXC_MVE
+        for (c = 0; c < s->oc; c += 4) {
+          const mve_pred16_t p = vctp32q((uint32_t)(s->oc - c));
+          int32x4_t v = vmulq_n_s32(vldrwq_z_s32(sums + c, p), s->multiplier);
+          v = vaddq_s32(v, s->table == 2   ? vldrhq_z_s32((const int16_t *)table + first + c, p)
+                           : s->table == 4 ? vldrwq_z_s32((const int32_t *)table + first + c, p)
+                                           : vdupq_n_s32(s->inside * within));
+          vstrwq_p_f32((float *)(void *)(sums + c), vcvtq_f32_s32(v), p);
+        }
+#else
         for (c = 0; c < s->oc; c++) {
           int32_t more = s->table == 2 ? ((const int16_t *)table)[first + c] : s->table ? onnxc_number(table, s->table, first + c) : s->inside * within;
           float v = (float)(s->multiplier * sums[c] + more);
           memcpy(sums + c, &v, 4);
         }
+#endif
         onnxc_steps(s, (float *)(void *)sums, operands, pixel);
         if (to) memcpy(to, sums, 4 * (size_t)s->oc), to += s->oc;
         if (packed) onnxc_pack_pixel(s->pack, (const float *)(const void *)sums, (const float *)scale, onnxc_pixel(s->pack, (uint32_t *)packed, n, row, column));

@@ -109,4 +109,8 @@ ONNXC_BY_PRODUCT(1)
 ONNXC_BY_PRODUCT(2)
 ONNXC_BY_PRODUCT(4)
 
+#ifdef ONNXC_HELIUM
+#include "micro_helium_few.h"
+#endif
+
 #endif

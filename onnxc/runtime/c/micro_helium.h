@@ -8,9 +8,7 @@
 
 #include "micro_layers.h"
 
-#if defined(__ARM_FEATURE_MVE) && defined(__GNUC__)
-#define ONNXC_MVE 1 /* compilers move predicates and pointers about: the innermost parts are assembler */
-
+#ifdef ONNXC_MVE
 /* Four sums as bytes: m float(sum), rounded to even, + offset, saturated; bytes in the lowest parts of the lanes. */
 ONNXC_INLINE int32x4_t onnxc_bytes4(int32x4_t sums, float32x4_t m, int32_t offset) {
   int32x4_t v = vaddq_n_s32(vcvtnq_s32_f32(vmulq_f32(vcvtq_f32_s32(sums), m)), offset);

@@ -30,10 +30,65 @@ ONNXC_KERNEL void onnxc_padding(const onnxc_pack_layer *s, uint32_t *to) {
   }
 }
 
+#ifdef ONNXC_MVE
+/* The bits of 16 codes, plane by plane. P0 is the compiler's, too; GCC 12 fails on predicates of vectors that it knows to be 0 or 1. */
+ONNXC_INLINE void onnxc_put16(const uint8_t *codes, int bits, int plane, uint16_t *to) {
+  uint8x16_t v = vldrbq_u8(codes), tested;
+  uint32_t bit, made, p0;
+  for (bit = 1; bits > 0; bits--, bit *= 2, to += 2 * plane) {
+    __asm__("vmrs %2, p0\n\tvdup.8 %q1, %4\n\tvand %q1, %q1, %q3\n\tvcmp.i8 ne, %q1, zr\n\tvmrs %0, p0\n\tvmsr p0, %2"
+            : "=&r"(made), "=&w"(tested), "=&r"(p0) : "w"(v), "r"(bit));
+    *to = (uint16_t)made;
+  }
+}
+
+/* 1 where a number is negative, else 0. */
+ONNXC_INLINE int32x4_t onnxc_below4(int32x4_t v) { return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(v), 31)); }
+
+/* 1 where a float is 0 or more, else 0. By its bits, as vectors take tiny numbers for 0. */
+ONNXC_INLINE int32x4_t onnxc_signs4(float32x4_t v) {
+  const int32x4_t bits = vreinterpretq_s32_f32(v), size = vandq_s32(bits, vdupq_n_s32(0x7fffffff));
+  const int32x4_t negative = vbicq_s32(onnxc_below4(bits), onnxc_below4(vsubq_n_s32(size, 1))); /* not -0 */
+  return vbicq_s32(onnxc_below4(vsubq_n_s32(size, 0x7f800001)), negative);                       /* no NaN */
+}
+
+/* A pixel of floats, 16 channels at a time; not of residual planes. */
+ONNXC_KERNEL void onnxc_pack_pixel16(const onnxc_pack_layer *s, const float *x, const float *scale, uint32_t *to) {
+  const int each = s->c / s->groups, step = s->mode == 2 ? 4 : 0;
+  const float32x4_t low = vdupq_n_f32((float)s->low), high = vdupq_n_f32((float)s->high);
+  const float own[4] = {scale ? scale[0] : 1, scale ? scale[0] : 1, scale ? scale[0] : 1, scale ? scale[0] : 1};
+  const float *by = step ? scale : own;
+  uint8_t codes[16];
+  int g, c, i;
+  for (g = 0; g < s->groups; g++, to += s->words)
+    for (c = 0; c < each; c += 16) {
+      for (i = 0; i < 16; i += 4, x += 4, by += step) {
+        float32x4_t v = vldrwq_f32(x);
+        int32x4_t code;
+        if (s->mode == 0) {
+          code = onnxc_signs4(v);
+        } else {
+          v[0] /= by[0], v[1] /= by[1], v[2] /= by[2], v[3] /= by[3]; /* vectors do not divide */
+          v = vpselq_f32(low, v, vcmpltq_f32(v, low));
+          code = vcvtnq_s32_f32(vpselq_f32(high, v, vcmpgtq_f32(v, high)));
+        }
+        vstrbq_s32((int8_t *)codes + i, code);
+      }
+      onnxc_put16(codes, s->bits, s->plane, (uint16_t *)(void *)to + (c >> 4));
+    }
+}
+#endif
+
 /* A pixel of floats. */
 ONNXC_KERNEL void onnxc_pack_pixel(const onnxc_pack_layer *s, const float *x, const float *scale, uint32_t *to) {
   const int bits = s->bits;
   int p, c, g, each = s->c / s->groups;
+#ifdef ONNXC_MVE
+  if (each % 32 == 0 && s->mode != 3) {
+    onnxc_pack_pixel16(s, x, scale, to);
+    return;
+  }
+#endif
   for (g = 0; g < s->groups; g++, to += s->words)
     for (c = 0; c < each;) {
       uint32_t made[8] = {0}, bit = 1;
