@@ -25,12 +25,12 @@ RESULTS = Path(__file__).resolve().parent / "results/early_prune.json"
 WIDTHS = (16, 32, 32, 64)
 SHARED = "batch=64,rate=0.003,augment=[shift],held=0.02"
 ROWS = {
-    "whole network": (f"train.finetune(epochs=12,{SHARED})", 12),
     "sparse training, then pruned": (
         f"train.slim(strength=0.7,epochs=12,{SHARED}),"
         f"prune(criterion=bn_scale,scope=global,ratio=0.5,recover=none),train.finetune(epochs=6,{SHARED})", 18,
     ),
     "early pruned": (f"train.early_prune(early=3,epochs=9,ratio=0.5,strength=0.7,{SHARED})", 12),
+    "whole network": (f"train.finetune(epochs=12,{SHARED})", 12),
 }  # fmt: skip
 """(passes, epochs in all)"""
 

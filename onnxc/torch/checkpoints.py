@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from glob import escape
 from pathlib import Path
 
 import torch
@@ -21,11 +22,14 @@ def mark(weights: dict[str, torch.Tensor], *terms: object) -> str:
 
 
 def writable(path: Path) -> None:
-    """Raises BadOption, ahead of any step, where no checkpoint can be written at `path`."""
+    """Raises BadOption, ahead of any step, where no checkpoint can be written at `path`. What a kill left half written goes."""
     if path.is_dir():
         raise BadOption("the checkpoint is a folder", expected="a file", found=path)
     if not os.access(path.absolute().parent, os.W_OK):
         raise BadOption("the folder of the checkpoint cannot be written to", found=path.absolute().parent)
+    for left in path.parent.glob(f".{escape(path.name)}.*"):
+        if left.suffix[1:].isdecimal():
+            left.unlink(missing_ok=True)
 
 
 def save(path: Path, state: dict) -> None:

@@ -202,6 +202,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_ahead_of_training(tmp_path,
         raise OSError("No space left on device")
 
     monkeypatch.setattr(checkpoints.torch, "save", full)
+    (tmp_path / ".c.pt.123").write_bytes(b"what a kill left")
     with pytest.raises(BadData, match="cannot be written: No space left"):
         fitted(f'train.finetune(epochs=1,rate=0.01,checkpoint="{tmp_path}/c.pt")')
     assert not list(tmp_path.iterdir())
