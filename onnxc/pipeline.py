@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .ir import foreign
-from .ir.cost import cost, uncounted
+from .ir.bodies import unread
+from .ir.cost import cost, has_bodies, uncounted
 from .ir.declared import correct_as_run, correct_outputs, freeze_inputs
 from .ir.errors import BadModel, BadOption, DimensionError, InferenceObjects, OnnxcError, VerificationError
 from .ir.files import load
@@ -197,11 +198,14 @@ def _required(trial: Trial, row: Report) -> None:
 
 
 def open_sizes(model: Model) -> list[str]:
-    """At which extents the costs of a model with open axes are counted: `H = 64`, in words."""
+    """At which extents the costs of a model with open axes are counted: `H = 64`, in words; one sample goes without saying where
+    the axis is called so."""
+    from .runtime.samples import is_batch
+
     found: dict[str, int] = {}
     for t in model.inputs:
         for axis, (dim, extent) in enumerate(zip(t.shape or (), model.shapes.get(t.name, ()))):
-            if not isinstance(dim, int) and extent != 1:
+            if not isinstance(dim, int) and (extent != 1 or not is_batch(dim)):
                 found.setdefault(dim or f"{t.name}[{axis}]", extent)
     return [f"{name} = {extent}" for name, extent in found.items()]
 
@@ -236,13 +240,21 @@ def _uncounted(model: Model, verified: Verified) -> float:
 
 def uncounted_said(model: Model, verified: Verified) -> list[str]:
     """What is to be said of products whose extents only a run tells."""
+    lost = unread(model, verified) if has_bodies(model) else []
+    said = (
+        [f"the body of {_few(lost)} cannot be read by itself: nothing in it is counted, or worked on"] if lost else []
+    )
     names = uncounted(model, verified) if model.shapes else []
     if not names:
-        return []
-    what = f"{len(names)} products have extents" if len(names) > 1 else "1 product has extents"
-    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return said
+    what = f"{len(names)} products have extents or turns" if len(names) > 1 else "1 product has extents or turns"
     their = "their" if len(names) > 1 else "its"
-    return [f"{what} that only a run tells; {their} MACs are counted too low ({', '.join(names[:3])}{rest})"]
+    return [*said, f"{what} that only a run tells; {their} MACs are counted too low ({_few(names)})"]
+
+
+def _few(names: list[str]) -> str:
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{rest}"
 
 
 def _context(verified: Verified, outer: Context, trial: Trial | None) -> Context:

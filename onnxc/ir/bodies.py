@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 
 from . import qonnx
 from .axes import Extent
-from .errors import OnnxcError
+from .errors import DimensionError, OnnxcError
 from .external import Beside
 from .graph import CAPTURED, DOMAIN, STANDARD
 from .live import Sizes, number
@@ -56,6 +56,24 @@ def inner(model: Model, verified: Verified) -> list[Body]:
     return verified.bodies
 
 
+def unread(model: Model, verified: Verified) -> list[str]:
+    """The nodes with a body that cannot be read as a model, by name, those within bodies too: nothing there is counted or
+    worked on."""
+    read = [(id(body.node), body.key) for body in inner(model, verified)]
+    found = [
+        node.name
+        for node in model.nodes
+        if CAPTURED in node.attrs and any(_is_graph(v) and (id(node), k) not in read for k, v in node.attrs.items())
+    ]
+    for body in inner(model, verified):
+        found += [f"{body.name}/{name}" for name in unread(body.model, body.verified)]
+    return found
+
+
+def _is_graph(value: object) -> bool:
+    return isinstance(value, _A) and value.type == _A.GRAPH
+
+
 def hides_products(model: Model, node: gs.Node) -> bool:
     """Whether `node` calls a function, none of ours and no quantiser, in which matrix products or convolutions stand."""
     function = model.function(node)
@@ -76,7 +94,7 @@ def hides_products(model: Model, node: gs.Node) -> bool:
 
 def _of(model: Model, verified: Verified, node: gs.Node) -> Iterator[Body]:
     for key, value in node.attrs.items():
-        if isinstance(value, _A) and value.type == _A.GRAPH and CAPTURED in node.attrs:
+        if _is_graph(value) and CAPTURED in node.attrs:
             body = read_body(model, verified, node, key)
             if body is not None:
                 yield body
@@ -123,7 +141,7 @@ def read_body(model: Model, verified: Verified, node: gs.Node, key: str) -> Body
                 t.values = passed[name].values
         made.ir_version, made.lax = model.ir_version, model.lax
         made.reserve(model.names())
-        found = Body(node, key, made, verify(made), passed, _trips(node, own, verified))
+        found = Body(node, key, made, _verified(made), passed, _trips(node, own, verified))
     except (OnnxcError, RuntimeError):  # the inliner's C++ side raises bare RuntimeErrors
         return None
     sizes: Sizes = {**verified.analysis.sizes}
@@ -135,6 +153,21 @@ def read_body(model: Model, verified: Verified, node: gs.Node, key: str) -> Body
         elif all(isinstance(n, int) for n in shape):
             made.shapes[name] = tuple(n for n in shape if isinstance(n, int))
     return found
+
+
+def _verified(body: Model) -> Verified:
+    """The body, verified; what it declares of an output that has another shape, which runtimes overlook, is not heeded."""
+    for _ in body.outputs:
+        try:
+            return verify(body)
+        except DimensionError as e:
+            wrong = [
+                t for t in body.outputs if t.name == e.tensor and isinstance(t, gs.Variable) and t.shape is not None
+            ]
+            if not wrong:
+                raise
+            wrong[0].shape = None
+    return verify(body)
 
 
 def opened(proto: onnx.ModelProto, functions: list[tuple[str, str]]) -> onnx.ModelProto:
@@ -164,6 +197,8 @@ def _own_inputs(graph: onnx.GraphProto, node: gs.Node, verified: Verified) -> Ow
         if t is None:
             found[info.name] = ("", ())
             kind = kinds[i]
+            info.type.tensor_type.ClearField("shape")  # the number of the turn and the condition are scalars, whatever is declared
+            info.type.tensor_type.shape.SetInParent()
         else:
             shape = t.values.shape if isinstance(t, gs.Constant) else verified.analysis.shape(t.name)
             if shape is not None and i >= len(sources) - scanned:

@@ -135,7 +135,8 @@ def attribute_tables(node: gs.Node) -> tuple[int, int]:
 
 
 def uncounted(model: Model, verified: Verified) -> list[str]:
-    """Products over extents or ranks that only a run tells, whose MACs are counted too low, by the names of their nodes."""
+    """Products over extents or ranks that only a run tells, and loops over products, whose turns only a run tells, by the names of
+    their nodes: their MACs are counted too low."""
     analysis, found = verified.analysis, []
     for node in model.nodes:
         facts = analysis.facts[node.name]
@@ -143,8 +144,14 @@ def uncounted(model: Model, verified: Verified) -> list[str]:
         if (node.op in PRODUCTS and not facts.known) or any(not _is_counted(a, analysis.sizes) for a in axes):
             found.append(node.name)
     for body in inner(model, verified) if has_bodies(model) else ():
+        if body.node.op == "Loop" and not _has_turns(body.node) and cost(body.model, body.verified).macs:
+            found.append(body.node.name)  # counted as one turn
         found += [f"{body.name}/{name}" for name in uncounted(body.model, body.verified)]
     return found
+
+
+def _has_turns(loop: gs.Node) -> bool:
+    return bool(loop.inputs) and isinstance(loop.inputs[0], gs.Constant)
 
 
 def _is_counted(a: Axis, sizes: Sizes) -> bool:

@@ -42,7 +42,7 @@ def run_inside(p: Pass, before: Model, model: Model, ctx: Context, report: Repor
             if part.edits:
                 verify(work, like=body.model)
         except OnnxcError as e:
-            report.refuse(body.name, e.what)
+            report.refuse(body.name, f"it is left as it is: {e}")
             continue
         if part.edits and work.opset != model.opset:
             found.refuse(body.name, "it would take another opset than the model")

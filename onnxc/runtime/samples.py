@@ -88,6 +88,11 @@ def _is_sure(dim: Dim) -> bool:
     return isinstance(dim, str) and SURE.fullmatch(dim) is not None
 
 
+def is_batch(dim: Dim) -> bool:
+    """Whether an axis is called as axes of samples are, or not at all."""
+    return _is_sure(dim) or _is_nameless(dim)
+
+
 def _shared(opened: Mapping[str, Shape]) -> str | None:
     """Of several names of samples, one that all inputs have: x [n, b, 20] beside h [2, b, 16] has b."""
     rows = [

@@ -78,6 +78,7 @@ def test_a_budget_holds_at_the_size_that_is_told(source):
 def test_inspect_says_the_size():
     found = inspect(network(["N", 3, "H", "W"], EARLY_AND_LATE))
     assert found.sizes == ("H = 64", "W = 64")
+    assert inspect(network(["D", 3, "H", 8], EARLY_AND_LATE)).sizes == ("D = 1", "H = 64")
     assert inspect(network([1, 3, 8, 8], EARLY_AND_LATE)).sizes == ()
 
 
@@ -117,7 +118,7 @@ def test_extents_that_only_a_run_tells_are_told_of():
             s = ReduceSum <keepdims = 0> (x, last) i = NonZero(s) j = Squeeze(i, first) a = Gather(x, j) y = MatMul(a, w) }""")
     proto.graph.initializer.append(numpy_helper.from_array(np.ones((3, 4), np.float32), "w"))
     proto.graph.node[-1].name = "product"
-    words = "1 product has extents that only a run tells; its MACs are counted too low (product)"
+    words = "1 product has extents or turns that only a run tells; its MACs are counted too low (product)"
     assert inspect(proto).remarks == (words,)
     assert words in str(onnxc.run_passes(proto, "clean").report).replace("\n      ", " ")
 
@@ -166,3 +167,14 @@ def test_tables_of_trees_are_counted():
     found = cost(model, verify(model))
     assert found.params == 5
     assert found.bytes == sum(a.ByteSize() for a in node.attribute if a.floats or a.ints)
+
+
+@pytest.mark.parametrize("turns, told", [("<int64 m = {3}> { y = Loop", False), ("{ m = Identity(n) y = Loop", True)])
+def test_loops_whose_turns_only_a_run_tells_are_told_of(turns, told):
+    proto = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[4,4] x, int64 n) => (float[4,4] y) {turns} (m, "", x) <body = b (int64 i, bool c, float[4,4] s) =>
+            (bool d, float[4,4] t) {{ d = Identity(c) t = MatMul(s, s) }}> }}""")
+    proto.graph.node[-1].name = "loop"
+    found = inspect(proto)
+    assert found.cost.macs == (64 if told else 192)
+    assert ("loop" in str(found.remarks)) is told

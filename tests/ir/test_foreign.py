@@ -28,7 +28,7 @@ def test_a_report_says_which_operators_were_left_alone(passes):
     report = onnxc.run_passes(model("org.acme"), passes, check="shapes").report
     assert report.remarks == [
         "2 org.acme.Turn: not in the operator table; they keep their dimensions, and their MACs are not counted",
-        "1 product has extents that only a run tells; its MACs are counted too low (n1)",
+        "1 product has extents or turns that only a run tells; its MACs are counted too low (n1)",
     ]
     last = report.rows[-1]
     assert not last.edits and (last.refusals or last.notes)

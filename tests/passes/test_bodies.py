@@ -162,3 +162,17 @@ def test_the_body_of_a_scan_over_batches_is_fed_row_after_row():
         body = b (float[16] s, float[16] e) => (float[16] t, float[16] o) { t = Add(s, e) o = MatMul(t, w) }>("", i, x) }""")
     proto.graph.initializer.append(onnx.numpy_helper.from_array(W["w"], "w"))
     assert onnxc.run_passes(onnxc.load(proto), "quant").report.rows[-1].name == "quant.int8"
+
+
+def test_a_body_that_declares_other_shapes_than_it_has_is_worked_on():
+    """As exporters of PaddlePaddle write loops: the number of the turn and what it carries have other ranks than declared."""
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[4,4] x, int64 m) => (float[4,4] y) <bool go = {1}> {
+            y = Loop (m, go, x) <body = b (int64[1] i, bool c, float[4,4] s) => (bool d, float[4] t) {
+                d = Identity(c) e = Identity(s) t = MatMul(e, e) }> }""")
+    assert inspect(proto).cost.macs == 64
+    done = onnxc.run_passes(proto, "clean")
+    (loop,) = done.model.to_proto().graph.node
+    body = loop.attribute[0].g
+    assert [n.op_type for n in body.node].count("Identity") == 1 and done.report.rows[0].after.macs == 64
+    assert body.output == proto.graph.node[0].attribute[0].g.output
