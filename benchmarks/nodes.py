@@ -1,11 +1,12 @@
 """How many nodes `clean,fuse` leaves of any ONNX files, beside onnxslim and onnxsim, whose results are checked for being right.
 
-    python benchmarks/nodes.py DIR [DIR ...] [--json FILE] [--largest 100M] [--seconds 300]
+    python benchmarks/nodes.py [DIR ...] [--json FILE] [--docs] [--largest 100M] [--seconds 300]
 
 Each file below the folders goes through `onnxc passes -p clean,fuse`, `onnxslim` and `onnxsim` (pip install onnxslim onnxsim), each
 a process of its own with its defaults. Nodes are those of the graph, of bodies at any depth and of the functions that are called,
 without Constant. A result is right where ONNX Runtime gives the outputs of the file as it came, within 1e-4 of the largest, or
-within twice what its own optimiser changes of them.
+within twice what its own optimiser changes of them. --json: what the file holds of other models stays; --docs: the table of
+docs/wild.md is written from it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ TOOLS = {
     "onnxsim": ["onnxsim", "{model}", "{out}"],
 }
 CLOSE = 1e-4
+DOCS = Path(__file__).parent.parent / "docs" / "wild.md"
+MARKS = "<!-- table: benchmarks/nodes.py -->\n", "<!-- end of table -->\n"
 
 
 def nodes(proto: onnx.ModelProto) -> int:
@@ -93,15 +96,42 @@ def same(reference: list[dict], again: list[dict], other: list[dict] | None) -> 
     return True
 
 
+def total(rows: list[dict]) -> str:
+    """On how many files each is right, and where onnxc leaves more nodes than a peer."""
+    right = [f"{tool} is right on {sum(row[f'{tool}_right'] for row in rows)}" for tool in TOOLS]
+    fewer = sum(all(row[peer] is None or row[peer] > row["onnxc"] for peer in ("onnxslim", "onnxsim")) for row in rows)
+    more = [Path(row["file"]).stem for row in rows if row["most"]]
+    told = (
+        f"a peer that is right leaves fewer nodes on {', '.join(more)}"
+        if more
+        else "a peer that is right leaves fewer nodes on none"
+    )
+    return f"Of {len(rows)} files and exports {', '.join(right)}; {told}, and on {fewer} both leave more."
+
+
+def table(rows: list[dict]) -> str:
+    """The count of nodes that each leaves of each file."""
+
+    def cell(row: dict, tool: str) -> str:
+        return "none" if row[tool] is None else f"{row[tool]}{'' if row[f'{tool}_right'] else ' (wrong)'}"
+
+    lines = [f"| file | given | {' | '.join(TOOLS)} |", "|---|---:|" + "---:|" * len(TOOLS)]
+    for row in sorted(rows, key=lambda row: row["file"]):
+        cells = " | ".join(cell(row, tool) for tool in TOOLS)
+        lines.append(f"| {row['file'].removesuffix('.onnx')} | {row['given']} | {cells} |")
+    return f"{total(rows)}\n\n" + "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("folders", type=Path, nargs="*")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--docs", action="store_true")
     parser.add_argument("--largest", default="100M")
     parser.add_argument("--seconds", type=int, default=300)
     given = parser.parse_args()
     most = int(given.largest.rstrip("M")) * 10**6
-    rows = []
+    rows = json.loads(given.json.read_text(encoding="utf-8")) if given.json and given.json.exists() else []
     files = [(p, folder) for folder in given.folders for p in folder.rglob("*.onnx") if p.stat().st_size <= most]
     for path, folder in sorted(files, key=lambda one: one[0].stat().st_size):
         proto = onnx.load(path)
@@ -124,16 +154,15 @@ def main() -> None:
         row["most"] = any(
             row[f"{peer}_right"] and row[peer] < (row["onnxc"] or 10**9) for peer in ("onnxslim", "onnxsim")
         )
-        rows.append(row)
+        rows = [*(r for r in rows if r["file"] != row["file"]), row]
         marks = [f"{tool} {row[tool]}{'' if row[f'{tool}_right'] else ' wrong'}" for tool in TOOLS]
         print(f"{'MORE ' if row['most'] else ''}{row['file']}: given {row['given']}, {', '.join(marks)}", flush=True)
         if given.json:
             given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    for tool in TOOLS:
-        right = [row for row in rows if row[f"{tool}_right"]]
-        print(f"{tool}: right on {len(right)} of {len(rows)}, {sum(row[tool] for row in right)} nodes of "
-              f"{sum(row['given'] for row in right)}")  # fmt: skip
-    print(f"files on which a peer that is right leaves fewer nodes than onnxc: {sum(row['most'] for row in rows)}")
+    print(total(rows))
+    if given.docs:
+        before, rest = DOCS.read_text(encoding="utf-8").split(MARKS[0])
+        DOCS.write_text(before + MARKS[0] + table(rows) + MARKS[1] + rest.partition(MARKS[1])[2], encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -197,7 +197,9 @@ def _own_inputs(graph: onnx.GraphProto, node: gs.Node, verified: Verified) -> Ow
         if t is None:
             found[info.name] = ("", ())
             kind = kinds[i]
-            info.type.tensor_type.ClearField("shape")  # the number of the turn and the condition are scalars, whatever is declared
+            info.type.tensor_type.ClearField(
+                "shape"
+            )  # the number of the turn and the condition are scalars, whatever is declared
             info.type.tensor_type.shape.SetInParent()
         else:
             shape = t.values.shape if isinstance(t, gs.Constant) else verified.analysis.shape(t.name)
