@@ -34,7 +34,7 @@ from onnxc.codegen.c.timed import TIMED, check_timed, timed_files, write_timed
 from onnxc.codegen.c.wheel import check_wheel, wheels_in, write_wheel
 from onnxc.codegen.candidates import Picks
 from onnxc.codegen.door import Optimise, Shapes, Source
-from onnxc.codegen.manifest import check_types, manifest_of, tensors_of
+from onnxc.codegen.manifest import check_types, lengths_of, manifest_of, tensors_of
 from onnxc.codegen.memory.arena import ALIGN
 from onnxc.codegen.memory.flash import flash_bytes
 from onnxc.codegen.memory.spill import trim
@@ -270,9 +270,12 @@ def _make(
         raise Unsupported("inputs in the arena, with several shapes or instruction sets", remedy="take one of them")
     layout = lay_out_arena(programs, stored, threads, inside)
     both = tuple((tuple(static.inputs), tuple(static.outputs)) for static in statics)
-    mark = interface_digest(tensors_of(name, both, wanted.ends) | {"model_sha256": model})
+    lengths = lengths_of(statics)
+    mark = interface_digest(tensors_of(name, both, wanted.ends, lengths) | {"model_sha256": model})
     ends = tuple((key, end.scale, end.zero) for key, end in wanted.ends.items())
-    face = Interface(name, both, layout.total, threads, tuple(goal.name for goal in targets), mark, ends, layout.ends)
+    face = Interface(
+        name, both, layout.total, threads, tuple(goal.name for goal in targets), mark, ends, layout.ends, tuple(lengths.items()),
+    )  # fmt: skip
     write_sources(work, face, programs, stored, layout, targets)
     folders = _write_c(work, face, programs, stored, layout, wanted) if wanted.emit or wanted.package else []
     folders += [TIMED] if wanted.timed else []
@@ -289,13 +292,8 @@ def _make(
     extras += [write_wheel(work, face, toolchain, model)] if wanted.wheel else []
     parts = [*objects, f"{name}.o", *(object_name(part) for part in ("weights", *own_parts(face, stored)))]
     flash = flash_bytes(work / file for file in parts)
-    tensors = (
-        []
-        if inside
-        else [
-            face.most_bytes(side, i) for side, rows in enumerate((face.inputs, face.outputs)) for i in range(len(rows))
-        ]
-    )
+    sides = () if inside else enumerate((face.inputs, face.outputs))
+    tensors = [face.most_bytes(side, i) for side, rows in sides for i in range(len(rows))]
     return _Made(
         [*libraries, *extras], folders, programs, kernels, face.arena_bytes, stored.flash_bytes, flash, sum(tensors)
     )

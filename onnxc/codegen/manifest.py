@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from onnxc import __version__
 from onnxc.codegen.c.header import C_TYPES, Interface, tensor_bytes
@@ -24,12 +24,26 @@ def check_types(static: StaticModel) -> None:
             raise Unsupported(f"element type {dtype} in a C interface", tensor=name, remedy="cast it to float32")
 
 
-def tensors_of(name: str, shapes: tuple, ends: Mapping[str, Scaled]) -> dict:
-    """What a manifest says of names, shapes and types; `shapes`: (inputs, outputs) for each shape of the library."""
+def lengths_of(statics: Sequence[StaticModel]) -> dict[str, str]:
+    """By the names of outputs whose lengths data decide: the output that holds their extents. Raises Unsupported where that is so in
+    some shapes of a library only."""
+    for static in statics[1:]:
+        if static.lengths != statics[0].lengths:
+            raise Unsupported(
+                "outputs whose lengths data decide in some of the shapes and not in others",
+                tensor=next(iter({**static.lengths, **statics[0].lengths})), remedy="make a library for each shape",
+            )  # fmt: skip
+    return dict(statics[0].lengths)
+
+
+def tensors_of(name: str, shapes: tuple, ends: Mapping[str, Scaled], lengths: Mapping[str, str]) -> dict:
+    """What a manifest says of names, shapes and types; `shapes`: (inputs, outputs) for each shape of the library. `lengths` names for
+    outputs whose lengths data decide the output that holds their extents."""
 
     def rows(tensors: tuple) -> list[dict]:
         return [{"name": n, "shape": list(shape), "dtype": dtype, "bytes": tensor_bytes((n, shape, dtype))}
                 | ({"scale": ends[n].scale, "zero_point": ends[n].zero} if n in ends else {})
+                | ({"lengths": lengths[n]} if n in lengths else {})
                 for n, shape, dtype in tensors]  # fmt: skip
 
     several = [{"inputs": rows(inputs), "outputs": rows(outputs)} for inputs, outputs in shapes]
@@ -42,7 +56,9 @@ def manifest_of(
     """What a program has to know of a library; docs/libraries.md explains the fields."""
     goal, tensors = (
         targets[0],
-        tensors_of(face.name, face.shapes, {name: Scaled(scale, zero) for name, scale, zero in face.ends}),
+        tensors_of(
+            face.name, face.shapes, {name: Scaled(scale, zero) for name, scale, zero in face.ends}, dict(face.lengths)
+        ),
     )
     keys = ("node", "spec", "macs", "schedule", "program")
     return {

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxc.ir.errors import OnnxcError, VerificationError
+from onnxc.runtime.call import cut, lengths_of
 from onnxc.runtime.library import ALIGN, Library, Tensors, read_manifest, shape_number, shapes_of
 
 GUARD = 4096  # bytes before and after each output
@@ -46,7 +47,8 @@ def run_apart(
     Raises VerificationError where the library ends the process, does not end itself, fails, or writes past an output; and
     BadModel, BadData as `Library` does.
     """
-    shapes = shapes_of(read_manifest(folder))
+    manifest = read_manifest(folder)
+    shapes, lengths = shapes_of(manifest), lengths_of(manifest)
     held = [_Outputs(shapes[shape_number(shapes, one)][1]) for one in feeds]
     reading, writing = os.pipe()
     parent = os.getpid()
@@ -75,7 +77,7 @@ def run_apart(
         raise VerificationError(f"the library fails: {said or status}", remedy="report it with the model")
     for one in held:
         one.check()
-    return [one.arrays for one in held]
+    return [cut(one.arrays, lengths) for one in held]
 
 
 def _silence(parent: int) -> None:

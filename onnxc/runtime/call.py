@@ -38,6 +38,21 @@ def pointers(arrays: list[np.ndarray]) -> ctypes.Array:
     return (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
 
 
+def lengths_of(manifest: dict) -> dict[str, str]:
+    """By the names of outputs whose lengths data decide: the output that holds their extents."""
+    return {row["name"]: row["lengths"] for row in manifest["outputs"] if "lengths" in row}
+
+
+def cut(arrays: Mapping[str, np.ndarray], lengths: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Outputs with as much of each as there is: of those in `lengths` the named one has the extents, and what counts comes first. Those
+    that hold extents are left out."""
+    made = {name: array for name, array in arrays.items() if name not in lengths.values()}
+    for name, shape in lengths.items():
+        extents = tuple(int(extent) for extent in arrays[shape])
+        made[name] = made[name].reshape(-1)[: int(np.prod(extents, dtype=np.int64))].reshape(extents)
+    return made
+
+
 class Results:
     """Arrays for the outputs of a call, used again as long as nobody else holds them or a part of them."""
 

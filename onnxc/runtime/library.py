@@ -20,7 +20,7 @@ import numpy as np
 
 from ..ir.errors import BadData, BadModel, BadOption
 from ..ir.escape import card
-from .call import ALIGN, Call, Pool, Tensors, empty_aligned, pointers
+from .call import ALIGN, Call, Pool, Tensors, cut, empty_aligned, lengths_of, pointers
 from .elements import PACKED, dtype_of, packed, stored, unpacked
 from .toolchain import TOOLCHAINS, host_features
 
@@ -36,6 +36,9 @@ class Library:
     `inputs` and `outputs` map names to (shape, dtype), in the first shape where the library takes several: `shapes` has them
     all, and a call picks by what it is given. Calls from several threads run at the same time, each on an arena of its
     own and with `threads` threads.
+
+    `lengths` names for outputs whose lengths data decide the output that holds their extents: `outputs` has the most that they can
+    be, calls return what there is of them, and no extents.
     """
 
     def __init__(self, path: str | os.PathLike, threads: int | None = None):
@@ -49,6 +52,7 @@ class Library:
         self.name: str = manifest["name"]
         self.shapes = shapes_of(manifest)
         self.inputs, self.outputs = self.shapes[0]
+        self.lengths = lengths_of(manifest)
         # of shapes whose tensors all lie as NumPy holds them
         self._plain = [not any(d.name in PACKED for _, d in (*i.values(), *o.values())) for i, o in self.shapes]
         self.threads = threads_of(manifest, threads)
@@ -102,7 +106,8 @@ class Library:
         """Runs the model. Arrays of the right type that are dense and aligned are not copied.
 
         `out` has an array for every output, which the library then writes into: dense, aligned to its element, and
-        overlapping no other array. It is what is returned. Without it results are new arrays, or those of an earlier call
+        overlapping no other array. It is what is returned, an output of `lengths` as long as it can be with what counts
+        first. Without it results are new arrays, or those of an earlier call
         of this thread that nobody holds any more, nor a view of them. A call with the very arrays of the one before allocates nothing.
 
         Raises BadData for a missing or unknown input or output, a wrong shape or a wrong dtype.
@@ -118,7 +123,7 @@ class Library:
             return out
         results = self._pool(last.number).take()
         self._check(self._run(handle, last.given, results.pointers))
-        return results.arrays.copy()
+        return cut(results.arrays, self.lengths) if self.lengths else results.arrays.copy()
 
     def _pool(self, number: int) -> Pool:
         pools = self._local.pools
@@ -154,7 +159,7 @@ class Library:
                 array[...] = unpacked(data, array.shape, array.dtype)
         if plain and all(array is inputs[name] for name, array in zip(specs, arrays)):
             self._local.last = Call(handle, number, inputs, ready, out, taken)
-        return results
+        return cut(results, self.lengths) if self.lengths and out is None else results
 
     @staticmethod
     def _room(shape: tuple[int, ...], dtype: np.dtype, array: np.ndarray) -> np.ndarray:
@@ -365,4 +370,4 @@ def _good(rows: object) -> bool:
         if not all(type(extent) is int and 0 <= extent < 1 << 48 for extent in _list(row.get("shape"))):
             return False
     names = [row["name"] for row in _list(rows)]
-    return len(set(names)) == len(names)
+    return len(set(names)) == len(names) and all(row["lengths"] in names for row in _list(rows) if "lengths" in row)

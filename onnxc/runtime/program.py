@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxc.ir.errors import BadData, BadModel, MissingTool, Unsupported
+from onnxc.runtime.call import cut, lengths_of
 from onnxc.runtime.elements import PACKED, packed, stored_bytes, unpacked
 from onnxc.runtime.library import (
     Tensors,
@@ -94,6 +95,7 @@ class Program:
         self.arena_bytes: int = manifest["arena_bytes"]
         self.shapes = shapes_of(manifest)
         self.inputs, self.outputs = self.shapes[0]
+        self._lengths = lengths_of(manifest)
         self.threads = threads_of(manifest, threads)
         self._needs = frozenset(manifest.get("needs", ()))
         self._toolchain = toolchain
@@ -128,7 +130,8 @@ class Program:
             raise BadData(f"{self._program} said nothing of its time in {self.where}")
         digest = re.search(r"digest: ([0-9a-f]{64})", said)
         check_digest(self._manifest, digest.group(1) if digest else "")
-        return split_outputs(made, self.shapes[number][1], self._program), float(seconds.group(1))
+        outputs = split_outputs(made, self.shapes[number][1], self._program)
+        return cut(outputs, self._lengths), float(seconds.group(1))
 
     def _execute(self, data: bytes, numbers: list[str]) -> tuple[bytes, str]:
         """Runs the program on the bytes of all inputs, with runs, threads and shape: the bytes of all outputs, and what it says."""

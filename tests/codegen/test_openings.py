@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 from onnxc.codegen import compile_model
 from onnxc.codegen.prepare.build import REWRITES
+from onnxc.codegen.prepare.extents import give_outputs
 from onnxc.codegen.prepare.opening import opener
 from onnxc.codegen.prepare.walk import Walk
 from onnxc.ir.errors import Unsupported
@@ -29,7 +30,7 @@ def opened(model: onnx.ModelProto, known: tuple[str, ...] = ()) -> onnx.ModelPro
     walk = Walk(
         opsets, constants, types, opener(lambda op, domain, opset: (domain, op) not in plain and op not in known)
     )
-    walk.run(model.graph)
+    give_outputs(walk, model.graph, walk.run(model.graph))
     made = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     made.graph.CopyFrom(helper.make_graph(walk.nodes, "opened", model.graph.input, model.graph.output))
     read = {name for node in walk.nodes for name in node.input} | {value.name for value in model.graph.output}

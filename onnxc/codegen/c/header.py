@@ -34,6 +34,7 @@ class Interface:
     `machines` names the instruction sets that it has kernels for, the least demanding first. `digest` says in hexadecimal
     what it is: `onnxc.runtime.library.interface_digest` of its manifest.
     `places`: bytes from the arena's start to the inputs and outputs that it holds, if it does.
+    `lengths`: names of outputs whose lengths data decide, each with that of the output which holds its extents.
     `ends`: name, scale and zero point of inputs and outputs whose integers stand for (integer - zero) * scale.
     """
 
@@ -45,6 +46,7 @@ class Interface:
     digest: str = ""
     ends: tuple[tuple[str, float, int], ...] = ()
     places: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    lengths: tuple[tuple[str, str], ...] = ()
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -98,14 +100,19 @@ def header(face: Interface) -> str:
 
 
 def _listing(face: Interface) -> list[str]:
-    lines = []
+    lines, lengths, numbers = [], dict(face.lengths), {name: i for i, (name, _, _) in enumerate(face.outputs)}
     for number, shape in enumerate(face.shapes):
         if len(face.shapes) > 1:
             lines.append(f" * shape {number}")
         for kind, tensors in zip(("input", "output"), shape):
             for i, (label, extents, dtype) in enumerate(tensors):
                 text = "x".join(map(str, extents)) or "scalar"
-                lines.append(f" *   {kind}s[{i}]  {C_TYPES[dtype]}  {text}  {comment(label)}{_note(dtype)}")
+                most = (
+                    f"  (at most: outputs[{numbers[lengths[label]]}] has its extents)"
+                    if label in lengths and kind == "output"
+                    else ""
+                )
+                lines.append(f" *   {kind}s[{i}]  {C_TYPES[dtype]}  {text}  {comment(label)}{_note(dtype)}{most}")
     return lines
 
 

@@ -4,6 +4,7 @@ from onnxc.codegen.operators import (  # noqa: F401  each file enters its rows i
     cast,
     elementwise,
     encoders,
+    extents,
     grams,
     linear,
     logic,

@@ -19,9 +19,12 @@ import onnx
 from onnx import helper
 
 from onnxc.codegen.prepare.build import Build
+from onnxc.codegen.prepare.numbers import FAR, WHOLE, rounds
 from onnxc.codegen.prepare.walk import REGION, Scope, Walk
 from onnxc.ir.errors import Unsupported
 
+SMALL = 1 << 23
+"""Up to here numbers that a Loop counts are followed through floats."""
 REMEDY = "compile the body and call it from a loop of your own"
 
 
@@ -111,6 +114,8 @@ def kept_loop(
         same = handed_on(graph, result.name) == value.name or 0 in _known_shape(walk, node, state)
         given.append(state if same else _input(walk, walk.type_of(state), f"{node.name}/{value.name}"))
     last: list[tuple[int, ...] | None] = []
+    walk.numbers.fresh(number, 1, [(0, (FAR if most is None else most) - 1)])
+    _induced(walk, node, scope, [number, flag, *given], states)
     with apart(walk, body):
         found = walk.open_body(graph, [number, flag, *given], scope, node.name)
         for i, state in enumerate(states):
@@ -143,6 +148,49 @@ def kept_loop(
     return results + names[len(carried) :]
 
 
+def _induced(walk: Walk, node: onnx.NodeProto, scope: Scope, given: Sequence[str], states: Sequence[str]) -> None:
+    """Bounds of whole numbers that a Loop carries and that grow by a constant in each round: how far, the condition or the limit says.
+
+    They are tried on a body that nobody keeps: assumed to be small, they are if each is after a round that goes on. Without those
+    that are not, all is tried again.
+    """
+    graph = next(a.g for a in node.attribute if a.name == "body")
+    numbers, top = walk.numbers, walk.numbers.high(walk.numbers.known[given[0]][0])
+    known = {name: numbers.of(walk, state) for name, state in zip(given[2:], states) if name != state}
+    starts = {name: of[0].offset for name, of in known.items() if of and len(of) == 1 and not of[0].symbol}
+    assumed = {name: start for name, start in starts.items() if abs(start) < SMALL and walk.element(name) in WHOLE}
+    while assumed:
+        before = dict(numbers.bounds)
+        for name, start in assumed.items():
+            numbers.fresh(name, 1, [(start, SMALL)])
+        trial, proven = Body([]), {}
+        walk.trial += 1
+        try:
+            with apart(walk, trial):
+                found = walk.open_body(graph, given, scope, node.name)
+        except Unsupported:  # then nothing is known of them
+            numbers.bounds = before
+            return
+        finally:
+            walk.trial -= 1
+        for name, new in zip(given[2:], found[1:]):
+            symbol = f"{name}[0]"
+            of = numbers.of(walk, new) if name in assumed else None
+            if not of or len(of) != 1 or of[0].symbol != symbol or of[0].offset < 0:
+                continue
+            step = of[0].offset
+            until = rounds(numbers, walk, trial.nodes, found[0], symbol)
+            ends = [assumed[name] + step * top, *([] if until is None else [max(until + step, assumed[name])])]
+            if min(ends) <= SMALL:
+                proven[name] = min(ends)
+        numbers.bounds = before
+        if proven.keys() == assumed.keys():
+            for name, most in proven.items():
+                numbers.fresh(name, 1, [(assumed[name], most)])
+            return
+        assumed = {name: start for name, start in assumed.items() if name in proven}
+
+
 def _carried(
     walk: Walk,
     node: onnx.NodeProto,
@@ -172,7 +220,7 @@ def kept_if(walk: Walk, node: onnx.NodeProto, bodies: list[Body]) -> list[str]:
     pairs = [pair for pair in zip(*(body.outputs for body in bodies)) if pair[0] != pair[1]]
     for body, outputs in zip(bodies, zip(*pairs)):
         body.outputs = list(outputs)
-    types = [walk.type_of(a) for a, _ in pairs]
+    types = [_type(walk, node, name) for pair in pairs for name in pair][::2]
     return keep(walk, node, Region("If", bodies), [node.input[0], *captured(walk, bodies)], types)
 
 
@@ -192,9 +240,9 @@ def _certain(walk: Walk, name: str) -> bool:
 
 def _known_shape(walk: Walk, node: onnx.NodeProto, name: str) -> tuple[int, ...]:
     shape = walk.shape(name)
-    if shape is None:
+    if shape is None or name in walk.actual:
         raise Unsupported(
-            f"{node.op_type} that carries a tensor whose shape depends on data",
+            f"{node.op_type} that carries or makes a tensor whose length data decide",
             node=node.name,
             tensor=name,
             remedy=REMEDY,

@@ -9,6 +9,9 @@ import onnx
 from onnxc.codegen.prepare import (  # noqa: F401  each enters its rewrites into the table
     attention,
     classical,
+    extent_picks,
+    extent_rules,
+    extent_shapes,
     fused,
     integers,
     quantised_lstm,
@@ -18,6 +21,7 @@ from onnxc.codegen.prepare import (  # noqa: F401  each enters its rewrites into
 from onnxc.codegen.prepare.bodies import open_bodies
 from onnxc.codegen.prepare.build import REWRITES, Build
 from onnxc.codegen.prepare.definitions import open_definition
+from onnxc.codegen.prepare.extents import open_extents
 from onnxc.codegen.prepare.walk import STANDARD, Scope, Walk
 from onnxc.ir.errors import BadModel
 
@@ -32,6 +36,9 @@ def opener(has_row: HasRow) -> Callable[[Walk, onnx.NodeProto, Scope], Sequence[
         found = open_bodies(walk, node, scope)
         if found is not None:
             return found
+        sized = open_extents(walk, node)
+        if sized is not None:
+            return sized
         domain = "" if node.domain in STANDARD else node.domain
         if (domain, node.op_type) in REWRITES:
             build = Build(walk, node)

@@ -18,6 +18,7 @@ class StaticModel:
     arrays that nodes or outputs read; those named in `weights` are large, or operands that kernels pack, and are never
     folded. `regions` has what nodes of `walk.REGION` stand for, by their names. `users` says of a weight which node reads it
     first, `integers` which 8-bit integers it is made of, if it is.
+    `lengths` says of outputs whose lengths data decide which other output holds their extents; their shapes are the most that they can be.
     `types` has (shape, dtype) of the tensors whose shape is known, `opsets` the version of each domain.
     """
 
@@ -31,6 +32,7 @@ class StaticModel:
     types: dict[str, tuple[tuple[int, ...], str]]
     opsets: dict[str, int]
     regions: dict[str, StaticRegion] = field(default_factory=dict)
+    lengths: dict[str, str] = field(default_factory=dict)
 
     def forget(self) -> None:
         """Gives up the constants, which are lowered."""

@@ -18,6 +18,7 @@ from onnxc.codegen.operators import has_row
 from onnxc.codegen.operators.node import held
 from onnxc.codegen.prepare.contract import check_static
 from onnxc.codegen.prepare.deciding import FINDERS, advice, skeleton
+from onnxc.codegen.prepare.extents import Undecided, give_outputs
 from onnxc.codegen.prepare.fold import SMALL, copy_of, infer
 from onnxc.codegen.prepare.loops import Body
 from onnxc.codegen.prepare.opening import opener
@@ -63,16 +64,19 @@ def make_static(
     fixed = _fix_inputs(work, constants, dict(shapes or {}))
     before = skeleton(work.graph)
     try:
-        walk = _walk(work, constants)
+        walk, lengths = _walk(work, constants)
     except Unsupported as e:
-        e.remedy = advice(before, [e.node or ""]) or e.remedy
+        if not isinstance(e, Undecided):
+            e.remedy = advice(before, [e.node or ""]) or e.remedy
         raise
     try:
-        return _settled(work, walk, fixed)
+        made = _settled(work, walk, fixed)
     except Unsupported as e:
         if not any(node.op_type in FINDERS for node in work.graph.node):
             e.remedy = advice(before, e.nodes or [e.node or ""]) or e.remedy
         raise
+    made.lengths = lengths
+    return made
 
 
 def _settled(work: onnx.ModelProto, walk: Walk, fixed: list[tuple[str, tuple[int, ...], str]]) -> StaticModel:
@@ -103,14 +107,14 @@ def _body(work: onnx.ModelProto, walk: Walk, body: Body) -> StaticModel:
     return made
 
 
-def _walk(work: onnx.ModelProto, constants: dict[str, np.ndarray]) -> Walk:
-    """Computes what is constant, and opens what has no row, in place."""
+def _walk(work: onnx.ModelProto, constants: dict[str, np.ndarray]) -> tuple[Walk, dict[str, str]]:
+    """Computes what is constant, and opens what has no row, in place; and which outputs hold the extents of others."""
     opsets = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in work.opset_import}
     walk = Walk(opsets, constants, {value.name: value.type for value in work.graph.input}, opener(has_row))
-    walk.run(work.graph)
+    lengths = give_outputs(walk, work.graph, walk.run(work.graph))
     del work.graph.node[:]
     work.graph.node.extend(walk.nodes)
-    return walk
+    return walk, lengths
 
 
 def _inline(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -21,6 +21,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from onnxc.codegen.prepare.matrices import Blocks, Matrix, blocks, halves
+from onnxc.codegen.prepare.numbers import Numbers
 from onnxc.codegen.prepare.stored import Lazy, Vectors
 from onnxc.ir import sizes
 from onnxc.ir.errors import BadModel, Unsupported
@@ -51,6 +52,8 @@ BARE = {"GreaterOrEqual": "Greater", "LessOrEqual": "Less"}
 """Comparisons, and those of the same types and shapes that inference has always known."""
 REGION = "onnxc.region"
 """The domain of nodes that stand for a Loop or If that stays one (`prepare.loops`)."""
+EXTENTS = "onnxc.extents"
+"""The domain of operators of ours for tensors whose lengths data decide (`prepare.extents`)."""
 Scope = dict[str, str]
 """What names of a body mean outside it."""
 
@@ -87,6 +90,12 @@ class Walk:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     integers: dict[str, Integers] = field(default_factory=dict)
     regions: dict[str, Any] = field(default_factory=dict)  # `prepare.loops.Region` by the names of their nodes
+    numbers: Numbers = field(default_factory=Numbers)
+    actual: dict[str, Any] = field(
+        default_factory=dict
+    )  # `prepare.extents.Extents` of tensors whose lengths data decide
+    bare: int = 0  # above 0 nodes take such tensors as they are held
+    trial: int = 0  # above 0 only what becomes of whole numbers matters
     read: set[str] = field(default_factory=set)  # names of the model that something reads
     taken: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)  # of nodes
@@ -98,8 +107,8 @@ class Walk:
         """The version of the standard operators."""
         return self.opsets.get("", self.opsets.get("ai.onnx", 1))
 
-    def run(self, graph: onnx.GraphProto) -> None:
-        """Visits the nodes of the outer graph. Raises BadModel where types contradict each other, Unsupported."""
+    def run(self, graph: onnx.GraphProto) -> Scope:
+        """Visits the nodes of the outer graph: what its names mean. Raises BadModel where types contradict each other, Unsupported."""
         self.taken = {name for node in graph.node for name in (*node.input, *node.output)} | set(self.constants)
         self.taken.update(self.types)
         self.room = max(ROOM, sum(array.nbytes for array in self.constants.values()))
@@ -107,12 +116,7 @@ class Walk:
         outer: Scope = {}
         for node in graph.node:
             self.visit(node, outer)
-        for value in graph.output:
-            source = outer.get(value.name, value.name)
-            if source in self.constants:
-                self.constants[value.name] = self.constants[source]
-            elif source != value.name:
-                self.keep(helper.make_node("Identity", [source], [value.name], name=f"output {value.name}"))
+        return outer
 
     def fresh(self, stem: str) -> str:
         """A name that nothing has yet."""
@@ -194,10 +198,11 @@ class Walk:
         for name, kind in made.items():
             bounded(name, [d.dim_value for d in kind.tensor_type.shape.dim], node.name)
         self.types.update(made)
+        self.numbers.learn(self, node)
 
     def inferred(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
         """The types of a node's outputs, as ONNX infers them. Raises BadModel where types contradict each other."""
-        if node.domain == REGION:
+        if node.domain in (REGION, EXTENTS):
             return dict(zip(node.output, next(a.type_protos for a in node.attribute if a.name == "types")))
         if node.op_type == "MaxUnpool" and len(node.input) > 2 and node.input[2] in self.constants:  # ONNX says nothing
             kind = helper.make_tensor_type_proto(self.element(node.input[0]), self.constants[node.input[2]].tolist())
@@ -240,6 +245,8 @@ class Walk:
     def _constants(self, node: onnx.NodeProto, inside: bool) -> list[str] | None:
         """The names of new constants that the outputs of a node are, or None where they are not known."""
         if node.domain not in STANDARD or node.op_type in RANDOM or any(a.HasField("g") for a in node.attribute):
+            return None
+        if not self.bare and any(name in self.actual for name in node.input):
             return None
         arrays = self._values(node)
         if arrays is None:
