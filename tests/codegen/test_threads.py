@@ -22,6 +22,7 @@ from onnxc.runtime.emulate import open_library
 from onnxc.runtime.library import Library
 
 from .conftest import error, random_feeds, run_ort
+from .test_operators import model
 from .test_robust import HERE, build
 from .test_targets import images, quantised, ready
 
@@ -70,6 +71,23 @@ def test_few_bits_and_integers_too(kind, tmp_path):
         for _ in range(20):
             found = library.run(feeds)
             assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_threads_share_rows_or_channels(tmp_path):
+    """Rows of images that do not divide, tiles of one row, and channels where weights are large, in groups and in batches."""
+    net = model(
+        """g (float[2,12,13,9] x) => (float[2,40,1,1] y, float[2,24,7,5] z) {
+        a = Conv<pads=[1,1,1,1], strides=[2,2]>(x, wa) z = Conv<pads=[1,1,1,1], group=2>(a, wb) c = Conv(z, wc)
+        d = GlobalAveragePool(c) e = Conv(d, we) y = Conv(e, wf) }""",
+        wa=(24, 12, 3, 3), wb=(24, 12, 3, 3), wc=(40, 24, 1, 1), we=(400, 40, 1, 1), wf=(40, 400, 1, 1),
+    )  # fmt: skip
+    compile_model(net, tmp_path, name="net", threads=3)
+    feeds = random_feeds(Library(tmp_path))
+    made = [Library(tmp_path, threads).run(feeds) for threads in (1, 2, 3)]
+    wanted = run_ort(net, feeds)
+    for name in wanted:
+        assert error(made[0][name], wanted[name]) <= 1e-5
+        assert all(np.array_equal(made[0][name], other[name]) for other in made[1:])
 
 
 def test_two_builds_are_the_same_bytes(shared_model, folder, tmp_path):

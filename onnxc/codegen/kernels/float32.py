@@ -28,7 +28,7 @@ from onnxc.codegen.kernels.tile import (
     epilogue,
     operands,
     pad_rows,
-    shared_grid,
+    shared_tiles,
 )
 from onnxc.codegen.target import Target
 
@@ -164,7 +164,7 @@ def _loops(spec: KernelSpec, plan: Schedule, source: tuple, weights: tuple, extr
     if alone:
         w, load = _all_panels(spec, plan, w, load, spec.groups * blocks), None
     if not panel or alone:
-        with shared_grid(spec.threads, spec.groups, blocks, images, oh, tiles) as (g, block, n, row, tile):
+        with shared_tiles(spec, blocks, images, oh, tiles) as (g, block, n, row, tile):
             one(g, block, n, row, tile, w, load)
         return
     with (T.parallel if spec.threads > 1 else T.serial)(0, spec.groups * blocks) as turn:

@@ -20,7 +20,7 @@ from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.int8_dot import Dot, choose_dot, loader, ramp
 from onnxc.codegen.kernels.requantise import check_int8, finish, operands, zero_point_in_bias
 from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
-from onnxc.codegen.kernels.tile import Sums, at, choose_tile, copy_rows, each, shared_grid
+from onnxc.codegen.kernels.tile import Sums, at, choose_tile, copy_rows, each, shared_tiles
 from onnxc.codegen.target import Target
 
 NAME = "int8.direct"
@@ -158,7 +158,7 @@ def _loops(spec: KernelSpec, plan: Schedule, x, extent: tuple[int, int], w, extr
     rows, columns = (1, ow) if flat else extent
     oc = spec.oc // spec.groups
     blocks, tiles = -(-oc // plan.block), -(-ow // plan.pixels)
-    with shared_grid(spec.threads, spec.groups, blocks, images, oh, tiles) as (g, block, n, row, tile):
+    with shared_tiles(spec, blocks, images, oh, tiles) as (g, block, n, row, tile):
         acc = Sums(plan, "int32")
         first = tirx.min(tile * plan.pixels, ow - plan.pixels)
         channel0 = g * oc + tirx.min(block * plan.block, oc - plan.block)

@@ -20,6 +20,7 @@ from onnxc.codegen.target import Target
 ACCUMULATOR_BYTES = 960  # TVM keeps a buffer of less than 1024 bytes on the stack, where LLVM turns it into registers
 SPLIT_BYTES = 1024  # of sums in several such buffers: 16 full vectors of AVX-512
 TURNS = 8  # of a parallel loop a thread, so that what does not divide makes little difference
+FEW_TURNS = 2  # where each begins by bringing weights from a second cache
 LINE_BYTES = 64
 CACHES = ((1 << 15, 0.0), (1 << 19, 3.0), (float("inf"), 8.0))  # bytes, and half cycles a line from there; usual sizes
 BOTH = (
@@ -153,6 +154,36 @@ def shared_grid(threads: int, *extents: int):
             index = index // extent
         with T.grid(1, *extents[joined:], 1) as (_, *inner, _):
             yield (index, *outer, *inner)
+
+
+@contextmanager
+def shared_tiles(spec: KernelSpec, blocks: int, images: int, rows: int, tiles: int):
+    """Loops over groups, blocks of output channels, images, rows and tiles of pixels, outermost first, as `shared_grid`.
+
+    Several threads share rows, or the tiles of a single one, and each goes through all channels: so what a thread reads lies mostly in
+    its own cache, where it made it, and no two write into one cache line. Where weights do not stay in such a cache, or there are
+    too few rows, they share blocks of channels.
+    """
+    from tvm import tirx
+    from tvm.script.ir_builder import tirx as T
+
+    lines = images * rows if images * rows > 1 else tiles
+    held = spec.oc * spec.kh * spec.kw * (spec.c // spec.groups) * spec.weight.bits // 8
+    turns = min(lines, (TURNS if held <= CACHES[0][0] else FEW_TURNS) * spec.threads)
+    if spec.threads == 1 or held > CACHES[1][0] or lines < FEW_TURNS * spec.threads:
+        with shared_grid(spec.threads, spec.groups, blocks, images, rows, tiles) as place:
+            yield place
+        return
+    with T.parallel(0, turns) as turn:
+        first = T.bind(tirx.truncdiv(turn * lines, turns))
+        count = T.bind(tirx.truncdiv((turn + 1) * lines, turns) - first)
+        with T.grid(spec.groups, blocks) as (group, block), T.serial(0, count) as i:
+            line = first + i
+            if lines == tiles and images * rows == 1:
+                yield group, block, 0, 0, line
+            else:
+                with T.serial(0, tiles) as tile:
+                    yield group, block, tirx.truncdiv(line, rows), tirx.truncmod(line, rows), tile
 
 
 def pad_rows(x, spec: KernelSpec):

@@ -1,7 +1,8 @@
 /* The threads of a handle; pool.h says what it does.
  *
- * A ticket is taken by compare and swap of number and task together, so one of an older phase cannot be taken; and while
- * a task is out its phase cannot end, so `phase` and `tasks` stand still. Who waits spins for some microseconds, as kernels
+ * A ticket counts the tasks that were taken from the first on and those from the last on, by workers of even and of odd numbers, so
+ * that each finds what it made of the phases before in its own cache. It is taken by compare and swap of number and counts together,
+ * so none of an older phase can be taken; and while a task is out its phase cannot end, so `phase` and `tasks` stand still. Who waits spins for some microseconds, as kernels
  * are that short, and then sleeps. Announcing sleep and checking what is waited for, and publishing that and checking
  * for sleepers, are sequentially consistent: either the publisher sees the sleeper, or the sleeper what was published.
  */
@@ -10,7 +11,7 @@
 
 #include <signal.h>
 
-enum { SPINS = 2000 };
+enum { SPINS = 2000, HALF = 16, COUNT = 0xffff };
 
 static uint32_t load(const uint32_t *from) { return __atomic_load_n(from, __ATOMIC_SEQ_CST); }
 static uint64_t load_ticket(const onnxc_pool *pool) { return __atomic_load_n(&pool->ticket, __ATOMIC_SEQ_CST); }
@@ -37,9 +38,11 @@ static uint64_t help(onnxc_pool *pool, int worker) {
   for (;;) {
     uint32_t phase = __atomic_load_n(&pool->phase, __ATOMIC_RELAXED);
     uint32_t tasks = __atomic_load_n(&pool->tasks, __ATOMIC_RELAXED);
-    if ((uint32_t)ticket >= tasks) return ticket;
-    if (!__atomic_compare_exchange_n(&pool->ticket, &ticket, ticket + 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) continue;
-    pool->work(pool->context, (int)phase, (int)(uint32_t)ticket, (int)tasks, worker);
+    uint32_t first = (uint32_t)ticket & COUNT, last = (uint32_t)ticket >> HALF, back = (uint32_t)worker & 1u;
+    uint64_t taken = ticket + (back ? (uint64_t)1 << HALF : 1);
+    if (first + last >= tasks) return ticket;
+    if (!__atomic_compare_exchange_n(&pool->ticket, &ticket, taken, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) continue;
+    pool->work(pool->context, (int)phase, (int)(back ? tasks - 1 - last : first), (int)tasks, worker);
     if (__atomic_add_fetch(&pool->done, 1u, __ATOMIC_SEQ_CST) == tasks && worker) wake(pool, &pool->finished);
     ticket = load_ticket(pool);
   }
@@ -72,8 +75,8 @@ static void await_done(onnxc_pool *pool, uint32_t tasks) {
   pthread_mutex_unlock(&pool->mutex);
 }
 
-/* The next number, for `tasks` tasks of a phase. The old phase is over: no ticket of it can be taken any more, for its low
- * half is at its number of tasks, and a smaller one must not meet it, nor a larger one without the new number. */
+/* The next number, for `tasks` tasks of a phase. The old phase is over: no ticket of it can be taken any more, for its counts
+ * are at its number of tasks, and a smaller one must not meet them, nor a larger one without the new number. */
 static void publish(onnxc_pool *pool, uint32_t phase, uint32_t tasks) {
   uint64_t number = (load_ticket(pool) >> 32) + 1;
   __atomic_store_n(&pool->ticket, number << 32 | UINT32_MAX, __ATOMIC_SEQ_CST); /* closed */

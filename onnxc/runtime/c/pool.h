@@ -17,7 +17,7 @@ enum { ONNXC_POOL_MOST = 64 }; /* threads */
 typedef void (*onnxc_work)(void *context, int phase, int task, int tasks, int worker);
 
 typedef struct onnxc_pool {
-  uint64_t ticket; /* number of the published phase in the high half, its next task in the low one */
+  uint64_t ticket; /* number of the published phase in the high half, tasks taken from its end and from its start in the low one */
   onnxc_work work;
   void *context;
   uint32_t threads; /* the owner among them */
