@@ -157,7 +157,7 @@ def shared_grid(threads: int, *extents: int):
 
 
 @contextmanager
-def shared_tiles(spec: KernelSpec, blocks: int, images: int, rows: int, tiles: int):
+def shared_tiles(spec: KernelSpec, blocks: int, images: int, rows: int, tiles: int) -> Iterator[tuple[Any, ...]]:
     """Loops over groups, blocks of output channels, images, rows and tiles of pixels, outermost first, as `shared_grid`.
 
     Several threads share rows, or the tiles of a single one, and each goes through all channels: so what a thread reads lies mostly in
