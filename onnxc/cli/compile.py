@@ -333,7 +333,8 @@ def sums(report: CompileReport, memories: dict[str, int] | None = None) -> list[
     if report.flash_bytes is not None:
         need = report.arena_bytes + report.io_bytes
         flash = f"Flash {size(report.flash_bytes)} without the C library, RAM {size(need)} with inputs and outputs"
-        lines.append(f"{flash}; the arena can be no less than {size(report.live_bytes)}")
+        least = f"; the arena can be no less than {size(report.live_bytes)}" if report.live_bytes else ""
+        lines.append(f"{flash}{least}")
     if memories:
         lines.append(fits(report, memories))
     if waits := sum(k.get("waits", 0) for k in report.kernels):
@@ -364,15 +365,24 @@ def general_line(report: CompileReport) -> str:
     whole = known + sum(f.get("cycles", 0) for f in report.fallbacks)
     rows = sorted(report.fallbacks, key=lambda f: -f.get("cycles", 0))
     share = (whole - known) / whole if whole else 0.0
-    text = ", ".join(f"{f['calls']} {f['function']} ({f.get('cycles', 0) / max(whole, 1):.0%})" for f in rows)
+    text = ", ".join(f"{f['calls']} {_short(f['function'])} ({f.get('cycles', 0) / max(whole, 1):.0%})" for f in rows)
     return f"By the general schedule, {share:.0%} of the predicted time: {text}"
+
+
+def _short(function: str) -> str:
+    """The name of a function, those of many fused operators by their beginning."""
+    return function if len(function) <= LONG else f"{function[:LONG]}…"
+
+
+LONG = 48
 
 
 def proof_line(proof: dict) -> str:
     """What the library was compared on, and how far it was off."""
     if not proof.get("samples"):
         return "Not run beside ONNX Runtime: only types and shapes were compared"
-    text = f"Equal to ONNX Runtime within {proof['error']:.1e} of the largest value"
+    within = f"within {proof['error']:.1e} of the largest value" if proof["error"] else "to the bit"
+    text = f"Equal to ONNX Runtime {within}"
     if proof["steps"]:
         text += f", integers within {plural(proof['steps'], 'step')} ({proof['differing']:.2%} differ)"
     samples = plural(proof["samples"], "random sample" if proof["synthetic"] else "sample")

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import onnxc
@@ -310,3 +311,13 @@ def test_what_a_folder_keeps(small_model, tmp_path):
     after = {path.name for path in tmp_path.iterdir()}
     assert before - after == {"run_my__Net", *(name for name in before if name.endswith(".whl"))}
     assert Library(tmp_path).name == "my__Net"
+
+
+def test_products_of_two_activations_have_names(tmp_path):
+    """Scores and sums of attention, beside what is fused into them: the name is the product's."""
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[1,24,16] x, float[1,24,16] k) => (float[1,24,16] y) <float half = {0.5}> {
+            t = Transpose <perm = [0, 2, 1]> (k) s = MatMul(x, t) h = Mul(s, half) p = Softmax(h) y = MatMul(p, k) }""")
+    for node, name in zip(model.graph.node, ["turn", "scores", "scale", "soft", "sums"], strict=True):
+        node.name = name
+    assert [kernel["node"] for kernel in compile_model(model, tmp_path, name="net").kernels] == ["scores", "sums"]

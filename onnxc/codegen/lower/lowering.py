@@ -281,6 +281,12 @@ class _Lowering:
         self.values[var] = {FIRST: self.builder.emit(op(self.get(call.args[0], LAST), axes, False))}
         return True
 
+    def _product(self) -> str:
+        """The name of the product of two activations that is at hand."""
+        ops = {node.name: node.op_type for node in self.model.nodes}
+        names = origins.named(self.builder.nodes, ops)
+        return next((name for name in names if ops.get(name) in ("MatMul", "Gemm", "Conv")), "".join(names[:1]))
+
     def _kernel(self, var, found: match.Match, choice: Choice) -> None:
         """Emits a kernel call at the place of the last operator it has taken in."""
         if isinstance(choice.form, FewBit) and packing.key(choice.form) not in self.cache:
@@ -290,7 +296,7 @@ class _Lowering:
         spec = form.spec
         order = LAST if found.spatial else FIRST
         entry = {
-            "node": self.names.get(found.weight_var, ""),
+            "node": self.names.get(found.weight_var) or self._product(),
             "nodes": self.builder.nodes,
             **spec.figures(),
             **self.choose.said(spec),
