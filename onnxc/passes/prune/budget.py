@@ -13,11 +13,13 @@ from ...ir.axes import Atom, Axis, atoms
 from ...ir.cost import number, shape_operands
 from ...ir.errors import BadOption
 from ...ir.model import Model
+from ...ir.product import Predict
 from ...ir.qtype import stored_bytes
 from .select import count
+from .timing import Timed, timed
 
 Counts = Mapping[Atom, int]
-UNITS = ("macs", "params", "bytes")
+UNITS = ("macs", "params", "bytes", "time")
 TOLERANCE = 0.01
 STEPS = 40
 
@@ -29,18 +31,29 @@ class _Term:
     factor: float
     axes: tuple[Axis, ...]
 
+    def value(self, counts: Counts) -> float:
+        """The number where each atom keeps `counts[atom]` indices."""
+        return self.factor * prod(count(a, counts) for a in self.axes)
+
 
 class Costing:
-    """The cost of a model in one unit (macs, params or bytes) as a function of the groups' counts.
+    """The cost of a model in one unit (macs, params, bytes or the time that `predict` says) as a function of the groups' counts.
 
     Only what some group can change is looked at again; the rest is a constant. Extents that are no
     numbers count as in `Model.shapes`.
     """
 
-    def __init__(self, model: Model, analysis: Analysis, unit: str, free: set[Atom]):
-        self.fixed = 0.0
-        self.terms: list[_Term] = []
-        for factor, axes in _all_terms(model, analysis, unit):
+    def __init__(
+        self, model: Model, analysis: Analysis, unit: str, free: set[Atom], predict: Predict | None = None
+    ) -> None:
+        self.unit, self.fixed = unit, 0.0
+        self.terms: list[_Term | Timed] = []
+        for term in timed(model, analysis, predict) if predict is not None else ():
+            if any(x in free for a in term.axes for x in atoms(a)):
+                self.terms.append(term)
+            else:
+                self.fixed += term.value({})
+        for factor, axes in _all_terms(model, analysis, unit) if predict is None else ():
             moving = tuple(a for a in axes if any(x in free for x in atoms(a)))
             factor *= prod(number(a, analysis.sizes) for a in axes if a not in moving)
             if moving:
@@ -48,22 +61,19 @@ class Costing:
             else:
                 self.fixed += factor
         self.whole = self({})
-        self._of: dict[Atom, list[_Term]] = {}
+        self._of: dict[Atom, list[_Term | Timed]] = {}
         for t in self.terms:
             for atom in {x for a in t.axes for x in atoms(a)}:
                 self._of.setdefault(atom, []).append(t)
 
     def __call__(self, counts: Counts) -> float:
         """The cost where each atom keeps `counts[atom]` indices (all where it is not named)."""
-        return self.fixed + sum(t.factor * prod(count(a, counts) for a in t.axes) for t in self.terms)
+        return self.fixed + sum(t.value(counts) for t in self.terms)
 
     def change(self, counts: Counts, atom: Atom, n: int) -> float:
         """How much the cost changes where `atom` keeps n instead of `counts[atom]`."""
         other = {**counts, atom: n}
-        return sum(
-            t.factor * (prod(count(a, other) for a in t.axes) - prod(count(a, counts) for a in t.axes))
-            for t in self._of.get(atom, ())
-        )
+        return sum(t.value(other) - t.value(counts) for t in self._of.get(atom, ()))
 
 
 def _all_terms(model: Model, analysis: Analysis, unit: str):

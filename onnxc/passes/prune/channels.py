@@ -50,20 +50,21 @@ class PruneChannels(Pass):
     ("layer"), of all together by score ("global"), or, for a budget, where the outputs lose least, measured with each
     group cut alone ("outputs"; auto: for a budget with criterion reconstruction, else layer). macs: budget of
     multiply-accumulates, a share of the model's, or a number above 1; met within 1 % where the groups allow. params:
-    budget of parameters, likewise. bytes: budget of stored bytes, likewise. criterion: how channels are rated; l1,
-    l2, fpgm, lamp, bn_scale, redundancy and random read weights alone; activation, apoz, hessian, obs and
-    reconstruction look at data (auto: reconstruction where the user gave data, l1 for groups that it cannot rate and
-    without data). readers: rate by the weights that read a channel too, with l2, fpgm and lamp, which look at the
-    filter that makes it as in their papers. reduce: how what a group cuts in several weights becomes one score (mean, sum, max, min).
-    normalise: what each weight's scores are divided by (mean, max, none; auto: what suits the criterion). recover:
-    what repairs the layers behind a cut, without labels (none, bias, bn, lstsq, all; auto: lstsq where the user gave
-    data, bn where such layers were trained to few bits, none without data). steps: cut in so many steps, rated (and
-    recovered) anew at each. samples: how many calibration samples are looked at, at most. round_to: what remains is
-    a multiple of this where a group has more, and the ratio is met in the mean over groups (1: in each, to the
-    nearest channel); auto: of 16, which vector registers and blocked convolutions take whole, or of 8, 4, 2 or 1
-    where a group is too small to be halved so, or all are to meet the ratio or the budget. min_channels: what every
-    group keeps at least. ratio_by: ratios of their own for layers by glob on node names.
-    keep: globs of layers whose channels all stay. couple: "inner" leaves everything alone that
+    budget of parameters, likewise. bytes: budget of stored bytes, likewise. time: budget of the time that the
+    products are predicted to take, compiled, as a share. target: the machine of that prediction, as in `onnxc
+    compile`. criterion: how channels are rated; l1, l2, fpgm, lamp, bn_scale, redundancy and random read weights
+    alone; activation, apoz, hessian, obs and reconstruction look at data (auto: reconstruction where the user gave
+    data, l1 for groups that it cannot rate and without data). readers: rate by the weights that read a channel too,
+    with l2, fpgm and lamp, which look at the filter that makes it as in their papers. reduce: how what a group cuts
+    in several weights becomes one score (mean, sum, max, min). normalise: what each weight's scores are divided by
+    (mean, max, none; auto: what suits the criterion). recover: what repairs the layers behind a cut, without labels
+    (none, bias, bn, lstsq, all; auto: lstsq where the user gave data, bn where such layers were trained to few bits,
+    none without data). steps: cut in so many steps, rated (and recovered) anew at each. samples: how many calibration
+    samples are looked at, at most. round_to: what remains is a multiple of this where a group has more, and the ratio
+    is met in the mean over groups (1: in each, to the nearest channel); auto: of 16, which vector registers and
+    blocked convolutions take whole, or of 8, 4, 2 or 1 where a group is too small to be halved so, or all are to meet
+    the ratio or the budget. min_channels: what every group keeps at least. ratio_by: ratios of their own for layers
+    by glob on node names. keep: globs of layers whose channels all stay. couple: "inner" leaves everything alone that
     a shortcut ties. statistics: whether channels may go over which an operator takes a statistic, so that removing is
     no longer the same as zeroing: "window" (LRN's sums over neighbours), "all" (LayerNormalization,
     GroupNormalization, means too), "none". shared: whether a weight that several layers read is cut for all of them
@@ -78,6 +79,8 @@ class PruneChannels(Pass):
     macs: float | None = None
     params: float | None = None
     bytes: float | None = None
+    time: float | None = None
+    target: str = "native"
     criterion: str = "auto"
     readers: bool = False
     reduce: Literal["mean", "sum", "max", "min"] = "mean"
@@ -107,6 +110,10 @@ class PruneChannels(Pass):
         for name, value in given.items():
             if not value > 0:
                 raise self._bad(name, "a share up to 1, or a number above 1", value)
+        if self.time is not None and self.time > 1:
+            raise self._bad("time", "a share up to 1", self.time)
+        if self.target != "native" and self.time is None:
+            raise self._bad("target", "time= beside it", self.target)
         if len(given) > 1:
             raise BadOption("only one budget can be met", pass_name=self.name, found=", ".join(given))
         self.budget = next(iter(given.items()), None)
@@ -115,7 +122,9 @@ class PruneChannels(Pass):
                             found=f"ratio={self.ratio:g}, {self.budget[0]}={self.budget[1]:g}",
                             remedy="give one of them; ratio_by sets single layers beside a budget")  # fmt: skip
         if self.ratio == "auto" and self.budget is None:
-            raise BadOption("ratio=auto needs a budget", pass_name=self.name, remedy="add macs=, params= or bytes=")
+            raise BadOption(
+                "ratio=auto needs a budget", pass_name=self.name, remedy="add macs=, params=, bytes= or time="
+            )
         if self.readers and not (self.criterion != "auto" and lookup(self.criterion).filters):
             raise BadOption("option readers goes with criterion l2, fpgm or lamp", pass_name=self.name,
                             found=f"criterion={self.criterion}")  # fmt: skip
@@ -131,12 +140,15 @@ class PruneChannels(Pass):
         if self.budget is None:
             return self._prune(model, ctx, None)
         unit, wanted = self.budget
-        wanted = goal = limit(Costing(model, analyse(model), unit, set()).whole, wanted)
+        self._predict = ctx.predict(self.target) if unit == "time" else None
+        whole = Costing(model, analyse(model), unit, set(), self._predict).whole
+        wanted = goal = limit(whole, wanted)
         over = 0.0
         for n in range(TRIES):
             work = model.copy()
             report = self._prune(work, ctx, (unit, goal))
-            over = Costing(work, analyse(work), unit, set()).whole - wanted
+            left = Costing(work, analyse(work), unit, set(), self._predict).whole
+            over = left - wanted
             if over <= 0 or not report.edits:
                 break
             goal -= over * 2**n  # of what recovery has added: biases
@@ -144,7 +156,14 @@ class PruneChannels(Pass):
             raise BadOption("the budget cannot be met", pass_name=self.name, expected=f"at most {wanted:.0f} {unit}",
                             found=f"{wanted + over:.0f}", remedy="ask for less, or take recover=none")  # fmt: skip
         model.adopt(work)
+        if unit == "time":
+            report.note(
+                f"predicted time of the products, compiled for {self.target}: {left / whole:.2f} of what it was"
+            )
         return report
+
+    def _costing(self, model: Model, analysis: Analysis, unit: str, found: list[Group]) -> Costing:
+        return Costing(model, analysis, unit, {g.atom for g in found}, self._predict)
 
     def _prune(self, model: Model, ctx: Context, costing: tuple[str, float] | None) -> Report:
         """Cut and recover; costing: the unit of the budget, and how much of it may be left."""
@@ -219,11 +238,10 @@ class PruneChannels(Pass):
             for g in matching(found, pattern, "ratio_by", self.name):
                 fixed[g.atom] = 1 - (1 - ratio) ** share
         by_price = self._scope == "outputs" and budget is not None
-        worth = (
-            per_cost(found, rated, Costing(model, analysis, budget[0], {g.atom for g in found})) if by_price else rated
-        )
+        worth = per_cost(found, rated, self._costing(model, analysis, budget[0], found)) if by_price else rated
         scope = "global" if by_price else self._scope
-        widths = WIDTHS if self.round_to == "auto" else (self.round_to,)
+        timed = budget is not None and budget[0] == "time"  # of which less than 8 channels at a time save nothing
+        widths = (self.round_to,) if self.round_to != "auto" else WIDTHS[:2] if timed else WIDTHS
         plans = [
             CutPlan(found, analysis, worth, scope, self.min_channels, m, len(widths) > 1, fixed, sizes) for m in widths
         ]
@@ -242,7 +260,7 @@ class PruneChannels(Pass):
     ) -> dict[Atom, int]:
         """The counts that meet the budget, by the first of the plans that come within TOLERANCE of it, else by the last."""
         unit, wanted = budget
-        cost = Costing(model, analysis, unit, {g.atom for g in found})
+        cost = self._costing(model, analysis, unit, found)
         target = wanted if share == 1 else cost.whole * (wanted / cost.whole) ** (1 / (1 + self._steps_left(share)))
         curves = self._curves(model, ctx, plans[0]) if self.ratio == "auto" else None
         for plan in plans:
@@ -253,7 +271,10 @@ class PruneChannels(Pass):
                 if plan is plans[-1]:
                     raise
                 continue
-            if cost(counts) < target * (1 - TOLERANCE) and self.round_to == "auto":
+            if unit == "time":
+                if cost(counts) < target * (1 - NEAR) and plan is not plans[-1]:
+                    continue
+            elif cost(counts) < target * (1 - TOLERANCE) and self.round_to == "auto":
                 topped = plan.top_up(counts, cost, target)
                 if topped is None and plan is not plans[-1]:
                     continue

@@ -188,9 +188,12 @@ class CutPlan:
 
 def per_cost(found: list[Group], rated: Mapping[Atom, np.ndarray], cost: Costing) -> dict[Atom, np.ndarray]:
     """Scores by what a channel of the group costs, so that the lowest are the cheapest to lose for the same budget."""
-    price = {
-        g.atom: max(-cost.change({}, g.atom, g.size - 1) / cost.whole, 1e-12) if g.size > 1 else 1e-12 for g in found
-    }
+    price = {}
+    for g in found:
+        # kernels of one channel less take longer: times fall by vectors
+        step = min(WIDTHS[0], g.size // 2) if cost.unit == "time" else min(1, g.size - 1)
+        saved = -cost.change({}, g.atom, g.size - step) / cost.whole
+        price[g.atom] = max(saved / max(step, 1), 1e-12)
     return {g.atom: rated[g.atom] / price[g.atom] for g in found}
 
 
