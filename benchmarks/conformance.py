@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[1]
 RESULT, PAGE = ROOT / "benchmarks/results/conformance.json", ROOT / "docs/conformance.md"
 HEAD = """# Which operators compile
 
-ONNX's own cases for its operators (`onnx.backend.test`), those whose tensors hold numbers and whose shapes do not depend on data: each
+ONNX's own cases for its operators (`onnx.backend.test`), those whose tensors hold numbers (but for Unique): each
 goes through `compile`, and the library's outputs are compared with what the case expects, types, shapes and values within the
 case's tolerances or 2^-22 of the largest value (2^-10 in float16 and 2^-7 in bfloat16, whose steps are that wide: what is expected
 is rounded after every operator, the library's values at the end). Operands that set shapes or choose what is computed (the target of

@@ -18,7 +18,7 @@ import onnx
 from onnx import numpy_helper
 
 MOST_ELEMENTS = 64  # of an operand that may set shapes
-DATA_DEPENDENT = {"NonZero", "Compress", "Unique", "NonMaxSuppression", "ImageDecoder"}  # the extents of their outputs
+DATA_DEPENDENT = {"Unique", "ImageDecoder"}  # the extents of their outputs
 SETTING = {
     "Loop": (0, 1), "Range": (0, 1, 2), "ConstantOfShape": (0,), "Expand": (1,), "Reshape": (1,), "Pad": (1, 3),
     "CenterCropPad": (1,), "MaxUnpool": (2,), "Resize": (1,), "Dropout": (1, 2), "MelWeightMatrix": (0, 1, 2, 3, 4),

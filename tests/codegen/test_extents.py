@@ -90,6 +90,20 @@ def test_numbers_of_rows():
             library(x=cases[0]["x"], k=np.array([k]), n=np.array(2))
 
 
+@pytest.mark.parametrize("centred, limits", [(0, "k, iou, low"), (1, "two, iou"), (0, "k")])
+def test_boxes_that_no_better_one_covers(centred, limits):
+    """As a detector goes on from them: the boxes themselves, behind the numbers of batch, class and place."""
+    model = model_of(f"""g (float[2,40,4] b, float[2,3,40] s, int64 k) => (int64[N,3] picked, float[M,4] boxes) <float iou = {{0.3}},
+          float low = {{0.4}}, int64 two = {{2}}, int64[2] places = {{0, 2}}> {{
+        picked = NonMaxSuppression<center_point_box = {centred}>(b, s, {limits})
+        at = Gather<axis = 1>(picked, places) boxes = GatherND(b, at) }}""")
+    library = compiled(model)
+    corners = np.sort(RNG.random((2, 40, 2, 2)).astype("f"), axis=2).reshape(2, 40, 4)
+    scores = (RNG.integers(0, 12, (2, 3, 40)) / 12).astype("f")  # many are equal: the first counts
+    for k in (0, 1, 5, 99):
+        agree(library, model, {"b": corners, "s": scores, "k": np.array(k)})
+
+
 def test_numbers_that_a_loop_counts():
     """x[:, i] of an i that goes up to where the condition ends it is one column each time; what it has filled comes out."""
     model = model_of("""g (float[2,5] x, float most) => (float[2,K] y, int64 n)

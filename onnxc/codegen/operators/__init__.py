@@ -20,6 +20,7 @@ from onnxc.codegen.operators import (  # noqa: F401  each file enters its rows i
     select,
     shape,
     signal,
+    suppress,
     trees,
     window,
 )

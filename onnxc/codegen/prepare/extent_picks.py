@@ -12,6 +12,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxc.codegen.prepare.extents import Extent, Result, Sized, rule
+from onnxc.codegen.prepare.numbers import Num
 
 
 def _within(n: Sized, at: str, extents: Sequence[Extent | None], bounds: Sequence[int]) -> str:
@@ -119,3 +120,29 @@ def _compress(n: Sized) -> Result:
     places, many = n.own("NonZero", kept, types=[(TensorProto.INT64, (1, count)), (TensorProto.INT64, (1,))])
     extents[axis] = n.counted(n.reshape(many, ()), count)
     return [n.mark(n("Gather", x, n.reshape(places, (count,)), axis=axis), extents)]
+
+
+@rule("NonMaxSuppression")
+def _suppressed(n: Sized) -> Result:
+    boxes, scores = n.needs(0), n.needs(1)
+    places, kind = n.shape(scores)[2], TensorProto.INT64
+    if n.extents(boxes)[1] != n.extents(scores)[2] or any(
+        e is not None for e in (n.extents(boxes)[0], *n.extents(scores)[:2])
+    ):
+        raise n.refusal("its boxes and its scores have lengths that may differ", tensor=boxes)
+
+    def number(i: int, default: float, dtype: str) -> str:
+        name = n.input(i)
+        return n.constant([default], dtype) if name is None else n.cast(n.reshape(name, (1,)), dtype)
+
+    nums = (Num("", 0),) if n.input(2) is None else n.nums(n.input(2))
+    most = places if nums is None or len(nums) != 1 else max(min(n.walk.numbers.high(nums[0]), places), 0)
+    rows = n.shape(scores)[0] * n.shape(scores)[1] * most
+    if rows == 0:
+        return [n.constant(np.zeros((0, 3)), np.int64)]
+    extent = n.extents(scores)[2]
+    many = n.constant([places], np.int64) if extent is None else n.reshape(extent.scalar, (1,))
+    given = [number(2, 0, "int64"), number(3, 0.0, "float32"), number(4, -np.inf, "float32"), many]
+    op = "NonMaxSuppression" + ("Centred" if n.attribute("center_point_box", 0) else "")
+    made, count = n.own(op, boxes, scores, *given, types=[(kind, (rows, 3)), (kind, (1,))])
+    return [n.mark(made, [n.counted(n.reshape(count, ()), rows), None])]
