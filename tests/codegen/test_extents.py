@@ -90,6 +90,18 @@ def test_numbers_of_rows():
             library(x=cases[0]["x"], k=np.array([k]), n=np.array(2))
 
 
+def test_a_number_is_only_bounded_by_what_is_computed():
+    """k may be more than the branch that is not taken allows."""
+    model = model_of("""g (float[2,3] x, int64[1] k, bool c) => (float[2] y, float[K] z)
+        <int64[1] one = {1}, float[1] half = {0.5}, int64 nine = {9}> {
+        y = If(c) <then_branch = yes () => (float[2] a) { v, i = TopK<axis = 1>(x, k) a = ReduceSum<keepdims = 0>(v, one) },
+                   else_branch = no () => (float[2] b) { b = ReduceMax<axes = [1], keepdims = 0>(x) }>
+        few = Min(k, nine) z = Expand(half, few) }""")  # fmt: skip
+    library = compiled(model)
+    for k, c in ((2, True), (3, False), (7, False)):
+        agree(library, model, {"x": f(2, 3), "k": np.array([k]), "c": np.array(c)})
+
+
 @pytest.mark.parametrize("centred, limits", [(0, "k, iou, low"), (1, "two, iou"), (0, "k")])
 def test_boxes_that_no_better_one_covers(centred, limits):
     """As a detector goes on from them: the boxes themselves, behind the numbers of batch, class and place."""

@@ -154,7 +154,7 @@ class Sized(Build):
         one, none, over = self.scalar(n), self.constant(0, np.int64), self.constant(bound + 1, np.int64)
         one = one if numbers.low(n) >= 0 else self("Where", self("Less", one, none), over, one)
         held = self("Gather", self.constant(np.arange(bound + 1), np.int64), one, axis=0)
-        if n.symbol:
+        if n.symbol and not numbers.within:
             numbers.narrow(n.symbol, -n.offset, bound - n.offset)
         return Extent(n, held)
 
@@ -223,10 +223,9 @@ class Sized(Build):
         for extent in moving:
             total = self("Mul", total, extent.scalar)
         key = " * ".join([str(still), *sorted(str(extent.num) for extent in moving)])
-        self.walk.numbers.sources[key] = (total, 0)
-        self.walk.numbers.narrow(key, 0, prod(shape))
-        self.walk.numbers.known[total] = (Num(key, 0),)
-        return Extent(Num(key, 0), total)
+        made = self.walk.numbers.composed(key, (total, 0), 0, prod(shape))
+        self.walk.numbers.known[total] = (made,)
+        return Extent(made, total)
 
     def packed(self, name: str) -> tuple[str, Extent]:
         """The elements of a tensor that count, side by side in a vector, and how many they are."""
@@ -249,11 +248,9 @@ def give_outputs(walk: Walk, graph: onnx.GraphProto, outer: Scope) -> dict[str, 
             build = Sized(walk, onnx.NodeProto(name=f"output {value.name}", op_type="Identity"))
             shape, extents = walk.shape(source) or (), walk.actual[source]
             lengths[value.name] = walk.fresh(f"{value.name}.shape")
-            walk.keep(
-                helper.make_node(
-                    "Identity", [build.vector(shape, extents)], [lengths[value.name]], name=f"shape of {value.name}"
-                )
-            )
+            found, most = build.vector(shape, extents), build.constant(shape, np.int64)
+            kept = build("Where", build("Less", found, most), found, most)  # whatever a run finds, within the tensor
+            walk.keep(helper.make_node("Identity", [kept], [lengths[value.name]], name=f"shape of {value.name}"))
             source = build.reshape(build.packed(source)[0], shape)
         if source in walk.constants:
             walk.constants[value.name] = walk.constants[source]

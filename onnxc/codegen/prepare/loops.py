@@ -57,10 +57,12 @@ class Region:
 def apart(walk: Walk, body: Body) -> Iterator[None]:
     """What is visited within becomes nodes of `body`."""
     outer, walk.nodes = walk.nodes, body.nodes
+    walk.numbers.within += 1
     try:
         yield
     finally:
         walk.nodes = outer
+        walk.numbers.within -= 1
 
 
 def captured(walk: Walk, bodies: Sequence[Body]) -> list[str]:

@@ -43,11 +43,13 @@ class Num:
 
 @dataclass
 class Numbers:
-    """What is known: the elements of tensors by name, the bounds of symbols, and the tensors and elements that symbols are."""
+    """What is known: the elements of tensors by name, the bounds of symbols, and the tensors and elements that symbols are. `within`:
+    how many bodies deep the nodes are that are visited, which may never be computed."""
 
     known: dict[str, tuple[Num, ...]] = field(default_factory=dict)
     bounds: dict[str, tuple[int, int]] = field(default_factory=dict)
     sources: dict[str, tuple[str, int]] = field(default_factory=dict)
+    within: int = 0
 
     def low(self, n: Num) -> int:
         """The least that a number can be."""
@@ -86,6 +88,14 @@ class Numbers:
                 self.narrow(symbol, *bounds[i])
         self.known[name] = tuple(Num(symbol, 0) for symbol in symbols)
         return self.known[name]
+
+    def composed(self, key: str, source: tuple[str, int], low: int, high: int) -> Num:
+        """The number that a key of others stands for, here an element of a tensor. In a body each such tensor is a number of its own, as
+        what is computed there is not there outside."""
+        symbol = f"{key} of {source[0]}" if self.within else key
+        self.sources[symbol] = source
+        self.narrow(symbol, low, high)
+        return Num(symbol, 0)
 
     def learn(self, walk: Walk, node: onnx.NodeProto) -> None:
         """Notes what the first result of a node is."""
@@ -224,10 +234,9 @@ def _mul(numbers: Numbers, walk: Walk, node: onnx.NodeProto, given: Elements):
             made.append(a if b == Num("", 1) else Num("", a.offset * b.offset))
         elif walk.element(node.output[0]) in WHOLE and min(numbers.low(a), numbers.low(b)) >= 0:
             top = numbers.high(a) * numbers.high(b)
-            symbol = f"{a}*{b}"
-            numbers.sources.setdefault(symbol, (node.output[0], i))
-            numbers.narrow(symbol, numbers.low(a) * numbers.low(b), min(top, FAR))
-            made.append(Num(symbol, 0))
+            made.append(
+                numbers.composed(f"{a} * {b}", (node.output[0], i), numbers.low(a) * numbers.low(b), min(top, FAR))
+            )
         else:
             return None
     return made
