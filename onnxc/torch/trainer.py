@@ -248,7 +248,8 @@ class _Fit:
     def try_rates(self) -> float:
         """The rate of RATES that takes the weights furthest in a short training of a copy; least rates win ties."""
         before, found = self._state(), {}
-        for rate in RATES:
+        for k, rate in enumerate(RATES):
+            self.progress(f"rate {k + 1} of {len(RATES)} is tried", k / len(RATES))
             optimiser, batches = self.optimiser(), self._endless()
             for i in range(TRIAL):
                 self.step(optimiser, next(batches), rate, (self.seed, 3, i))
@@ -269,6 +270,7 @@ class _Fit:
         saved = self._resume()
         if saved is None:
             history = History(0.0, 0.0)
+            self.progress("the model as it comes", 0.0)
             history.start = start = self.judge(history)
             if not math.isfinite(start):
                 raise BadOption(
@@ -303,6 +305,7 @@ class _Fit:
                     self.progress(f"epoch {epoch + 1} of {self.schedule.epochs}, loss {loss:.4g}{score}", done)
             self.clock.share = (epoch + 1) / self.schedule.epochs
             self._agree()
+            self.progress(f"epoch {epoch + 1} of {self.schedule.epochs} is judged", self.clock.share)
             history.train.append(total / max(taken, 1))
             self._look(history)
             history.sent = self.ranks.sent

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxc
 from onnxc.ir.errors import BadData, BadOption
 from onnxc.ir.files import load
+from onnxc.pipeline import Pipeline
 from onnxc.runtime.reference import Session
 
 
@@ -399,3 +400,15 @@ def test_where_nothing_gets_better_the_model_stays_as_it_came():
 def test_training_stops_where_nothing_gets_better():
     result = fitted("train.finetune(epochs=20,batch=16,rate=1e-9,patience=3)")
     assert len(result.report.rows[-1].trainings[0]["losses"]) <= 6
+
+
+def test_training_tells_of_its_way():
+    pipeline, way = Pipeline("train.finetune(epochs=2)", data=images(24)), []
+    pipeline.detail = lambda text, share: way.append((text.split(",")[0], share))
+    pipeline.transform(small())
+    words = [text for text, _ in way]
+    assert words[1:4] == ["the model as it comes", "rate 1 of 6 is tried", "rate 2 of 6 is tried"]
+    assert words[-5:] == [
+        "epoch 1 of 2", "epoch 1 of 2 is judged", "epoch 2 of 2", "epoch 2 of 2 is judged", "its outputs are compared"
+    ]  # fmt: skip
+    assert [share for _, share in way[-5:]] == [0.0, 0.5, 0.5, 1.0, 1.0]
