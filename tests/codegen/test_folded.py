@@ -78,3 +78,20 @@ def test_kernels_on_awkward_widths(name, tmp_path):
         kernels.call(label, *arrays)
         error = np.abs(arrays[-1] - wanted[label]).max() / np.abs(wanted[label]).max()
         assert error < 2e-6, label
+
+
+def test_a_block_of_a_run_time_operand_is_copied_where_many_rows_read_it(tmp_path):
+    """Two images, and a last block of columns that overlaps the one before."""
+    target = resolve("native")
+    shape = {"w_shape": (2, 24, 200), "epilogue": (("mul_scalar", 0.5),)}
+    spec = bulk.make(2, 1, 90, 24, 200, (1, 1), pads=(0, 0, 0, 0), **shape)
+    plan = float32.schedule(spec, target)
+    assert isinstance(plan, Schedule) and float32.held_near(spec, plan)
+    assert not float32.held_near(replace(spec, w_shape=None), plan)
+    assert not float32.held_near(replace(spec, w=2), plan)
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal(spec.x_shape).astype("f"), rng.standard_normal(spec.w_shape).astype("f")
+    y = np.full(spec.y_shape, np.nan, np.float32)
+    bulk.Bulk({"k": float32.emit(spec, plan, "k")}, target, tmp_path).call("k", x, w, y)
+    wanted = np.einsum("nimk,nko->nimo", x.astype("f8"), w.astype("f8")) / 2
+    assert np.abs(y - wanted).max() < 2e-6 * np.abs(wanted).max()

@@ -34,6 +34,7 @@ from onnxc.codegen.target import Target
 
 NAME = "float32.direct"
 SPLIT = 1.4  # without a fused multiply-add
+READ, NEAR = 6, 1 << 18  # tiles of pixels that read a block of run-time weights, and bytes of one, for it to be copied
 PADDED = 2.5  # half cycles of a vector that is copied
 
 
@@ -146,7 +147,7 @@ def _loops(spec: KernelSpec, plan: Schedule, source: tuple, weights: tuple, extr
             plan,
             acc,
             (x, rows, columns),
-            (held, load, panel and not alone),
+            (held, load, (panel and not alone) or gathered),
             (g, block, blocks, channel0, n, row, first),
         )
 
@@ -160,6 +161,18 @@ def _loops(spec: KernelSpec, plan: Schedule, source: tuple, weights: tuple, extr
             value = epilogue(spec, value, extra, channel, offset)
             out.store(value, offset, (n, row, first + pixel), lowest)
 
+    gathered = held_near(spec, plan)
+    if gathered:
+        with (T.parallel if spec.threads > 1 else T.serial)(0, images * blocks) as turn:
+            first = turn // blocks * spec.c * oc + tirx.min(turn % blocks * plan.block, oc - plan.block)
+
+            def row_of(step, vector, first=first):
+                return w[at(w, vector_of(first + step * oc + vector * plan.lanes, plan.lanes))]
+
+            held = _held(plan, spec.c, row_of)
+            with T.grid(oh, tiles) as (row, tile):
+                one(0, turn % blocks, turn // blocks, row, tile, held, None)
+        return
     alone = panel and spec.threads > spec.groups * blocks  # fewer blocks than threads: all are unpacked first
     if alone:
         w, load = _all_panels(spec, plan, w, load, spec.groups * blocks), None
@@ -173,15 +186,29 @@ def _loops(spec: KernelSpec, plan: Schedule, source: tuple, weights: tuple, extr
             one(turn // blocks, turn % blocks, n, row, tile, held, None)
 
 
-def _panel(spec: KernelSpec, plan: Schedule, w, load: Callable, turn):
-    """The weights of one block of output channels as floats, in the workspace."""
+def held_near(spec: KernelSpec, plan: Schedule) -> bool:
+    """Whether blocks of a right-hand side that is known at run time only are copied for all the rows that read them: its own rows may
+    lie a power of two apart, where few lines of a cache hold them all."""
+    if spec.weight_constant or plan.block * -(-spec.oc // plan.block) <= plan.block:
+        return False
+    turns = spec.n * -(-spec.oc // plan.block)
+    return spec.ow >= READ * plan.pixels and 4 * spec.c * plan.block <= NEAR and turns >= 2 * spec.threads
+
+
+def _held(plan: Schedule, steps: int, load: Callable):
+    """`steps` times a block of weights as floats, in the workspace; load(step, vector)."""
     from tvm.script.ir_builder import tirx as T
 
-    steps = spec.kh * spec.kw * (spec.c // spec.groups)
     held = T.alloc_buffer((steps * plan.block,), "float32")
     with T.serial(0, steps) as step:
-        _unpack(plan, held, step, lambda vector: load(w, turn * steps + step, vector))
+        _unpack(plan, held, step, lambda vector: load(step, vector))
     return held
+
+
+def _panel(spec: KernelSpec, plan: Schedule, w, load: Callable, turn):
+    """The weights of one block of output channels."""
+    steps = spec.kh * spec.kw * (spec.c // spec.groups)
+    return _held(plan, steps, lambda step, vector: load(w, turn * steps + step, vector))
 
 
 def _all_panels(spec: KernelSpec, plan: Schedule, w, load: Callable, blocks: int):
@@ -249,7 +276,7 @@ def _products(spec: KernelSpec, plan: Schedule, acc, source: tuple, weights: tup
         def product(pixel, lane, _):
             sums, start = acc.of(pixel)
             value = activation(pixel)
-            if spec.weight_constant:
+            if spec.weight_constant or panel:
                 offset = step * plan.block + lane
             else:
                 offset = (n * spec.c + k) * spec.oc + channel0 + lane
