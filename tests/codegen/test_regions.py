@@ -47,6 +47,16 @@ MODELS = {
                           t3 = MatMul(x, w) t1 = ReduceSum<keepdims = 0>(t3, first) }> }""",
         [{"c": True, "at": 2}, {"c": False, "at": 99}],
     ),
+    # rows of as many rounds as there are, none at all too; how many there can be says the condition
+    "gathers": (
+        """g (float[3] x, int64 n, float most) => (float[3] y, float[A,3] rows, int64[B] numbers, float total)
+        <int64 five = {5}> {
+        y, rows, numbers = Loop(n, "", x) <body = b (int64 i, bool go, float[3] v) => (bool on, float[3] w, float[3] row, int64 at) {
+            w = Add(v, x) row = Exp(w) at = Identity(i) m = ReduceMax<keepdims = 0>(row) low = Less(m, most)
+            left = Less(i, five) on = And(low, left) }>
+        total = ReduceSum<keepdims = 0>(rows) }""",
+        [{"n": n, "most": most} for n, most in ((0, 9), (2, 1e9), (100, 1e9), (100, 4))],
+    ),
     # too many rounds to write out, with a row of each; a one by one state that comes out with another rank
     "rows": (
         """g (float[3] x, float s) => (float[3] y, float z, float[r,3] all) <int64 n = {3000}, bool go = {1}, float[1] half = {0.5}> {
@@ -105,7 +115,7 @@ def test_a_loop_in_sources(tmp_path):
     "body, found",
     [
         ("(float[2] v) => (bool d, float[m] o) { d = Identity(c) o = Concat<axis = 0>(v, v) }", "float .2., found float .4."),
-        ("(float[2] v) => (bool d, float[2] o, float[2] s) { d = Identity(c) o = Neg(v) s = Abs(v) }", "number of rounds that is computed"),
+        ("(float[2] v) => (bool d, float[2] o, float[2] s) { d = Identity(c) o = Neg(v) s = Abs(v) }", "is computed and has no bound"),
     ],
 )  # fmt: skip
 def test_what_has_no_bounded_shape_is_refused(body, found):

@@ -43,7 +43,7 @@ LOOP = """static void @name@(head *h, const void *const *given, void *const *mad
   unsigned char go = @condition@;
   int32_t wrong = 0;
 @begin@
-  for (round = 0; round < limit && go; round++) {
+  for (round = 0; round < limit && go@room@; round++) {
     unsigned char next = 0;
     inputs[0] = &round;
     inputs[1] = &go;
@@ -95,10 +95,18 @@ def _loop(nested: Nested) -> str:
         )
         end.append(f"  if (inputs[{2 + i}] != made[{i}]) memcpy(made[{i}], inputs[{2 + i}], {size});\n")
         at += spare
-    for i in range(1 + states, len(body.outputs)):
+    gathered = range(1 + states, len(body.outputs))
+    for i in gathered:
         rows.append(f"    outputs[{i}] = (char *)made[{i - 1}] + round * {tensor_bytes(body.outputs[i])};\n")
+    if nested.call.results > len(body.outputs):  # how many rounds there are is a result too
+        for i in gathered:
+            size = tensor_bytes(body.outputs[i])
+            rest = f"({nested.region.rows} - round) * {size}"
+            end.append(f"  memset((char *)made[{i - 1}] + round * {size}, 0, (size_t)({rest}));\n")
+        end.append(f"  *(int64_t *)made[{len(body.outputs) - 1}] = round;\n")
     words = {
         "inputs": str(len(body.inputs)), "outputs": str(len(body.outputs)), "limit": limit, "condition": condition,
+        "room": f" && round < {nested.region.rows}" if gathered else "",
         "begin": "\n".join(begin), "rows": "".join(rows), "turn": "".join(turn), "end": "".join(end),
     }  # fmt: skip
     text = LOOP

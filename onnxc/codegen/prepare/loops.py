@@ -19,8 +19,9 @@ import onnx
 from onnx import helper
 
 from onnxc.codegen.prepare.build import Build
+from onnxc.codegen.prepare.extents import Sized
 from onnxc.codegen.prepare.numbers import FAR, WHOLE, rounds
-from onnxc.codegen.prepare.walk import REGION, Scope, Walk
+from onnxc.codegen.prepare.walk import MOST_ELEMENTS, REGION, Scope, Walk
 from onnxc.ir.errors import Unsupported
 
 SMALL = 1 << 23
@@ -44,7 +45,8 @@ class Region:
     the condition, states, and a row for each gathered result. `kind` "If": operands are the condition and what the bodies
     (then, else) read.
 
-    `states`: how many there are. `rows`: of how many rounds the gathered results have place.
+    `states`: how many there are. `rows`: of how many rounds the gathered results have place; where how many there are is computed, that
+    number is another result.
     """
 
     kind: str
@@ -116,8 +118,9 @@ def kept_loop(
         same = handed_on(graph, result.name) == value.name or 0 in _known_shape(walk, node, state)
         given.append(state if same else _input(walk, walk.type_of(state), f"{node.name}/{value.name}"))
     last: list[tuple[int, ...] | None] = []
-    walk.numbers.fresh(number, 1, [(0, (FAR if most is None else most) - 1)])
-    _induced(walk, node, scope, [number, flag, *given], states)
+    asked = walk.numbers.of(walk, limit) if limit else None
+    top = walk.numbers.high(asked[0]) if asked and len(asked) == 1 else FAR
+    top = _induced(walk, node, scope, [number, flag, *given], states, max(top, 0))
     with apart(walk, body):
         found = walk.open_body(graph, [number, flag, *given], scope, node.name)
         for i, state in enumerate(states):
@@ -128,11 +131,13 @@ def kept_loop(
                 )  # a number is one with any axes
     rows = found[1 + len(states) :]
     goes_on = handed_on(graph, graph.output[0].name) == graph.input[1].name or _certain(walk, found[0])
-    if rows and not (most is not None and goes_on and (not condition or _certain(walk, condition))):
+    counted = bool(rows) and not (most is not None and goes_on and (not condition or _certain(walk, condition)))
+    if counted and top > MOST_ELEMENTS:
         raise Unsupported(
-            "Loop that gathers results for a number of rounds that is computed", node=node.name, tensor=node.output[len(states)],
-            remedy=REMEDY,
+            "Loop that gathers results for a number of rounds that is computed and has no bound", node=node.name,
+            tensor=node.output[len(states)], remedy=REMEDY,
         )  # fmt: skip
+    top = top if counted else most or 0
     carried = _carried(walk, node, body, states, given, found, begins)
     types = [_type(walk, node, found[1 + i]) for i in carried]
     body.inputs += [given[i] for i in carried]
@@ -140,28 +145,38 @@ def kept_loop(
     for row in rows:
         kind = _type(walk, node, row).tensor_type
         extents = [d.dim_value for d in kind.shape.dim]
-        types.append(helper.make_tensor_type_proto(kind.elem_type, [most or 0, *extents]))
+        types.append(helper.make_tensor_type_proto(kind.elem_type, [top, *extents]))
+    if counted:
+        types.append(helper.make_tensor_type_proto(onnx.TensorProto.INT64, []))
     operands = [limit, condition, *(states[i] for i in carried), *captured(walk, [body])]
-    names = keep(walk, node, Region("Loop", [body], len(carried), most or 0), operands, types)
+    names = keep(walk, node, Region("Loop", [body], len(carried), top), operands, types)
     results: list[str | None] = [state if state == inside else None for state, inside in zip(states, given)]
     for i, name in zip(carried, names):
         shape = last[i]
         results[i] = Build(walk, node).reshape(name, shape) if begins and shape is not None else name
-    return results + names[len(carried) :]
+    gathered = names[len(carried) : len(carried) + len(rows)]
+    if counted:
+        extent = Sized(walk, node).counted(names[-1], top)
+        walk.actual.update((name, (extent, *([None] * (len(walk.shape(name) or ()) - 1)))) for name in gathered)
+    return results + gathered
 
 
-def _induced(walk: Walk, node: onnx.NodeProto, scope: Scope, given: Sequence[str], states: Sequence[str]) -> None:
-    """Bounds of whole numbers that a Loop carries and that grow by a constant in each round: how far, the condition or the limit says.
+def _induced(
+    walk: Walk, node: onnx.NodeProto, scope: Scope, given: Sequence[str], states: Sequence[str], most: int
+) -> int:
+    """Finds bounds of whole numbers that a Loop carries and that grow by a constant in each round: how far, the condition or the limit
+    says. Returns how many rounds there are at most; `most`: by the limit.
 
     They are tried on a body that nobody keeps: assumed to be small, they are if each is after a round that goes on. Without those
     that are not, all is tried again.
     """
     graph = next(a.g for a in node.attribute if a.name == "body")
-    numbers, top = walk.numbers, walk.numbers.high(walk.numbers.known[given[0]][0])
+    numbers, number = walk.numbers, f"{given[0]}[0]"
+    numbers.fresh(given[0], 1, [(0, most - 1)])
     known = {name: numbers.of(walk, state) for name, state in zip(given[2:], states) if name != state}
     starts = {name: of[0].offset for name, of in known.items() if of and len(of) == 1 and not of[0].symbol}
     assumed = {name: start for name, start in starts.items() if abs(start) < SMALL and walk.element(name) in WHOLE}
-    while assumed:
+    while True:
         before = dict(numbers.bounds)
         for name, start in assumed.items():
             numbers.fresh(name, 1, [(start, SMALL)])
@@ -172,9 +187,11 @@ def _induced(walk: Walk, node: onnx.NodeProto, scope: Scope, given: Sequence[str
                 found = walk.open_body(graph, given, scope, node.name)
         except Unsupported:  # then nothing is known of them
             numbers.bounds = before
-            return
+            return most
         finally:
             walk.trial -= 1
+        last = rounds(numbers, walk, trial.nodes, found[0], number)  # the number of a round that another follows
+        least = most if last is None else min(most, max(last, -1) + 2)
         for name, new in zip(given[2:], found[1:]):
             symbol = f"{name}[0]"
             of = numbers.of(walk, new) if name in assumed else None
@@ -182,14 +199,16 @@ def _induced(walk: Walk, node: onnx.NodeProto, scope: Scope, given: Sequence[str
                 continue
             step = of[0].offset
             until = rounds(numbers, walk, trial.nodes, found[0], symbol)
-            ends = [assumed[name] + step * top, *([] if until is None else [max(until + step, assumed[name])])]
+            ends = [assumed[name] + step * (most - 1), *([] if until is None else [max(until + step, assumed[name])])]
             if min(ends) <= SMALL:
                 proven[name] = min(ends)
+                least = min(least, (min(ends) - assumed[name]) // step + 1 if step else least)
         numbers.bounds = before
         if proven.keys() == assumed.keys():
-            for name, most in proven.items():
-                numbers.fresh(name, 1, [(assumed[name], most)])
-            return
+            for name, end in proven.items():
+                numbers.fresh(name, 1, [(assumed[name], end)])
+            numbers.fresh(given[0], 1, [(0, least - 1)])
+            return least
         assumed = {name: start for name, start in assumed.items() if name in proven}
 
 
