@@ -20,9 +20,12 @@ from onnx import helper, numpy_helper, parser
 
 from onnxc.codegen import compile_model
 from onnxc.codegen.c import wheel
+from onnxc.codegen.c.build import C_DIR
 from onnxc.codegen.c.emit import PACKAGES, write_package
 from onnxc.codegen.c.header import Interface
+from onnxc.codegen.c.source import MICRO
 from onnxc.ir.errors import BadOption, Unsupported
+from onnxc.runtime.toolchain import TOOLCHAINS
 
 from .conftest import run_ort
 from .test_targets import ready
@@ -136,6 +139,18 @@ def test_the_sources_are_the_library_on_any_machine(target, built, tmp_path):
         done = subprocess.run(["./net"], cwd=tmp_path, input=q.tobytes(), capture_output=True, check=True)
         wanted = run_ort(network(), {"x": (q.astype("f") + 7) * np.float32(0.0193)})["y"]
         assert np.abs(np.frombuffer(done.stdout, np.float32) - wanted).max() <= 0.02  # a step of a logit
+
+
+@pytest.mark.parametrize("level", ["-O0", "-O3"])
+def test_helium_compiles_at_any_level(level, tmp_path):
+    """Its assembler leaves the registers that a compiler needs that keeps all variables in memory."""
+    ready("cortex-m55")
+    gcc = TOOLCHAINS["cortex-m55"].linkers[0]
+    parts = [part for name in MICRO for part in ("-include", name)]
+    options = ["-DONNXC_FLOATS=1", "-DONNXC_HELIUM=1", "-fkeep-static-functions", "-Wall", "-Werror", f"-I{C_DIR}"]
+    (tmp_path / "empty.c").write_text("int nothing;\n")
+    command = [gcc.compiler, *gcc.flags, level, *options, *parts, "-c", "empty.c"]
+    subprocess.run(command, cwd=tmp_path, check=True)
 
 
 def test_the_commands_of_the_docs_run_on_the_board(tmp_path):

@@ -2,7 +2,7 @@
 
 A window's numbers, of channels up to a multiple of 32, lie in parts of 16 (8 / f) bytes, f being the bits of a field: byte b of a
 vector has field k for number 16 k + b of its part. For each four output channels there are four int32, what their sums are too
-large by, and then their vectors.
+large by, then the first vector of each, then the second.
 """
 
 from __future__ import annotations
@@ -85,7 +85,13 @@ def pack(spec: KernelSpec, plan: Schedule, weights: np.ndarray) -> np.ndarray:
     else:
         more = -(low << (8 - f)) * codes.sum(1, dtype=np.int64)
     first = more.astype("<i4").view("<u4").reshape(-1, 1, FOURS)
-    rest = held.astype(np.uint8).reshape(len(first), -1).view("<u4")
+    rest = (
+        held.astype(np.uint8)
+        .reshape(len(first), FOURS, parts, VECTOR)
+        .swapaxes(1, 2)
+        .reshape(len(first), -1)
+        .view("<u4")
+    )
     return np.concatenate([first, rest[:, None]], axis=2).reshape(shape(spec))
 
 

@@ -282,7 +282,8 @@ def cost_conv(spec: KernelSpec, plan: Schedule, target: Target) -> float:
 
 
 def cost_depthwise(spec: KernelSpec, plan: Schedule, target: Target) -> float:
-    """Instructions: 10 for a row of three products of two results, 8 for a result, 2.5 for an element of a plane. By words of four rows
+    """Instructions: 10 for a row of three products of two results, 8 for a result, 2.5 for an element of a plane; of other windows 7 a
+    product and 10 for their rows, 25 for a result. By words of four rows
     20 for a column of 16 channels, and for four results of a channel, 25 with strides of 2."""
     if _in_words(spec, plan):
         blocks, once = -(-spec.c // VECTOR), spec.stride[0] == 1
@@ -290,6 +291,8 @@ def cost_depthwise(spec: KernelSpec, plan: Schedule, target: Target) -> float:
             (-(-spec.oh // 2), 33 + 17 * -(-spec.ow // 2)) if once else (spec.oh, 25 + 25 * -(-spec.ow // LANES))
         )
         return rows * (blocks * (20 * spec.w + 60) + spec.c * each) + 300 * blocks
+    if plan.detail != HELIUM and (spec.kh, spec.kw, spec.dilation) != (3, 3, (1, 1)):
+        return prod((spec.oh, spec.ow, spec.oc)) * (spec.kh * (7 * spec.kw + 10) + 25)
     return 1.7 * spec.macs + 8 * prod((spec.oh, spec.ow, spec.oc)) + 2.5 * prod((spec.h, spec.w, spec.c))
 
 

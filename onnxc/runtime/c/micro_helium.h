@@ -111,11 +111,12 @@ ONNXC_KERNEL void onnxc_conv(const onnxc_conv_layer *s, const void *x, const voi
   const int8_t *residual = (const int8_t *)r;
   int8_t *to = (int8_t *)y, *columns = (int8_t *)work, *apart = columns + 4 * s->steps;
   int row, column, count = s->kh * s->kw * s->c;
-  const int ready = s->h * s->w == 1 && s->kh * s->kw == 1 && !s->top && !s->left && !s->flip && s->oc <= 4;
+  const int own = s->oc <= 4 && count == s->c && !s->flip && !s->top && !s->left && (s->oh - 1) * s->sh < s->h && (s->ow - 1) * s->sw < s->w;
   for (row = 0; row < s->oh; row++)
     for (column = 0; column < s->ow; column++, to += s->oc) {
-      if (!ready) onnxc_column(s, (const int8_t *)x, row, column, columns); /* a pixel that is read before y is written is its column */
-      onnxc_product(ready ? (const int8_t *)x : columns, count, (const int8_t *)w, (const int32_t *)scales, s->end ? apart : to, s->oc);
+      const int8_t *pixel = (const int8_t *)x + (row * s->sh * s->w + column * s->sw) * s->c; /* read before y is written: its own column */
+      if (!own) onnxc_column(s, (const int8_t *)x, row, column, columns);
+      onnxc_product(own ? pixel : columns, count, (const int8_t *)w, (const int32_t *)scales, s->end ? apart : to, s->oc);
       if (s->end) onnxc_more(s->end, apart, residual, to, s->oc);
       if (residual) residual += s->oc;
     }

@@ -40,18 +40,19 @@ ONNXC_KERNEL void onnxc_words(const int8_t *const *rows, const int *step, uint32
   const int8_t *a = rows[0], *b = rows[1], *c = rows[2];
   const int as = step[0], bs = step[1], cs = step[2];
 #ifdef ONNXC_MVE
+  const uint8x16_t flips = vdupq_n_u8((uint8_t)flip);
   __asm__ volatile(
-      "vctp.8 %[channels]\n\tvdup.8 q4, %[flip]\n\tdls lr, %[columns]\n"
+      "ldr lr, %[channels]\n\tvctp.8 lr\n\tldr lr, %[columns]\n\tdls lr, lr\n" /* few registers are left without optimisation */
       "1:\n\tvld40.8 {q0, q1, q2, q3}, [%[to]]\n\tvld41.8 {q0, q1, q2, q3}, [%[to]]\n\t"
       "vld42.8 {q0, q1, q2, q3}, [%[to]]\n\tvld43.8 {q0, q1, q2, q3}, [%[to]]\n\tvmov q0, q2\n\t"
       "vpsttt\n\tvldrbt.8 q1, [%[a]]\n\tvldrbt.8 q2, [%[b]]\n\tvldrbt.8 q3, [%[c]]\n\t"
-      "veor q1, q1, q4\n\tveor q2, q2, q4\n\tveor q3, q3, q4\n\t"
+      "veor q1, q1, %q[flips]\n\tveor q2, q2, %q[flips]\n\tveor q3, q3, %q[flips]\n\t"
       "vst40.8 {q0, q1, q2, q3}, [%[to]]\n\tadd %[a], %[a], %[as]\n\tvst41.8 {q0, q1, q2, q3}, [%[to]]\n\tadd %[b], %[b], %[bs]\n\t"
       "vst42.8 {q0, q1, q2, q3}, [%[to]]\n\tadd %[c], %[c], %[cs]\n\tvst43.8 {q0, q1, q2, q3}, [%[to]]!\n\t"
       "le lr, 1b"
       : [a] "+r"(a), [b] "+r"(b), [c] "+r"(c), [to] "+r"(to)
-      : [as] "r"(as), [bs] "r"(bs), [cs] "r"(cs), [channels] "r"(channels), [flip] "r"(flip), [columns] "r"(columns)
-      : "q0", "q1", "q2", "q3", "q4", "lr", "memory");
+      : [as] "r"(as), [bs] "r"(bs), [cs] "r"(cs), [channels] "m"(channels), [columns] "m"(columns), [flips] "w"(flips)
+      : "q0", "q1", "q2", "q3", "lr", "memory");
 #else
   int i;
   for (; columns > 0; columns--, a += as, b += bs, c += cs, to += ONNXC_WORDS)
@@ -132,7 +133,7 @@ ONNXC_KERNEL void onnxc_strided_row(const onnxc_depthwise_layer *s, const int8_t
     int32_t left = s->ow, a0, a1, a2, a3;
     int32x4_t v;
     __asm__ volatile(
-        "dls lr, %[count]\n"
+        "ldr lr, %[count]\n\tdls lr, lr\n"
         "1:\n\tvldrw.u32 %q[v], [%q[at], #128]!\n\tvmladav.s8 %[a0], %q[v], %q[w0]\n\t"
         "vldrw.u32 %q[v], [%q[at], #128]!\n\tvmladav.s8 %[a1], %q[v], %q[w0]\n\t"
         "vldrw.u32 %q[v], [%q[at], #128]!\n\tvmladav.s8 %[a2], %q[v], %q[w0]\n\t"
@@ -141,7 +142,7 @@ ONNXC_KERNEL void onnxc_strided_row(const onnxc_depthwise_layer *s, const int8_t
         "add %[to], %[to], %[step]\n\tsub %[left], %[left], #4\n\tle lr, 1b"
         : [v] "=&w"(v), [at] "+w"(at), [to] "+r"(to), [left] "+r"(left), [a0] "=&Te"(a0), [a1] "=&Te"(a1), [a2] "=&Te"(a2),
           [a3] "=&Te"(a3)
-        : [count] "r"(count), [w0] "w"(w0), [apart] "w"(apart), [step] "r"(step), [bias] "r"(bias), [m] "r"(m), [offset] "r"(offset)
+        : [count] "m"(count), [w0] "w"(w0), [apart] "w"(apart), [step] "r"(step), [bias] "r"(bias), [m] "r"(m), [offset] "r"(offset)
         : "lr", "memory");
   }
 #else

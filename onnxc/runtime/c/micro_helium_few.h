@@ -7,7 +7,7 @@
  *     sum y[k] t[k] = 256 sum x[k] u[k] + o sum t[k]
  *
  * o makes y an unsigned byte, and o sum t[k] is a number of each channel. Where (2^f + 1) times the range of x is more than a byte fields
- * are masked, and y = x - least x. Weights: for each four channels those four numbers, then their bytes.
+ * are masked, and y = x - least x. Weights: for each four channels those four numbers, then a vector of each, and so on.
  */
 #ifndef ONNXC_MICRO_HELIUM_FEW_H
 #define ONNXC_MICRO_HELIUM_FEW_H
@@ -79,21 +79,20 @@ ONNXC_KERNEL int32_t onnxc_window_bytes(const onnxc_bits_layer *s, const uint32_
   "vldrb.8 q4, [%[y]], #16\n\tvmladava.u8 %[a0], q4, q0\n\tvmladava.u8 %[a1], q4, q1\n\t"                                   \
   "vmladava.u8 %[a2], q4, q2\n\tvmladava.u8 %[a3], q4, q3\n\t"
 #define ONNXC_MASKED                                                                                                      \
-  "vldrb.8 q4, [%[y]], #16\n\tvand q5, q0, q6\n\tvmladava.u8 %[a0], q4, q5\n\tvand q5, q1, q6\n\tvmladava.u8 %[a1], q4, q5\n\t" \
-  "vand q5, q2, q6\n\tvmladava.u8 %[a2], q4, q5\n\tvand q5, q3, q6\n\tvmladava.u8 %[a3], q4, q5\n\t"
+  "vldrb.8 q4, [%[y]], #16\n\tvand q5, q0, %q[mask]\n\tvmladava.u8 %[a0], q4, q5\n\tvand q5, q1, %q[mask]\n\tvmladava.u8 %[a1], q4, q5\n\t" \
+  "vand q5, q2, %q[mask]\n\tvmladava.u8 %[a2], q4, q5\n\tvand q5, q3, %q[mask]\n\tvmladava.u8 %[a3], q4, q5\n\t"
 #define ONNXC_THEN(f, one) one ONNXC_SHIFTED(f)
 #define ONNXC_FIELDS4(one) ONNXC_THEN("4", one) ONNXC_WHOLE
 #define ONNXC_FIELDS2(one) ONNXC_THEN("2", one) ONNXC_THEN("2", one) ONNXC_THEN("2", one) ONNXC_WHOLE
 #define ONNXC_FOUR1(one) ONNXC_THEN("1", one) ONNXC_THEN("1", one) ONNXC_THEN("1", one)
 #define ONNXC_FIELDS1(one) ONNXC_FOUR1(one) ONNXC_FOUR1(one) ONNXC_THEN("1", one) ONNXC_WHOLE
 #define ONNXC_FIELD_SUMS(fields)                                                                                          \
-  __asm__ volatile("vdup.8 q6, %[mask]\n\tdls lr, %[count]\n"                                                              \
-                   "1:\n\tvldrb.8 q0, [%[w0]], #16\n\tvldrb.8 q1, [%[w1]], #16\n\tvldrb.8 q2, [%[w2]], #16\n\t"               \
-                   "vldrb.8 q3, [%[w3]], #16\n\t" fields "le lr, 1b"                                                       \
-                   : [a0] "+Te"(a0), [a1] "+Te"(a1), [a2] "+Te"(a2), [a3] "+Te"(a3), [y] "+r"(y), [w0] "+r"(w0),            \
-                     [w1] "+r"(w1), [w2] "+r"(w2), [w3] "+r"(w3)                                                          \
-                   : [count] "r"(count), [mask] "r"(mask)                                                                 \
-                   : "q0", "q1", "q2", "q3", "q4", "q5", "q6", "lr", "memory")
+  __asm__ volatile("dls lr, %[count]\n"                                                                                   \
+                   "1:\n\tvldrb.8 q0, [%[w]], #16\n\tvldrb.8 q1, [%[w]], #16\n\tvldrb.8 q2, [%[w]], #16\n\t"                 \
+                   "vldrb.8 q3, [%[w]], #16\n\t" fields "le lr, 1b"                                                       \
+                   : [a0] "+Te"(a0), [a1] "+Te"(a1), [a2] "+Te"(a2), [a3] "+Te"(a3), [y] "+r"(y), [w] "+r"(w)              \
+                   : [count] "r"(count), [mask] "w"(mask)                                                                 \
+                   : "q0", "q1", "q2", "q3", "q4", "q5", "lr", "memory")
 #endif
 
 /* As onnxc_by_channel, by fields of `field` bits. */
@@ -117,17 +116,17 @@ ONNXC_INLINE void onnxc_by_fields(const onnxc_bits_layer *s, const uint32_t *x, 
       if (masked)
         vstrbq_u8(products + 16 * (fields - 1 - k), vaddq_u8(v, zero));
       else
-        vstrbq_u8(products + 16 * (fields - 1 - k), vsubq_u8(vaddq_u8(vshlq_n_u8(v, field), zero), next)), next = v;
+        vstrbq_u8(products + 16 * (fields - 1 - k), vsubq_u8(vaddq_u8(vshlq_r_u8(v, field), zero), next)), next = v;
     }
   }
   products -= size;
   for (; sums < end; sums += 4) {
     const int32x4_t own = vldrwq_s32((const int32_t *)(const void *)w);
-    const uint8_t *y = products, *w0 = (const uint8_t *)(w + 4), *w1 = w0 + 16 * count, *w2 = w1 + 16 * count, *w3 = w2 + 16 * count;
-    const uint32_t mask = 256u - (256u >> field);
+    const uint8x16_t mask = vdupq_n_u8((uint8_t)(256u - (256u >> field)));
+    const uint8_t *y = products;
     uint32_t a0 = 0, a1 = 0, a2 = 0, a3 = 0;
     int32x4_t v;
-    w += 4 + 16 * count;
+    w += 4;
     if (field == 4 && masked) ONNXC_FIELD_SUMS(ONNXC_FIELDS4(ONNXC_MASKED));
     if (field == 2 && masked) ONNXC_FIELD_SUMS(ONNXC_FIELDS2(ONNXC_MASKED));
     if (field == 1 && masked) ONNXC_FIELD_SUMS(ONNXC_FIELDS1(ONNXC_MASKED));
@@ -135,18 +134,18 @@ ONNXC_INLINE void onnxc_by_fields(const onnxc_bits_layer *s, const uint32_t *x, 
     if (field == 2 && !masked) ONNXC_FIELD_SUMS(ONNXC_FIELDS2(ONNXC_WHOLE));
     if (field == 1 && !masked) ONNXC_FIELD_SUMS(ONNXC_FIELDS1(ONNXC_WHOLE));
     __asm__("vmov %q0[2], %q0[0], %1, %3\n\tvmov %q0[3], %q0[1], %2, %4" : "=&w"(v) : "r"(a0), "r"(a1), "r"(a2), "r"(a3));
-    v = vshrq_n_s32(vsubq_s32(v, own), masked ? 8 - field : 8);
+    v = vshlq_r_s32(vsubq_s32(v, own), masked ? field - 8 : -8);
     vstrwq_s32(sums, vaddq_n_s32(s->how == ONNXC_AND ? v : vnegq_s32(v), more));
   }
 #else
   (void)products, (void)masked, (void)n;
   for (i = 0; sums != end; i = (i + 1) & 3, sums++) {
-    const uint8_t *at = (const uint8_t *)(w + 4) + 16 * count * i;
+    const uint8_t *at = (const uint8_t *)(w + 4) + 16 * i;
     int32_t sum = 0;
     int l;
     for (k = 0; k < size; k += part)
       for (l = 0; l < part; l++) {
-        int32_t v = bytes[k + l], u = at[k / fields + (l & 15)] >> (field * (l >> 4)) & ((1 << field) - 1);
+        int32_t v = bytes[k + l], u = at[64 * (k / part) + (l & 15)] >> (field * (l >> 4)) & ((1 << field) - 1);
         sum += (n.low < 0 && v > 127 ? v - 256 : v) * u;
       }
     *sums = (s->how == ONNXC_AND ? sum : -sum) + more;
