@@ -141,15 +141,14 @@ def test_the_sources_are_the_library_on_any_machine(target, built, tmp_path):
         assert np.abs(np.frombuffer(done.stdout, np.float32) - wanted).max() <= 0.02  # a step of a logit
 
 
-@pytest.mark.parametrize("level", ["-O0", "-O3"])
-def test_helium_compiles_at_any_level(level, tmp_path):
+def test_helium_compiles_without_optimisation(tmp_path):
     """Its assembler leaves the registers that a compiler needs that keeps all variables in memory."""
     ready("cortex-m55")
     gcc = TOOLCHAINS["cortex-m55"].linkers[0]
     parts = [part for name in MICRO for part in ("-include", name)]
     options = ["-DONNXC_FLOATS=1", "-DONNXC_HELIUM=1", "-fkeep-static-functions", "-Wall", "-Werror", f"-I{C_DIR}"]
     (tmp_path / "empty.c").write_text("int nothing;\n")
-    command = [gcc.compiler, *gcc.flags, level, *options, *parts, "-c", "empty.c"]
+    command = [gcc.compiler, *gcc.flags, "-O0", *options, *parts, "-c", "empty.c"]
     subprocess.run(command, cwd=tmp_path, check=True)
 
 
