@@ -13,8 +13,10 @@ from .axes import extent
 from .evaluate import EVALUATORS, CannotFold, evaluate
 from .table import Analysis
 
-LIMIT = 1 << 12
+LIMIT = 1 << 10
 """Elements of what is evaluated, at the most: targets, pads and the like are short."""
+GROWING = {"ConstantOfShape", "Expand", "Range", "Tile"}
+"""Operators whose results may be of any length, whatever that of their inputs."""
 ELSEWHERE = {"Split"}
 """Operators of extents that ONNX's reference evaluator computes."""
 
@@ -38,14 +40,15 @@ class Computed:
             return
         if any(a is None and t.name for a, t in zip(arrays, node.inputs)):
             return
-        size = sizes.written(node, arrays, self.opset, {t.name: (None, 8) for t in node.outputs})
-        if size is None or size > 8 * LIMIT:
-            return
+        if node.op in GROWING:
+            size = sizes.written(node, arrays, self.opset, {t.name: (None, 8) for t in node.outputs})
+            if size is None or size > 8 * LIMIT:
+                return
         try:
             found = evaluate(node, arrays, self.opset)
         except CannotFold:
             return
-        self.known |= {t.name: np.array(a) for t, a in zip(node.outputs, found) if t.name}
+        self.known |= {t.name: np.array(a) for t, a in zip(node.outputs, found) if t.name and a.size <= LIMIT}
 
     def _array(self, analysis: Analysis, t: gs.Variable | gs.Constant) -> np.ndarray | None:
         """The numbers of `t`; None where it is left out, long, or hangs on more than extents."""
