@@ -109,6 +109,15 @@ def test_extents_that_no_file_can_hold_are_told():
         onnxc.run_passes(model(text), "clean", check="shapes")
 
 
+def test_a_pool_of_more_strides_than_axes_is_refused():
+    pool = "MaxPool<ceil_mode = 1, kernel_shape = [5,5], strides = [3,3,2]>"
+    with pytest.raises(OnnxcError, match="strides") as e:
+        onnxc.run_passes(
+            model(f"g (float[1,1,32,32] x) => (float[1,1,9,9] y) {{ y = {pool}(x) }}"), "clean", check="shapes"
+        )
+    assert e.value.exit_status == 2
+
+
 def deep(levels: int, older: bool) -> onnx.ModelProto:
     """A tree each of whose branches ends on one side."""
     up, leaf = list(range(1, levels)), list(range(levels, 2 * levels))

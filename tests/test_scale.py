@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import onnxc
+from onnxc.ir import model as model_module
 from onnxc.ir import table
 
 SCRIPT = Path(onnxc.__file__).resolve().parents[1] / "benchmarks/scale.py"
@@ -21,6 +22,22 @@ def scale():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_tensors_of_a_node_of_many_inputs_are_exchanged_at_once(scale, monkeypatch):
+    model = onnxc.load(scale.many_readers(400))
+    total = next(n for n in model.nodes if n.op == "Sum")
+    old, seen = list(total.inputs), []
+    find = model_module.position
+    monkeypatch.setattr(
+        model_module,
+        "position",
+        lambda items, one, near=0: seen.append(find(items, one, near) - near) or seen[-1] + near,
+    )
+    for t in old:
+        model.replace_uses(t, model.variable(f"{t.name}_new"))
+    assert [t.name for t in total.inputs] == [f"{t.name}_new" for t in old]
+    assert len(seen) == 200 and set(seen) <= {0, 1}  # each found where the last one was, or next to it
 
 
 def calls(proto, passes: str) -> int:

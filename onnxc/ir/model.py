@@ -195,14 +195,16 @@ class Model:
 
     def replace_uses(self, old: Tensor, new: Tensor) -> None:
         """Let every reader of `old` read `new`. A graph output keeps its name: see `bypass`."""
-        # gs finds and removes by equality, one reader at a time; by identity and all at once it is linear
+        # gs finds and removes by equality, one reader at a time; by identity, all at once and from where the last one stood
+        # it is linear, also for a node of many inputs
         readers = list(old.outputs)
         list.clear(old.outputs)
-        for node in {id(n): n for n in readers}.values():
-            for i, t in enumerate(node.inputs):
-                if t is old:
-                    list.__setitem__(node.inputs, i, new)
-                    list.append(new.outputs, node)
+        for node in readers:
+            at = position(node.inputs, old, getattr(node.inputs, "near", 0))
+            if at >= 0:
+                list.__setitem__(node.inputs, at, new)
+                list.append(new.outputs, node)
+                node.inputs.near = at
 
     def bypass(self, node: gs.Node, source: Tensor) -> bool:
         """Remove `node` and let the readers of its first output read `source`.

@@ -125,6 +125,8 @@ def _settle_last_windows(proto: onnx.ModelProto, analysis: Analysis) -> None:
         rank = len(sizes) - 2
         strides = list(attrs["strides"].ints) if "strides" in attrs else [1] * rank
         begins = list(attrs["pads"].ints)[:rank] if "pads" in attrs else [0] * rank
+        if not len(strides) == len(begins) == rank:
+            continue  # inference says so
         spans = [x + b - (n - 1) * s for x, b, n, s in zip(before, begins, after, strides, strict=True)]
         if min(spans, default=0) < 1 or ("auto_pad" in attrs and attrs["auto_pad"].s not in (b"", b"NOTSET")):
             continue
