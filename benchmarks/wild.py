@@ -122,8 +122,14 @@ def tables(found: dict) -> dict[str, str]:
         went = [[row["steps"].get(step) for row in found[part] if row["ort"] == "runs"] for step in steps]
         cells = [f"{w.count('ok')} of {len(w) - w.count(None)}" for w in went]
         counts.append(f"| {name} | {' | '.join(cells)} |")
-    made = {"counts": counts}
     packages = Counter(row["file"].split("/")[0] for row in found["packages"])
+    kinds = len({found["about"].get(name, name) for name in packages})
+    whole = f"Here are {len(found['packages'])} files of {kinds} kinds from {len(packages)} packages of PyPI and npm"
+    counts[:0] = [
+        f"{whole} (the files are not in this repository), and {len(found['exports'])} fresh exports",
+        "of torch 2.13 by both of its exporters (`benchmarks/exports.py DIR`).\n",
+    ]
+    made = {"counts": counts}
     made["packages"] = ["| package | files | what for |", "|---|---:|---|"]
     made["packages"] += [f"| {name} | {n} | {found['about'].get(name, '')} |" for name, n in sorted(packages.items())]
     for part, noun in (("packages", "file"), ("exports", "export")):
