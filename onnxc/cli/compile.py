@@ -356,7 +356,8 @@ def slower_line(report: CompileReport) -> list[str]:
         return []
     text = some([f"{layers.label([name])} {factor:.1f}x" for name, factor in found], 3)
     what = plural(len(found), "few-bit layer")
-    return [f"{what} will take more instructions than with 8 bits here, but less flash (by measured layers): {text}"]
+    told = "will take more instructions than with 8 bits here, but less flash (by measured layers"
+    return [f"{what} {told}; where time counts take 8 bits in quant): {text}"]
 
 
 def general_line(report: CompileReport) -> str:

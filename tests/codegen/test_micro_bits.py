@@ -130,8 +130,18 @@ def network() -> onnx.ModelProto:
     return layers(text, ("Binarize", "Quantize"), **made, **numbers, w5=signs(7, 32 * 2 * 4))
 
 
+RESULTS = Path(__file__).parents[2] / "benchmarks/results"
+
+
+def test_helium_takes_at_most_half_of_the_instructions():
+    """Of every kind of layer within the four networks, as `benchmarks/tiny_layers.py` counted them."""
+    for net, cores in json.loads((RESULTS / "tiny_layers.json").read_text()).items():
+        for kind, row in cores["cortex-m55"].items():
+            assert row["instructions"] <= 0.5 * cores["cortex-m7"][kind]["instructions"], (net, kind)
+
+
 def test_slower_layers_are_those_that_were_measured_so():
-    held = json.loads((Path(__file__).parents[2] / "benchmarks/results/tiny.json").read_text())
+    held = json.loads((RESULTS / "tiny.json").read_text())
     for kind, key in (
         ("helium", " cortex-m55"), ("helium counted", " counted cortex-m55"), ("multiplied", ""), ("counted", " counted"),
         ("plain", " cortex-m3"),

@@ -13,7 +13,7 @@ from onnxc.codegen.target import Target
 COUNTED = "counted"
 """Kernels that count bits, on processors with smlad."""
 MEASURED: dict[str, tuple[tuple[int, float], ...]] = {
-    "helium": ((1, 1.32), (2, 1.53), (4, 1.45), (16, 1.54), (32, 1.88)),
+    "helium": ((1, 1.28), (2, 1.5), (4, 1.42), (16, 1.51), (32, 1.84)),
     "helium counted": ((1, 1.45), (2, 4.18), (4, 8.03), (16, 31.13), (32, 61.92)),
     "multiplied": ((1, 0.25), (2, 0.83), (4, 1.16), (16, 1.33), (32, 1.49)),
     COUNTED: ((1, 0.25), (2, 0.83), (4, 1.51), (16, 5.57), (32, 11.02)),
