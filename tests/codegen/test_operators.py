@@ -202,7 +202,7 @@ REFUSED = {
     "unknown_input": ("g (float[2] x) => (float[2] y) { y = Relu(x) }", {"z": (2,)}, BadOption, "'z'"),
     "wrong_rank": ("g (float[N,2] x) => (float[N,2] y) { y = Relu(x) }", {"x": (2,)}, BadOption, "rank"),
     "fixed": ("g (float[N,2] x) => (float[N,2] y) { y = Relu(x) }", {"x": (1, 3)}, BadOption, r"x\[1\].*expected 2"),
-    "data_dependent": ("g (float[4] x) => (int64[1,N] y) { y = NonZero(x) }", None, Unsupported, "depends on data"),
+    "data_dependent": ("g (float[4] x) => (float[N] y) { y = Unique(x) }", None, Unsupported, "depends on data"),
     "unknown_operator": (
         "g (float[2,2] x) => (float[2,2] y) { y = Bernoulli(x) }",
         None,
