@@ -4,7 +4,7 @@
 
 Three recipes, each `fuse, <prune>, <cluster>` and then `onnxc.coding.pack`:
 
-    plain       prune.magnitude(rate)   quant.cluster(bits)               Han, Mao, Dally 2016 but for retraining
+    plain       prune.magnitude(rate)   quant.cluster(bits, fit=weights)  Han, Mao, Dally 2016 but for retraining
     adapted     prune.obs(rate)         quant.cluster(bits, refit=true)   calibration images, no labels
     bounded     prune.obs(rate)         quant.cluster(bits=5, entropy, refit=true)     likewise; Choi, El-Khamy, Lee 2017
 
@@ -38,7 +38,7 @@ BITS = (2, 3, 4, 5)
 ENTROPIES = (1.0, 1.5, 2.0, 2.5)
 OBS = "prune.obs({rate}, scope=global)"
 RECIPES = {
-    "plain": ("prune.magnitude({rate})", "quant.cluster(bits={step})", RATES, BITS, "bits"),
+    "plain": ("prune.magnitude({rate})", "quant.cluster(bits={step}, fit=weights)", RATES, BITS, "bits"),
     "adapted": (OBS, "quant.cluster(bits={step}, refit=true)", RATES, BITS, "bits"),
     "bounded": (OBS, "quant.cluster(bits=5, entropy={step}, refit=true)", RATES[:3], ENTROPIES, "bits of entropy"),
 }

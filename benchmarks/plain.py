@@ -280,20 +280,25 @@ def main() -> None:
     calib = {"image": np.load(ROOT / "onnxc/data/fashion_calib.npz")["image"][:CALIB]}
     model = onnxc.run_passes(given.model, "fuse").model
     judge, seen = Judge(model, given.test), inputs(model, calib["image"])
-    ours = lambda passes: onnxc.run_passes(model, passes, data=calib, check="shapes").model  # noqa: E731
+    ours = lambda passes, data=calib: onnxc.run_passes(model, passes, data=data, check="shapes").model  # noqa: E731
+    blind = lambda passes: ours(passes, None)  # noqa: E731
     qdq = ours("quant(bits=4)")
     work = [
-        ("shared weights, 3 bits", "NumPy (Han 2016)", lambda: with_weights(model, han(3))),
+        ("shared weights, 3 bits, no data", "NumPy (Han 2016)", lambda: with_weights(model, han(3))),
+        ("shared weights, 3 bits, no data", "`quant.cluster(bits=3,start=linear)`", lambda: blind("quant.cluster(bits=3,start=linear)")),
+        ("shared weights, 3 bits, no data", "`quant.cluster(bits=3)`", lambda: blind("quant.cluster(bits=3)")),
         ("shared weights, 3 bits", "`quant.cluster(bits=3)`", lambda: ours("quant.cluster(bits=3)")),
-        ("shared weights, 3 bits", "`quant.cluster(bits=3,start=linear)`", lambda: ours("quant.cluster(bits=3,start=linear)")),
         ("shared weights, 3 bits", "`quant.cluster(bits=3,refit=true)`", lambda: ours("quant.cluster(bits=3,refit=true)")),
-        ("powers of two, 4 bits", "NumPy (Zhou 2017)", lambda: with_weights(model, zhou(4))),
+        ("powers of two, 4 bits, no data", "NumPy (Zhou 2017)", lambda: with_weights(model, zhou(4))),
+        ("powers of two, 4 bits, no data", "`quant.pow2`", lambda: blind("quant.pow2")),
         ("powers of two, 4 bits", "`quant.pow2`", lambda: ours("quant.pow2")),
-        ("product, 4 inputs, 64 centroids", "NumPy (Gong 2014)", lambda: with_weights(model, gong(4, 64, False))),
+        ("product, 4 inputs, 64 centroids, no data", "NumPy (Gong 2014)", lambda: with_weights(model, gong(4, 64, False))),
+        ("product, 4 inputs, 64 centroids, no data", "`quant.product(correct=false)`", lambda: blind("quant.product(correct=false)")),
+        ("product, 4 inputs, 64 centroids, no data", "`quant.product`", lambda: blind("quant.product")),
         ("product, 4 inputs, 64 centroids", "NumPy (Wu 2016)", lambda: with_weights(model, wu(4, 64, seen))),
-        ("product, 4 inputs, 64 centroids", "`quant.product(correct=false)`", lambda: ours("quant.product(correct=false)")),
         ("product, 4 inputs, 64 centroids", "`quant.product`", lambda: ours("quant.product")),
-        ("vectors, 4 inputs, 64 centroids a layer", "NumPy (Gong 2014)", lambda: with_weights(model, gong(4, 64, True))),
+        ("vectors, 4 inputs, 64 centroids a layer, no data", "NumPy (Gong 2014)", lambda: with_weights(model, gong(4, 64, True))),
+        ("vectors, 4 inputs, 64 centroids a layer, no data", "`quant.product(codebook=layer)`", lambda: blind("quant.product(codebook=layer)")),
         ("vectors, 4 inputs, 64 centroids a layer", "`quant.product(codebook=layer)`", lambda: ours("quant.product(codebook=layer)")),
         ("4-bit weights, 8-bit activations", "nearest", lambda: qdq),
         ("4-bit weights, 8-bit activations", "NumPy (GPTQ, Frantar 2023)", lambda: integers(qdq, model, seen, frantar, 4)),

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from onnxc.ir.cost import cost
 from onnxc.ir.errors import BadOption
 from onnxc.ir.verify import verify
 from onnxc.measure.inspect import inspect
-from onnxc.passes.base import apply
+from onnxc.passes.base import Report, apply
+from onnxc.passes.layers.stored import layers
+from onnxc.passes.quant import unseen
 from onnxc.passes.quant.cluster_codes import Settings, find_codes
 from onnxc.passes.quant.cluster_entropy import entropy_of
 from onnxc.passes.quant.cluster_exact import optimal, optimal_with_zero
@@ -379,14 +382,52 @@ def test_resnet20_without_retraining(fused, test_data_path, calib_data_path, opt
     assert sizes[1] < sizes[0] * (options["bits"] + 1) / 32
 
 
-def test_refit_comes_nearer_to_the_outputs(fused, test_data_path, calib_data_path):
+def test_fits_come_nearer_to_the_outputs(fused, test_data_path, calib_data_path):
     feeds = {"image": np.load(test_data_path)["image"][:200]}
     real = run(fused, feeds)["logits"]
     errors = []
-    for options in ({}, {"refit": True}):
+    for options in ({"fit": "weights"}, {}, {"fit": "weights", "refit": True}, {"refit": True}):
         done, _ = clustered(fused, calib_data_path, bits=3, **options)
         errors.append(float(np.square(run(done, feeds)["logits"] - real).mean()))
-    assert errors[1] < 0.7 * errors[0]
+    assert all(after < 0.7 * before for before, after in itertools.pairwise(errors)), errors
+
+
+# indices where no data say what a layer reads
+
+
+def test_levels_settle_where_the_guessed_error_is_less():
+    model = model_of(
+        """<ir_version: 8, opset_import: ["" : 13]> g (float[N,4,6,6] x) => (float[N,16,6,6] y) {
+        r = Relu(x)
+        y = Conv<pads=[1,1,1,1]>(r, w) }""",
+        w=np.where(weight(16, 4, 3, 3) > 1, np.float32(0), weight(16, 4, 3, 3)),
+    )
+    (layer,) = layers(model, verify(model).analysis, [], Report())
+    w, levels = layer.view(), np.array([-1.1, -0.3, 0.0, 0.4, 1.2])
+    start = nearest(w, levels.astype(np.float32))
+    settled = unseen.settle(layer, w, start, levels, zeros=True)
+    d = (w - levels[settled]).reshape(16, -1)
+    assert np.isclose(unseen.error(layer, w - levels[settled]), np.einsum("oi,ij,oj", d, unseen.dense(layer)[0], d))
+    assert unseen.error(layer, w - levels[settled]) < 0.5 * unseen.error(layer, w - levels[start])
+    assert (levels[settled][w == 0] == 0).all()
+
+
+def test_the_guessed_mean_is_that_of_a_rectified_normal():
+    z = NormalDist()
+    x = np.maximum([z.inv_cdf((i + 0.5) / 100_000) for i in range(100_000)], 0)
+    assert np.isclose(x.mean() ** 2 / x.var(), unseen.MEAN, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "body, above",
+    [("y = Relu(x)", True), ("a = Relu(x) b = Sigmoid(x) c = Concat<axis=1>(a, b) y = MaxPool<kernel_shape=[2,2]>(c)", True),
+     ("a = Relu(x) y = Mul(a, a)", True), ("y = Mul(x, x)", False), ("a = Relu(x) y = Add(a, x)", False),
+     ("a = Relu(x) y = Mul(a, w)", False), ("y = Neg(x)", False)],
+)  # fmt: skip
+def test_what_is_never_below_zero(body, above):
+    text = f'<ir_version: 8, opset_import: ["" : 13]> g (float[N,4,6,6] x) => (float[N,c,h,i] y) {{ {body} }}'
+    model = model_of(text, **({"w": -np.ones((4, 1, 1), np.float32)} if "w)" in body else {}))
+    assert unseen.above_zero(model.outputs[0]) is above
 
 
 # hashing

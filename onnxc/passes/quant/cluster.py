@@ -27,10 +27,13 @@ from ..layers.stored import Layer, layers
 from ..opset import raise_opset
 from ..options import Range
 from . import cluster_store as store
+from . import unseen
 from .cluster_codes import Codes, Settings, find_codes
 from .cluster_entropy import entropy_of
-from .cluster_importance import importance, inputs, readable
+from .cluster_importance import Inputs, importance, inputs, readable
+from .cluster_kmeans import nearest
 from .cluster_refit import bias_shift, refit
+from .rounding import descend
 from .tables import note_left
 
 RAISE_TO = 13
@@ -43,13 +46,16 @@ class QuantCluster(Pass):
     bits: of an index, 1 to 8. bits_by: bits of their own for layers by glob on node names, the last that fits counts; 0 leaves
     a layer alone. scope: one codebook for each layer, for each run of output channels of a layer, or for
     the whole model. channels: outputs that share a codebook when scope is channels. start: optimal (dynamic
-    programming over the cells), linear, density, random or kmeans++; Lloyd's rounds follow. cells: intervals that
+    programming over the cells), linear, density, random or kmeans++; Lloyd's rounds follow; auto: optimal, or linear where a
+    layer's inputs are guessed and that changes its outputs less. cells: intervals that
     the dynamic programme may cut at; where a layer has no more distinct weights the result is the optimum.
     importance: none (every weight counts alike), or hessian (by the variance of what it is multiplied by, from
     calibration data; the mean of the error goes into the bias). refit: move the values to where the outputs of the
-    layer change least, given the indices, and correct the bias, from calibration data. entropy: at most so many bits
-    for an index after Huffman coding. zeros: weights that are zero stay zero. store: indices packed to bits, in bytes,
-    or floats without an index (`onnxc pack` codes that smallest). skip: patterns of layer names to leave alone.
+    layer change least, given the indices, and correct the bias, from calibration data. fit: indices for which the outputs
+    change least, the bias corrected, by calibration data where there are any, else by a guess of the inputs; or of the
+    values next to the weights. entropy: at most so many bits for an index after Huffman coding, and then no such fit.
+    zeros: weights that are zero stay zero. store: indices packed to bits, in bytes, or floats without an index
+    (`onnxc pack` codes that smallest). skip: patterns of layer names to leave alone.
     """
 
     claim = Claim.LOSSY
@@ -60,10 +66,11 @@ class QuantCluster(Pass):
     bits_by: dict[str, int] | None = None
     scope: Literal["layer", "channels", "model"] = "layer"
     channels: Annotated[int, Range(1)] = 16
-    start: Literal["optimal", "linear", "density", "random", "kmeans++"] = "optimal"
+    start: Literal["auto", "optimal", "linear", "density", "random", "kmeans++"] = "auto"
     cells: Annotated[int, Range(16)] = 4096
     importance: Literal["none", "hessian"] = "none"
     refit: bool = False
+    fit: Literal["outputs", "weights"] = "outputs"
     entropy: Annotated[float | None, Range(above=0)] = None
     zeros: bool = True
     store: Literal["bits", "bytes", "floats"] = "bits"
@@ -92,7 +99,9 @@ class QuantCluster(Pass):
         if not found:
             return report
         analysis = verify(model).analysis
-        able = readable(model, found, report) if self.needs_data else []
+        outputs = self.fit == "outputs" and self.entropy is None
+        reads = self.needs_data or (outputs and ctx.data is not None and not ctx.synthetic)
+        able = readable(model, found, report) if reads else []
         h: dict[int, np.ndarray] = {}
         if self.importance == "hessian":
             together = self.scope == "model"
@@ -101,9 +110,15 @@ class QuantCluster(Pass):
             coded = self._whole(found, h, ctx)
         else:
             coded = {id(layer): self._alone(layer, h.get(id(layer)), ctx) for layer in ctx.each(found)}
+        read = {id(layer) for layer in able}
+        if outputs and len(able) < len(found):
+            report.note("indices are fitted to a guess of what the layers read" + ", where no data say it" * bool(able))
+            coded |= {id(x): self._guessed(x, coded[id(x)], ctx) for x in found if id(x) not in read}
         shifts = {}
         for layer, seen in inputs(model, analysis, able, ctx):
             book, indices = coded[id(layer)]
+            if outputs:
+                coded[id(layer)] = book, indices = book, self._settled(layer, book, indices, seen)
             if self.refit:
                 book = refit(layer, book, indices, seen)
                 coded[id(layer)] = book, indices
@@ -133,21 +148,55 @@ class QuantCluster(Pass):
                 raise BadOption("option bits_by names no layer", pass_name=self.name, expected=f"names like {names}",
                                 found=glob)  # fmt: skip
 
-    def _settings(self, ctx: Context, bits: int) -> Settings:
-        return Settings(1 << bits, self.start, self.cells, self.entropy, self.zeros, ctx.rng())
+    def _settings(self, ctx: Context, bits: int, start: str = "") -> Settings:
+        start = start or ("optimal" if self.start == "auto" else self.start)
+        return Settings(1 << bits, start, self.cells, self.entropy, self.zeros, ctx.rng())
 
-    def _alone(self, layer: Layer, h: np.ndarray | None, ctx: Context) -> tuple[np.ndarray, np.ndarray]:
+    def _alone(
+        self, layer: Layer, h: np.ndarray | None, ctx: Context, start: str = ""
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(codebook [rows, values], indices in the common view) of one layer."""
         view = layer.view()
         rows = self._rows(layer)
         flat = view.reshape(rows, -1)
         importance = [None] * rows if h is None else h.reshape(rows, -1)
         codes = [
-            find_codes([w], [i], self._settings(ctx, self._bits(layer))) for w, i in zip(flat, importance, strict=True)
+            find_codes([w], [i], self._settings(ctx, self._bits(layer), start))
+            for w, i in zip(flat, importance, strict=True)
         ]
         book = store.table([c.values for c in codes], view.dtype)
         indices = [c.indices(w, i) for c, w, i in zip(codes, flat, importance, strict=True)]
         return book, np.stack(indices).reshape(view.shape)
+
+    def _guessed(
+        self, layer: Layer, first: tuple[np.ndarray, np.ndarray], ctx: Context
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(codebook, indices) for which the layer's outputs change less, as far as its inputs can be guessed."""
+        view, tried = layer.view(), [first]
+        if self.start == "auto" and self.scope != "model":
+            tried.append(self._alone(layer, None, ctx, "linear"))
+        settled = []
+        for book, indices in tried:
+            runs = view.reshape(len(book), -1, *view.shape[2:])  # each row of the codebook has a run of outputs
+            each = zip(runs, indices.reshape(runs.shape), map(np.unique, book), strict=True)
+            found = np.stack([unseen.settle(layer, w, at, row, zeros=self.zeros) for w, at, row in each])
+            found = found.reshape(view.shape)
+            settled.append((unseen.error(layer, view - store.restore(found, book)), book, found))
+        return min(settled, key=lambda one: one[0])[1:]
+
+    def _settled(self, layer: Layer, book: np.ndarray, indices: np.ndarray, seen: Inputs) -> np.ndarray:
+        """Indices for which the layer's outputs change less."""
+        w, levels = layer.matrix(), [np.unique(row) for row in book]
+
+        def snap(x: np.ndarray) -> np.ndarray:
+            each = zip(x.reshape(len(book), -1), levels, strict=True)
+            return np.stack([row[nearest(part, row)] for part, row in each]).reshape(x.shape)
+
+        one, held = np.ones((*w.shape[:2], 1)), (w == 0) if self.zeros else None
+        start = store.restore(indices, book).reshape(w.shape).astype(np.float64)
+        values = descend(start, w, seen.covariance, one, 0, snap=snap, held=held).reshape(len(book), -1)
+        found = [np.searchsorted(row, part) for part, row in zip(values, levels, strict=True)]
+        return np.stack(found).astype(np.uint8).reshape(layer.view().shape)
 
     def _rows(self, layer: Layer) -> int:
         outputs = layer.view().shape[0] * layer.view().shape[1]

@@ -16,7 +16,7 @@ from ..layers.linear import add_to_bias
 from ..layers.stored import Layer
 from ..options import Range
 from . import cluster_store as store
-from . import formats
+from . import formats, unseen
 from .cluster_importance import Inputs, inputs, readable
 from .cluster_refit import bias_shift
 from .rounding import descend, error, gptq
@@ -30,10 +30,11 @@ class QuantPow2(Pass):
 
     The largest exponent n is the one of each layer for which the error is least. With data that is the error of what the
     layer puts out: weights are rounded one after another, each error handed on to those that follow (GPTQ, Frantar 2023), and then
-    moved one by one as long as that helps, and the bias takes the mean of what is left.
+    moved one by one as long as that helps, and the bias takes the mean of what is left. Without data weights are moved so that the
+    outputs change least for what can be guessed of the inputs.
 
     bits: of an index, 2 to 6: 2^(bits-1) - 1 exponents. rounding: gptq, so; nearest, each weight by itself; auto: gptq where
-    data are given. skip: patterns of layer names to leave alone.
+    data are given, else by the guess. skip: patterns of layer names to leave alone.
     """
 
     bits: Annotated[int, Range(2, 6)] = 4
@@ -55,8 +56,9 @@ class QuantPow2(Pass):
             else:
                 report.refuse(layer.name, f"a codebook does not pay for {layer.size} weights")
         fits = self.rounding == "gptq" or (self.rounding == "auto" and not ctx.synthetic and ctx.data is not None)
-        able = readable(model, found, report, "rounded to nearest") if fits else []
-        coded = {id(layer): powers(layer.view(), self.bits) for layer in found}
+        able = readable(model, found, report, "rounded without data") if fits else []
+        read = {id(layer) for layer in able}
+        coded = {id(x): powers(x, self.bits, guess=self.rounding != "nearest") for x in found if id(x) not in read}
         shifts = {}
         for (layer, seen), _ in zip(inputs(model, verify(model).analysis, able, ctx), ctx.each(able)):
             coded[id(layer)] = book, indices = fitted(layer, self.bits, seen)
@@ -91,12 +93,17 @@ def nearest(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
     return np.searchsorted((levels[1:] + levels[:-1]) / 2, values)
 
 
-def powers(values: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """(codebook float32 [1, 2^bits - 1], indices uint8 of the values' shape) of least squared error."""
-    tried = []
+def powers(layer: Layer, bits: int, *, guess: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(codebook float32 [1, 2^bits - 1], indices uint8 in the common view) of least squared error of the weights, or (guess) of the
+    outputs as it is to be expected without data."""
+    values, tried = layer.view(), []
     for levels in grids(values, bits):
         indices = nearest(values, levels).astype(np.uint8)
-        tried.append((float(np.square(values - levels[indices], dtype=np.float64).sum()), levels[None], indices))
+        if guess:
+            indices = unseen.settle(layer, values, indices, levels)
+        change = values - levels[indices]
+        lost = unseen.error(layer, change) if guess else float(np.square(change, dtype=np.float64).sum())
+        tried.append((lost, levels[None], indices))
     _, book, indices = min(tried, key=lambda t: t[0])
     return book, indices
 

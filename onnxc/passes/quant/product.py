@@ -17,11 +17,11 @@ from ..base import Claim, Context, Pass, Report, register
 from ..layers.inturn import InTurn
 from ..layers.layout import TURNED
 from ..layers.linear import Linear, add_to_bias, bias_home, linear
-from ..layers.moments import Moments, damped
+from ..layers.moments import MAX_COLUMNS, Moments, damped
 from ..layers.stored import Layer, layers, unread
 from ..opset import raise_opset
 from ..options import Range
-from . import product_fit, rounding
+from . import product_fit, rounding, unseen
 from .cluster_store import redirect, width
 from .product_fit import Cut
 from .refine import ENOUGH
@@ -42,12 +42,13 @@ class QuantProduct(Pass):
 
     A weight [outputs, inputs, *kernel] is cut into parts of `subvectors` inputs; outputs and positions share a part's codebook.
     Layers go in order, each corrected for what those ahead of it have lost, its codes and centroids fitted to what it reads;
-    without data (or for layers whose inputs are not read) k-means of the sub-vectors is all. `compile` sums looked-up products
-    where that is predicted to be faster. Exact twin: the model whose weights are the floats that the codes mean (store=floats).
+    without data (or for layers whose inputs are not read) to a guess of it. `compile` sums looked-up products where that is
+    predicted to be faster. Exact twin: the model whose weights are the floats that the codes mean (store=floats).
 
     subvectors: inputs in a sub-vector, at most; the largest divisor of a layer's input channels is taken. centroids: of a
     codebook, at most. codebook: one for each part (product quantisation), or for the whole layer (vector quantisation).
-    correct: fit to data, and correct biases. store: packed codes, or plain floats. skip: patterns of layer names to leave alone.
+    correct: fit so, and correct biases; else k-means of the sub-vectors is all. store: packed codes, or plain floats. skip:
+    patterns of layer names to leave alone.
     """
 
     claim = Claim.LOSSY
@@ -74,7 +75,7 @@ class QuantProduct(Pass):
         note_left(model, report)
         found = [layer for layer in found if self._pays(layer, report)]
         if self.correct and ctx.synthetic and found:
-            report.note("fitted to the weights alone: no data were given")
+            report.note("fitted to a guess of what the layers read: no data were given")
         able = _readable(model, found, report) if self.correct and not ctx.synthetic else {}
         seen = self._walk(model, able, ctx)
         for layer in ctx.each(found):
@@ -123,6 +124,9 @@ class QuantProduct(Pass):
             ridge = damped(h, DAMP)
             u = rounding.target(w, h, c, DAMP)
             codes, book = product_fit.corrected(cut.blocks(u), cut.moments(ridge), self.centroids, shared, ctx.rng())
+        elif self.correct and layer.layout.columns <= MAX_COLUMNS:
+            h = cut.moments(unseen.dense(layer))
+            codes, book = product_fit.corrected(cut.blocks(w), h, self.centroids, shared, ctx.rng())
         else:
             codes, book = product_fit.plain(cut.blocks(w), self.centroids, shared, ctx.rng())
         book = book.astype(view.dtype)

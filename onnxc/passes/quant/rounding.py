@@ -79,10 +79,11 @@ def descend(
     top: int,
     sweeps: int = SWEEPS,
     snap: Snap | None = None,
+    held: np.ndarray | None = None,
 ) -> np.ndarray:
     """Coordinate descent on tr (V - U) H (V - U)^T over integers, column by column, until no column moves.
 
-    snap: real numbers to the levels allowed; the integers up to `top` by default.
+    snap: real numbers to the levels allowed; the integers up to `top` by default. held: where nothing moves, bool [g, o, k].
     """
     if snap is None:
         snap = partial(_integers, top=top)
@@ -98,6 +99,8 @@ def descend(
             for i in range(start, stop):
                 at = near[:, :, i - start]
                 new = snap(stored[:, :, i] + at / (diagonal[:, i, None] * scale[:, :, 0]))
+                if held is not None:
+                    new = np.where(held[:, :, i], stored[:, :, i], new)
                 step = new - stored[:, :, i]
                 if step.any():
                     stored[:, :, i] = new
