@@ -1,4 +1,5 @@
-"""Every registered pass on random networks: verified, its claim held on data, ORT takes the result, same bytes twice."""
+"""Every registered pass on random networks: verified, its claim held on data, ORT takes the result, same bytes twice; and bytes,
+parameters and multiply-adds never rise unless the report says so."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import onnxc
 from onnxc.ir.errors import OnnxcError
 from onnxc.passes.registry import available, make
 from onnxc.recipe import parse
+from onnxc.report import RISE, PipelineReport
 from onnxc.runtime.reference import Runner
 from tests.strategies import build, feeds
 
@@ -53,6 +55,9 @@ MOST, FEW = (
 be left out, a product behind a normalisation, or channels that give nothing; and equalise leaves a network as it is where
 int8 errs no less for it, half of them."""
 SLOW = ("quant.binary", "quant.qonnx", "quant.recognise", "quant.equalise", "prune.obs", "quant.blockfloat")
+COSTS = {"bytes": "bytes", "params": "parameters", "macs": "MACs"}
+SHRINK = [name for name in PASSES if name.split(".")[0] in ("prune", "lowrank", "clean", "fuse")]
+"""Passes that exist to make models smaller: none of their costs may rise at all, but for what a shape makes known."""
 MANY = {name: 30 if name in SLOW else 56 for name in PASSES}
 """Networks of the slow test; no two passes see the same ones."""
 
@@ -66,7 +71,20 @@ def run(name: str, seed: int) -> tuple[onnxc.Model, bool]:
     proto = build(seed, 2 + seed % 5, 13 + seed % 6)
     passes = [*(parse(AFTER[name]) if name in AFTER else ()), make_pass(name)]
     result = onnxc.run_passes(proto, passes, seed=seed)
+    rises_are_told(result.report, name, str(passes[-1]))
     return result.model, bool(result.report.rows[-1].edits)
+
+
+def rises_are_told(report: PipelineReport, name: str, asked: str) -> None:
+    """What costs more than before a pass is warned of; what `SHRINK`s never does."""
+    told = " ".join(report.warnings())
+    for row in report.rows:
+        for unit, said in COSTS.items():
+            was, now = getattr(row.before, unit), getattr(row.after, unit)
+            if now > was * (1 + RISE):
+                known = row.claim.kind == "exact" and unit == "macs"  # extents that were open
+                assert (f"{row.name} raises {said}" in told) != known, (name, unit, was, now)
+                assert name not in SHRINK or known or row.name != asked, (name, unit, was, now)
 
 
 def check(name: str, seeds: range) -> None:

@@ -1,4 +1,4 @@
-"""Costs never rise in silence, and budgets hold in what is written: over random networks."""
+"""Budgets hold in what is written: over random networks."""
 
 from __future__ import annotations
 
@@ -10,35 +10,13 @@ from onnxc.ir.cost import cost
 from onnxc.ir.errors import BadOption
 from onnxc.ir.files import load
 from onnxc.ir.verify import verify
-from onnxc.passes.registry import available
-from onnxc.report import RISE
 from tests.strategies import build, feeds
-from tests.test_every_pass import AFTER, PASSES, make_pass
-
-COSTS = {"bytes": "bytes", "params": "parameters", "macs": "MACs"}
-SHRINK = [n for n in available() if n.split(".")[0] in ("prune", "lowrank", "clean", "fuse") and n in PASSES]
-"""Passes that exist to make models smaller: none of their costs may rise at all, but for what a shape makes known."""
 
 
 def given(seed: int) -> tuple:
     proto = build(seed, 3, 14)
     arrays = [feeds(proto, k) for k in range(12)]
     return proto, {name: np.concatenate([a[name] for a in arrays]) for name in arrays[0]}
-
-
-@pytest.mark.parametrize("name", PASSES)
-def test_what_rises_is_told_and_what_shrinks_does_not_rise(name):
-    for seed in range(40, 41):
-        passes = ([*onnxc.recipe.parse(AFTER[name])] if name in AFTER else []) + [make_pass(name)]
-        report = onnxc.run_passes(build(seed, 3, 14), passes, seed=seed).report
-        told = " ".join(report.warnings())
-        for row in report.rows:
-            for unit, said in COSTS.items():
-                was, now = getattr(row.before, unit), getattr(row.after, unit)
-                if now > was * (1 + RISE):
-                    known = row.claim.kind == "exact" and unit == "macs"  # extents that were open
-                    assert (f"{row.name} raises {said}" in told) != known, (name, seed)
-                    assert name not in SHRINK or known or row.name != str(passes[-1]), (name, seed, unit, was, now)
 
 
 @pytest.mark.parametrize("recipe", ["prune({}=0.6)", "lowrank({}=0.8)", "prune({}=0.7, steps=2)"])
