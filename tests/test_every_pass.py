@@ -56,8 +56,9 @@ be left out, a product behind a normalisation, or channels that give nothing; an
 int8 errs no less for it, half of them."""
 SLOW = ("quant.binary", "quant.qonnx", "quant.recognise", "quant.equalise", "prune.obs", "quant.blockfloat")
 COSTS = {"bytes": "bytes", "params": "parameters", "macs": "MACs"}
-SHRINK = [name for name in PASSES if name.split(".")[0] in ("prune", "lowrank", "clean", "fuse")]
-"""Passes that exist to make models smaller: none of their costs may rise at all, but for what a shape makes known."""
+SHRINK = [name for name in PASSES if name.split(".")[0] in ("prune", "lowrank", "clean")]
+"""Passes that exist to make models smaller: none of their costs may rise at all, but for what a shape makes known. `fuse` makes
+them faster, and may copy a weight that two layers share, which is told."""
 MANY = {name: 30 if name in SLOW else 56 for name in PASSES}
 """Networks of the slow test; no two passes see the same ones."""
 
