@@ -342,8 +342,18 @@ def sums(report: CompileReport, memories: dict[str, int] | None = None) -> list[
         lines.append(
             f"Of {count(round(known))} predicted cycles {count(round(waits))} wait for flash ({waits / known:.0%})"
         )
-    lines += slower_line(report)
+    lines += slower_line(report) + lengths_line(report)
     return [*lines, proof_line(report.proof)]
+
+
+def lengths_line(report: CompileReport) -> list[str]:
+    """How long data can make tensors, as kernels take as long as for the most."""
+    if not report.most:
+        return []
+    rows = sorted(report.most.items(), key=lambda row: -row[1])
+    text = some([f"{node} {most:,}" for node, most in rows], 3)
+    more = f"; {report.shorter}" if report.shorter else ""
+    return [f"Data decide how long tensors are, kernels compute the most that they can be: {text}{more}"]
 
 
 def slower_line(report: CompileReport) -> list[str]:

@@ -70,6 +70,7 @@ class CompileReport:
     function and the bytes that live for each call of the program that needs most. Rows of `kernels` have the bytes of their
     constants as `flash`. `calls`: for processors without an operating system, of each call of that program its nodes, schedule,
     multiply-adds (`macs`), predicted `cycles`, bytes of constants (`flash`) and live bytes (`ram`).
+    `most`: how long data can make what nodes make, at which kernels compute it, and `shorter` what a user can do about it.
     `proof` is what was compared with ONNX Runtime (`onnxc.codegen.proof.Proof`; 0 samples for nothing).
     """
 
@@ -92,6 +93,8 @@ class CompileReport:
     io_bytes: int = 0
     ram: tuple[tuple[str, int], ...] = ()
     calls: tuple[dict, ...] = ()
+    most: dict[str, int] = field(default_factory=dict)
+    shorter: str = ""
 
     def to_dict(self) -> dict:
         """The report as JSON types."""
@@ -179,8 +182,8 @@ def compile_model(
         name, target, str(out / made.files[0]), str(out / f"{name}.h"), str(out / "manifest.json"), made.kernels,
         tuple(row for one in made.programs for row in one.fallbacks), made.arena_bytes,
         max(one.plan.live for one in made.programs), made.weights_bytes, (out / made.files[0]).stat().st_size,
-        time.perf_counter() - started, str(out / made.files[-1]) if wheel else "", proof.to_dict(),
-        stored_bytes(made.programs), made.flash_bytes, made.io_bytes, ram_at_calls(made.programs), calls_of(made.programs),
+        time.perf_counter() - started, str(out / made.files[-1]) if wheel else "", proof.to_dict(), stored_bytes(made.programs),
+        made.flash_bytes, made.io_bytes, ram_at_calls(made.programs), calls_of(made.programs), statics[0].most, statics[0].shorter,
     )  # fmt: skip
 
 
@@ -341,9 +344,8 @@ def _lower(statics: list[StaticModel], wanted: _Wanted) -> tuple[list[Program], 
     arrays, numbers = gather([made.arrays for made in programs])
     for made, own in zip(programs, numbers):
         made.renumber(own, arrays)
-    return programs, lay_out(
-        arrays, encode if wanted.weights == "coded" else None, MICRO_ALIGN if targets[0].micro else ALIGN
-    )
+    align = MICRO_ALIGN if targets[0].micro else ALIGN
+    return programs, lay_out(arrays, encode if wanted.weights == "coded" else None, align)
 
 
 def _statics(source: Source, shapes: Shapes | Sequence[Shapes] | None) -> list[StaticModel]:

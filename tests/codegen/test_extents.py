@@ -90,6 +90,16 @@ def test_numbers_of_rows():
             library(x=cases[0]["x"], k=np.array([k]), n=np.array(2))
 
 
+def test_what_is_said_of_lengths():
+    """How long each can be, and which inputs decide that."""
+    text = (
+        "g (float[3,6] x, int64[1] k) => (float[3,K] v, int64[2,N] at) { v, i = TopK<axis = 1>(x, k) at = NonZero(v) }"
+    )
+    made = make_static(model_of(text))
+    assert sorted(made.most.values()) == [6, 18] and made.lengths == {"v": "v.shape", "at": "at.shape"}
+    assert made.shorter == "fix what decides it, a library for each value: --input k=..."
+
+
 def test_a_number_is_only_bounded_by_what_is_computed():
     """k may be more than the branch that is not taken allows."""
     model = model_of("""g (float[2,3] x, int64[1] k, bool c) => (float[2] y, float[K] z)

@@ -149,6 +149,7 @@ class Sized(Build):
     def extent(self, n: Num, bound: int) -> Extent:
         """An extent that is a number of the model, which is told to be out of range above `bound`."""
         numbers = self.walk.numbers
+        numbers.most[self.node.name] = max(bound, numbers.most.get(self.node.name, 0))
         if numbers.low(n) >= 0 and numbers.high(n) <= bound:
             return Extent(n, self.scalar(n))
         one, none, over = self.scalar(n), self.constant(0, np.int64), self.constant(bound + 1, np.int64)
@@ -160,6 +161,7 @@ class Sized(Build):
 
     def counted(self, scalar: str, bound: int) -> Extent:
         """An extent that is a new scalar between 0 and `bound`."""
+        self.walk.numbers.most[self.node.name] = bound
         return Extent(self.walk.numbers.fresh(scalar, 1, [(0, bound)])[0], scalar)
 
     def bound(self, n: Num, most: int | None = None) -> int:

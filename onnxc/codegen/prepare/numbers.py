@@ -50,6 +50,7 @@ class Numbers:
     bounds: dict[str, tuple[int, int]] = field(default_factory=dict)
     sources: dict[str, tuple[str, int]] = field(default_factory=dict)
     within: int = 0
+    most: dict[str, int] = field(default_factory=dict)  # by nodes: how long data can make what they make
 
     def low(self, n: Num) -> int:
         """The least that a number can be."""

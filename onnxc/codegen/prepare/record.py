@@ -19,6 +19,7 @@ class StaticModel:
     folded. `regions` has what nodes of `walk.REGION` stand for, by their names. `users` says of a weight which node reads it
     first, `integers` which 8-bit integers it is made of, if it is.
     `lengths` says of outputs whose lengths data decide which other output holds their extents; their shapes are the most that they can be.
+    `most`: how long data can make what nodes make, `shorter` what a user can do about it.
     `types` has (shape, dtype) of the tensors whose shape is known, `opsets` the version of each domain.
     """
 
@@ -33,6 +34,8 @@ class StaticModel:
     opsets: dict[str, int]
     regions: dict[str, StaticRegion] = field(default_factory=dict)
     lengths: dict[str, str] = field(default_factory=dict)
+    most: dict[str, int] = field(default_factory=dict)
+    shorter: str = ""
 
     def forget(self) -> None:
         """Gives up the constants, which are lowered."""

@@ -75,7 +75,8 @@ def make_static(
         if not any(node.op_type in FINDERS for node in work.graph.node):
             e.remedy = advice(before, e.nodes or [e.node or ""]) or e.remedy
         raise
-    made.lengths = lengths
+    made.lengths, made.most = lengths, walk.numbers.most
+    made.shorter = (advice(before, made.most) or "") if made.most else ""
     return made
 
 
