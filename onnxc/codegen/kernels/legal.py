@@ -1,6 +1,7 @@
 """How Relax operators become loops where TVM's own way is not ONNX's.
 
 relu, clip, sign, maximum, minimum, max, min ->   NaN stays NaN
+x * 0 of floats                             ->   NaN where x is none or infinite
 a / b, a mod b of integers                  ->   towards zero; 0 where b is 0, as no trap may end the program
 quantize                                    ->   rounding.py
 sum, softmax, layer_norm over the last axes ->   rows.py
@@ -9,6 +10,7 @@ permute_dims, pools of large windows        ->   transpose.py, windows.py
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -110,6 +112,19 @@ class _Operands:
 def _number(arg):
     value = arg.value if hasattr(arg, "value") else arg
     return value.value if hasattr(value, "value") else value
+
+
+def _multiply(builder, call):
+    """By a constant 0 that is a quotient by infinity, to the bit: TVM takes 0 times NaN for 0."""
+    from tvm import tirx
+
+    kind = str(call.args[0].ty.dtype)
+    zeros = [isinstance(a, tirx.FloatImm) and a.value == 0 for a in map(_constant, call.args)]
+    if "float" not in kind or sum(zeros) != 1:
+        return call.op.get_attr("FLegalize")(builder, call)
+    at = zeros.index(True)
+    infinite = tirx.const(math.copysign(math.inf, _constant(call.args[at]).value), kind)
+    return _elements(lambda x: x / infinite, "multiply", builder, _Operands([call.args[1 - at]]))
 
 
 def _divide(builder, call):
@@ -219,6 +234,7 @@ RULES: dict[str, Callable] = {
     "relax.maximum": partial(_elements, larger, "maximum"),
     "relax.minimum": partial(_elements, smaller, "minimum"),
     "relax.clip": _clip,
+    "relax.multiply": _multiply,
     "relax.divide": _divide,
     "relax.mod": partial(_remainder, False),
     "relax.floor_mod": partial(_remainder, True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import reduce
 
 import numpy as np
@@ -110,7 +111,10 @@ def _bound(n: Node, i: int, name: str):
 @row("LeakyRelu")
 def leaky_relu(n: Node, x):
     """x where x >= 0, else alpha x."""
-    return n.do("nn.leakyrelu", x, float(n.attribute("alpha", 0.01)))
+    alpha = float(n.attribute("alpha", 0.01))
+    if alpha == 0:  # -inf becomes no number
+        return n.do("where", n.do("greater_equal", x, n.like(0, x)), x, n.do("multiply", x, n.like(0, x)))
+    return n.do("nn.leakyrelu", x, alpha)
 
 
 @row("PRelu")
@@ -145,10 +149,13 @@ def elu(n: Node, x):
 
 @row("Celu")
 def celu(n: Node, x):
-    """max(x, 0) + min(alpha (exp(x / alpha) - 1), 0)."""
-    alpha = n.like(n.attribute("alpha", 1.0), x)
-    low = n.do("multiply", _negative_exp(n, n.do("divide", x, alpha)), alpha)
-    return n.do("where", n.do("greater", x, n.like(0, x)), x, low)
+    """max(x, 0) + min(alpha (exp(x / alpha) - 1), 0): with alpha = 0 not a number from 0 on, and 0 below."""
+    alpha, nothing = n.attribute("alpha", 1.0), n.like(0, x)
+    if alpha == 0:
+        return n.do("where", n.do("less", x, nothing), nothing, n.like(math.nan, x))
+    ratio = n.do("divide", n.do("minimum", x, nothing), n.like(alpha, x))  # above 0 where alpha is below
+    low = n.do("multiply", n.do("subtract", n.do("exp", ratio), n.like(1, x)), n.like(alpha, x))
+    return n.do("where", n.do("greater", x, nothing), x, low)
 
 
 @row("Selu")

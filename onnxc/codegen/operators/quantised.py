@@ -64,7 +64,9 @@ def quantize(n: Node, x, scale, zero=None):
     if not whole:
         return to_type(n, made, kind, bool(saturate))
     low, high = _limits(kind)
-    made = n.do("minimum", n.do("maximum", made, n.like(low, made)), n.like(high, made))
+    least = n.like(low, made)
+    made = n.do("where", n.do("greater_equal", made, least), made, least)  # NaN too, as in kernels.rounding
+    made = n.do("minimum", made, n.like(high, made))
     return n.cast(made, held(kind))
 
 
