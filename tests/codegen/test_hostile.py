@@ -118,7 +118,8 @@ EXTENTS = {
 DIVIDED = """<ir_version: 10, opset_import: ["": 21]> g
     (float[2,4] x) => (int8[2,4] a, int8[2,4] b, int16[2,4] c, int8[2,4] i, float[2,4] d,
      float[2,4] e, float[2,4] f, float[2,4] k, float[2,4] h, float[2,4] s, float[2,4] j, float[2,4] p)
-    <float zero = {0}, float half = {0.5}, float minus = {-0.0}, float[4] some = {0.1, 0, 0.2, inf}, int8 z = {3}, int8[4] zs = {0, 1, 2, 3},
+    <float zero = {0}, float half = {0.5}, float minus = {-0.0}, float[4] some = {0.1, 0, 0.2, inf},
+     int8 z = {3}, int8[4] zs = {0, 1, 2, 3},
      int16 wide = {-7}, float[2,2] blocks = {0.5, 0, 0, 0.25}, float[2,2] ones = {1, 1, 1, 1}> {
       a = QuantizeLinear(x, zero, z) b = QuantizeLinear(x, some, zs) c = QuantizeLinear(x, minus, wide) d = Div(x, zero)
       e = Mul(x, minus) f = LeakyRelu<alpha = 0.0>(x) k = Celu<alpha = 0.0>(x) h = HardSigmoid<alpha = 0.0>(x)
