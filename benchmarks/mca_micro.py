@@ -40,6 +40,9 @@ LOOPS = {
     "weights of 4 bits": ("onnxc_by_product4", "smlad", 2, None, DSP),
     "8 bits, Helium": ("onnxc_product", r"vmladava\.s8", 16, None, HELIUM),
     "8 bits, Helium, a window in two vectors": ("onnxc_conv_held2", r"vmladava?\.s8", 16, 108, HELIUM),
+    "weights of 1 bit, Helium": ("onnxc_by_whole1", r"vmladava\.u8", 16, None, HELIUM),
+    "weights of 2 bits, Helium": ("onnxc_by_whole2", r"vmladava\.u8", 16, None, HELIUM),
+    "weights of 4 bits, Helium": ("onnxc_by_whole4", r"vmladava\.u8", 16, None, HELIUM),
     "8 bits, Helium, depthwise 3 x 3": ("onnxc_pair_of_rows", r"vmladav\.s8", 16, 36, HELIUM),
 }
 LABEL = re.compile(r"(\.?\w+):")

@@ -73,19 +73,15 @@ ONNXC_KERNEL int32_t onnxc_window_bytes(const onnxc_bits_layer *s, const uint32_
 }
 
 #ifdef ONNXC_MVE
-#define ONNXC_SHIFTED(f)                                                                                                  \
-  "vshl.i8 q0, q0, #" f "\n\tvshl.i8 q1, q1, #" f "\n\tvshl.i8 q2, q2, #" f "\n\tvshl.i8 q3, q3, #" f "\n\t"
-#define ONNXC_WHOLE                                                                                                       \
-  "vldrb.8 q4, [%[y]], #16\n\tvmladava.u8 %[a0], q4, q0\n\tvmladava.u8 %[a1], q4, q1\n\t"                                   \
-  "vmladava.u8 %[a2], q4, q2\n\tvmladava.u8 %[a3], q4, q3\n\t"
-#define ONNXC_MASKED                                                                                                      \
-  "vldrb.8 q4, [%[y]], #16\n\tvand q5, q0, %q[mask]\n\tvmladava.u8 %[a0], q4, q5\n\tvand q5, q1, %q[mask]\n\tvmladava.u8 %[a1], q4, q5\n\t" \
-  "vand q5, q2, %q[mask]\n\tvmladava.u8 %[a2], q4, q5\n\tvand q5, q3, %q[mask]\n\tvmladava.u8 %[a3], q4, q5\n\t"
-#define ONNXC_THEN(f, one) one ONNXC_SHIFTED(f)
-#define ONNXC_FIELDS4(one) ONNXC_THEN("4", one) ONNXC_WHOLE
-#define ONNXC_FIELDS2(one) ONNXC_THEN("2", one) ONNXC_THEN("2", one) ONNXC_THEN("2", one) ONNXC_WHOLE
-#define ONNXC_FOUR1(one) ONNXC_THEN("1", one) ONNXC_THEN("1", one) ONNXC_THEN("1", one)
-#define ONNXC_FIELDS1(one) ONNXC_FOUR1(one) ONNXC_FOUR1(one) ONNXC_THEN("1", one) ONNXC_WHOLE
+/* A field of four channels, and the next one on top; instructions of one unit stand apart. */
+#define ONNXC_WHOLE(a, q, f) "vmladava.u8 %[" a "], q4, " q "\n\tvshl.i8 " q ", " q ", #" f "\n\t"
+#define ONNXC_MASKED(a, q, f) "vand q5, " q ", %q[mask]\n\tvshl.i8 " q ", " q ", #" f "\n\tvmladava.u8 %[" a "], q4, q5\n\t"
+#define ONNXC_LAST(a, q, f) "vmladava.u8 %[" a "], q4, " q "\n\t"
+#define ONNXC_THEN(one, f) "vldrb.8 q4, [%[y]], #16\n\t" one("a0", "q0", f) one("a1", "q1", f) one("a2", "q2", f) one("a3", "q3", f)
+#define ONNXC_FIELDS4(one) ONNXC_THEN(one, "4") ONNXC_THEN(ONNXC_LAST, "4")
+#define ONNXC_FIELDS2(one) ONNXC_THEN(one, "2") ONNXC_THEN(one, "2") ONNXC_THEN(one, "2") ONNXC_THEN(ONNXC_LAST, "2")
+#define ONNXC_THREE1(one) ONNXC_THEN(one, "1") ONNXC_THEN(one, "1") ONNXC_THEN(one, "1")
+#define ONNXC_FIELDS1(one) ONNXC_THREE1(one) ONNXC_THREE1(one) ONNXC_THEN(one, "1") ONNXC_THEN(ONNXC_LAST, "1")
 #define ONNXC_FIELD_SUMS(fields)                                                                                          \
   __asm__ volatile("dls lr, %[count]\n"                                                                                   \
                    "1:\n\tvldrb.8 q0, [%[w]], #16\n\tvldrb.8 q1, [%[w]], #16\n\tvldrb.8 q2, [%[w]], #16\n\t"                 \
