@@ -281,7 +281,7 @@ class Factorise(Pass):
         goal = asked * whole if asked <= 1 else asked
         budget = Budget(unit, goal - (whole - sum(wholes)), wholes, by, times or wholes)
         forms = leads(choices, budget)
-        open_to = [choices, *forms[:LEADS]] if aware else forms[:1] or [choices]
+        open_to = [choices, *forms[:LEADS]] if aware else [choices] if self._timing else forms[:1] or [choices]
         plans = [spend(o, budget) for o in open_to]
         totals = [whole - sum(w - getattr(c, unit) for w, c in zip(wholes, p) if c) for p in plans]
         if totals[0] > goal * 1.01:

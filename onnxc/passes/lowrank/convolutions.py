@@ -90,7 +90,7 @@ class Auto(Factorise):
         """Factor each layer in the form that loses least for what it saves: svd, spatial, channel, tucker, cp, separable.
 
     Before -> after: as in the passes named so. Fully connected layers, 1 x 1 convolutions and MatMul take svd. Without data
-    a budget is met in one form, the likely best for the whole model, wherever that is open to a layer; with data the two
+    a budget is met in one form, the likely best for the whole model, wherever that is open to a layer (by time, in all); with data the two
     likely best are tried so as well, and the model of the nearest outputs stays."""
         + _OPTIONS
     )
