@@ -90,6 +90,17 @@ def test_numbers_of_rows():
             library(x=cases[0]["x"], k=np.array([k]), n=np.array(2))
 
 
+def test_what_is_made_of_nothing():
+    """Sums, means and products of no elements, and the tensors themselves."""
+    model = model_of("""g (bool[4] m, float[4,3] x) => (float[N,3] k, float[3] a, float b, float[N] c, float[N,3] d)
+        <int64[1] one = {1}> {
+        k = Compress<axis = 0>(x, m) a = ReduceMean<axes = [0], keepdims = 0>(k) b = ReduceProd<keepdims = 0>(k)
+        c = ReduceSum<keepdims = 0>(k, one) d = Softmax<axis = 0>(k) }""")
+    library = compiled(model)
+    for m in ([0, 0, 0, 0], [1, 0, 0, 1]):
+        agree(library, model, {"m": np.array(m, bool), "x": f(4, 3)})
+
+
 def test_what_is_said_of_lengths():
     """How long each can be, and which inputs decide that."""
     text = (

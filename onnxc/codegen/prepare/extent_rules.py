@@ -154,6 +154,7 @@ def _reduced(n: Sized) -> Result:
     moving = [i for i in axes if extents[i] is not None]
     if op == "ReduceMean" and moving:
         total = n.product([shape[i] for i in axes], [extents[i] for i in axes]).scalar
+        total = n.larger(total, n.constant(1, np.int64))  # the mean of nothing is 0, as in ONNX Runtime
         kept = list(n.node.input)
         kept[0] = n.masked(x, 0, moving)
         own = {} if n.walk.opset >= 13 else {"axes": axes}
@@ -307,8 +308,8 @@ def _sliced(n: Sized, x: str, axis: int, start: Num, end: Num, step: int) -> str
     if start == Num("", 0):
         extents[axis] = n.counted(last, most)
         return n.mark(n.cut(x, axis, 0, most), extents)
-    length = n("Max", n("Sub", last, first), n.constant(0, np.int64))
-    at = n("Min", n("Add", n.constant(np.arange(size), np.int64), first), n.constant(max(size - 1, 0), np.int64))
+    length = n.larger(n("Sub", last, first), n.constant(0, np.int64))
+    at = n.smaller(n("Add", n.constant(np.arange(size), np.int64), first), n.constant(max(size - 1, 0), np.int64))
     extents[axis] = n.counted(length, size)
     return n.mark(n("Gather", x, at, axis=axis), extents)
 
@@ -317,8 +318,8 @@ def _place(n: Sized, v: Num, size: int) -> str:
     """A bound of a slice counted from the front and kept within the axis."""
     one, none, most = n.scalar(v), n.constant(0, np.int64), n.constant(size, np.int64)
     if n.walk.numbers.low(v) < 0:
-        one = n("Max", n("Where", n("Less", one, none), n("Add", one, most), one), none)
-    return n("Min", one, most)
+        one = n.larger(n("Where", n("Less", one, none), n("Add", one, most), one), none)
+    return n.smaller(one, most)
 
 
 @rule("Range")
@@ -337,7 +338,7 @@ def _range(n: Sized) -> Result:
     if jump != 1:
         raise n.refusal("steps other than 1 to an end that is computed")
     most = n.bound(Num("", numbers.high(end) - numbers.low(start)))
-    length = n("Max", n("Sub", n.scalar(end), n.scalar(start)), n.constant(0, np.int64))
+    length = n.larger(n("Sub", n.scalar(end), n.scalar(start)), n.constant(0, np.int64))
     made = n("Add", n.constant(np.arange(most), np.int64), n.scalar(start))
     return [n.mark(n.cast(made, kind), [n.counted(length, most)])]
 

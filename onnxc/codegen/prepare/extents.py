@@ -172,6 +172,14 @@ class Sized(Build):
             raise self.refusal("how large its result can be is computed at run time, and has no bound")
         return max(high, 0)
 
+    def larger(self, a: str, b: str) -> str:
+        """The larger of two numbers of int64; Max knows floats alone before opset 12."""
+        return self("Where", self("Less", a, b), b, a)
+
+    def smaller(self, a: str, b: str) -> str:
+        """The smaller of two numbers of int64."""
+        return self("Where", self("Less", a, b), a, b)
+
     def whole(self, name: str | None, why: str = "operands") -> list[int]:
         """Constant whole numbers. Raises Unsupported where they are computed."""
         found = self.nums(name)
