@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -30,6 +31,7 @@ from auto_networks import Network, networks
 import onnxc
 from onnxc.ir.errors import OnnxcError
 from onnxc.passes.opset import raise_opset
+from onnxc.recipe import resolve
 from onnxc.report import finite
 from onnxc.search import Budget, Search
 from onnxc.search.found import doubted, points
@@ -197,6 +199,37 @@ def lists(search: Search, texts: list[str]) -> dict[str, dict]:
     return {t: r for t, r in rows.items() if "failed" not in r}
 
 
+def least(text: str) -> float:
+    """A share of the bytes that a list of one pass surely leaves; what it does to the parts that it cannot touch comes on top."""
+    bits = re.search(r"(?:cluster|blockwise|fixed)\(bits=(\d)", text)
+    ratio = re.search(r"prune\(ratio=([\d.]+)", text)
+    return int(bits[1]) / 32 if bits else (1 - float(ratio[1])) ** 2 if ratio else 8 / 32 if "quant" in text else 0.05
+
+
+def smallest(search: Search, texts: list[str]) -> dict[str, dict]:
+    """The smallest of such lists that keeps to the drop: those that are larger than one that does are not judged."""
+    best: dict[str, dict] = {}
+    given, local = search.given, search.local
+    for text in sorted(texts, key=least):
+        most = min((r["bytes"] for r in best.values()), default=given["bytes"] + 1)
+        row = search.state["recipe", text] if ("recipe", text) in search.state else None
+        if row is None and least(text) * given["bytes"] < most:
+            try:
+                model = local._pipeline(resolve(text)).transform(local.given).model
+            except OnnxcError:
+                continue
+            costs = local._costs(model)
+            row = {**costs, **local._qualities(model.to_proto())} if costs["bytes"] < most else None
+        if (
+            row is not None
+            and "failed" not in row
+            and row["bytes"] < most
+            and surely(given, row, search.metric) <= DROP
+        ):
+            best = {text: row}
+    return best
+
+
 def by_budget(network: Network, search: Search, hand: dict[str, dict], of: dict[str, Any]) -> list[dict]:
     """Of each list by hand: what takes no more bytes and loses least, of what the search has made; where that loses more than the
     list, of what a search makes that is bound to these bytes."""
@@ -226,7 +259,7 @@ def measured(network: Network, minutes: float | None, folder: Path | None, nncf:
     search.local.ended.clear()
     given, of = found.given, found.metric
     heads = "".join(f"{p}, " for p in search.local.head)
-    singles = lists(search, [heads + text for text in SINGLE])
+    singles = smallest(search, [heads + text for text in SINGLE])
     hand = lists(search, [heads + text for text in BY_HAND])
     row = {
         "given": {"passes": "", "bytes": given["bytes"], "macs": given["macs"], of: given["held"][of]},
