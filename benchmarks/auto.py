@@ -199,21 +199,25 @@ def lists(search: Search, texts: list[str]) -> dict[str, dict]:
     return {t: r for t, r in rows.items() if "failed" not in r}
 
 
-def least(text: str) -> float:
-    """A share of the bytes that a list of one pass surely leaves; what it does to the parts that it cannot touch comes on top."""
+def about(text: str) -> tuple[float, float]:
+    """(the share of the bytes that a list of one pass may leave, that which it leaves at least)."""
     bits = re.search(r"(?:cluster|blockwise|fixed)\(bits=(\d)", text)
     ratio = re.search(r"prune\(ratio=([\d.]+)", text)
-    return int(bits[1]) / 32 if bits else (1 - float(ratio[1])) ** 2 if ratio else 8 / 32 if "quant" in text else 0.05
+    if ratio:
+        return (1 - float(ratio[1])) ** 2, (1 - float(ratio[1])) ** 2
+    return int(bits[1]) / 32 if bits else 0.5 if "lowrank" in text else 0.25, 1 / 32
 
 
 def smallest(search: Search, texts: list[str]) -> dict[str, dict]:
     """The smallest of such lists that keeps to the drop: those that are larger than one that does are not judged."""
     best: dict[str, dict] = {}
     given, local = search.given, search.local
-    for text in sorted(texts, key=least):
+    for text in sorted(texts, key=about):
         most = min((r["bytes"] for r in best.values()), default=given["bytes"] + 1)
-        row = search.state["recipe", text] if ("recipe", text) in search.state else None
-        if row is None and least(text) * given["bytes"] < most:
+        row = None
+        if ("recipe", text) in search.state:
+            row = search.state["recipe", text]
+        elif about(text)[1] * given["bytes"] < most:
             try:
                 model = local._pipeline(resolve(text)).transform(local.given).model
             except OnnxcError:
