@@ -232,7 +232,9 @@ def summary(found: Found) -> str:
     what = f"Point {found.chosen + 1} has {change(result['bytes'], found.given['bytes']) or '±0%'} bytes"
     what += f" and {change(result['macs'], found.given['macs']) or '±0%'} MACs"
     now, was = (score(found.metric, one["held"][found.metric]) for one in (result, found.given))
-    metric = f"{found.metric} {now} instead of {was}"
+    error = found.doubt(best)
+    sure = f" (the difference has a standard error of {score(found.metric, error)})" if error else ""
+    metric = f"{found.metric} {now} instead of {was}{sure}"
     kept = "It keeps to" if not found.misses else "It is the nearest to"
     return (
         f"{what}; {metric} on samples that were held apart. {kept} {found.budget}. "

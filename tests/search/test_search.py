@@ -20,7 +20,7 @@ from onnxc.runtime.split import split
 from onnxc.search import Budget, auto
 from onnxc.search.budget import doubt, number
 from onnxc.search.executor import opened
-from onnxc.search.found import Point, smoothed
+from onnxc.search.found import Found, Point, smoothed
 from onnxc.search.found import points as best_points
 from onnxc.search.knapsack import choose
 from onnxc.search.options import BITS, Options
@@ -405,7 +405,6 @@ def test_what_was_done_is_said_in_words():
 
 def test_libraries_say_where_memory_goes():
     from onnxc.cli.auto import told
-    from onnxc.search.found import Found, Point
 
     result = {"ram": 76e3, "ram_parts": {"io": 28e3, "at": "conv"}, "bytes": 1}
     of = [Point("x", (), "int8", result)], 0
@@ -413,6 +412,15 @@ def test_libraries_say_where_memory_goes():
     assert told(found) == "point 1: ram 76.0 kB above 64.0 kB (inputs and outputs 28.0 kB, else 48.0 kB at conv)"
     found = Found({}, *of, {"drop": (0.013, 0.01)}, Budget(drop=0.01), "accuracy", True)
     assert told(found) == "point 1: drop 0.013 above 0.01 (with a standard error for so few samples)"
+
+
+def test_a_summary_says_how_sure_it_is():
+    from onnxc.cli.auto import summary
+
+    held = {"held": {"accuracy": 0.88}, "without": {"held": [0.87, 0.89]}, "bytes": 50, "macs": 5}
+    given = {"held": {"accuracy": 0.9}, "without": {"held": [0.9, 0.9]}, "bytes": 100, "macs": 10}
+    text = summary(Found(given, [Point("x", (), "int8", held)], 0, {}, Budget(drop=0.05), "accuracy", True))
+    assert "accuracy 88.0% instead of 90.0% (the difference has a standard error of 1.0%) on samples" in text
 
 
 def test_globs_fit_one_name():
