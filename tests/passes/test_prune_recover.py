@@ -52,7 +52,7 @@ def test_constant_channels_go_without_a_trace(how):
     assert np.abs(outputs(plain) - outputs(model)).max() > 0.1
 
 
-def test_weights_that_were_trained_to_few_bits_stay_so():
+def test_weights_that_were_trained_to_few_bits_are_told_of():
     model = chain(scales=np.array([1, 0.3, 1, 0.2, 0.1, 1, 0.4, 1.0]))
     node = [n for n in model.nodes if linear(model, n) is not None][1]
     node.inputs[1].values = np.sign(node.inputs[1].values)
@@ -64,9 +64,10 @@ def test_weights_that_were_trained_to_few_bits_stay_so():
         rows = by_name[node.name].inputs[1].values.reshape(4, -1)
         return max(np.unique(row).size for row in rows), gap, report.notes
 
-    values, gap, notes = repaired()
-    assert values == 2 and any("were trained to few bits, and stay so" in n for n in notes)
-    assert gap < repaired(recover="none")[1] and repaired(recover="lstsq")[0] > 2
+    floats, gap, notes = repaired()
+    assert floats > 2 and any("second were trained to few bits, and are floats now" in n for n in notes)
+    bits, more, notes = repaired(recover="bn")
+    assert bits == 2 and not any("few bits" in n for n in notes) and gap < more < repaired(recover="none")[1]
 
 
 def test_bias_hand_over_is_exact_inside_and_not_at_a_padded_rim():

@@ -58,8 +58,8 @@ class PruneChannels(Pass):
     with l2, fpgm and lamp, which look at the filter that makes it as in their papers. reduce: how what a group cuts
     in several weights becomes one score (mean, sum, max, min). normalise: what each weight's scores are divided by
     (mean, max, none; auto: what suits the criterion). recover: what repairs the layers behind a cut, without labels
-    (none, bias, bn, lstsq, all; auto: lstsq where the user gave data, bn where such layers were trained to few bits,
-    none without data). steps: cut in so many steps, rated (and recovered) anew at each. samples: how many calibration
+    (none, bias, bn, lstsq, all; auto: lstsq where the user gave data, else none; lstsq and all make floats of weights
+    that were trained to few bits). steps: cut in so many steps, rated (and recovered) anew at each. samples: how many calibration
     samples are looked at, at most. round_to: what remains is a multiple of this where a group has more, and the ratio
     is met in the mean over groups (1: in each, to the nearest channel); auto: of 16, which vector registers and
     blocked convolutions take whole, or of 8, 4, 2 or 1 where a group is too small to be halved so, or all are to meet
@@ -314,4 +314,4 @@ class PruneChannels(Pass):
         for name, shift in shifts:
             add_to_bias(model, nodes[name], shift)
         if uncut is not None and how != "none":
-            recover(model, uncut, how, report, spare=self.recover == "auto")
+            recover(model, uncut, how, report)

@@ -21,19 +21,16 @@ from .uncut import Uncut
 RECOVER = ("none", "bias", "bn", "lstsq", "all")
 
 
-def recover(model: Model, uncut: Uncut, how: str, report: Report, spare: bool = False) -> None:
-    """Repair `model`, which has been cut (its biases already took over means, where `how` says so).
-
-    spare: weights that were trained to few bits stay so, which least squares would make floats: where layers behind the cut have
-    such, means and variances are put right instead."""
-    if spare and how == "lstsq":
-        few = [
-            t.layer.node.name for t in find_tasks(model, uncut) if has_few_values(t.layer.layout.matrix(t.layer.weight))
-        ]
-        if few:
-            how = "bn"
-            report.note(f"recover=bn: weights of {', '.join(few[:3])} were trained to few bits, and stay so")
+def recover(model: Model, uncut: Uncut, how: str, report: Report) -> None:
+    """Repair `model`, which has been cut (its biases already took over means, where `how` says so)."""
     if how in ("lstsq", "all"):
+        solved = [t.layer for t in find_tasks(model, uncut)]
+        few = [layer.node.name for layer in solved if has_few_values(layer.layout.matrix(layer.weight))]
+        if few:
+            report.note(
+                f"weights of {', '.join(few[:3])} were trained to few bits, and are floats now: recover=bn lets them stay, "
+                "and repairs less"
+            )
         solve_layers(model, uncut, report)
     if how in ("bn", "all"):
         renormalise(model, uncut, report)
