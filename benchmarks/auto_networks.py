@@ -2,8 +2,7 @@
 
     kws_int8.onnx, kws.npz       twelve words, labelled
     vww_float.onnx, vww.npz      person or not, labelled
-    ic_float.onnx, ic.npz        pictures of CIFAR-10 without labels, and their mirror images, which it was trained on, too: what the
-                                 network as given says stands for labels
+    ic_float.onnx, ic.npz        pictures of CIFAR-10 without labels: what the network as given says stands for them
     ad_int8.onnx, ad_clip.bin    one normal recording of ToyCar: 200 frames of 128 mel bands, float32, in dB
 
 The autoencoder gets its score, the mean squared error of the reconstruction, as a node, and is judged by the area under the curve:
@@ -53,7 +52,7 @@ def networks(folder: Path | None) -> dict[str, Callable[[], Network]]:
         tiny: dict[str, tuple[str, Callable[[], Network]]] = {
             "kws": ("kws.npz", lambda: Network(folder / "kws_int8.onnx", _arrays(folder / "kws.npz"))),
             "vww": ("vww.npz", lambda: Network(folder / "vww_float.onnx", _arrays(folder / "vww.npz", 255))),
-            "ic": ("ic.npz", lambda: Network(folder / "ic_float.onnx", _mirrored(folder / "ic.npz"))),
+            "ic": ("ic.npz", lambda: Network(folder / "ic_float.onnx", _arrays(folder / "ic.npz"))),
             "ad": ("ad_clip.bin", lambda: _anomalies(folder)),
         }
         found |= {name: read for name, (needed, read) in tiny.items() if (folder / needed).exists()}
@@ -64,11 +63,6 @@ def _arrays(file: Path, by: float = 1) -> dict[str, np.ndarray]:
     """The arrays of a file; bytes as floats, by `by`."""
     with np.load(file) as found:
         return {n: a.astype(np.float32) / np.float32(by) if a.dtype == np.uint8 else a for n, a in found.items()}
-
-
-def _mirrored(file: Path) -> dict[str, np.ndarray]:
-    """Pictures [n, channels, height, width] and their mirror images, in turns."""
-    return {n: np.stack([a, a[..., ::-1]], 1).reshape(-1, *a.shape[1:]) for n, a in _arrays(file).items()}
 
 
 def _scenes(name: str) -> Network:
