@@ -17,8 +17,6 @@ LOST = 10.0
 """Signal to noise of the outputs, in dB, below which a model does no longer what it did."""
 RISE, SLOWER = 5e-4, 0.05
 """From what share on a cost, or a time, counts as worse."""
-SCALES = 0.05
-"""Up to what share more parameters are those of scales and zeros, where the bytes fall."""
 
 
 @dataclass
@@ -63,14 +61,6 @@ class PipelineReport:
                 was, now = (getattr(c, name) if c else 0 for c in (r.before, r.after))
                 if now > was * (1 + RISE) and name == "macs" and r.claim.kind == "exact":  # which adds no product
                     found.append(f"{r.name} finds extents that were not known: {now:,} MACs are counted, not {was:,}")
-                elif (
-                    name == "params"
-                    and r.after
-                    and r.before
-                    and r.after.bytes < r.before.bytes
-                    and now < was * (1 + SCALES)
-                ):
-                    continue
                 elif now > was * (1 + RISE):
                     found.append(f"{r.name} raises {unit} from {was:,} to {now:,}")
             slower = r.error.get("time", time)
