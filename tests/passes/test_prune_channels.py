@@ -13,7 +13,8 @@ from onnxc.ir.errors import BadOption, VerificationError
 from onnxc.ir.files import load
 from onnxc.ir.verify import verify
 from onnxc.passes.base import apply
-from onnxc.passes.prune import groups
+from onnxc.passes.prune import coupling, groups
+from onnxc.passes.prune.plan import CutPlan
 from onnxc.passes.registry import make
 from onnxc.runtime.draw import random_feeds
 from onnxc.runtime.reference import Session
@@ -176,6 +177,15 @@ def test_groups_too_small_for_16_take_a_smaller_multiple():
     assert set(widths(small)) == {8, 2, 3}
     plain, _ = apply(make("prune", {"ratio": 0.3, "round_to": 1}), mobile(32))
     assert any(w % 4 for w in widths(plain)[:-1])
+
+
+def test_a_group_that_is_no_multiple_may_stay_whole():
+    """24 of 24 channels were 16 once, whatever the budget, as 24 is no multiple of 16."""
+    model = chain(width=24)
+    analysis = verify(model).analysis
+    (g,) = coupling.groups(model, analysis)
+    plan = CutPlan([g], analysis, {g.atom: np.arange(24.0)}, "layer", 1, 16, False, {}, {g.atom: 24})
+    assert [plan.finish({g.atom: n})[g.atom] for n in (24, 21, 19, 16, 9)] == [24, 24, 16, 16, 16]
 
 
 def test_a_budget_is_met_with_one_group_at_most_off_the_multiples():

@@ -13,6 +13,8 @@ from onnxc.ir.errors import BadOption, Unsupported
 from onnxc.ir.files import load
 from onnxc.ir.verify import verify
 from onnxc.passes.base import Context, apply
+from onnxc.passes.layers.felt import Felt
+from onnxc.passes.layers.linear import linear
 from onnxc.passes.prune import groups
 from onnxc.passes.prune.coupling import places
 from onnxc.passes.prune.criteria import lookup, scores
@@ -24,6 +26,7 @@ from onnxc.runtime.evaluate import Evaluator
 from onnxc.runtime.reference import Runner, Session
 from onnxc.runtime.specs import input_specs
 from tests.passes.prune_models import TOYS, chain, network
+from tests.passes.quant_helpers import model_of
 
 ALL = sorted(
     [
@@ -273,3 +276,18 @@ def test_places_name_every_index_of_an_axis():
     axis = analysis.uses["head", 1][0]
     (at,) = [p for a, p in places(axis).items() if a.frozen is None]
     np.testing.assert_array_equal(at, np.arange(128).reshape(8, 16))
+
+
+@pytest.mark.parametrize("batch", ["N", 1, 5])
+def test_what_outputs_feel_is_measured_on_16_samples_however_many_a_model_takes(batch):
+    text = f"""<ir_version: 8, opset_import: ["" : 13]> g (float[{batch},4,6,6] x) => (float[{batch},3,6,6] y) {{ y = Conv(x, w) }}"""
+    w = np.random.default_rng(1).normal(size=(3, 4, 1, 1)).astype(np.float32)
+    model = model_of(text, w=w)
+    x = np.random.default_rng(2).normal(size=(40, 4, 6, 6)).astype(np.float32)
+    felt = Felt(model, Context(verify(model), **context(model, data={"x": x})))
+    assert 16 <= len(felt.real["y"]) <= 20 and np.array_equal(
+        np.concatenate([f["x"] for f in felt.feeds]), x[: len(felt.real["y"])]
+    )
+    layer = linear(model, model.nodes[0])
+    assert felt([(layer, layer.matrix(), np.zeros((1, 4)))]) == 0
+    assert np.isclose(felt([(layer, 0.9 * layer.matrix(), np.zeros((1, 4)))]), 0.01, rtol=0.1)

@@ -15,9 +15,11 @@ from dataclasses import replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from ...ir.analysis import analyse
 from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Context
+from .capture import Stream
 from .linear import Linear, add_to_bias, bias_home
 
 SAMPLES = 16
@@ -55,8 +57,13 @@ class Felt:
             raise BadOption("this pass looks at activations, and was given no runner")
         self.model, self.runner = model, ctx.runner
         self.names = parts_of_outputs(model)
-        self.feeds = {k: v for k, v in next(iter(ctx.batches(SAMPLES))).items() if k != "labels"}
-        self.real = self.runner(model.to_proto(), self.feeds, self.names)
+        self.feeds = list(Stream(ctx, analyse(model), self.names, SAMPLES))  # a model may take one sample at a time
+        self.real = self._run(model)
+
+    def _run(self, model: Model) -> dict[str, np.ndarray]:
+        run = self.runner.prepare(model.to_proto(), self.names)
+        each = [run(feeds) for feeds in self.feeds]
+        return {name: np.concatenate([got[name] for got in each]) for name in self.names} if len(each) > 1 else each[0]
 
     def __call__(self, changes: list[tuple[Linear, np.ndarray, np.ndarray]]) -> float:
         """The noise of the outputs where layers have other matrices [g, o, k]: (layer, matrix, the mean [g, k] of its
@@ -69,4 +76,4 @@ class Felt:
             work.set_weight(layer.node, layer.i, layer.as_weight(matrix))
             if bias_home(work, layer.node) is not None:
                 add_to_bias(work, layer.node, shift.ravel())
-        return noise(self.real, self.runner(work.to_proto(), self.feeds, self.names))
+        return noise(self.real, self._run(work))

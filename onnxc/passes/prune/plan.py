@@ -105,6 +105,8 @@ class CutPlan:
         for g in self.groups:
             m, n = self._multiples[g.atom], self.size(g)
             n = _round(wanted[g.atom] / m) * m if n > m else n
+            if g.size - wanted[g.atom] < abs(n - wanted[g.atom]):
+                n = g.size  # a group that is no multiple may stay whole
             counts[g.atom] = min(max(n, self.least(g)), g.size)
         if mean and self.multiple > 1:  # else each is the nearest whole number as it is
             self._level(counts, wanted)
