@@ -23,6 +23,7 @@ from onnxc.ir.errors import NotTaken, Unsupported, VerificationError
 from onnxc.ir.lean import NOWHERE, Lean
 from onnxc.runtime.containers import sequences, taken
 from onnxc.runtime.exchange import Exchange
+from onnxc.runtime.rounds import refuse_endless
 from onnxc.runtime.seeded import draws, seeded
 from onnxc.runtime.specs import check_feeds, input_specs
 from onnxc.runtime.trees import refuse_deep
@@ -80,6 +81,7 @@ class Session:
         self._loops = False  # whether it repeats something: how often may be known to nobody before it ends
         for node in _nodes(proto):
             refuse_deep(node)
+            refuse_endless(node, proto)
             self._loops |= node.op_type in ("Loop", "Scan")
         extra, self._fixed = _split_requests(proto, outputs, beside)
         self._given = {name for name in outputs if name in self.inputs}

@@ -5,7 +5,7 @@ import pytest
 from onnx import parser
 
 from onnxc import run_passes
-from onnxc.ir.errors import BadModel, VerificationError
+from onnxc.ir.errors import BadModel, Unsupported, VerificationError
 from onnxc.runtime import reference
 from onnxc.runtime.reference import Session
 
@@ -27,7 +27,7 @@ INSIDE = f"""(float[1] x, bool p) => (float[1] y) {{ y = If(p) <
 def test_a_loop_without_end_is_ended(monkeypatch, text):
     monkeypatch.setattr(reference, "SECONDS", 0.5)
     feeds = {"x": np.ones(1, np.float32), "p": np.array(True)}
-    endless = model(text.replace("COUNT", str(2**40)))
+    endless = model(text.replace("COUNT", str(2**33)))
     with pytest.raises(VerificationError, match=r"has not ended, expected a run of at most 0\.5 s; use --check shapes"):
         Session(endless).run(feeds)
     assert np.isinf(Session(model(text.replace("COUNT", "200"))).run(feeds)["y"])
@@ -40,3 +40,29 @@ def test_activations_beyond_the_machine_are_not_begun():
     with pytest.raises(BadModel, match=r"more than this machine's memory, expected .*; use --check shapes"):
         run_passes(model(text.replace("LONG", str(2**42))), "clean")
     run_passes(model(text.replace("LONG", "4096")), "clean")
+
+
+OFTEN = """<ir_version: 8, opset_import: ["": 17]> g (float[2] x) => (float[2] y)
+    <int64 n = {4611686018427387904}, bool go = {BEGIN}> { y = Loop (n, go, x) <body = b (int64 i, bool c, float[2] s) =>
+    (bool d, float[2] t) { BODY t = Add(s, s) }> }"""
+
+
+@pytest.mark.parametrize(
+    "begin, body, ends",
+    [
+        ("1", "d = Identity(c)", False),
+        ("1", "e = Identity(c) d = Identity(e)", False),
+        ("0", "d = Identity(c)", True),
+        ("1", "three = Constant<value = int64 {3}>() d = Less(i, three)", True),
+    ],
+)
+def test_a_loop_of_too_many_rounds_is_not_begun(begin, body, ends):
+    proto = parser.parse_model(OFTEN.replace("BEGIN", begin).replace("BODY", body))
+    if ends:
+        assert run_passes(proto, "clean").report.check == "data"
+        return
+    with pytest.raises(
+        Unsupported, match="a Loop runs too often for ONNX Runtime, expected at most 10000000000 rounds"
+    ):
+        run_passes(proto, "clean")
+    assert run_passes(proto, "clean", check="shapes").model.nodes
