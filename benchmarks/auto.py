@@ -52,6 +52,8 @@ SINGLE = [
     *(f"lowrank(energy={e})" for e in (0.99, 0.97, 0.95, 0.9, 0.8)),
 ]
 BY_HAND = ["prune(ratio=0.3), fuse, quant", "prune(macs=0.5), fuse, quant", "fuse, quant.recognise"]
+SMALLER = 0.9
+"""Share of the bytes that a list by hand leaves at most, of those that count."""
 CALIBRATIONS = ("MinMax", "Percentile", "Entropy")
 BUDGETS = (0.5, 0.3, 0.2, 0.1, 0.05)
 """Relative L2 errors, boldest first."""
@@ -265,6 +267,7 @@ def measured(network: Network, minutes: float | None, folder: Path | None, nncf:
     heads = "".join(f"{p}, " for p in search.local.head)
     singles = smallest(search, [heads + text for text in SINGLE])
     hand = lists(search, [heads + text for text in BY_HAND])
+    hand = {text: r for text, r in hand.items() if r["bytes"] <= SMALLER * given["bytes"]}
     row = {
         "given": {"passes": "", "bytes": given["bytes"], "macs": given["macs"], of: given["held"][of]},
         "metric": of,
@@ -333,7 +336,7 @@ def table(rows: dict[str, dict]) -> str:
         parts[1].append((NAMES[name], *(cell(row, what) for what in ("auto", "ort", "nncf", "onnxsim"))))
         for pair in row["budgets"]:
             told_ = [
-                f"{p['bytes'] / 1e3:.1f} kB, {-100 * p['drop_chosen_by']:+.1f}, {-100 * p['drop']:+.1f}"
+                f"{p['bytes'] / 1e3:.1f} kB, {0.0 - 100 * round(p['drop_chosen_by'], 6):+.1f}, {0.0 - 100 * round(p['drop'], 6):+.1f}"
                 for p in (pair["by_hand"], pair["auto"])
             ]
             parts[2].append((NAMES[name], f"`{pair['by_hand']['passes']}`", *told_))
