@@ -41,7 +41,7 @@ TEST = ROOT / "onnxc/data/fashion_test.npz"
 METHODS = ("minmax", "percentile", "entropy", "mse")
 ORT_METHODS = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
 FITTED = "quant.equalise, quant(calibration=percentile, rounding=gptq)"
-W4 = {"w4 nearest": "quant(bits=4)", "w4 gptq": "quant(bits=4, calibration=mse, rounding=gptq)"}
+W4 = {"w4 nearest": "quant(bits=4, store=bits)", "w4 gptq": "quant(bits=4, calibration=mse, rounding=gptq, store=bits)"}
 
 
 def differences(reference: dict, other: dict) -> dict[str, Difference]:
