@@ -18,8 +18,11 @@ from onnxc.codegen.kernels.winograd_form import F2, F4
 from onnxc.codegen.target import Target
 
 RANKS = 4
+RANKS_ALIKE = 48  # most tiles lie otherwise
 SLOWEST = 3.0
 """Times the predicted cycles of the best one at which nothing is worth a measurement."""
+NEAR = 1.15
+"""Times the predicted cycles of the best one that a layer may take to share weights with the same layer of another shape."""
 Picks = Mapping[str, str]
 """`key` of a layer -> `Schedule.text()` of the kernel that it gets."""
 
@@ -35,8 +38,10 @@ def tunable(spec: KernelSpec, target: Target) -> bool:
     return not (bits or target.micro or spec.packed is not None or spec.source is not None)
 
 
-def candidates(spec: KernelSpec, target: Target, exact: bool = False) -> list[tuple[Family, Schedule]]:
-    """Kernels for `spec`, that of `choose` first, then by predicted cycles; `exact` as there."""
+def candidates(
+    spec: KernelSpec, target: Target, exact: bool = False, ranks: int = RANKS
+) -> list[tuple[Family, Schedule]]:
+    """Kernels for `spec`, that of `choose` first, then by predicted cycles; `exact` as there. ranks: of each family."""
     first, plan, _ = choose(spec, target, exact=exact)
     if first is None or plan is None:
         return []
@@ -44,7 +49,7 @@ def candidates(spec: KernelSpec, target: Target, exact: bool = False) -> list[tu
     for family in FAMILIES if tunable(spec, target) else ():
         if exact and not family.exact:
             continue
-        for other in _plans(family, spec, target):
+        for other in _plans(family, spec, target, ranks):
             found.setdefault(other.text(), (family.cost(spec, other, target), family, other))
     most = SLOWEST * first.cost(spec, plan, target)
     rest = sorted(
@@ -53,9 +58,9 @@ def candidates(spec: KernelSpec, target: Target, exact: bool = False) -> list[tu
     return [(first, plan), *((family, other) for _, family, other in rest)]
 
 
-def _plans(family: Family, spec: KernelSpec, target: Target) -> list[Schedule]:
+def _plans(family: Family, spec: KernelSpec, target: Target, ranks: int) -> list[Schedule]:
     plans = []
-    for rank in range(RANKS):
+    for rank in range(ranks):
         ranked = replace(target, rank=rank)
         answer = family.schedule(spec, ranked)
         if isinstance(answer, Refusal):
@@ -67,11 +72,31 @@ def _plans(family: Family, spec: KernelSpec, target: Target) -> list[Schedule]:
     return plans
 
 
-class Chooser:
-    """`kernels.choose` for a target, or what `picks` says of a layer."""
+class Layouts:
+    """How the programs of other shapes hold weights, so that a library need not hold them twice for little."""
 
-    def __init__(self, target: Target, picks: Picks | None = None):
+    def __init__(self) -> None:
+        self.known: set[tuple] = set()
+        self.made: set[tuple] = set()
+
+    def turn(self) -> None:
+        """Another shape begins."""
+        self.known |= self.made
+
+    @staticmethod
+    def of(spec: KernelSpec, family: Family, plan: Schedule) -> tuple:
+        """Equal for weights of equal extents that lie alike."""
+        extents = (spec.c, spec.oc, spec.kh, spec.kw, spec.groups, spec.weight)
+        return (*extents, family.name, family.pack_key(spec, plan))
+
+
+class Chooser:
+    """`kernels.choose` for a target, or what `picks` says of a layer; with `layouts`, what shares weights with other shapes where
+    that is nearly as fast."""
+
+    def __init__(self, target: Target, picks: Picks | None = None, layouts: Layouts | None = None):
         self.target, self.picks, self.tuning = target, dict(picks or {}), picks is not None
+        self.layouts = layouts
 
     def said(self, spec: KernelSpec) -> dict[str, Any]:
         """Of a layer where picks are given, for its row in reports: its `key`, and the `others` that it might get, by predicted cycles."""
@@ -91,4 +116,21 @@ class Chooser:
         for other, better in candidates(spec, self.target, exact):
             if better.text() == wanted:
                 return other, better, [*refusals, Refusal(plan.rule, f"measured to be slower than {wanted}")]
+        return family, plan, refusals
+
+    def settled(
+        self, spec: KernelSpec, family: Family, plan: Schedule, exact: bool
+    ) -> tuple[Family, Schedule, list[Refusal]]:
+        """A choice as it stays, and why another was not taken: nothing but other shapes of the library can change it."""
+        if self.layouts is None or not spec.weight_constant:
+            return family, plan, []
+        known, refusals = self.layouts.known, []
+        if known and tunable(spec, self.target) and Layouts.of(spec, family, plan) not in known:
+            most = NEAR * family.cost(spec, plan, self.target)
+            for other, alike in candidates(spec, self.target, exact, RANKS_ALIKE)[1:]:
+                if other.cost(spec, alike, self.target) <= most and Layouts.of(spec, other, alike) in known:
+                    refusals = [Refusal(plan.rule, "the weights lie in another order for another shape")]
+                    family, plan = other, alike
+                    break
+        self.layouts.made.add(Layouts.of(spec, family, plan))
         return family, plan, refusals

@@ -42,7 +42,7 @@ from onnxc.codegen.memory.weights import Weights, gather, lay_out
 from onnxc.codegen.prepare.ends import Scaled, integer_ends, quantised_data
 from onnxc.codegen.prepare.record import StaticModel
 from onnxc.codegen.prepare.static import make_static
-from onnxc.codegen.program import Program, compile_program, lower_program
+from onnxc.codegen.program import Program, compile_program, lower_shapes
 from onnxc.codegen.proof import Proof, prove
 from onnxc.codegen.target import Target, resolve
 from onnxc.coding.array import encode
@@ -334,11 +334,10 @@ def _objects(wanted: _Wanted, source: Source, proto: onnx.ModelProto, shapes: Se
 def _lower(statics: list[StaticModel], wanted: _Wanted) -> tuple[list[Program], Weights]:
     """A program for each shape within each target, and the weights that they share; the static models' constants are given up."""
     targets, name = wanted.targets, internal(wanted.name)
-    pairs = [(goal, static) for goal in targets for static in statics]
-    programs = [
-        lower_program(static, goal, wanted.threads, f"{name}_{i}", wanted.timed, wanted.picks)
-        for i, (goal, static) in enumerate(pairs)
-    ]
+    programs: list[Program] = []
+    for goal in targets:
+        prefixes = [f"{name}_{len(programs) + i}" for i in range(len(statics))]
+        programs += lower_shapes(statics, goal, wanted.threads, prefixes, wanted.timed, wanted.picks)
     for static in statics:
         static.forget()
     arrays, numbers = gather([made.arrays for made in programs])

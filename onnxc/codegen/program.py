@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from onnxc.codegen import cache
 from onnxc.codegen.c.function import CFunction, compile_functions
 from onnxc.codegen.c.portable import c_functions
 from onnxc.codegen.c.private import keep_private
-from onnxc.codegen.candidates import Picks
+from onnxc.codegen.candidates import Chooser, Layouts, Picks
 from onnxc.codegen.kernels import generic, legal
 from onnxc.codegen.layers import CallRow, call_rows
 from onnxc.codegen.lower.lowering import lower
@@ -92,18 +93,40 @@ class Nested:
 
 
 @uncollected()
+def lower_shapes(
+    statics: Sequence[StaticModel],
+    target: Target,
+    threads: int,
+    prefixes: Sequence[str],
+    timed: bool = False,
+    picks: Picks | None = None,
+) -> list[Program]:
+    """A program for each shape, as `lower_program` has them; those behind the first hold weights as it does where that pays."""
+    layouts, made = Layouts(), []
+    for static, prefix in zip(statics, prefixes, strict=True):
+        made.append(lower_program(static, target, threads, prefix, timed, picks, layouts))
+        layouts.turn()
+    return made
+
+
 @np.errstate(all="ignore")  # of constants that are not finite
 def lower_program(
-    static: StaticModel, target: Target, threads: int, prefix: str, timed: bool = False, picks: Picks | None = None
+    static: StaticModel,
+    target: Target,
+    threads: int,
+    prefix: str,
+    timed: bool = False,
+    picks: Picks | None = None,
+    layouts: Layouts | None = None,
 ) -> Program:
     """Lowers a static model; its functions are named `prefix`_something, so that no two objects of a program clash.
 
-    `timed`: with rows of its calls. `picks`: kernels that were measured (`codegen.candidates`).
+    `timed`: with rows of its calls. `picks`: kernels that were measured, `layouts`: how other shapes hold weights (`codegen.candidates`).
 
     Raises Unsupported for what cannot be lowered.
     """
     with quiet():
-        lowered = lower(static, target, threads, picks)
+        lowered = lower(static, target, threads, Chooser(target, picks, layouts))
         trail = Trail(lowered.nodes)
         module = finish(lowered.module, target, legal.rules(target), trail.note)
     plan = make_plan(module["main"], static, lowered.arrays)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import numpy_helper, parser
 
 from onnxc.codegen import compile_model
 from onnxc.codegen.c import pick as cpick
@@ -53,10 +54,30 @@ def test_a_call_picks_the_shape_of_its_input(shared_model, two):
 
 def test_weights_are_shared_by_shapes_and_arena_is_that_of_the_largest(shared_model, two, tmp_path):
     report = compile_model(shared_model, tmp_path, name="net", shapes=SHAPES[1], threads=2, check="shapes")
-    assert two[1].weights_bytes <= 1.2 * report.weights_bytes
+    product = (
+        24 * 16 * 4
+    )  # of the last layer, which takes two thirds of the time with weights as only this batch wants them
+    assert two[1].weights_bytes <= report.weights_bytes + product
     assert two[1].arena_bytes == report.arena_bytes
     assert len(two[1].kernels) == 2 * len(report.kernels)
     assert {row["program"] for row in two[1].kernels} == {"native 1x3x32x32", "native 4x3x32x32"}
+
+
+def test_a_large_product_has_one_layout_for_all_batches(tmp_path):
+    """Alone, a batch of one is computed by other tiles than one of four, which read other orders of weights."""
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+      g (float[N,1024] x) => (float[N,1000] y) { y = MatMul(x, w) }""")
+    drawn = np.random.default_rng(0).standard_normal((1024, 1000)).astype("f")
+    model.graph.initializer.append(numpy_helper.from_array(drawn, "w"))
+    weights = [
+        compile_model(model, tmp_path / str(i), name="net", shapes=shapes, check="shapes").weights_bytes
+        for i, shapes in enumerate(([{"x": (1, 1024)}], [{"x": (1, 1024)}, {"x": (4, 1024)}]))
+    ]
+    assert weights[0] == weights[1]
+    library = Library(tmp_path / "1")
+    for count in (1, 4):
+        x = np.random.default_rng(count).normal(size=(count, 1024)).astype("f")
+        assert error(library(x=x)["y"], run_ort(model, {"x": x})["y"]) <= 1e-5
 
 
 def test_select_and_what_it_refuses(two):

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxc.codegen import origins
-from onnxc.codegen.candidates import Chooser, Picks
+from onnxc.codegen.candidates import Chooser
 from onnxc.codegen.kernels import interleave, narrow, pool, quantise
 from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.spec import Refusal, Schedule
@@ -40,16 +40,16 @@ WORTH_SHARING = 200_000  # multiply-adds: some microseconds, a few times what it
 BITS_PER_FLOAT = 16  # products of bits in the time of one multiply-add of floats
 
 
-def lower(model: StaticModel, target: Target, threads: int = 1, picks: Picks | None = None) -> Lowered:
-    """Imports `model` for `threads` threads, with the kernels that `picks` says. Raises Unsupported for what TVM cannot import."""
-    return _Lowering(model, target, threads, picks).run()
+def lower(model: StaticModel, target: Target, threads: int = 1, choose: Chooser | None = None) -> Lowered:
+    """Imports `model` for `threads` threads, with the kernels of `choose`. Raises Unsupported for what TVM cannot import."""
+    return _Lowering(model, target, threads, choose or Chooser(target)).run()
 
 
 class _Lowering:
     """State of one walk. `values`: original variable -> {layout: new expression}."""
 
-    def __init__(self, model: StaticModel, target: Target, threads: int, picks: Picks | None):
-        self.model, self.target, self.threads, self.choose = model, target, threads, Chooser(target, picks)
+    def __init__(self, model: StaticModel, target: Target, threads: int, choose: Chooser):
+        self.model, self.target, self.threads, self.choose = model, target, threads, choose
         self.imported = import_onnx(model)
         self.function = self.imported.module["main"]
         self.relax = tvm_modules().relax
@@ -377,7 +377,8 @@ class _Lowering:
                     refusals += declined
                     plan = None if declined else plan
                 if plan is not None:
-                    return Choice(form, family, plan, refusals)
+                    family, plan, declined = self.choose.settled(form.spec, family, plan, exact=whole)
+                    return Choice(form, family, plan, [*refusals, *declined])
         return Choice(found, None, None, refusals)
 
     def _on_threads(self, form):
