@@ -66,11 +66,14 @@ def compile(model, out: str | os.PathLike | None = None, **options):
         library = onnxc.compile(model)
         logits = library(image=batch)["logits"]
 
-    The model goes through clean and fuse first, for each set of shapes. Options and errors are those of
+    A model that is not sound is refused. It goes through clean and fuse first, for each set of shapes. Options and errors are those of
     `onnxc.codegen.compile`: name, target, shapes, threads, weights, check, data. Warns of what the model's file holds twice, and
     where both passes refused the model and it was compiled as it came.
     """
-    source = model if isinstance(model, Model) else load(model)
+    from .pipeline import sound
+
+    source = load(model).copy()  # where an output is declared wrongly, that is corrected
+    sound(source)
     notes: dict[str, None] = dict.fromkeys(source.remarks)
     made = library.compile(
         source, out, optimise=optimiser(options.get("check", "data"), note=notes.setdefault), **options

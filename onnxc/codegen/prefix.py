@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import onnx
 
-from onnxc.ir.table import follow_no_weights
+from onnxc.ir.table import follow_no_weights, followed
 
 SMALL = 1024  # elements; larger weights are of no use to type inference
 
@@ -34,7 +34,7 @@ def kinds_of(proto: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
         elif tensor.name not in given:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     follow_no_weights(graph, given)
-    inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+    inferred = followed(skeleton)
     known = {value.name: value.type for value in (*own.value_info, *inferred.value_info, *inferred.output)}
     return {name: kind for name, kind in known.items() if kind.tensor_type.elem_type}
 

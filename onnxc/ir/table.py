@@ -107,9 +107,7 @@ class Analysis:
             skeleton = self.model.to_proto(weights=False)
             follow_no_weights(skeleton.graph, {t.name for t in self.model.inputs})
             try:
-                graph = onnx.shape_inference.infer_shapes(skeleton).graph
-                if not long_vectors(proto_shape(v) for v in (*graph.value_info, *graph.output)):
-                    graph = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+                graph = followed(skeleton)
             except ONNX_ERRORS:
                 graph = skeleton.graph  # `verify` runs it strictly and says what is wrong
             self._inferred = {v.name: proto_shape(v) for v in (*graph.value_info, *graph.output)}
@@ -126,6 +124,14 @@ def proto_shape(info: onnx.ValueInfoProto) -> tuple[Extent, ...] | None:
         return None
     dims = info.type.tensor_type.shape.dim
     return tuple(d.dim_param or (d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None) for d in dims)
+
+
+def followed(skeleton: onnx.ModelProto) -> onnx.GraphProto:
+    """The graph with the shapes that ONNX infers, contents of shape tensors followed unless a vector is too long for that."""
+    graph = onnx.shape_inference.infer_shapes(skeleton).graph
+    if long_vectors(proto_shape(v) for v in (*graph.input, *graph.value_info, *graph.output)):
+        return graph
+    return onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
 
 
 def long_vectors(shapes: Iterable[tuple[Extent, ...] | None]) -> bool:

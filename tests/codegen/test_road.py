@@ -19,7 +19,7 @@ from onnxc.codegen.prepare.stored import Levels, Stored
 from onnxc.codegen.target import resolve
 from onnxc.compiling import optimiser
 from onnxc.ir.digest import digest
-from onnxc.ir.errors import BadOption
+from onnxc.ir.errors import BadOption, VerificationError
 
 from .conftest import run_ort
 
@@ -180,3 +180,17 @@ def test_ranges_of_constants_are_known_whatever_inference_says(kind, shape):
     graph = helper.make_graph(nodes, "g", info[:1], info[1:], given)
     static = make_static(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
     assert static.constants["r"].tolist() == [1, 3, 5]
+
+
+def test_a_model_that_is_not_sound_is_refused_by_name_ahead_of_everything():
+    """By the checker, as the command does: an attribute that its operator has not, two outputs of a Constant."""
+    for text in (
+        "y = Relu<transB=1>(x)",
+        "y, z = Constant<value_float=1.0>()",
+        'y = ReduceSum<keepdims="a">(x)',
+    ):
+        proto = onnx.parser.parse_model(
+            f'<ir_version: 8, opset_import: ["": 17]> g (float[2, 2] x) => (float[2, 2] y) {{ {text} }}'
+        )
+        with pytest.raises(VerificationError, match="the ONNX checker refuses the model"):
+            onnxc.compile(proto)

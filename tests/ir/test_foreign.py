@@ -8,6 +8,7 @@ import pytest
 import onnxc
 from onnxc.ir.errors import NotTaken
 from onnxc.ir.part import advice
+from onnxc.ir.table import followed
 from onnxc.measure.inspect import inspect
 from onnxc.passes.quant.products import refusal
 
@@ -68,3 +69,14 @@ def test_operators_of_the_table_bodies_and_functions_are_no_remark():
         <domain: "own", opset_import: ["" : 17]>
         twice (x) => (y) { y = Add (x, x) }""")
     assert onnxc.run_passes(proto, "clean", check="shapes").report.remarks == []
+
+
+def test_inference_follows_no_contents_of_an_input_of_gibibytes():
+    """ONNX writes out the elements of an integer vector that it follows, a hundred bytes each."""
+    proto = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (int64[2147483648] s, int64[2] t) => (int64[4] y)
+        { a = Shape (s)  b = Gather (s, t)  c = Cast <to = 7> (s)  d = Slice (c, a, a, a)  y = Concat <axis = 0> (t, b) }""")
+    shapes = {v.name: v.type.tensor_type.shape for v in followed(proto).value_info}
+    assert shapes["b"].dim[0].dim_value == 2
+    assert [p.name for p in onnxc.run_passes(proto, "clean", check="shapes").report.rows][-1:] == ["clean"]

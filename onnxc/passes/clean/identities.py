@@ -40,7 +40,10 @@ def identity(e: Editor, node: gs.Node) -> bool:
     rule = RULES.get(node.op)
     if rule is None:
         return False
-    found = rule(e, node)
+    try:
+        found = rule(e, node)
+    except (ArithmeticError, LookupError, ValueError):  # axes or counts that the operator does not allow
+        return False
     if found is None:
         return False
     source, why = found
