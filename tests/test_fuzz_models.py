@@ -118,6 +118,21 @@ def test_a_pool_of_more_strides_than_axes_is_refused():
     assert e.value.exit_status == 2
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "g (float[2,2,2] x, int64[2,1] i) => (float[2,2] y) { y = GatherND<batch_dims = -3>(x, i) }",
+        "g (float[2,3] x, float[3] s) => (float[2,3] y) { y = LayerNormalization<axis = 2147483648>(x, s) }",
+        "g (float[2,3] x, bool c) => (float[2,3] y) { y = If(c) <then_branch = t () => (float[2,3] z) "
+        "{ z = Softmax<axis = 2147483648>(x) }, else_branch = e () => (float[2,3] z) { z = Neg(x) }> }",
+    ],
+)
+def test_axes_that_no_tensor_has_are_refused_ahead_of_inference(text):
+    """ONNX's own inference reads beyond the shape, which may end the process."""
+    with pytest.raises(BadModel, match=r"has an impossible (axis|batch_dims), expected -?\d+ to 64, found -?\d+"):
+        onnxc.load(model(text))
+
+
 def deep(levels: int, older: bool) -> onnx.ModelProto:
     """A tree each of whose branches ends on one side."""
     up, leaf = list(range(1, levels)), list(range(levels, 2 * levels))

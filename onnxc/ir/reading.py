@@ -13,7 +13,7 @@ from . import qonnx
 from .errors import BadModel
 from .escape import line
 from .external import Beside
-from .graph import CAPTURED, Names, read_only, stable_topological_order
+from .graph import CAPTURED, STANDARD, Names, read_only, stable_topological_order
 from .model import Model
 from .values import attribute, bodies, copied, densify, to_array, variable
 
@@ -82,6 +82,8 @@ def from_proto(proto: onnx.ModelProto, beside: Beside, weights: Iterable[onnx.Te
     if any(f.overload for f in functions):
         raise BadModel("overloaded functions are not supported", found=next(f.name for f in functions if f.overload))
     _bound_calls(graph, functions)
+    for function in functions:
+        _refuse_axes(_with_bodies(function.node))
     wanted = {
         t.name
         for n in nodes
@@ -232,6 +234,7 @@ def _nodes(graph: onnx.GraphProto, tensors: dict, beside: Beside) -> list[gs.Nod
                 continue
         beside.inline(proto)
         _refuse_references(proto)
+        _refuse_axes(_with_bodies([proto]))
         outer = captured(proto)
         given = list(proto.input)
         while given and not given[-1]:
@@ -255,6 +258,21 @@ def _refuse_references(proto: onnx.NodeProto) -> None:
                 raise BadModel(
                     "an attribute takes its value from that of a function, outside of one", node=proto.name or proto.op_type,
                     found=f"{a.name} = {a.ref_attr_name}",
+                )  # fmt: skip
+
+
+MOST_AXES = 64
+
+
+def _refuse_axes(nodes: Iterable[onnx.NodeProto]) -> None:
+    """Raise BadModel where a standard operator names an axis that no tensor can have: ONNX's inference may read beyond a shape."""
+    for node in nodes:
+        for a in node.attribute if node.domain in STANDARD else ():
+            least = {"axis": -MOST_AXES, "batch_dims": 0}.get(a.name)
+            if least is not None and a.type == _A.INT and not least <= a.i <= MOST_AXES:
+                raise BadModel(
+                    f"{node.op_type} has an impossible {a.name}", node=node.name or node.op_type,
+                    expected=f"{least} to {MOST_AXES}", found=a.i,
                 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from onnxc.codegen import compile_model, kernels, library, proof, widened
+from onnxc.codegen import compile_model, kernels, library, program, proof, widened
 from onnxc.codegen.agreement import Reference, make_feeds, relative
 from onnxc.codegen.c import body, source
 from onnxc.codegen.kernels import legal
@@ -202,7 +202,7 @@ def test_every_instruction_set_is_run(chain, tmp_path, monkeypatch):
     report = compile_model(chain, tmp_path / "out", name="net", target="x86-64-v2/x86-64-v3/icelake")
     assert ran[:2] == [(0,), (1,)]
     assert ("icelake" in report.proof["where"]) == (len(ran) == 2)
-    before = library.lower_program
+    before = program.lower_program
 
     def spoiled(static, target, *rest):
         made = before(static, target, *rest)
@@ -210,7 +210,7 @@ def test_every_instruction_set_is_run(chain, tmp_path, monkeypatch):
             made.plan.calls.pop()
         return made
 
-    monkeypatch.setattr(library, "lower_program", spoiled)
+    monkeypatch.setattr(program, "lower_program", spoiled)
     with pytest.raises(VerificationError):
         compile_model(chain, tmp_path / "wrong", name="net", target="x86-64-v2/x86-64-v3")
 
