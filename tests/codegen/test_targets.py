@@ -135,18 +135,16 @@ def test_other_cores(name, small_model, tmp_path):
     assert all(error(found[key], wanted[key]) <= 1e-5 for key in wanted)
 
 
-@pytest.mark.slow  # zig builds the C library of a machine at its first use: one stands for all
+@pytest.mark.slow  # zig builds stand-ins for a machine's C library at its first use: one stands for all
 def test_zig_links_where_no_cross_compiler_is(small_model, tmp_path, monkeypatch):
-    name = "aarch64"
+    """A shared library; that programs which zig builds run is shown with rv32imc, which has no other linker."""
     if not Linker(ZIG).found():
         pytest.skip("needs: pip install ziglang")
-    ready(name)
     monkeypatch.setattr(Linker, "found", lambda self: self.compiler == ZIG)
-    compile_model(small_model, tmp_path, name="net", check="shapes", target=name)
-    library = open_library(tmp_path)
-    feeds = random_feeds(library)
-    found, wanted = library.run(feeds), run_ort(small_model, feeds)
-    assert all(error(found[key], wanted[key]) <= 1e-5 for key in wanted)
+    compile_model(small_model, tmp_path, name="net", check="shapes", target="aarch64")
+    head = (tmp_path / "libnet.so").read_bytes()[:20]
+    assert head[:5] == b"\x7fELF\x02" and head[18] == 183  # 64 bits, AArch64
+    assert (tmp_path / "libnet.a").read_bytes()[:8] == b"!<arch>\n"
 
 
 def test_vectors_longer_than_the_shortest(small_model, tmp_path, monkeypatch):

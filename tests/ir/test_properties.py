@@ -78,7 +78,7 @@ def check_all(proto: onnx.ModelProto) -> int:
 
 
 @pytest.mark.parametrize(
-    "examples", [pytest.param(100, id="quick"), pytest.param(300, id="full", marks=pytest.mark.slow)]
+    "examples", [pytest.param(100, id="quick"), pytest.param(200, id="full", marks=pytest.mark.slow)]
 )
 def test_random_networks(examples):
     changed = run_property(examples, check_all)

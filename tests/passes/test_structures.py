@@ -45,7 +45,7 @@ def test_each_place(place):
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=45, deadline=None)
 @given(structures(), st.sampled_from(PASSES))
 def test_any_of_them(proto, passes):
     check(proto)
