@@ -12,14 +12,13 @@ row; rows that stand there are kept.
 
 from __future__ import annotations
 
-import argparse
 import os
 from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from benchmarks.rows import Table, arrays, classified, compressed
+from benchmarks.rows import Table, arrays, classified, compressed, options
 from benchmarks.small_networks import normed
 
 RESULTS = Path(__file__).resolve().parent / "results/early_prune.json"
@@ -42,12 +41,7 @@ START = "trained network"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", required=True)
-    parser.add_argument("--test", required=True)
-    parser.add_argument("--share", type=int, default=6, help="train on every N-th image")
-    parser.add_argument("--only", default="", help="rows whose name holds this")
-    args = parser.parse_args()
+    args = options(__doc__, 6).parse_args()
     train, test, table = arrays(args.train, args.share), arrays(args.test), Table(RESULTS, args.only)
     judge = partial(classified, test=test)
     start = None

@@ -10,7 +10,6 @@ timed in turns on one thread beside ONNX Runtime's float kernel; the count is wh
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -24,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxc
 from benchmarks.kinds import SLICE, calls
-from benchmarks.rows import Table, arrays, classified, compressed
+from benchmarks.rows import Table, arrays, classified, compressed, options
 from benchmarks.small_networks import normed
 from onnxc.codegen import compile_model
 from onnxc.measure.inspect import inspect
@@ -79,12 +78,7 @@ def speeds(channels: int, size: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", required=True)
-    parser.add_argument("--test", required=True)
-    parser.add_argument("--share", type=int, default=6, help="train on every N-th image")
-    parser.add_argument("--only", default="", help="rows whose name holds this")
-    args = parser.parse_args()
+    args = options(__doc__, 6).parse_args()
     train, test, table = arrays(args.train, args.share), arrays(args.test), Table(RESULTS, args.only)
     judge = partial(classified, test=test)
     rows = {f"order {k}": f"train.binary(inputs=horq,bits={k},{SCHEDULE}),quant.recognise" for k in ORDERS}

@@ -11,7 +11,6 @@ Writes benchmarks/results/lenet.json after each stage; --share: train on every N
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import tempfile
@@ -23,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 import onnxc
+from benchmarks.rows import options
 from benchmarks.small_networks import lenet
 from onnxc.coding import pack, unpack
 from onnxc.runtime.evaluate import accuracy
@@ -73,12 +73,8 @@ def measure(model: onnxc.Model, test: dict[str, np.ndarray]) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", required=True)
-    parser.add_argument("--test", required=True)
+    parser = options(__doc__, 1)
     parser.add_argument("--name", required=True)
-    parser.add_argument("--only", default="")
-    parser.add_argument("--share", type=int, default=1)
     parser.add_argument("--tune", action="store_true", help="measure on a part of --train, write nothing")
     args = parser.parse_args()
     with np.load(args.test) as held, np.load(args.train) as learnt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from collections.abc import Callable
@@ -33,6 +34,16 @@ class Table:
         print(name, json.dumps(row), flush=True)
         if self.path is not None:
             self.path.write_text(json.dumps(self.found, indent=1) + "\n")
+
+
+def options(about: str | None, share: int) -> argparse.ArgumentParser:
+    """Of scripts that train on images: --train, --test, --share (unless it is given, every `share`-th image) and --only."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", required=True)
+    parser.add_argument("--test", required=True)
+    parser.add_argument("--share", type=int, default=share, help="train on every N-th image")
+    parser.add_argument("--only", default="", help="rows whose name holds this")
+    return parser
 
 
 def arrays(path: str, share: int = 1) -> Data:

@@ -10,14 +10,13 @@ trained on, and writes nothing. Writes benchmarks/results/slimming.json after ea
 
 from __future__ import annotations
 
-import argparse
 import os
 from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from benchmarks.rows import Table, arrays, classified, compressed
+from benchmarks.rows import Table, arrays, classified, compressed, options
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results/slimming.json"
@@ -41,12 +40,8 @@ HELD = 4000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", required=True)
-    parser.add_argument("--test", required=True)
-    parser.add_argument("--only", default="")
+    parser = options(__doc__, 4)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--share", type=int, default=4, help="train on every N-th image")
     parser.add_argument("--tune", action="store_true", help="measure on a part of --train, write nothing")
     args = parser.parse_args()
     train, test, table = arrays(args.train), arrays(args.test), Table(None if args.tune else RESULTS, args.only)

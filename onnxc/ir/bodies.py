@@ -59,13 +59,14 @@ def inner(model: Model, verified: Verified) -> list[Body]:
 def unread(model: Model, verified: Verified) -> list[str]:
     """The nodes with a body that cannot be read as a model, by name, those within bodies too: nothing there is counted or
     worked on."""
-    read = [(id(body.node), body.key) for body in inner(model, verified)]
+    bodies = list(inner(model, verified))
+    read = [(id(body.node), body.key) for body in bodies]
     found = [
         node.name
         for node in model.nodes
         if CAPTURED in node.attrs and any(_is_graph(v) and (id(node), k) not in read for k, v in node.attrs.items())
     ]
-    for body in inner(model, verified):
+    for body in bodies:
         found += [f"{body.name}/{name}" for name in unread(body.model, body.verified)]
     return found
 

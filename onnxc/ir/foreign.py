@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from .graph import CAPTURED
 from .model import Model
 from .table import ROWS, key_of
 
@@ -12,13 +13,12 @@ REMEDIES = {
     "it was before, or save it at level extended",
 }
 """What to do about the operators of a domain that no table will ever have."""
-BODIES = ("If", "Loop", "Scan")
 NAMED = 4
 
 
-def unread(model: Model) -> Counter[str]:
+def without_row(model: Model) -> Counter[str]:
     """How many nodes there are of each operator without a row; those with bodies, which passes enter, are not counted."""
-    keys = (key_of(node) for node in model.nodes if node.op not in BODIES and model.function(node) is None)
+    keys = (key_of(node) for node in model.nodes if CAPTURED not in node.attrs and model.function(node) is None)
     return Counter(key for key in keys if key not in ROWS)
 
 
@@ -29,7 +29,7 @@ def remedy(model: Model) -> str | None:
 
 def remarks(model: Model) -> list[str]:
     """What a report says of them: a line, or two where there is a remedy."""
-    found = unread(model)
+    found = without_row(model)
     if not found:
         return []
     named = [f"{n} {key}" for key, n in sorted(found.items(), key=lambda item: (-item[1], item[0]))]

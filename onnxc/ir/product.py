@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
@@ -55,8 +55,8 @@ def extents(analysis: Analysis, tensor: str) -> list[int]:
     return [number(a, analysis.sizes) for a in analysis.known(tensor)]
 
 
-def product_of(analysis: Analysis, node: gs.Node, channels: Sequence[int] | None = None) -> Product | None:
-    """What a node multiplies; None where that is nothing. `channels`: (in, out, groups) instead of its own.
+def product_of(analysis: Analysis, node: gs.Node) -> Product | None:
+    """What a node multiplies; None where that is nothing.
 
     Of operators other than Conv over two axes and products by a constant matrix the MACs alone are known.
     """
@@ -66,13 +66,11 @@ def product_of(analysis: Analysis, node: gs.Node, channels: Sequence[int] | None
     weight = node.inputs[1].values if len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant) else None
     if weight is not None and is_planar(node):
         groups = node.attrs.get("group", 1)
-        c, oc, groups = channels or (weight.shape[1] * groups, weight.shape[0], groups)
+        c, oc = weight.shape[1] * groups, weight.shape[0]
         n, _, *grid = extents(analysis, node.outputs[0].name)
         kernel = (weight.shape[2], weight.shape[3])
         return Product(n, (grid[0], grid[1]), c, oc, kernel, pair(node, "strides"), pair(node, "dilations"), groups)
     if weight is not None and weight.ndim == 2 and node.op in ("Gemm", "MatMul"):
         turned = bool(node.attrs.get("transB", 0))
-        own = (weight.shape[turned], weight.shape[1 - turned], 1)
-        c, oc, _ = channels or own
-        return matrix(macs // prod(weight.shape), c, oc)
+        return matrix(macs // prod(weight.shape), weight.shape[turned], weight.shape[1 - turned])
     return matrix(-(-macs // ROWS**2), ROWS, ROWS)

@@ -15,10 +15,15 @@ from onnxc.pipeline import Pipeline
 from tests.passes.quant_helpers import model_of
 
 
-def test_the_share_and_the_time_that_is_left(monkeypatch):
+def clocked(total: int, monkeypatch) -> tuple[options.Steps, list, list[float]]:
+    """Steps, what they tell, and the time that they read, which is changed in place."""
     told, now = [], [0.0]
     monkeypatch.setattr(options.time, "monotonic", lambda: now[0])
-    steps = options.Steps(2, lambda text, share: told.append((text, share)))
+    return options.Steps(total, lambda text, share: told.append((text, share))), told, now
+
+
+def test_the_share_and_the_time_that_is_left(monkeypatch):
+    steps, told, now = clocked(2, monkeypatch)
     steps("quant")
     now[0] = 6.0
     steps.within("layer 2 of 4", 0.25)
@@ -30,9 +35,7 @@ def test_the_share_and_the_time_that_is_left(monkeypatch):
 
 
 def test_the_time_that_is_left_of_the_whole(monkeypatch):
-    told, now = [], [0.0]
-    monkeypatch.setattr(options.time, "monotonic", lambda: now[0])
-    steps = options.Steps(1, lambda text, share: told.append((text, share)))
+    steps, told, now = clocked(1, monkeypatch)
     steps("choosing kernels", 0.0)
     now[0] = 2.0
     steps("linking", 0.8)
@@ -40,9 +43,7 @@ def test_the_time_that_is_left_of_the_whole(monkeypatch):
 
 
 def test_another_loop_over_a_step_is_timed_by_itself(monkeypatch):
-    told, now = [], [0.0]
-    monkeypatch.setattr(options.time, "monotonic", lambda: now[0])
-    steps = options.Steps(1, lambda text, share: told.append((text, share)))
+    steps, told, now = clocked(1, monkeypatch)
     steps("quant")
     now[0] = 60.0
     steps.within("sample 8 of 8", 1.0)

@@ -67,12 +67,18 @@ def agree(library, model, feeds: dict) -> None:
         assert np.allclose(found[key], array, rtol=1e-5, atol=1e-6, equal_nan=True), key
 
 
-def test_what_is_found():
-    text, cases = MODELS["found"]
+def agreed(key: str):
+    """The library of one of MODELS, which is right on all its cases, and these."""
+    text, cases = MODELS[key]
     model = model_of(text)
     library = compiled(model)
     for feeds in cases:
         agree(library, model, feeds)
+    return library, cases
+
+
+def test_what_is_found():
+    library, cases = agreed("found")
     assert library.lengths["v"] == "v.shape" and library.outputs["v"][0] == (20,)
     held = {key: np.zeros(shape, dtype) for key, (shape, dtype) in library.outputs.items()}
     library.run(cases[0], out=held)
@@ -80,11 +86,7 @@ def test_what_is_found():
 
 
 def test_numbers_of_rows():
-    text, cases = MODELS["numbers"]
-    model = model_of(text)
-    library = compiled(model)
-    for feeds in cases:
-        agree(library, model, feeds)
+    library, cases = agreed("numbers")
     for k in (7, -1):
         with pytest.raises(BadData, match="an index is out of range"):
             library(x=cases[0]["x"], k=np.array([k]), n=np.array(2))

@@ -18,6 +18,16 @@ from .test_search import place  # noqa: F401
 pytestmark = pytest.mark.slow
 
 
+def answered(executor, jobs: list, worker) -> list:
+    """What the executor gives, the process that `worker` names being killed after the second answer."""
+    found = []
+    for k, pair in enumerate(executor.map(jobs)):
+        found.append(pair)
+        if k == 1:
+            os.kill(worker(), signal.SIGKILL)
+    return found
+
+
 def test_a_cluster_that_loses_a_worker_gives_the_same(place):  # noqa: F811
     distributed = pytest.importorskip("distributed")
     search = auto(place / "net.onnx", place / "data.npz")
@@ -25,22 +35,21 @@ def test_a_cluster_that_loses_a_worker_gives_the_same(place):  # noqa: F811
     with (
         distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
         opened(f"dask://{cluster.scheduler_address.removeprefix('tcp://')}", search.local) as executor,
+        distributed.Client(cluster) as client,
     ):
-        found = []
-        for k, pair in enumerate(executor.map(jobs)):
-            found.append(pair)
-            if k == 1:
-                with distributed.Client(cluster) as client:
-                    os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+        found = answered(executor, jobs, lambda: next(iter(client.run(os.getpid).values())))
     assert found == [(job, search.local.do(job)) for job in jobs]
 
 
-def test_a_scheduler_that_is_not_there_is_told(place):  # noqa: F811
-    pytest.importorskip("distributed")
+@pytest.mark.parametrize(
+    "kind, package, what", [("dask", "distributed", "Dask scheduler"), ("ray", "ray", "Ray cluster")]
+)
+def test_a_cluster_that_is_not_there_is_told(place, kind, package, what):  # noqa: F811
+    pytest.importorskip(package)
     search = auto(place / "net.onnx", place / "data.npz")
     with (
-        pytest.raises(BadOption, match=r"no Dask scheduler answers at 127\.0\.0\.1:9"),
-        opened("dask://127.0.0.1:9", search.local),
+        pytest.raises(BadOption, match=rf"no {what} answers at 127\.0\.0\.1:9"),
+        opened(f"{kind}://127.0.0.1:9", search.local),
     ):
         pass
 
@@ -80,19 +89,5 @@ def test_a_ray_cluster_that_loses_a_worker_gives_the_same(place, ray_address):  
     search = auto(place / "net.onnx", place / "data.npz")
     jobs = wanted_of(search)
     with opened(ray_address, search.local) as executor:
-        found = []
-        for k, pair in enumerate(executor.map(jobs)):
-            found.append(pair)
-            if k == 1:
-                os.kill(ray.get(ray.remote(lambda: os.getpid()).remote()), signal.SIGKILL)
+        found = answered(executor, jobs, lambda: ray.get(ray.remote(lambda: os.getpid()).remote()))
     assert found == [(job, search.local.do(job)) for job in jobs]
-
-
-def test_a_ray_cluster_that_is_not_there_is_told(place):  # noqa: F811
-    pytest.importorskip("ray")
-    search = auto(place / "net.onnx", place / "data.npz")
-    with (
-        pytest.raises(BadOption, match=r"no Ray cluster answers at 127\.0\.0\.1:9"),
-        opened("ray://127.0.0.1:9", search.local),
-    ):
-        pass
