@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -99,6 +100,7 @@ def sub_vectors(codes: np.ndarray, codebook: np.ndarray) -> np.ndarray:
     return np.moveaxis(found, -1, 2).reshape(outputs, parts * codebook.shape[2], *kernel)
 
 
+@cache
 def dtype_bits(dtype: np.dtype) -> int:
     """Bits of one stored element of a NumPy or ml_dtypes dtype: int4 has 4, bool 8."""
     name = np.dtype(dtype).name
@@ -109,6 +111,7 @@ def dtype_bits(dtype: np.dtype) -> int:
     return np.dtype(dtype).itemsize * 8
 
 
+@cache
 def of_dtype(dtype: np.dtype) -> QType:
     """The type of plain numbers of `dtype`: what is stored is what is meant."""
     name = np.dtype(dtype).name

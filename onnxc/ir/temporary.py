@@ -14,8 +14,8 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -33,6 +33,13 @@ def folder(home: Path, name: str) -> Iterator[Path]:
     with _held(home / _name(name)) as path:
         path.mkdir(0o700)
         yield path
+
+
+@contextmanager
+def on_demand(home: Path, name: str) -> Iterator[Callable[[], Path]]:
+    """What makes and gives a `folder` when it is first asked: most who might need one do not, and a folder is not free."""
+    with ExitStack() as held:
+        yield cache(lambda: held.enter_context(folder(home, name)))
 
 
 @contextmanager

@@ -92,11 +92,11 @@ class Session:
             proto = _shallow(proto, proto.graph.initializer)
             self._exchange.wrap(proto.graph, proto.opset_import)
 
-        with temporary.folder(Path(tempfile.gettempdir()), "session") as folder:
+        with temporary.on_demand(Path(tempfile.gettempdir()), "session") as place:
             try:
                 as_it_is = isinstance(model, str | Path) and not extra and not self._exchange
-                source = str(model) if as_it_is else _loadable(proto, extra, folder, bool(beside))
-                self._beside = _beside(beside, folder)  # has to live as long as the session
+                source = str(model) if as_it_is else _loadable(proto, extra, place, bool(beside))
+                self._beside = _beside(beside, place)  # has to live as long as the session
                 start = partial(
                     _started, source, threads, optimise, saturates(proto), exact=not _overlooked(proto), beside=self._beside,
                     profile=profile,
@@ -347,34 +347,36 @@ def _copy_fields(source, target, without: set[str]) -> None:
             setattr(target, field.name, value)
 
 
-def _beside(arrays: Mapping[str, np.ndarray], folder: Path) -> dict[str, ort.OrtValue]:
+def _beside(arrays: Mapping[str, np.ndarray], place: Callable[[], Path]) -> dict[str, ort.OrtValue]:
     """Arrays as ORT uses them where they lie. It wants to see the file that the model names, too, but never reads it."""
     import onnxruntime as ort
 
     if arrays:
-        with (folder / NOWHERE).open("wb") as file:
+        with (place() / NOWHERE).open("wb") as file:
             file.truncate(max(a.nbytes for a in arrays.values()))
     return {name: ort.OrtValue.ortvalue_from_numpy(a) for name, a in arrays.items()}
 
 
-def _loadable(proto: onnx.ModelProto, extra: Sequence[str], folder: Path, outside: bool = False) -> bytes | str:
+def _loadable(
+    proto: onnx.ModelProto, extra: Sequence[str], place: Callable[[], Path], outside: bool = False
+) -> bytes | str:
     """What ORT is to load, with the tensors `extra` among the graph outputs.
 
-    That is the model's bytes, or a file in `folder`, if they are too many for protobuf (its weights are put beside it then)
+    That is the model's bytes, or a file in the folder `place()`, if they are too many for protobuf (its weights are put beside it then)
     or some of its weights stand `outside` already.
     """
     import onnx
 
     large = _weight_bytes(proto) >= INLINE_BYTES
     if large:
-        proto = _externalise(proto, folder / "weights")
+        proto = _externalise(proto, place() / "weights")
     elif extra:
         proto = _shallow(proto, proto.graph.initializer)
     # ORT infers the types of outputs that bear a name only.
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(extra))
     if not large and not outside:
         return proto.SerializeToString()
-    path = folder / "model.onnx"
+    path = place() / "model.onnx"
     path.write_bytes(proto.SerializeToString())
     return str(path)
 
