@@ -80,7 +80,7 @@ class _Lowering:
                 raise Unsupported("the model has data-dependent shapes", remedy="compile the part before them")
             self.constants.note(binding.var, binding.value)
             self.definitions[binding.var] = binding.value
-        matches = match.find(bindings, function.body.body, self.constants, quantised.begin)
+        matches = match.find(bindings, function.body.body, self.constants, quantised.begin, self.target.micro)
         contracts.check_matches(matches)
         self.readers, self.hidden = matches.readers, matches.absorbed | matches.quantising
         self.chosen = {var: self._choice(found) for var, found in matches.kernels.items()}

@@ -97,10 +97,12 @@ def shape_of(expr) -> tuple[int, ...]:
     return tuple(int(extent) for extent in expr.ty.shape.values)
 
 
-def find(bindings: list, body, constants: Constants, begin: Callable | None = None) -> Matches:
+def find(bindings: list, body, constants: Constants, begin: Callable | None = None, deepest: bool = False) -> Matches:
     """All kernels of a straight-line graph, each with as long an epilogue as it can take.
 
-    `begin(found, var, made, constants)` may answer another Fusion for a product at `var`; `made` holds the bindings' values.
+    `begin(found, var, made, constants)` may answer another Fusion for a product at `var`; `made` holds the bindings' values. What
+    two products could take in, as a sum of both, goes to the first of the graph, or if `deepest` to that of the longest sums,
+    to whose cost it adds the smaller part.
     """
     relax = tvm_modules().relax
     readers: dict = {}
@@ -119,21 +121,26 @@ def find(bindings: list, body, constants: Constants, begin: Callable | None = No
     matches = Matches(quantising=quantisers.inner, readers=readers, outputs=outputs)
     done: set = set(quantisers.inner)  # no epilogue takes in a part of a quantiser
     made = {binding.var: binding.value for binding in bindings}
-    for binding in bindings:
-        if binding.var in constants or not isinstance(binding.value, relax.Call):
-            continue
-        found = _start(binding, constants)
-        if found is not None:
-            other = begin(found, binding.var, made, constants) if begin and found.depth is None else None
-            fusion = Fusion(found, binding.var, constants) if other is None else other
-            while taken := _extend(fusion, readers, uses, done):
-                matches.absorbed.update(taken)
-                done.add(fusion.var)
-            finished = fusion.finish(quantisers)  # may give back the last operator
-            matches.starts[binding.var] = fusion.var
-            matches.kernels[fusion.var] = finished
-            matches.absorbed.discard(fusion.var)
+    calls = [b for b in bindings if b.var not in constants and isinstance(b.value, relax.Call)]
+    products = [(b.var, found) for b in calls if (found := _start(b, constants)) is not None]
+    if deepest:
+        products.sort(key=lambda product: _window(product[1].spec), reverse=True)
+    for var, found in products:
+        other = begin(found, var, made, constants) if begin and found.depth is None else None
+        fusion = Fusion(found, var, constants) if other is None else other
+        while taken := _extend(fusion, readers, uses, done):
+            matches.absorbed.update(taken)
+            done.add(fusion.var)
+        finished = fusion.finish(quantisers)  # may give back the last operator
+        matches.starts[var] = fusion.var
+        matches.kernels[fusion.var] = finished
+        matches.absorbed.discard(fusion.var)
     return matches
+
+
+def _window(spec: KernelSpec) -> int:
+    """Products of an output; depthwise layers, which add no tensors on small processors, count as having none."""
+    return 0 if spec.groups > 1 else spec.kh * spec.kw * spec.c
 
 
 def _extend(fusion: Fusion, readers: dict, uses: Counter, done: set) -> list:

@@ -15,6 +15,7 @@ Inside, uint8 is int8 with the sign bit flipped and a zero point 128 lower.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -63,7 +64,37 @@ class Ends:
         rs = max(1, min(RESIDUAL_BITS, 30 - int(np.ceil(np.log2(reach)))))
         factors = [c_float(v) if floats else str(round(v * 2**rs)) for v in (self.a, self.b)]
         rest = (self.inner, self.other, self.zero, self.low, self.high, self.least, self.most, self.flip, self.rflip)
-        return "{" + ", ".join([*factors, str(rs), *map(str, rest)]) + "}"
+        return "{" + ", ".join([*factors, str(rs), *map(str, (*rest, *(self.whole(floats, rs) or (0, 0, 0))))]) + "}"
+
+    def whole(self, floats: bool, rs: int) -> tuple[int, int, int] | None:
+        """Integers (u, v, start) with y = saturate((u own + v r + start) >> 20) for all bytes `own` and r, or None.
+
+        All 65,536 pairs are compared. The sum is that of `floats` (or of integers of 2^-rs) but where it lies within 2^-12 of a half; for
+        given u and v each pair bounds `start` from both sides, and u and v next to the nearest are tried until the bounds meet.
+        """
+        if not self.residual or rs < RESIDUAL_BITS:
+            return None
+        byte = np.arange(-128, 128)
+        own, r = np.clip(byte, self.low, self.high) - self.inner, byte - self.other
+        if floats:
+            total = own.astype("f")[:, None] * np.float32(self.a) + r.astype("f") * np.float32(self.b)
+            y = np.rint(total).astype(np.int64) + self.zero
+        else:
+            u, v = round(self.a * 2**rs), round(self.b * 2**rs)
+            y = (own[:, None] * u + r * v + (self.zero << rs) + (1 << (rs - 1))) >> rs
+        y = np.clip(np.clip(y, -128, 127), self.least, self.most)
+        for u, v in product(*(near(factor * 2**RESIDUAL_BITS) for factor in (self.a, self.b))):
+            rest = (y << RESIDUAL_BITS) - (byte[:, None] * u + byte * v)
+            start = int(rest[y > -128].max(initial=-(2**31)))
+            most = int(rest[y < 127].min(initial=2**31)) + (1 << RESIDUAL_BITS)
+            if start < most and max(abs(start), abs(start) + 128 * (abs(u) + abs(v))) < 2**31:
+                return u, v, start
+        return None
+
+
+def near(value: float) -> list[int]:
+    """The five integers nearest to the rounded value, nearest first."""
+    return [round(value) + step for step in (0, 1, -1, 2, -2)]
 
 
 def c_float(value) -> str:

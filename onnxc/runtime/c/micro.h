@@ -39,7 +39,8 @@
 /* A table of scales has z 2^s + 2^(s-1) and s, then the bias that a channel's sum starts from and its M; with floats z and 0,
  * biases and m. What few layers need beyond that is done on whole pixels where there is an onnxc_ends: with a residual r the result is
  * (y' - inner) a + (r - other) b + zero, y' being within [low, high] what the sum gives; a and b are integers of 2^-rs, or floats.
- * The result is within [least, most], and flipped by `flip` (0x80) where y is uint8; `rflip` does so to r. */
+ * The result is within [least, most], and flipped by `flip` (0x80) where y is uint8; `rflip` does so to r. Where u and v are not 0,
+ * (u y' + v r + start) / 2^20, rounded down and within 8 bits, is the same for all y' and r. */
 #ifdef ONNXC_FLOATS
 typedef float onnxc_factor;
 #else
@@ -50,6 +51,7 @@ typedef struct {
   onnxc_factor a, b;
   int32_t rs, inner, other, zero, low, high, least, most;
   uint32_t flip, rflip;
+  int32_t u, v, start;
 } onnxc_ends;
 
 ONNXC_INLINE uint32_t onnxc_load(const void *p) {
@@ -161,6 +163,18 @@ ONNXC_INLINE uint32_t *onnxc_widen(uint32_t four, uint32_t *to, int gap) {
 #define ONNXC_LOAD2(p, i, first, second) (first) = (p)[i], (second) = (p)[(i) + 1]
 #endif
 
+/* Sums of two tensors by integers; `rflip` and `flip` are 0 for int8. */
+ONNXC_INLINE void onnxc_add(const onnxc_ends *e, const int8_t *from, const int8_t *r, int8_t *y, int count, uint32_t rflip,
+                            uint32_t flip) {
+  const int32_t u = e->u, v = e->v, start = e->start;
+  const int8_t *end = from + count;
+  while (from != end) {
+    int32_t sum = start + u * *from++;
+    sum += v * (int8_t)((uint8_t)*r++ ^ rflip);
+    *y++ = (int8_t)((uint32_t)onnxc_saturate(sum >> 20) ^ flip);
+  }
+}
+
 /* `count` bytes of y of what the sums gave, with what they are added to. */
 ONNXC_KERNEL void onnxc_more(const onnxc_ends *e, const int8_t *from, const int8_t *r, int8_t *y, int count) {
 #ifdef ONNXC_MVE
@@ -180,6 +194,13 @@ ONNXC_KERNEL void onnxc_more(const onnxc_ends *e, const int8_t *from, const int8
   }
 #else
   int i;
+  if (r && (e->u || e->v)) {
+    if (e->flip | e->rflip)
+      onnxc_add(e, from, r, y, count, e->rflip, e->flip);
+    else
+      onnxc_add(e, from, r, y, count, 0, 0);
+    return;
+  }
   for (i = 0; i < count; i++) {
     int32_t v = from[i], other;
     if (r) {
