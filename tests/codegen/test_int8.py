@@ -38,6 +38,7 @@ class Layer:
     per_channel: bool = True
     relu: bool = False
     least: int = -127
+    ends: bool = False
     seed: int = 0
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -45,6 +46,7 @@ class Layer:
         rng = np.random.default_rng(self.seed)
         kind = np.int8 if self.signed else np.uint8
         w = rng.integers(self.least, 128, (self.oc, self.x[1] // self.groups, *self.kernel)).astype(np.int8)
+        w = np.where(w < 0, self.least, 127).astype(np.int8) if self.ends else w
         depth = w[0].size
         count = self.oc if self.per_channel else 1
         scales = rng.uniform(0.5, 1.5, count).astype("f") * np.float32(0.0117)
@@ -116,6 +118,7 @@ def check(layers: dict[str, Layer], folder, target: str, kernel: str = "", threa
         a = made[name]
         limits = np.iinfo(a["xz"].dtype)
         qx = rng.integers(limits.min, limits.max + 1, layer.x).astype(a["xz"].dtype)
+        qx = np.where(qx < limits.max // 2, limits.min, limits.max).astype(qx.dtype) if layer.ends else qx
         feeds[f"{name}_x"] = (qx.astype("f") - a["xz"].astype("f")) * a["xs"]
         wanted[f"{name}_q"] = layer.integers(a, qx)
     found = open_library(folder).run(feeds)
@@ -130,6 +133,8 @@ LAYERS = {
     "relu": Layer((1, 16, 9, 9), 32, relu=True, signed=True),
     "channels": Layer((1, 5, 8, 11), 23, per_channel=False),
     "signed": Layer((1, 12, 6, 7), 16, signed=True),
+    "ends": Layer((1, 32, 5, 6), 8, ends=True, signed=True),  # 2 x 128 x 127 in sums of 16 bits
+    "least_ends": Layer((1, 16, 5, 6), 8, ends=True, least=-128),
     "least": Layer((1, 8, 6, 7), 8, least=-128),
     "first": Layer((1, 3, 11, 11), 16, kernel=(5, 5), pads=(2, 2, 2, 2), strides=(2, 2)),
     "pads": Layer((1, 4, 7, 9), 9, kernel=(3, 2), pads=(0, 2, 1, 3)),

@@ -10,6 +10,7 @@ not take as they are (other sign, int16, padding) are copied once into the works
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from onnxc.codegen import pack as layouts
 from onnxc.codegen.kernels import cost
 from onnxc.codegen.kernels.family import Family
-from onnxc.codegen.kernels.int8_dot import Dot, choose_dot, loader, ramp
+from onnxc.codegen.kernels.int8_dot import Dot, added_up, dots_for, loader, part_of, ramp
 from onnxc.codegen.kernels.requantise import check_int8, finish, operands, zero_point_in_bias
 from onnxc.codegen.kernels.spec import KernelSpec, Refusal, Schedule
 from onnxc.codegen.kernels.tile import Sums, at, choose_tile, copy_rows, each, shared_tiles
@@ -25,6 +26,7 @@ from onnxc.codegen.target import Target
 
 NAME = "int8.direct"
 SLACK = 64  # bytes and more that a last step may read past the end of the copied activations
+ADDED_UP = 3  # cycles of bringing four folded sums into the lanes of one vector
 COPIED = 16  # elements that a cycle copies into the workspace
 SCALAR_REGISTERS = 12  # of integers, where a lane is a general register
 
@@ -36,13 +38,22 @@ def schedule(spec: KernelSpec, target: Target) -> Schedule | Refusal:
         return refusal
     if not spec.macs:
         return Refusal(NAME, "has an extent of zero")
-    dot = choose_dot(spec, target)
-    registers = SCALAR_REGISTERS if target.lanes == 1 else target.registers - dot.spare
-    machine = replace(target, registers=registers)
-    depth = spec.kh * _taps(spec, dot)[0] * _taps(spec, dot)[1]
-    return choose_tile(
-        NAME, spec.row, spec.oc // spec.groups, depth, machine, least=min(dot.widths), detail=dot, split=True
+    return min(
+        (_tile(spec, dot, target) for dot in dots_for(spec, target)), key=lambda plan: cycles(spec, plan, target)
     )
+
+
+def _tile(spec: KernelSpec, dot: Dot, target: Target) -> Schedule:
+    registers = SCALAR_REGISTERS if target.lanes == 1 else target.registers - dot.spare
+    oc = spec.oc // spec.groups
+    if dot.fold == 1:
+        depth = spec.kh * _taps(spec, dot)[0] * _taps(spec, dot)[1]
+        machine = replace(target, registers=registers)
+        return choose_tile(NAME, spec.row, oc, depth, machine, least=min(dot.widths), detail=dot, split=True)
+    tiles = itertools.product(range(1, spec.row + 1), range(dot.fold, oc + 1, dot.fold))
+    fit = itertools.takewhile(lambda tile: tile[0] * dot.fold <= registers, tiles)
+    plans = [Schedule(NAME, *tile, 1, dot, dot.fold) for tile in fit if (tile[0] + 1) * tile[1] < registers]
+    return sorted(plans, key=lambda plan: cycles(spec, plan, target))[min(target.rank, len(plans) - 1)]
 
 
 def _dot(plan: Schedule) -> Dot:
@@ -53,11 +64,14 @@ def _dot(plan: Schedule) -> Dot:
 def cycles(spec: KernelSpec, plan: Schedule, target: Target) -> float:
     """Predicted cycles; activations of another type than the instruction's are copied first."""
     dot = _dot(plan)
-    taps, steps, _ = _taps(spec, dot)
-    copied = dot.x not in ("", spec.activation.kind) or any(spec.pads)
+    taps, steps, depth = _taps(spec, dot)
+    copied = dot.x not in ("", spec.activation.kind) or any(spec.pads) or steps * dot.depth > depth
     before = spec.n * spec.h * spec.w * spec.c / COPIED if copied else 0
     step = plan.tile * dot.cycles * cost.wide(plan, target)
-    return cost.tiled(spec, plan, steps=spec.kh * taps * steps, step=step, groups=spec.groups, before=before)
+    finish = (cost.FINISH + ADDED_UP) / dot.fold if dot.fold > 1 else None
+    return cost.tiled(
+        spec, plan, steps=spec.kh * taps * steps, step=step, groups=spec.groups, finish=finish, before=before
+    )
 
 
 def _taps(spec: KernelSpec, dot: Dot) -> tuple[int, int, int]:
@@ -127,7 +141,7 @@ def stage(x, spec: KernelSpec, plan: Schedule, kind: str, shift: int = 0, tail: 
         return x, spec.h, spec.w
 
     def copy(target, to, source, start, count: int) -> None:
-        _copy(target, to, source, start, count, shift, 4 * plan.lanes)
+        _copy(target, to, source, start, count, shift, 4 * plan.width)
 
     return copy_rows(x, spec, kind, spec.pad_value + shift, copy, SLACK)
 
@@ -165,17 +179,21 @@ def _loops(spec: KernelSpec, plan: Schedule, x, extent: tuple[int, int], w, extr
 
         def begin(pixel, lane, _):
             sums, start = acc.of(pixel)
-            T.buffer_store(sums, extra[0][channel0 + lane], [start + lane])
+            value = extra[0][channel0 + lane] if plan.fold == 1 else tirx.const(0, "int32")
+            T.buffer_store(sums, value, [start + lane])
 
         each(plan, begin)
         _products(spec, plan, acc, (x, rows, columns), w, (g, block, n, row, first))
+        tile_ = plan
+        if plan.fold > 1:
+            acc, tile_ = _brought_together(plan, acc, extra[0], channel0)
 
         def store(pixel, lane, _):
             sums, start = acc.of(pixel)
             offset = ((n * oh + row) * ow + first + pixel) * spec.oc + channel0 + lane
             T.buffer_store(y, finish(spec, sums[start + lane], extra, channel0 + lane, offset), at(y, offset))
 
-        each(plan, store)
+        each(tile_, store)
 
 
 def _products(spec: KernelSpec, plan: Schedule, acc, source: tuple, w, where: tuple) -> None:
@@ -186,18 +204,43 @@ def _products(spec: KernelSpec, plan: Schedule, acc, source: tuple, w, where: tu
     g, block, n, row, first = where
     dot, c = _dot(plan), spec.c // spec.groups
     _, blocks, _, taps, steps, _, width = packed_shape(spec, plan)
-    with T.grid(spec.kh, taps, steps) as (kh, kw, step):
+    with T.grid(spec.kh, taps) as (kh, kw):
         line = (n * rows + row * spec.stride[0] + kh * spec.dilation[0]) * columns
-        packed = (((g * blocks + block) * spec.kh + kh) * taps + kw) * steps + step
-        for vector in range(plan.vectors):
-            for pixel in range(plan.pixels):
+        packed = (((g * blocks + block) * spec.kh + kh) * taps + kw) * steps
+
+        def run(start, count: int) -> None:
+            """`count` steps from `start` on, that load their activations at once."""
+            for part, vector, pixel in itertools.product(range(count), range(plan.vectors), range(plan.pixels)):
                 column = (first + pixel) * spec.stride[1] + kw * spec.dilation[1]
-                base = (line + column) * spec.c + g * c + step * dot.depth
-                weights = (packed * plan.vectors + vector) * width
-                sums, start = acc.of(pixel)
-                here = [ramp(start + vector * plan.lanes, plan.lanes)]
-                value = dot.multiply(sums[here], loader(x, base), loader(w, weights), plan.lanes)
-                T.buffer_store(sums, value, here)
+                load = loader(x, (line + column) * spec.c + g * c + start * dot.depth)
+                activations = part_of(load, part, count, dot.depth)
+                weights = ((packed + start + part) * plan.vectors + vector) * width
+                sums, lane = acc.of(pixel)
+                here = [ramp(lane + vector * plan.width, plan.width)]
+                T.buffer_store(sums, dot.multiply(sums[here], activations, loader(w, weights), plan.width), here)
+
+        whole = steps // dot.run
+        with T.serial(0, whole) as turn:
+            run(turn * dot.run, dot.run)
+        if steps % dot.run:
+            with T.serial(0, steps % dot.run) as turn:
+                run(whole * dot.run + turn, 1)
+
+
+def _brought_together(plan: Schedule, acc: Sums, bias, channel0) -> tuple[Sums, Schedule]:
+    """Folded sums as lanes of one vector for `fold` output channels, their bias added, and the tile that they then are."""
+    from tvm.script.ir_builder import tirx as T
+
+    lanes = plan.fold
+    made = replace(plan, vectors=plan.vectors // lanes, lanes=lanes, fold=1)
+    whole = Sums(made, "int32")
+    for pixel, vector in itertools.product(range(made.pixels), range(made.vectors)):
+        sums, start = acc.of(pixel)
+        folded = [sums[ramp(start + (vector * lanes + i) * plan.width, plan.width)] for i in range(lanes)]
+        to, place = whole.of(pixel)
+        value = added_up(folded) + bias[ramp(channel0 + vector * lanes, lanes)]
+        T.buffer_store(to, value, [ramp(place + vector * lanes, lanes)])
+    return whole, made
 
 
 FAMILY = Family(NAME, schedule, emit, pack, cycles, pack_key, operands=operands_with_zero_point)
