@@ -181,6 +181,12 @@ def bias_home(model: Model, node: gs.Node) -> tuple[gs.Node, int] | None:
     return None
 
 
+def gains_bias(model: Model, node: gs.Node) -> bool:
+    """Whether `add_to_bias` would store a vector that is not there yet."""
+    home = bias_home(model, node)
+    return home is not None and not has_input(*home)
+
+
 def add_to_bias(model: Model, node: gs.Node, b: np.ndarray) -> None:
     """Add `b`, shape [outputs], to what `node` puts out; it must have a `bias_home`."""
     there = bias_home(model, node)

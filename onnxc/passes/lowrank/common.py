@@ -16,7 +16,7 @@ from ..base import Context, Pass, Report
 from ..layers.felt import Felt
 from ..layers.inturn import InTurn
 from ..layers.layout import RECURRENT
-from ..layers.linear import Linear, add_to_bias
+from ..layers.linear import Linear, add_to_bias, gains_bias
 from ..layers.moments import moments
 from ..layers.widths import WIDTHS
 from ..options import Range
@@ -108,6 +108,7 @@ class Factorise(Pass):
                 report.note(f"{at.node.name} is fitted to its weight: {layer}")
             else:
                 layers[n] = layer
+        self._biases = sum(layer.outputs for layer in layers.values() if gains_bias(model, layer.node))
         choices = self._choices(model, found, layers, ctx, report)
         plans = self._plans(model, ctx, found, choices, bool(layers), report)
         before = self._timing.model(model) if self._timing else 0.0
@@ -278,15 +279,16 @@ class Factorise(Pass):
         whole = (
             self._timing.model(model) if unit == "time" and self._timing else getattr(cost(model, ctx.verified), unit)
         )
-        goal = asked * whole if asked <= 1 else asked
+        goal = (asked * whole if asked <= 1 else asked) - (self._biases if unit == "params" else 0)
         budget = Budget(unit, goal - (whole - sum(wholes)), wholes, by, times or wholes)
         forms = leads(choices, budget)
         open_to = [choices, *forms[:LEADS]] if aware else [choices] if self._timing else forms[:1] or [choices]
         plans = [spend(o, budget) for o in open_to]
         totals = [whole - sum(w - getattr(c, unit) for w, c in zip(wholes, p) if c) for p in plans]
-        if totals[0] > goal * 1.01:
+        most = goal * (1 + 1e-9)  # times are sums of floats
+        if totals[0] > most:
             raise self._unmet(unit, totals[0], goal, whole, any(choices), report)
-        return [p for n, p in enumerate(plans) if totals[n] <= goal * 1.01 and p not in plans[:n]]
+        return [p for n, p in enumerate(plans) if totals[n] <= most and p not in plans[:n]]
 
     def _unmet(self, unit: str, least: float, goal: float, whole: float, some: bool, report: Report) -> BadOption:
         """What to say where the least that these layers can cost, `least` of the `whole`, is beyond the budget."""

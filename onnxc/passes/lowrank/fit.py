@@ -11,9 +11,11 @@ import numpy as np
 
 from .forms import Channel, Form, Rank, Start, basis
 
-SWEEPS, STEPS = 4, 8
+SWEEPS, STEPS = 60, 8
+"""Alternating least squares on data goes on until a sweep lowers the error by less than SETTLED of it."""
+SETTLED = 1e-3
 CP_SWEEPS, STILL = 200, 3e-5
-"""Alternating least squares of CP goes on until a sweep lowers the error by less than this share of it."""
+"""The same for CP on the weight alone, whose sweeps cost less."""
 NEAR = 0.4
 LARGE = 1500
 """Columns beyond which only the last factor is fitted, in closed form: a step costs outputs times columns squared."""
@@ -29,11 +31,25 @@ def refine(
     if int(np.prod(w.shape[2:])) > LARGE:
         sweeps = 0
     factors = [np.array(f, np.float64) for f in factors]
+    factors[-1] = last(form, w, h, factors)
+    left, reach = error(w, form.compose(factors), h), 1.0
     for _ in range(sweeps):
-        factors[-1] = last(form, w, h, factors)
+        before = factors
+        factors = list(factors)
         for k in range(len(factors) - 1):
             factors[k] = _descend(form, w, h, factors, k)
-    factors[-1] = last(form, w, h, factors)
+        factors[-1] = last(form, w, h, factors)
+        now = error(w, form.compose(factors), h)
+        ahead = [f + reach * (f - old) for f, old in zip(factors, before, strict=True)]
+        ahead[-1] = last(form, w, h, ahead)
+        further = error(w, form.compose(ahead), h)
+        if further < now:  # sweeps creep along a valley: a longer step the same way (Bro 1998)
+            factors, now, reach = ahead, further, 1.5 * reach
+        else:
+            reach = max(1.0, reach / 3)
+        if left - now < SETTLED * now:
+            break
+        left = now
     return factors
 
 
