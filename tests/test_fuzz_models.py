@@ -10,6 +10,8 @@ import pytest
 
 import onnxc
 from onnxc.ir.errors import BadModel, OnnxcError, Unsupported
+from onnxc.ir.verify import verify
+from onnxc.measure.inspect import inspect
 from onnxc.runtime.reference import Session
 
 FUZZ = Path(__file__).resolve().parent / "fuzz"
@@ -131,6 +133,55 @@ def test_axes_that_no_tensor_has_are_refused_ahead_of_inference(text):
     """ONNX's own inference reads beyond the shape, which may end the process."""
     with pytest.raises(BadModel, match=r"has an impossible (axis|batch_dims), expected -?\d+ to 64, found -?\d+"):
         onnxc.load(model(text))
+
+
+def test_outputs_that_split_does_not_say_are_refused_ahead_of_inference():
+    with pytest.raises(BadModel, match="Split has other outputs than it says, expected 2, found 4"):
+        onnxc.load(model("g (float[4] x) => (float[1] a) { a, b, c, d = Split<num_outputs = 2>(x) }"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["y = Cast<to = 99>(x)", "y = QuantizeLinear<output_dtype = 2147483648>(x, s)", "y = EyeLike<dtype = -1>(x)"],
+)
+def test_types_that_there_are_not_are_refused(text):
+    with pytest.raises(BadModel, match=r"names no type, found (99|2147483648|-1)"):
+        onnxc.load(model(f"g (float[2,2] x) => (float[2,2] y) <float s = {{0.5}}> {{ {text} }}"))
+
+
+def test_elements_of_unknown_type_are_refused_at_any_depth():
+    proto = model("g (seq(map(string, float[2])) x) => (float[2] y) { y = odd.Odd(x) }")
+    proto.graph.input[0].type.sequence_type.elem_type.map_type.value_type.tensor_type.elem_type = 127
+    with pytest.raises(BadModel, match="x: this tensor has an unknown type, found 127"):
+        onnxc.load(proto)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize(
+    ("domain", "op", "attributes"),
+    [
+        ("", "EyeLike", {"dtype": 1}),
+        ("", "RegexFullMatch", {"pattern": "a+"}),
+        ("ai.onnx.ml", "LabelEncoder", {"keys_int64s": [1], "values_int64s": [2]}),
+        ("ai.onnx.ml", "DictVectorizer", {"int64_vocabulary": [1]}),
+    ],
+)
+def test_inputs_of_unknown_type_do_not_end_inference(domain, op, attributes, inside):
+    """The inference of these four, and of tree ensembles, reads the type of their input, which nobody declares here."""
+    node = onnx.helper.make_node(op, ["x"], ["z"], domain=domain, **attributes)
+    proto = model("g (float[2,2] w, bool c) => (float[2,2] y) { x = odd.Odd(w) z = Identity(x) y = Relu(w) }")
+    proto.opset_import[0].version = 20
+    proto.opset_import.extend([onnx.helper.make_opsetid("odd", 1), onnx.helper.make_opsetid("ai.onnx.ml", 5)])
+    if inside:
+        empty = onnx.helper.make_graph([node], "b", [], [onnx.ValueInfoProto(name="z")])
+        node = onnx.helper.make_node("If", ["c"], ["v"], then_branch=empty, else_branch=empty)
+    proto.graph.node[1].CopyFrom(node)
+    assert inspect(proto).unknown
+
+
+def test_inputs_of_known_type_are_inferred_as_ever():
+    proto = model("g (float[2,3] w) => (y) { x = Relu(w) z = EyeLike(x) y = EyeLike<dtype = 7>(z) }")
+    assert verify(onnxc.load(proto)).types["y"] == onnx.TensorProto.INT64
 
 
 def deep(levels: int, older: bool) -> onnx.ModelProto:

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from .analysis import analyse
 from .axes import Extent
 from .faults import ONNX_ERRORS
+from .inference import infer
 from .model import Model
 from .table import proto_shape
 
@@ -63,7 +64,7 @@ def declared_wrongly(proto: onnx.ModelProto, data_prop: bool) -> str | None:
         if info.type.WhichOneof("value") == "tensor_type":
             info.type.tensor_type.ClearField("shape")
     try:
-        found = onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True, data_prop=data_prop)
+        found = infer(bare, check_type=True, strict_mode=True, data_prop=data_prop)
     except ONNX_ERRORS:
         return None
     for ours, theirs in zip(proto.graph.output, found.graph.output, strict=True):

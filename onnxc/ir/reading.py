@@ -13,9 +13,10 @@ from . import qonnx
 from .errors import BadModel
 from .escape import line
 from .external import Beside
-from .graph import CAPTURED, STANDARD, Names, read_only, stable_topological_order
+from .graph import CAPTURED, Names, read_only, stable_topological_order
+from .inference import ELEMENT_TYPES, refuse_impossible
 from .model import Model
-from .values import attribute, bodies, copied, densify, to_array, variable
+from .values import attribute, bodies, copied, densify, to_array, variable, with_bodies
 
 MIN_OPSET = 7
 MOST_NODES = 1_000_000
@@ -83,7 +84,7 @@ def from_proto(proto: onnx.ModelProto, beside: Beside, weights: Iterable[onnx.Te
         raise BadModel("overloaded functions are not supported", found=next(f.name for f in functions if f.overload))
     _bound_calls(graph, functions)
     for function in functions:
-        _refuse_axes(_with_bodies(function.node))
+        refuse_impossible(with_bodies(function.node))
     wanted = {
         t.name
         for n in nodes
@@ -121,7 +122,7 @@ def _bound_calls(graph: onnx.GraphProto, functions: list[onnx.FunctionProto]) ->
         key, left = stack.pop()
         if key in sizes:
             continue
-        nodes = _with_bodies(known[key].node)
+        nodes = with_bodies(known[key].node)
         calls = [(n.domain, n.op_type) for n in nodes if (n.domain, n.op_type) in known]
         if left:
             sizes[key] = len(nodes) + sum(sizes[call] for call in calls)
@@ -131,20 +132,12 @@ def _bound_calls(graph: onnx.GraphProto, functions: list[onnx.FunctionProto]) ->
         if key in calls or open_calls.intersection(calls):
             raise BadModel("functions call each other in a circle", found=f"{key[0]}.{key[1]}")
         stack += [(key, True), *((call, False) for call in dict.fromkeys(calls))]
-    total = sum(sizes.get((n.domain, n.op_type), 0) for n in _with_bodies(graph.node))
+    total = sum(sizes.get((n.domain, n.op_type), 0) for n in with_bodies(graph.node))
     if total > MOST_NODES:
         raise BadModel(
             "the functions that the model calls stand for too many nodes", expected=f"at most {MOST_NODES}",
             found=total if total < 10**18 else "more than 10^18",
         )  # fmt: skip
-
-
-def _with_bodies(nodes) -> list[onnx.NodeProto]:
-    """Nodes, and those of the bodies in them."""
-    found = list(nodes)
-    for node in found:  # which grows
-        found += [n for body in bodies(node) for n in body.node]
-    return found
 
 
 def _check_text(proto: onnx.ModelProto) -> None:
@@ -165,6 +158,8 @@ def _check_text(proto: onnx.ModelProto) -> None:
         if graphs:
             g = graphs.pop()
             infos = (*g.input, *g.output, *g.value_info)
+            for info in infos:
+                _check_type(info.name, info.type)
             strings += [t.name for t in (*g.initializer, *infos)] + [t.values.name for t in g.sparse_initializer]
             strings += [d.dim_param for v in infos for d in v.type.tensor_type.shape.dim]
             nodes += g.node
@@ -181,6 +176,19 @@ def _check_text(proto: onnx.ModelProto) -> None:
         ]
         graphs += bodies(n)
     _refuse_bytes(strings)
+
+
+def _check_type(name: str, kind: onnx.TypeProto) -> None:
+    """Raise BadModel for elements that there are not; those that nothing is said of are left to whoever needs them."""
+    while (held := kind.WhichOneof("value")) is not None:
+        inner = getattr(kind, held)
+        element = inner.key_type if held == "map_type" else getattr(inner, "elem_type", 0)
+        if isinstance(element, int) and element not in (0, *ELEMENT_TYPES):
+            raise BadModel("this tensor has an unknown type", tensor=name, found=element)
+        following = inner.value_type if held == "map_type" else element
+        if not isinstance(following, onnx.TypeProto):
+            return
+        kind = following
 
 
 def _refuse_bytes(strings: Iterable[str | bytes]) -> None:
@@ -234,7 +242,7 @@ def _nodes(graph: onnx.GraphProto, tensors: dict, beside: Beside) -> list[gs.Nod
                 continue
         beside.inline(proto)
         _refuse_references(proto)
-        _refuse_axes(_with_bodies([proto]))
+        refuse_impossible(with_bodies([proto]))
         outer = captured(proto)
         given = list(proto.input)
         while given and not given[-1]:
@@ -252,27 +260,12 @@ def _nodes(graph: onnx.GraphProto, tensors: dict, beside: Beside) -> list[gs.Nod
 
 def _refuse_references(proto: onnx.NodeProto) -> None:
     """Raise BadModel where an attribute takes its value from one of a function, of which there is none around it."""
-    for node in _with_bodies([proto]):
+    for node in with_bodies([proto]):
         for a in node.attribute:
             if a.ref_attr_name:
                 raise BadModel(
                     "an attribute takes its value from that of a function, outside of one", node=proto.name or proto.op_type,
                     found=f"{a.name} = {a.ref_attr_name}",
-                )  # fmt: skip
-
-
-MOST_AXES = 64
-
-
-def _refuse_axes(nodes: Iterable[onnx.NodeProto]) -> None:
-    """Raise BadModel where a standard operator names an axis that no tensor can have: ONNX's inference may read beyond a shape."""
-    for node in nodes:
-        for a in node.attribute if node.domain in STANDARD else ():
-            least = {"axis": -MOST_AXES, "batch_dims": 0}.get(a.name)
-            if least is not None and a.type == _A.INT and not least <= a.i <= MOST_AXES:
-                raise BadModel(
-                    f"{node.op_type} has an impossible {a.name}", node=node.name or node.op_type,
-                    expected=f"{least} to {MOST_AXES}", found=a.i,
                 )  # fmt: skip
 
 

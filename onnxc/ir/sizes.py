@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 
 from .evaluate import EVALUATORS, core
 from .faults import ONNX_ERRORS
+from .inference import infer
 from .values import attribute_proto, to_tensor
 
 Known = Mapping[str, tuple[tuple[int, ...] | None, int]]
@@ -144,7 +145,7 @@ def _inferred(node: gs.Node, arrays: list[np.ndarray | None], opset: int) -> dic
     graph.output.extend(onnx.ValueInfoProto(name=n) for n in outs if n)
     model = onnx.ModelProto(ir_version=10, graph=graph, opset_import=[onnx.helper.make_opsetid("", opset)])
     try:
-        made = onnx.shape_inference.infer_shapes(model).graph
+        made = infer(model).graph
     except ONNX_ERRORS:
         return {}
     found = {}

@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from .axes import Atom, Axis, Conflict, Extent, Prod, Sum, atoms, extent, find, freeze, soften
 from .errors import DimensionError
 from .faults import ONNX_ERRORS
+from .inference import infer
 from .model import STANDARD, Model
 from .unify import split_sum, tie
 
@@ -128,10 +129,10 @@ def proto_shape(info: onnx.ValueInfoProto) -> tuple[Extent, ...] | None:
 
 def followed(skeleton: onnx.ModelProto) -> onnx.GraphProto:
     """The graph with the shapes that ONNX infers, contents of shape tensors followed unless a vector is too long for that."""
-    graph = onnx.shape_inference.infer_shapes(skeleton).graph
+    graph = infer(skeleton).graph
     if long_vectors(proto_shape(v) for v in (*graph.input, *graph.value_info, *graph.output)):
         return graph
-    return onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+    return infer(skeleton, data_prop=True).graph
 
 
 def long_vectors(shapes: Iterable[tuple[Extent, ...] | None]) -> bool:

@@ -12,6 +12,7 @@ from .axes import numbers
 from .declared import declared_wrongly
 from .errors import InferenceObjects, VerificationError
 from .faults import ONNX_ERRORS, first_line
+from .inference import infer
 from .model import Model
 from .table import Analysis, follow_no_weights, long_vectors, proto_shape
 
@@ -52,7 +53,7 @@ def verify(model: Model, like: Model | None = None) -> Verified:
     try:
         follow = not long_vectors(map(analysis.shape, analysis.axes))
         strict = {} if model.lax else {"check_type": True, "strict_mode": True}
-        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=follow, **strict)
+        inferred = infer(proto, data_prop=follow, **strict)
     except ONNX_ERRORS as e:
         if not model.lax:
             raise InferenceObjects(

@@ -21,20 +21,20 @@ import numpy as np
 from onnxc.ir import temporary
 from onnxc.ir.errors import NotTaken, Unsupported, VerificationError
 from onnxc.ir.lean import NOWHERE, Lean
+from onnxc.ir.values import stored_bytes
 from onnxc.runtime.containers import sequences, taken
 from onnxc.runtime.exchange import Exchange
 from onnxc.runtime.rounds import refuse_endless
 from onnxc.runtime.seeded import draws, seeded
 from onnxc.runtime.specs import check_feeds, input_specs
 from onnxc.runtime.trees import refuse_deep
-from onnxc.runtime.wording import plain
+from onnxc.runtime.watch import run as watched
+from onnxc.runtime.wording import ort_errors, plain
 
 if TYPE_CHECKING:
     import onnx
     import onnxruntime as ort
 
-# What one run of a model with loops may take: a Loop without end would keep a check for ever.
-SECONDS = 600.0
 # Protobuf cannot serialise 2 GiB; what is larger goes to ORT as a file with external data.
 INLINE_BYTES = 2**31 - 2**22
 # Tensors at least this large move to the external file.
@@ -78,11 +78,12 @@ class Session:
         self.outputs = tuple(value.name for value in proto.graph.output)
         self._lists = sequences(proto.graph)
         self._optional = {v.name for v in proto.graph.output if v.type.WhichOneof("value") == "optional_type"}
-        self._loops = False  # whether it repeats something: how often may be known to nobody before it ends
+        loops = False
         for node in _nodes(proto):
             refuse_deep(node)
             refuse_endless(node, proto)
-            self._loops |= node.op_type in ("Loop", "Scan")
+            loops |= node.op_type in ("Loop", "Scan")  # how often, nobody may know before it ends
+        self._weights = sum(map(stored_bytes, proto.graph.initializer)) if loops else None
         extra, self._fixed = _split_requests(proto, outputs, beside)
         self._given = {name for name in outputs if name in self.inputs}
         self._computed = {*self.outputs, *extra}
@@ -103,7 +104,7 @@ class Session:
                 )  # fmt: skip
                 self._session = start()
                 self._restart = start if redraw and isinstance(source, bytes) else None
-            except _ort_errors() as error:
+            except ort_errors() as error:
                 raise _refused(NotTaken, "ONNX Runtime does not take the model", error) from error
 
     def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
@@ -124,7 +125,7 @@ class Session:
             given = self._exchange.given(feeds) | {name: list(feeds[name]) for name in self._lists}
             arrays = self._outputs(self._exchange.names(computed), given) if computed else []
             values = dict(zip(computed, self._exchange.taken(computed, arrays)))
-        except _ort_errors() as error:
+        except ort_errors() as error:
             raise _refused(VerificationError, "the model fails in ONNX Runtime", error) from error
         except (RuntimeError, UnicodeDecodeError) as error:
             # tensors inside of types that ONNX Runtime and NumPy do not share, strings that are no UTF-8
@@ -146,28 +147,11 @@ class Session:
         return Path(self._session.end_profiling())
 
     def _outputs(self, names: list[str], feeds: Mapping[str, np.ndarray | list]) -> list[np.ndarray]:
-        if not self._loops:
-            return self._session.run(names, feeds)
-        import onnxruntime as ort
-
-        options = ort.RunOptions()
-        ended = threading.Event()
-
-        def watch() -> None:
-            if not ended.wait(SECONDS):
-                options.terminate = True
-
-        threading.Thread(target=watch, daemon=True).start()
-        try:
-            return self._session.run(names, feeds, options)
-        except _ort_errors() as error:
-            if options.terminate:
-                raise VerificationError(
-                    "the model has not ended", expected=f"a run of at most {SECONDS:g} s", remedy="use --check shapes"
-                ) from error
-            raise
-        finally:
-            ended.set()
+        return (
+            self._session.run(names, feeds)
+            if self._weights is None
+            else watched(self._session, names, feeds, self._weights)
+        )
 
 
 def _nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
@@ -239,7 +223,7 @@ def _started(
             options.add_initializer(name, value)
         try:
             return ort.InferenceSession(source, options, ["CPUExecutionProvider"])
-        except _ort_errors():
+        except ort_errors():
             if not precise:
                 raise
     raise AssertionError
@@ -415,13 +399,6 @@ def _digest(model: onnx.ModelProto) -> str:
 
 
 @cache
-def _ort_errors() -> tuple[type[Exception], ...]:
-    """ORT's exceptions, which share no base class of their own."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    return tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
-
-
 def _refused(kind: type[VerificationError], what: str, error: Exception) -> VerificationError:
     """One line from ORT's message, with the node if it names one."""
     text = plain(str(error))

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from onnxc.ir.inference import infer
+
 if TYPE_CHECKING:
     import onnx
 
@@ -266,7 +268,7 @@ def known_shapes(proto: onnx.ModelProto) -> dict[str, list[int | str | None]]:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     skeleton.functions.extend(proto.functions)
     with suppress(onnx.shape_inference.InferenceError, RuntimeError, ValueError, IndexError):
-        graph = onnx.shape_inference.infer_shapes(skeleton).graph
+        graph = infer(skeleton).graph
     shapes = {v.name: _extents(v) for v in (*graph.value_info, *graph.output, *graph.input)}
     return shapes | {t.name: list(t.dims) for t in proto.graph.initializer}
 

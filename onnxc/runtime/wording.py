@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+_FILE = re.compile(r"Load model from .*? failed: ?")  # one of ours, as often as not
 _CODE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
 _PLACE = re.compile(r"(?<!\S)[^\s'\"]*\.(?:cc|cpp|cxx|h|hpp|cu|inc):\d+:? ?")
 _CLOSES = {"(": ")", "[": "]"}
@@ -11,7 +12,7 @@ _CLOSES = {"(": ")", "[": "]"}
 
 def plain(text: str) -> str:
     """A message in one line, without what only developers of ONNX Runtime can use."""
-    text = _CODE.sub("", " ".join(text.split()))
+    text = _FILE.sub("", _CODE.sub("", " ".join(text.split())))
     parts, at = [], 0
     for found in _PLACE.finditer(text):
         if found.start() < at:
@@ -19,6 +20,13 @@ def plain(text: str) -> str:
         parts.append(text[at : found.start()])
         at = _behind_signature(text, found.end())
     return " ".join("".join([*parts, text[at:]]).split())
+
+
+def ort_errors() -> tuple[type[Exception], ...]:
+    """ORT's exceptions, which share no base class of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
 
 
 def _behind_signature(text: str, start: int) -> int:

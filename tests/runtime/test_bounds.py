@@ -6,7 +6,7 @@ from onnx import parser
 
 from onnxc import run_passes
 from onnxc.ir.errors import BadModel, Unsupported, VerificationError
-from onnxc.runtime import reference
+from onnxc.runtime import watch
 from onnxc.runtime.reference import Session
 
 
@@ -25,13 +25,26 @@ INSIDE = f"""(float[1] x, bool p) => (float[1] y) {{ y = If(p) <
 
 @pytest.mark.parametrize("text", [COUNTED, INSIDE])
 def test_a_loop_without_end_is_ended(monkeypatch, text):
-    monkeypatch.setattr(reference, "SECONDS", 0.5)
+    monkeypatch.setattr(watch, "SECONDS", 0.5)
     feeds = {"x": np.ones(1, np.float32), "p": np.array(True)}
     endless = model(text.replace("COUNT", str(2**33)))
     with pytest.raises(VerificationError, match=r"has not ended, expected a run of at most 0\.5 s; use --check shapes"):
         Session(endless).run(feeds)
     assert np.isinf(Session(model(text.replace("COUNT", "200"))).run(feeds)["y"])
     run_passes(endless, "clean", check="shapes")
+
+
+def test_a_loop_whose_tensor_doubles_is_ended(monkeypatch):
+    monkeypatch.setattr(watch, "ROOM", 1 << 26)
+    proto = model(
+        """(float[256] x) => (float[n] y) { n = Constant<value = int64 {COUNT}>() t = Constant<value = bool {1}>()
+        y = Loop(n, t, x) <body = b (int64 i, bool k, float[m] s) => (bool k2, float[l] s2) {
+            k2 = Identity(k) s2 = Concat<axis = 0>(s, s) }> }""".replace("COUNT", "24")
+    )
+    with pytest.raises(
+        VerificationError, match="loops take too much memory, expected at most 64 MiB; use --check shapes"
+    ):
+        Session(proto).run({"x": np.ones(256, np.float32)})
 
 
 def test_activations_beyond_the_machine_are_not_begun():

@@ -19,6 +19,8 @@ MESSAGES = {
     "Node (n) Op (Conv) [ShapeInferenceError] the kernel (3) does not fit",
     "no source: a.h is no file, 3.5 (x::y) stays": "no source: a.h is no file, 3.5 (x::y) stays",
     "/a/k.cc:9 cut off (": "cut off (",
+    "[ONNXRuntimeError] : 10 : INVALID_GRAPH : Load model from /tmp/.a b/m.onnx failed:This is an invalid model. Type Error":
+    "This is an invalid model. Type Error",
 }  # fmt: skip
 
 

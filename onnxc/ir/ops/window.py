@@ -176,7 +176,7 @@ def resize(use: Use) -> None:
     out: list[Axis] = list(xs)
     if scales is not None and np.size(scales):
         for k, s in zip(at, np.ravel(scales), strict=True):
-            if s is None:
+            if not isinstance(s, (int, float, np.number)):
                 raise Unreadable("its scales are computed at run time")
             if float(s) != 1.0:
                 use.fix(xs[k])
