@@ -13,6 +13,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,6 @@ import numpy as np
 from onnxc.ir import temporary
 from onnxc.ir.errors import NotTaken, Unsupported, VerificationError
 from onnxc.ir.lean import NOWHERE, Lean
-from onnxc.ir.values import stored_bytes
 from onnxc.runtime.containers import sequences, taken
 from onnxc.runtime.exchange import Exchange
 from onnxc.runtime.rounds import refuse_endless
@@ -83,7 +83,7 @@ class Session:
             refuse_deep(node)
             refuse_endless(node, proto)
             loops |= node.op_type in ("Loop", "Scan")  # how often, nobody may know before it ends
-        self._weights = sum(map(stored_bytes, proto.graph.initializer)) if loops else None
+        self._weights = sum(prod(t.dims) for t in proto.graph.initializer) if loops else None
         extra, self._fixed = _split_requests(proto, outputs, beside)
         self._given = {name for name in outputs if name in self.inputs}
         self._computed = {*self.outputs, *extra}

@@ -28,7 +28,7 @@ REMEDY = "use --check shapes"
 def run(
     session: ort.InferenceSession, names: Sequence[str], feeds: Mapping[str, np.ndarray | list], weights: int
 ) -> list[np.ndarray]:
-    """The outputs `names` of a session; `weights`: the bytes that those of its model take.
+    """The outputs `names` of a session; `weights`: how many its model has.
 
     Raises VerificationError where the run takes more than SECONDS, or more memory than it may (where the system tells how
     much the process has), and what ONNX Runtime raises.
@@ -36,7 +36,7 @@ def run(
     import onnxruntime as ort
 
     options = ort.RunOptions()
-    room = max(ROOM, TIMES * (weights + sum(a.nbytes for a in feeds.values() if isinstance(a, np.ndarray))))
+    room = max(ROOM, TIMES * (4 * weights + sum(a.nbytes for a in feeds.values() if isinstance(a, np.ndarray))))
     ended, began = threading.Event(), _resident()
     reason: list[tuple[str, str]] = []
 
