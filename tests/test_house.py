@@ -19,7 +19,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = {
     "ir": set(),
     "passes": {"ir"},
-    "runtime": {"ir.errors", "ir.escape", "ir.temporary", "ir.difference", "ir.lean"},
+    "runtime": {"ir.errors", "ir.escape", "ir.temporary", "ir.difference", "ir.inference", "ir.lean", "ir.nodes"},
     "codegen": {"ir", "runtime", "coding", "__version__"},
     "coding": {"ir.errors", "ir.escape", "ir.external", "ir.output"},
     "torch": {"ir", "runtime.data", "runtime.code", "passes.train.objective"},

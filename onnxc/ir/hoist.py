@@ -16,8 +16,8 @@ import onnx_graphsurgeon as gs
 
 from .graph import CAPTURED
 from .model import Model, Tensor
+from .nodes import bodies
 from .reading import captured
-from .values import bodies
 from .writing import rename
 
 LEAST = 64

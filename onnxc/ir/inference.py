@@ -11,14 +11,14 @@ from collections.abc import Iterable
 import onnx
 
 from .errors import BadModel
-from .graph import STANDARD
-from .values import with_bodies
+from .nodes import with_bodies
 
 UNASKED = {
     "": {"EyeLike", "RegexFullMatch"},
     "ai.onnx.ml": {"DictVectorizer", "LabelEncoder", "TreeEnsemble"},
 }
 """Operators by domain whose inference reads the type of their first input without asking whether there is one."""
+STANDARD = ("", "ai.onnx")
 HIDDEN = "ai.onnxc.hidden"
 """The domain of operators that inference is not shown."""
 ELEMENT_TYPES = frozenset(onnx.helper.get_all_tensor_dtypes())

@@ -16,7 +16,8 @@ from .external import Beside
 from .graph import CAPTURED, Names, read_only, stable_topological_order
 from .inference import ELEMENT_TYPES, refuse_impossible
 from .model import Model
-from .values import attribute, bodies, copied, densify, to_array, variable, with_bodies
+from .nodes import bodies, with_bodies
+from .values import attribute, copied, densify, to_array, variable
 
 MIN_OPSET = 7
 MOST_NODES = 1_000_000

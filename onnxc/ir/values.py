@@ -7,7 +7,7 @@ Arrays are read-only; tensors of 4 and 2 bits are unpacked (ml_dtypes); data tha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -35,21 +35,6 @@ def copied(proto):
     new = type(proto)()
     new.CopyFrom(proto)
     return new
-
-
-def bodies(proto: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """The graphs in a node's attributes."""
-    return [
-        g for a in proto.attribute for g in ([a.g] if a.type == _A.GRAPH else a.graphs if a.type == _A.GRAPHS else ())
-    ]
-
-
-def with_bodies(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Nodes, and those of the bodies in them, at any depth."""
-    found = list(nodes)
-    for node in found:  # which grows
-        found += [n for body in bodies(node) for n in body.node]
-    return found
 
 
 # tensors

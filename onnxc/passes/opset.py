@@ -13,7 +13,7 @@ from ..ir.errors import BadModel, DimensionError, Unsupported, VerificationError
 from ..ir.faults import ONNX_ERRORS, first_line
 from ..ir.files import load
 from ..ir.model import Model, read_only
-from ..ir.values import bodies
+from ..ir.nodes import bodies
 from ..ir.verify import verify
 from .base import Context, Report
 

@@ -11,7 +11,7 @@ import re
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from math import prod
 from pathlib import Path
@@ -78,8 +78,10 @@ class Session:
         self.outputs = tuple(value.name for value in proto.graph.output)
         self._lists = sequences(proto.graph)
         self._optional = {v.name for v in proto.graph.output if v.type.WhichOneof("value") == "optional_type"}
+        from onnxc.ir.nodes import with_bodies
+
         loops = False
-        for node in _nodes(proto):
+        for node in with_bodies(n for part in (proto.graph, *proto.functions) for n in part.node):
             refuse_deep(node)
             refuse_endless(node, proto)
             loops |= node.op_type in ("Loop", "Scan")  # how often, nobody may know before it ends
@@ -152,16 +154,6 @@ class Session:
             if self._weights is None
             else watched(self._session, names, feeds, self._weights)
         )
-
-
-def _nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Every node of a model, at any depth."""
-    stack = [proto.graph, *proto.functions]
-    while stack:
-        for node in stack.pop().node:
-            yield node
-            for a in node.attribute:
-                stack += [a.g, *a.graphs] if a.g.node or a.graphs else []
 
 
 def saturates(proto: onnx.ModelProto) -> bool:

@@ -20,8 +20,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from onnxc.ir.inference import infer
-
 if TYPE_CHECKING:
     import onnx
 
@@ -250,6 +248,8 @@ def _number(tensor: onnx.TensorProto | None) -> float | None:
 def known_shapes(proto: onnx.ModelProto) -> dict[str, list[int | str | None]]:
     """Shapes of tensors by name, as declared, as stored, and as ONNX's inference has them (of a copy without weights)."""
     import onnx
+
+    from onnxc.ir.inference import infer
 
     skeleton = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
     graph = skeleton.graph
