@@ -19,12 +19,12 @@ from .errors import BadModel
 from .external import named
 from .graph import CAPTURED
 from .lean import NOWHERE, Lean
+from .nodes import bodies
 from .output import cannot_write, destination, drafted, is_special, put, turn, write_whole
 from .streaming import parts
 from .values import (
     PACKED,
     attribute_proto,
-    bodies,
     copied,
     fill,
     little_endian,
