@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -220,3 +221,37 @@ def test_trees_that_are_too_deep_never_reach_the_runtime(older):
             a.ints[1] = 0
     with pytest.raises(Unsupported, match="too deep"):
         Session(endless)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "node"),
+    [
+        ("float[n,4] s", "t = Shape(s) u = Cast<to = 1>(t) e = Constant<value = float[2] {1,1}>() "
+         "w = Concat<axis = 0>(e, u) y = Resize(x, , w)"),
+        ("float[4] s", "y = Resize(x, , , s)"),
+    ],
+)  # fmt: skip
+def test_what_resize_is_given_may_be_of_any_type(inputs, node):
+    proto = model(f"g (float[1,2,4,4] x, {inputs}) => (y) {{ {node} }}")
+    proto.graph.initializer.extend(
+        onnx.helper.make_tensor("s", 1, [4], [1, 1, 8, 8]) for _ in range(inputs.startswith("float[4]"))
+    )
+    with suppress(OnnxcError):
+        assert inspect(proto).outputs
+
+
+def test_a_tensor_without_elements_is_flattened():
+    proto = model("g (float[0,3,4] x, int64[1] s) => (float[n] y) { y = Reshape<allowzero = 1>(x, s) }")
+    proto.graph.initializer.append(onnx.helper.make_tensor("s", 7, [1], [-1]))
+    assert inspect(proto).outputs["y"] == "float 0"
+
+
+def test_operators_that_a_pass_puts_in_and_onnx_runtime_does_not_know_yet_are_told():
+    proto = model(
+        "g (float[1,2,8,8] x) => (y) <float[3,2,3,3] w = {" + ",".join(["0.5"] * 54) + "}> { y = Conv(x, w) }"
+    )
+    proto.opset_import[0].version = 28
+    with pytest.raises(
+        Unsupported, match=r"pass quant.*QuantizeLinear.*as this pass needs it.*found a model of opset 28"
+    ):
+        onnxc.run_passes(proto, "quant")

@@ -153,7 +153,8 @@ def _rest(use: Use, ins: list[Axis], wanted: list) -> list[Axis]:
                 _disagree(use, ins, wanted)
             wanted = list(wanted)
             wanted[unknown[0]] = prod(m) // rest
-            return _match(use, ins, wanted) if len(ins) > 0 else [Atom(1, "extent 1") for _ in wanted]
+            if 0 not in m:  # where nothing is left to divide, equal extents say nothing of the rest
+                return _match(use, ins, wanted) if len(ins) > 0 else [Atom(1, "extent 1") for _ in wanted]
     if len(wanted) == 1:
         return [ins[0] if len(ins) == 1 else Prod(ins)]
     sizes = numbers([_size(v) for v in wanted])

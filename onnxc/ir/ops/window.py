@@ -188,6 +188,8 @@ def resize(use: Use) -> None:
             raise Unreadable("its sizes are computed at run time")
         template = []
         for k, n in zip(at, sizes.ravel(), strict=True):
+            if not (n is None or isinstance(n, (int, np.integer, Atom, Prod, Sum))):
+                raise Unreadable("its sizes are no integers")
             if isinstance(n, (int, np.integer)):
                 keeps = n == extent(xs[k])
             else:
