@@ -48,6 +48,7 @@ SINGLE = [
     *(f"quant.cluster(bits={b}, refit=true)" for b in (1, 2, 3, 4, 5, 6)),
     *(f"quant.blockwise(bits={b})" for b in (8, 4, 2)),
     *(f"quant.fixed(bits={b})" for b in (8, 6, 4)),
+    "quant.vectors",
     *(f"prune(ratio={r})" for r in (0.1, 0.2, 0.3, 0.5, 0.7)),
     *(f"lowrank(energy={e})" for e in (0.99, 0.97, 0.95, 0.9, 0.8)),
 ]

@@ -254,6 +254,8 @@ def _dequantize(n: Numbers, node: gs.Node) -> Numbers | None:
 def _cast(n: Numbers, node: gs.Node) -> Numbers | None:
     to = onnx.helper.tensor_dtype_to_np_dtype(node.attrs["to"])
     wide = of_dtype(to)
+    if n.q.form == "codebook" and n.q.codebook is not None and wide.form == "float" and n.q.scale is None:
+        return replace(n, q=replace(n.q, codebook=n.q.codebook.astype(to))) if wide.bits >= 32 else None
     if wide.form == "float":
         room = finfo(to).nmant + 1 if n.q.form == "whole" else wide.bits
         return n if n.q.bits <= room and (n.q.form == "whole" or wide.bits >= 32) else None
@@ -273,6 +275,8 @@ def _subtract(n: Numbers, node: gs.Node) -> Numbers | None:
 def _multiply(n: Numbers, node: gs.Node) -> Numbers | None:
     scale = _constant(node, 0)
     scale = _constant(node, 1) if scale is None else scale
+    if n.q.form == "codebook" and n.q.codebook is not None and scale is not None and scale.size == 1 and not n.views:
+        return replace(n, q=replace(n.q, codebook=n.q.codebook * scale.reshape(())))
     fits = n.q.form in ("whole", "float", "bipolar") and n.q.scale is None and n.q.axis is None and not n.views
     if scale is None or not fits or n.rounded_by is not None or scale.dtype.kind != "f" or not _spreads(n, scale):
         return None

@@ -26,6 +26,7 @@ def builtin() -> None:
         recognise,
         smooth,
         undo,
+        vectors,
     )
     from .train import (  # noqa: F401
         admm,

@@ -11,7 +11,7 @@ from .work import SMALL, Job, Worker
 
 RATIOS = (0.125, 0.25, 0.375, 0.5, 0.75)
 BITS = (1, 2, 3, 4, 5)
-FURTHER = (6, 8)
+FURTHER = (6, 7, 8)
 """Bits that are not measured: each one more has a quarter of the noise."""
 ENERGIES = (0.97, 0.9, 0.75)
 SIDES = (0.75, 0.5)

@@ -35,7 +35,8 @@ from .work import WORST, Worker
 DIVISIONS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
 WEIGHTS = (0.5, 2.0, 8.0)
 """How much a share of the memory over time counts beside as large a share of the bytes, where memory is missed."""
-FLOAT = 32
+FLOAT, WIDEST = 32, 8
+"""Bits of weights that stay as they are, and the most of shared ones."""
 PROBED = 0.1
 """The noise, uncorrected, of the first candidates, by which corrections begin."""
 PRIOR, NEAR = 0.01, 0.8
@@ -69,6 +70,11 @@ class Candidate:
     @property
     def text(self) -> str:
         return ", ".join(map(str, self.passes))
+
+
+def _shared_bytes(size: int, bits: int) -> float:
+    """Bytes of so many weights that share 2^bits values, whose float16 stand in a codebook (`quant.vectors`)."""
+    return size * bits / 8 + 2.0 * 2**bits
 
 
 class Planner:
@@ -137,17 +143,19 @@ class Planner:
         layers = self._local.stored
         saved: dict[str, tuple[float, float]] = {}
         for name, now in one.bits.items():
-            if 1 < now < FLOAT and name in layers:
-                noises = self.options.layer(name)
-                more = noises.get(now - 1, math.inf) - noises.get(now, 0.0)
-                saved[name] = (layers[name] / 8 + 4.0 * 2 ** (now - 1), more)
+            if now > 1 and name in layers:
+                noises, less = self.options.layer(name), WIDEST if now == FLOAT else now - 1
+                more = noises.get(less, math.inf) - noises.get(now, 0.0)
+                held = 4.0 * layers[name] if now == FLOAT else _shared_bytes(layers[name], now)
+                saved[name] = (held - _shared_bytes(layers[name], less), more)
+        saved = {name: pair for name, pair in saved.items() if pair[0] > 0}
         if one.format != "shared" or not saved:
             return None
         bits, left = dict(one.bits), part * sum(size for size, _ in saved.values())
         for name, (size, _) in sorted(saved.items(), key=lambda item: (item[1][1] / item[1][0], item[0])):
             if left <= 0:
                 break
-            bits[name] -= 1
+            bits[name] = WIDEST if bits[name] == FLOAT else bits[name] - 1
             left -= size
         passes = (*one.passes[: one.ahead], self._shared(bits, list(one.factored)), *one.passes[one.ahead + 1 :])
         noise = one.stored + sum(m for n, (_, m) in saved.items() if bits[n] < one.bits[n] and math.isfinite(m))
@@ -255,7 +263,7 @@ class Planner:
                 more = {8: (1.0 * size, self.options.int8[name])} if name in self.options.int8 else {}
             else:
                 noises = self.options.layer(name)
-                more = {b: (size * b / 8 + 4.0 * 2**b, noise) for b, noise in noises.items()}
+                more = {b: (_shared_bytes(size, b), noise) for b, noise in noises.items()}
                 more = {b: pair for b, pair in more.items() if pair[0] < float_[FLOAT][0]}
             options.append(float_ | more)
         costs = [[c for c, _ in o.values()] for o in options]
@@ -276,6 +284,8 @@ class Planner:
         if kind.endswith(TRAINED):
             learnt = {"epochs": EPOCHS, "steps": True} if kind.startswith("int8") else {"epochs": EPOCHS}
             passes.append(make("train.distill", learnt))
+        if kind.startswith("shared") and len(passes) > len(self._ahead(cut)):
+            passes.append(make("quant.vectors"))
         return tuple(passes)
 
     def _int8(self, stored: Mapping[str, int], factored: list[str]) -> Pass:

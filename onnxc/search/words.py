@@ -52,6 +52,7 @@ WORDS: dict[str, Callable[[Any], str]] = {
     "prune.blocks": _blocks,
     "lowrank.auto": _ranks,
     "quant.cluster": _shared,
+    "quant.vectors": lambda p: "biases, slopes and codebooks shortened",
     "quant.int8": _integers,
     "train.distill": lambda p: f"distilled for {p.epochs} epochs",
 }

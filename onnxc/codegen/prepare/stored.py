@@ -8,7 +8,7 @@ To NumPy it is the array of floats; kernels for few bits ask for its integers, s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 
 import numpy as np
@@ -73,6 +73,10 @@ class Stored(Lazy):
     def __init__(self, packed: np.ndarray, codebook: np.ndarray, shape: tuple[int, ...]):
         self.packed, self.codebook, self.shape = packed, codebook, shape
         self.dtype = codebook.dtype
+
+    def scaled(self, by: np.ndarray) -> Stored:
+        """The same weights times a number."""
+        return Stored(self.packed, self.codebook * by.reshape(()), self.shape)
 
     def numbers(self, start: int, end: int) -> np.ndarray:
         """The numbers of the channels [start, end), uint8."""
@@ -150,29 +154,55 @@ KINDS = {"Lookup": Stored, "ProductLookup": Vectors}
 
 
 def lookups(model: onnx.ModelProto, arrays: Mapping[str, np.ndarray]) -> tuple[onnx.ModelProto, dict[str, Lazy]]:
-    """The model without the Lookups and ProductLookups of initialisers, and what they make by its name."""
+    """The model without the Lookups and ProductLookups of initialisers, and what they make by its name. Codebooks of float16 and of
+    int8 have a Cast, and a Mul, behind the Lookup (`quant.vectors`)."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     outputs = {value.name for value in model.graph.output}
     found: dict[str, Lazy] = {}
+    short: dict[str, Lazy] = {}  # what a Cast makes float32 of, and what a Mul scales
     kept = []
+
+    def array(name: str) -> np.ndarray | None:
+        if name in tensors and name not in arrays:
+            return numpy_helper.to_array(tensors[name])
+        return arrays.get(name) if name in tensors else None
+
     for node in model.graph.node:
-        given = [tensors.get(name) for name in node.input]
-        plain = node.domain == DOMAIN and node.op_type in KINDS and len(given) == 3 and None not in given
-        if not plain or node.output[0] in outputs:
+        made = None if node.output[0] in outputs else _widened(node, short, array)
+        if made is not None:
+            short[node.output[0]] = found[node.output[0]] = made
+            continue
+        given = [array(name) for name in node.input] if node.domain == DOMAIN and node.op_type in KINDS else []
+        if len(given) != 3 or any(one is None for one in given) or node.output[0] in outputs:
             kept.append(node)
             continue
-        packed, codebook, shape = (
-            arrays[t.name] if t.name in arrays else numpy_helper.to_array(t) for t in given if t is not None
-        )
+        packed, codebook, shape = (one for one in given if one is not None)
         extents = tuple(int(extent) for extent in np.reshape(shape, -1))
-        if prod(extents) < LEAST or codebook.dtype != np.float32:
+        if prod(extents) < LEAST or codebook.dtype not in (np.float32, np.float16, np.int8):
             kept.append(node)
             continue
-        found[node.output[0]] = KINDS[node.op_type](packed, codebook, extents)
+        lazy = KINDS[node.op_type](packed, codebook.astype(np.float32), extents)
+        if codebook.dtype == np.float32:
+            found[node.output[0]] = lazy
+        else:
+            short[node.output[0]] = lazy
+            kept.append(node)
     if not found:
         return model, {}
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    del made.graph.node[:]
-    made.graph.node.extend(kept)
-    return made, found
+    made_of = onnx.ModelProto()
+    made_of.CopyFrom(model)
+    del made_of.graph.node[:]
+    read = outputs.union(*(node.input for node in kept))
+    made_of.graph.node.extend(node for node in kept if node.output[0] in read or node.output[0] not in short)
+    return made_of, found
+
+
+def _widened(node: onnx.NodeProto, short: Mapping[str, Lazy], array: Callable[[str], np.ndarray | None]) -> Lazy | None:
+    """What a Cast to float32 of such weights makes, or a Mul of them by one number; None of other nodes."""
+    lazy = short.get(node.input[0]) if node.input else None
+    if lazy is None or node.domain:
+        return None
+    if node.op_type == "Cast":
+        return lazy if node.attribute[0].i == onnx.TensorProto.FLOAT else None
+    scale = array(node.input[1]) if node.op_type == "Mul" else None
+    return lazy.scaled(scale) if scale is not None and scale.size == 1 and isinstance(lazy, Stored) else None
