@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import field
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Annotated
 
@@ -13,13 +13,10 @@ from onnx import TensorProto, helper
 
 from ...ir import functions
 from ...ir.difference import decibels, snr
-from ...ir.model import Model, read_only
+from ...ir.model import Model, Tensor, read_only
 from ..base import Context, Idle, Pass, Report, register
-from ..opset import raise_opset
 from ..options import Range
 
-OLDEST, RAISE_TO = 10, 13
-"""The first opset with DequantizeLinear, and the one that older models are raised to."""
 PLACES = {"Conv": (2,), "ConvTranspose": (2,), "Gemm": (2,), "PRelu": (1,), "Add": (0, 1)}
 """Where vectors stand that are added to, or are slopes of, what a network computes."""
 LEAST = 8
@@ -32,16 +29,49 @@ FIELD = 2
 """Bytes of a field's tag and length in a file, of short ones."""
 
 
+@dataclass(frozen=True, eq=False)
+class Form:
+    """Numbers in fewer bits: scale * values, or the values alone."""
+
+    values: np.ndarray
+    scale: np.ndarray | None = None
+
+    @property
+    def real(self) -> np.ndarray:
+        """The numbers, float32."""
+        wide = self.values.astype(np.float32)
+        return wide if self.scale is None else wide * self.scale
+
+    def grown(self, name: str, ends: list[tuple[str, str]]) -> int:
+        """Bytes of the nodes in a file that make `ends` (what is short, what is float32) of it, and of the scale."""
+        total = 0
+        for given, made in ends:
+            cast = made if self.scale is None else f"{made}_whole"
+            total += _node_bytes("Cast", [given], cast)
+            if self.scale is not None:
+                total += _node_bytes("Mul", [cast, f"{name}_scale"], made)
+        if self.scale is not None:
+            total += TensorProto(name=f"{name}_scale", data_type=1, raw_data=self.scale.tobytes()).ByteSize() + FIELD
+        return total
+
+    def widen(self, model: Model, given: Tensor, made: gs.Variable, scale: gs.Constant | None, before: gs.Node) -> None:
+        """Make `made` of what is short."""
+        cast = made if scale is None else model.variable(f"{made.name}_whole")
+        model.node("Cast", [given], [cast], name=SHORT, attrs={"to": int(TensorProto.FLOAT)}, before=before)
+        if scale is not None:
+            model.node("Mul", [cast, scale], [made], name=SHORT, before=before)
+
+
 @register("quant.vectors")
 class QuantVectors(Pass):
     """Store biases, slopes and codebooks in fewer bits, which networks of few-bit weights have many of for their size.
 
-    1. bias float [n] -> Conv, Gemm, Add, PRelu          ->  int8 [n], scale -> DequantizeLinear -> Conv, ...
+    1. bias float [n] -> Conv, Gemm, Add, PRelu          ->  int8 [n] -> Cast -> Mul(scale) -> Conv, ..., or float16 [n] -> Cast
     2. Lookup(packed, float [rows, values], shape) -> w  ->  Lookup(packed, float16 [rows, values], shape) -> Cast -> w
     3. the same of at most 16 values a row               ->  Lookup(packed, int8 [rows, values], shape) -> Cast -> Mul(scale) -> w
 
-    Only what makes the file smaller, the new nodes and their names included, and what keeps `snr`. What is not zero stays so, with
-    its sign: of a slope near zero a Binarize behind it would make noise.
+    Of both the shorter one that makes the file smaller, new nodes and their names included, and keeps `snr`; else nothing. What is
+    not zero stays so, with its sign: of a slope near zero a Binarize behind it would make noise. Runtimes fold what is added at load.
 
     snr: signal-to-noise ratio that each vector and each codebook keeps, in dB. skip: patterns of names of nodes that read them.
     """
@@ -53,109 +83,91 @@ class QuantVectors(Pass):
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = Report()
-        if model.opset < OLDEST and any(True for _ in _vectors(model)):
-            raise_opset(model, RAISE_TO, ctx, report, "DequantizeLinear needs that")
-        for t in list(_vectors(model)):
-            self._vector(model, t, report)
-        for t in list(_codebooks(model)):
-            self._codebook(model, t, report)
+        for t in [*_vectors(model), *_codebooks(model)]:
+            self._shorten(model, t, report)
         if not report.edits:
             report.note(Idle("no vector or codebook makes the file smaller in fewer bits"))
         return report
 
-    def _stays(self, t: gs.Constant, back: np.ndarray, saved: int, report: Report) -> bool:
-        """Whether `t` stays: skip names a reader, `back` is too far from it, or nothing is saved."""
-        power = float(np.sum(np.square(t.values, dtype=np.float64)))
-        lost = float(np.sum(np.square(t.values - back, dtype=np.float64)))
-        near = decibels(lost / power) if power else np.inf
-        why = None
+    def _shorten(self, model: Model, t: gs.Constant, report: Report) -> None:
+        lookups = [n for n in t.outputs if functions.is_lookup(n)]
+        reader = t.outputs[0].name
         if any(fnmatchcase(n.name, pattern) for n in t.outputs for pattern in self.skip):
-            why = "skip names it"
-        elif saved <= 0:
-            why = "a node more and its names take more"
-        elif not near >= self.snr:
-            why = f"{near:.0f} dB are below {self.snr:g}"
-        if why is not None:
-            report.refuse(t.outputs[0].name, f"{t.name} stays in float32: {why}")
-        return why is not None
-
-    def _vector(self, model: Model, t: gs.Constant, report: Report) -> None:
-        name = t.name
-        integers, scale = _integers(t.values)
-        back = integers * scale
-        more = _node_bytes("DequantizeLinear", [name, f"{name}_scale"], f"{name}_float") + _scale_bytes(name)
-        if self._stays(t, back, 3 * integers.size - more, report):
+            report.refuse(reader, f"{t.name} stays in float32: skip names it")
             return
-        made = model.variable(f"{name}_float")
-        report.edit(t.outputs[0].name, f"{integers.size} numbers of {name} in 8 bits, {snr(t.values, back)}")
-        model.replace_uses(t, made)
-        stored = [gs.Constant(name, read_only(integers)), model.constant(f"{name}_scale", scale)]
-        model.node("DequantizeLinear", stored, [made], name=SHORT, before=model.nodes[0])
-
-    def _codebook(self, model: Model, t: gs.Constant, report: Report) -> None:
-        with np.errstate(over="ignore"):
-            half = t.values.astype(np.float16)
-        integers, scale = _integers(t.values)
-        casts, muls = 0, _scale_bytes(t.name)
-        for node in t.outputs:
-            out = node.outputs[0].name
-            casts += _node_bytes("Cast", [f"{out}_short"], out) + len("_short")
-            muls += _node_bytes("Mul", [f"{out}_whole", f"{t.name}_scale"], out) + len("_whole")
-        saved, fewer = half.nbytes - casts, integers.nbytes - muls
-        whole = t.values.shape[1] <= COARSE and fewer > 0
-        back = integers * scale if whole else half.astype(np.float32)
-        if self._stays(t, back, saved + max(0, fewer) * whole, report):
+        ends = [(f"{n.outputs[0].name}_short", n.outputs[0].name) for n in lookups] or [(t.name, f"{t.name}_float")]
+        forms = [_half(t.values), *([_whole(t.values)] if not lookups or t.values.shape[1] <= COARSE else [])]
+        saved = {f: t.values.nbytes - f.values.nbytes - f.grown(t.name, ends) - 6 * len(lookups) for f in forms}
+        near = {f: _near(t.values, f.real) for f in forms if saved[f] > 0}
+        kept = [f for f in near if near[f] >= self.snr]
+        if not kept:
+            why = (
+                f"{max(near.values()):.0f} dB are below {self.snr:g}"
+                if near
+                else "nodes more and their names take more"
+            )
+            report.refuse(reader, f"{t.name} stays in float32: {why}")
             return
-        text = f"{half.size} numbers of its codebook in {8 if whole else 16} bits, {snr(t.values, back)}"
-        report.edit(t.outputs[0].name, text)
-        lookups = list(t.outputs)
-        model.replace_uses(t, gs.Constant(t.name, read_only(integers if whole else half)))
-        factor = model.constant(f"{t.name}_scale", scale) if whole else None
+        form = min(kept, key=lambda f: f.values.nbytes)
+        what = "its codebook" if lookups else t.name
+        bits = 8 * form.values.itemsize
+        report.edit(reader, f"{t.values.size} numbers of {what} in {bits} bits, {snr(t.values, form.real)}")
+        stored = gs.Constant(t.name, read_only(form.values))
+        scale = None if form.scale is None else model.constant(f"{t.name}_scale", form.scale)
+        if not lookups:
+            made = model.variable(ends[0][1])
+            model.replace_uses(t, made)
+            form.widen(model, stored, made, scale, model.nodes[0])
+            return
+        model.replace_uses(t, stored)
         for node in lookups:
-            out, after = node.outputs[0], model.nodes[model.nodes.index(node) + 1]
-            made = node.outputs[0] = model.variable(f"{out.name}_short")
-            cast = out if factor is None else model.variable(f"{out.name}_whole")
-            model.node("Cast", [made], [cast], name=SHORT, attrs={"to": 1}, before=after)
-            if factor is not None:
-                model.node("Mul", [cast, factor], [out], name=SHORT, before=after)
+            out = node.outputs[0]
+            short = node.outputs[0] = model.variable(f"{out.name}_short")
+            form.widen(model, short, out, scale, model.nodes[model.nodes.index(node) + 1])
 
 
-def _integers(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(int8 of the shape, their scale float32 []): to nearest, but for what is not zero, which does not become zero."""
+def _half(values: np.ndarray) -> Form:
+    with np.errstate(over="ignore"):
+        return Form(values.astype(np.float16))
+
+
+def _whole(values: np.ndarray) -> Form:
+    """int8 with one scale: to nearest, but for what is not zero, which does not become zero."""
     scale = np.float32(np.abs(values).max(initial=0) / 127) or np.float32(1)
     nearest = np.rint(values / scale)
-    return np.where(nearest == 0, np.sign(values), nearest).astype(np.int8), np.asarray(scale)
+    return Form(np.where(nearest == 0, np.sign(values), nearest).astype(np.int8), np.asarray(scale))
+
+
+def _near(values: np.ndarray, other: np.ndarray) -> float:
+    """The signal-to-noise ratio in dB; -inf where `other` is not finite."""
+    if not np.isfinite(other).all():
+        return -np.inf
+    power = float(np.sum(np.square(values, dtype=np.float64)))
+    return decibels(float(np.sum(np.square(values - other, dtype=np.float64))) / power) if power else np.inf
 
 
 def _vectors(model: Model) -> Iterator[gs.Constant]:
-    """Float32 constants with one axis that is longer than 1, read in such places alone."""
+    """Float32 constants with one axis that is longer than 1, read in such places alone, beside what is computed."""
     for t in model.constants().values():
-        if t.values.dtype != np.float32 or t.values.size < LEAST or t.values.size != max(t.values.shape):
-            continue
-        if not np.isfinite(t.values).all():
+        if not _floats(model, t) or t.values.size < LEAST or t.values.size != max(t.values.shape):
             continue
         reads = [(n, i) for n in t.outputs for i, x in enumerate(n.inputs) if x is t]
-        if (
-            reads
-            and not model.is_output(t)
-            and all(model.is_standard(n) and i in PLACES.get(n.op, ()) for n, i in reads)
-            and not any(all(isinstance(x, gs.Constant) for x in n.inputs) for n, _ in reads)
-        ):
+        placed = all(model.is_standard(n) and i in PLACES.get(n.op, ()) for n, i in reads)
+        if reads and placed and not any(all(isinstance(x, gs.Constant) for x in n.inputs) for n, _ in reads):
             yield t
 
 
 def _codebooks(model: Model) -> Iterator[gs.Constant]:
     """Float32 codebooks that nothing but Lookups reads."""
     for t in model.constants().values():
-        if t.values.dtype != np.float32 or model.is_output(t) or not np.isfinite(t.values).all():
-            continue
-        if t.outputs and all(functions.calls(n, "Lookup") and functions.is_lookup(n) for n in t.outputs):
-            yield t
+        readers = t.outputs if _floats(model, t) else []
+        if readers and all(functions.calls(n, "Lookup") and functions.is_lookup(n) for n in readers):
+            if not any(model.is_output(n.outputs[0]) for n in readers):
+                yield t
 
 
-def _scale_bytes(name: str) -> int:
-    """Bytes of the scale of such a tensor in a file."""
-    return TensorProto(name=f"{name}_scale", data_type=1, raw_data=bytes(4)).ByteSize() + FIELD
+def _floats(model: Model, t: gs.Constant) -> bool:
+    return t.values.dtype == np.float32 and not model.is_output(t) and bool(np.isfinite(t.values).all())
 
 
 def _node_bytes(op: str, inputs: list[str], output: str) -> int:
