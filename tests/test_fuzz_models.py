@@ -246,6 +246,12 @@ def test_a_tensor_without_elements_is_flattened():
     assert inspect(proto).outputs["y"] == "float 0"
 
 
+@pytest.mark.parametrize("shape", ["1,2,4,0", "0,2,4,3", "1,0,4,3"])
+def test_a_shuffle_of_no_numbers_is_none(shape):
+    proto = model(f"g (float[{shape}] x) => (y) {{ t = Transpose<perm = [0,2,1,3]>(x) y = Relu(t) }}")
+    assert len(onnxc.run_passes(proto, "clean,prune", check="shapes").model.nodes) == 2
+
+
 def test_operators_that_a_pass_puts_in_and_onnx_runtime_does_not_know_yet_are_told():
     proto = model(
         "g (float[1,2,8,8] x) => (y) <float[3,2,3,3] w = {" + ",".join(["0.5"] * 54) + "}> { y = Conv(x, w) }"

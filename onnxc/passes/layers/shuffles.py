@@ -178,6 +178,8 @@ def _routes(model: Model, analysis: Analysis, region: _Region) -> tuple[list[int
         raise _Not("too many numbers to follow")
     batch, positions = whole[0][0], prod(whole[0][2:])
     channels = sum(s[1] for s in whole)
+    if not batch * channels * positions:
+        raise _Not("no numbers to follow")
     first = np.cumsum([0, *(s[1] for s in whole)]).tolist()
     numbers = np.arange(batch * channels * positions).reshape(batch, channels, *whole[0][2:])
     known = {id(t): numbers[:, a:b] for t, (a, b) in zip(region.sources, pairwise(first))}
