@@ -240,10 +240,20 @@ def test_what_resize_is_given_may_be_of_any_type(inputs, node):
         assert inspect(proto).outputs
 
 
-def test_a_tensor_without_elements_is_flattened():
-    proto = model("g (float[0,3,4] x, int64[1] s) => (float[n] y) { y = Reshape<allowzero = 1>(x, s) }")
-    proto.graph.initializer.append(onnx.helper.make_tensor("s", 7, [1], [-1]))
-    assert inspect(proto).outputs["y"] == "float 0"
+@pytest.mark.parametrize(
+    ("shape", "target", "found"),
+    [
+        ("0,3,4", [-1], "0"),
+        ("2,3,4,0,2", [2, 3, 4, 0], "2x3x4x0"),
+        ("2,0,3", [0, 5], "0x5"),
+        ("0,3,4", [0, 3, 4], "0x3x4"),
+        ("n,0,2", [7, 0], "7x0"),
+    ],
+)
+def test_a_tensor_without_elements_takes_any_form_without_elements(shape, target, found):
+    proto = model(f"g (float[{shape}] x, int64[{len(target)}] s) => (y) {{ y = Reshape<allowzero = 1>(x, s) }}")
+    proto.graph.initializer.append(onnx.helper.make_tensor("s", 7, [len(target)], target))
+    assert inspect(proto).outputs["y"] == f"float {found}"
 
 
 @pytest.mark.parametrize("shape", ["1,2,4,0", "0,2,4,3", "1,0,4,3"])

@@ -72,10 +72,11 @@ def _size(v) -> Extent:
 
 
 def _alike(a: Axis, v) -> bool:
-    """Whether target entry `v` surely has the extent of `a`."""
+    """Whether target entry `v` surely stands for `a`; of two extents of 0 that says nothing, since all products are 0."""
+    n = extent(a)
     if isinstance(v, AXIS):
-        return same(a, v) or (extent(a) is not None and extent(a) == extent(v))
-    return isinstance(v, int) and v >= 0 and extent(a) == v
+        return same(a, v) or (n is not None and n != 0 and n == extent(v))
+    return isinstance(v, int) and v > 0 and n == v
 
 
 def _match(use: Use, ins: list[Axis], wanted: list) -> list[Axis]:
