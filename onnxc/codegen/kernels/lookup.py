@@ -5,7 +5,9 @@
 
 which is the S of `planes`, so constants, epilogues and packed activations are those of bits.direct. A shuffle of bytes
 (vpshufb, tbl) looks up as many output channels as a vector has bytes; what it costs does not depend on the bits of x.
-Tables are built once for each pixel, in the workspace. Bytes take `steps_of` sums before they are added to 16 bits.
+Tables are built once for each pixel, in the workspace. Bytes take `steps_of` sums before they are added to 16 bits: two neighbours
+as one number, low + 256 high, and high alone, of which low is left in the end. Where these sums find registers beside the bytes,
+tiles are smaller; else they lie in memory.
 Planes of weights are separate passes over the same tables, doubled between.
 """
 
@@ -29,21 +31,29 @@ NAME = "bits.lookup"
 ENTRIES = 16
 FLOATS = 16  # lanes of the epilogue
 TABLE_BYTES = 1 << 21
-WIDEN, LOOKED_UP = 2, 11  # cycles of emptying a vector of bytes, and of its results
+LOOKED_UP = 11  # cycles of a vector of results
+LOOSE = 16  # registers that a turn, unrolled, takes beside its sums
+SHORT = 9  # sums of a byte up to which a turn is short, and sums of 16 bits are worth registers
+FEW = 2  # times of emptying bytes up to which low is masked each time, not once
 TABLE = 1.2  # cycles for a plane of four channels of a pixel
 
 
 @dataclass(frozen=True)
 class Shuffle(Detail):
-    """A shuffle of bytes: LLVM's name of it by bytes of a vector, and the cycles of looking one vector up, or of its codes."""
+    """A shuffle of bytes: LLVM's name of it by bytes of a vector, and the cycles of looking one vector up, of its codes, and of
+    adding a vector of bytes to sums in memory, and in registers."""
 
     names: tuple[tuple[int, str], ...]
     cycles: float
+    codes: float
+    emptied: tuple[float, float]
 
 
 SHUFFLES = {
-    "x86_64": Shuffle("x86_64", ((32, "llvm.x86.avx2.pshuf.b"), (16, "llvm.x86.ssse3.pshuf.b.128")), 0.65),
-    "aarch64": Shuffle("aarch64", ((16, "llvm.aarch64.neon.tbl1.v16i8"),), 0.9),
+    "x86_64": Shuffle(
+        "x86_64", ((32, "llvm.x86.avx2.pshuf.b"), (16, "llvm.x86.ssse3.pshuf.b.128")), 0.65, 0.65, (2, 2)
+    ),
+    "aarch64": Shuffle("aarch64", ((16, "llvm.aarch64.neon.tbl1.v16i8"),), 1.0, 0.6, (3.6, 1)),
 }  # with 512 bits vpshufb was slower on Zen 4
 SLOW = {"cortex-a57", "cortex-a72", "cortex-a73"}  # where a tbl of 16 bytes takes a pipe for three cycles
 SLOW_CYCLES = 2.0
@@ -77,12 +87,14 @@ def _shuffle_of(target: Target) -> Shuffle:
 
 def cycles(spec: KernelSpec, plan: Schedule, target: Target) -> float:
     """Predicted cycles. A vector's bytes are emptied into 16 bits before they overflow, for each plane of weights."""
+    held = 3 * plan.tile + 2 * plan.vectors + LOOSE <= target.registers and steps_of(spec) <= SHORT
+    emptied = _how(plan).emptied[held]
     four = -(-(spec.c // spec.groups) // 4)
     _, images, rows, columns, _ = planes.packed_shape(spec)
     return cost.tiled(
         spec, plan, steps=spec.kh * spec.kw * four * spec.weight.bits, groups=spec.groups,
-        step=(plan.tile + plan.vectors) * _how(plan).cycles,
-        finish=LOOKED_UP + WIDEN * spec.weight.bits * -(-spec.kh * spec.kw * four // steps_of(spec)),
+        step=plan.tile * _how(plan).cycles + plan.vectors * _how(plan).codes,
+        finish=LOOKED_UP + emptied * spec.weight.bits * -(-spec.kh * spec.kw * four // steps_of(spec)),
         before=images * rows * columns * spec.groups * four * TABLE * spec.activation.bits, looks_up=True,
     )  # fmt: skip
 
@@ -283,6 +295,7 @@ def _plane(spec: KernelSpec, plan: Schedule, sums, table, w, where: tuple) -> No
     parts = -(-(steps // 2) // most) if steps > 1 else 0
     size = -(-(steps // 2) // parts) if parts else 0
     whole, rest = divmod(steps // 2, size) if size else (0, 0)
+    often = spec.kh * taps * (whole + bool(rest) + steps % 2) > FEW
     acc = T.alloc_buffer((plan.pixels * plan.block,), "uint8")
     with T.grid(spec.kh, taps) as (kh, kw):
         line = (n * rows + row * spec.stride[0] + kh * spec.dilation[0]) * columns
@@ -296,7 +309,7 @@ def _plane(spec: KernelSpec, plan: Schedule, sums, table, w, where: tuple) -> No
             _fill(plan, acc, "uint8")
             with T.serial(0, count) as k:
                 _pair(plan, acc, table, w, (source, base + start + k, (start + k) * 2), odd)
-            _widen(plan, sums, acc)
+            _widen(plan, sums, acc, often)
 
         if whole:
             with T.serial(0, whole) as part:
@@ -305,6 +318,8 @@ def _plane(spec: KernelSpec, plan: Schedule, sums, table, w, where: tuple) -> No
             chunk(whole * size, rest)
         if steps % 2:
             chunk(steps // 2, 1, odd=True)
+    if often:
+        _leave_low(plan, sums)
 
 
 def _pair(plan: Schedule, acc, table, w, where: tuple, odd: bool) -> None:
@@ -316,14 +331,16 @@ def _pair(plan: Schedule, acc, table, w, where: tuple, odd: bool) -> None:
     mask = tirx.Broadcast(tirx.const(15, "uint8"), plan.lanes)
     four = tirx.Broadcast(tirx.const(4, "uint8"), plan.lanes)
     shuffle = _shuffle(plan)
-    for half in range(1 if odd else 2):
-        for pixel in range(plan.pixels):
-            row = _repeated(table[[ramp(source(pixel) + (step + half) * ENTRIES, ENTRIES)]], plan.lanes)
-            for vector in range(plan.vectors):
-                codes = w[[ramp((pair * plan.vectors + vector) * plan.lanes, plan.lanes)]]
-                code = (codes >> four) if half else (codes & mask)
-                here = [ramp((pixel * plan.vectors + vector) * plan.lanes, plan.lanes)]
-                T.buffer_store(acc, acc[here] + shuffle(row, code), here)
+    for pixel in range(plan.pixels):
+        for vector in range(plan.vectors):
+            codes = w[[ramp((pair * plan.vectors + vector) * plan.lanes, plan.lanes)]]
+            found = None
+            for half in range(1 if odd else 2):
+                row = _repeated(table[[ramp(source(pixel) + (step + half) * ENTRIES, ENTRIES)]], plan.lanes)
+                one = shuffle(row, (codes >> four) if half else (codes & mask))
+                found = one if found is None else found + one
+            here = [ramp((pixel * plan.vectors + vector) * plan.lanes, plan.lanes)]
+            T.buffer_store(acc, acc[here] + found, here)
 
 
 def _repeated(row, lanes: int):
@@ -342,8 +359,11 @@ def _shuffle(plan: Schedule) -> Callable:
     return lambda row, code: tirx.call_llvm_pure_intrin(kind, name, row, code)
 
 
-def _widen(plan: Schedule, sums, acc) -> None:
-    """sums += acc, bytes to 16 bits: those of even and those of odd lanes, whose channels `pack` has told apart."""
+def _widen(plan: Schedule, sums, acc, often: bool) -> None:
+    """sums += acc, bytes to 16 bits: those of even and those of odd lanes, whose channels `pack` has told apart.
+
+    With `often` sums of even lanes have 256 times those of odd ones in them, modulo 2^16, until `_leave_low`.
+    """
     from tvm import tirx
     from tvm.script.ir_builder import tirx as T
 
@@ -354,9 +374,20 @@ def _widen(plan: Schedule, sums, acc) -> None:
 
     for i in range(plan.pixels * plan.vectors):
         pairs = tirx.reinterpret(f"uint16x{half}", acc[[ramp(i * plan.lanes, plan.lanes)]])
-        for k, part in enumerate((pairs & const(255), pairs >> const(8))):
+        for k, part in enumerate((pairs if often else pairs & const(255), pairs >> const(8))):
             here = [ramp(i * plan.lanes + k * half, half)]
             T.buffer_store(sums, sums[here] + tirx.Cast(f"int16x{half}", part), here)
+
+
+def _leave_low(plan: Schedule, sums) -> None:
+    """sums of even lanes -= 256 times those of odd ones."""
+    from tvm import tirx
+    from tvm.script.ir_builder import tirx as T
+
+    half = plan.lanes // 2
+    for i in range(plan.pixels * plan.vectors):
+        low, high = ([ramp(i * plan.lanes + k * half, half)] for k in range(2))
+        T.buffer_store(sums, sums[low] - (sums[high] << tirx.Broadcast(tirx.const(8, "int16"), half)), low)
 
 
 FAMILY = Family(NAME, schedule, emit, pack, cycles, pack_key, bits.tables, packs=True)
