@@ -32,7 +32,7 @@ TRIPLES = {
 DSP, HELIUM = ("cortex-m4", "cortex-m7"), ("cortex-m55",)
 # kind: (function, instruction, multiply-adds in one or in a round, where they are more than one instruction's, processors)
 LOOPS = {
-    "8 bits, two pixels": ("onnxc_product2", "smlad", 2, None, DSP),
+    "8 bits, four pixels": ("onnxc_product4", "smlad", 2, None, DSP),
     "8 bits, one pixel": ("onnxc_product1", "smlad", 2, None, DSP),
     "8 bits, depthwise 3 x 3": ("onnxc_depthwise3_pairs", "smlad", 2, 18, DSP),
     "weights of 1 bit": ("onnxc_by_product1", "smlad", 2, None, DSP),

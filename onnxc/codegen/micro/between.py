@@ -15,7 +15,7 @@ import numpy as np
 from onnxc.codegen.match.products import shape_of
 from onnxc.codegen.match.quantised import Affine, affine_of
 from onnxc.codegen.micro.calls import Micro, Over, stub
-from onnxc.codegen.micro.fixed import c_float, flip, inside, residual_ends, scales
+from onnxc.codegen.micro.fixed import arithmetic, c_float, flip, inside, residual_ends, scales
 
 FIRST, LAST = "nchw", "nhwc"
 UP = 16  # ONNXC_UP of micro.h: a mean of few elements times a large scale has a factor that is too large as it is
@@ -91,7 +91,9 @@ def _mean(walk: Walk, call, affine: Affine):
     (kh, kw), stride, oh, ow, keep = windows
     factor = np.float64(read.scale) / (float(affine.scale) * kh * kw * UP)
     zero, bias = inside(affine.zero, affine.kind), -UP * kh * kw * inside(read.zero, read.kind)
-    table = scales(np.asarray([bias]), np.asarray([factor]), np.asarray([256 * UP * kh * kw]), zero, walk.target.fpu)
+    table = scales(
+        np.asarray([bias]), np.asarray([factor]), np.asarray([256 * UP * kh * kw]), zero, arithmetic(walk.target)
+    )
     if n > 1 or table is None:
         return None
     numbers = [w, c, oh, ow, kh, kw, *stride, flip(read.kind), flip(affine.kind)]

@@ -9,6 +9,11 @@ for which neither M nor the shifted result leaves 32 bits. m is a float32 of 24 
 more; below, |m' - m| <= 2^-(33+s), which moves a result by |sum| 2^-(33+s) of a step. Floats round twice, and halves to
 even: where both differ it is by one step.
 
+Where floats are at hand, s is 5 and a channel's M is chosen so that the integers are those of the floats for every sum that can
+be: both are steps of the sum, so they are equal if their thresholds are, the least sums that reach each integer, and each
+threshold bounds M from both sides. Channels without such an M (one in twenty) keep -m, a float below 0, whose sums floats make
+8 bits.
+
 Inside, uint8 is int8 with the sign bit flipped and a zero point 128 lower.
 """
 
@@ -19,10 +24,19 @@ from itertools import product
 
 import numpy as np
 
-from onnxc.codegen.kernels.spec import KernelSpec
+from onnxc.codegen.kernels.spec import Detail, KernelSpec
+from onnxc.codegen.target import Target
 
+FLOATS, INTEGERS = Detail("floats"), Detail("integers")  # how sums become 8 bits
+HELIUM = Detail("helium")  # by floats alone, and weights lie as vectors of bytes read them
+SHIFT = 5  # s where floats are at hand
 MOST_SHIFT = 24
 RESIDUAL_BITS = 20
+
+
+def arithmetic(target: Target) -> Detail:
+    """How a processor's sums become 8 bits."""
+    return HELIUM if target.helium else FLOATS if target.fpu else INTEGERS
 
 
 def flip(kind: str) -> int:
@@ -175,21 +189,24 @@ def _plain(zero: int, least: float, most: float, out: int) -> Ends:
 
 
 def scales(
-    bias: np.ndarray, factor: np.ndarray, reach: np.ndarray, zero: int, floats: bool, pad: int = 1
+    bias: np.ndarray, factor: np.ndarray, reach: np.ndarray, zero: int, how: Detail, pad: int = 1
 ) -> np.ndarray | None:
     """The table of a layer, int32: z 2^s + 2^(s-1), s, then bias and M of each channel, and zeros for channels up to a multiple
-    of `pad`; with `floats` z and 0, biases, and the bits of m. None where no s fits.
+    of `pad`; for HELIUM z and 0, biases, and the bits of m; for FLOATS s is 5, and M or, in all
+    `pad` channels together, the bits of -m. None where no s fits.
 
     `bias` (oc,) int64, `factor` (oc,) float32 is m, `reach` (oc,) the largest |sum|, 0 for a channel whose sum is always its bias.
     """
     if (np.abs(bias) >= 2**31).any() or (reach >= 2**31).any():
         return None
     rows = np.zeros((1 + -(-len(bias) // pad) * pad, 2), np.int32)
-    if floats:
+    if how != INTEGERS:
         if (np.abs(factor) * np.maximum(reach, np.abs(bias)) >= 2**30).any():
             return None
-        rows[0, 0] = zero
-        rows[1 : 1 + len(bias)] = np.stack([bias.astype(np.int32), factor.astype(np.float32).view(np.int32)], 1)
+        m = factor.astype(np.float32)
+        rows[0] = (zero, 0) if how == HELIUM else ((zero << SHIFT) + (1 << (SHIFT - 1)), SHIFT)
+        made = m.view(np.int32) if how == HELIUM else _whole_or_float(m, bias, reach, zero, pad)
+        rows[1 : 1 + len(bias)] = np.stack([bias.astype(np.int32), made], 1)
         return rows.reshape(-1)
     m, still = factor.astype(np.float64), reach == 0  # without weights there is a bias alone, whatever it stands for
     constant = np.clip(np.rint(bias * m), -256, 255).astype(np.int64)
@@ -206,3 +223,37 @@ def scales(
     rows[0] = ((zero << s) + (1 << (s - 1)), s)
     rows[1 : 1 + len(bias)] = np.stack([bias, big.astype(np.int64)], 1)
     return rows.reshape(-1)
+
+
+def _whole_or_float(m: np.ndarray, bias: np.ndarray, reach: np.ndarray, zero: int, group: int) -> np.ndarray:
+    """M of each channel (oc,) as int32, or the bits of -m where no M gives round(m float32(sum)) for all sums within `reach`, in one of
+    `group` channels.
+
+    With Q(y) = (y - z) 2^s - 2^(s-1) the integer y is reached where floor(sum M / 2^32) >= Q, so where sum M >= Q 2^32: a threshold T
+    of the floats asks for T M >= Q 2^32 > (T - 1) M. Integers beyond 8 bits are all the same.
+    """
+    least, most = np.where(reach > 0, -reach, bias)[:, None], np.where(reach > 0, reach, bias)[:, None]
+    steps = np.arange(-127, 128) - zero
+    goal = ((steps << SHIFT) - (1 << (SHIFT - 1))) << 32
+    start = np.ceil(np.clip((steps - 0.5) / np.where(m > 0, m, 1)[:, None].astype(np.float64), -(2.0**40), 2.0**40))
+    near = start.astype(np.int64)[:, :, None] + np.arange(-3, 4)
+    reached = np.rint(near.astype(np.float32) * m[:, None, None]) >= steps[:, None]
+    found = reached.argmax(2)
+    threshold = np.take_along_axis(near, found[:, :, None], 2)[:, :, 0]
+    low, high = np.zeros(len(m), np.int64), np.full(len(m), 2**31 - 1)
+    for at, above in ((np.maximum(threshold, least), True), (np.minimum(threshold - 1, most), False)):
+        counts = (threshold <= most) if above else (threshold > least)
+        by = np.where(at == 0, 1, at)
+        up, down = -(-goal // by), goal // by  # rounded up and down
+        atleast = counts & ((at > 0) if above else (at < 0))
+        bound = up if above else down + 1
+        low = np.maximum(low, np.where(atleast, bound, 0).max(1))
+        atmost = counts & ((at < 0) if above else (at > 0))
+        bound = down if above else up - 1
+        high = np.minimum(high, np.where(atmost, bound, 2**31 - 1).min(1))
+        never = counts & (at == 0) & ((goal > 0) if above else (goal <= 0))
+        high[never.any(1)] = -1
+    sure = reached.any(2).all(1) & (found > 0).all(1) & (m > 0) & (low <= high)
+    whole = np.clip(np.rint(m.astype(np.float64) * 2.0 ** (32 + SHIFT)), low, high).astype(np.int64)
+    sure = np.pad(sure, (0, -len(m) % group), constant_values=True).reshape(-1, group).all(1).repeat(group)[: len(m)]
+    return np.where(sure, whole, (-m).view(np.int32)).astype(np.int32)

@@ -15,13 +15,11 @@ from onnxc.codegen.kernels.requantise import check_int8
 from onnxc.codegen.kernels.requantise import operands as epilogue_operands
 from onnxc.codegen.kernels.spec import Detail, KernelSpec, Refusal, Schedule
 from onnxc.codegen.micro.calls import Micro, Over, stub
-from onnxc.codegen.micro.fixed import Ends, flip, inside, read_ends, scales
+from onnxc.codegen.micro.fixed import HELIUM, INTEGERS, Ends, arithmetic, flip, inside, read_ends, scales
 from onnxc.codegen.target import Target
 
 CONV, DEPTHWISE = "micro.conv", "micro.depthwise"
-FLOATS, INTEGERS = Detail("floats"), Detail("integers")  # how sums become 8 bits
-HELIUM = Detail("helium")  # by floats, and weights lie as vectors of bytes read them
-HELD = Detail("held")  # so, and vectors hold a window
+HELD = Detail("held")  # HELIUM, and vectors hold a window
 PAIR = 2  # output channels that a word of weights serves
 LANES = 4  # sums in a vector
 VECTOR = 16  # bytes of a vector
@@ -49,10 +47,6 @@ def _refuse(name: str, spec: KernelSpec, target: Target) -> Refusal | None:
     return None
 
 
-def _arithmetic(target: Target) -> Detail:
-    return HELIUM if target.helium else FLOATS if target.fpu else INTEGERS
-
-
 def _held(spec: KernelSpec) -> int:
     """Vectors that hold a window of a convolution, 1 to 4; 0 where none do."""
     vectors = -(-spec.kh * spec.kw * spec.c // VECTOR)
@@ -72,8 +66,14 @@ def schedule_conv(spec: KernelSpec, target: Target) -> Schedule | Refusal:
         return refusal
     if spec.groups > 1:
         return Refusal(CONV, "has groups")
-    detail = _arithmetic(target)
-    return Schedule(CONV, 2, PAIR, 1, HELD if detail == HELIUM and _held(spec) else detail)
+    detail = arithmetic(target)
+    return Schedule(CONV, _pixels(spec, target), PAIR, 1, HELD if detail == HELIUM and _held(spec) else detail)
+
+
+def _pixels(spec: KernelSpec, target: Target) -> int:
+    """Output pixels whose columns stand side by side: with DSP instructions four, if there are as many; two in plain C."""
+    pixels = spec.n * spec.oh * spec.ow
+    return 2 if target.helium or target.small or not target.fpu else 4 if pixels >= 4 else min(pixels, 2)
 
 
 def schedule_depthwise(spec: KernelSpec, target: Target) -> Schedule | Refusal:
@@ -88,7 +88,7 @@ def schedule_depthwise(spec: KernelSpec, target: Target) -> Schedule | Refusal:
         return Refusal(DEPTHWISE, "takes in no sum of tensors")
     if target.helium and spec.c > MOST_APART:
         return Refusal(DEPTHWISE, f"takes {MOST_APART} channels at most")
-    return Schedule(DEPTHWISE, 2, 1, 1, _arithmetic(target))
+    return Schedule(DEPTHWISE, 2, 1, 1, arithmetic(target))
 
 
 def _steps(spec: KernelSpec) -> int:
@@ -139,7 +139,9 @@ def table_of(
     whole = bias.astype(np.int64) - zero * flat.sum(1)
     spread = np.abs(flat).sum(1)
     reach = np.where(spread > 0, np.abs(whole) + 128 * spread, 0)
-    table = scales(whole, factor, reach, ends.z, plan.detail != INTEGERS, _together(plan))
+    how = HELIUM if plan.detail == HELD else plan.detail
+    assert how is not None
+    table = scales(whole, factor, reach, ends.z, how, _together(plan))
     if table is not None and _together(plan) == LANES:
         rows = table[2:].reshape(-1, LANES, 2)
         if plan.detail == HELD and spec.oc % LANES:
@@ -150,7 +152,7 @@ def table_of(
 
 def _together(plan: Schedule) -> int:
     """Channels whose biases and factors stand together."""
-    return LANES if plan.detail in (HELIUM, HELD) else PAIR
+    return LANES if plan.detail in (HELIUM, HELD) else PAIR if plan.family == CONV else 1
 
 
 def fits(spec: KernelSpec, plan: Schedule, weights: np.ndarray, given: list) -> bool:
@@ -182,8 +184,9 @@ def emit_conv(spec: KernelSpec, plan: Schedule, name: str):
         work = 4 * steps + _even(spec.oc if ends.more else 0)
         packed = (spec.oc, size)
     else:
-        spare = max(4 * steps + 4 if spec.c % 4 else 0, 2 * (spec.oc + 1) if ends.more or spec.oc % 2 else 0)
-        work = 16 * steps + _even(spare)
+        pixels = plan.pixels
+        spare = max(4 * steps + 4 if spec.c % 4 else 0, pixels * (spec.oc + 1) if ends.more or spec.oc % 2 else 0)
+        work = 8 * pixels * steps + _even(spare)
     over = [Over(3)] if ends.residual and spec.y_shape else []
     if flat:
         over.append(Over(0, False, max(0, h * w * (spec.oc - spec.c))))
@@ -268,9 +271,12 @@ def _operands(spec: KernelSpec, plan: Schedule, packed: tuple) -> list:
 
 
 def cost_conv(spec: KernelSpec, plan: Schedule, target: Target) -> float:
-    """Instructions: one a product, 10 for a result, 5 for four of a window; with Helium for each four channels 8 or 10 a vector of
-    a window, and what makes their sums bytes. `benchmarks/tiny_layers.py` counts them."""
+    """Instructions: with four pixels at once 0.83 a product, 7 for a result, 9 for four of a window, else 1.04, 10 and 5; with Helium
+    for each four channels 8 or 10 a vector of a window, and what makes their sums bytes. `benchmarks/tiny_layers.py` counts them."""
     pixels, size, fours = spec.n * spec.oh * spec.ow, spec.kh * spec.kw * spec.c, -(-spec.oc // LANES)
+    if plan.pixels == 4:
+        window = 50 if (spec.kh, spec.kw) == (1, 1) else 200
+        return 0.83 * spec.macs + pixels * (7 * spec.oc + 9 * _steps(spec) + window)
     if plan.detail not in (HELIUM, HELD):
         return 1.04 * spec.macs + pixels * (10 * spec.oc + 5 * _steps(spec) + 60)
     vectors, ends = -(-size // VECTOR), read_ends(spec)

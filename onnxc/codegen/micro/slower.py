@@ -15,8 +15,8 @@ COUNTED = "counted"
 MEASURED: dict[str, tuple[tuple[int, float], ...]] = {
     "helium": ((1, 1.28), (2, 1.5), (4, 1.42), (16, 1.51), (32, 1.84)),
     "helium counted": ((1, 1.45), (2, 4.18), (4, 8.03), (16, 31.13), (32, 61.92)),
-    "multiplied": ((1, 0.25), (2, 0.83), (4, 1.16), (16, 1.33), (32, 1.49)),
-    COUNTED: ((1, 0.25), (2, 0.83), (4, 1.51), (16, 5.57), (32, 11.02)),
+    "multiplied": ((1, 0.3), (2, 0.99), (4, 1.38), (16, 1.58), (32, 1.77)),
+    COUNTED: ((1, 0.3), (2, 0.99), (4, 1.79), (16, 6.62), (32, 13.09)),
     "plain": ((1, 0.05), (2, 0.25), (4, 0.39), (16, 1.14), (32, 2.16)),
 }
 """Instructions of int8's by pairs of bits (those of a weight times those of an activation) of a layer of 3 x 3, 64 to 64 channels

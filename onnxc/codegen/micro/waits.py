@@ -14,6 +14,7 @@ from math import ceil
 
 from onnxc.codegen.kernels.spec import KernelSpec, Schedule
 from onnxc.codegen.micro import fewbit, layers
+from onnxc.codegen.micro.fixed import HELIUM
 from onnxc.codegen.target import Target
 
 LOOP = 512
@@ -28,7 +29,7 @@ def passes(spec: KernelSpec, plan: Schedule) -> int:
     if plan.family == layers.DEPTHWISE:  # a channel's stay in registers, or in RAM
         return 1
     if plan.family == layers.CONV:
-        return pixels if plan.detail in (layers.HELIUM, layers.HELD) else ceil(pixels / 2)
+        return pixels if plan.detail in (HELIUM, layers.HELD) else pixels // plan.pixels + pixels % plan.pixels
     if plan.family == fewbit.FIELDS:
         return pixels
     if plan.family == fewbit.NAME:

@@ -5,7 +5,7 @@
 #ifdef ONNXC_HELIUM
 #include "micro_helium.h"
 #else
-#include "micro_layers.h"
+#include "micro_four.h"
 
 /* `count` quarters from x on. */
 ONNXC_KERNEL uint32_t *onnxc_widen_run(const int8_t *x, uint32_t flip, int count, uint32_t *to, int gap) {
@@ -64,8 +64,26 @@ ONNXC_KERNEL void onnxc_column(const onnxc_conv_layer *s, const int8_t *x, int r
   }
 }
 
-/* The products of a column, and of two, with all output channels. w: for each two of them the pairs of a column, a word a
- * pair: bytes (c0 k0) (c1 k0) (c0 k1) (c1 k1). scales: the table. */
+/* The columns of four pixels of a 1x1 layer without padding, of whole words. */
+#ifdef ONNXC_FOUR
+ONNXC_KERNEL void onnxc_columns4(const int8_t *const *x, uint32_t flip, int steps, uint32_t *to) {
+  const int8_t *p0 = x[0], *p1 = x[1], *p2 = x[2], *p3 = x[3], *end = p0 + 4 * steps;
+  for (; p0 != end; to += 8) {
+    uint32_t v0 = onnxc_load(p0) ^ flip, v1 = onnxc_load(p1) ^ flip, v2 = onnxc_load(p2) ^ flip, v3 = onnxc_load(p3) ^ flip;
+    p0 += 4, p1 += 4, p2 += 4, p3 += 4;
+    to[0] = onnxc_even(v0), to[1] = onnxc_even(v1), to[2] = onnxc_even(v2), to[3] = onnxc_even(v3);
+    to[4] = onnxc_odd(v0), to[5] = onnxc_odd(v1), to[6] = onnxc_odd(v2), to[7] = onnxc_odd(v3);
+  }
+}
+#endif
+
+/* The products of a column, of two and of four (micro_four.h), with all output channels. w: for each two of them the pairs of a
+ * column, a word a pair: bytes (c0 k0) (c1 k0) (c0 k1) (c1 k1). scales: the table. */
+#ifdef ONNXC_FOUR
+#define ONNXC_MOST 4 /* pixels at once; others one by one */
+#else
+#define ONNXC_MOST 2
+#endif
 #ifdef ONNXC_SMALL /* a pixel alone is computed as two, the second of which is nothing, and lies under the first */
 #define ONNXC_GAP(pixels) 2
 #else
@@ -104,11 +122,11 @@ ONNXC_KERNEL void onnxc_product1(const onnxc_conv_layer *s, const uint32_t *colu
       x += 8, w += 8, other += 8;
     }
     w = other;
-    y[0] = (int8_t)onnxc_requantise(a0, scales[1], offset, shift);
-    y[1] = (int8_t)onnxc_requantise(a1, scales[3], offset, shift);
+    onnxc_requantise2(&a0, &a1, scales[1], scales[3], offset, shift);
+    y[0] = (int8_t)a0, y[1] = (int8_t)a1;
     if (left > 2) {
-      y[2] = (int8_t)onnxc_requantise(a2, more[1], offset, shift);
-      y[3] = (int8_t)onnxc_requantise(a3, more[3], offset, shift);
+      onnxc_requantise2(&a2, &a3, more[1], more[3], offset, shift);
+      y[2] = (int8_t)a2, y[3] = (int8_t)a3;
     }
   }
 }
@@ -157,8 +175,8 @@ ONNXC_KERNEL void onnxc_product2(const onnxc_conv_layer *s, const uint32_t *colu
     }
 #endif
     offset = ends[0], shift = ends[1];
-    onnxc_requantise2(&a0, &b0, scales[1], offset, shift);
-    onnxc_requantise2(&a1, &b1, scales[3], offset, shift);
+    onnxc_requantise2(&a0, &b0, scales[1], scales[1], offset, shift);
+    onnxc_requantise2(&a1, &b1, scales[3], scales[3], offset, shift);
     y[line] = (int8_t)b0, y[0] = (int8_t)a0;
     y[line + 1] = (int8_t)b1, y[1] = (int8_t)a1;
   }
@@ -170,35 +188,55 @@ ONNXC_INLINE void onnxc_product(const onnxc_conv_layer *s, const uint32_t *colum
   onnxc_product2(s, columns, (const uint32_t *)(const void *)w, scales, y, pixels > 1 ? line : 0);
 #else
   if (pixels > 1)
+#ifdef ONNXC_FOUR
+    onnxc_product4(columns, (const uint32_t *)(const void *)w, scales + 2, scales + 2 + 4 * ((s->oc + 1) >> 1), y, line,
+                   columns + 8 * s->steps, scales[0], -s->steps & 3);
+#else
     onnxc_product2(s, columns, (const uint32_t *)(const void *)w, scales, y, line);
+#endif
   else
     onnxc_product1(s, columns, (const uint32_t *)(const void *)w, scales, y);
 #endif
 }
 
-/* Convolutions and matrix products; a product of (m, k) has m columns of one row. Two output pixels a time, whose columns
+/* Convolutions and matrix products; a product of (m, k) has m columns of one row. ONNXC_MOST output pixels a time, whose columns
  * stand in `work`: y may lie over the x of a 1x1 layer as long as no pixel is written before it is read. */
 ONNXC_KERNEL void onnxc_conv(const onnxc_conv_layer *s, const void *x, const void *w, const void *scales, const void *r,
                              void *y, void *work) {
   const int8_t *residual = (const int8_t *)r;
   int8_t *to = (int8_t *)y;
   uint32_t *columns = (uint32_t *)work;
-  int8_t *bytes = (int8_t *)(columns + 4 * s->steps); /* a column's, then two pixels of y */
   int left = s->oh * s->ow, row = 0, column = 0, apart = s->end != NULL || (s->oc & 1), i; /* channels are made in pairs */
+  int8_t *bytes = (int8_t *)(columns + 2 * (left < ONNXC_MOST ? ONNXC_GAP(1) : ONNXC_MOST) * s->steps); /* a column's, then pixels of y */
+#ifdef ONNXC_FOUR
+  const int words = s->kh * s->kw == 1 && !(s->c & 3) && !(s->top | s->left) && (s->oh - 1) * s->sh < s->h && (s->ow - 1) * s->sw < s->w;
+  const int step = s->sw * s->c, skip = s->sh * s->w * s->c - s->ow * step;
+  const int8_t *pixel = (const int8_t *)x;
+#endif
   while (left > 0) {
-    int pixels = left > 1 ? 2 : 1, line = apart ? s->oc + 1 : s->oc;
+    int pixels = left < ONNXC_MOST ? 1 : ONNXC_MOST, line = apart ? s->oc + 1 : s->oc;
     int8_t *made = apart ? bytes : to;
-    for (i = 0; i < pixels; i++) {
-      onnxc_column(s, (const int8_t *)x, row, column, columns + i, ONNXC_GAP(pixels), bytes);
-      if (++column == s->ow) column = 0, row++;
-    }
+#ifdef ONNXC_FOUR
+    const int8_t *at[ONNXC_MOST];
+    if (words && pixels > 1) {
+      for (i = 0; i < ONNXC_MOST; i++, pixel += step) {
+        at[i] = pixel;
+        if (++column == s->ow) column = 0, row++, pixel += skip;
+      }
+      onnxc_columns4(at, s->flip, s->steps, columns);
+    } else
+#endif
+      for (i = 0; i < pixels; i++) {
+        onnxc_column(s, (const int8_t *)x, row, column, columns + i, ONNXC_GAP(pixels), bytes);
+        if (++column == s->ow) column = 0, row++;
+      }
     onnxc_product(s, columns, pixels, (const int8_t *)w, (const int32_t *)scales, made, line);
-    for (i = 0; i < pixels; i++) {
+    if (!apart) to += pixels * s->oc;
+    for (i = 0; apart && i < pixels; i++, to += s->oc) {
       if (s->end)
         onnxc_more(s->end, made + i * line, residual, to, s->oc);
-      else if (apart)
+      else
         memcpy(to, made + i * line, (size_t)s->oc);
-      to += s->oc;
       if (residual) residual += s->oc;
     }
     left -= pixels;
@@ -299,7 +337,7 @@ ONNXC_KERNEL void onnxc_depthwise3_pairs(const onnxc_depthwise_layer *s, const i
       a = onnxc_dot2(e, o2, a), b = onnxc_dot2(d, o2, b);
       ONNXC_SMLA(bb, d, i2, a);
       ONNXC_SMLA(tb, e, i2, b);
-      onnxc_requantise2(&a, &b, m, offset, shift);
+      onnxc_requantise2(&a, &b, m, m, offset, shift);
       y[0] = (int8_t)a, y[c] = (int8_t)b;
     }
     if (rows == 1 && odd) *y = onnxc_window_sum(s, x, w, ends, scale);
