@@ -128,6 +128,14 @@ def ternary(grad: torch.Tensor, scale: torch.Tensor, rng: torch.Generator | None
     return (torch.sign(grad) * (chance < grad.abs() / scale)).to(torch.int8)
 
 
+def is_slow(spec: Arithmetic, device: str) -> bool:
+    """Whether the device computes the precision that is asked for by way of float32."""
+    if spec.precision == "float32" or device != "cpu":
+        return False
+    ours = torch.cpu.get_capabilities()
+    return not (ours.get("avx512_bf16") or ours.get("amx_bf16") or ours.get("bf16"))
+
+
 def shorten(weights: Iterable[torch.Tensor], spec: Arithmetic) -> None:
     """Weights as the short format holds them after a step."""
     short = short_format(spec)

@@ -205,7 +205,7 @@ def nearest(w: torch.Tensor, codes: Sequence[float], d: torch.Tensor | None = No
     d = torch.ones_like(w) if d is None else d
     a, q = 2 * w.abs().mean() / levels.abs().max(), torch.zeros_like(w)
     for _ in range(TURNS):
-        q = levels[torch.bucketize(w / (a + SMALL), middles)]
+        q = levels[torch.bucketize((w / (a + SMALL)).contiguous(), middles)]
         a = (d * w * q).sum() / ((d * q * q).sum() + SMALL)
     return a * q
 

@@ -111,7 +111,9 @@ class Network(torch.nn.Module):
                 self.stored[name] = value.dtype
             elif value.is_floating_point() and _is_weight(value, read):
                 wide = value if value.dtype == torch.float64 else value.float()
-                self._parameters[name] = torch.nn.Parameter(wide.clone())
+                # channels last: the order in which torch's convolutions are fastest, and which their outputs take over
+                order = torch.channels_last if wide.ndim == 4 else torch.contiguous_format
+                self._parameters[name] = torch.nn.Parameter(wide.clone(memory_format=order))
                 self.stored[name] = value.dtype
             elif name not in inner:
                 self.fixed[name] = value
@@ -195,8 +197,10 @@ class Network(torch.nn.Module):
         return {name: self._declared(name, env[name]) for name in wanted}
 
     def _declared(self, name: str, t: torch.Tensor) -> torch.Tensor:
-        """Whole numbers held as floats become integers again at an output that says so."""
+        """Whole numbers held as floats become integers again at an output that says so, and floats that are cut short whole again."""
         kind = onnx.TensorProto.DataType.Name(self.outputs[name]) if name in self.outputs else ""
+        if t.dtype == torch.bfloat16 and kind != "BFLOAT16":  # by autocast
+            return t.float()
         return t.to({"INT8": torch.int8, "UINT8": torch.uint8}.get(kind, t.dtype)) if t.is_floating_point() else t
 
     def _evaluate(self, todo: list[Step], env: dict[str, torch.Tensor], keep: set[str] | None = None) -> None:

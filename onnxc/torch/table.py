@@ -136,9 +136,9 @@ class _Sign(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
-        size = x.abs()
-        slope = (2 - 2 * size).clamp(min=0) if ctx.smooth else (size <= 1).to(x.dtype)
-        return grad * slope, None, None
+        slope = x.abs()  # the rest is in place: these passes over memory are all that it costs
+        slope = slope.mul_(-2).add_(2).clamp_(min=0) if ctx.smooth else slope.le_(1)
+        return slope.mul_(grad), None, None
 
 
 def round_through(x: torch.Tensor) -> torch.Tensor:
@@ -148,5 +148,5 @@ def round_through(x: torch.Tensor) -> torch.Tensor:
 
 def sign_through(x: torch.Tensor, zero: float = 1.0, smooth: bool = False) -> torch.Tensor:
     """+1 or -1 (`zero` at 0), straight through within [-1, 1]."""
-    values = torch.where(x > 0, 1.0, torch.where(x == 0, zero, -1.0)).to(x.dtype)
+    values = torch.sign(x) if zero == 0 else (x >= 0 if zero > 0 else x > 0).to(x.dtype).mul_(2).sub_(1)
     return _Sign.apply(x, values, smooth)

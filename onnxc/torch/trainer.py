@@ -22,7 +22,7 @@ from onnxc.ir.errors import BadOption, OnnxcError
 from onnxc.ir.model import Model
 from onnxc.passes.train.objective import History, Objective, Schedule
 
-from .arithmetic import at_products, shorten, skipping
+from .arithmetic import at_products, is_slow, shorten, skipping
 from .checkpoints import mark, resume, save, writable
 from .forms import Clock, form
 from .losses import Classes, Tally, alike, attention, labelled, taught
@@ -84,7 +84,7 @@ class _Fit:
 
     def __init__(self, model: Model, objective: Objective, schedule: Schedule, ctx):
         self.model, self.objective, self.schedule = model, objective, schedule
-        self.seed, self.progress = ctx.seed, ctx.progress
+        self.seed, self.progress, self.device = ctx.seed, ctx.progress, torch.get_default_device().type
         self.clock, self.ranks = Clock(), Ranks()
         self.own = functions(schedule.augment)
         self.net = Network(model, learn_steps=objective.steps)
@@ -209,7 +209,8 @@ class _Fit:
         torch.manual_seed(int(np.random.SeedSequence([*seed, 1]).generate_state(1)[0]))
         share = self.ranks.share(self.samples.size_of(chunk))
         feeds = self.feeds(self.samples.of(chunk, share) if share else chunk, np.random.default_rng(list(seed)))
-        loss = self.loss(feeds)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.schedule.arithmetic.precision == "bfloat16"):
+            loss = self.loss(feeds)
         if not loss.requires_grad:
             raise BadOption(
                 "no weight has a share in the loss", expected="an output of real numbers that follows from weights",
@@ -229,7 +230,7 @@ class _Fit:
         return float(loss.detach())
 
     def optimiser(self):
-        return torch.optim.Adam(self.net.parameters(), lr=0.0)
+        return torch.optim.Adam(self.net.parameters(), lr=0.0, fused=True)
 
     def _state(self) -> dict[str, torch.Tensor]:
         return {n: t.detach().clone() for n, t in self._places().items()}
@@ -270,6 +271,8 @@ class _Fit:
         saved = self._resume()
         if saved is None:
             history = History(0.0, 0.0)
+            if is_slow(self.schedule.arithmetic, self.device):
+                history.notes.append("this processor has no bfloat16: float32 would take less time")
             self.progress("the model as it comes", 0.0)
             history.start = start = self.judge(history)
             if not math.isfinite(start):

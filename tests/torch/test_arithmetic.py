@@ -54,6 +54,29 @@ def test_fixed_point_rounds_at_random_and_right_in_the_mean():
     assert fixed_point(torch.tensor([1e6, -1e6]), 3).tolist() == [(2**15 - 1) / 8, -(2**15) / 8]
 
 
+def test_products_in_bfloat16_learn_and_epochs_are_judged_in_float32(monkeypatch):
+    from onnxc.torch.network import Network
+
+    seen, call = set(), Network._call
+
+    def watched(self, step, inputs, env):
+        made = call(self, step, inputs, env)
+        seen.add((self.training, step.op, made[0].dtype))
+        return made
+
+    monkeypatch.setattr(Network, "_call", watched)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    passes = "train.finetune(epochs=8,batch=16,rate=0.01{})"
+    short, whole = (fitted(passes.format(p)) for p in (",precision=bfloat16", ""))
+    made = {(training, dtype) for training, op, dtype in seen if op == "Conv"}
+    assert made == {(True, torch.bfloat16), (True, torch.float32), (False, torch.float32)}
+    (before, after), (start, end) = told(short), told(whole)
+    assert before == start and after < 0.7 * before and after == pytest.approx(end, rel=0.1)
+    assert "this processor has no bfloat16" in short.report.rows[-1].notes[0]
+    w = short.model.constants()["w2"].values
+    assert w.dtype == np.float32 and (torch.tensor(w).bfloat16().float().numpy() != w).any()
+
+
 def test_a_tensor_shares_one_exponent():
     from onnxc.torch.arithmetic import shared_exponent
 

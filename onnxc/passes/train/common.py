@@ -40,7 +40,9 @@ class Train(Pass):
     whole batch, or whole units, the largest over the batch, whose gradients alone are computed (meProp's unified form).
     ternary_gradient: gradients of weights become -s, 0 or s at random (TernGrad). shared_exponent: train in whole numbers of
     so many bits that share an exponent by tensor (Flexpoint). fixed_point: train in 16-bit numbers of so
-    many bits behind the point, rounded at random (Gupta).
+    many bits behind the point, rounded at random (Gupta). precision: bfloat16 computes products and what they make in that
+    format, forwards and backwards, which takes less time where the processor multiplies it; weights and losses stay float32, and
+    epochs are judged in float32.
     """
 
     claim = Claim.LOSSY
@@ -60,6 +62,7 @@ class Train(Pass):
     ternary_gradient: bool = False
     shared_exponent: Annotated[int | None, Range(2, 24)] = None
     fixed_point: Annotated[int | None, Range(0, 15)] = None
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     always = False
     """Whether the last weights are kept whatever the held loss says, as where the form of weights changes."""
@@ -72,6 +75,10 @@ class Train(Pass):
         if self.shared_exponent is not None and self.fixed_point is not None:
             raise BadOption("weights have one format", pass_name=self.name, expected="shared_exponent or fixed_point",
                             found="both")  # fmt: skip
+        emulated = (self.topk_gradient, self.shared_exponent, self.fixed_point)
+        if self.precision != "float32" and any(e is not None for e in emulated):
+            raise BadOption("what is emulated is emulated in float32", pass_name=self.name, found=f"precision={self.precision}",
+                            remedy="leave out precision, or topk_gradient, shared_exponent and fixed_point")  # fmt: skip
 
     def before(self) -> list[Pass]:
         """Passes that give the model the form which is trained."""
@@ -107,8 +114,8 @@ class Train(Pass):
 
     def schedule(self) -> Schedule:
         arithmetic = Arithmetic(
-            self.topk_gradient, self.topk_over, self.ternary_gradient, self.shared_exponent, self.fixed_point
-        )
+            self.topk_gradient, self.topk_over, self.ternary_gradient, self.shared_exponent, self.fixed_point, self.precision,
+        )  # fmt: skip
         return Schedule(
             self.epochs, self.batch, self.rate, self.held, self.patience, tuple(self.augment), self.checkpoint,
             self.threads, arithmetic,
@@ -143,6 +150,8 @@ def told(history: History, report: Report) -> None:
     for name in history.changed:
         report.edit(name, "trained")
     report.trainings.append(asdict(history))
+    for note in history.notes:
+        report.note(note)
     if history.sent:
         report.note(f"this process sent {history.sent:,} bytes of gradients")
     ran = f"{len(history.losses)} epochs, {history.steps} steps, largest rate {history.rate:.2g}"

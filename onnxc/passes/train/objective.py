@@ -90,13 +90,14 @@ class Form:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """In what numbers a training computes: cheaper gradients and short formats, emulated in floats.
+    """In what numbers a training computes: cheaper gradients and short formats, emulated in floats, but for bfloat16.
 
     topk: the share of the entries of a product's output gradient that go further, the largest of each sample (meProp, Sun
     2017), or of the whole batch, or whole units, by topk_over. ternary: the gradient of each weight becomes -s, 0 or s at random, right in
     the mean (TernGrad, Wen 2017). shared_exponent: bits of the whole numbers of a tensor that share an exponent (Flexpoint,
     Koester 2017). fixed_point: bits behind the point of 16-bit numbers, rounded at random (Gupta 2015). The last two hold
-    for weights, for what products make and for its gradient.
+    for weights, for what products make and for its gradient. precision: bfloat16 for products and what they make, forwards and
+    backwards; weights, their steps, statistics and losses stay float32 (Micikevicius 2018, by torch's autocast).
     """
 
     topk: float | None = None
@@ -104,6 +105,7 @@ class Arithmetic:
     ternary: bool = False
     shared_exponent: int | None = None
     fixed_point: int | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     def __bool__(self) -> bool:
         return self != Arithmetic()
@@ -155,7 +157,7 @@ class History:
     |batch-norm scales| in equal bins from 0 to `widest`. scores: at the start and after each epoch, the share of held samples
     whose class is right (score "accuracy"), or the teacher's ("agreement"). weights: histograms of all weights before and
     after, in equal bins from -span to span. sent: bytes that this process sent for gradients, where there are
-    several.
+    several. notes: what else the report says.
     """
 
     rate: float
@@ -172,6 +174,7 @@ class History:
     weights: list[list[int]] = field(default_factory=list)
     span: float = 0.0
     sent: int = 0
+    notes: list[str] = field(default_factory=list)
 
     @property
     def loss(self) -> float:

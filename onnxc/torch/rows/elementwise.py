@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import onnx
@@ -134,6 +135,11 @@ def prelu(call: Call, x, slope):
 def clip(call: Call, x, low=None, high=None):
     low = call.get("min") if low is None else low
     high = call.get("max") if high is None else high
+    still = not any(isinstance(b, torch.Tensor) and b.requires_grad for b in (low, high))
+    if still and x.is_floating_point():
+        least, most = (end if b is None else float(b) for b, end in ((low, -math.inf), (high, math.inf)))
+        if least <= most:
+            return F.hardtanh(x, least, most)  # one operator forwards, one backwards
     for bound, by in ((low, torch.maximum), (high, torch.minimum)):
         if bound is not None:
             x = by(x, bound if isinstance(bound, torch.Tensor) else torch.tensor(bound, dtype=x.dtype, device=x.device))

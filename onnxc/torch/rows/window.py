@@ -13,6 +13,7 @@ from ..table import Call, ints, row
 from .linear import pad_list, paddings
 
 MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+MEAN = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 @row("GlobalAveragePool")
@@ -51,6 +52,15 @@ class _Windows:
                     out -= 1  # a window may not begin in the pads
                 self.extra[i] = max(0, (out - 1) * self.strides[i] - room)
 
+    @property
+    def even(self) -> bool:
+        """Whether torch's own pooling has this geometry: pads alike on both sides, at most half a window, and no window beyond them."""
+        return (
+            self.before == self.after
+            and not any(self.extra)
+            and all(2 * p <= k for p, k in zip(self.before, self.kernel))
+        )
+
     def pad(self, x: torch.Tensor, value: float, extra_value: float | None = None) -> torch.Tensor:
         x = F.pad(x, pad_list(self.before, self.after), value=value)
         return F.pad(
@@ -71,13 +81,17 @@ def max_pool(call: Call, x):
     w = _Windows(call, x)
     if len(w.kernel) not in MAX:
         raise call.refuse("a pooling of this rank", found=len(w.kernel))
-    y = w.pad(x if x.is_floating_point() else x.to(torch.float32), -math.inf)
-    return MAX[len(w.kernel)](y, w.kernel, w.strides, 0, w.dilations).to(x.dtype)
+    y, pads = x if x.is_floating_point() else x.to(torch.float32), w.before
+    if not w.even:
+        y, pads = w.pad(y, -math.inf), [0] * len(w.kernel)
+    return MAX[len(w.kernel)](y, w.kernel, w.strides, pads, w.dilations).to(x.dtype)
 
 
 @row("AveragePool")
 def average_pool(call: Call, x):
     w = _Windows(call, x)
+    if w.even and set(w.dilations) == {1} and len(w.kernel) in MEAN:
+        return MEAN[len(w.kernel)](x, w.kernel, w.strides, w.before, False, bool(call.get("count_include_pad", 0)))
     ones = torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype, device=x.device)
     counts = w.sums(w.pad(ones, float(call.get("count_include_pad", 0)), 0.0))
     return w.sums(w.pad(x, 0.0)) / counts
