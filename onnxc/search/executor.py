@@ -12,7 +12,7 @@ import os
 import pickle
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -88,14 +88,7 @@ class _Pool:
         sent = [(job, self._pool.submit(self._run, job)) for job in jobs]
         self._sent = [f for f in self._sent if not f.done()] + [future for _, future in sent]
         try:
-            for job, future in sent:
-                try:
-                    result = future.result(_seconds(until))
-                except Late:
-                    if not _is_up(until):  # a job's own
-                        raise
-                    continue
-                yield job, result
+            yield from _answers(sent, _of_future, until, Late)
         finally:
             for _, future in sent:
                 future.cancel()
@@ -105,12 +98,29 @@ class _Pool:
         return not all(future.done() for future in self._sent)
 
 
-def _seconds(until: float | None) -> float | None:
-    return None if until is None else max(until - time.monotonic(), 0)
+def _of_future(future: Any, seconds: float | None) -> Any:
+    return future.result(seconds)
 
 
-def _is_up(until: float | None) -> bool:
-    return until is not None and time.monotonic() >= until
+def _answers(
+    sent: Sequence[tuple[Job, Any]],
+    result: Callable[[Any, float | None], Any],
+    until: float | None,
+    late: type[Exception],
+) -> Iterator[tuple[Job, Any]]:
+    """Each job with what comes of it, in order; from `until` on only those that are done.
+
+    sent: jobs with what stands for their results; result(it, seconds) waits for one so long, and raises `late` after that.
+    """
+    for job, waiting in sent:
+        seconds = None if until is None else max(until - time.monotonic(), 0)
+        try:
+            found = result(waiting, seconds)
+        except late:
+            if until is None or time.monotonic() < until:  # the job's own
+                raise
+            continue
+        yield job, found
 
 
 def _begin(spec: bytes) -> None:
@@ -151,16 +161,11 @@ class _Dask:
         left = list(jobs)
         for _ in range(TRIES):
             futures = [self._client.submit(_remote, job, self._key, self._spec, pure=False, retries=2) for job in left]
+            sent = list(zip(left, futures, strict=True))
             try:
-                for future in futures:
-                    try:
-                        result = future.result(_seconds(until))
-                    except Late:
-                        if not _is_up(until):
-                            raise
-                    else:
-                        yield left[0], result
-                    left.pop(0)
+                for pair in _answers(sent, _of_future, until, Late):
+                    left = left[left.index(pair[0]) + 1 :]
+                    yield pair
                 return
             except (KilledWorker, CancelledError):
                 self._spec = self._client.scatter(self._packed, broadcast=True)
@@ -200,15 +205,15 @@ class _Ray:
     def map(self, jobs: Iterable[Job], until: float | None = None) -> Iterator[tuple[Job, Any]]:
         sent = [(job, self._run.remote(job, self._key, self._spec)) for job in jobs]
         errors = self._ray.exceptions
+
+        def result(reference: Any, seconds: float | None) -> Any:
+            return self._ray.get(reference, timeout=seconds)
+
         try:
-            for job, reference in sent:
-                try:
-                    result = self._ray.get(reference, timeout=_seconds(until))
-                except errors.GetTimeoutError:
-                    continue
-                except (errors.WorkerCrashedError, errors.ObjectLostError) as error:
-                    raise BadOption("the Ray cluster loses its workers", found=f"{job} undone: {error}") from None
-                yield job, result
+            yield from _answers(sent, result, until, errors.GetTimeoutError)
+        except (errors.WorkerCrashedError, errors.ObjectLostError) as error:
+            lost = " ".join(str(error).split())[:200]
+            raise BadOption("the Ray cluster loses its workers", found=lost) from None
         finally:
             for _, reference in sent:
                 self._ray.cancel(reference)
