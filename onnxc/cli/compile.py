@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from ..ir.errors import BadOption, Unsupported
 from ..ir.escape import readable
 from . import arguments
+from . import compile_options as options
 from . import profile as layers
 from . import tune as tuning
 from .options import DataOption, ProfileOption, TraceOption, WayOption, bar, colour, json_text, show
@@ -37,99 +36,35 @@ CALLS = (*COLUMNS[:3], Column("flash"), Column("RAM"), COLUMNS[-1])
 
 
 def compile_(
-    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="An ONNX file.")] = None,
-    out: Annotated[
-        str | None, typer.Option("--out", "-o", metavar="DIR", help="Where library, header and manifest go.")
-    ] = None,
-    target: Annotated[
-        str, typer.Option(metavar="T[/T...]", help="The machine; of several the library picks at init.")
-    ] = "native",
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=1x3x224x224",
-            help="Extents of an input; several times: a library for all of them.",
-            show_default=False,
-        ),
-    ] = None,
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            metavar="NAME=8",
-            help="Fix an input, at numbers or NAME=F.npy: it is none of the library.",
-            show_default=False,
-        ),
-    ] = None,
-    until: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Compile up to this tensor or node; several times.", show_default=False),
-    ] = None,
-    begin: Annotated[
-        list[str] | None,
-        typer.Option("--from", metavar="NAME", help="Compile from this tensor or node on.", show_default=False),
-    ] = None,
-    weights: Annotated[
-        str, typer.Option(metavar="raw|coded", help="How the library holds its weights; coded is decoded at init.")
-    ] = "raw",
-    threads: Annotated[int, typer.Option(min=1, metavar="N", help="The most threads of a handle.")] = 1,
-    program: Annotated[bool, typer.Option("--program", help="Make a static command-line program too.")] = False,
-    wheel: Annotated[bool, typer.Option("--wheel", help="Make a pip package too, which needs NumPy alone.")] = False,
-    io: Annotated[
-        str, typer.Option(metavar="float|int8", help="int8: quantised inputs and outputs as their integers.")
-    ] = "float",
-    emit: Annotated[str, typer.Option(metavar="c", help="Write the library as C sources too.")] = "",
-    package: Annotated[
-        str,
-        typer.Option(
-            metavar="KIND", help="A package of the C sources: arduino, platformio, zephyr, cmsis-pack or esp-idf."
-        ),
-    ] = "",
-    optimise: Annotated[
-        str,
-        typer.Option(metavar="speed|size", help="What the C code of microcontrollers saves: time or bytes of code."),
-    ] = "speed",
-    buffers: Annotated[
-        str, typer.Option(metavar="caller|arena", help="arena: inputs and outputs have places in the arena.")
-    ] = "caller",
-    flash: Annotated[
-        str | None,
-        typer.Option(metavar="256k", help="Flash of the machine: whether the library fits.", show_default=False),
-    ] = None,
-    ram: Annotated[
-        str | None,
-        typer.Option(metavar="96k", help="RAM of the machine: whether the library fits.", show_default=False),
-    ] = None,
+    model: options.Model = None,
+    out: options.Out = None,
+    target: options.Target = "native",
+    shape: options.Shapes = None,
+    inputs: options.Inputs = None,
+    until: options.Until = None,
+    begin: options.Begin = None,
+    weights: options.Weights = "raw",
+    threads: options.Threads = 1,
+    program: options.Program = False,
+    wheel: options.Wheel = False,
+    io: options.Io = "float",
+    emit: options.Emit = "",
+    package: options.Package = "",
+    optimise: options.Optimise = "speed",
+    buffers: options.Buffers = "caller",
+    flash: options.Flash = None,
+    ram: options.Ram = None,
     data: DataOption = None,
-    check: Annotated[
-        str, typer.Option(metavar="data|shapes", help="data: run the library beside ONNX Runtime before it is written.")
-    ] = "data",
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the inputs that are drawn.")] = 0,
-    tune: Annotated[
-        float | None,
-        typer.Option(
-            min=0, metavar="SECONDS", help="Measure the best kernels of each layer on this machine.", show_default=False
-        ),
-    ] = None,
-    tune_cache: Annotated[
-        str | None,
-        typer.Option(metavar="F.json", help="What --tune has learnt; ~/.cache/onnxc/tune.json.", show_default=False),
-    ] = None,
+    check: options.Check = "data",
+    seed: options.Seed = 0,
+    tune: options.Tune = None,
+    tune_cache: options.TuneCache = None,
     profile: ProfileOption = False,
     trace: TraceOption = None,
-    report: Annotated[
-        str | None,
-        typer.Option(
-            metavar="F.html",
-            help="A page: for microcontrollers RAM over time and all layers, with --profile times.",
-            show_default=False,
-        ),
-    ] = None,
-    list_targets: Annotated[
-        bool, typer.Option("--list-targets", help="List the machines, and what this one can link and run.")
-    ] = False,
+    report: options.Report = None,
+    list_targets: options.ListTargets = False,
     verbose: WayOption = False,
-    json: Annotated[bool, typer.Option("--json", help="With --list-targets or --profile: as JSON.")] = False,
+    json: options.Json = False,
 ) -> None:
     """Compile a model to a standalone C library."""
     if list_targets:
@@ -146,18 +81,10 @@ def compile_(
         raise BadOption(f"-o {out} is a file", expected="a folder")
     from ..codegen import compile_model
     from ..compiling import once, optimiser
-    from ..ir.part import part
-    from ..measure.shapes import fixed, said, settled
-    from ..pipeline import load, sound
 
-    loaded = load(model)
-    sound(loaded)
-    loaded = part(loaded, begin or (), until or ())
-    loaded = fixed(loaded, arguments.wishes(None, None, inputs))
-    chosen = settled(loaded, shapes, data=data, seed=seed)
-    notes: dict[str, None] = dict.fromkeys([*loaded.remarks, *said(loaded, shapes, chosen)])
+    loaded, chosen, notes = _settled(model, begin or (), until or (), inputs, shapes, data, seed)
     road = once(optimiser(check, seed, notes.setdefault))
-    options: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "target": target,
         "shapes": chosen,
         "threads": threads,
@@ -171,7 +98,7 @@ def compile_(
             from ..measure.learnt import Learnt
             from ..measure.tune import tuned as kernels
 
-            tuned = kernels(loaded, tune, Learnt(tune_cache), options, data=data, progress=step)
+            tuned = kernels(loaded, tune, Learnt(tune_cache), settings, data=data, progress=step)
         done = compile_model(
             loaded,
             out,
@@ -188,18 +115,13 @@ def compile_(
             progress=step,
             timed=profile,
             picks=None if tuned is None else tuned.picks,
-            **options,
+            **settings,
         )
-    text = render(done, colour=colour(), memories=memories)
+    parts = [*(wrap(note, width=screen_width()) for note in notes), render(done, colour=colour(), memories=memories)]
     if report and not profile:
-        from ..ir.output import write_whole
-        from .html import compile_page
-
-        page = compile_page(done, CALLS, call_cells(done), sums(done, memories))
-        write_whole(Path(report), [page.encode()])
-        text += f"\n\nwritten: {report}"
+        parts.append(_page(done, report, memories))
     if tuned is not None:
-        text += "\n\n" + tuning.render(tuned, colour=colour())
+        parts.append(tuning.render(tuned, colour=colour()))
     if profile:
         from ..measure.profile import measured
 
@@ -208,8 +130,32 @@ def compile_(
         if json:
             show(json_text(found.to_dict()))
             return
-        text += "\n\n" + layers.render(found, colour=colour())
-    show("\n\n".join([*(wrap(note, width=screen_width()) for note in notes), text]))
+        parts.append(layers.render(found, colour=colour()))
+    show("\n\n".join(parts))
+
+
+def _settled(
+    path: str, begin: Sequence[str], until: Sequence[str], inputs: list[str] | None, shapes: list, data: Any, seed: int
+) -> tuple[Model, list, dict[str, None]]:
+    """The part of the model that is asked for, with its fixed inputs; the shapes of its libraries; and what is to be told of both."""
+    from ..ir.part import part
+    from ..measure.shapes import fixed, said, settled
+    from ..pipeline import load, sound
+
+    loaded = load(path)
+    sound(loaded)
+    loaded = fixed(part(loaded, begin, until), arguments.wishes(None, None, inputs))
+    chosen = settled(loaded, shapes, data=data, seed=seed)
+    return loaded, chosen, dict.fromkeys([*loaded.remarks, *said(loaded, shapes, chosen)])
+
+
+def _page(done: CompileReport, file: str, memories: dict[str, int]) -> str:
+    """Write the page of a report; what to say of it."""
+    from ..ir.output import write_whole
+    from .html import compile_page
+
+    write_whole(Path(file), [compile_page(done, CALLS, call_cells(done), sums(done, memories)).encode()])
+    return f"written: {file}"
 
 
 @contextmanager
