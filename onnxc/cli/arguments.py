@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,11 @@ def wanted(value: str | None, name: str, command: str = "passes") -> str:
     if value is None:
         raise BadOption(f"{name} is missing", remedy=f"see onnxc {command} --help")
     return value
+
+
+def words(options: Mapping[str, object]) -> list[str]:
+    """Options that were given (not None), with their values, as a shell's words."""
+    return [str(word) for name, value in options.items() if value is not None for word in (name, value)]
 
 
 def pair(text: str, option: str, form: str) -> tuple[str, str]:

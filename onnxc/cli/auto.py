@@ -30,7 +30,7 @@ from .options import (
 from .tables import Column, change, count, decibels, draw, plural, score, seconds, size, wrap
 
 if TYPE_CHECKING:
-    from ..search import Estimate, Found
+    from ..search import Estimate, Found, Search
     from ..search.work import Worker
 
 COLUMNS = (Column("", number=False), Column("bytes"), Column("MACs"), Column("peak"), Column("flash"), Column("RAM"),
@@ -97,7 +97,6 @@ def auto(
     from ..search import Budget
     from ..search import auto as search
     from ..search.budget import number
-    from ..search.folder import write
 
     folder = Path(out if out is not None else f"{Path(model).stem}-auto")
     if folder.exists() and not folder.is_dir():
@@ -130,15 +129,7 @@ def auto(
         if plan:
             show(json_text(_planned(searching.plan())) if json else render_plan(searching.plan(), colour=colour()))
             return
-        try:
-            found = searching.run()
-        except BaseException:
-            if searching.tried:
-                found = searching.partial()
-                places = write(found, folder, searching.local.spec)
-                _say(found, folder, places, json)
-            raise
-        places = write(found, folder, searching.local.spec)
+        found, places = _searched(searching, folder, json)
         argv = {
             "--data": data,
             "--task": task,
@@ -147,12 +138,29 @@ def auto(
             "--target": target,
             **{f"--{n}": v for n, v in given.items()},
         }
-        words = [str(w) for option, value in argv.items() if value is not None for w in (option, value)]
-        words += ["--train"] * train + [word for address in remote or () for word in ("--remote", address)]
+        words = (
+            arguments.words(argv)
+            + ["--train"] * train
+            + [word for address in remote or () for word in ("--remote", address)]
+        )
         _write_page(found, folder, searching.local, [model, *words, "-o", str(folder), "--seed", str(seed)])
     _say(found, folder, places, json)
     if found.misses:
         raise VerificationError(f"cannot: nearest is {told(found)}", remedy="ask for less, or give more data")
+
+
+def _searched(searching: Search, folder: Path, json: bool) -> tuple[Found, list[Path]]:
+    """What a search finds, and where its points were written; what ends it early leaves the best so far there, and says so."""
+    from ..search.folder import write
+
+    try:
+        found = searching.run()
+    except BaseException:
+        if searching.tried:
+            found = searching.partial()
+            _say(found, folder, write(found, folder, searching.local.spec), json)
+        raise
+    return found, write(found, folder, searching.local.spec)
 
 
 def _say(found: Found, folder: Path, places: list[Path], json: bool) -> None:

@@ -30,6 +30,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..measure.layers import Fate
+    from ..report import PipelineReport
 
 
 def passes(
@@ -70,11 +71,7 @@ def passes(
 ) -> None:
     """Transform a model by passes, each one verified."""
     if list_:
-        from ..passes.registry import aliases, available
-        from .listing import list_method, list_pass, list_passes
-
-        known = model is None or model in available() or model in aliases()
-        show(list_passes() if not model else list_pass(model) if known else list_method(model))
+        _list(model)
         return
     memory.give_back()
     model = arguments.wanted(model, "MODEL")
@@ -88,14 +85,10 @@ def passes(
         raise BadOption("--report writes JSON or HTML", expected="F.json or F.html", found=report)
     arguments.check_file(node_data, "--node-data")
     from ..ir.files import load
-    from ..ir.output import write_whole
-    from ..measure.layers import explorer
     from ..passes.registry import make
     from ..pipeline import Pipeline
     from ..recipe import parse, read_toml
-    from ..report import finite
     from ..runtime.code import allowed
-    from .html import repeat, transform_page
     from .report import render
 
     chosen, settings = (parse(listed or ""), {}) if recipe is None else read_toml(recipe, allow_code=allowed())
@@ -127,23 +120,50 @@ def passes(
     if before is not None:
         argv = _argv(model, listed, recipe, out, data, task, metric, decode, seed)
         argv += ["--portable"] if portable else []
-        layers = _layers(before, result, settings)
-        found = {"onnxc": __version__, "model": model, "out": out, "command": repeat("passes", argv), **result.report.to_dict(),
-                 "layers": finite([layer.to_dict() for layer in layers])}  # fmt: skip
-        text = json_text(found)
-        if report and Path(report).suffix == ".html":
-            page = transform_page(result.report, f"onnxc: {Path(model).name}", layers=layers, command=found["command"])
-            write_whole(Path(report), [page.encode()])
-        elif report:
-            write_whole(Path(report), [text.encode() + b"\n"])
-        if node_data:
-            write_whole(Path(node_data), [json_text(explorer(layers)).encode() + b"\n"])
+        text = _tell(model, out, result.report, _layers(before, result, settings), argv, report, node_data)
     if json:
         show(text)
         return
     show(render(result.report, verbose=verbose, colour=colour()))
     if out:
         show(f"\nwritten: {line(out)}")
+
+
+def _list(name: str | None) -> None:
+    """The passes; of a name, the options of that pass, or the passes of that method."""
+    from ..passes.registry import aliases, available
+    from .listing import list_method, list_pass, list_passes
+
+    known = name is None or name in available() or name in aliases()
+    show(list_passes() if not name else list_pass(name) if known else list_method(name))
+
+
+def _tell(
+    model: str,
+    out: str | None,
+    done: PipelineReport,
+    layers: list[Fate],
+    argv: list[str],
+    report: str | None,
+    node_data: str | None,
+) -> str:
+    """Write the whole report to the files that are asked for; the report as JSON."""
+    from ..ir.output import write_whole
+    from ..measure.layers import explorer
+    from ..report import finite
+    from .html import repeat, transform_page
+
+    found = {"onnxc": __version__, "model": model, "out": out, "command": repeat("passes", argv), **done.to_dict(),
+             "layers": finite([layer.to_dict() for layer in layers])}  # fmt: skip
+    text = json_text(found)
+    if report and Path(report).suffix == ".html":
+        page = transform_page(done, f"onnxc: {Path(model).name}", layers=layers, command=found["command"])
+        write_whole(Path(report), [page.encode()])
+    elif report:
+        write_whole(Path(report), [text.encode() + b"\n"])
+    if node_data:
+        write_whole(Path(node_data), [json_text(explorer(layers)).encode() + b"\n"])
+    return text
 
 
 def _layers(given, result, settings: dict) -> list[Fate]:
@@ -162,7 +182,7 @@ def _argv(
 ) -> list[str]:
     options = {"-p": listed, "--recipe": recipe, "--data": data, "--task": task, "--metric": metric, "--decode": decode, "-o": out,
                "--seed": seed}  # fmt: skip
-    return [model, *(str(word) for name, value in options.items() if value is not None for word in (name, value))]
+    return [model, *arguments.words(options)]
 
 
 def _alike(a, b) -> bool:
