@@ -20,6 +20,7 @@ from .ir.errors import BadModel, BadOption, DimensionError, InferenceObjects, On
 from .ir.files import load
 from .ir.live import peak_bytes
 from .ir.model import Model
+from .ir.patience import patient
 from .ir.product import Predict
 from .ir.verify import Verified, verify
 from .passes.base import Claim, Context, Pass, Report, interface
@@ -111,6 +112,10 @@ class Pipeline(Pass):
     def transform(self, model) -> Result:
         """Transform a model (path, bytes, ModelProto, gs.Graph or Model), which is never changed. Raises OnnxcError."""
         work = load(model).copy()
+        with patient():
+            return self._transformed(work)
+
+    def _transformed(self, work: Model) -> Result:
         frozen, wishes = self._frozen(work) if self.freeze else ([], self.wishes)
         ctx = Context(
             sound(work, runs=self.check == "data"),

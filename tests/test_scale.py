@@ -1,6 +1,7 @@
 """Work grows as the model does, and memory is bounded by the weights: benchmarks/scale.py on small models."""
 
 import cProfile
+import gc
 import importlib.util
 import json
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import onnxc
 from onnxc.ir import model as model_module
 from onnxc.ir import table
+from onnxc.ir.patience import patient
 
 SCRIPT = Path(onnxc.__file__).resolve().parents[1] / "benchmarks/scale.py"
 
@@ -47,6 +49,18 @@ def calls(proto, passes: str) -> int:
     onnxc.run_passes(proto, passes, check="shapes")
     profile.disable()
     return sum(entry.callcount for entry in profile.getstats())
+
+
+def test_the_search_for_garbage_is_as_before_afterwards():
+    before, followers = gc.get_threshold(), list(gc.callbacks)
+    with patient(), patient():
+        assert gc.get_threshold()[0] > before[0]
+        gc.collect()
+        assert gc.get_threshold()[0] > before[0] and len(gc.callbacks) == len(followers) + 1
+    assert gc.get_threshold() == before and gc.callbacks == followers
+    with pytest.raises(RuntimeError), patient():
+        raise RuntimeError
+    assert gc.get_threshold() == before and gc.callbacks == followers
 
 
 CASES = [

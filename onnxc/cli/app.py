@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -180,19 +181,31 @@ def _path(error) -> str:
 
 def _unforeseen(e: Exception) -> tuple[str, int]:
     """What to say of an exception that nobody raised on purpose, and the exit status."""
-    if isinstance(e, OSError) and e.strerror and not hasattr(e, "pass_name"):
-        return f"{e.filename or 'the system'}: {e.strerror.lower()}", 2
-    if (
-        isinstance(e, OSError) and e.errno in NO_ROOM and not e.filename
-    ):  # within a pass; files without a name are temporary
+    if isinstance(e, OSError) and e.errno in NO_ROOM and _is_temporary(e):
         import tempfile
 
-        said = f"pass {getattr(e, 'pass_name', '?')}: cannot write temporary files: {os.strerror(e.errno).lower()}"
+        said = f"cannot write temporary files: {os.strerror(e.errno).lower()}"
+        said = f"pass {e.pass_name}: {said}" if hasattr(e, "pass_name") else said
         return f"{said}; make room in {line(tempfile.gettempdir())}, or name another folder in TMPDIR", 2
+    if isinstance(e, OSError) and e.strerror and not hasattr(e, "pass_name"):
+        return f"{e.filename or 'standard output'}: {e.strerror.lower()}", 2
     where = f" in pass {e.pass_name}" if hasattr(e, "pass_name") else ""
     if isinstance(e, MemoryError):
         return f"out of memory{where}", 1
     return f"internal error{where}: {type(e).__name__}: {e}; run with --debug", 1
+
+
+def _is_temporary(e: OSError) -> bool:
+    """Whether a file in the folder for temporary ones could not be written: those bear no name in errors of writing."""
+    import tempfile
+
+    if e.filename is not None:
+        return Path(os.fsdecode(e.filename)).is_relative_to(tempfile.gettempdir())
+    try:
+        sys.stdout.flush()  # fails again where it was what failed
+    except OSError:
+        return False
+    return True
 
 
 def _complain(text: str, status: int, debug: bool) -> int:

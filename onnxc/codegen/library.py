@@ -34,7 +34,7 @@ from onnxc.codegen.c.timed import TIMED, check_timed, timed_files, write_timed
 from onnxc.codegen.c.wheel import check_wheel, wheels_in, write_wheel
 from onnxc.codegen.candidates import Picks
 from onnxc.codegen.door import Optimise, Shapes, Source
-from onnxc.codegen.manifest import check_types, lengths_of, manifest_of, tensors_of
+from onnxc.codegen.manifest import check_types, lengths_of, manifest_of, tensors_of, write_manifest
 from onnxc.codegen.memory.arena import ALIGN
 from onnxc.codegen.memory.flash import flash_bytes
 from onnxc.codegen.memory.spill import trim
@@ -48,7 +48,6 @@ from onnxc.codegen.target import Target, resolve
 from onnxc.coding.array import encode
 from onnxc.ir import temporary
 from onnxc.ir.errors import BadModel, BadOption, Unsupported
-from onnxc.ir.escape import json_text
 from onnxc.ir.files import load
 from onnxc.ir.model import Model
 from onnxc.ir.staging import put, staging
@@ -289,7 +288,7 @@ def _make(
     extras = check_static(work, name, toolchain, wanted.program)
     manifest = manifest_of(face, targets, libraries, kernels, model, wanted.weights)
     manifest["program"] = extras[0] if wanted.program else None
-    (work / "manifest.json").write_text(json_text(manifest) + "\n", encoding="ascii")
+    write_manifest(work, manifest)
     if wanted.timed:
         write_timed(work, face, programs, stored, layout, targets, objects, manifest)
     extras += [write_wheel(work, face, toolchain, model)] if wanted.wheel else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from onnxc import __version__
 from onnxc.codegen.c.header import C_TYPES, Interface, tensor_bytes
@@ -10,6 +11,8 @@ from onnxc.codegen.prepare.ends import Scaled
 from onnxc.codegen.prepare.record import StaticModel
 from onnxc.codegen.target import Target
 from onnxc.ir.errors import Unsupported
+from onnxc.ir.escape import json_text
+from onnxc.runtime import library
 
 
 def check_types(static: StaticModel) -> None:
@@ -81,3 +84,14 @@ def manifest_of(
         "shapes": tensors["shapes"],
         "kernels": [{key: row[key] for key in keys if key in row} for row in kernels],
     }
+
+
+def write_manifest(folder: Path, manifest: dict) -> None:
+    """Writes manifest.json. Raises Unsupported where it would be larger than what is read again: names can be of any length."""
+    text = json_text(manifest) + "\n"
+    if len(text) > library.MANIFEST_BYTES:
+        raise Unsupported(
+            "the model's names make its manifest too large", expected=f"at most {library.MANIFEST_BYTES} bytes",
+            found=f"{len(text)} bytes", remedy="give its nodes and tensors shorter names",
+        )  # fmt: skip
+    (folder / "manifest.json").write_text(text, encoding="ascii")

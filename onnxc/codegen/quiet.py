@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from onnxc.ir import temporary
 
 OWN = re.compile(
     rb"\[\d\d:\d\d:\d\d\] \S+:\d+: (Warning|Info|Debug):|warning: |'[^']*' is not a recognized (feature|processor)"
@@ -24,12 +25,13 @@ def quiet() -> Iterator[None]:
     except OSError:  # there is none
         yield
         return
-    with tempfile.TemporaryFile() as held:
+    with temporary.in_memory() as held:
         os.dup2(held.fileno(), 2)
         try:
             yield
         finally:
-            sys.stderr.flush()
+            with suppress(OSError):
+                sys.stderr.flush()
             os.dup2(screen, 2)
             os.close(screen)
             held.seek(0)

@@ -142,13 +142,15 @@ def making(folder: Path) -> Iterator[None]:
 
 
 def write_several(folder: Path, files: Mapping[str, Iterable[bytes | memoryview]]) -> None:
-    """Write `files`, name -> chunks, into `folder`, which is made: when all are whole they take their places. Raises BadOption."""
+    """Write `files`, name -> chunks, into `folder`, which is made, as are folders in names: when all are whole they take their
+    places. Raises BadOption."""
     path = folder
     try:
         with making(folder), ExitStack() as stack:
             ready = []
             for name, chunks in files.items():
                 path = folder / name
+                stack.enter_context(making(path.parent))
                 if is_special(path):
                     stack.enter_context(replacing(path)).writelines(chunks)
                     continue

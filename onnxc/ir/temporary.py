@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 TRIES, PAUSE = 40, 0.05
 """How often a folder is emptied that fills again, and the seconds between."""
@@ -48,6 +49,15 @@ def file(home: Path, name: str, mode: int = 0o666) -> Iterator[Path]:
     with _held(home / _name(name)) as path:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), mode))
         yield path
+
+
+def in_memory() -> IO[bytes]:
+    """A file without a name, which no disk has to have room for where the system keeps such in memory."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("onnxc"), "w+b")
+    import tempfile
+
+    return tempfile.TemporaryFile()
 
 
 @contextmanager

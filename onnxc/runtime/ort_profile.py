@@ -18,7 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 
+from onnxc.ir.errors import BadOption
 from onnxc.ir.lean import Lean
 from onnxc.runtime.reference import Session
 
@@ -51,8 +53,18 @@ class OrtProfile:
         return self.session.run(feeds)
 
     def finish(self, skip: int) -> list[OrtNode]:
-        """The kernels in the order in which they ran, with the middle of their times over all runs but the first `skip`."""
-        events = json.loads(self.session.end_profiling().read_text())
+        """The kernels in the order in which they ran, with the middle of their times over all runs but the first `skip`.
+
+        Raises BadOption where what ONNX Runtime wrote is not whole: it does not tell of a full disk.
+        """
+        try:
+            events = json.loads(self.session.end_profiling().read_text())
+            outputs = self._outputs()
+        except (OSError, ValueError, DecodeError):
+            raise BadOption(
+                "ONNX Runtime could not write its profile", found=f"a file in {self._folder.parent} that is not whole",
+                remedy="make room there, or name another folder in TMPDIR",
+            ) from None  # fmt: skip
         runs = [e for e in events if e["name"] == "model_run"][skip:]
         times: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0] * len(runs))
         ends = iter(enumerate(runs))
@@ -63,7 +75,6 @@ class OrtProfile:
             if run is None or not event["name"].endswith(SUFFIX) or event["ts"] < run["ts"]:
                 continue
             times[event["name"].removesuffix(SUFFIX), event["args"]["op_name"]][at] += event["dur"] * 1e-6
-        outputs = self._outputs()
         return [OrtNode(name, op, middle(found), self._nodes(name, outputs)) for (name, op), found in times.items()]
 
     def _outputs(self) -> dict[str, list[str]]:

@@ -89,8 +89,6 @@ def auto(
         "data": first.digest()[:16] + third.digest()[:16],
     }
     place = None if folder is None else Path(folder) / "search.json"
-    if place is not None:
-        place.parent.mkdir(parents=True, exist_ok=True)
     tell = progress or (lambda text, share: None)
     return Search(Worker(spec), wanted, State(place, head), formats, executor, minutes, tell, begun, tuple(remote))
 

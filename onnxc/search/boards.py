@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..ir.errors import BadOption, MissingTool, OnnxcError, Unsupported
+from ..ir.output import write_several
 from ..measure.bench import measure
-from .compiled import write_library
+from .compiled import library_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,7 +98,7 @@ def _on_one(
     with tempfile.TemporaryDirectory(prefix="onnxc-") as text:
         calls = {}
         for name, result in {"given": given, **{str(k): r for k, r in share.items()}}.items():
-            write_library(result, Path(text) / name)
+            write_several(Path(text) / name, library_files(result))
             calls[name] = _Call(Remote(Path(text) / name, address), feeds)
         _, *rows = measure(calls, rounds=ROUNDS, warmup=1)
     return {int(row.name): row.ratio for row in rows}

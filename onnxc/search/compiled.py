@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..ir.errors import OnnxcError
 from ..ir.model import Model
-from ..ir.output import write_whole
 
 _COMPILING = threading.Lock()
 """TVM compiles one model at a time in a process."""
@@ -51,9 +50,6 @@ def _has_integer_ends(model: Model) -> bool:
     return True
 
 
-def write_library(result: Mapping[str, Any], folder: Path) -> None:
-    """The files of a candidate's library, under `folder`."""
-    for name, text in result["library"].items():
-        place = folder / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(place, [base64.b64decode(text)])
+def library_files(result: Mapping[str, Any]) -> dict[str, Iterator[bytes]]:
+    """Place -> content of the files of a candidate's library, for `write_several`."""
+    return {place: map(base64.b64decode, [text]) for place, text in result["library"].items()}

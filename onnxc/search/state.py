@@ -10,7 +10,7 @@ from typing import Any
 
 from ..ir.bounded import read_json
 from ..ir.errors import BadData
-from ..ir.output import write_whole
+from ..ir.output import making, write_whole
 from .work import Job
 
 FORM = "onnxc search 2"
@@ -55,7 +55,8 @@ class State:
         """Write the file, whole or not at all."""
         if self._file is not None:
             text = json.dumps({**self._head, "results": self.results})  # infinities too
-            write_whole(self._file, [text.encode() + b"\n"])
+            with making(self._file.parent):
+                write_whole(self._file, [text.encode() + b"\n"])
             self._written = time.monotonic()
 
 

@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -294,3 +295,11 @@ def test_a_full_disk_within_a_pass_is_no_internal_error():
     )
     full.filename = "weights.npy"
     assert "internal error in pass prune" in app._unforeseen(full)[0]
+    outside = OSError(errno.ENOSPC, "No space left on device")
+    for name in (None, f"{tempfile.gettempdir()}/.session.onnxc-x"):  # before any pass: sessions, libraries
+        outside.filename = name
+        assert app._unforeseen(outside)[0].startswith(
+            "cannot write temporary files: no space left on device; make room in "
+        )
+    outside.filename = "/elsewhere"
+    assert app._unforeseen(outside)[0] == "/elsewhere: no space left on device"

@@ -12,12 +12,14 @@ import pytest
 from onnx import helper
 
 from onnxc.cli.profile import chrome, render
+from onnxc.ir.errors import BadOption
+from onnxc.ir.lean import Lean
 from onnxc.measure import ceiling as roofs
 from onnxc.measure.ceiling import Ceiling
 from onnxc.measure.guide import suggestion
 from onnxc.measure.match_ort import beside
 from onnxc.measure.profile import LayerTime, Profile
-from onnxc.runtime.ort_profile import OrtNode, middle
+from onnxc.runtime.ort_profile import OrtNode, OrtProfile, middle
 
 ROOF = Ceiling(1e11, 4e11, 2e12, ((1 << 14, 5e11), (1 << 26, 4e10)))
 LAYER = LayerTime(
@@ -149,3 +151,12 @@ def test_what_is_not_compiled_has_onnx_runtimes_times(command, tmp_path, monkeyp
 def test_what_a_profile_is_not_of(command, model_path, words, said):
     done = command("bench", model_path, *words)
     assert done.status == 2 and said in done.error()
+
+
+def test_a_profile_that_is_not_whole_is_told(model_path, tmp_path, monkeypatch):
+    """ONNX Runtime says nothing of a full disk."""
+    profile = OrtProfile(Lean(onnx.load(model_path), {}), tmp_path)
+    (tmp_path / "cut.json").write_text('[{"cat" : "Se')
+    monkeypatch.setattr(profile.session, "end_profiling", lambda: tmp_path / "cut.json")
+    with pytest.raises(BadOption, match=r"could not write its profile.*make room there"):
+        profile.finish(0)

@@ -120,7 +120,9 @@ def test_streams_that_are_closed_or_full(model_path, tmp_path, closed):
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == (2 if "full" in closed else 0), done.stderr
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
-    assert done.stderr == ("onnxc: error: the system: no space left on device\n" if closed == "> /dev/full" else "")
+    assert done.stderr == (
+        "onnxc: error: standard output: no space left on device\n" if closed == "> /dev/full" else ""
+    )
     onnx.checker.check_model(onnx.load(out))
 
 

@@ -23,6 +23,7 @@ from onnxc.codegen.c.names import HEADERS
 from onnxc.codegen.target import TARGETS
 from onnxc.ir.errors import BadModel, BadOption, Unsupported
 from onnxc.ir.escape import from_c_string
+from onnxc.runtime import library as loader
 from onnxc.runtime.library import Library, interface_digest, read_manifest
 from onnxc.runtime.program import Program, build_program
 
@@ -89,6 +90,13 @@ def test_a_library_of_hostile_names_runs(hostile):
         input=f'#include "{hostile}/net.h"\n', text=True, capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_a_manifest_that_nobody_would_read_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(loader, "MANIFEST_BYTES", 20_000)
+    with pytest.raises(Unsupported, match="names make its manifest too large, expected at most 20000 bytes, found "):
+        compile_model(scaled(["x" * 9_000]), tmp_path / "out", name="net", check="shapes")
+    assert not list(tmp_path.iterdir())
 
 
 def test_outputs_of_one_name_are_refused(tmp_path):

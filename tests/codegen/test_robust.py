@@ -12,6 +12,10 @@ import onnx
 import pytest
 
 from onnxc.codegen import compile_model
+from onnxc.codegen.c.function import compile_functions
+from onnxc.codegen.prepare.static import make_static
+from onnxc.codegen.program import lower_program
+from onnxc.codegen.target import TARGETS
 from onnxc.ir.errors import BadData
 from onnxc.runtime.library import Library
 
@@ -139,3 +143,14 @@ def test_valgrind_finds_nothing(shared_model, tmp_path, threads):
     command = ["valgrind", "--error-exitcode=9", "--leak-check=full", "-q", tmp_path / "stress", "3"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "same bytes in 24 runs\n"), done.stderr
+
+
+def test_a_disk_that_is_full_does_not_end_the_process():
+    """LLVM's own writer ends it where a write fails."""
+    net = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[8] x) => (float[8] y) { y = Tanh(x) }'
+    )
+    target = TARGETS["x86-64-v3"]
+    functions = lower_program(make_static(net), target, 1, "net").bodies
+    with pytest.raises(OSError, match="No space left"):
+        compile_functions(functions, target, 1, "/dev/full")

@@ -239,7 +239,7 @@ def test_of_several_files_all_are_written_or_none(tmp_path):
     output.write_several(made, {"x": [b"old x"], "y": [b"old ", b"y"]})
     for folder in (made, deep):
         with pytest.raises(BadOption, match=r"^cannot write .*z: no space left on device$"):
-            output.write_several(folder, {"x": [b"new"], "z": full(b"half"), "y": [b"new"]})
+            output.write_several(folder, {"x": [b"new"], "in/y": [b"new"], "in/z": full(b"half"), "y": [b"new"]})
     assert {path.name: path.read_bytes() for path in made.iterdir()} == {"x": b"old x", "y": b"old y"}
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
 

@@ -17,7 +17,7 @@ from onnxc.recipe import parse, read_toml, to_toml
 from onnxc.runtime.feeding import feed
 from onnxc.runtime.reference import Session
 from onnxc.runtime.split import split
-from onnxc.search import Budget, auto
+from onnxc.search import Budget, auto, state
 from onnxc.search.budget import doubt, number
 from onnxc.search.executor import opened
 from onnxc.search.found import Found, Point, smoothed
@@ -360,6 +360,15 @@ def test_a_plan_writes_nothing(place, capsys):
     )
     out = capsys.readouterr().out
     assert "cuts of channels" in out and "nothing was written" in out and not (place / "no").exists()
+
+
+def test_a_full_disk_leaves_no_folder(place, tmp_path, monkeypatch, capsys):
+    def full(path, chunks):
+        raise BadOption(f"cannot write {path}: no space left on device")
+
+    monkeypatch.setattr(state, "write_whole", full)
+    assert main(["auto", str(place / "net.onnx"), "--data", str(place / "data.npz"), "-o", str(tmp_path / "o")]) == 2
+    assert "no space left on device" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from onnxc.codegen.kernels import elementary
@@ -22,6 +24,7 @@ from onnxc.codegen.kernels.winograd_parts import parts_of
 from onnxc.codegen.memory.arena import aligned
 from onnxc.codegen.target import Target
 from onnxc.codegen.tvm_api import name_of, to_loops, tvm_modules, tvm_target
+from onnxc.ir import temporary
 
 STACK_BYTES = 1024  # smaller buffers stay on the stack (registers, after LLVM); larger ones go to the workspace
 
@@ -47,8 +50,21 @@ def compile_functions(
     module = m.tvm.IRModule({var: f.with_attr("target", goal) for var, f in module.functions_items()})
     with goal:
         built = m.tvm.get_global_func("target.build." + goal.kind.name)(module, goal)
-    built.write_to_file(str(path), "o")
+    Path(path).write_bytes(_object(built))
     return {name_of(var): how for var, how in made.items() if name_of(var) in functions}
+
+
+def _object(built: Any) -> bytes:
+    """The object file of a module: LLVM ends the process where the disk is full, so that it writes into memory if it can."""
+    with temporary.in_memory() as file:
+        place = Path(f"/proc/self/fd/{file.fileno()}")
+        if place.exists():
+            built.write_to_file(str(place), "o")
+            file.seek(0)
+            return file.read()
+    with temporary.folder(Path(tempfile.gettempdir()), "object") as folder:
+        built.write_to_file(str(folder / "k.o"), "o")
+        return (folder / "k.o").read_bytes()
 
 
 def with_parts(functions: Mapping[str, Any]) -> dict[str, Any]:

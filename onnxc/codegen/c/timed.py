@@ -17,11 +17,11 @@ from typing import Any
 from onnxc.codegen.c.build import PARTS, link, own_parts, write_sources
 from onnxc.codegen.c.header import Interface
 from onnxc.codegen.c.source import Layout
+from onnxc.codegen.manifest import write_manifest
 from onnxc.codegen.memory.weights import Weights
 from onnxc.codegen.program import Program
 from onnxc.codegen.target import Target
 from onnxc.ir.errors import Unsupported
-from onnxc.ir.escape import json_text
 
 TIMED = "profile"
 
@@ -61,7 +61,7 @@ def write_timed(
     link(folder, face.name, toolchain, toolchain.linker(), list(kernels), weights, own_parts(face, weights))
     rows = [[row.to_dict() for row in program.rows] for program in programs]
     timed = manifest | {"libraries": [f"lib{face.name}.so"], "program": None, "calls": rows}
-    (folder / "manifest.json").write_text(json_text(timed) + "\n", encoding="ascii")
+    write_manifest(folder, timed)
     made.mkdir()
     for file in timed_files(face.name):
         os.replace(folder / file, made / file)
