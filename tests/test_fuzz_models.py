@@ -136,6 +136,17 @@ def test_axes_that_no_tensor_has_are_refused_ahead_of_inference(text):
         onnxc.load(model(text))
 
 
+def test_a_split_that_does_not_say_how_is_refused():
+    text = "g (float[4] x) => (float[2] a) { a, b = Split<axis = 0>(x) }"
+    with pytest.raises(
+        BadModel, match="node Split: Split has neither lengths nor num_outputs, of which opset 18 needs one"
+    ):
+        onnxc.load(model(text))
+    older = model(text)
+    older.opset_import[0].version = 13
+    assert len(onnxc.load(older).nodes) == 1
+
+
 def test_outputs_that_split_does_not_say_are_refused_ahead_of_inference():
     with pytest.raises(BadModel, match="Split has other outputs than it says, expected 2, found 4"):
         onnxc.load(model("g (float[4] x) => (float[1] a) { a, b, c, d = Split<num_outputs = 2>(x) }"))

@@ -57,13 +57,20 @@ def infer(proto: onnx.ModelProto, **options: bool) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(shown, **options)
 
 
-def refuse_impossible(nodes: Iterable[onnx.NodeProto]) -> None:
+def refuse_impossible(nodes: Iterable[onnx.NodeProto], opset: int) -> None:
     """Raise BadModel where a standard operator names an axis that no tensor can have, a type that there is not, or other
-    outputs than it has: ONNX's inference would read beyond a shape, or write beyond the outputs."""
+    outputs than it has: ONNX's inference would read beyond a shape, or write beyond the outputs. Or where a Split says not at
+    all how it splits, which inference sees only once the shape is known."""
     for node in nodes:
         if node.domain not in STANDARD:
             continue
         name = node.name or node.op_type
+        if node.op_type == "Split" and opset >= 18 and not any(node.input[1:]):
+            if all(a.name != "num_outputs" for a in node.attribute):
+                raise BadModel(
+                    f"Split has neither lengths nor num_outputs, of which opset {opset} needs one", node=name,
+                    remedy="export the model again",
+                )  # fmt: skip
         for a in node.attribute:
             if a.type != onnx.AttributeProto.INT or a.ref_attr_name:
                 continue

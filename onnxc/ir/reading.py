@@ -61,7 +61,7 @@ def from_proto(proto: onnx.ModelProto, beside: Beside, weights: Iterable[onnx.Te
             raise BadModel("a graph input has no name or stands twice", tensor=info.name or "''")
         tensors[info.name] = variable(info)
         inputs.append(tensors[info.name])
-    nodes = _nodes(graph, tensors, beside)
+    nodes = _nodes(graph, tensors, beside, opsets[""])
     outputs: list[gs.Tensor] = []
     for info in graph.output:
         t = tensors.get(info.name)
@@ -85,7 +85,8 @@ def from_proto(proto: onnx.ModelProto, beside: Beside, weights: Iterable[onnx.Te
         raise BadModel("overloaded functions are not supported", found=next(f.name for f in functions if f.overload))
     _bound_calls(graph, functions)
     for function in functions:
-        refuse_impossible(with_bodies(function.node))
+        own = {o.domain: o.version for o in function.opset_import}
+        refuse_impossible(with_bodies(function.node), own.get("", opsets[""]))
     wanted = {
         t.name
         for n in nodes
@@ -218,7 +219,7 @@ def _opsets(proto: onnx.ModelProto) -> dict[str, int]:
     return opsets
 
 
-def _nodes(graph: onnx.GraphProto, tensors: dict, beside: Beside) -> list[gs.Node]:
+def _nodes(graph: onnx.GraphProto, tensors: dict, beside: Beside, opset: int) -> list[gs.Node]:
     made: set[str] = set(tensors)
     for proto in graph.node:
         for name in proto.output:
@@ -243,7 +244,7 @@ def _nodes(graph: onnx.GraphProto, tensors: dict, beside: Beside) -> list[gs.Nod
                 continue
         beside.inline(proto)
         _refuse_references(proto)
-        refuse_impossible(with_bodies([proto]))
+        refuse_impossible(with_bodies([proto]), opset)
         outer = captured(proto)
         given = list(proto.input)
         while given and not given[-1]:

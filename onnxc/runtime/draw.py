@@ -22,6 +22,8 @@ Sizes = Mapping[str, int]
 IMAGE, PLAIN = 64, 16
 USUAL_ELEMENTS = 1 << 22
 """Elements of one sample beyond which open axes are drawn shorter, where nobody has said how long they are."""
+CHUNK = 1 << 20
+"""Elements that are drawn at once, in float64."""
 
 
 def extents(inputs: Mapping[str, tuple], batch: int = 1, sizes: Sizes | None = None) -> dict[str, tuple[int, ...]]:
@@ -142,7 +144,9 @@ def _draw(seed: tuple[int, ...], shape: tuple[int, ...], dtype: np.dtype, name: 
     if dtype.kind == "c":
         return np.asarray(rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype)
     if dtype.kind == "f" or dtype.name.startswith(("bfloat", "float")):
-        made = np.asarray(rng.standard_normal(shape)).astype(dtype)
+        made = np.empty(shape, dtype)
+        for part in np.array_split(made.reshape(-1), made.size // CHUNK + 1):
+            part[...] = rng.standard_normal(part.size)
         return _corners(made) if values.boxes and shape and shape[-1] == 4 else made
     if dtype.name in ("int2", "uint2", "int4", "uint4"):
         return np.asarray(rng.integers(0, 2, shape)).astype(dtype)
