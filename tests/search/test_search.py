@@ -24,7 +24,7 @@ from onnxc.search.found import Found, Point, smoothed
 from onnxc.search.found import points as best_points
 from onnxc.search.knapsack import choose
 from onnxc.search.options import BITS, Options
-from onnxc.search.plan import SAFE, Planner
+from onnxc.search.plan import FLOAT, SAFE, WIDEST, Planner
 from onnxc.search.steps import globbed
 from onnxc.search.words import said
 from onnxc.search.work import Worker
@@ -206,7 +206,13 @@ def test_bits_are_lowered_where_it_saves_most_for_its_noise(place):
         assert set(every.bits.values()) == {SAFE - 1} and every.passes[: every.ahead] == start.passes[: start.ahead]
         (lower,) = [name for name, bits in least.bits.items() if bits < SAFE]
         assert lower == list(sizes)[1] and least.stored < every.stored
+        assert [c.passes[-1].name for c in (start, every, least)] == ["quant.vectors"] * 3
     assert any("prune.channels" in c.text for c in first)
+    floats = planner.lowered(replace(first[0], bits=dict.fromkeys(sizes, FLOAT)), 1.0)
+    assert set(floats.bits.values()) == {WIDEST}
+    assert planner.lowered(replace(floats, bits=floats.bits | {next(iter(sizes)): 1}), 1.0).bits == dict(
+        zip(sizes, (1, WIDEST - 1, WIDEST - 1), strict=True)
+    )
     assert planner.lowered(replace(first[0], bits=dict.fromkeys(sizes, 1)), 1.0) is None
 
 

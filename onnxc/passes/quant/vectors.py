@@ -25,6 +25,8 @@ COARSE = 16
 """Values of a row of a codebook, at most, beside which a 256th of the range is little."""
 SHORT = "wide"
 """Nodes are named by it and a number: longer names would take what is saved."""
+BEHIND = "_short"
+"""What is appended to the name of a Lookup's result that is not float32 yet."""
 FIELD = 2
 """Bytes of a field's tag and length in a file, of short ones."""
 
@@ -95,9 +97,11 @@ class QuantVectors(Pass):
         if any(fnmatchcase(n.name, pattern) for n in t.outputs for pattern in self.skip):
             report.refuse(reader, f"{t.name} stays in float32: skip names it")
             return
-        ends = [(f"{n.outputs[0].name}_short", n.outputs[0].name) for n in lookups] or [(t.name, f"{t.name}_float")]
+        ends = [(n.outputs[0].name + BEHIND, n.outputs[0].name) for n in lookups] or [(t.name, f"{t.name}_float")]
         forms = [_half(t.values), *([_whole(t.values)] if not lookups or t.values.shape[1] <= COARSE else [])]
-        saved = {f: t.values.nbytes - f.values.nbytes - f.grown(t.name, ends) - 6 * len(lookups) for f in forms}
+        saved = {
+            f: t.values.nbytes - f.values.nbytes - f.grown(t.name, ends) - len(BEHIND) * len(lookups) for f in forms
+        }
         near = {f: _near(t.values, f.real) for f in forms if saved[f] > 0}
         kept = [f for f in near if near[f] >= self.snr]
         if not kept:
@@ -122,7 +126,7 @@ class QuantVectors(Pass):
         model.replace_uses(t, stored)
         for node in lookups:
             out = node.outputs[0]
-            short = node.outputs[0] = model.variable(f"{out.name}_short")
+            short = node.outputs[0] = model.variable(out.name + BEHIND)
             form.widen(model, short, out, scale, model.nodes[model.nodes.index(node) + 1])
 
 
