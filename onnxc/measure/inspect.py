@@ -33,6 +33,8 @@ from .roles import Roles
 if TYPE_CHECKING:
     from ..runtime.feeding import Wishes
 
+ON_WAY = ("Transpose", "Cast", "Mul")
+"""What stands between a Lookup and the layer that reads its weight."""
 WIDEST = 8
 """Bits of inputs beyond which a product is not one of planes."""
 WORD = 64
@@ -153,13 +155,17 @@ def _declared(t: gs.Variable | gs.Constant, verified: Verified) -> str:
 
 def _layer(node: gs.Node, verified: Verified, roles: Roles) -> Layer:
     facts = verified.analysis.facts[node.name]
-    weights = [] if _feeds_one(node) or not roles.is_layer(node) else _weights(node, verified, roles)
+    on_way = bool(node.outputs and _unpacker(node.outputs[0])[1])
+    weights = [] if _feeds_one(node) or on_way or not roles.is_layer(node) else _weights(node, verified, roles)
     packed: dict[str, int] = {}
     numbers = None
-    for t in node.inputs:
-        maker = _unpacker(t)
+    for t in node.inputs if not on_way else ():
+        maker, way = _unpacker(t)
         if maker is not None and _feeds_one(maker):
-            weights += _weights(maker, verified, roles)
+            weights += [
+                *_weights(maker, verified, roles),
+                *(c for n in way for c in n.inputs if isinstance(c, gs.Constant)),
+            ]
             numbers = _numbers(maker)
             if maker.op in ("Lookup", "ProductLookup"):
                 packed[maker.inputs[0].name] = 0 if numbers is None else numbers.size
@@ -195,17 +201,19 @@ def _binary(node: gs.Node, verified: Verified) -> dict[str, Any]:
     return {"planes": planes, "speedup": round(n / (planes * (n / WORD + 1)), 2)}
 
 
-def _unpacker(t: gs.Variable | gs.Constant) -> gs.Node | None:
-    """The node that makes `t`, or what a Transpose between them turns."""
-    maker = t.inputs[0] if isinstance(t, gs.Variable) and t.inputs else None
-    if (
-        maker is not None
-        and maker.op == "Transpose"
-        and maker.inputs[0].inputs
-        and is_lookup(maker.inputs[0].inputs[0])
-    ):
-        return maker.inputs[0].inputs[0]
-    return maker
+def _unpacker(t: gs.Variable | gs.Constant) -> tuple[gs.Node | None, list[gs.Node]]:
+    """The node that makes `t`; of a weight that a Lookup makes that Lookup, and what turns, widens or scales it on the way."""
+    maker = at = _maker(t)
+    way: list[gs.Node] = []
+    while at is not None and at.op in ON_WAY and not at.domain:
+        way.append(at)
+        given = [x for x in at.inputs if isinstance(x, gs.Variable)]
+        at = _maker(given[0]) if len(given) == 1 else None
+    return (at, way) if at is not None and is_lookup(at) else (maker, [])
+
+
+def _maker(t: gs.Variable | gs.Constant) -> gs.Node | None:
+    return t.inputs[0] if isinstance(t, gs.Variable) and t.inputs else None
 
 
 def _numbers(maker: gs.Node) -> np.ndarray | None:

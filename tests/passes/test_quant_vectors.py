@@ -8,6 +8,7 @@ from onnxc.codegen.prepare.static import make_static
 from onnxc.codegen.prepare.stored import Stored
 from onnxc.ir import functions, numbers
 from onnxc.ir.text import dump
+from onnxc.measure.inspect import inspect
 from onnxc.passes.base import apply
 from onnxc.passes.registry import make
 
@@ -105,3 +106,13 @@ def test_do_not_shorten_what_skip_names_or_cannot_be_held():
         small, report = done(network(b=spread, e=np.full(200, np.inf, np.float32)), **options)
         kept = {name for name, t in small.constants().items() if t.values.dtype == np.float32}
         assert {"b", "e"} <= kept and any(told in r.reason for r in report.refusals)
+
+
+def test_layers_have_what_is_shortened_for_them():
+    model = network()
+    small, _ = done(model)
+    was, now = ({r.name: r for r in inspect(m).layers if r.bytes} for m in (model, small))
+    assert now.keys() == was.keys() == {n.name for n in model.nodes if n.op in ("Conv", "PRelu", "Gemm")}
+    assert all(now[name].bits in (was[name].bits, 8) and now[name].bytes <= was[name].bytes for name in was)
+    kept = {name: row.entropy for name, row in was.items() if row.entropy is not None}
+    assert len(kept) == 3 and kept == {name: now[name].entropy for name in kept}
