@@ -2,48 +2,7 @@
 #ifndef ONNXC_MICRO_HELIUM_DEPTHWISE_H
 #define ONNXC_MICRO_HELIUM_DEPTHWISE_H
 
-/* A channel's plane, with padding around it. */
-ONNXC_KERNEL void onnxc_plane(const onnxc_depthwise_layer *s, const int8_t *x, int8_t *to) {
-  int i, c = s->c, row;
-  memset(to, (int)(s->pad & 255), (size_t)(s->lines * s->line));
-  to += s->top * s->line + s->left;
-  for (row = 0; row < s->h; row++, to += s->line) {
-    int8_t *at = to;
-#ifdef ONNXC_MVE
-    const int16x8_t f = vdupq_n_s16((int16_t)(s->flip & 255));
-    const uint16x8_t apart = vmulq_n_u16(vidupq_n_u16(0, 1), (uint16_t)c);
-    for (i = s->w; i >= 8; i -= 8, x += 8 * c, at += 8)
-      vstrbq_s16(at, veorq_s16(vldrbq_gather_offset_s16(x, apart), f));
-    if (i > 0) {
-      mve_pred16_t p = vctp16q((uint32_t)i);
-      vstrbq_p_s16(at, veorq_s16(vldrbq_gather_offset_z_s16(x, apart, p), f), p);
-      x += i * c;
-    }
-#else
-    for (i = s->w; i > 0; i--, x += c) *at++ = (int8_t)((uint8_t)*x ^ (s->flip & 255));
-#endif
-  }
-}
-
-/* The planes of four channels at once, `size` bytes each. */
-ONNXC_KERNEL void onnxc_planes(const onnxc_depthwise_layer *s, const int8_t *x, int8_t *to, int size) {
-  const int c = s->c, w = s->w, rest = s->line - w;
-  int8_t *at = to + s->top * s->line + s->left;
-  int row = s->h, i;
-#ifdef ONNXC_MVE
-  const uint32x4_t f = vdupq_n_u32(s->flip), apart = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)size);
-#endif
-  memset(to, (int)(s->pad & 255), (size_t)(4 * size));
-  for (; row > 0; row--, at += rest)
-    for (i = w; i > 0; i--, x += c, at++) {
-#ifdef ONNXC_MVE
-      vstrbq_scatter_offset_u32((uint8_t *)at, apart, veorq_u32(vldrbq_u32((const uint8_t *)x), f));
-#else
-      int k;
-      for (k = 0; k < 4; k++) at[k * size] = (int8_t)((uint8_t)x[k] ^ (s->flip & 255));
-#endif
-    }
-}
+#include "micro_planes.h"
 
 #ifdef ONNXC_MVE
 /* Adds the products of any taps of four outputs, which stand side by side or at offsets: `next` loads four. */
@@ -112,22 +71,9 @@ ONNXC_KERNEL void onnxc_channel(const onnxc_depthwise_layer *s, const int8_t *pl
 }
 #endif
 
-ONNXC_KERNEL void onnxc_depthwise(const onnxc_depthwise_layer *s, const void *x, const void *w, const void *scales,
-                                  void *y, void *work) {
-  const int32_t *ends = (const int32_t *)scales;
-  const int8_t *k = (const int8_t *)w;
-  int8_t *plane = (int8_t *)work;
-  int i, size = s->lines * s->line;
-  for (i = 0; i < s->c; i++, k += s->kh * s->kw) {
-    if (s->planes == 1 || i >= (s->c & ~3))
-      onnxc_plane(s, (const int8_t *)x + i, plane = (int8_t *)work);
-    else if (i & 3)
-      plane += size;
-    else
-      onnxc_planes(s, (const int8_t *)x + i, plane = (int8_t *)work, size);
-    onnxc_channel(s, plane, k, ends, ends + 2 + (i >> 2) * 8 + (i & 3), (int8_t *)y + i);
-  }
-  if (s->end) onnxc_more(s->end, (int8_t *)y, NULL, (int8_t *)y, s->oh * s->ow * s->c);
+ONNXC_KERNEL void onnxc_depthwise(const onnxc_depthwise_layer *s, const void *x, const void *w, const void *scales, void *y,
+                                  void *work) {
+  onnxc_by_planes(s, x, w, scales, y, work, onnxc_channel);
 }
 
 #endif

@@ -6,6 +6,7 @@
 #include "micro_helium.h"
 #else
 #include "micro_four.h"
+#include "micro_planes.h"
 
 /* `count` quarters from x on. */
 ONNXC_KERNEL uint32_t *onnxc_widen_run(const int8_t *x, uint32_t flip, int count, uint32_t *to, int gap) {
@@ -243,38 +244,6 @@ ONNXC_KERNEL void onnxc_conv(const onnxc_conv_layer *s, const void *x, const voi
   }
 }
 
-/* The planes of four channels at once, `size` bytes each. */
-ONNXC_KERNEL void onnxc_planes(const onnxc_depthwise_layer *s, const int8_t *x, int8_t *to, int size) {
-  const uint32_t flip = s->flip * 0x01010101u;
-  const int c = s->c, w = s->w, rest = s->line - w;
-  const int8_t *last = x + s->h * w * c;
-  int8_t *at = to + s->top * s->line + s->left;
-  memset(to, (int)(s->pad & 255), (size_t)(4 * size));
-  for (; x != last; at += rest) {
-    const int8_t *end = at + w;
-    for (; at != end; at++, x += c) {
-      uint32_t v = onnxc_load(x) ^ flip;
-      at[0] = (int8_t)v, at[size] = (int8_t)(v >> 8), at[2 * size] = (int8_t)(v >> 16), at[3 * size] = (int8_t)(v >> 24);
-    }
-  }
-}
-
-ONNXC_KERNEL void onnxc_plane(const onnxc_depthwise_layer *s, const int8_t *x, int8_t *to) {
-  int i, c = s->c, row;
-  uint32_t flip = s->flip;
-  memset(to, (int)(s->pad & 255), (size_t)(s->lines * s->line));
-  to += s->top * s->line + s->left;
-  for (row = 0; row < s->h; row++, to += s->line) {
-    int8_t *at = to;
-    for (i = s->w; i >= 4; i -= 4, x += 4 * c, at += 4) {
-      int8_t a = x[0], b = x[c], d = x[2 * c], e = x[3 * c];
-      at[0] = (int8_t)((uint32_t)a ^ flip), at[1] = (int8_t)((uint32_t)b ^ flip);
-      at[2] = (int8_t)((uint32_t)d ^ flip), at[3] = (int8_t)((uint32_t)e ^ flip);
-    }
-    for (; i > 0; i--, x += c) *at++ = (int8_t)((uint32_t)*x ^ flip);
-  }
-}
-
 ONNXC_INLINE uint32_t onnxc_pair(int a, int b) { return (uint32_t)(uint16_t)a | (uint32_t)b << 16; }
 
 /* Adds a product of 16 bits of a and of b to the sum: of their low (b) or high ones (t). */
@@ -366,22 +335,10 @@ ONNXC_KERNEL void onnxc_depthwise3(const onnxc_depthwise_layer *s, const int8_t 
   }
 }
 
-ONNXC_KERNEL void onnxc_depthwise(const onnxc_depthwise_layer *s, const void *x, const void *w, const void *scales,
-                                  void *y, void *work) {
-  const int32_t *ends = (const int32_t *)scales, *scale = ends + 2;
-  const int8_t *k = (const int8_t *)w;
-  int8_t *plane = (int8_t *)work;
-  int i, three = s->kh == 3 && s->kw == 3 && s->dh == 1 && s->dw == 1, size = s->lines * s->line;
-  for (i = 0; i < s->c; i++, k += s->kh * s->kw, scale += 2) {
-    if (s->planes == 1 || i >= (s->c & ~3))
-      onnxc_plane(s, (const int8_t *)x + i, plane = (int8_t *)work);
-    else if (i & 3)
-      plane += size;
-    else
-      onnxc_planes(s, (const int8_t *)x + i, plane = (int8_t *)work, size);
-    (!three ? onnxc_depthwise_any : s->sw > 1 ? onnxc_depthwise3 : onnxc_depthwise3_pairs)(s, plane, k, ends, scale, (int8_t *)y + i);
-  }
-  if (s->end) onnxc_more(s->end, (int8_t *)y, NULL, (int8_t *)y, s->oh * s->ow * s->c);
+ONNXC_KERNEL void onnxc_depthwise(const onnxc_depthwise_layer *s, const void *x, const void *w, const void *scales, void *y,
+                                  void *work) {
+  const int three = s->kh == 3 && s->kw == 3 && s->dh == 1 && s->dw == 1;
+  onnxc_by_planes(s, x, w, scales, y, work, !three ? onnxc_depthwise_any : s->sw > 1 ? onnxc_depthwise3 : onnxc_depthwise3_pairs);
 }
 
 #endif
