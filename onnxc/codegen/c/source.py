@@ -27,7 +27,7 @@ HELIUM = (
     "micro_helium_depthwise3.h",
     "micro_helium_few.h",
 )
-MICRO_FILES = ("micro.h", "micro_layers.h", "micro_planes.h", "micro_four.h", *HELIUM, *MICRO)
+MICRO_FILES = ("micro.h", "micro_layers.h", "micro_planes.h", "micro_dsp.h", *HELIUM, *MICRO)
 HEAD = 64  # bytes at the arena's start that hold the handle
 THREADED_HEAD = 1024  # the same with the state of a thread pool
 

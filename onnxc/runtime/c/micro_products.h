@@ -5,7 +5,7 @@
 #ifdef ONNXC_HELIUM
 #include "micro_helium.h"
 #else
-#include "micro_four.h"
+#include "micro_dsp.h"
 #include "micro_planes.h"
 
 /* `count` quarters from x on. */
@@ -66,7 +66,7 @@ ONNXC_KERNEL void onnxc_column(const onnxc_conv_layer *s, const int8_t *x, int r
 }
 
 /* The columns of four pixels of a 1x1 layer without padding, of whole words. */
-#ifdef ONNXC_FOUR
+#ifdef ONNXC_ASSEMBLER
 ONNXC_KERNEL void onnxc_columns4(const int8_t *const *x, uint32_t flip, int steps, uint32_t *to) {
   const int8_t *p0 = x[0], *p1 = x[1], *p2 = x[2], *p3 = x[3], *end = p0 + 4 * steps;
   for (; p0 != end; to += 8) {
@@ -78,13 +78,22 @@ ONNXC_KERNEL void onnxc_columns4(const int8_t *const *x, uint32_t flip, int step
 }
 #endif
 
-/* The products of a column, of two and of four (micro_four.h), with all output channels. w: for each two of them the pairs of a
+/* The products of a column, of two, or of four (micro_dsp.h), with all output channels. w: for each two of them the pairs of a
  * column, a word a pair: bytes (c0 k0) (c1 k0) (c0 k1) (c1 k1). scales: the table. */
-#ifdef ONNXC_FOUR
+#ifdef ONNXC_ASSEMBLER
 #define ONNXC_MOST 4 /* pixels at once; others one by one */
+#define ONNXC_GAP(pixels) (pixels)
+ONNXC_INLINE void onnxc_product(const onnxc_conv_layer *s, const uint32_t *columns, int pixels, const int8_t *w,
+                                const int32_t *scales, int8_t *y, int line) {
+  const uint32_t *words = (const uint32_t *)(const void *)w, *end = columns + 2 * pixels * s->steps;
+  const int32_t *rows = scales + 2, *last = rows + 4 * ((s->oc + 1) >> 1);
+  if (pixels > 1)
+    onnxc_product4(columns, words, rows, last, y, line, end, scales[0], -s->steps & 3);
+  else
+    onnxc_product1(columns, words, rows, last, y, end, scales[0], -s->steps & 3);
+}
 #else
 #define ONNXC_MOST 2
-#endif
 #ifdef ONNXC_SMALL /* a pixel alone is computed as two, the second of which is nothing, and lies under the first */
 #define ONNXC_GAP(pixels) 2
 #else
@@ -189,16 +198,12 @@ ONNXC_INLINE void onnxc_product(const onnxc_conv_layer *s, const uint32_t *colum
   onnxc_product2(s, columns, (const uint32_t *)(const void *)w, scales, y, pixels > 1 ? line : 0);
 #else
   if (pixels > 1)
-#ifdef ONNXC_FOUR
-    onnxc_product4(columns, (const uint32_t *)(const void *)w, scales + 2, scales + 2 + 4 * ((s->oc + 1) >> 1), y, line,
-                   columns + 8 * s->steps, scales[0], -s->steps & 3);
-#else
     onnxc_product2(s, columns, (const uint32_t *)(const void *)w, scales, y, line);
-#endif
   else
     onnxc_product1(s, columns, (const uint32_t *)(const void *)w, scales, y);
 #endif
 }
+#endif
 
 /* Convolutions and matrix products; a product of (m, k) has m columns of one row. ONNXC_MOST output pixels a time, whose columns
  * stand in `work`: y may lie over the x of a 1x1 layer as long as no pixel is written before it is read. */
@@ -209,7 +214,7 @@ ONNXC_KERNEL void onnxc_conv(const onnxc_conv_layer *s, const void *x, const voi
   uint32_t *columns = (uint32_t *)work;
   int left = s->oh * s->ow, row = 0, column = 0, apart = s->end != NULL || (s->oc & 1), i; /* channels are made in pairs */
   int8_t *bytes = (int8_t *)(columns + 2 * (left < ONNXC_MOST ? ONNXC_GAP(1) : ONNXC_MOST) * s->steps); /* a column's, then pixels of y */
-#ifdef ONNXC_FOUR
+#ifdef ONNXC_ASSEMBLER
   const int words = s->kh * s->kw == 1 && !(s->c & 3) && !(s->top | s->left) && (s->oh - 1) * s->sh < s->h && (s->ow - 1) * s->sw < s->w;
   const int step = s->sw * s->c, skip = s->sh * s->w * s->c - s->ow * step;
   const int8_t *pixel = (const int8_t *)x;
@@ -217,7 +222,7 @@ ONNXC_KERNEL void onnxc_conv(const onnxc_conv_layer *s, const void *x, const voi
   while (left > 0) {
     int pixels = left < ONNXC_MOST ? 1 : ONNXC_MOST, line = apart ? s->oc + 1 : s->oc;
     int8_t *made = apart ? bytes : to;
-#ifdef ONNXC_FOUR
+#ifdef ONNXC_ASSEMBLER
     const int8_t *at[ONNXC_MOST];
     if (words && pixels > 1) {
       for (i = 0; i < ONNXC_MOST; i++, pixel += step) {

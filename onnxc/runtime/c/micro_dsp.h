@@ -1,12 +1,12 @@
-/* micro_four.h: products of four columns at once, in assembler for processors with DSP instructions and floats. */
-#ifndef ONNXC_MICRO_FOUR_H
-#define ONNXC_MICRO_FOUR_H
+/* micro_dsp.h: products of four columns at once, and of one, in assembler for processors with DSP instructions and floats. */
+#ifndef ONNXC_MICRO_DSP_H
+#define ONNXC_MICRO_DSP_H
 
 #include "micro_layers.h"
 
 #if defined(ONNXC_DSP) && defined(ONNXC_FLOATS) && defined(__ARM_FP) && defined(__thumb2__) && defined(__GNUC__) && \
     !defined(ONNXC_SMALL) && !defined(ONNXC_HELIUM)
-#define ONNXC_FOUR 1
+#define ONNXC_ASSEMBLER 1
 
 /* Two channels of four columns are eight sums, which with two pointers and four operands are all registers that there are: compilers move
  * some to the stack and back. 52 instructions are 64 products. Columns lie interleaved, words of four columns after one another. */
@@ -132,6 +132,101 @@ __attribute__((naked, noinline, unused)) static void onnxc_product4(const uint32
           "ssat r10, #8, r10\n\t"
           "ssat r11, #8, r11\n\t"
           "b 3b\n");
+}
+
+/* Four channels of one column: 19 instructions of four bytes are 16 products. */
+#define ONNXC_PAIRS1(first, second)        \
+  "sxtb16 r12, r10\n\t"                    \
+  "smlad " first ", r12, r8, " first "\n\t"  \
+  "sxtb16 r10, r10, ror #8\n\t"            \
+  "smlad " second ", r10, r8, " second "\n\t" \
+  "sxtb16 r12, r11\n\t"                    \
+  "smlad " first ", r12, r9, " first "\n\t"  \
+  "sxtb16 r11, r11, ror #8\n\t"            \
+  "smlad " second ", r11, r9, " second "\n\t"
+#define ONNXC_STEP1                                                                               \
+  "ldrd r8, r9, [r0], #8\n\tldrd r10, r11, [r1], #8\n\t" ONNXC_PAIRS1("r4", "r5")                  \
+  "ldrd r10, r11, [r2], #8\n\t" ONNXC_PAIRS1("r6", "r7")
+
+/* Two sums by the M r8 and r9 and the offset r12, or by the floats -m. */
+#define ONNXC_INTEGERS1(first, second)                 \
+  "smmla " first ", " first ", r8, r12\n\t"             \
+  "smmla " second ", " second ", r9, r12\n\t"           \
+  "ssat " first ", #8, " first ", asr #5\n\t"           \
+  "ssat " second ", #8, " second ", asr #5\n"
+#define ONNXC_FLOATS1(first, second)                                     \
+  "vmov s0, s1, r8, r9\n\tvmov s2, s3, " first ", " second "\n\t"           \
+  ONNXC_FLOAT4("s2", "s0") ONNXC_FLOAT4("s3", "s1")                       \
+  "vmov " first ", " second ", s2, s3\n\tasr r10, r12, #5\n\t"            \
+  "add " first ", " first ", r10\n\tadd " second ", " second ", r10\n\t"  \
+  "ssat " first ", #8, " first "\n\tssat " second ", #8, " second "\n\t"
+
+/* As onnxc_product4 with the words of one column after one another. r2: weights of the second pair, or of the first again where there is
+ * none; r3: the row of a pair of channels. */
+__attribute__((naked, noinline, unused)) static void onnxc_product1(const uint32_t *column, const uint32_t *w, const int32_t *scales,
+                                                                    const int32_t *last, int8_t *y, const uint32_t *end,
+                                                                    int32_t offset, int skip) {
+  __asm__("push {r0-r3}\n\t" /* sp: column, w, scales, last, y, end, offset, skip */
+          "push {r4-r11, lr}\n\t"
+          "ldr r12, [sp, #64]\n\t"
+          "movs r4, #76\n\t"
+          "adr r3, 2f\n\t"
+          "mla r3, r12, r4, r3\n\t"
+          "adds r3, #1\n\t"
+          "str r3, [sp, #64]\n\t"
+          "mov r3, r2\n"
+          "1:\n\t"
+          "ldr r0, [sp, #36]\n\t"
+          "ldr lr, [sp, #56]\n\t"
+          "ldr r8, [sp, #48]\n\t"
+          "sub r2, lr, r0\n\t"
+          "sub r8, r8, r3\n\t"
+          "add r2, r1, r2\n\t"
+          "cmp r8, #16\n\t"
+          "ldr r4, [r3]\n\t"
+          "ldr r5, [r3, #8]\n\t"
+          "itte hi\n\t"
+          "ldrhi r6, [r3, #16]\n\t"
+          "ldrhi r7, [r3, #24]\n\t"
+          "movls r2, r1\n\t"
+          "ldr pc, [sp, #64]\n\t"
+          ".balign 4\n"
+          "2:\n\t" ONNXC_STEP1 ONNXC_STEP1 ONNXC_STEP1 ONNXC_STEP1
+          "cmp r0, lr\n\t"
+          "bne.w 2b\n\t"
+          "ldr r12, [sp, #60]\n\t"
+          "ldr r0, [sp, #52]\n\t"
+          "ldr r11, [sp, #48]\n\t"
+          "ldr r8, [r3, #4]\n\t"
+          "ldr r9, [r3, #12]\n\t"
+          "adds r3, #16\n\t"
+          "orrs r10, r8, r9\n\t"
+          "bmi 6f\n\t" ONNXC_INTEGERS1("r4", "r5")
+          "3:\n\t"
+          "strb r4, [r0], #1\n\t"
+          "strb r5, [r0], #1\n\t"
+          "cmp r3, r11\n\t"
+          "beq 5f\n\t"
+          "ldr r8, [r3, #4]\n\t"
+          "ldr r9, [r3, #12]\n\t"
+          "adds r3, #16\n\t"
+          "orrs r10, r8, r9\n\t"
+          "bmi 7f\n\t" ONNXC_INTEGERS1("r6", "r7")
+          "4:\n\t"
+          "strb r6, [r0], #1\n\t"
+          "strb r7, [r0], #1\n\t"
+          "str r0, [sp, #52]\n\t"
+          "mov r1, r2\n\t"
+          "cmp r3, r11\n\t"
+          "bne.w 1b\n"
+          "5:\n\t"
+          "pop {r4-r11, lr}\n\t"
+          "add sp, #16\n\t"
+          "bx lr\n"
+          "6:\n\t" ONNXC_FLOATS1("r4", "r5")
+          "b 3b\n"
+          "7:\n\t" ONNXC_FLOATS1("r6", "r7")
+          "b 4b\n");
 }
 #pragma GCC diagnostic pop
 #endif
