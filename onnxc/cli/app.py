@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -67,7 +68,7 @@ def _common(
     del version, debug, allow_code
 
 
-for _name, _command in {
+_COMMANDS: dict[str, Callable[..., Any]] = {
     "passes": passes.passes,
     "auto": auto.auto,
     "inspect": inspect.inspect,
@@ -82,7 +83,8 @@ for _name, _command in {
     "unpack": pack.unpack,
     "demo": demo.demo,
     "sensitivity": sensitivity.sensitivity,
-}.items():
+}
+for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
 
 
@@ -149,7 +151,7 @@ def _drop_output() -> None:
 
 
 # Typer brings its own copy of Click or uses the installed one; either way this is the base of all usage errors.
-_USAGE = typer.BadParameter.__bases__[0]
+_USAGE: Any = typer.BadParameter.__bases__[0]
 
 
 def _dispatch(argv: list[str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,11 +100,12 @@ def _demo(network: Path, calibration: str, test: dict, folder: Path, tell: Calla
         session = Session(model.to_proto())
         row.accuracy = _accuracy(session.run, test, 32)
         row.bytes = len(model.to_proto().SerializeToString())
-        models[name], calls[name] = (model, row), lambda s=session: s.run(one)
+        models[name], calls[name] = (model, row), partial(session.run, one)
         found.rows.append(row)
     for base, name in COMPILED.items():
         tell(name)
-        row, call = _compiled(*models[base], name, folder / base, test, one)
+        model, row = models[base]
+        row, call = _compiled(model, row, name, folder / base, test, one)
         if call is not None:
             calls[name] = call
         found.rows.append(row)

@@ -64,7 +64,8 @@ def _settled(threads: int, seed: int) -> Iterator[None]:
     before, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     state, home = torch.get_rng_state(), torch.get_default_device()
     torch.set_num_threads(threads)
-    torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
+    if (device := "cuda" if torch.cuda.is_available() else "cpu") != home.type:
+        torch.set_default_device(device)  # each call of torch then costs a little more
     torch.use_deterministic_algorithms(True, warn_only=True)
     memory: Any = torch.utils.deterministic
     filled, memory.fill_uninitialized_memory = memory.fill_uninitialized_memory, False  # nothing here reads such
@@ -75,7 +76,8 @@ def _settled(threads: int, seed: int) -> Iterator[None]:
         torch.set_num_threads(before)
         torch.use_deterministic_algorithms(exact)
         memory.fill_uninitialized_memory = filled
-        torch.set_default_device(home)
+        if device != home.type:
+            torch.set_default_device(home)
         torch.set_rng_state(state)
 
 

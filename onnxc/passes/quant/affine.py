@@ -62,10 +62,15 @@ def room_for_bias(scales: np.ndarray, bias: np.ndarray, x_scale: np.ndarray) -> 
     return np.maximum(scales, np.asarray(need, np.float32))
 
 
+def parameters(q: QType) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and zero point of a quantiser, which has both."""
+    assert q.scale is not None and q.zero_point is not None
+    return q.scale, q.zero_point
+
+
 def quantise(values: np.ndarray, q: QType) -> np.ndarray:
     """Stored numbers: round to even of values / scale, plus the zero point, saturated. Same shape as `values`."""
-    assert q.scale is not None and q.zero_point is not None
-    scale, zero = (q.along(v, values.shape) for v in (q.scale, q.zero_point))
+    scale, zero = (q.along(v, values.shape) for v in parameters(q))
     low = q.low + 1 if q.signed else q.low  # signed numbers stay symmetric
     stored = np.rint(values / scale) + zero.astype(np.float32)
     return np.clip(stored, low, q.high).astype(np.int8 if q.signed else np.uint8)

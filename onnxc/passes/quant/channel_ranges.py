@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -14,10 +15,10 @@ from .scaling import Class
 class Seen:
     """Of each channel: the largest magnitude, the least value, the sums of values and squares, and how many values there were."""
 
-    top: np.ndarray | float = 0.0
-    low: np.ndarray | float = np.inf
-    total: np.ndarray | float = 0.0
-    power: np.ndarray | float = 0.0
+    top: np.ndarray = field(default_factory=partial(np.full, (), 0.0))
+    low: np.ndarray = field(default_factory=partial(np.full, (), np.inf))
+    total: np.ndarray = field(default_factory=partial(np.full, (), 0.0))
+    power: np.ndarray = field(default_factory=partial(np.full, (), 0.0))
     count: int = 0
 
     def add(self, x: np.ndarray) -> None:

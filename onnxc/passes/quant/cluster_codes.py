@@ -42,7 +42,10 @@ class Codes:
         if self.coded is None:
             return nearest(w, self.values)
         out = np.zeros(w.shape, np.uint8)
-        number = np.zeros(w.shape, np.int64) if self.bounds is None else np.searchsorted(self.bounds, h, side="right")
+        number = np.zeros(w.shape, np.int64)
+        if self.bounds is not None:
+            assert h is not None  # bounds lie between importances
+            number = np.searchsorted(self.bounds, h, side="right")
         for i, level in enumerate(self.levels):
             here = slice(None) if self.bounds is None else number == i
             t, used = self.coded.thresholds(level)
@@ -56,8 +59,8 @@ def find_codes(ws: Sequence[np.ndarray], hs: Sequence[np.ndarray | None], s: Set
     """Values for the weights `ws` (any shapes, one codebook for all), with importances `hs` of their shapes."""
     dtype = np.result_type(*ws)
     flat = np.concatenate([np.ravel(w) for w in ws]) if len(ws) > 1 else np.ravel(ws[0])
-    known = all(h is not None for h in hs)
-    h = np.concatenate([np.ravel(one) for one in hs]) if known else None
+    known = [np.ravel(one) for one in hs if one is not None]
+    h = np.concatenate(known) if len(known) == len(hs) else None
     zeros = 0
     if s.zeros:
         zeros = flat.size - int(np.count_nonzero(flat))
@@ -70,7 +73,7 @@ def find_codes(ws: Sequence[np.ndarray], hs: Sequence[np.ndarray | None], s: Set
     codes = kmeans(p, s.most, start=s.start, cells=s.cells, rng=s.rng, zero=zeros > 0)
     if s.entropy is None:
         return _plain(codes, dtype, zeros)
-    return _constrained(p, flat, h, codes, zeros, dtype, s)
+    return _constrained(p, flat, h, codes, zeros, dtype, s.entropy)
 
 
 def _plain(codes: np.ndarray, dtype: np.dtype, zeros: int) -> Codes:
@@ -79,19 +82,15 @@ def _plain(codes: np.ndarray, dtype: np.dtype, zeros: int) -> Codes:
 
 
 def _constrained(
-    p: Points, flat: np.ndarray, h: np.ndarray | None, codes: np.ndarray, zeros: int, dtype: np.dtype, s: Settings
+    p: Points, flat: np.ndarray, h: np.ndarray | None, codes: np.ndarray, zeros: int, dtype: np.dtype, entropy: float
 ) -> Codes:
     """Two starts, the given codes and even ones (the best at high rates: Gish and Pierce 1968); the better is kept."""
     parts, bounds = classes(flat, h)
     even = np.linspace(float(p.x[0]), float(p.x[-1]), len(codes))
     if zeros:
         even[np.argmin(np.abs(even))] = 0
-    best, least = None, np.inf
-    for start in (codes, even):
-        tried = constrained(parts, np.unique(start), s.entropy, zeros, zeros > 0)
-        error = sum(_error(c.p, c.h, tried) for c in parts)
-        if error < least:
-            best, least = tried, error
+    tried = [constrained(parts, np.unique(start), entropy, zeros, zeros > 0) for start in (codes, even)]
+    best = min(tried, key=lambda coded: sum(_error(c.p, c.h, coded) for c in parts))
     # rounded to the dtype of the weights two values may become one: the first index then stands for both
     values = best.codes.astype(dtype)
     zero = int(np.flatnonzero(values == 0)[0]) if zeros else None

@@ -79,6 +79,7 @@ class Equalise(Pass):
             "activations": lambda: [self._scale(c, seen) for c in found],
             "weights": lambda: list(by_weights(found, LEAST)),
         }
+        how: str
         if not measured:
             how = "activations" if self.method == "auto" else self.method
             self._apply(model, found, plans[how](), seen, how == "weights", report)
@@ -99,7 +100,8 @@ class Equalise(Pass):
     def _judged(self, model: Model, work: Model, ctx: Context) -> float:
         """Signal to noise in dB of `work`, quantised, beside `model`."""
         judge = ctx.evaluate(model, SAMPLES)
-        QuantInt8(bits=self.bits, per_channel=self.per_channel).run(work, replace(ctx, verified=verify(work)))
+        given: Callable[..., Pass] = QuantInt8
+        given(bits=self.bits, per_channel=self.per_channel).run(work, replace(ctx, verified=verify(work)))
         return decibels(judge(work).noise)
 
     def _apply(

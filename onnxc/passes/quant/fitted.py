@@ -64,6 +64,8 @@ class Request:
     def _scales(
         self, bias: np.ndarray | None, top: int, how: str
     ) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+        x_scale, _ = affine.parameters(self.x)
+
         def scales(u: np.ndarray, goal: np.ndarray, h: np.ndarray) -> np.ndarray:
             full = np.maximum(np.abs(u).max(2, keepdims=True) / top, float(affine.TINY))
             if how == "seqmse":
@@ -74,7 +76,7 @@ class Request:
             full = full if self.per_channel else np.full_like(full, full.max())
             flat = full.ravel().astype(np.float32)
             if bias is not None:
-                flat = affine.room_for_bias(flat, bias if self.per_channel else np.abs(bias).max(), self.x.scale)
+                flat = affine.room_for_bias(flat, bias if self.per_channel else np.abs(bias).max(), x_scale)
             return flat.astype(np.float64).reshape(full.shape)
 
         return scales
@@ -97,7 +99,7 @@ def requests(real: Model, wanted: dict[str, tuple[QType, int]], per_channel: boo
         if node.name in wanted:
             layer = linear(real, node)
             why = refine.refusal(layer) or ("others use its weight" if len(node.inputs[1].outputs) > 1 else None)
-            if why is None:
+            if why is None and layer is not None:
                 found.append(Request(layer, *wanted[node.name], per_channel))
             else:
                 refused[node.name] = why
@@ -111,7 +113,7 @@ def fit(real: Model, done: Model, asked: list[Request], how: str, ctx: Context) 
     layers = [r.layer for r in asked]
     if how != "gptq":
         walk = InTurn(real, done, analysis, layers, ctx, targets="inputs")
-        seen = (walk.next() for _ in layers)
+        seen: Iterator[Moments] = (walk.next() for _ in layers)
     else:
         seen = moments(real, analysis, [[x] for x in layers], ctx, instead=[r.quantise for r in asked])
     for request in asked:

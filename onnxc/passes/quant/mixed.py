@@ -77,7 +77,7 @@ def candidates(model: Model, inputs: dict[str, QType], ctx: Context) -> list[Can
     """The products of `model`, each measured alone. inputs: the quantiser of what each reads."""
     feeds = {k: v for k, v in next(iter(ctx.batches(SAMPLES))).items() if k != "labels"}
     names = [_ahead_of_softmax(model, t) for t in model.outputs]
-    real = ctx.runner(model.lean(), feeds, names)
+    real = _run(ctx, model, feeds, names)
     analysis = verify(model).analysis
     found = []
     for node in model.nodes:
@@ -88,6 +88,11 @@ def candidates(model: Model, inputs: dict[str, QType], ctx: Context) -> list[Can
             noise = cache(partial(_noise, model, node.name, inputs[node.name], real=real, feeds=feeds, ctx=ctx))
             found.append(Candidate(node.name, p.weight.size, p.weight.size * positions, noise))
     return found
+
+
+def _run(ctx: Context, model: Model, feeds: dict[str, np.ndarray], names: list[str]) -> dict[str, np.ndarray]:
+    assert ctx.runner is not None  # `inputs` was measured by it
+    return ctx.runner(model.lean(), feeds, names)
 
 
 def _ahead_of_softmax(model: Model, t: Tensor) -> str:
@@ -106,10 +111,10 @@ def _noise(model: Model, name: str, x: QType, bits: int, *, real: dict, feeds: d
     q = QType(bits, True, scales, np.zeros(scales.shape, np.int8), p.axis)
     alpha = np.float32(node.attrs.get("alpha", 1.0) or 1.0)
     work.set_weight(node, 1, affine.dequantise(affine.quantise(p.weight, q), q) / alpha)
-    scale, zero = work.constant("mixed_scale", x.scale), work.constant("mixed_zero", x.zero_point)
+    scale, zero = (work.constant(f"mixed_{k}", v) for k, v in zip(("scale", "zero"), affine.parameters(x), strict=True))
     stored = work.variable("mixed_stored")
     work.node("QuantizeLinear", [node.inputs[0], scale, zero], [stored], before=node)
     node.inputs[0] = work.node("DequantizeLinear", [stored, scale, zero], before=node).outputs[0]
-    got = ctx.runner(work.lean(), feeds, list(real))
+    got = _run(ctx, work, feeds, list(real))
     shares = [Difference().add(y, got[key], key).noise for key, y in real.items() if y.dtype.kind == "f"]
     return float(np.mean(shares)) if shares else 0.0

@@ -52,8 +52,9 @@ class Writer:
 
     def _of_group(self, group: str, q: QType) -> tuple[gs.Constant, gs.Constant]:
         if group not in self._parameters:
-            scale = self.model.constant(f"{group}_scale", q.scale)
-            self._parameters[group] = scale, self.model.constant(f"{group}_zero_point", q.zero_point)
+            scale, zero = affine.parameters(q)
+            constants = self.model.constant(f"{group}_scale", scale), self.model.constant(f"{group}_zero_point", zero)
+            self._parameters[group] = constants
         return self._parameters[group]
 
     def product(
@@ -83,7 +84,7 @@ class Writer:
         return f"weights {'x'.join(map(str, p.weight.shape))} to int{bits} ({by})"
 
     def _weight(self, old: gs.Constant, values: np.ndarray, q: QType, stored: np.ndarray | None) -> gs.Variable:
-        key = (id(values if stored is None else stored), q.bits, q.axis, q.scale.tobytes())
+        key = (id(values if stored is None else stored), q.bits, q.axis, affine.parameters(q)[0].tobytes())
         if key not in self._weights:
             self._sources += [values, stored]
             integers = affine.quantise(values, q) if stored is None else stored
@@ -112,8 +113,9 @@ class Writer:
             node.inputs.append(made)
 
     def _dequantised(self, name: str, stored: gs.Constant, q: QType) -> gs.Variable:
-        scale = self.model.constant(f"{name}_scale", read_only(np.asarray(q.scale, np.float32)))
-        zero = self.model.constant(f"{name}_zero_point", q.zero_point)
+        steps, zeros = affine.parameters(q)
+        scale = self.model.constant(f"{name}_scale", read_only(np.asarray(steps, np.float32)))
+        zero = self.model.constant(f"{name}_zero_point", zeros)
         attrs = {} if q.axis is None else {"axis": q.axis}
         out = self.model.variable(f"{name}_dequantized")
         self.model.node("DequantizeLinear", [stored, scale, zero], [out], name=f"{name}_dequantize", attrs=attrs)

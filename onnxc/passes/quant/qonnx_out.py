@@ -125,11 +125,12 @@ def _weight(model: Model, node: gs.Node) -> str:
     parts = integers(rows, MOST) if rows is not None else None
     stem = node.outputs[0].name.removesuffix("_shared")
     stored = model.constant(f"{stem}_floats", w)
-    if parts is None or len(rows) not in (1, w.shape[0]):
+    if rows is None or parts is None or len(rows) not in (1, w.shape[0]):
         model.bypass(node, stored)
         return f"its {w.size} floats"
-    found = [_exact_scale(real, whole) for real, whole in zip(rows, parts[1], strict=True)]
-    if None in found:
+    exact = (_exact_scale(real, whole) for real, whole in zip(rows, parts[1], strict=True))
+    found = [scale for scale in exact if scale is not None]
+    if len(found) < len(rows):
         model.bypass(node, stored)
         return f"its {w.size} floats: no scale gives them exactly"
     scale = _number(model, node, "scale", np.reshape(found, (-1, *[1] * (w.ndim - 1))) if len(rows) > 1 else found[0])
