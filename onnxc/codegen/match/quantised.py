@@ -67,7 +67,7 @@ def begin(found: Match, var, made: dict, constants: Constants) -> Fusion | None:
         return None
     x = affine_of(source, constants)
     weight = _integer_weight(made[var].args[1], found, constants)
-    if x is None or weight is None:
+    if source is None or x is None or weight is None:
         return None
     levels, scale = weight
     spec = replace(
@@ -157,7 +157,7 @@ class IntegerFusion(Fusion):
         if name != "relax.add" or not _is(source, "relax.dequantize") or taken:
             return super()._arithmetic(call, name)
         r = affine_of(source, self.constants)
-        if r is None or shape_of_or_none(other) != shape_of(self.var):
+        if source is None or r is None or shape_of_or_none(other) != shape_of(self.var):
             return super()._arithmetic(call, name)
         self.affine = False
         self.steps.append(("int_residual", r.zero, r.scale, r.kind))

@@ -197,7 +197,9 @@ class Factorise(Pass):
         if self.rank is not None:
             ranks = [tuple(min(self.rank, f) for f in form.full(at.w.shape)) if form.name == "tucker" else (self.rank,)]
             ranks = [r for r in ranks if all(a <= b for a, b in zip(r, form.full(at.w.shape)))]
-            errors = [start.errors[start.ranks.index(r)] if r in start.ranks else 0.5 for r in ranks]
+            errors: list[float] | np.ndarray = [
+                start.errors[start.ranks.index(r)] if r in start.ranks else 0.5 for r in ranks
+            ]
         else:
             ranks, errors = start.ranks, start.errors
             if len(ranks) > FINE and form.name != "tucker":  # every n-th rank of those that save
@@ -374,7 +376,7 @@ class Factorise(Pass):
         lost = error(w, v, h)
         if moment is not None and moment.centred:
             made = np.einsum("gok,gk->go", v.reshape(*v.shape[:2], -1), moment.x).ravel()
-            bias = layer.bias if layer.bias is not None else 0.0
+            bias = layer.bias if layer is not None and layer.bias is not None else 0.0
             add_to_bias(model, at.node, moment.y.ravel() - made - bias)
         g, o, c, i, j = at.w.shape
         replace(model, at, form, factors)

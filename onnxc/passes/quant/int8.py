@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -22,7 +22,7 @@ from ..layers.linear import add_to_bias
 from ..opset import raise_opset
 from ..options import Range
 from . import products
-from .affine import affine
+from .affine import affine, parameters
 from .entropy import entropy
 from .fitted import Fitted, fit, requests
 from .joined import balance
@@ -102,7 +102,7 @@ class QuantInt8(Pass):
     requires = ("clean", "fuse")
     bodies = True
     needs_data = True
-    _apart: ClassVar[Set[str]] = frozenset()  # Concats that stay in float: `joined`
+    _apart = frozenset[str]()  # Concats that stay in float: `joined`
 
     def __post_init__(self):
         if (self.bits == "auto") != (self.mean_bits is not None or self.snr is not None):
@@ -143,7 +143,7 @@ class QuantInt8(Pass):
             if not report.edits:
                 report.note(Idle("nothing to quantise: no convolution or matrix product that could be"))
             return report
-        self._apart = balance(model, ctx, self._lets, 8 if self.bits == "auto" else self.bits, report)
+        self._apart = frozenset(balance(model, ctx, self._lets, 8 if self.bits == "auto" else self.bits, report))
         if self.bits != "auto":
             self._quantise(model, ctx, chosen, dict.fromkeys(chosen, self.bits), report)
             return report
@@ -334,7 +334,7 @@ class QuantInt8(Pass):
 
         def write(name: str, found: Fitted | None = None) -> None:
             p = products.read(nodes[name])
-            said[name] = writer.product(p, inputs[name].scale, bits[name], self.per_channel, found)
+            said[name] = writer.product(p, parameters(inputs[name])[0], bits[name], self.per_channel, found)
 
         asked: list = []
         if how != "nearest" or correct:
