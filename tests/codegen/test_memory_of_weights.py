@@ -3,6 +3,7 @@
 import errno
 import subprocess
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from onnxc.codegen import compile_model
 from onnxc.codegen.c import build
 from onnxc.codegen.c.archive import put_last
+from onnxc.codegen.c.elf import grown
 from onnxc.codegen.lower import packing
 from onnxc.codegen.memory import spill
 from onnxc.codegen.memory.weights import lay_out
@@ -82,8 +84,14 @@ def test_a_full_disk_is_no_fault(rng, monkeypatch, fails_at):
 def test_small_parts_and_a_filled_object_make_the_same_library(tmp_path, monkeypatch, file, target, weights, far):
     monkeypatch.setattr(build, "FAR", far)
     model = quantised() if file == "int8" else onnx.load(DATA / f"{file}.onnx")
-    taken, real = [], build._linked_in_pieces
-    monkeypatch.setattr(build, "_linked_in_pieces", lambda *given: taken.append(real(*given)) or taken[-1])
+    taken = []
+
+    def noted(road, real, *given):
+        taken.append((road, real(*given)))
+        return taken[-1][1]
+
+    for road in ("_linked", "_linked_in_pieces"):
+        monkeypatch.setattr(build, road, partial(noted, road, getattr(build, road)))
     options = {"name": "net", "target": target, "weights": weights, "check": "shapes"}
     for large in (False, True):
         if large:
@@ -96,7 +104,8 @@ def test_small_parts_and_a_filled_object_make_the_same_library(tmp_path, monkeyp
     first, second = (sorted(p for p in (tmp_path / str(it)).iterdir() if p.is_file()) for it in (False, True))
     assert [p.name for p in first] == [p.name for p in second]
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, second))
-    assert taken == ([] if target == "cortex-m4" else [True])
+    roads = {"native": [("_linked", True)], "aarch64": [("_linked_in_pieces", True)]}
+    assert taken == roads.get(target, [])
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 77])
@@ -118,8 +127,28 @@ def test_the_last_member_of_an_archive(tmp_path, size):
     assert (tmp_path / "made.a").read_bytes() == (tmp_path / "wanted.a").read_bytes()
 
 
+@pytest.mark.parametrize("section, flags, grows", [(*build.LAST, True), (".rodata", "a", False)])
+def test_a_library_grows_by_what_ends_it(tmp_path, section, flags, grows):
+    """As the linker makes it; where other segments lie behind, and of other files, nothing is written."""
+    for name, data in (("short", b"mark"), ("whole", bytes(range(99)) * 50)):
+        (tmp_path / name).write_bytes(data)
+        text = f'.section {section},"{flags}"\n.globl w\n.p2align 6\nw: .incbin "{name}"\n.byte 0\n.size w, .-w\n.data\n.quad w\n'
+        (tmp_path / f"{name}.S").write_text(text)
+        for made in ("-c -o {0}.o {0}.S", "-shared -nostdlib -s -Wl,--build-id=none -o {0}.so {0}.o"):
+            subprocess.run(["gcc", *made.format(name).split()], cwd=tmp_path, check=True)
+    assert not grown(tmp_path / "whole.so", tmp_path / "made", b"mark", 4950, [])
+    assert not grown(tmp_path / "short.S", tmp_path / "made", b"short", 4950, [])
+    for suffix in ("o", "so"):
+        done = grown(tmp_path / f"short.{suffix}", tmp_path / "made", b"mark", 4950, [bytes(range(99)) * 50])
+        assert done == (grows or suffix == "o")
+        if done:
+            assert (tmp_path / "made").read_bytes() == (tmp_path / f"whole.{suffix}").read_bytes()
+        (tmp_path / "made").unlink(missing_ok=True)
+
+
 def test_pieces_that_are_not_one_after_the_other_are_linked_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "LARGE", 64)
+    monkeypatch.setattr(build, "grown", lambda *_: False)  # a linker that puts them elsewhere
     real = build._marks
     monkeypatch.setattr(build, "_marks", lambda file: [1, 2] if file.suffix == ".so" else real(file))
     compile_model(quantised(), tmp_path / "a", name="net", check="data")

@@ -15,6 +15,7 @@ from pathlib import Path
 from onnxc.codegen.c import example as cexample
 from onnxc.codegen.c import source as csource
 from onnxc.codegen.c.archive import put_last
+from onnxc.codegen.c.elf import grown
 from onnxc.codegen.c.header import Interface, header, internal, tensor_bytes
 from onnxc.codegen.c.rounds import spare_bytes
 from onnxc.codegen.c.source import MICRO_FILES, Layout, head_bytes
@@ -32,6 +33,7 @@ MICRO_ALIGN = 16  # no vector is longer on a processor without an operating syst
 LARGE = 1 << 24  # bytes of weights
 PIECE = 1 << 24
 FAR = 1 << 30  # bytes of weights from which they are kept apart from what code addresses with 32 bits
+LAST = (".lrodata", "al")
 MARK = hashlib.sha512(b"weights").digest()
 SHORT = "short"  # a folder: weights without their zeros, which stand for them in an archive until it is whole
 C_DIR = Path(__file__).parents[2] / "runtime" / "c"
@@ -132,8 +134,9 @@ def write_sources(
 
 
 def _far(weights: Weights, toolchain: Toolchain) -> tuple[str, str] | None:
-    """The section of weights that code reaches by a pointer only, None where they lie with all other constants."""
-    return toolchain.far if weights.flash_bytes >= FAR else None
+    """The section of weights that code reaches by a pointer only, None where they lie with all other constants. One that linkers
+    put behind all others is taken for all large weights, as a library can grow by them there."""
+    return toolchain.far if weights.flash_bytes >= FAR or (toolchain.far == LAST and _zeros(weights)) else None
 
 
 def _zeros(weights: Weights) -> int:
@@ -163,19 +166,40 @@ def _fill(file: Path, at: int, weights: Weights) -> None:
             out.write(chunk)
 
 
-def _fill_object(file: Path, weights: Weights) -> None:
-    """Puts the weights into the object `file`. Raises MissingTool where MARK does not stand there once."""
+def _fill_object(work: Path, weights: Weights, assemble: Callable[[str, str], None]) -> None:
+    """Makes the object of the weights in `work`, of that of a mark if it can grow. Raises MissingTool where the mark does not stand
+    once in what is assembled else."""
+    file = work / object_name("weights")
+    if grown(work / _short(), file, MARK, weights.flash_bytes, weights.chunks()):
+        return
+    assemble("weights.S", object_name("weights"))
     marks = _marks(file)
     if len(marks) != 1:
         raise MissingTool("the assembler does not write data as they are", remedy="use GNU as or LLVM's")
     _fill(file, marks[0], weights)
 
 
-def _linked_in_pieces(work: Path, name: str, weights: Weights, command: list[str], objects: list[str]) -> bool:
+def _linked(work: Path, name: str, weights: Weights, command: list[str], objects: list[str]) -> bool:
+    """Links the shared library with a mark in the place of its weights, which it then grows by. False where it cannot."""
+    swapped = [_short() if one == object_name("weights") else one for one in objects]
+    run_tool([*command, *swapped, "-lm", "-o", f"lib{name}.so"], work)
+    file = work / f"lib{name}.so"
+    return grown(file, file, MARK, weights.flash_bytes, weights.chunks())
+
+
+def _linked_in_pieces(
+    work: Path,
+    name: str,
+    weights: Weights,
+    command: list[str],
+    objects: list[str],
+    assemble: Callable[[str, str], None],
+) -> bool:
     """Links the shared library with zeros in pieces, as a linker holds the largest section, and puts the weights in.
 
     False where the pieces do not lie one after the other: then they have to be linked as they are.
     """
+    assemble("pieces.S", object_name("pieces"))
     swapped = [object_name("pieces") if one == object_name("weights") else one for one in objects]
     run_tool([*command, *swapped, "-lm", "-o", f"lib{name}.so"], work)
     marks = _marks(work / f"lib{name}.so")
@@ -197,20 +221,15 @@ def own_parts(face: Interface, weights: Weights) -> tuple[str, ...]:
     return (*(["decode"] if weights.segments else []), *(["pool"] if face.threads > 1 else []))
 
 
-def _assembled(work: Path, name: str, toolchain: Toolchain, weights: Weights, pieces: bool) -> dict[str, str]:
-    """The objects that hold weights or stand for them, and the sources in `work` that they are assembled from."""
-    found = {object_name("weights"): "weights.S"}
-    if not _zeros(weights):
-        return found
+def _mark_sources(work: Path, name: str, toolchain: Toolchain, weights: Weights, pieces: bool) -> None:
+    """Assembler in `work` in which a mark stands for the weights, alone and, for `pieces`, ahead of zeros."""
     far = _far(weights, toolchain)
     texts = {"short.S": csource.weights_source(name, "weights.bin", toolchain.name, far=far)}
     if pieces:
         texts["pieces.S"] = csource.pieces_source(name, "weights.bin", _zeros(weights) - len(MARK), PIECE, far)
-        found[object_name("pieces")] = "pieces.S"
     for file, text in texts.items():
         (work / file).write_text(text, encoding="ascii")
     (work / _short()).parent.mkdir(exist_ok=True)
-    return found | {_short(): "short.S"}
 
 
 def link(
@@ -236,21 +255,27 @@ def link(
     pieces = bool(_zeros(weights)) and weights.flash_bytes >= 2 * len(MARK) and "so" in toolchain.libraries
     compiled = {f"{name}.o": [*flags, *WARNINGS, "-c", f"{name}.c"]}
     compiled |= {object_name(part): [*flags, "-c", f"{PARTS}/{part}.c"] for part in parts}
+
+    def assemble(source: str, made: str) -> None:
+        run_tool([*cc, "-c", source, "-o", made], work)
+
+    large = bool(_zeros(weights))
+    if large:
+        _mark_sources(work, name, toolchain, weights, pieces)
     _at_once(
         *(partial(run_tool, [*cc, *given, *threads, *own, "-o", made], work) for made, given in compiled.items()),
-        *(
-            partial(run_tool, [*cc, "-c", source, "-o", made], work)
-            for made, source in _assembled(work, name, toolchain, weights, pieces).items()
-        ),
+        partial(assemble, *(("short.S", _short()) if large else ("weights.S", object_name("weights")))),
     )
-    if _zeros(weights):
-        _fill_object(work / object_name("weights"), weights)
+    if large:
+        _fill_object(work, weights, assemble)
     objects = [*kernels, *compiled, object_name("weights")]
 
     def shared() -> None:
         options = ["-shared", "-s", "-Wl,--build-id=none", "-Wl,-z,defs", "-Wl,-z,noexecstack", *threads]
         command = [*cc, *options, "-Wl,--version-script=exports.map"]
-        if not (pieces and _linked_in_pieces(work, name, weights, command, objects)):
+        if large and _far(weights, toolchain) == LAST and _linked(work, name, weights, command, objects):
+            return
+        if not (pieces and _linked_in_pieces(work, name, weights, command, objects, assemble)):
             run_tool([*command, *objects, "-lm", "-o", f"lib{name}.so"], work)
 
     def static() -> None:
