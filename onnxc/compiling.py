@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
 
 import onnx
 
-from .codegen import library
+from . import __version__
+from .codegen import cache, library
 from .codegen.door import Optimise, Shapes
 from .codegen.prepare.static import input_shapes
+from .codegen.target import host_features
+from .ir.digest import digest
 from .ir.errors import OnnxcError
 from .ir.files import load
 from .ir.model import Model
 
+_TESTERS = (
+    "trial.py",
+    "pipeline.py",
+    "passes/base.py",
+    "runtime/evaluate.py",
+    "runtime/feeding.py",
+    "runtime/reference.py",
+)
 PASSES = "clean,fuse"
 QUANTISED = "clean,fuse,prune.dead"
 """For networks between quantisers: batch normalisations have been folded there, and channels that those had switched off
@@ -25,8 +41,8 @@ def optimiser(check: str = "data", seed: int = 0, note: Callable[[str], None] | 
     """What `compile_model` makes of a model ahead: `PASSES` or `QUANTISED` at fixed extents, where nothing but numbers is left of
     its shapes.
 
-    Claims are tested as `check` says, on inputs drawn by `seed`. A model that the passes do not take is compiled as it
-    came, and `note` is told why.
+    Claims are tested as `check` says, on inputs drawn by `seed`, once for the same bytes before and behind (`_tested`). A model that
+    the passes do not take is compiled as it came, and `note` is told why.
     """
 
     def optimise(model: onnx.ModelProto | Model, shapes: Shapes | None) -> onnx.ModelProto | Model:
@@ -38,13 +54,47 @@ def optimiser(check: str = "data", seed: int = 0, note: Callable[[str], None] | 
             found = input_shapes(made.to_proto(weights=False), shapes, {t.name for t in made.inputs})
             for tensor in made.inputs:
                 tensor.shape = list(found[tensor.name])
-            return run_passes(made, passes, check=check, seed=seed).model
+            return _tested(made, passes, seed) if check == "data" else run_passes(made, passes, check=check).model
         except OnnxcError as error:
             if note is not None:
                 note(f"compiled as it came, without {passes}: {error}")
             return model
 
     return optimise
+
+
+def _tested(model: Model, passes: str, seed: int) -> Model:
+    """What `passes` make of a model, their claims tested on inputs drawn by `seed`. Where this user's cache says that they held between
+    these two models, byte for byte, by the same files of onnxc and the same ONNX Runtime, they are not tested again."""
+    from .pipeline import run_passes
+
+    key = _key(model, passes, seed)
+    kept = cache.load(key)
+    if kept is not None:
+        with suppress(OnnxcError):
+            found = run_passes(model, passes, check="shapes", seed=seed).model
+            if _digest(found) == kept[0]:
+                return found
+    found = run_passes(model, passes, check="data", seed=seed).model
+    if key:
+        cache.save(key, _digest(found), {})
+    return found
+
+
+def _key(model: Model, passes: str, seed: int) -> str:
+    """The name of what the cache knows of a model; "" where there is no cache."""
+    if cache.folder() is None:
+        return ""
+    made = [__version__, version("onnxruntime"), sorted(host_features()), passes, seed]
+    found = hashlib.sha256(json.dumps(made).encode() + _digest(model))
+    for file in _TESTERS:
+        found.update(hashlib.sha256((Path(__file__).parent / file).read_bytes()).digest())
+    return found.hexdigest()
+
+
+def _digest(model: Model) -> bytes:
+    lean = model.lean()
+    return digest(lean.proto, lean.arrays).encode()
 
 
 def once(optimise: Optimise) -> Optimise:
