@@ -7,12 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
+import onnxc
+from onnxc import compiling, pipeline
 from onnxc.codegen import cache, compile_model, program
 from onnxc.codegen.c.function import CFunction
 from onnxc.codegen.kernels import float32
 from onnxc.codegen.target import TARGETS
+from onnxc.ir.digest import digest
 
 from . import bulk
 from .test_operators import model
@@ -39,6 +44,40 @@ def compilations(monkeypatch):
 
     monkeypatch.setattr(program, "compile_functions", counted)
     return calls
+
+
+def test_claims_that_held_between_two_models_are_not_tested_again(home, monkeypatch):
+    """Only between the same bytes, by the same files: else they are, whatever an entry says."""
+    runs, real = [], pipeline.run_passes
+
+    def noted(given, passes, *, check, **options):
+        runs.append(check)
+        return real(given, passes, check=check, **options)
+
+    monkeypatch.setattr(pipeline, "run_passes", noted)
+
+    def optimised(given=NET, seed=0) -> tuple[list[str], str]:
+        runs.clear()
+        made = compiling.optimiser(seed=seed)(onnxc.load(given), None)
+        return list(runs), digest(made.to_proto())
+
+    first, found = optimised()
+    assert first == ["data"] and optimised() == (["shapes"], found)
+    assert optimised(seed=1)[0] == ["data"]
+    other = onnx.ModelProto.FromString(NET.SerializeToString())
+    other.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((16, 16, 3, 3), "f"), "w"))
+    assert optimised(other)[0] == ["data"]
+    entries = [entry for entry in home.iterdir() if not entry.name.startswith(".")]
+    for entry in entries:
+        cache.save(entry.name, b"0" * 64, {})  # whole, of another model behind
+    assert optimised()[0] == ["shapes", "data"] and optimised()[0] == ["shapes"]
+    for entry in entries:
+        lend(entry)
+    assert optimised()[0] == ["data"]
+    monkeypatch.setattr(compiling, "_TESTERS", (*compiling._TESTERS, "recipe.py"))
+    assert optimised()[0] == ["data"]
+    monkeypatch.setenv("ONNXC_CACHE", "off")
+    assert optimised()[0] == ["data"]
 
 
 def library(out) -> bytes:
