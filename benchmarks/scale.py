@@ -1,12 +1,13 @@
 """How time grows with a model: processor time for 10,000 and 100,000 nodes; and memory, by the bytes of the weights.
 
-    python benchmarks/scale.py [time|memory] [--nodes 10000 100000] [--graphs NAMES] [--lists LISTS] [--missing] [--megabytes N] [--json FILE]
+    python benchmarks/scale.py [time|memory] [--nodes 10000 100000] [--graphs NAMES] [--lists LISTS] [--missing] [--megabytes N M] [--json FILE]
 
 Time: graphs of one awkward kind each go through pass lists, with no data and `check="shapes"`, each run in a process of its
 own; `growth` is the processor time at the larger number of nodes by that at the smaller. Ten times the nodes may take at
 most 12 times the time. Memory: a chain of linear layers, every weight of which is rewritten, goes from a file through passes with data to
 a file; `ratio` is the highest resident memory of that process above that of one that has imported everything, by the
-weights. memory.py has models whose activations are large. Results are written to benchmarks/results/scale.json, each pair of
+weights. That has a part that does not grow with them: `factor` is what each byte of weights more takes, from the smallest model
+to the largest, `fixed_mb` the rest. memory.py has models whose activations are large. Results are written to benchmarks/results/scale.json, each pair of
 graph and list when it has been measured; `--missing` leaves those alone that have a figure for as many nodes.
 """
 
@@ -223,6 +224,20 @@ def memory(lists: dict[str, float], megabytes: int, seconds: int) -> dict:
     return table
 
 
+def factors(table: dict) -> dict:
+    """pass list -> bytes that each byte of weights more takes, and the MB that do not grow with them; of `memory`'s tables by size."""
+    found = {}
+    for passes, most in MEMORY.items():
+        rows = sorted(
+            (t[passes]["weights_mb"], t[passes]["peak_mb"]) for t in table.values() if "peak_mb" in t.get(passes, {})
+        )
+        if len(rows) > 1:
+            (small, low), (large, high) = rows[0], rows[-1]
+            factor = (high - low) / (large - small)
+            found[passes] = {"most": most, "factor": round(factor, 3), "fixed_mb": round(low - factor * small)}
+    return found
+
+
 def measured(arguments: list[str], seconds: int) -> dict:
     """What a process of its own prints as its last line; a verdict where it fails or takes longer."""
     command = [sys.executable, __file__, *arguments]
@@ -261,7 +276,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", nargs="?", choices=["time", "memory", "all"], default="all")
-    parser.add_argument("--megabytes", type=int, default=480, help="of weights")
+    parser.add_argument("--megabytes", type=int, nargs="+", default=[160, 480], help="of weights")
     parser.add_argument("--nodes", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--graphs", nargs="+", choices=GRAPHS, default=list(GRAPHS))
     parser.add_argument("--lists", nargs="+", default=list(LISTS))
@@ -279,7 +294,9 @@ def main() -> None:
             rows[passes] = growth(kind, passes, args.nodes, args.seconds)
             args.json.write_text(json.dumps(found, indent=1) + "\n")
     if args.what in ("memory", "all"):
-        found.setdefault("memory", {})[f"{args.megabytes} MB"] = memory(MEMORY, args.megabytes, args.seconds)
+        for megabytes in args.megabytes:
+            found.setdefault("memory", {})[f"{megabytes} MB"] = memory(MEMORY, megabytes, args.seconds)
+        found["memory_growth"] = factors(found["memory"])
     args.json.write_text(json.dumps(found, indent=1) + "\n")
 
 

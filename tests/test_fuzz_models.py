@@ -10,9 +10,11 @@ import onnx
 import pytest
 
 import onnxc
-from onnxc.ir.errors import BadModel, OnnxcError, Unsupported
+from onnxc.codegen import compile_model
+from onnxc.ir.errors import BadModel, NotTaken, OnnxcError, Unsupported
 from onnxc.ir.verify import verify
 from onnxc.measure.inspect import inspect
+from onnxc.measure.shapes import settled
 from onnxc.runtime.reference import Session
 
 FUZZ = Path(__file__).resolve().parent / "fuzz"
@@ -25,11 +27,13 @@ def test_mutated_models_are_transformed_or_refused():
         spec = importlib.util.spec_from_file_location("fuzz_models", FUZZ / "models.py")
         models = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(models)
-        said = models.run(450, seed=1, seconds=45)
+        said = models.run(400, seed=1, seconds=40)
+        made = models.run(30, seed=501, seconds=10, what=models.compiled)
     finally:
         sys.path.remove(str(FUZZ))
     done = sum(times for text, times in said.items() if text.startswith("done"))
     assert len(said) > 30 and done > sum(said.values()) // 8
+    assert any(text.startswith("done") for text in made)
 
 
 def model(text: str) -> onnx.ModelProto:
@@ -282,3 +286,24 @@ def test_operators_that_a_pass_puts_in_and_onnx_runtime_does_not_know_yet_are_to
         Unsupported, match=r"pass quant.*QuantizeLinear.*as this pass needs it.*found a model of opset 28"
     ):
         onnxc.run_passes(proto, "quant")
+
+
+def test_a_narrow_output_has_the_type_that_it_is_declared_with():
+    """The Cast behind it, which makes it one that NumPy knows, takes any."""
+    proto = model("g (float[2,3] x) => (float8e4m3fn[2,3] y) { y = Hardmax(x) }")
+    with pytest.raises(NotTaken, match="does not match expected type"):
+        Session(proto)
+
+
+def test_a_loop_of_another_domain_is_none(tmp_path):
+    proto = model("g (float[2] x, int64 n) => (float[2] y) { y = Relu(x) }")
+    proto.graph.node[0].op_type, proto.graph.node[0].domain = "Loop", "elsewhere"
+    proto.opset_import.add(domain="elsewhere", version=1)
+    with pytest.raises(Unsupported, match="no row for Loop of domain elsewhere"):
+        compile_model(proto, tmp_path / "out", name="net")
+
+
+def test_a_model_that_does_not_run_is_the_users():
+    with pytest.raises(NotTaken) as said:
+        settled(onnxc.load(model("g (double[A,B] x) => (double[A,B] y) { y = Hardmax(x) }")), [{}])
+    assert said.value.exit_status == 2

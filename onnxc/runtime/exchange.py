@@ -55,6 +55,8 @@ class Exchange:
                 name, kind = value.name, self.outputs[value.name]
                 wide = TensorProto.DataType.Value(WIDER[kind])
                 graph.node.append(helper.make_node("Cast", [name], [_outer(name, "out")], to=wide))
+                # the Cast takes any type: that the model has the one that it says is still ONNX Runtime's to check
+                graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.DataType.Value(kind), None))
                 _widen(value, _outer(name, "out"), kind)
         rest = list(graph.node)
         del graph.node[:]

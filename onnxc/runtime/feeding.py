@@ -228,6 +228,7 @@ def _accepted(
     if first is None:
         return inputs, sizes
     if isinstance(first, Unsupported | NotTaken):  # which no other numbers change
+        first.exit_status = BadData.exit_status if isinstance(first, NotTaken) else first.exit_status
         raise first
     for tried, values in itertools.islice(_others(inputs, sizes, proto), TRIALS):
         if attempt(random_feeds(values, seed, sizes=tried)) is None:

@@ -1,6 +1,7 @@
 """Run mutated models through `clean,fuse,prune,quant` and `inspect` in one process: each is done or gives one clear error.
 
-Usage: models.py [CASES [SEED]] [--corpus FOLDER] [--start CASE]; 0 CASES: until it is stopped. Half of the cases are tested on
+Usage: models.py [CASES [SEED]] [--corpus FOLDER] [--start CASE] [--compile]; 0 CASES: until it is stopped. --compile: `compile`
+instead of passes, each library run beside ONNX Runtime. Half of the cases are tested on
 data, half by shapes only. No case may take more than SECONDS of processor time or raise the memory of the process above
 MEMORY; an exception that is no OnnxcError, or an error for which a pass of ours is at fault, is a finding. Models that something
 new was said of join the seeds, in FOLDER for later runs too, where the models of findings go as well. Where a library that
@@ -18,10 +19,11 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 from structured import SMALL, mutated  # noqa: E402
 
 import onnxc  # noqa: E402
-from onnxc.ir.errors import OnnxcError  # noqa: E402
+from onnxc.ir.errors import OnnxcError, Unsupported  # noqa: E402
 from onnxc.measure.inspect import inspect  # noqa: E402
 from tests import strategies  # noqa: E402
 
@@ -77,23 +79,41 @@ class Finding(AssertionError):
     """What a mutated model must not do."""
 
 
-def tried(data: bytes, check: str) -> str:
+def transformed(data: bytes, check: str) -> str:
+    """What the passes did, in words."""
+    inspect(data)
+    rows = onnxc.run_passes(data, PASSES, check=check).report.rows
+    return "done: " + "; ".join(f"{r.name} {len(r.edits) > 0} {len(r.refusals)}" for r in rows)
+
+
+def compiled(data: bytes, check: str) -> str:
+    """What was compiled, and gave the outputs of ONNX Runtime, in words."""
+    del check  # always on data
+    from onnxc.codegen import compile_model
+    from onnxc.compiling import optimiser
+    from onnxc.measure.shapes import settled
+    from onnxc.pipeline import sound
+
+    model = onnxc.load(data)
+    sound(model)
+    with tempfile.TemporaryDirectory() as folder:
+        done = compile_model(model, folder, name="net", shapes=settled(model, [{}]), optimise=optimiser())
+    return f"done: {len(done.kernels)} kernels, {len(done.fallbacks)} others"
+
+
+def tried(data: bytes, check: str, what: Callable[[bytes, str], str] = transformed) -> str:
     """What became of the model, in words that leave its names and numbers out. Raises Finding."""
     try:
-        inspect(data)
-        result = onnxc.run_passes(data, PASSES, check=check)
+        said = what(data, check)
     except OnnxcError as e:
         text = str(e)
         if not text.isprintable() or re.search(r"\.(cc|h|py):\d+|/onnxruntime", text):
             raise Finding(f"unclear: {text!r}") from e
-        if e.exit_status == 1 and type(e).__name__ != "Unsupported":
+        if e.exit_status == 1 and not isinstance(e, Unsupported):
             raise Finding(f"our fault: {text}") from e
         said = f"{e.pass_name}: {type(e).__name__}: {e.what}"
     except Exception as e:
         raise Finding(f"internal error: {type(e).__name__}: {e}") from e
-    else:
-        rows = result.report.rows
-        said = "done: " + "; ".join(f"{r.name} {len(r.edits) > 0} {len(r.refusals)}" for r in rows)
     return re.sub(r"['\"\[(].*|\d+|\b\w*[_/.]\w*\b", "", said)[:160]
 
 
@@ -111,7 +131,13 @@ def peak() -> int:
 
 
 def run(
-    count: int, seed: int = 0, start: int = 0, folder: Path | None = None, seconds: float = 1e9, tell=None
+    count: int,
+    seed: int = 0,
+    start: int = 0,
+    folder: Path | None = None,
+    seconds: float = 1e9,
+    tell=None,
+    what=transformed,
 ) -> Counter:
     """`count` cases in this process: what was said, and how often. Raises Finding, unless `tell` is there to be told."""
     known = [p.read_bytes() for p in sorted(folder.glob("*.onnx"))] if folder else []
@@ -129,7 +155,7 @@ def run(
             resource.setrlimit(resource.RLIMIT_CPU, (used + SECONDS, resource.getrlimit(resource.RLIMIT_CPU)[1]))
         began = time.process_time()
         try:
-            text = tried(data, check)
+            text = tried(data, check, what)
             took = time.process_time() - began
             if took > SECONDS:
                 raise Finding(f"takes {took:.0f} s")
@@ -167,7 +193,7 @@ def keep(folder: Path | None, data: bytes, prefix: str) -> str:
     return path.name
 
 
-def work(seed: int, start: int, count: int, folder: Path | None) -> None:
+def work(seed: int, start: int, count: int, folder: Path | None, what=transformed) -> None:
     """The process that does the work: a line of JSON for each thing that happens."""
 
     def tell(what: dict) -> None:
@@ -179,7 +205,7 @@ def work(seed: int, start: int, count: int, folder: Path | None) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (room, room))
     faulthandler.enable()
     faulthandler.register(signal.SIGXCPU, chain=True)  # says where, even in C, and then ends the process
-    said = run(count, seed, start, folder, tell=tell)
+    said = run(count, seed, start, folder, tell=tell, what=what)
     tell({"said": dict(said), "peak": peak() >> 20, "end": True})
 
 
@@ -194,12 +220,13 @@ def main() -> None:
     parser.add_argument("seed", type=int, nargs="?", default=0)
     parser.add_argument("--corpus", type=Path)
     parser.add_argument("--start", type=int, default=0, help="the case to begin with")
+    parser.add_argument("--compile", action="store_true", help="compile the models instead")
     parser.add_argument("--work", type=int, nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.corpus:
         args.corpus.mkdir(parents=True, exist_ok=True)
     if args.work:
-        work(args.seed, *args.work, args.corpus)
+        work(args.seed, *args.work, args.corpus, compiled if args.compile else transformed)
         return
     kinds: Counter = Counter()
     findings, highest, at = 0, 0, args.start
@@ -208,6 +235,7 @@ def main() -> None:
         count = min(CHUNK, end - at) if args.cases else CHUNK
         command = [sys.executable, __file__, "0", str(args.seed), "--work", str(at), str(count)]
         command += ["--corpus", str(args.corpus)] if args.corpus else []
+        command += ["--compile"] if args.compile else []
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
             last, ended = {}, False
             for line in child.stdout:

@@ -17,7 +17,7 @@ from onnx import helper
 
 from onnxc.codegen.prepare.build import Build
 from onnxc.codegen.prepare.loops import REMEDY, Body, apart, handed_on, kept_if, kept_loop
-from onnxc.codegen.prepare.walk import Scope, Walk, attributes_of
+from onnxc.codegen.prepare.walk import STANDARD, Scope, Walk, attributes_of
 from onnxc.ir.errors import Unsupported
 
 MOST_TRIPS = 4096
@@ -35,7 +35,7 @@ FEW, MOST_UNROLLED = 2048, 4096
 
 def open_bodies(walk: Walk, node: onnx.NodeProto, scope: Scope) -> Sequence[str | None] | None:
     """What stands for the outputs of an If, Loop or Scan; None for any other node. Raises Unsupported with the reason."""
-    opened = {"If": _if, "Loop": _loop, "Scan": _scan}.get(node.op_type)
+    opened = {"If": _if, "Loop": _loop, "Scan": _scan}.get(node.op_type) if node.domain in STANDARD else None
     if opened is None:
         return None
     if node.op_type == "Scan" and walk.opset < 9:
