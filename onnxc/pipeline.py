@@ -31,7 +31,7 @@ from .passes.registry import make
 from .recipe import resolve
 from .report import PipelineReport
 from .require import Requirements
-from .trial import Clock, Trial, as_input
+from .trial import Clock, Trial, as_input, is_taken
 
 if TYPE_CHECKING:
     from .runtime.feeding import Wishes
@@ -302,6 +302,8 @@ def _step(p: Pass, model: Model, ctx: Context) -> tuple[Model, Verified, Report]
         if isinstance(e, DimensionError) and p.claim.kind != "lossy" and any(e.tensor == t.name for t in model.outputs):
             # what shapes are computed from has been folded; a run of the model as given would have shown it
             as_input(e, "the model as given declares an output that it does not have: correct it, or use --check data")
+        elif isinstance(e, DimensionError | VerificationError) and p.claim.kind != "lossy" and not is_taken(model):
+            as_input(e, "ONNX Runtime does not take the model as given either: export it again")
         raise
     return work, checked, row
 

@@ -228,6 +228,17 @@ def _as_left(opset: int) -> Iterator[None]:
         ) from e  # fmt: skip
 
 
+def is_taken(model: Model) -> bool:
+    """Whether ONNX Runtime opens a session on the model."""
+    from .runtime.reference import Session
+
+    try:
+        Session(model.lean(), redraw=False)
+    except (NotTaken, Unsupported):
+        return False
+    return True
+
+
 def as_input(e: OnnxcError, remedy: str) -> None:
     """Let an error say that the input is at fault, and what to do unless it says that itself."""
     e.exit_status = BadModel.exit_status

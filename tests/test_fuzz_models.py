@@ -277,6 +277,27 @@ def test_a_shuffle_of_no_numbers_is_none(shape):
     assert len(onnxc.run_passes(proto, "clean,prune", check="shapes").model.nodes) == 2
 
 
+def test_a_pool_of_another_domain_is_none():
+    proto = model("g (float[1,1,8,8] x) => (y) { z = other.MaxPool<ceil_mode = 1>() y = Relu(x) }")
+    proto.opset_import.append(onnx.helper.make_opsetid("other", 1))
+    assert inspect(proto).unknown
+
+
+def test_random_inputs_of_wild_extents_without_elements_are_not_drawn():
+    text = "g (float[1099511627776,0,1099511627776] x) => (y) { y = Relu(x) }"
+    with pytest.raises(OnnxcError, match="random data are not drawn for this input"):
+        onnxc.run_passes(model(text), "clean")
+
+
+def test_what_a_pass_uncovers_in_a_model_that_nobody_takes_is_the_models_fault():
+    """The Concat is found not to fit once the shape in front of it is a constant."""
+    proto = model("""g (float[2,4,8] x) => (y) <int64[1] none = {0}> { s = Shape<start = 2>(x) t = Concat<axis = 0>(s, none)
+        a, b = Split<axis = 2>(x, t) h = Concat<axis = 1>(a, a) y = Concat<axis = 2>(h, b) }""")
+    with pytest.raises(OnnxcError, match="ONNX Runtime does not take the model as given either") as e:
+        onnxc.run_passes(proto, "clean", check="shapes")
+    assert e.value.exit_status == 2
+
+
 def test_operators_that_a_pass_puts_in_and_onnx_runtime_does_not_know_yet_are_told():
     proto = model(
         "g (float[1,2,8,8] x) => (y) <float[3,2,3,3] w = {" + ",".join(["0.5"] * 54) + "}> { y = Conv(x, w) }"

@@ -114,8 +114,10 @@ def _settle_last_windows(proto: onnx.ModelProto, analysis: Analysis) -> None:
     reaches from the last start, (n-1)*s, to the end of the input is that many windows under floor, whatever ceil would say.
     """
     for node in proto.graph.node:
+        if node.domain not in ("", "ai.onnx") or node.op_type not in ("MaxPool", "AveragePool", "LpPool"):
+            continue
         attrs = {a.name: a for a in node.attribute}
-        if node.op_type not in ("MaxPool", "AveragePool", "LpPool") or "ceil_mode" not in attrs:
+        if "ceil_mode" not in attrs:
             continue
         sizes, out = analysis.shape(node.input[0]), analysis.shape(node.output[0])
         if attrs["ceil_mode"].i != 1 or not sizes or not out:

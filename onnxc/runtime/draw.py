@@ -75,7 +75,7 @@ def random_feeds(
     feeds = {}
     for name, spec in specs.items():
         shape, dtype, axis = shapes[name], np.dtype(spec.dtype), spec.sample
-        taken = math.prod(shape) * dtype.itemsize
+        taken = math.prod(n or 1 for n in shape) * dtype.itemsize  # NumPy leaves extents of zero out, too
         if taken > MOST or len(shape) > MOST_AXES:
             raise BadData(
                 "random data are not drawn for this input", tensor=name, expected=f"at most {MOST} bytes and {MOST_AXES} axes",
