@@ -2,10 +2,11 @@
 
     ~/.cache/onnxc/kernels/3f2a9c...     {"format": 1, "sha256": "...", "functions": {name: [workspace, phases]}}, a newline, the object
 
-The name is the SHA-256 of all that the object depends on: its functions as TIR, the target, the threads, the versions of onnxc, TVM
-and LLVM, and the files of onnxc that lower functions. XDG_CACHE_HOME moves the folder, ONNXC_CACHE=off does without. An entry is
-written beside its place and renamed. One that is damaged is made again; only those that this user alone may write are read, since
-what is in them is linked. The entries used least recently go when all are larger than MOST_BYTES.
+The name is the SHA-256 of all that the object depends on: its functions, as TIR or as spec and schedule of a kernel, the target, the
+threads, the versions of onnxc, TVM and LLVM, and the files of onnxc that make kernels and lower functions. XDG_CACHE_HOME moves the
+folder, ONNXC_CACHE=off does without. An entry is written beside its place and renamed. One that is damaged is made again; only those
+that this user alone may write are read, since what is in them is linked. The entries used least recently go when all are larger
+than MOST_BYTES.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ import os
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from onnxc import __version__
 from onnxc.codegen import tvm_api
 from onnxc.codegen.c import function as lowering
-from onnxc.codegen.c import private
 from onnxc.codegen.c.function import CFunction
-from onnxc.codegen.kernels import elementary
+from onnxc.codegen.later import Later
 from onnxc.codegen.target import Target
 from onnxc.ir import temporary
 from onnxc.ir.cache import home
@@ -32,7 +33,7 @@ from onnxc.ir.cache import home
 FORMAT = 1
 MOST_BYTES = 256 << 20
 LARGEST = 32 << 20
-_MAKERS = (tvm_api, lowering, private, elementary)  # what makes objects of functions
+MAKERS = Path(__file__).parent  # what makes functions, and objects of them
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -49,14 +50,24 @@ def key(functions: Mapping[str, Any], target: Target, threads: int, prefix: str)
     if folder() is None:
         return ""
     m = tvm_api.tvm_modules()
-    module = m.tvm.IRModule({m.ir.GlobalVar(name): f for name, f in lowering.with_parts(functions).items()})
+    later = {name: f.text for name, f in functions.items() if isinstance(f, Later)}
+    known = {name: f for name, f in functions.items() if name not in later}
+    module = m.tvm.IRModule({m.ir.GlobalVar(name): f for name, f in lowering.with_parts(known).items()})
     llvm = m.tvm.get_global_func("target.llvm_version_major")()
-    made = [FORMAT, __version__, m.tvm.__version__, int(llvm), target.tvm_dict(), threads, prefix]
+    made = [FORMAT, __version__, m.tvm.__version__, int(llvm), target.tvm_dict(), threads, prefix, later]
     digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
-    for maker in _MAKERS:
-        digest.update(hashlib.sha256(Path(str(maker.__file__)).read_bytes()).digest())
+    digest.update(_files())
     digest.update(m.tvm.ir.save_json(module).encode())
     return digest.hexdigest()
+
+
+@cache
+def _files() -> bytes:
+    """The digest of all files that kernels are made by: what stands for a kernel in a key says its spec and schedule."""
+    found = hashlib.sha256()
+    for file in sorted(MAKERS.rglob("*.py")):
+        found.update(hashlib.sha256(file.read_bytes()).digest())
+    return found.digest()
 
 
 def load(name: str) -> tuple[bytes, dict[str, CFunction]] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from onnxc.codegen.c.portable import c_functions
 from onnxc.codegen.c.private import keep_private
 from onnxc.codegen.candidates import Chooser, Layouts, Picks
 from onnxc.codegen.kernels import generic, legal
+from onnxc.codegen.later import Later
 from onnxc.codegen.layers import CallRow, call_rows
 from onnxc.codegen.lower.lowering import lower
 from onnxc.codegen.memory.plan import MemoryPlan, make_plan
@@ -132,13 +133,14 @@ def lower_program(
     plan = make_plan(module["main"], static, lowered.arrays)
     before = replace(plan, calls=list(plan.calls))
     count = Counter(function for function, _ in plan.calls)
-    bodies = _functions(module, plan, prefix, target, threads)
+    bodies = _functions(module, plan, prefix, target, threads, lowered.later)
     general = {f: generic.cycles(bodies[f"{prefix}_{f}"]) for f in sorted(count) if not _ours(f)}
     fallbacks = [{"function": f, "calls": count[f], "cycles": count[f] * each} for f, each in general.items()]
     rows = call_rows(static, before, trail.calls(), lowered.kernels, general) if timed or target.micro else []
-    calls = {name: micro_of(body) for name, body in bodies.items()}
+    others = {name: body for name, body in bodies.items() if not isinstance(body, Later)}
+    calls = {name: micro_of(body) for name, body in others.items()}
     micro = {name: call for name, call in calls.items() if call is not None}
-    regions = {name: found for name, body in bodies.items() if (found := call_of(body)) is not None}
+    regions = {name: found for name, body in others.items() if (found := call_of(body)) is not None}
     bodies = {name: body for name, body in bodies.items() if name not in micro and name not in regions}
     made = Program(static, target, prefix, plan, bodies, tuple(lowered.kernels), tuple(fallbacks), {}, micro, rows)
     for name, found in regions.items():
@@ -190,13 +192,18 @@ def _ours(function: str) -> bool:
     return re.fullmatch(r"(kernel|pack|micro)\d+|region\d*", function) is not None
 
 
-def _functions(module, plan: MemoryPlan, prefix: str, target: Target, threads: int) -> dict[str, object]:
+def _functions(
+    module, plan: MemoryPlan, prefix: str, target: Target, threads: int, later: Mapping[str, Later]
+) -> dict[str, object]:
     """The functions that the plan calls, under names with the prefix, which the plan takes over."""
     prim = {name_of(var): f for var, f in module.functions_items() if isinstance(f, tvm_modules().tirx.PrimFunc)}
     wanted = {}
     for i, (function, places) in enumerate(plan.calls):
         plan.calls[i] = (f"{prefix}_{function}", places)
         if f"{prefix}_{function}" in wanted:
+            continue
+        if function in later:
+            wanted[f"{prefix}_{function}"] = later[function]
             continue
         body = prim[function]
         if micro_of(body) is not None or call_of(body) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -13,11 +14,13 @@ from onnx import numpy_helper
 
 import onnxc
 from onnxc import compiling, pipeline
-from onnxc.codegen import cache, compile_model, program
+from onnxc.codegen import cache, compile_model, later, program
 from onnxc.codegen.c.function import CFunction
 from onnxc.codegen.kernels import float32
 from onnxc.codegen.target import TARGETS
+from onnxc.codegen.tvm_api import tvm_modules
 from onnxc.ir.digest import digest
+from onnxc.ir.errors import VerificationError
 
 from . import bulk
 from .test_operators import model
@@ -120,13 +123,16 @@ def open_folder(entry):
 KEPT = b"object", {"f": CFunction(64, (True, False)), "g": CFunction(0)}
 
 
-def test_a_kernel_is_compiled_once_and_again_where_its_entry_is_damaged(home, compilations, tmp_path):
+def test_a_kernel_is_compiled_once_and_again_where_its_entry_is_damaged(home, compilations, tmp_path, monkeypatch):
+    written, real = [], later.Later.written
+    monkeypatch.setattr(later.Later, "written", lambda self: written.append(self.text) or real(self))
     made = library(tmp_path)
     [entry] = home.iterdir()
+    assert len(written) == 1 and "KernelSpec" in written[0] and " at 0x" not in written[0]
     assert len(compilations) == 1 and home.stat().st_mode & 0o777 == 0o700 and entry.stat().st_mode & 0o777 == 0o600
-    assert library(tmp_path) == made and len(compilations) == 1
+    assert library(tmp_path) == made and len(compilations) == len(written) == 1
     cut(entry)
-    assert library(tmp_path) == made and len(compilations) == 2
+    assert library(tmp_path) == made and len(compilations) == len(written) == 2
     assert cache.load(entry.name) is not None
 
 
@@ -136,6 +142,23 @@ def test_what_cannot_be_trusted_is_not_read(home, harm):
     assert cache.load("one") == KEPT
     harm(home / "one")
     assert cache.load("one") is None
+
+
+def test_a_kernel_of_other_operands_than_it_is_given_is_refused():
+    spec = bulk.make(h=4, w=4, c=4, oc=16, k=(1, 1), pads=(0, 0, 0, 0))
+    walk = SimpleNamespace(target=TARGETS["znver4"], later={})
+    plan = float32.schedule(spec, walk.target)
+    kinds = [relax_type(spec.x_shape), relax_type((16, 5)), relax_type(spec.y_shape)]
+    later.kernel(walk, float32.FAMILY, spec, plan, kinds, "f")
+    with pytest.raises(
+        VerificationError, match=r"operands of a kernel, expected .*\(64, 'float32'\).* found .*\(80, 'float32'\)"
+    ):
+        walk.later["f"].written()
+
+
+def relax_type(extents):
+    relax = tvm_modules().relax
+    return relax.TensorType(list(extents), "float32")
 
 
 def test_off_keeps_nothing(home, monkeypatch):
@@ -151,14 +174,17 @@ def test_a_folder_that_cannot_be_made_is_no_cache(home, tmp_path):
     assert cache.load("one") is None
 
 
-def test_all_that_an_object_depends_on_is_in_its_name(home, monkeypatch):
+@pytest.mark.parametrize("written", [True, False])
+def test_all_that_an_object_depends_on_is_in_its_name(home, monkeypatch, written):
     target = TARGETS["znver4"]
     low = float(np.float32(0.1))
     high = float(np.nextafter(np.float32(0.1), np.float32(1)))
 
     def functions(most: float) -> dict:
         spec = bulk.make(1, 2, 2, 4, 4, epilogue=(("clip", 0.0, most),))
-        return {"f": float32.emit(spec, float32.schedule(spec, target), "f")}
+        plan, walk = float32.schedule(spec, target), SimpleNamespace(target=target, later={})
+        later.kernel(walk, float32.FAMILY, spec, plan, [relax_type(spec.x_shape)], "g")
+        return {"f": float32.emit(spec, plan, "f")} if written else walk.later
 
     base = cache.key(functions(low), target, 1, "p")
     assert base == cache.key(functions(low), target, 1, "p")

@@ -21,6 +21,7 @@ from typing import Any
 
 from onnxc.codegen.kernels import elementary
 from onnxc.codegen.kernels.winograd_parts import parts_of
+from onnxc.codegen.later import all_written
 from onnxc.codegen.memory.arena import aligned
 from onnxc.codegen.target import Target
 from onnxc.codegen.tvm_api import name_of, to_loops, tvm_modules, tvm_target
@@ -69,8 +70,9 @@ def _object(built: Any) -> bytes:
 
 def with_parts(functions: Mapping[str, Any]) -> dict[str, Any]:
     """`functions` and those that they call, each once, by name."""
-    found = dict(functions)
-    for function in functions.values():
+    written = all_written(functions)
+    found = dict(written)
+    for function in written.values():
         found |= parts_of(function)
     return dict(sorted(found.items()))
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnxc.codegen.kernels.spec import CHANNEL_STEPS, KernelSpec, Step
+from onnxc.codegen.later import Later
 from onnxc.codegen.match.products import Match, Matches
 from onnxc.codegen.tvm_api import name_of, tvm_modules
 from onnxc.ir.errors import VerificationError
@@ -24,13 +25,14 @@ READING = (*CHANNEL_STEPS, "residual", "int_bias", "int_residual")
 @dataclass
 class Lowered:
     """A Relax module that calls our kernels. Parameters of `main`: the user's inputs, then `arrays` in order. `nodes`: for which
-    nodes a variable of it was emitted."""
+    nodes a variable of it was emitted, `later` the kernels that functions without a body stand for."""
 
     module: Any
     inputs: int
     arrays: list[np.ndarray]
     kernels: list[dict] = field(default_factory=list)
     nodes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    later: dict[str, Later] = field(default_factory=dict)
 
 
 def check_matches(matches: Matches) -> Matches:

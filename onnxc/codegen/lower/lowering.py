@@ -18,6 +18,7 @@ from onnxc.codegen.candidates import Chooser
 from onnxc.codegen.kernels import interleave, narrow, pool, quantise
 from onnxc.codegen.kernels.family import Family
 from onnxc.codegen.kernels.spec import Refusal, Schedule
+from onnxc.codegen.later import Later, kernel
 from onnxc.codegen.lower import contracts, layout, packing, planes
 from onnxc.codegen.lower.contracts import Lowered
 from onnxc.codegen.lower.packing import Choice
@@ -60,16 +61,15 @@ class _Lowering:
         self.cache: dict = {}
         self.values: dict = {}
         self.functions: dict = {}
+        self.later: dict[str, Later] = {}
         self.packed_only: set = set()  # variables without floats, which only few-bit kernels read
         self.report: list[dict] = []
         self.definitions: dict = {}
-        self.readers: dict = {}
         self.hidden: set = set()  # variables that a kernel takes in
 
     def run(self) -> Lowered:
         """The walk; parameters are known only at its end, so the function is put together there."""
         relax, function, count = self.relax, self.function, len(self.model.inputs)
-        self.names = self.imported.users
         self.constants = Constants(self.imported.weights)
         self.constants.integers = self.imported.integers
         inputs = list(function.params[:count])
@@ -94,7 +94,8 @@ class _Lowering:
         module = self.builder.get()
         main = module["main"]
         module["main"] = relax.Function([*inputs, *self.array_vars], main.body, main.ret_ty, main.is_pure, main.attrs)
-        return contracts.check_lowered(Lowered(module, count, self.arrays, self.report, self.builder.emitted))
+        made = Lowered(module, count, self.arrays, self.report, self.builder.emitted, self.later)
+        return contracts.check_lowered(made)
 
     def _result(self, body):
         parts = body.fields if isinstance(body, self.relax.Tuple) else [body]
@@ -296,7 +297,7 @@ class _Lowering:
         spec = form.spec
         order = LAST if found.spatial else FIRST
         entry = {
-            "node": self.names.get(found.weight_var) or self._product(),
+            "node": self.imported.users.get(found.weight_var) or self._product(),
             "nodes": self.builder.nodes,
             **spec.figures(),
             **self.choose.said(spec),
@@ -316,15 +317,15 @@ class _Lowering:
         args += self._weights(form, family, plan) if spec.weight_constant else [self.get(found.weight, FIRST)]
         for operand in family.operands(spec, plan, form.weight, list(form.operands)):
             args.append(self.constant(operand) if isinstance(operand, np.ndarray) else self.get(operand, order))
-        function = self._function(spec, "kernel", lambda name: family.emit(spec, plan, name))
+        results = [self.relax.TensorType(spec.y_shape, spec.output.kind)] if spec.output.kind != "bits" else []
+        results += [] if spec.packed is None else [self.relax.TensorType(spec.packed.shape, "uint64")]
+        given = [*args, *results]
+        function = self._function(spec, "kernel", lambda name: kernel(self, family, spec, plan, given, name))
         entry["function"] = name_of(function)
         entry["flash"] = sum(self.stored[arg] for arg in args if arg in self.stored)
         entry["waits"] = flash_waits(spec, plan, self.target, entry["flash"], entry["cycles"])
         entry["cycles"] += entry["waits"]
         entry["grown"] = 0 if family.exact else self.stored[args[1]] - form.weight.nbytes
-        results = [self.relax.TensorType(spec.y_shape, spec.output.kind)] if spec.output.kind != "bits" else []
-        if spec.packed is not None:
-            results.append(self.relax.TensorType(spec.packed.shape, "uint64"))
         made = self.builder.emit(self.relax.call_tir(function, args, results if len(results) > 1 else results[0]))
         if len(results) > 1:
             made, bits = (self.builder.emit(self.relax.TupleGetItem(made, i)) for i in range(2))
