@@ -217,8 +217,10 @@ def smallest(search: Search, texts: list[str]) -> dict[str, dict]:
     given, local = search.given, search.local
     for text in sorted(texts, key=about):
         most = min((r["bytes"] for r in best.values()), default=given["bytes"] + 1)
-        row = None
-        if ("recipe", text) in search.state:
+        row, job = None, ("single", text)
+        if job in search.state:
+            row = search.state[job]
+        elif ("recipe", text) in search.state:
             row = search.state["recipe", text]
         elif about(text)[1] * given["bytes"] < most:
             try:
@@ -227,6 +229,8 @@ def smallest(search: Search, texts: list[str]) -> dict[str, dict]:
                 continue
             costs = local._costs(model)
             row = {**costs, **local._qualities(model.to_proto())} if costs["bytes"] < most else None
+            if row is not None:
+                search.state.put(job, row)
         if (
             row is not None
             and "failed" not in row

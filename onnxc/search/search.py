@@ -31,10 +31,11 @@ from .work import Job, Worker
 LOW, HIGH = 1e-4, 0.6
 """Noises of the outputs between which candidates are looked for: 40 dB to 2 dB."""
 ROUNDS = 3
-STEPS = 6
-"""How often the smallest candidates that keep to the budget are made smaller still, layer by layer."""
+STEPS = 8
+"""How often candidates that keep to the budget are made smaller still, layer by layer."""
 PARTS = (1.0, 0.5, 0.2, 0.05)
 """Shares of what a bit less everywhere would save."""
+BESIDE = 1.1
 MEASURING = 0.5
 """Share of the time after which nothing more is measured."""
 ENDING, TIMING = 0.05, 0.4
@@ -184,30 +185,34 @@ class Search:
                     spans[kind] = _narrowed(spans[kind], noise, bold)
 
     def _descend(self, executor: Executor, planner: Planner) -> None:
-        """Lower the bits of the smallest candidate that keeps to the budget, and of the smallest without cuts, as long as they do:
-        what noises add up to says little of some networks' classes."""
-        for plain in (False, True):
-            for _ in range(STEPS if self.budget.drop is not None else 0):
-                start = self._smallest(plain)
-                wanted = [] if start is None or self.is_late else [planner.lowered(start, part) for part in PARTS]
-                asked = [("", 0.0, c) for c in wanted if c is not None and c.text not in self.tried]
-                if not asked:
-                    break
+        """Lower the bits of what keeps to the budget as long as that does: what noises add up to says little of some networks' classes."""
+        starts: list[Candidate] = []
+        for _ in range(STEPS if self.budget.drop is not None else 0):
+            before, starts = starts, self._starts()
+            if self.is_late or starts == before:
+                break
+            wanted = [planner.lowered(start, part) for start in starts for part in PARTS]
+            asked = [("", 0.0, c) for c in wanted if c is not None and c.text not in self.tried]
+            if asked:
                 self._try(executor, planner, asked, 1.0)
-                if self._smallest(plain) is start:
-                    break
 
-    def _smallest(self, plain: bool) -> Candidate | None:
-        """The smallest candidate that keeps to the budget; plain: of those that cut nothing."""
+    def _starts(self) -> list[Candidate]:
+        """Of the candidates that keep to the budget the smallest; the smallest that cuts nothing; and the one that loses least among
+        those that are at most `BESIDE` times as large: what it has to spare may be worth more than it is larger by."""
         made = self._made()
         of = figures(self.given, made, self.metric, self.higher)
-        kept = [
-            (p.result["bytes"], p.text)
-            for p in made
-            if not self.budget.misses(of[p.text], self.given)
-            and not (plain and self.tried[p.text].ahead > len(self.local.head) + len(self.local.joined))
-        ]
-        return self.tried[min(kept)[1]] if kept else None
+        kept = sorted(
+            (p for p in made if not self.budget.misses(of[p.text], self.given)),
+            key=lambda p: (p.result["bytes"], p.text),
+        )
+        if not kept:
+            return []
+        most = BESIDE * kept[0].result["bytes"]
+        near = [p for p in kept if p.result["bytes"] <= most]
+        ahead = len(self.local.head) + len(self.local.joined)
+        plain = [p for p in kept if self.tried[p.text].ahead <= ahead]
+        chosen = [kept[0], *plain[:1], min(near, key=lambda p: of[p.text]["drop"])]
+        return [self.tried[text] for text in dict.fromkeys(p.text for p in chosen)]
 
     def _try(
         self, executor: Executor, planner: Planner, asked: list[tuple[str, float, Candidate]], share: float

@@ -24,7 +24,7 @@ from onnxc.search.found import Found, Point, smoothed
 from onnxc.search.found import points as best_points
 from onnxc.search.knapsack import choose
 from onnxc.search.options import BITS, Options
-from onnxc.search.plan import FLOAT, SAFE, WIDEST, Planner
+from onnxc.search.plan import FLOAT, SAFE, WIDEST, Candidate, Planner
 from onnxc.search.steps import globbed
 from onnxc.search.words import said
 from onnxc.search.work import Worker
@@ -214,6 +214,28 @@ def test_bits_are_lowered_where_it_saves_most_for_its_noise(place):
         zip(sizes, (1, WIDEST - 1, WIDEST - 1), strict=True)
     )
     assert planner.lowered(replace(first[0], bits=dict.fromkeys(sizes, 1)), 1.0) is None
+
+
+def test_descents_begin_at_what_has_most_to_spare_too(place, monkeypatch):
+    """Of what keeps to the bound: the smallest, the smallest that cuts nothing, and of those a tenth larger the one that loses least."""
+    search = onnxc.auto(place / "net.onnx", place / "data.npz", budget=Budget(drop=0.05), formats=("shared",))
+    rows = {
+        "cut": (100, 0.87, 9),
+        "plain": (105, 0.86, 1),
+        "spare": (109, 0.93, 1),
+        "large": (200, 0.95, 1),
+        "bad": (50, 0.5, 1),
+    }
+    search.given = {"bytes": 400, "metrics": {"accuracy": 0.9}, "without": {"metrics": []}}
+    made = [
+        Point(text, (), "shared", {"bytes": b, "noise": 1 / b, "metrics": {"accuracy": a}, "without": {"metrics": []}})
+        for text, (b, a, _) in rows.items()
+    ]
+    search.tried = {text: Candidate((), "shared", 0.0, 0.0, ahead=ahead) for text, (_, _, ahead) in rows.items()}
+    monkeypatch.setattr(search, "_made", lambda: made)
+    assert search._starts() == [search.tried[text] for text in ("cut", "plain", "spare")]
+    made[:] = made[-1:]
+    assert search._starts() == []
 
 
 def test_what_was_trained_to_few_bits_is_packed_first(place):
