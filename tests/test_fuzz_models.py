@@ -316,11 +316,38 @@ def test_a_narrow_output_has_the_type_that_it_is_declared_with():
         Session(proto)
 
 
-def test_a_loop_of_another_domain_is_none(tmp_path):
-    proto = model("g (float[2] x, int64 n) => (float[2] y) { y = Relu(x) }")
-    proto.graph.node[0].op_type, proto.graph.node[0].domain = "Loop", "elsewhere"
+@pytest.mark.parametrize("operator", ["Loop", "Conv", "Reshape"])
+def test_a_namesake_of_another_domain_is_none(tmp_path, operator):
+    proto = model("g (float[2] x) => (float[2] y) { y = Relu(x) }")
+    proto.graph.node[0].op_type, proto.graph.node[0].domain = operator, "elsewhere"
     proto.opset_import.add(domain="elsewhere", version=1)
-    with pytest.raises(Unsupported, match="no row for Loop of domain elsewhere"):
+    with pytest.raises(Unsupported, match=f"no row for {operator} of domain elsewhere"):
+        compile_model(proto, tmp_path / "out", name="net")
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("g (float[2] x) => (float[2] y) { c = Constant() y = Add(x, c) }", "a Constant without a value"),
+        (
+            "g (float[2,3] x, int64[2] t) => (float y) { a = elsewhere.F(x) y = NegativeLogLikelihoodLoss(a, t) }",
+            "no row for F",
+        ),
+    ],
+)
+def test_what_nothing_is_known_of_is_refused(tmp_path, text, said):
+    proto = model(text)
+    proto.opset_import.add(domain="elsewhere", version=1)
+    with pytest.raises((BadModel, Unsupported), match=said):
+        compile_model(proto, tmp_path / "out", name="net")
+
+
+def test_calls_with_too_many_inputs_are_told_without_places_in_source(tmp_path):
+    proto = model("g (float[2] x) => (float[2] y) { y = local.F(x, x) }")
+    body = onnx.helper.make_node("Relu", ["a"], ["b"])
+    proto.functions.append(onnx.helper.make_function("local", "F", ["a"], ["b"], [body], list(proto.opset_import)))
+    proto.opset_import.add(domain="local", version=1)
+    with pytest.raises(BadModel, match="cannot be written out: Number of actual parameters cannot exceed"):
         compile_model(proto, tmp_path / "out", name="net")
 
 

@@ -38,6 +38,8 @@ def _body(walk: Walk, node: onnx.NodeProto, schema: Any, version: int) -> onnx.F
     if any(version >= since for since in schema.function_opset_versions):
         text = schema.get_function_with_opset_version(version)
     elif any(version >= since for since in schema.context_dependent_function_opset_versions):
+        if not all(name in walk.constants or name in walk.types for name in node.input if name):
+            return None
         kinds = [walk.type_of(name).SerializeToString() if name else b"" for name in node.input]
         text = schema.get_context_dependent_function_with_opset_version(version, node.SerializeToString(), kinds)
     else:

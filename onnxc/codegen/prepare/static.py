@@ -7,7 +7,7 @@ Nothing downstream copies or folds hundreds of megabytes, as weights become para
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 
 from onnxc.codegen.operators import has_row
 from onnxc.codegen.operators.node import held
+from onnxc.codegen.prepare.constant import constant_of
 from onnxc.codegen.prepare.contract import check_static
 from onnxc.codegen.prepare.deciding import FINDERS, advice, skeleton
 from onnxc.codegen.prepare.extents import Undecided, give_outputs
@@ -25,7 +26,7 @@ from onnxc.codegen.prepare.opening import opener
 from onnxc.codegen.prepare.record import StaticModel, StaticRegion
 from onnxc.codegen.prepare.rewrite import rewrite
 from onnxc.codegen.prepare.stored import lookups
-from onnxc.codegen.prepare.walk import REGION, Walk, bounded, constant_of
+from onnxc.codegen.prepare.walk import REGION, STANDARD, Walk, bounded
 from onnxc.ir.errors import BadModel, BadOption, Unsupported
 from onnxc.ir.faults import ONNX_ERRORS, first_line
 
@@ -82,6 +83,8 @@ def make_static(
 
 def _settled(work: onnx.ModelProto, walk: Walk, fixed: list[tuple[str, tuple[int, ...], str]]) -> StaticModel:
     """The static model of nodes that have been visited, with those of its regions."""
+    _prune_dead(work)
+    _refuse_namesakes(work.graph.node, walk.opsets)
     rewrite(work, walk.constants, walk.integers)
     _prune_dead(work)
     made = _separate(work, walk.constants, walk.integers, fixed)
@@ -251,6 +254,15 @@ def _prune_dead(work: onnx.ModelProto) -> None:
     work.graph.node.extend(keep)
 
 
+def _refuse_namesakes(nodes: Iterable[onnx.NodeProto], opsets: Mapping[str, int]) -> None:
+    """Raises Unsupported for operators of other domains that have no row: what follows may take them for the standard ones."""
+    unknown = [
+        node for node in nodes if node.domain in opsets and not has_row(node.op_type, node.domain, opsets[node.domain])
+    ]
+    if foreign := [node for node in unknown if node.domain not in STANDARD]:
+        raise _refused([(node, f"there is no row for {node.op_type} of domain {node.domain}") for node in foreign])
+
+
 def _separate(work: onnx.ModelProto, constants: dict[str, np.ndarray], integers: dict, fixed: list) -> StaticModel:
     """Which constants are weights, and what is known of every tensor."""
     found = infer(work, constants)
@@ -286,6 +298,9 @@ def _separate(work: onnx.ModelProto, constants: dict[str, np.ndarray], integers:
     return StaticModel(nodes, fixed, outputs, used, weights, users, known, types, opsets)
 
 
+_BEFORE = "compile the part of the model before this operator"
+
+
 def _unknown(nodes: Sequence[onnx.NodeProto], constants: dict, found: dict, tensor: str) -> Unsupported:
     """Why tensors have no static shape: the nodes that read known ones only, but make others."""
 
@@ -304,13 +319,17 @@ def _unknown(nodes: Sequence[onnx.NodeProto], constants: dict, found: dict, tens
             else f"{node.op_type}'s output shape depends on data"
         )
         reasons.append((node, why))
-    remedy = "compile the part of the model before " + ("this operator" if len(reasons) < 2 else "these operators")
-    if len(reasons) == 1:
-        return Unsupported(
-            reasons[0][1], node=roots[0].name, tensor=next(n for n in roots[0].output if not known(n)), remedy=remedy
-        )
     if not reasons:
-        return Unsupported("its shape depends on data", tensor=tensor, remedy=remedy)
+        return Unsupported("its shape depends on data", tensor=tensor, remedy=_BEFORE)
+    return _refused(reasons, next((n for n in roots[0].output if not known(n)), None))
+
+
+def _refused(reasons: Sequence[tuple[onnx.NodeProto, str]], tensor: str | None = None) -> Unsupported:
+    """One refusal of several nodes, each with its reason."""
+    if len(reasons) == 1:
+        (node, why), *_ = reasons
+        return Unsupported(why, node=node.name, tensor=tensor, remedy=_BEFORE)
+    remedy = "compile the part of the model before these operators"
     several = Unsupported("; ".join(f"node {node.name}: {why}" for node, why in reasons), remedy=remedy)
     several.nodes = [node.name for node, _ in reasons]
     return several

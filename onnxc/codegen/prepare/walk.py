@@ -20,6 +20,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
+from onnxc.codegen.prepare.constant import constant_of
 from onnxc.codegen.prepare.matrices import Blocks, Matrix, blocks, halves
 from onnxc.codegen.prepare.numbers import Numbers
 from onnxc.codegen.prepare.stored import Lazy, Vectors
@@ -236,8 +237,12 @@ class Walk:
             raise BadModel(f"shape inference fails: {text}", node=node.name) from None
 
     def type_of(self, name: str) -> onnx.TypeProto:
-        """The type of a tensor that is known or has been visited."""
+        """The type of a tensor that is known or has been visited. Raises Unsupported for what an operator without a row makes."""
         if name not in self.constants:
+            if name not in self.types:
+                raise Unsupported(
+                    "the type of a tensor is not known", tensor=name, remedy="compile the part of the model before it"
+                )
             return self.types[name]
         array = self.constants[name]
         return helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
@@ -387,20 +392,6 @@ def settled(node: onnx.NodeProto, extents: tuple[int, ...] | None, opset: int) -
         ends.append(max((count - 1) * strides[d] + reach - size - pads[d], 0))
     changed = {**own, "ceil_mode": 0, "pads": [*pads[:rank], *ends]}
     return helper.make_node(node.op_type, node.input, node.output, name=node.name, **changed)
-
-
-def constant_of(node: onnx.NodeProto) -> np.ndarray:
-    """What a Constant node holds. Raises Unsupported for text and sparse tensors."""
-    own = node.attribute[0]
-    value = helper.get_attribute_value(own)
-    match own.name:
-        case "value":
-            return to_array(value, None)
-        case "value_float" | "value_floats":
-            return np.asarray(value, np.float32)
-        case "value_int" | "value_ints":
-            return np.asarray(value, np.int64)
-    raise Unsupported(f"Constant with {own.name}", node=node.name, remedy="use a dense numeric constant")
 
 
 def _spread(node: onnx.NodeProto, operands: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
