@@ -18,6 +18,7 @@ from onnxc.ir.errors import VerificationError
 OPAQUE = 8  # TVM's pattern of functions that nothing is fused with
 REMEDY = "report it with the model"
 _PLACES = re.compile(r" at 0x[0-9a-f]+")
+_NAMELESS = re.compile(r"<lambda>|<locals>| object at 0x|\.\.\.")  # of which a text does not say all
 Operand = tuple[tuple[int, ...], str]
 """Extents and element type."""
 
@@ -48,6 +49,9 @@ def kernel(walk: Any, family: Any, spec: Any, plan: Any, given: Sequence[Any], n
         return family.emit(spec, plan, name)
     types = [getattr(one, "ty", one) for one in given]
     operands = tuple((tuple(int(extent) for extent in ty.shape.values), str(ty.dtype)) for ty in types)
+    text = repr((family.name, spec, plan, name, operands))
+    if _NAMELESS.search(text):
+        return family.emit(spec, plan, name)
     T, made = script_builder()
     with made() as frame, T.prim_func(s_tir=True):
         T.func_name(name)
@@ -55,8 +59,7 @@ def kernel(walk: Any, family: Any, spec: Any, plan: Any, given: Sequence[Any], n
             T.arg(f"a{i}", T.buffer(extents, kind))
         T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
         T.evaluate(0)
-    text = _PLACES.sub("", repr((family.name, spec, plan, name, operands)))
-    walk.later[name] = Later(text, lambda: family.emit(spec, plan, name), operands)
+    walk.later[name] = Later(_PLACES.sub("", text), lambda: family.emit(spec, plan, name), operands)
     return frame.get()
 
 

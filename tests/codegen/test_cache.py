@@ -161,6 +161,16 @@ def relax_type(extents):
     return relax.TensorType(list(extents), "float32")
 
 
+@pytest.mark.parametrize("detail", [lambda: 0, np.arange(5000), object()])
+def test_a_kernel_whose_text_does_not_say_all_is_written_at_once(detail):
+    spec, target = bulk.make(h=4, w=4, c=4, oc=16, k=(1, 1), pads=(0, 0, 0, 0)), TARGETS["znver4"]
+    walk = SimpleNamespace(target=target, later={})
+    plan = replace(float32.schedule(spec, target), detail=detail)
+    family = SimpleNamespace(name="f", emit=lambda *given: given)
+    assert later.kernel(walk, family, spec, plan, [], "f")[1] is plan
+    assert not walk.later
+
+
 def test_off_keeps_nothing(home, monkeypatch):
     monkeypatch.setenv("ONNXC_CACHE", "off")
     assert cache.key({}, TARGETS["znver4"], 1, "p") == ""
