@@ -46,6 +46,7 @@ def optimiser(check: str = "data", seed: int = 0, note: Callable[[str], None] | 
     """
 
     def optimise(model: onnx.ModelProto | Model, shapes: Shapes | None) -> onnx.ModelProto | Model:
+        from .passes import clean, fuse  # noqa: F401  nobody looks for the others then
         from .pipeline import run_passes
 
         made = model.copy() if isinstance(model, Model) else load(model)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..ir.errors import BadOption, Unsupported
 from ..ir.escape import readable
+from ..ir.garbage import uncollected
 from . import arguments
 from . import compile_options as options
 from . import profile as layers
@@ -79,8 +80,9 @@ def compile_(
     memories = {name: _memory(name, text) for name, text in (("flash", flash), ("ram", ram)) if text is not None}
     if Path(out).exists() and not Path(out).is_dir():
         raise BadOption(f"-o {out} is a file", expected="a folder")
-    from ..codegen import compile_model
-    from ..compiling import once, optimiser
+    with uncollected():
+        from ..codegen import compile_model
+        from ..compiling import once, optimiser
 
     loaded, chosen, notes = _settled(model, begin or (), until or (), inputs, shapes, data, seed)
     road = once(optimiser(check, seed, notes.setdefault))
@@ -138,9 +140,10 @@ def _settled(
     path: str, begin: Sequence[str], until: Sequence[str], inputs: list[str] | None, shapes: list, data: Any, seed: int
 ) -> tuple[Model, list, dict[str, None]]:
     """The part of the model that is asked for, with its fixed inputs; the shapes of its libraries; and what is to be told of both."""
-    from ..ir.part import part
-    from ..measure.shapes import fixed, said, settled
-    from ..pipeline import load, sound
+    with uncollected():
+        from ..ir.part import part
+        from ..measure.shapes import fixed, said, settled
+        from ..pipeline import load, sound
 
     loaded = load(path)
     sound(loaded)

@@ -82,6 +82,9 @@ def _digits(x: float) -> str:
     return f"{x:.0f}" if abs(x) >= 99.95 else f"{x:.1f}" if abs(x) >= 9.995 else f"{x:.2f}"
 
 
+LATIN = "\u0300"  # ahead of it every printable character takes one place
+
+
 @dataclass(frozen=True)
 class Column:
     """A heading; numbers stand at the right, words at the left and fold where they are long."""
@@ -94,10 +97,13 @@ def draw(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None = None, colour: bool = False
 ) -> str:
     """A table as text, at most `width` columns wide. Columns that no row fills are left out."""
+    used = [k for k, _ in enumerate(columns) if any(row[k] for row in rows)] or list(range(len(columns)))
+    plain = None if colour else _plain([columns[k] for k in used], [[row[k] for k in used] for row in rows], width)
+    if plain is not None:
+        return plain
     from rich import box
     from rich.table import Table
 
-    used = [k for k, _ in enumerate(columns) if any(row[k] for row in rows)] or list(range(len(columns)))
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", collapse_padding=True)
     for k in used:
         if columns[k].number:
@@ -109,6 +115,21 @@ def draw(
     for row in rows:
         table.add_row(*(Text(row[k]) for k in used))
     return _console_text(table, width or screen_width(), colour)
+
+
+def _plain(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> str | None:
+    """What rich draws where nothing has a colour, is folded or takes two places on the screen; None for other tables."""
+    lines = [[column.title for column in columns], *rows]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(columns))]
+    wide = sum(widths) + 2 * (len(columns) - 1)
+    narrow = all(cell.isprintable() and max(cell, default="") < LATIN for line in lines for cell in line)
+    if not narrow or not all(widths) or wide > (width or screen_width()):
+        return None
+    drawn = [
+        "  ".join(c.rstrip().rjust(w) if column.number else c.ljust(w) for c, w, column in zip(line, widths, columns))
+        for line in lines
+    ]
+    return "\n".join(line.rstrip() for line in [drawn[0], "─" * wide, *drawn[1:]])
 
 
 def _console_text(renderable: object, width: int, colour: bool) -> str:

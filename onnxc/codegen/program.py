@@ -26,8 +26,9 @@ from onnxc.codegen.prepare.record import StaticModel, StaticRegion
 from onnxc.codegen.quiet import quiet
 from onnxc.codegen.regions import Call, call_of
 from onnxc.codegen.target import Target
-from onnxc.codegen.tvm_api import finish, name_of, tvm_modules, uncollected
+from onnxc.codegen.tvm_api import finish, name_of, tvm_modules
 from onnxc.ir.errors import Unsupported
+from onnxc.ir.garbage import uncollected
 
 
 @dataclass

@@ -5,7 +5,6 @@ Importing tvm takes seconds and 200 MB, so it happens when something is compiled
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from onnxc.ir.errors import MissingTool
+from onnxc.ir.garbage import uncollected
 
 # what TVM raises, in Python and from C++
 TVM_ERRORS = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError)
@@ -33,18 +33,6 @@ def tvm_modules() -> SimpleNamespace:
             f"compiling needs TVM ({error})", remedy="pip install apache-tvm==0.27.0.post1 apache-tvm-ffi==0.1.14.post1"
         ) from None
     return SimpleNamespace(tvm=tvm, relax=relax, tirx=tirx, s_tir=s_tir, ir=ir)
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """No search for garbage: an import makes half a million objects, and lowering next to none that reference counts do not free."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 @contextmanager

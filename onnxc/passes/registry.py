@@ -53,8 +53,10 @@ def _discover() -> None:
 
 def find(name: str) -> type[Pass]:
     """The pass of that name or alias. Raises BadOption with the nearest names."""
-    _discover()
     full = table.ALIASES.get(name, name)
+    if full not in table.PASSES:  # whose file has not been imported alone
+        _discover()
+        full = table.ALIASES.get(name, name)
     if full not in table.PASSES:
         near = difflib.get_close_matches(name, [*table.PASSES, *table.ALIASES], 3, 0.5)
         raise BadOption(
