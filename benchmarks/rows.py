@@ -15,6 +15,7 @@ from onnxc.runtime.evaluate import accuracy
 from onnxc.runtime.reference import Session
 
 Data = dict[str, np.ndarray]
+HELD = 4000
 
 
 class Table:
@@ -44,6 +45,22 @@ def options(about: str | None, share: int) -> argparse.ArgumentParser:
     parser.add_argument("--share", type=int, default=share, help="train on every N-th image")
     parser.add_argument("--only", default="", help="rows whose name holds this")
     return parser
+
+
+def trained_options(about: str | None, share: int) -> argparse.ArgumentParser:
+    """`options`, with --threads, and --tune: what `learnt_and_tested` then takes from --train alone."""
+    parser = options(about, share)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--tune", action="store_true", help="measure on a part of --train, write nothing")
+    return parser
+
+
+def learnt_and_tested(args: argparse.Namespace) -> tuple[Data, Data]:
+    """The images of --train and of --test; with --tune, the last HELD of --train in place of these, which are then not trained on."""
+    train = arrays(args.train)
+    if not args.tune:
+        return train, arrays(args.test)
+    return {n: a[:-HELD] for n, a in train.items()}, {n: a[-HELD:] for n, a in train.items()}
 
 
 def arrays(path: str, share: int = 1) -> Data:
