@@ -19,6 +19,7 @@ from onnxc.codegen.c.build import (
     MICRO_ALIGN,
     PARTS,
     check_static,
+    flash_of,
     lay_out_arena,
     link,
     object_name,
@@ -36,7 +37,6 @@ from onnxc.codegen.candidates import Picks
 from onnxc.codegen.door import Optimise, Shapes, Source
 from onnxc.codegen.manifest import check_types, lengths_of, manifest_of, tensors_of, write_manifest
 from onnxc.codegen.memory.arena import ALIGN
-from onnxc.codegen.memory.flash import flash_bytes
 from onnxc.codegen.memory.spill import trim
 from onnxc.codegen.memory.weights import Weights, gather, lay_out
 from onnxc.codegen.prepare.ends import Scaled, integer_ends, quantised_data
@@ -293,7 +293,7 @@ def _make(
         write_timed(work, face, programs, stored, layout, targets, objects, manifest)
     extras += [write_wheel(work, face, toolchain, model)] if wanted.wheel else []
     parts = [*objects, f"{name}.o", *(object_name(part) for part in ("weights", *own_parts(face, stored)))]
-    flash = flash_bytes(work / file for file in parts)
+    flash = flash_of(work, parts, stored)
     sides = () if inside else enumerate((face.inputs, face.outputs))
     tensors = [face.most_bytes(side, i) for side, rows in sides for i in range(len(rows))]
     return _Made(

@@ -119,11 +119,10 @@ def test_the_last_member_of_an_archive(tmp_path, size):
     for name, last in (("wanted.a", "last.o"), ("made.a", "short/last.o")):
         subprocess.run([*ar, name, "first.o", last], cwd=tmp_path, check=True)
     before = (tmp_path / "made.a").read_bytes()
-    assert not put_last(tmp_path / "made.a", tmp_path / "first.o") and not put_last(
-        tmp_path / "first.o", tmp_path / "last.o"
-    )
+    last = ("last.o", size, [bytes(range(size))])
+    assert not put_last(tmp_path / "made.a", "first.o", 3, [b"odd"]) and not put_last(tmp_path / "first.o", *last)
     assert (tmp_path / "made.a").read_bytes() == before
-    assert put_last(tmp_path / "made.a", tmp_path / "last.o")
+    assert put_last(tmp_path / "made.a", *last)
     assert (tmp_path / "made.a").read_bytes() == (tmp_path / "wanted.a").read_bytes()
 
 

@@ -1,20 +1,19 @@
-"""A large member of a static library, copied in larger pieces than archivers do."""
+"""A large member of a static library, written once, where an archiver would copy it."""
 
 from __future__ import annotations
 
 import os
-import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 MAGIC = b"!<arch>\n"
 HEAD, NAME, SIZE = 60, slice(0, 16), slice(48, 58)
 """Bytes of a member's header (GNU, System V), and where its name and its size stand in it, as text."""
-COPIED = 1 << 20
 
 
-def put_last(archive: Path, member: Path) -> bool:
-    """Puts a file in place of the last member of an archive, which bears its name and has its symbols. False, with nothing changed,
-    where the last member is another one or the archive of another kind.
+def put_last(archive: Path, name: str, size: int, parts: Iterable[bytes | memoryview]) -> bool:
+    """Puts a file of `size` bytes, `parts`, in place of the last member of an archive, which bears its name and has its symbols. False,
+    with nothing changed, where the last member is another one or the archive of another kind.
 
     The symbols of an archive say where members begin, which stays; the size of the last one stands in its header alone.
     """
@@ -32,13 +31,11 @@ def put_last(archive: Path, member: Path) -> bool:
             if after >= end:
                 break
             at = after
-        if head[NAME].split(b"/")[0] != member.name.encode():
+        if head[NAME].split(b"/")[0] != name.encode():
             return False
-        size = member.stat().st_size
         out.seek(at)
         out.truncate()
         out.write(head[: SIZE.start] + b"%-10d" % size + head[SIZE.stop :])
-        with open(member, "rb") as data:
-            shutil.copyfileobj(data, out, COPIED)
+        out.writelines(parts)
         out.write(b"\n" * (size % 2))
     return True

@@ -10,17 +10,20 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from threading import Lock
 
 from onnxc.codegen.c import example as cexample
 from onnxc.codegen.c import source as csource
 from onnxc.codegen.c.archive import put_last
-from onnxc.codegen.c.elf import grown
+from onnxc.codegen.c.elf import grown, growth
 from onnxc.codegen.c.header import Interface, header, internal, tensor_bytes
 from onnxc.codegen.c.rounds import spare_bytes
 from onnxc.codegen.c.source import MICRO_FILES, Layout, head_bytes
 from onnxc.codegen.memory.arena import ALIGN, aligned
 from onnxc.codegen.memory.contract import check_plan
+from onnxc.codegen.memory.flash import flash_bytes
 from onnxc.codegen.memory.weights import Weights
 from onnxc.codegen.program import Program
 from onnxc.codegen.target import Target
@@ -38,6 +41,7 @@ MARK = hashlib.sha512(b"weights").digest()
 SHORT = "short"  # a folder: weights without their zeros, which stand for them in an archive until it is whole
 C_DIR = Path(__file__).parents[2] / "runtime" / "c"
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
+_MAKING = Lock()
 PARTS = "parts"  # a folder, and names with a dash: a model may be called decode, pool or weights
 _FILES = {
     "decode": ("decode.c", "decode.h", "planes.h", "adaptive.h", "bytes.h"),
@@ -166,17 +170,35 @@ def _fill(file: Path, at: int, weights: Weights) -> None:
             out.write(chunk)
 
 
-def _fill_object(work: Path, weights: Weights, assemble: Callable[[str, str], None]) -> None:
+def _whole_object(work: Path, weights: Weights, assemble: Callable[[str, str], None]) -> None:
     """Makes the object of the weights in `work`, of that of a mark if it can grow. Raises MissingTool where the mark does not stand
     once in what is assembled else."""
     file = work / object_name("weights")
-    if grown(work / _short(), file, MARK, weights.flash_bytes, weights.chunks()):
-        return
-    assemble("weights.S", object_name("weights"))
-    marks = _marks(file)
-    if len(marks) != 1:
-        raise MissingTool("the assembler does not write data as they are", remedy="use GNU as or LLVM's")
-    _fill(file, marks[0], weights)
+    with _MAKING:  # both libraries may want it at once
+        if file.exists() or grown(work / _short(), file, MARK, weights.flash_bytes, weights.chunks()):
+            return
+        assemble("weights.S", object_name("weights"))
+        marks = _marks(file)
+        if len(marks) != 1:
+            raise MissingTool("the assembler does not write data as they are", remedy="use GNU as or LLVM's")
+        _fill(file, marks[0], weights)
+
+
+def _archived(archive: Path, short: Path, weights: Weights) -> bool:
+    """Puts the object of the weights in place of that of a mark, the last one of an archive. False where either is of another kind."""
+    ends = growth(short.read_bytes(), MARK, weights.flash_bytes)
+    if ends is None:
+        return False
+    size = sum(map(len, ends)) + weights.flash_bytes
+    return put_last(archive, short.name, size, chain(ends[:1], weights.chunks(), ends[1:]))
+
+
+def flash_of(work: Path, parts: Sequence[str], weights: Weights) -> int | None:
+    """`flash_bytes` of the objects `parts` in `work`, of which that of the weights need not be there."""
+    whole = object_name("weights")
+    here = [_short() if part == whole and not (work / part).exists() else part for part in parts]
+    found = flash_bytes(work / part for part in here)
+    return found if found is None or here == list(parts) else found + weights.flash_bytes - len(MARK)
 
 
 def _linked(work: Path, name: str, weights: Weights, command: list[str], objects: list[str]) -> bool:
@@ -266,8 +288,10 @@ def link(
         *(partial(run_tool, [*cc, *given, *threads, *own, "-o", made], work) for made, given in compiled.items()),
         partial(assemble, *(("short.S", _short()) if large else ("weights.S", object_name("weights")))),
     )
-    if large:
-        _fill_object(work, weights, assemble)
+    whole = partial(_whole_object, work, weights, assemble)
+    grows = large and growth((work / _short()).read_bytes(), MARK, weights.flash_bytes) is not None
+    if large and not (grows and _far(weights, toolchain) == LAST):
+        whole()
     objects = [*kernels, *compiled, object_name("weights")]
 
     def shared() -> None:
@@ -276,15 +300,18 @@ def link(
         if large and _far(weights, toolchain) == LAST and _linked(work, name, weights, command, objects):
             return
         if not (pieces and _linked_in_pieces(work, name, weights, command, objects, assemble)):
+            if large:
+                whole()
             run_tool([*command, *objects, "-lm", "-o", f"lib{name}.so"], work)
 
     def static() -> None:
         archive = [*linker.archiver(), "rcsD", f"lib{name}.a"]
         if _zeros(weights):
             run_tool([*archive, *objects[:-1], _short()], work)
-            if put_last(work / f"lib{name}.a", work / objects[-1]):
+            if _archived(work / f"lib{name}.a", work / _short(), weights):
                 return
             (work / f"lib{name}.a").unlink()
+            whole()
         run_tool([*archive, *objects], work)
 
     both = {f"lib{name}.so": shared, f"lib{name}.a": static}

@@ -41,9 +41,19 @@ def grown(short: Path, made: Path, mark: bytes, size: int, chunks: Iterable[byte
 
     `mark` and a zero byte end a section. False, with nothing written, where the file is another one.
     """
-    old = short.read_bytes()
-    if old[:6] != b"\x7fELF\x02\x01" or old.count(mark) != 1:
+    ends = growth(short.read_bytes(), mark, size)
+    if ends is None:
         return False
+    with open(made, "wb") as out:
+        for part in (ends[:1], chunks, ends[1:]):
+            out.writelines(part)
+    return True
+
+
+def growth(old: bytes, mark: bytes, size: int) -> tuple[bytes, bytes] | None:
+    """What stands ahead of the `size` bytes in the place of `mark`, and behind them; None where the file is another one."""
+    if old[:6] != b"\x7fELF\x02\x01" or old.count(mark) != 1:
+        return None
     head = list(struct.unpack_from(HEADER, old))
     kind, segments_at, sections_at = head[1], head[5], head[6]
     sections = [Section(*struct.unpack_from(SECTION, old, sections_at + i * head[11])) for i in range(head[12])]
@@ -51,7 +61,7 @@ def grown(short: Path, made: Path, mark: bytes, size: int, chunks: Iterable[byte
     stop = start + len(mark) + 1
     found = [i for i, s in enumerate(sections) if s.kind != NOBITS and s.at <= start and s.at + s.size == stop]
     if kind not in (RELOCATABLE, SHARED) or len(found) != 1:
-        return False
+        return None
     one, more = sections[found[0]], size - len(mark)
     new = bytearray(old)
     if kind == SHARED:
@@ -61,7 +71,7 @@ def grown(short: Path, made: Path, mark: bytes, size: int, chunks: Iterable[byte
         ]
         last = max((row for row in rows if row[1][0] == LOAD), key=lambda row: row[1][3], default=None)
         if last is None or not _ends(last[1], one):
-            return False
+            return None
         place, (*first, in_file, in_memory, align) = last
         struct.pack_into(SEGMENT, new, place, *first, in_file + more, in_memory + more, align)
     for table in (s for s in sections if s.kind in TABLES):
@@ -78,17 +88,13 @@ def grown(short: Path, made: Path, mark: bytes, size: int, chunks: Iterable[byte
         end = section.at + len(data)
     head[6] = -(-end // 8) * 8
     struct.pack_into(HEADER, new, 0, *head)
-    with open(made, "wb") as out:
-        out.write(new[:start])
-        for chunk in chunks:
-            out.write(chunk)
-        out.write(b"\0")
-        for section, data in tail:
-            if data:
-                out.write(b"\0" * (section.at - out.tell()) + data)
-        out.write(b"\0" * (head[6] - out.tell()))
-        out.write(b"".join(struct.pack(SECTION, *astuple(section)) for section in sections))
-    return True
+    behind_them, at = bytearray(b"\0"), start + size
+    for section, data in tail:
+        if data:
+            behind_them += b"\0" * (section.at - at - len(behind_them)) + data
+    behind_them += b"\0" * (head[6] - at - len(behind_them))
+    behind_them += b"".join(struct.pack(SECTION, *astuple(section)) for section in sections)
+    return bytes(new[:start]), bytes(behind_them)
 
 
 def _ends(segment: tuple, section: Section) -> bool:
