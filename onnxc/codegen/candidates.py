@@ -92,11 +92,11 @@ class Layouts:
 
 class Chooser:
     """`kernels.choose` for a target, or what `picks` says of a layer; with `layouts`, what shares weights with other shapes where
-    that is nearly as fast."""
+    that is nearly as fast. `exact`: only families that are."""
 
-    def __init__(self, target: Target, picks: Picks | None = None, layouts: Layouts | None = None):
+    def __init__(self, target: Target, picks: Picks | None = None, layouts: Layouts | None = None, exact: bool = False):
         self.target, self.picks, self.tuning = target, dict(picks or {}), picks is not None
-        self.layouts = layouts
+        self.layouts, self.exact = layouts, exact
 
     def said(self, spec: KernelSpec) -> dict[str, Any]:
         """Of a layer where picks are given, for its row in reports: its `key`, and the `others` that it might get, by predicted cycles."""
@@ -109,6 +109,7 @@ class Chooser:
         self, spec: KernelSpec, micro: bool = True, exact: bool = False
     ) -> tuple[Family | None, Schedule | None, list[Refusal]]:
         """As `kernels.choose`. A pick that is none of the candidates is passed over: it is of another version."""
+        exact = exact or self.exact
         family, plan, refusals = choose(spec, self.target, micro, exact)
         wanted = self.picks.get(key(spec, self.target)) if self.picks and plan is not None else None
         if wanted is None or plan is None or plan.text() == wanted:
@@ -124,6 +125,7 @@ class Chooser:
         """A choice as it stays, and why another was not taken: nothing but other shapes of the library can change it."""
         if self.layouts is None or not spec.weight_constant:
             return family, plan, []
+        exact = exact or self.exact
         known, refusals = self.layouts.known, []
         if known and tunable(spec, self.target) and Layouts.of(spec, family, plan) not in known:
             most = NEAR * family.cost(spec, plan, self.target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -128,7 +129,7 @@ def lower_program(
     Raises Unsupported for what cannot be lowered.
     """
     with quiet():
-        lowered = lower(static, target, threads, Chooser(target, picks, layouts))
+        lowered = lower(static, target, threads, Chooser(target, picks, layouts, exact=not _finite(static)))
         trail = Trail(lowered.nodes)
         module = finish(lowered.module, target, legal.rules(target), trail.note)
     plan = make_plan(module["main"], static, lowered.arrays)
@@ -147,6 +148,12 @@ def lower_program(
     for name, found in regions.items():
         _nest(made, name, found)
     return made
+
+
+def _finite(static: StaticModel) -> bool:
+    """Whether the numbers that a model holds are."""
+    floats = (a for a in static.constants.values() if isinstance(a, np.ndarray) and a.dtype.kind == "f")
+    return all(math.isfinite(np.sum(a, dtype=np.float64)) for a in floats)
 
 
 def _nest(outer: Program, name: str, call: Call) -> None:

@@ -17,10 +17,13 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 from onnxc.codegen import compile_model
 from onnxc.codegen.prepare.static import make_static
+from onnxc.codegen.program import lower_program
+from onnxc.codegen.target import TARGETS
 from onnxc.ir.errors import BadModel, Unsupported
 from onnxc.runtime import library as libraries
 from tests.passes.test_clean_sizes import BOMBS, bomb
 
+from .conftest import run_ort
 from .programs import Programs
 
 PAGE = mmap.PAGESIZE
@@ -202,3 +205,36 @@ def test_numbers_that_are_not_finite_make_no_noise(tmp_path, recwarn):
     model.graph.output[0].name = "y"
     compile_model(model, tmp_path / "made", name="net", check="shapes")
     assert not [w for w in recwarn if w.category is RuntimeWarning]
+
+
+STEPS = """g (float[1,{0},6,6] x) => (float[1,{0},6,6] y) <float low = {{-0.1}}, float high = {{0.5}}> {{
+    c = Conv <pads = [1,1,1,1]> (x, w)  d = PRelu(c, slope)  y = {1} }}"""
+
+
+def steps(end: str, channels: int, slope: float) -> onnx.ModelProto:
+    """A convolution and what comes behind it; one channel has another slope."""
+    rng, slopes = np.random.default_rng(0), np.ones((channels, 1, 1), np.float32)
+    slopes[3] = slope
+    proto = parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {STEPS.format(channels, end)}')
+    for name, array in (("w", rng.standard_normal((channels, channels, 3, 3))), ("slope", slopes)):
+        proto.graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), name))
+    return proto
+
+
+@pytest.mark.parametrize("end", ["Relu(c)", "Clip(c, low, high)", "Relu(d)"])
+def test_what_is_no_number_goes_through_the_steps_of_a_kernel(tmp_path, end):
+    """A maximum of NaN and 0 is 0 on most machines."""
+    proto = steps(end, 6, np.nan)
+    compile_model(proto, tmp_path, name="net", check="shapes")
+    x = np.random.default_rng(1).standard_normal((1, 6, 6, 6)).astype(np.float32)
+    x[0, 5, 2, 2] = np.nan
+    found, wanted = libraries.Library(tmp_path).run({"x": x})["y"], run_ort(proto, {"x": x})["y"]
+    assert np.isnan(wanted).any() and not np.isnan(wanted).all()
+    assert np.allclose(found, wanted, atol=1e-5, equal_nan=True)
+
+
+def test_a_model_that_holds_nan_gets_kernels_that_do_not_spread_it(tmp_path):
+    """Winograd's tiles mix their inputs."""
+    for slope, rule in ((0.5, "float32.winograd"), (np.nan, "float32.direct")):
+        made = lower_program(make_static(steps("Relu(d)", 32, slope)), TARGETS["x86-64-v3"], 1, "net")
+        assert made.kernels[0]["schedule"].startswith(rule)

@@ -36,6 +36,7 @@ from structured import SMALL, mutated  # noqa: E402
 import onnxc  # noqa: E402
 from onnxc.ir.errors import OnnxcError, Unsupported  # noqa: E402
 from onnxc.measure.inspect import inspect  # noqa: E402
+from onnxc.pipeline import sound  # noqa: E402
 from tests import strategies  # noqa: E402
 
 PASSES = "clean,fuse,prune,quant"
@@ -45,6 +46,8 @@ ROOM = 3 << 30
 """Bytes of address space above that of a process at its beginning: what asks for more gets an error."""
 CHUNK = 2500
 """Cases of one process: reading the seeds takes as long as a hundred of them."""
+TRIES = 12
+"""How often a model is drawn for the compiler, which sees few that are not sound."""
 LAST = "last"
 """The file of the corpus with the model that was tried last."""
 TEXTS = (
@@ -92,7 +95,6 @@ def compiled(data: bytes, check: str) -> str:
     from onnxc.codegen import compile_model
     from onnxc.compiling import optimiser
     from onnxc.measure.shapes import settled
-    from onnxc.pipeline import sound
 
     model = onnxc.load(data)
     sound(model)
@@ -117,13 +119,29 @@ def tried(data: bytes, check: str, what: Callable[[bytes, str], str] = transform
     return re.sub(r"['\"\[(].*|\d+|\b\w*[_/.]\w*\b", "", said)[:160]
 
 
-def cases(seed: int, start: int, corpus: list[onnx.ModelProto]) -> Iterator[tuple[int, bytes, str]]:
-    """Numbers, mutated models and checks, from case `start` on; `corpus` may grow meanwhile."""
+def cases(seed: int, start: int, corpus: list[onnx.ModelProto], tries: int = 1) -> Iterator[tuple[int, bytes, str]]:
+    """Numbers, mutated models and checks, from case `start` on; `corpus` may grow meanwhile. tries: how often a model is drawn
+    again that is not sound."""
     number = start
     while True:
         rng = np.random.default_rng((seed, number))
-        yield number, mutated(rng, corpus[int(rng.integers(len(corpus)))], corpus), ("data", "shapes")[number % 2]
+        for _ in range(tries):
+            data = mutated(rng, corpus[int(rng.integers(len(corpus)))], corpus)
+            if tries == 1 or is_sound(data):
+                break
+        yield number, data, ("data", "shapes")[number % 2]
         number += 1
+
+
+def is_sound(data: bytes) -> bool:
+    """Whether a model gets as far as compilation; what fails in another way is worth a try as well."""
+    try:
+        sound(onnxc.load(data))
+    except OnnxcError:
+        return False
+    except Exception:  # noqa: BLE001
+        return True
+    return True
 
 
 def peak() -> int:
@@ -144,7 +162,7 @@ def run(
     corpus = seeds() + [m for data in known if (m := parsed(data)) is not None]
     said: Counter = Counter()
     highest, end = peak(), time.monotonic() + seconds
-    for number, data, check in cases(seed, start, corpus):
+    for number, data, check in cases(seed, start, corpus, TRIES if what is compiled else 1):
         if number >= start + count or time.monotonic() > end:
             return said
         if tell:

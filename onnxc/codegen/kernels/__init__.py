@@ -52,7 +52,7 @@ def choose(
     """The family that takes `spec`, its schedule, and what speaks against the other families.
 
     A family in C comes first where one takes it and `micro` allows: layers share its code and keep their weights' bytes. With
-    `exact` sums of integers must stay such.
+    `exact` sums of integers must stay such, and NaN and infinities where they are.
     """
     refusals: list[Refusal] = []
     taken = _taken(MICRO if target.micro and micro else (), spec, target, False, refusals)
@@ -73,7 +73,9 @@ def _taken(
     """Predicted cycles, family and schedule of those that take `spec`; why the others do not is added to `refusals`."""
     taken = []
     for family in families:
-        inexact = Refusal(family.name, "rounds sums of integers, which a step may follow here")
+        inexact = Refusal(
+            family.name, "rounds sums of integers and spreads what is not finite, one of which matters here"
+        )
         answer = inexact if exact and not family.exact else family.schedule(spec, target)
         if isinstance(answer, Refusal):
             refusals.append(answer)

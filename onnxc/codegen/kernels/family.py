@@ -47,7 +47,7 @@ class Family:
     weights; `operands(spec, schedule, weights, given)` the epilogue's operands as the kernel wants them. `settle` changes the form of a
     kernel once it is known what it packs (thresholds of as few bytes as hold them). `packs` families quantise
     and pack their own result where the spec says so; those that take floats pack their own input. Sums of integers that floats
-    hold come out as they are of all families but those that are not `exact`.
+    hold come out as they are, and what is not finite reaches no sums but its own, in all families but those that are not `exact`.
     """
 
     name: str

@@ -278,9 +278,9 @@ def float_steps(kind: str, steps: tuple, value, left: Iterator, channel, offset)
                 other = next(left)
                 value = value + other[at(other, offset)]
             case "relu":
-                value = tirx.max(value, zero)
+                value = tirx.max(zero, value)  # of two that do not compare, NaN, it is the second
             case "clip":
-                value = tirx.min(tirx.max(value, tirx.const(step[1], kind)), tirx.const(step[2], kind))
+                value = tirx.min(tirx.const(step[2], kind), tirx.max(tirx.const(step[1], kind), value))
             case "leaky_relu":
                 value = tirx.Select(value > zero, value, value * tirx.const(step[1], kind))
             case "prelu":
