@@ -122,7 +122,8 @@ def _plain(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int 
     lines = [[column.title for column in columns], *rows]
     widths = [max(len(line[k]) for line in lines) for k in range(len(columns))]
     wide = sum(widths) + 2 * (len(columns) - 1)
-    narrow = all(cell.isprintable() and max(cell, default="") < LATIN for line in lines for cell in line)
+    marked = any(sign in title for title in lines[0] for sign in "[:")
+    narrow = not marked and all(cell.isprintable() and max(cell, default="") < LATIN for line in lines for cell in line)
     if not narrow or not all(widths) or wide > (width or screen_width()):
         return None
     drawn = [
