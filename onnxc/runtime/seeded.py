@@ -19,19 +19,18 @@ DRAWS = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike
 
 
 def _drawing(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """The nodes that draw, at any depth, that have no seed of their own."""
+    """The nodes that draw, at any depth."""
     stack = [proto.graph, *proto.functions]
     while stack:
         for node in stack.pop().node:
             if node.op_type in DRAWS and node.domain in ("", "ai.onnx"):
-                if not any(a.name == "seed" for a in node.attribute):
-                    yield node
+                yield node
             for a in node.attribute:
                 stack += [a.g, *a.graphs] if a.g.node or a.graphs else []
 
 
 def draws(proto: onnx.ModelProto) -> bool:
-    """Whether runs of the model differ in what they draw."""
+    """Whether runs of the model in one session differ in what they draw, with a seed of their own or without."""
     return next(_drawing(proto), None) is not None
 
 
@@ -42,5 +41,7 @@ def seeded(proto: onnx.ModelProto) -> onnx.ModelProto:
     made = onnx.ModelProto()
     made.CopyFrom(proto)
     for node in list(_drawing(made)):
-        node.attribute.append(onnx.helper.make_attribute("seed", float(zlib.crc32(node.output[0].encode()) % 2**20)))
+        if not any(a.name == "seed" for a in node.attribute):
+            seed = float(zlib.crc32(node.output[0].encode()) % 2**20)
+            node.attribute.append(onnx.helper.make_attribute("seed", seed))
     return made

@@ -289,8 +289,9 @@ def test_scales_by_row_without_zero_points_are_run_as_they_are():
     assert Session(proto).run({"x": np.ones((1, 4), np.float32)})["y"].tolist() == [[4, 8, 12]]
 
 
-def test_what_a_model_draws_is_the_same_in_each_run():
-    text = "g (float[2,3] x) => (float[2,3] y) { n = RandomNormalLike(x) a = Identity(x) y = Add(a, n) }"
+@pytest.mark.parametrize("seed", ["", "<seed = 0.0>"])
+def test_what_a_model_draws_is_the_same_in_each_run(seed):
+    text = f"g (float[2,3] x) => (float[2,3] y) {{ n = RandomNormalLike{seed}(x) a = Identity(x) y = Add(a, n) }}"
     before, feeds = model(text), {"x": np.ones((2, 3), "f")}
     other = model(text.replace("a = Identity(x) y = Add(a, n)", "y = Add(x, n)"))
     first, second = Session(before), Session(other, optimise=False)
