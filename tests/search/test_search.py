@@ -445,6 +445,9 @@ def test_what_was_done_is_said_in_words():
     assert said(parse("prune.channels(macs=0.5), fuse, quant.int8(skip=[a, b])")) == (
         "channels cut to 50% of the MACs, 8-bit integers, 2 layers in float"
     )
+    assert said(parse("fuse, quant.cluster(bits=3), quant.vectors")) == (
+        "weights of 3 bits shared, biases, slopes and codebooks shortened"
+    )
     assert said(parse("clean, fuse")) == "cleaned and fused" and said(parse("quant.half")) == "quant.half"
 
 
