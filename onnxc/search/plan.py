@@ -48,6 +48,8 @@ EPOCHS = 8
 """How often a candidate that is trained sees the samples that passes see."""
 HALF = 0.5
 """The share of the MACs that the plain cut leaves, with which a search begins."""
+EQUAL = (4, 3, 2)
+"""Bits that all layers have in candidates that try what needs no search."""
 SAFE = 5
 """Bits of the shared weights with which a search begins."""
 
@@ -169,6 +171,17 @@ class Planner:
         for kind in formats if self._local.stored else ():
             stored, noise, size = self._stored(kind, self._local.stored, PROBED)
             found.append(self._candidate(kind, {}, stored, 0.0, noise, size))
+            found += self._uniform(kind)
+        return found
+
+    def _uniform(self, kind: str) -> list[Candidate]:
+        """Equal bits in all layers, as a list of one pass would have them, of those whose noise is known."""
+        layers, found = self._local.stored, []
+        for bits in EQUAL if kind == "shared" else ():
+            noises = [self.options.layer(name).get(bits, math.inf) for name in layers]
+            if all(map(math.isfinite, noises)):
+                size = sum(_shared_bytes(n, bits) for n in layers.values())
+                found.append(self._candidate(kind, {}, dict.fromkeys(layers, bits), 0.0, sum(noises), size))
         return found
 
     def _candidate(
