@@ -333,6 +333,10 @@ def test_a_namesake_of_another_domain_is_none(tmp_path, operator):
             "g (float[2,3] x, int64[2] t) => (float y) { a = elsewhere.F(x) y = NegativeLogLikelihoodLoss(a, t) }",
             "no row for F",
         ),
+        (
+            "g (float[1,4] x, float[4,3] s) => (int64[n,3] y) { y = NonMaxSuppression(x, s) }",
+            "do not fit NonMaxSuppression",
+        ),
     ],
 )
 def test_what_nothing_is_known_of_is_refused(tmp_path, text, said):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import onnx
 
@@ -36,19 +37,15 @@ def opener(has_row: HasRow) -> Callable[[Walk, onnx.NodeProto, Scope], Sequence[
         found = open_bodies(walk, node, scope)
         if found is not None:
             return found
-        sized = open_extents(walk, node)
+        with _fitting(node):
+            sized = open_extents(walk, node)
         if sized is not None:
             return sized
         domain = "" if node.domain in STANDARD else node.domain
         if (domain, node.op_type) in REWRITES:
             build = Build(walk, node)
-            try:
+            with _fitting(node):
                 made = REWRITES[domain, node.op_type](build)
-            except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-                raise BadModel(
-                    f"operands and attributes do not fit {node.op_type}: {error}", node=node.name,
-                    remedy="repair the model: onnx.checker says more",
-                ) from error  # fmt: skip
             if made is not None:
                 for name in build.unread():
                     raise build.refusal(f"attribute {name} is not known")
@@ -58,3 +55,15 @@ def opener(has_row: HasRow) -> Callable[[Walk, onnx.NodeProto, Scope], Sequence[
         return open_definition(walk, node)
 
     return open_node
+
+
+@contextmanager
+def _fitting(node: onnx.NodeProto) -> Iterator[None]:
+    """What goes wrong within, on operands and attributes that ONNX knows nothing against, is the model's fault. Raises BadModel."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise BadModel(
+            f"operands and attributes do not fit {node.op_type}: {error}", node=node.name,
+            remedy="repair the model: onnx.checker says more",
+        ) from error  # fmt: skip
