@@ -11,9 +11,10 @@ from onnxc import run_passes
 from onnxc.ir.analysis import analyse
 from onnxc.ir.errors import BadOption, Unsupported
 from onnxc.ir.files import load
+from onnxc.ir.model import Model
 from onnxc.ir.verify import verify
 from onnxc.passes.base import Context, apply
-from onnxc.passes.layers.felt import Felt
+from onnxc.passes.layers.felt import Felt, noise
 from onnxc.passes.layers.linear import linear
 from onnxc.passes.prune import groups
 from onnxc.passes.prune.coupling import places
@@ -235,6 +236,38 @@ def test_do_not_merge_what_activations_are_contracted_with():
     assert len(groups(model)) == 1
     _, report = apply(make("prune", {"criterion": "redundancy"}), model)
     assert not report.edits and any("a merge needs" in r.reason for r in report.refusals)
+
+
+def places_and_sizes(head: str) -> Model:
+    """Channels 0 to 3 make a small output, 4 to 7 one that is ten times as large; of each four, one counts by far the most."""
+    w = np.zeros((2, 8, 1, 1))
+    w[0, :4, 0, 0], w[1, 4:, 0, 0] = [1, 0.5, 0.5, 0.5], [10, 2, 2, 2]
+    conv = head == "Conv"
+    pool = "" if conv else "[pool] p = GlobalAveragePool(b) [flat] f = Flatten(p)"
+    shape = "[N, 2, 6, 6]" if conv else "[N, 2]"
+    last = "Conv(b, w2)" if conv else "Gemm<transB=1>(f, w2)"
+    return network(
+        f"""g (float[N, 8, 6, 6] x) => (float{shape} y) {{
+            [first] a = Conv(x, w1)
+            [relu] b = Relu(a)
+            {pool}
+            [head] y = {last}
+        }}""",
+        w1=np.eye(8).reshape(8, 8, 1, 1), w2=w if conv else w.reshape(2, 8),
+    )  # fmt: skip
+
+
+def test_each_channel_of_a_map_counts_by_its_own_variance_and_scores_of_classes_together():
+    found, rated = rate(places_and_sizes("Conv"), "reconstruction")
+    (score,) = (rated[g.atom] for g in found)
+    assert score[:4].min() > score[5:].max()  # half of a small output is more of it than a fifth of a large one
+    found, rated = rate(places_and_sizes("Gemm"), "reconstruction")
+    (score,) = (rated[g.atom] for g in found)
+    assert score[:4].max() < score[5:].min()
+    y = np.random.default_rng(0).normal(size=(16, 2, 5, 5)) * np.float64([1, 10])[:, None, None]
+    off = y + np.float64([0.5, 0])[:, None, None]
+    assert noise({"y": y}, {"y": off}) > 0.05
+    assert noise({"y": y[..., 0, 0]}, {"y": off[..., 0, 0]}) < 0.005
 
 
 def test_obs_is_the_error_that_least_squares_leaves():

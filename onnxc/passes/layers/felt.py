@@ -4,8 +4,8 @@ A layer's own error, as a part of the power of what it puts out, is one thing; w
 differs by orders of magnitude from layer to layer. Noises of different layers hardly correlate, so that the sum of what
 each gives alone estimates what they give together.
 
-An output that a Concat joins (boxes beside classes) is looked at part by part, each by its own variance: the part of
-large numbers would hide what the others lose.
+An output that a Concat joins (boxes beside classes) is looked at part by part, and a part of three axes or more channel by
+channel, each by its own variance: the part of large numbers would hide what the others lose, and sizes of boxes their places.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from .capture import Stream
 from .linear import Linear, add_to_bias, bias_home
 
 SAMPLES = 16
+EVEN = 0.01
+"""Added to the variance of each channel, in parts of the channels' mean: what hardly varies on few samples is no measure."""
 
 
 def parts_of_outputs(model: Model) -> list[str]:
@@ -38,14 +40,21 @@ def parts_of_outputs(model: Model) -> list[str]:
     return list(names)
 
 
+def even(power: np.ndarray) -> np.ndarray:
+    """Variances [channels] to divide errors by: none is nought, or much less than the others."""
+    level = power + EVEN * power.mean()
+    return np.where(level > 0, level, 1.0)
+
+
 def noise(reference: dict[str, np.ndarray], got: dict[str, np.ndarray]) -> float:
-    """Error power by variance, of the worst of the floating tensors of `reference`."""
+    """Error power by variance, each channel (axis 1) of a map by its own, of the worst of the floating tensors of `reference`."""
     shares = []
     for name, y in reference.items():
         if y.dtype.kind == "f" and y.size:
+            rest = tuple(k for k in range(y.ndim) if k != 1 or y.ndim < 3)
             wide = y.astype(np.float64)
-            spread = float(wide.var()) or float(np.square(wide).mean()) or 1.0
-            shares.append(float(np.square(got[name] - wide).mean()) / spread)
+            spread = even(wide.var(rest) if (wide.var(rest) > 0).any() else np.square(wide).mean(rest))
+            shares.append(float((np.square(got[name] - wide).mean(rest) / spread).mean()))
     return max(shares, default=0.0)
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ...ir.axes import Atom, atoms, number
+from ...ir.model import Model
 from ..layers.capture import Probe, Stream
-from ..layers.felt import Felt
+from ..layers.felt import Felt, even
 from ..layers.linear import Linear, linear
 from ..layers.moments import MAX_COLUMNS, Moments, moments
 from .coupling import blocks, places, project
@@ -168,19 +169,23 @@ def reconstruction(scene: ScoringContext) -> Ratings:
     """The error of all readers at the moment when greedy removal reaches a channel (Luo et al., ThiNet, 2017).
 
     Channels go one by one, each time the one whose loss costs the group's readers least; after each, W and H^-1 of every
-    reader are brought up to date as least squares would (He et al., Channel Pruning, 2017; Frantar, OBC, 2022).
+    reader are brought up to date as least squares would (He et al., Channel Pruning, 2017; Frantar, OBC, 2022). Where a reader
+    makes the maps that the model puts out, each channel counts by its own variance: they may stand for unlike things, as places and
+    sizes, where scores of classes are alike.
     """
     readers: dict[Atom, list[_Reader]] = {}
     tried: dict[Atom, list[Reader]] = {}
-    held = 0
+    held, final = 0, last_layers(scene.model)
     for layer, seen in _seen(scene, "reconstruction"):
         matrix, covariance, mean = layer.matrix(), seen.covariance(), seen.mean
         inverses = inverse(covariance)
         held += covariance.nbytes
         for j, atom, at in columns(scene, layer):
             w, cov = matrix[j], covariance[j]
-            energy = float(np.einsum("oi,ij,oj->", w, cov, w, optimize=True)) or 1.0
-            readers.setdefault(atom, []).append(_Reader(w.T, inverses[j], at, energy))
+            power = np.einsum("oi,oi->o", w @ cov, w)
+            rows = w / np.sqrt(even(power))[:, None] if layer.is_conv and layer.node.name in final else w
+            energy = float(len(w) if rows is not w else power.sum()) or 1.0
+            readers.setdefault(atom, []).append(_Reader(rows.T, inverses[j], at, energy))
             if scene.outputs and held <= HELD_BYTES:
                 tried.setdefault(atom, []).append(Reader(layer, j, cov, mean[j], at))
     found = {a: _greedy(r) for a, r in readers.items()}
@@ -188,6 +193,20 @@ def reconstruction(scene: ScoringContext) -> Ratings:
         whole = {a: r for a, r in tried.items() if len(r) == len(readers[a])}
         found = by_outputs(Felt(scene.model, scene.data("reconstruction")), whole, found)
     return {a: [score] for a, score in found.items()}
+
+
+def last_layers(model: Model) -> set[str]:
+    """The names of the layers between which and a graph output no other stands."""
+    todo, found, done = list(model.outputs), set(), set()
+    while todo:
+        t = todo.pop()
+        for node in t.inputs if isinstance(t, gs.Variable) else ():
+            if linear(model, node) is not None:
+                found.add(node.name)
+            elif node.name not in done:
+                done.add(node.name)
+                todo += node.inputs
+    return found
 
 
 class _Reader:
