@@ -96,22 +96,37 @@ def render(found: Sensitivity, *, width: int | None = None, colour: bool = False
     return "\n\n".join([draw(columns, rows, width, colour), wrap(text, "", width)])
 
 
+DASHES, MARKERS = ("-", "--", ":", "-."), ".xsvD+"
+"""Ten colours, one after another, with each of these: 240 curves of which no two are alike."""
+
+
+def style(n: int) -> dict[str, str]:
+    """How the n-th curve is drawn, in matplotlib's terms."""
+    return {"color": f"C{n % 10}", "linestyle": DASHES[n // 10 % 4], "marker": MARKERS[n // 40 % 6]}
+
+
 def draw_plot(found: Sensitivity, path: Path) -> None:
-    """Error against ratio, a line for each group, as an image file. Raises BadOption without matplotlib."""
+    """Error against ratio, and the task's metric below where there are labels, a line for each group, as an image file. Raises
+    BadOption without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise BadOption("--plot needs matplotlib", remedy="install the extra: onnxc[plot]") from None
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.add_subplot()
-    for c in readable(found).curves:
+    curves = readable(found).curves
+    metric = next(iter(curves[0].points[0].metrics), None)
+    figure = Figure(figsize=(9, 9 if metric else 5), layout="constrained")
+    axes = figure.subplots(2 if metric else 1, squeeze=False)[:, 0]
+    for n, c in enumerate(curves):
         # a dollar would begin a formula, an underscore hide the line
         label = f" {c.name}".replace("$", r"\$")
-        axes.plot([0.0, *(p.ratio for p in c.points)], [0.0, *(p.error for p in c.points)], marker=".", label=label)
-    axes.set_xlabel("share of channels removed")
-    axes.set_ylabel("relative error of the outputs")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="xx-small", ncols=1 + len(found.curves) // 24)
+        axes[0].plot([0.0, *(p.ratio for p in c.points)], [0.0, *(p.error for p in c.points)], **style(n), label=label)
+        if metric:
+            axes[1].plot([p.ratio for p in c.points], [p.metrics[metric] for p in c.points], **style(n))
+    for side, word in zip(axes, ("relative error of the outputs", metric)):
+        side.set_xlabel("share of channels removed")
+        side.set_ylabel(word)
+        side.grid(alpha=0.3)
+    axes[0].legend(fontsize="xx-small", ncols=1 + len(found.curves) // 24)
     image = io.BytesIO()
     try:
         figure.savefig(image, format=path.suffix[1:] or "png")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxc.cli.sensitivity import draw_plot as plot
-from onnxc.cli.sensitivity import render
+from onnxc.cli.sensitivity import render, style
 from onnxc.ir.cost import cost
 from onnxc.ir.errors import BadData, BadOption
 from onnxc.ir.verify import verify
@@ -127,6 +127,15 @@ def test_a_plot_is_drawn_or_refused(tmp_path):
     else:
         plot(found, tmp_path / "f.png")
         assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+        many = [Curve(f"g{n}", 4, [Point(0.5, 0.1 * n, {"accuracy": 0.9 - n / 100})]) for n in range(45)]
+        plot(Sensitivity(many, "data", False), tmp_path / "f.svg")
+        text = (tmp_path / "f.svg").read_text()
+        assert "accuracy" in text
+
+
+def test_no_two_curves_are_drawn_alike():
+    styles = [style(n) for n in range(240)]
+    assert all(a != b for n, a in enumerate(styles) for b in styles[:n])
 
 
 @pytest.mark.parametrize(
