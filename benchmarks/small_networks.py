@@ -16,14 +16,14 @@ class Chain:
         self.tensors: list[onnx.TensorProto] = []
         self.last = "image"
 
-    def weight(self, name: str, values: np.ndarray) -> str:
-        self.tensors.append(numpy_helper.from_array(values.astype(np.float32), name))
+    def weight(self, name: str, values: np.ndarray | float) -> str:
+        self.tensors.append(numpy_helper.from_array(np.asarray(values, np.float32), name))
         return name
 
-    def layer(self, op: str, name: str, *shape: int, **attrs) -> None:
+    def layer(self, op: str, name: str, *shape: int, bias: bool = True, **attrs) -> None:
         w = self.weight(f"{name}.w", np.sqrt(2 / np.prod(shape[1:])) * self.rng.standard_normal(shape))
-        b = self.weight(f"{name}.b", np.zeros(shape[0]))
-        self.nodes.append(helper.make_node(op, [self.last, w, b], [name], name=name, **attrs))
+        b = [self.weight(f"{name}.b", np.zeros(shape[0]))] if bias else []
+        self.nodes.append(helper.make_node(op, [self.last, w, *b], [name], name=name, **attrs))
         self.last = name
 
     def norm(self, name: str, channels: int) -> None:
@@ -31,9 +31,10 @@ class Chain:
         self.nodes.append(helper.make_node("BatchNormalization", [self.last, *rest], [name], name=name))
         self.last = name
 
-    def then(self, op: str, **attrs) -> None:
+    def then(self, op: str, more: tuple[str, ...] = (), **attrs) -> None:
+        """An operator on the last tensor and, behind it, those that `more` names."""
         made = f"{self.last}_{op}"
-        self.nodes.append(helper.make_node(op, [self.last], [made], name=made, **attrs))
+        self.nodes.append(helper.make_node(op, [self.last, *more], [made], name=made, **attrs))
         self.last = made
 
     def model(self) -> onnx.ModelProto:
