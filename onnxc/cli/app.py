@@ -102,11 +102,9 @@ def main(argv: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"(onnxc|numpy)\.")
     try:
         with signals.handled(), _allowing(trusting):
-            _dispatch(argv)
+            status = _dispatch(argv)
             sys.stdout.flush()
-        return 0
-    except typer.Exit as e:
-        return e.exit_code
+        return status
     except BrokenPipeError:
         _drop_output()  # the reader has gone, and nobody is left to tell
         return 128 + 13
@@ -154,11 +152,16 @@ def _drop_output() -> None:
 _USAGE: Any = typer.BadParameter.__bases__[0]
 
 
-def _dispatch(argv: list[str]) -> None:
+def _dispatch(argv: list[str]) -> int:
+    """Run a command; its exit status."""
     # Click's own `main` would catch interrupts and broken pipes before we can
     command = typer.main.get_command(app)
-    with command.make_context("onnxc", argv) as context:
-        command.invoke(context)
+    try:
+        with command.make_context("onnxc", argv) as context:
+            command.invoke(context)
+    except typer.Exit as e:
+        return e.exit_code
+    return 0
 
 
 def _sentence(error) -> str:
@@ -203,11 +206,11 @@ def _is_temporary(e: OSError) -> bool:
 
     if e.filename is not None:
         return Path(os.fsdecode(e.filename)).is_relative_to(tempfile.gettempdir())
-    try:
-        sys.stdout.flush()  # fails again where it was what failed
-    except OSError:
-        return False
-    return True
+    place = e.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    name = place.tb_frame.f_globals.get("__name__", "") if place is not None else ""
+    return name.split(".")[0] not in ("typer", "click", "rich") and not name.startswith("onnxc.cli.")  # which print
 
 
 def _complain(text: str, status: int, debug: bool) -> int:

@@ -113,6 +113,16 @@ def test_killed_at_any_time_a_command_leaves_the_old_or_the_new(tmp_path, comman
 # nobody listens
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["--version", "--help", "passes --list"])
+def test_a_full_output_is_told_whatever_prints(command, unbuffered):
+    done = subprocess.run(
+        ["sh", "-c", f'"{sys.executable}" -m onnxc {command} > /dev/full'], capture_output=True, text=True, cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered}, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (2, "onnxc: error: standard output: no space left on device\n")
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "> /dev/full", "> /dev/full 2> /dev/full"])
 def test_streams_that_are_closed_or_full(model_path, tmp_path, closed):
     out = tmp_path / "out.onnx"
