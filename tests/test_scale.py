@@ -57,7 +57,13 @@ def test_the_search_for_garbage_is_as_before_afterwards():
         assert gc.get_threshold()[0] > before[0]
         gc.collect()
         assert gc.get_threshold()[0] > before[0] and len(gc.callbacks) == len(followers) + 1
-    assert gc.get_threshold() == before and gc.callbacks == followers
+        assert gc.get_freeze_count()
+    assert gc.get_threshold() == before and gc.callbacks == followers and not gc.get_freeze_count()
+    gc.freeze()
+    with patient():
+        pass
+    assert gc.get_freeze_count()  # that somebody else has frozen stays so
+    gc.unfreeze()
     with pytest.raises(RuntimeError), patient():
         raise RuntimeError
     assert gc.get_threshold() == before and gc.callbacks == followers

@@ -22,13 +22,21 @@ _held: list[tuple[int, int, int]] = []
 """The thresholds from before, once for each `patient` that is open now."""
 
 
+_froze = False
+
+
 @contextmanager
 def patient() -> Iterator[None]:
-    """Within it, all is looked through only once MORE times as much has been made: up to two thirds of the objects may be garbage."""
+    """Within it, all is looked through only once MORE times as much has been made: up to two thirds of the objects may be garbage.
+    What was there before, modules and the model that somebody holds, is not looked through at all."""
+    global _froze
     with _lock:
         before = _held[0] if _held else gc.get_threshold()
         if not _held and before[0]:  # the search has not been switched off
             _set(before)
+            _froze = gc.get_freeze_count() == 0  # else somebody else has, and wants it so
+            if _froze:
+                gc.freeze()
             gc.callbacks.append(_follow)
         _held.append(before)
     try:
@@ -38,6 +46,8 @@ def patient() -> Iterator[None]:
             _held.pop()
             if not _held and _follow in gc.callbacks:
                 gc.callbacks.remove(_follow)
+                if _froze:
+                    gc.unfreeze()
                 gc.set_threshold(*before)
 
 
