@@ -9,7 +9,7 @@ into; weights that stand in Constant nodes are initialisers; intermediate shapes
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -193,12 +193,14 @@ class Model:
             raise ValueError(f"node {node.name} is not in the model")
         return self._near
 
-    def replace_uses(self, old: Tensor, new: Tensor) -> None:
-        """Let every reader of `old` read `new`. A graph output keeps its name: see `bypass`."""
+    def replace_uses(self, old: Tensor, new: Tensor, among: Container[str] | None = None) -> None:
+        """Let every reader of `old`, or those whose names are `among` these, read `new`. A graph output keeps its name: see `bypass`."""
         # gs finds and removes by equality, one reader at a time; by identity, all at once and from where the last one stood
         # it is linear, also for a node of many inputs
-        readers = list(old.outputs)
+        readers = [n for n in old.outputs if among is None or n.name in among]
+        kept = [] if among is None else [n for n in old.outputs if n.name not in among]
         list.clear(old.outputs)
+        list.extend(old.outputs, kept)
         for node in readers:
             at = position(node.inputs, old, getattr(node.inputs, "near", 0))
             if at >= 0:

@@ -41,10 +41,7 @@ class Writer:
             maker.outputs[next(i for i, o in enumerate(maker.outputs) if o is t)] = source
         else:
             target = model.variable(f"{name}_dequantized")
-            for node in {id(n): n for n in t.outputs if readers is None or n.name in readers}.values():
-                for i, x in enumerate(node.inputs):
-                    if x is t:
-                        node.inputs[i] = target
+            model.replace_uses(t, target, readers)
         stored = model.variable(f"{name}_quantized")
         parameters = self._of_group(group, q)
         model.node("QuantizeLinear", [source, *parameters], [stored], name=f"{name}_quantize")
