@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.flush()
         return status
     except BrokenPipeError:
-        _drop_output()  # the reader has gone, and nobody is left to tell
+        _drop(sys.stdout)  # the reader has gone, and nobody is left to tell
         return 128 + 13
     except signals.Ended as e:
         return _complain(e.said, 128 + e.number, debug)
@@ -142,10 +142,10 @@ def _open_streams() -> None:
             getattr(sys, name).reconfigure(errors="replace")
 
 
-def _drop_output() -> None:
+def _drop(stream: TextIO) -> None:
     """Python must not try to write again, at its end, what could not be written."""
     with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 # Typer brings its own copy of Click or uses the installed one; either way this is the base of all usage errors.
@@ -218,10 +218,12 @@ def _complain(text: str, status: int, debug: bool) -> int:
         import traceback
 
         traceback.print_exc()
-    with suppress(OSError):  # where nothing can be said, the status says it
-        print(f"onnxc: error: {line(text)}", file=sys.stderr)
+    try:
+        print(f"onnxc: error: {line(text)}", file=sys.stderr, flush=True)
+    except OSError:  # where nothing can be said, the status says it
+        _drop(sys.stderr)
     try:
         sys.stdout.flush()
     except OSError:
-        _drop_output()
+        _drop(sys.stdout)
     return status
