@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -126,11 +128,18 @@ print([n for n in result.report.rows[-1].notes if "sent" in n])
 """
 
 
+def free_port() -> int:
+    """A port that is free, below those that the system gives to whoever asks for any: tests beside this one do."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with suppress(OSError), socket.socket() as s:
+            s.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
+
+
 def processes(count: int, passes: str, folder) -> tuple[list[dict[str, np.ndarray]], list[str]]:
     """What `count` processes, started as torchrun starts them, leave and say."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     started = []
     for rank in range(count):
         env = {**os.environ, "WORLD_SIZE": str(count), "RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
