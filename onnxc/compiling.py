@@ -55,7 +55,9 @@ def optimiser(check: str = "data", seed: int = 0, note: Callable[[str], None] | 
             found = input_shapes(made.to_proto(weights=False), shapes, {t.name for t in made.inputs})
             for tensor in made.inputs:
                 tensor.shape = list(found[tensor.name])
-            return _tested(made, passes, seed) if check == "data" else run_passes(made, passes, check=check).model
+            if check == "data":
+                return _tested(made, passes, seed)
+            return run_passes(made, passes, check=check, seed=seed).model
         except OnnxcError as error:
             if note is not None:
                 note(f"compiled as it came, without {passes}: {error}")

@@ -11,14 +11,13 @@ from collections.abc import Iterable
 import onnx
 
 from .errors import BadModel
-from .nodes import with_bodies
+from .nodes import STANDARD, all_nodes, with_bodies
 
 UNASKED = {
     "": {"EyeLike", "RegexFullMatch"},
     "ai.onnx.ml": {"DictVectorizer", "LabelEncoder", "TreeEnsemble"},
 }
 """Operators by domain whose inference reads the type of their first input without asking whether there is one."""
-STANDARD = ("", "ai.onnx")
 HIDDEN = "ai.onnxc.hidden"
 """The domain of operators that inference is not shown."""
 ELEMENT_TYPES = frozenset(onnx.helper.get_all_tensor_dtypes())
@@ -33,14 +32,12 @@ def infer(proto: onnx.ModelProto, **options: bool) -> onnx.ModelProto:
     ones in the result, and what they make has none. Extents below zero in `proto` are taken out of it. Raises ONNX_ERRORS.
     """
     _drop_negative(proto)
-    inside = with_bodies(n for f in proto.functions for n in f.node)  # nobody says what these are called with
-    unsure = [n for n in with_bodies(proto.graph.node) if _unasked(n)]
-    if not unsure and not any(map(_unasked, inside)):
+    if not any(map(_unasked, all_nodes(proto))):
         return onnx.shape_inference.infer_shapes(proto, **options)
     shown = onnx.ModelProto()
     shown.CopyFrom(proto)
     shown.opset_import.append(onnx.helper.make_opsetid(HIDDEN, 1))
-    for function in shown.functions:
+    for function in shown.functions:  # nobody says what these are called with
         function.opset_import.append(onnx.helper.make_opsetid(HIDDEN, 1))
         for node in filter(_unasked, with_bodies(function.node)):
             node.domain = HIDDEN

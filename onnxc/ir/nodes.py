@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import onnx
 
+STANDARD = ("", "ai.onnx")
+"""How nodes name ONNX's own domain."""
 _A = onnx.AttributeProto
 
 
@@ -22,3 +24,8 @@ def with_bodies(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
     for node in found:  # which grows
         found += [n for body in bodies(node) for n in body.node]
     return found
+
+
+def all_nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Those of a model, its functions and bodies."""
+    return with_bodies(n for part in (proto.graph, *proto.functions) for n in part.node)

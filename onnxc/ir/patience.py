@@ -20,9 +20,8 @@ OLDEST = 2
 _lock = threading.Lock()
 _held: list[tuple[int, int, int]] = []
 """The thresholds from before, once for each `patient` that is open now."""
-
-
 _froze = False
+"""Whether the first of these has frozen what was there."""
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from .errors import InferenceObjects, VerificationError
 from .faults import ONNX_ERRORS, first_line
 from .inference import infer
 from .model import Model
+from .nodes import STANDARD
 from .table import Analysis, follow_no_weights, long_vectors, proto_shape
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _settle_last_windows(proto: onnx.ModelProto, analysis: Analysis) -> None:
     reaches from the last start, (n-1)*s, to the end of the input is that many windows under floor, whatever ceil would say.
     """
     for node in proto.graph.node:
-        if node.domain not in ("", "ai.onnx") or node.op_type not in ("MaxPool", "AveragePool", "LpPool"):
+        if node.domain not in STANDARD or node.op_type not in ("MaxPool", "AveragePool", "LpPool"):
             continue
         attrs = {a.name: a for a in node.attribute}
         if "ceil_mode" not in attrs:

@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,10 +78,10 @@ class Session:
         self.outputs = tuple(value.name for value in proto.graph.output)
         self._lists = sequences(proto.graph)
         self._optional = {v.name for v in proto.graph.output if v.type.WhichOneof("value") == "optional_type"}
-        from onnxc.ir.nodes import with_bodies
+        from onnxc.ir.nodes import all_nodes
 
         loops = False
-        for node in with_bodies(n for part in (proto.graph, *proto.functions) for n in part.node):
+        for node in all_nodes(proto):
             refuse_deep(node)
             refuse_endless(node, proto)
             loops |= node.op_type in ("Loop", "Scan")  # how often, nobody may know before it ends
@@ -390,7 +390,6 @@ def _digest(model: onnx.ModelProto) -> str:
     return digest.hexdigest()
 
 
-@cache
 def _refused(kind: type[VerificationError], what: str, error: Exception) -> VerificationError:
     """One line from ORT's message, with the node if it names one."""
     text = plain(str(error))

@@ -9,7 +9,6 @@ which the same tensors are drawn, whatever has become of the nodes beside them.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,20 +17,16 @@ if TYPE_CHECKING:
 DRAWS = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 
 
-def _drawing(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+def _drawing(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
     """The nodes that draw, at any depth."""
-    stack = [proto.graph, *proto.functions]
-    while stack:
-        for node in stack.pop().node:
-            if node.op_type in DRAWS and node.domain in ("", "ai.onnx"):
-                yield node
-            for a in node.attribute:
-                stack += [a.g, *a.graphs] if a.g.node or a.graphs else []
+    from onnxc.ir.nodes import STANDARD, all_nodes
+
+    return [n for n in all_nodes(proto) if n.op_type in DRAWS and n.domain in STANDARD]
 
 
 def draws(proto: onnx.ModelProto) -> bool:
     """Whether runs of the model in one session differ in what they draw, with a seed of their own or without."""
-    return next(_drawing(proto), None) is not None
+    return bool(_drawing(proto))
 
 
 def seeded(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -40,7 +35,7 @@ def seeded(proto: onnx.ModelProto) -> onnx.ModelProto:
 
     made = onnx.ModelProto()
     made.CopyFrom(proto)
-    for node in list(_drawing(made)):
+    for node in _drawing(made):
         if not any(a.name == "seed" for a in node.attribute):
             seed = float(zlib.crc32(node.output[0].encode()) % 2**20)
             node.attribute.append(onnx.helper.make_attribute("seed", seed))

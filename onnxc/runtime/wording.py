@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 _FILE = re.compile(r"Load model from .*? failed: ?")  # one of ours, as often as not
 _CODE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
@@ -22,6 +23,7 @@ def plain(text: str) -> str:
     return " ".join("".join([*parts, text[at:]]).split())
 
 
+@cache
 def ort_errors() -> tuple[type[Exception], ...]:
     """ORT's exceptions, which share no base class of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state

@@ -1,7 +1,9 @@
 """ONNX Runtime as the reference: values, captured tensors, bounded memory, one-line errors, very large models."""
 
+import gc
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onnxc.ir.errors import BadData, VerificationError
+from onnxc.ir.errors import BadData, NotTaken, VerificationError
 from onnxc.ir.files import load
 from onnxc.runtime import reference
 from onnxc.runtime.data import open_data
@@ -300,3 +302,19 @@ def test_what_a_model_draws_is_the_same_in_each_run(seed):
     assert np.allclose(drawn, second.run(feeds)["y"])
     free = Session(before, redraw=False)
     assert not np.array_equal(free.run(feeds)["y"], free.run(feeds)["y"])
+
+
+def test_an_error_is_held_by_nobody():
+    """It holds frames, and with these a session and its arrays."""
+    proto = model("g (float[2,3] x) => (float[2,3] y) { y = odd.Odd(x) }")
+
+    def raised() -> weakref.ref:
+        try:
+            Session(proto)
+        except NotTaken as error:
+            return weakref.ref(error)
+        raise AssertionError("it is taken")
+
+    found = raised()
+    gc.collect()
+    assert found() is None

@@ -53,7 +53,8 @@ def noise(reference: dict[str, np.ndarray], got: dict[str, np.ndarray]) -> float
         if y.dtype.kind == "f" and y.size:
             rest = tuple(k for k in range(y.ndim) if k != 1 or y.ndim < 3)
             wide = y.astype(np.float64)
-            spread = even(wide.var(rest) if (wide.var(rest) > 0).any() else np.square(wide).mean(rest))
+            variance = wide.var(rest)
+            spread = even(variance if (variance > 0).any() else np.square(wide).mean(rest))
             shares.append(float((np.square(got[name] - wide).mean(rest) / spread).mean()))
     return max(shares, default=0.0)
 
