@@ -9,6 +9,7 @@ from onnx import helper
 
 import onnxc
 from onnxc.ir.errors import BadOption
+from onnxc.runtime.reference import Session
 from tests.torch.test_training import fitted, images, small
 
 QUICK = "epochs=3,batch=16,rate=0.01"
@@ -157,6 +158,19 @@ def test_inputs_and_weights_of_few_bits(trained, passes):
     assert ops.count("Quantize") >= 2
     rows = w2(result).reshape(8, -1)
     assert all(len(np.unique(row)) <= 3 for row in rows)
+
+
+def test_labels_and_the_given_model_teach_together(trained):
+    """Labels name one class for all images; with the teacher, the outputs stay nearer to the teacher's."""
+    data = {**images(), "labels": np.zeros(96, int)}
+    (wanted,) = Session(trained.to_proto()).run({"x": data["x"]}).values()
+    away = {}
+    for option in ("", ",distil=true"):
+        passes = f"train.prune_retrain(sparsity=0.5,{QUICK},held=0{option})"
+        model = onnxc.run_passes(trained, passes, data=data, check="shapes").model
+        (y,) = Session(model.to_proto()).run({"x": data["x"]}).values()
+        away[option] = float(np.square(y - wanted).mean())
+    assert away[",distil=true"] < away[""] / 2, away
 
 
 @pytest.mark.parametrize("inputs, op", [("xnor,smooth=true", "Binarize"), ("horq,bits=2", "ResidualBinarize")])

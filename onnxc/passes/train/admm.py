@@ -9,13 +9,13 @@ from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Context, Report, register
 from ..options import Range
-from .common import Train
+from .common import Learnt
 from .levels import CODES
 from .objective import Form, Objective
 
 
 @register("train.admm")
-class Admm(Train):
+class Admm(Learnt):
     """Train by the alternating direction method of multipliers, towards sparse weights or weights of few levels.
 
     Before -> after: the loss gains strength / 2 |w - Z + U|^2 (of the mean square of w); Z = P(w + U), U += w - Z every

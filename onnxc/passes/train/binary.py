@@ -12,13 +12,13 @@ from ...ir.model import Model
 from ..base import Context, Pass, Report, register
 from ..options import Range
 from ..quant.binary import QuantBinary
-from .common import Maker, Train
+from .common import Learnt, Maker
 from .objective import Form, Objective
 from .weights import products
 
 
 @register("train.binary")
-class Binary(Train):
+class Binary(Learnt):
     """Train with weights read as their signs times a scale, and leave them so; inputs of products may be binary too.
 
     Learns from labels where the data have them, else from the model as given. `quant.recognise` stores such weights in one bit

@@ -12,13 +12,13 @@ from ...ir.model import Model
 from ..base import Context, Pass, Report, register
 from ..options import Range
 from ..quant.cluster import QuantCluster
-from .common import Maker, Train
+from .common import Learnt, Maker
 from .objective import Objective
 from .weights import kept_zeros
 
 
 @register("train.cluster")
-class Cluster(Train):
+class Cluster(Learnt):
     """Let weights share 2^bits values as `quant.cluster` does, and train the values by summed gradients (Han 2016, eq. 3).
 
     Which weights share a value stays; what is zero stays zero. Learns from labels where the data have them, else from the

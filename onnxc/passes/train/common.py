@@ -132,17 +132,27 @@ class Train(Pass):
             raise BadOption("no product is left to train", pass_name=self.name, remedy="ends=false, or a shorter skip")
         return found
 
-    def learnt_from(self, ctx: Context) -> dict[str, Any]:
-        """Labels where the data have them, else the model as it was given: parts of an Objective."""
-        if getattr(ctx.data, "labelled", False):
-            return {"labels": True}
-        return {"teacher": self.teacher(ctx, 2.0, 0.0)}
-
     def teacher(self, ctx: Context, temperature: float, features: float) -> Teacher:
         """The model as the user gave it, as a teacher."""
         if ctx.original is None:
             raise BadOption("distillation needs the model as it was given", pass_name=self.name)
         return Teacher(ctx.original, temperature, features)
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class Learnt(Train):
+    """Base of passes that learn from labels where the data have them, else from the model as given.
+
+    distil: from labels and the given model's softened outputs together (Hinton 2015).
+    """
+
+    distil: bool = False
+
+    def learnt_from(self, ctx: Context) -> dict[str, Any]:
+        """Labels, the teacher or both: parts of an Objective."""
+        labels = bool(getattr(ctx.data, "labelled", False))
+        return {"labels": labels, "teacher": self.teacher(ctx, 2.0, 0.0) if self.distil or not labels else None}
+
 
 
 def told(history: History, report: Report) -> None:

@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 from ...ir.model import Model
 from ..base import Context, Report, register
 from ..options import Range
-from .common import Train
+from .common import Learnt
 from .objective import Objective, Penalty
 from .weights import kept_zeros, products
 
 
 @register("train.decay")
-class Decay(Train):
+class Decay(Learnt):
     """Train with the penalty sum u / (1 + u), u = |w| / scale (Hanson and Pratt 1989, eq. 8), or with w^2 / 2.
 
     strength: by how many scales a weight near zero shrinks over the training that the loss does not hold. kind: hanson

@@ -10,13 +10,13 @@ from ...ir.model import Model
 from ..base import Context, Report, register
 from ..options import Range
 from ..prune.channels import PruneChannels
-from .common import Maker, Train
+from .common import Learnt, Maker
 from .objective import Form, Objective, Penalty
 from .weights import kept_zeros, scales, untied
 
 
 @register("train.early_prune")
-class EarlyPrune(Train):
+class EarlyPrune(Learnt):
     """Slim for a few epochs (Liu 2017), forecast the batch-norm scales, cut channels by them once, then train on.
 
     Before -> after, with n the number of early steps:

@@ -10,13 +10,13 @@ from ...ir.model import Model
 from ..base import Context, Report, register
 from ..layers.layout import RECURRENT
 from ..options import Range
-from .common import Train
+from .common import Learnt
 from .objective import Objective, Penalty
 from .weights import kept_zeros, products
 
 
 @register("train.group_sparse")
-class GroupSparse(Train):
+class GroupSparse(Learnt):
     """Train with a group lasso, so that whole groups of weights become zero (Wen 2016, eq. 2), by proximal steps.
 
     strength: by how much of the mean norm a group shrinks over the training that the loss does not hold.

@@ -9,13 +9,13 @@ from ...ir.model import Model
 from ..base import Context, Pass, Report, register
 from ..options import Range
 from ..quant.cluster_hash import QuantHash
-from .common import Maker, Train
+from .common import Learnt, Maker
 from .objective import Objective
 from .weights import kept_zeros
 
 
 @register("train.hash")
-class Hash(Train):
+class Hash(Learnt):
     """Put weights at hashed places of a short table as `quant.hash` does, and train the table (Chen 2015, eq. 7 and 12).
 
     Learns from labels where the data have them, else from the model as given.

@@ -9,12 +9,12 @@ from ...ir.model import Model
 from ..base import Context, Pass, Report, register
 from ..options import Range
 from ..quant.binary import QuantBinary
-from .common import Maker, Train
+from .common import Learnt, Maker
 from .objective import Form, Objective
 
 
 @register("train.hwgq")
-class Hwgq(Train):
+class Hwgq(Learnt):
     """Train with half-wave Gaussian quantised inputs and binary weights (Cai 2017).
 
     Inputs of products go through the grid that is best for half a Gaussian, of the power that each has on the data; its

@@ -9,13 +9,13 @@ from ...ir.model import Model
 from ..base import Context, Pass, Report, register
 from ..lowrank.convolutions import Auto
 from ..options import Range
-from .common import Maker, Train
+from .common import Learnt, Maker
 from .objective import Objective
 from .weights import kept_zeros
 
 
 @register("train.lowrank")
-class LowRank(Train):
+class LowRank(Learnt):
     """Factor layers as `lowrank` does, then train the factors.
 
     Learns from labels where the data have them, else from the model as given.

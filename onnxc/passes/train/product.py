@@ -9,13 +9,13 @@ from ...ir.model import Model
 from ..base import Context, Pass, Report, register
 from ..options import Range
 from ..quant.product import QuantProduct
-from .common import Maker, Train
+from .common import Learnt, Maker
 from .objective import Objective
 from .weights import kept_zeros
 
 
 @register("train.product")
-class Product(Train):
+class Product(Learnt):
     """Let runs of weights share few sub-vectors as `quant.product` does, and train the sub-vectors by summed gradients.
 
     Which runs share a sub-vector stays. Learns from labels where the data have them, else from the model as given.

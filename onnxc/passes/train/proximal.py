@@ -6,13 +6,13 @@ from dataclasses import field
 
 from ...ir.model import Model
 from ..base import Context, Report, register
-from .common import Train
+from .common import Learnt
 from .levels import CODES, Levels
 from .objective import Form, Objective
 
 
 @register("train.proximal")
-class Proximal(Train):
+class Proximal(Learnt):
     """Train with weights read as a scale times few levels, which are nearest by the curvature of the loss (Hou 2017).
 
     Before -> after, d the root of the mean squared gradient, as Adam keeps it:

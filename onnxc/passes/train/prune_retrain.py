@@ -12,13 +12,13 @@ from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Context, Report, register
 from ..options import Range
-from .common import Train
+from .common import Learnt
 from .objective import Form, Objective
 from .weights import products
 
 
 @register("train.prune_retrain")
-class PruneRetrain(Train):
+class PruneRetrain(Learnt):
     """Iterative magnitude pruning (Han 2015) on a cubic schedule (Zhu and Gupta 2017, eq. 1), with weights that return.
 
     sparsity: share of zeros in each layer at the end; reached half way, the rest of the time the network recovers. Until

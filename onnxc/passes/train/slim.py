@@ -8,13 +8,13 @@ from ...ir.errors import BadOption
 from ...ir.model import Model
 from ..base import Context, Report, register
 from ..options import Range
-from .common import Train
+from .common import Learnt
 from .objective import Objective, Penalty
 from .weights import kept_zeros, scales
 
 
 @register("train.slim")
-class Slim(Train):
+class Slim(Learnt):
     """Train with an l1 penalty on the scales of all batch normalisations (Liu 2017, eq. 1), by proximal steps.
 
     `prune(criterion=bn_scale)` cuts the channels that have faded.

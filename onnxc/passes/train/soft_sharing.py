@@ -8,12 +8,12 @@ from typing import Annotated
 from ...ir.model import Model
 from ..base import Context, Report, register
 from ..options import Range
-from .common import Train
+from .common import Learnt
 from .objective import Form, Objective
 
 
 @register("train.soft_sharing")
-class SoftSharing(Train):
+class SoftSharing(Learnt):
     """Train under a prior of Gaussians that is learnt too, one of them at zero, then put each weight at its mean.
 
     Before -> after: loss + strength / samples * -log p(w), p = sum share_j N(w; mean_j, deviation_j), share_0 = 0.99, mean_0

@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 from ...ir.model import Model
 from ..base import Context, Report, register
 from ..options import Range
-from .common import Train
+from .common import Learnt
 from .objective import Form, Objective
 
 
 @register("train.ternary")
-class Ternary(Train):
+class Ternary(Learnt):
     """Train with weights read as three values, and leave them so.
 
     Learns from labels where the data have them, else from the model as given.

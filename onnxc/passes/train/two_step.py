@@ -9,13 +9,13 @@ from ...ir.model import Model
 from ..base import Context, Pass, Report, register
 from ..options import Range
 from ..quant.binary import QuantBinary
-from .common import Maker, Train
+from .common import Learnt, Maker
 from .levels import CODES, Levels
 from .objective import Form, Objective
 
 
 @register("train.two_step")
-class TwoStep(Train):
+class TwoStep(Learnt):
     """Two-step quantisation (Wang 2018): sparse codes of inputs are learnt with real weights, then weights of few levels.
 
     Before -> after: inputs of products go through the grid whose smallest share `sparsity` is zero (eq. 5); the first half
