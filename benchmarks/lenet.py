@@ -47,14 +47,14 @@ STAGES = {
     },
     "LeNet-300-100 fashion": {
         "trained": f"train.finetune(epochs=15,augment=[flip],{SHARED})",
-        "cut": f"train.prune_retrain(sparsity=0.93,sparsity_by={{ip2: 0.85, ip3: 0.5}},epochs=30,rate=0.002,distil=true,augment=[flip],{SHARED})",
-        "shared": f"train.cluster(bits=4,store=floats,epochs=8,rate=0.0005,distil=true,augment=[flip],{SHARED})",
+        "cut": f"train.prune_retrain(sparsity=0.93,sparsity_by={{ip2: 0.85, ip3: 0.5}},epochs=40,rate=0.002,distil=true,augment=[flip],{SHARED})",
+        "shared": f"train.cluster(bits=4,store=floats,epochs=12,rate=0.0005,distil=true,augment=[flip],{SHARED})",
     },
     "LeNet-5 fashion": {
-        "trained": f"train.finetune(epochs=8,rate=0.002,augment=[flip,shift],{LENET5})",
-        "cut": "train.prune_retrain(sparsity=0.9,sparsity_by={conv1: 0.4, conv2: 0.88, ip1: 0.95, ip2: 0.8},epochs=10,"
-        f"rate=0.002,distil=true,augment=[flip,shift],{LENET5})",
-        "shared": f"train.cluster(bits=4,bits_by={{'conv*': 6}},store=floats,epochs=4,rate=0.0005,distil=true,augment=[flip,shift],{LENET5})",
+        "trained": f"train.finetune(epochs=8,rate=0.002,augment=[flip],{LENET5})",
+        "cut": "train.prune_retrain(sparsity=0.9,sparsity_by={conv1: 0.3, conv2: 0.85, ip1: 0.935, ip2: 0.7},epochs=10,"
+        f"rate=0.002,distil=true,augment=[flip],{LENET5})",
+        "shared": f"train.cluster(bits=4,bits_by={{'conv*': 6}},store=floats,epochs=4,rate=0.0005,distil=true,augment=[flip],{LENET5})",
     },
     "LeNet-5 mnist": {
         "trained": f"train.finetune(epochs=20,rate=0.002,augment=[shift],{LENET5})",
