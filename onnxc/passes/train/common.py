@@ -154,7 +154,6 @@ class Learnt(Train):
         return {"labels": labels, "teacher": self.teacher(ctx, 2.0, 0.0) if self.distil or not labels else None}
 
 
-
 def told(history: History, report: Report) -> None:
     """The report of a training: weights changed, and how the held loss went."""
     for name in history.changed:
