@@ -5,8 +5,9 @@
 
 FILE.npz: `image` float32 [n, 1, 28, 28] and `labels`. The stages behind "trained" are one pass list, whose teacher is the
 network as trained; accuracy is that of the unpacked archive in ONNX Runtime on --test, which chose nothing, and ratios are
-bytes of float32 weights by bytes of the archive. What the lists say was chosen by --tune: every fifth image of --train is
-measured in place of --test, the others are trained on, and nothing is written. Han's stages beside: 12x cut, 32x shared, 40x
+bytes of float32 weights by bytes of the archive. What the lists say was chosen by --tune (LeNet-5's for Fashion-MNIST and ResNet-20's
+beforehand, by what served other networks): every fifth image of --train is measured in place of --test, the others are trained
+on, and nothing is written. Han's stages beside: 12x cut, 32x shared, 40x
 coded (LeNet-300-100); 12x, 33x, 39x (LeNet-5). ResNet-20 is the bundled one, for Fashion-MNIST (examples/recipes/fashion.py).
 Writes benchmarks/results/lenet.json after each stage; --share: train on every N-th image.
 """
