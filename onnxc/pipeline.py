@@ -18,9 +18,9 @@ from .ir.cost import cost, has_bodies, uncounted
 from .ir.declared import correct_as_run, correct_outputs, freeze_inputs
 from .ir.errors import BadModel, BadOption, DimensionError, InferenceObjects, OnnxcError, VerificationError
 from .ir.files import load
+from .ir.garbage import patient
 from .ir.live import peak_bytes
 from .ir.model import Model
-from .ir.patience import patient
 from .ir.product import Predict
 from .ir.verify import Verified, verify
 from .passes.base import Claim, Context, Pass, Report, interface

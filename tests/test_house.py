@@ -304,10 +304,8 @@ def test_python_versions_are_named_alike_everywhere():
     assert set(map(frozenset, named.values())) == {frozenset({"3.10"})}, named
 
 
-def test_modules_that_are_not_typed_through_exist_and_only_become_fewer():
-    text = (ROOT.parent / "pyproject.toml").read_text(encoding="utf-8")
-    listed = re.findall(r'^    "(onnxc\.[\w.]+)",$', text, re.M)
-    assert len(listed) == len(set(listed)) <= 84
-    # Files, not imports: to find a module below `onnxc.torch` by import needs torch.
-    files = {name: (ROOT.parent / name.replace(".", "/")) for name in listed}
-    assert [name for name, path in files.items() if not (path.with_suffix(".py").is_file() or path.is_dir())] == []
+def test_the_type_checker_passes_over_no_module():
+    settings = (ROOT.parent / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'packages = ["onnxc"]' in settings and "tool.mypy.overrides" not in settings
+    whole = [path for path in ROOT.rglob("*.py") if re.search("^# mypy:", path.read_text(encoding="utf-8"), re.M)]
+    assert whole == []

@@ -13,7 +13,7 @@ import pytest
 import onnxc
 from onnxc.ir import model as model_module
 from onnxc.ir import table
-from onnxc.ir.patience import patient
+from onnxc.ir.garbage import patient
 
 SCRIPT = Path(onnxc.__file__).resolve().parents[1] / "benchmarks/scale.py"
 

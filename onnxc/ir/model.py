@@ -187,6 +187,11 @@ class Model:
         node.outputs.clear()
         del self.nodes[self._place(node)]
 
+    def behind(self, node: gs.Node) -> gs.Node | None:
+        """The node that stands right behind `node`, or None."""
+        at = self._place(node) + 1
+        return self.nodes[at] if at < len(self.nodes) else None
+
     def _place(self, node: gs.Node) -> int:
         self._near = position(self.nodes, node, self._near)
         if self._near < 0:

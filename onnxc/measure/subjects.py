@@ -12,7 +12,11 @@ from ..runtime.feeding import Wishes
 
 if TYPE_CHECKING:
     import numpy as np
+    import onnx
 
+    from ..runtime.emulate import Emulated
+    from ..runtime.library import Library
+    from ..runtime.remote import Remote
     from .bench import Row
 
     Arrays = dict[str, np.ndarray]
@@ -29,7 +33,7 @@ class Subject:
     compiled: bool
     timed: Callable[[Arrays, int], tuple[Arrays, float]] | None = None
     choices: tuple[Mapping[str, tuple], ...] = ()
-    proto: object = None
+    proto: onnx.ModelProto | None = None
 
     def inputs_for(self, wanted: Mapping[str, tuple[int, ...]]) -> Mapping[str, tuple]:
         """The inputs in the first shape that has the extents `wanted`, by name; else in the first."""
@@ -56,11 +60,14 @@ class _Call:
         return self.subject.run(self.feeds)
 
 
+@dataclass(frozen=True)
 class _TimedCall(_Call):
     """One in an emulator, which times itself: starting it is no part of a call."""
 
+    timed: Callable[[Arrays, int], tuple[Arrays, float]]
+
     def seconds_per_call(self, calls: int) -> float:
-        return self.subject.timed(self.feeds, calls)[1]
+        return self.timed(self.feeds, calls)[1]
 
 
 def open_subject(path: str, threads: int = 1, remote: str | None = None, timed: bool = True) -> Subject:
@@ -72,7 +79,7 @@ def open_subject(path: str, threads: int = 1, remote: str | None = None, timed: 
         from ..runtime.library import Library
 
         if remote is None:
-            library = open_library(place, threads)
+            library: Library | Emulated | Remote = open_library(place, threads)
         else:
             from ..runtime.remote import Remote
 
@@ -137,7 +144,7 @@ def bench(
         feeds, told = _feeds(s, replace(wishes, shapes=wanted))
         fed[told] = None
         wanted |= {name: array.shape for name, array in feeds.items() if name not in wanted and not s.compiled}
-        calls[_free(s.name, calls)] = _Call(s, feeds) if s.timed is None else _TimedCall(s, feeds)
+        calls[_free(s.name, calls)] = _Call(s, feeds) if s.timed is None else _TimedCall(s, feeds, s.timed)
     return Times(measure(calls, threads=threads, progress=progress), tuple(fed))
 
 
@@ -154,26 +161,28 @@ def _known(wishes: Wishes, subjects: Sequence[Subject]) -> None:
 def _feeds(subject: Subject, wishes: Wishes) -> tuple[Arrays, str]:
     """Arrays of one sample (or of the shape that is wished for) that the subject takes, and a word on them."""
     from ..runtime.draw import random_feeds
-    from ..runtime.feeding import feed, wished_sizes
+    from ..runtime.feeding import Numbers, arrays_of, feed, wished_sizes
     from ..runtime.specs import TensorSpec, check_feeds
 
-    if not subject.compiled:
-        specs = {name: TensorSpec(*fields) for name, fields in subject.inputs.items()}
+    specs = {name: TensorSpec(*fields) for name, fields in subject.inputs.items()}
+    if subject.proto is not None:
         mine = {
             n: e for n, e in wishes.shapes.items() if n in specs or any(n in (s.shape or ()) for s in specs.values())
         }
         own = replace(wishes, shapes=mine, arrays={n: a for n, a in wishes.arrays.items() if n in specs})
         sizes = wished_sizes(specs, own)
-        data = feed(subject.proto, None, own, samples=1, runner=lambda proto, feeds: subject.run(feeds))
-        batch = max((sizes.get(s.shape[s.sample], 1) for s in specs.values() if s.counts and s.shape), default=1)
+        data = feed(subject.proto, None, own, samples=1, runner=lambda proto, feeds: subject.run(dict(feeds)))
+        counted = [s.shape[s.sample] for s in specs.values() if s.counts and s.shape and s.sample is not None]
+        batch = max((sizes.get(str(symbol), 1) for symbol in counted), default=1)
         return next(data.batches(batch)), "; ".join([data.name, *data.remarks])
-    inputs = subject.inputs_for(wishes.shapes | {n: a.shape for n, a in wishes.arrays.items()})
+    whole = {n: a.shape for n, a in wishes.arrays.items() if not isinstance(a, Numbers)}
+    inputs = subject.inputs_for({**wishes.shapes, **whole})
     for name, shape in wishes.shapes.items():
         if name in inputs and tuple(inputs[name][0]) != tuple(shape):
             expected, found = ("x".join(map(str, e or ())) for e in (inputs[name][0], shape))
             raise BadOption(f"{subject.name} does not take this shape", tensor=name, expected=expected, found=found)
-    given = {n: a for n, a in wishes.arrays.items() if n in inputs}
     specs = {n: TensorSpec(*f) for n, f in inputs.items()}
+    given, _ = arrays_of(specs, replace(wishes, arrays={n: a for n, a in wishes.arrays.items() if n in specs}))
     check_feeds(given, {n: specs[n] for n in given})
     others = {n: f for n, f in specs.items() if n not in given}
     told = [f"{', '.join(given)} as given"] if given else []

@@ -165,6 +165,14 @@ def test_a_library_has_the_threads_it_was_compiled_for(command, model_path, libr
     assert ended.status == 0 and "2 threads" in ended.out
 
 
+def test_a_library_takes_inputs_as_numbers_as_a_model_does(command, model_path, library_path):
+    ran = [command("run", path, "--input", "x=0.5") for path in (model_path, library_path)]
+    assert [r.status for r in ran] == [0, 0], [r.err for r in ran]
+    assert "x as given" in ran[1].out and ran[0].out.splitlines()[:4] == ran[1].out.splitlines()[:4]
+    ended = command("run", library_path, "--input", "x=0.5,2")
+    assert ended.status == 2 and "x: --input gives another number of elements" in ended.error()
+
+
 def test_a_library_for_several_shapes_with_a_wheel(command, model_path, tmp_path):
     options = ("--shape", "x=1x3x8x8", "--shape", "x=4x3x8x8", "--threads", 2, "--wheel")
     ended = command("compile", model_path, "-o", tmp_path / "lib", *options)

@@ -339,6 +339,8 @@ class _Lowering:
     def _fused(self, var, matches: match.Matches) -> Choice:
         """The kernel that ends in `var`, packing its own result where its reader wants that and the family can."""
         choice = self.chosen[var]
+        if choice.family is None:
+            return choice
         for form, key in packing.fused(var, matches, self.chosen, self.wanted):
             answer = choice.family.schedule(form.spec, self.target)
             if isinstance(answer, Schedule):
@@ -348,9 +350,11 @@ class _Lowering:
 
     def _reading_floats(self, choice: Choice) -> Choice:
         """A few-bit kernel whose input has yet to be packed: no more than it reads, and by itself if nothing else needs it."""
-        form = choice.form.thinned()
+        if not isinstance(choice.form, FewBit) or choice.family is None:
+            return choice
+        form, key = choice.form.thinned(), packing.key(choice.form)
         forms = [form]
-        readers = sum(packing.key(other) == packing.key(choice.form) for _, other in self.wanted[form.quantised.source])
+        readers = sum(packing.key(other) == key for _, other in self.wanted[form.quantised.source])
         if readers == 1 and form.quantised.pool is None and choice.family.takes_floats:
             forms.insert(0, replace(form, spec=replace(form.spec, source=form.packing())))
         for other in forms:
@@ -368,18 +372,20 @@ class _Lowering:
                 form = replace(form, spec=self._on_threads(form))
                 whole = found.few_bit is not None  # integers in
                 family, plan, declined = self.choose(form.spec, exact=whole)
-                if family in layers.FAMILIES and not layers.fits(form.spec, plan, form.weight, form.operands):
+                if family in layers.FAMILIES and plan and not layers.fits(form.spec, plan, form.weight, form.operands):
                     refusals.append(Refusal(family.name, "has a factor of a quarter or more"))
                     family, plan, declined = self.choose(form.spec, micro=False, exact=whole)
                 refusals += declined
                 few = isinstance(form, FewBit) and not self.target.micro  # flash counts more there
-                if plan is not None and (few or form.spec.weight.kind in ("codes", *narrow.KINDS)):
+                if family is None or plan is None:
+                    continue
+                if few or form.spec.weight.kind in ("codes", *narrow.KINDS):
                     declined = slower(form, family, plan, found, self.target)
                     refusals += declined
-                    plan = None if declined else plan
-                if plan is not None:
-                    family, plan, declined = self.choose.settled(form.spec, family, plan, exact=whole)
-                    return Choice(form, family, plan, [*refusals, *declined])
+                    if declined:
+                        continue
+                family, plan, declined = self.choose.settled(form.spec, family, plan, exact=whole)
+                return Choice(form, family, plan, [*refusals, *declined])
         return Choice(found, None, None, refusals)
 
     def _on_threads(self, form):
@@ -428,18 +434,12 @@ class _Lowering:
 
     def _weights(self, form: match.Match | FewBit, family: Family, plan: Schedule) -> list:
         """The packed weights, and what else the family makes of them."""
-        few_bit = isinstance(form, FewBit)
-        key = (
-            "packed",
-            packing.memory(form.weight),
-            None if few_bit else form.scale_key,
-            family.name,
-            family.pack_key(form.spec, plan),
-        )
+        scale, told = (None, None) if isinstance(form, FewBit) else (form.scale, form.scale_key)
+        key = ("packed", packing.memory(form.weight), told, family.name, family.pack_key(form.spec, plan))
         if key not in self.cache:
-            scale = None if few_bit else form.scale
             self.cache[key] = self.constant(packing.packed(family, form.spec, plan, form.weight, scale))
-        tables = form.tables if few_bit and form.tables else family.tables(form.spec, plan, form.weight)
+        own = form.tables if isinstance(form, FewBit) else ()
+        tables = own or family.tables(form.spec, plan, form.weight)
         return [self.cache[key], *(self.constant(array) for array in tables)]
 
     def _function(self, spec, stem: str, emit: Callable):

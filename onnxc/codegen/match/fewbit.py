@@ -180,7 +180,7 @@ class Quantisers:
             return None
         return widths[4], widths[6], widths[5], widths[7]
 
-    def _call(self, var, name: str):
+    def _call(self, var, name: str) -> Any:
         call = self._calls.get(var) if isinstance(var, tvm_modules().relax.Var) else None
         return call if call is not None and getattr(call.op, "name", "") == name else None
 
@@ -191,7 +191,7 @@ class Quantisers:
     def _hardly_zero(self, expr) -> bool:
         """Whether numbers are 0 only by coincidence: something uneven has been added, and nothing since has clipped them."""
         relax = tvm_modules().relax
-        call = self._calls.get(expr) if isinstance(expr, relax.Var) else None
+        call: Any = self._calls.get(expr) if isinstance(expr, relax.Var) else None
         name = getattr(getattr(call, "op", None), "name", "")
         if name in ("relax.add", "relax.subtract"):
             known = [self.constants.value(arg) for arg in call.args if arg in self.constants]
@@ -219,8 +219,8 @@ class Quantisers:
         return Quantised(call.args[0], BINARY, pool=pool)
 
     def _scaled(self, call) -> Quantised | None:
-        clip = self._call(call.args[0], "relax.clip")
-        rounded = self._call(clip.args[0], "relax.round") if clip is not None else None
+        clip: Any = self._call(call.args[0], "relax.clip")
+        rounded: Any = self._call(clip.args[0], "relax.round") if clip is not None else None
         divided = self._call(rounded.args[0], "relax.divide") if rounded is not None else None
         if divided is None or call.args[1] not in self.constants or divided.args[1] not in self.constants:
             return None
@@ -267,8 +267,10 @@ def _pool(call) -> Windows | None:
     a, shape = call.attrs, call.args[0].ty.shape.values
     if a.layout != "NCHW" or len(shape) != 4:
         return None
-    kernel, stride, dilation = (tuple(map(int, values)) for values in (a.pool_size, a.strides, a.dilation))
-    return Windows((int(shape[2]), int(shape[3])), kernel, stride, dilation, tuple(map(int, a.padding[:2])))
+    kernel, stride, dilation, before = (
+        (int(values[0]), int(values[1])) for values in (a.pool_size, a.strides, a.dilation, a.padding)
+    )
+    return Windows((int(shape[2]), int(shape[3])), kernel, stride, dilation, before)
 
 
 def _number(arg) -> float:
@@ -359,7 +361,8 @@ def few_bit_form(spec: KernelSpec, quantised: Quantised, weights: np.ndarray, sc
     if any(quantised.pads):
         if any(spec.pads) and quantised.pad_value:
             return None
-        pads = tuple(a + b for a, b in zip(spec.pads, quantised.pads, strict=True))
+        above, before, below, behind = spec.pads
+        pads = (above + top, before + left, below + bottom, behind + right)
         h, w = spec.h - top - bottom, spec.w - left - right
         spec = replace(spec, h=h, w=w, pads=pads, x_shape=(spec.n, h, w, spec.c))
     if quantised.scale is not None and quantised.planes is None:
@@ -369,12 +372,13 @@ def few_bit_form(spec: KernelSpec, quantised: Quantised, weights: np.ndarray, sc
         return None
     encoding, integers, factor = found
     factor = (factor if scale is None else factor * scale).astype(np.float32)
-    steps, first = spec.epilogue, ()
+    steps = spec.epilogue
+    first: tuple[np.ndarray, ...] = ()
     if (factor != 1).any():
         steps, first = (("mul",), *steps), (factor,)
     form = replace(spec, activation=quantised.encoding, weight=encoding, epilogue=steps)
     if quantised.planes is None:
-        return FewBit(replace(form, pad_value=quantised.pad_value), quantised, integers, (*first, *operands))
+        return FewBit(replace(form, pad_value=int(quantised.pad_value)), quantised, integers, (*first, *operands))
     scales = quantised.planes.array
     tables = (residual_planes.table(form, integers, scales, quantised.pad_value), scales)
     return FewBit(form, quantised, integers, (*first, *operands), tables)

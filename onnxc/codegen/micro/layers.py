@@ -6,6 +6,7 @@ with two output channels at a time (smlad); depthwise layers take a channel's pl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
@@ -155,7 +156,7 @@ def _together(plan: Schedule) -> int:
     return LANES if plan.detail in (HELIUM, HELD) else PAIR if plan.family == CONV else 1
 
 
-def fits(spec: KernelSpec, plan: Schedule, weights: np.ndarray, given: list) -> bool:
+def fits(spec: KernelSpec, plan: Schedule, weights: np.ndarray, given: Sequence) -> bool:
     """Whether a kernel's factors can be held; in integers those of a quarter and above cannot."""
     return table_of(spec, plan, weights, given[0], given[1]) is not None
 

@@ -36,7 +36,7 @@ class Imported:
     variable its array, the node that it is for, and the 8-bit integers that it is made of; `nodes` of a variable's name the nodes
     that it was emitted for."""
 
-    module: object
+    module: Any
     weights: dict = field(default_factory=dict)
     users: dict = field(default_factory=dict)
     integers: dict = field(default_factory=dict)

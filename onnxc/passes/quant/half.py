@@ -177,9 +177,7 @@ class _Rewrite:
         """An output of the graph stays float32 under its name; who else reads it reads what was made."""
         model, (maker,) = self.model, t.inputs
         made = model.set_free(t)
-        after = model.nodes.index(maker) + 1
-        before = model.nodes[after] if after < len(model.nodes) else None
-        model.node("Cast", [made], [t], name=f"{t.name}_cast", attrs={"to": FLOAT}, before=before)
+        model.node("Cast", [made], [t], name=f"{t.name}_cast", attrs={"to": FLOAT}, before=model.behind(maker))
 
 
 def _schema(node: gs.Node, opset: int) -> OpSchema | None:
