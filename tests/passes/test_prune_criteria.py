@@ -223,6 +223,31 @@ def test_redundancy_compares_functions_whatever_normalisations_stand_behind():
     np.testing.assert_allclose(alike[found[0].atom], score, rtol=1e-4, atol=1e-9)
 
 
+def test_redundancy_compares_what_is_left_once_earlier_channels_are_merged():
+    """Channels 0 and 1 of `a` are alike; 0 and 1 of `b` read them by other weights, whose sums are equal."""
+    wa, wb = np.random.default_rng(0).normal(size=(2, 4, 4, 1, 1)).astype(np.float32)
+    wa[1], wb[1] = wa[0], wb[0]
+    wb[1, :2, 0, 0] = wb[0, 0, 0, 0] + 5, wb[0, 1, 0, 0] - 5
+    model = network(
+        """g (float[N, 4, 4, 4] x) => (float[N, 5, 4, 4] y) {
+            [a] p = Conv(x, wa)
+            q = Relu(p)
+            [b] r = Conv(q, wb)
+            s = Relu(r)
+            [c] y = Conv(s, wc)
+        }""",
+        wa=(4, 4, 1, 1), wb=(4, 4, 1, 1), wc=(5, 4, 1, 1),
+    )  # fmt: skip
+    nodes = {n.name: n for n in model.nodes}
+    model.set_weight(nodes["a"], 1, wa)
+    model.set_weight(nodes["b"], 1, wb)
+    small, _ = apply(make("prune", {"criterion": "redundancy", "ratio": 0.25, "round_to": 1}), model)
+    assert [n.inputs[1].values.shape[:2] for n in small.nodes if n.op == "Conv"] == [(3, 4), (3, 3), (5, 3)]
+    x = {"x": np.random.default_rng(1).normal(size=(4, 4, 4, 4)).astype(np.float32)}
+    before = Session(model.to_proto()).run(x)["y"]
+    np.testing.assert_allclose(Session(small.to_proto()).run(x)["y"], before, rtol=1e-4, atol=1e-4)
+
+
 def test_do_not_merge_what_activations_are_contracted_with():
     model = network(
         """g (float[N, 4, 8] x) => (float[N, 4, 4] y) {

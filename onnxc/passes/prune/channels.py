@@ -301,7 +301,7 @@ class PruneChannels(Pass):
     ) -> None:
         shifts = []
         if lookup(self._criterion).merges:
-            merge(model, analysis, found, keep)
+            keep = merge(model, analysis, found, keep)
         elif uncut is not None and how in ("bias", "all"):
             shifts = bias_shifts(model, analysis, keep, ctx, self.samples, report)
         if uncut is not None:

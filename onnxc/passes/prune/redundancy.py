@@ -21,6 +21,7 @@ from ..layers.layout import layout
 from .coupling import Group, Member, blocks, places
 from .criteria_weights import squares
 from .score import Ratings, ScoringContext, criterion
+from .select import masks
 
 WHY = "a merge needs all its readers to be stored weights, and channels that are made by stored weights"
 
@@ -32,7 +33,7 @@ def redundancy(scene: ScoringContext) -> Ratings:
     for group in scene.groups:
         gaps = _gaps(scene.model, scene.analysis, group)
         if gaps is not None:
-            found[group.atom] = [_order(gaps, _read(scene.model, scene.analysis, group))]
+            found[group.atom] = [_order(gaps, _read(scene.model, scene.analysis, group))[0]]
     return found
 
 
@@ -166,42 +167,51 @@ def _read(model: Model, analysis: Analysis, group: Group) -> np.ndarray:
     return read if read.any() else np.ones((group.size, 1))
 
 
-def _order(gaps: np.ndarray, read: np.ndarray) -> np.ndarray:
+def _order(gaps: np.ndarray, read: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Merge one channel after another, each time the cheapest into another that is left, which is then read by the sum of both's
-    weights; score: the cost, rising."""
+    weights; (score, the channel that each went into): the score is the cost, rising."""
     gaps, read = gaps.copy(), read.copy()
     size = len(read)
     saliency = np.square(read).sum(1)
-    score = np.full(size, np.inf)
+    score, into = np.full(size, np.inf), np.arange(size)
     total = 0.0
     for step in range(size - 1):
         nearest = gaps.argmin(1)
         costs = saliency * gaps[np.arange(size), nearest]
         costs[score < np.inf] = np.inf
         j = int(np.argmin(costs))
+        into[j] = nearest[j]
         total = max(total, float(costs[j]))
         score[j] = total * (1 + 1e-9 * step) + 1e-12 * step
-        read[nearest[j]] += read[j]
-        saliency[nearest[j]] = np.square(read[nearest[j]]).sum()
+        read[into[j]] += read[j]
+        saliency[into[j]] = np.square(read[into[j]]).sum()
         gaps[:, j] = np.inf
     last = score == np.inf
     score[last] = np.nextafter(score[~last].max(initial=0.0) * (1 + 1e-6) + 1e-9, np.inf)
-    return score
+    return score, into
 
 
-def merge(model: Model, analysis: Analysis, found: list[Group], keep: Mapping[Atom, np.ndarray]) -> None:
-    """Let the readers of each channel that `keep` removes read the nearest one that stays: add its weights to theirs."""
-    cut = [g for g in found if g.atom in keep and not keep[g.atom].all()]
-    into = {}
-    for group in cut:
-        gaps = _gaps(model, analysis, group)
-        if gaps is not None:
-            gone = np.flatnonzero(~keep[group.atom])
-            gaps[:, gone] = np.inf
-            into[group.atom] = (gone, gaps[gone].argmin(1))
-    for group in cut:
+def merge(
+    model: Model, analysis: Analysis, found: list[Group], keep: Mapping[Atom, np.ndarray]
+) -> dict[Atom, np.ndarray]:
+    """Let the readers of each channel that goes read the one that it is merged into: add its weights to theirs. The masks by which.
+
+    As many channels stay as `keep` says. Which, is decided group after group in graph order, as in the paper: where two
+    inputs of a layer have become one, channels behind it are alike whose weights of the two have equal sums.
+    """
+    chosen = {}
+    for group in found:
+        if group.atom not in keep:
+            continue
+        chosen[group.atom] = mask = keep[group.atom]
+        gaps = None if mask.all() else _gaps(model, analysis, group)
+        if gaps is None:
+            continue
+        score, into = _order(gaps, _read(model, analysis, group))
+        chosen |= masks([group], {group.atom: score}, {group.atom: int(mask.sum())})
+        gone = sorted(np.flatnonzero(~chosen[group.atom]), key=lambda j: score[j])
         for m in group.members:
-            if m.role == "contracts" and group.atom in into:
+            if m.role == "contracts":
                 old = m.node.inputs[m.i].values
                 axis = find(analysis.uses[m.node.name, m.i][m.d])
                 new = old.astype(np.float64)
@@ -209,10 +219,13 @@ def merge(model: Model, analysis: Analysis, found: list[Group], keep: Mapping[At
                 for piece, part in zip(pieces, blocks(axis)):
                     at = places(part).get(group.atom)
                     if at is not None:
-                        _pour(np.moveaxis(piece, m.d, 0), at, *into[group.atom])
+                        _pour(np.moveaxis(piece, m.d, 0), at, gone, into)
                 model.set_weight(m.node, m.i, new.astype(old.dtype))
+    return chosen
 
 
-def _pour(rows: np.ndarray, at: np.ndarray, gone: np.ndarray, nearest: np.ndarray) -> None:
-    """Add the rows of the channels `gone` to those of the `nearest`, which stay; `rows` is a private copy."""
-    np.add.at(rows, at[nearest].ravel(), rows[at[gone].ravel()])
+def _pour(rows: np.ndarray, at: np.ndarray, gone: list[int], into: np.ndarray) -> None:
+    """Move the rows of the channels `gone`, one after another, to those that they go `into`; `rows` is a private copy."""
+    for j in gone:
+        rows[at[into[j]]] += rows[at[j]]
+        rows[at[j]] = 0
