@@ -176,3 +176,52 @@ def test_accuracy_stays_without_labels(name, passes, least):
     rows = result.report.rows
     assert rows[-1].after.macs <= (0.4 if name == "vggslim" else 0.5) * rows[0].before.macs
     assert accuracy(result.model, ROOT / "onnxc/data/fashion_test.npz") >= least
+
+
+def in_turn():
+    """Three convolutions in a chain read one weight."""
+    return network(
+        """g (float[N, 4, 6, 6] x) => (float[N, 5, 6, 6] y) {
+            p0 = Conv(x, wa)
+            q0 = Relu(p0)
+            [one] p1 = Conv<pads=[1,1,1,1]>(q0, w)
+            q1 = Relu(p1)
+            [two] p2 = Conv<pads=[1,1,1,1]>(q1, w)
+            q2 = Relu(p2)
+            [three] p3 = Conv<pads=[1,1,1,1]>(q2, w)
+            q3 = Relu(p3)
+            [head] y = Conv(q3, wb)
+        }""",
+        wa=(16, 4, 1, 1), w=(16, 16, 3, 3), wb=(5, 16, 1, 1),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"recover": how, "criterion": "l1"} for how in ("lstsq", "bn", "bias", "all")),
+        {"criterion": "redundancy", "recover": "none"},
+    ],
+    ids=lambda o: f"{o['criterion']}, {o['recover']}",
+)
+def test_a_weight_that_several_layers_read_stays_one(options):
+    model = in_turn()
+    small, report = apply(make("prune", {"ratio": 0.5, "round_to": 1, **options}), model, **context(model))
+    stored = {id(n.inputs[1]): n.inputs[1].values.shape for n in small.nodes if n.op == "Conv"}
+    assert sorted(stored.values()) == [(5, 8, 1, 1), (8, 4, 1, 1), (8, 8, 3, 3)]
+    solves = options["recover"] in ("lstsq", "all")
+    assert any("one, two, three: not solved, for their weights are shared" in n for n in report.notes) == solves
+    budget = {"params": 0.6, "round_to": 1, **options}
+    small, _ = apply(make("prune", budget), model, **context(model))
+    weights = {id(t): t.values.size for n in small.nodes for t in n.inputs if hasattr(t, "values")}
+    assert sum(weights.values()) <= 0.6 * (16 * 4 + 16 * 16 * 9 + 5 * 16)
+
+
+def test_shared_apart_solves_each_layer():
+    model = in_turn()
+    options = {"ratio": 0.5, "round_to": 1, "criterion": "l1", "recover": "lstsq"}
+    apart, _ = apply(make("prune", options | {"shared": "apart"}), model, **context(model))
+    assert len({id(n.inputs[1]) for n in apart.nodes if n.op == "Conv"}) == 5
+    alike, _ = apply(make("prune", options), model, **context(model))
+    errors = [np.square(outputs(m) - outputs(model)).sum() for m in (apart, alike)]
+    assert errors[0] < errors[1]

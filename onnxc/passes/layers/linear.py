@@ -41,6 +41,11 @@ class Linear:
         return self.node.inputs[self.i].values
 
     @property
+    def is_shared(self) -> bool:
+        """Whether other layers read the weight too."""
+        return len(self.node.inputs[self.i].outputs) > 1
+
+    @property
     def reads(self) -> str:
         """The name of the activation."""
         return self.node.inputs[1 - self.i].name

@@ -151,7 +151,9 @@ class PruneChannels(Pass):
             over = left - wanted
             if over <= 0 or not report.edits:
                 break
-            goal -= over * 2**n  # of what recovery has added: biases
+            goal -= over * 2**n  # of what recovery has added: biases, and weights that it took apart
+            if goal <= 0:
+                break
         if over > 0:
             raise BadOption("the budget cannot be met", pass_name=self.name, expected=f"at most {wanted:.0f} {unit}",
                             found=f"{wanted + over:.0f}", remedy="ask for less, or take recover=none")  # fmt: skip
@@ -314,4 +316,4 @@ class PruneChannels(Pass):
         for name, shift in shifts:
             add_to_bias(model, nodes[name], shift)
         if uncut is not None and how != "none":
-            recover(model, uncut, how, report)
+            recover(model, uncut, how, report, self.shared == "apart")

@@ -21,16 +21,17 @@ from .uncut import Uncut
 RECOVER = ("none", "bias", "bn", "lstsq", "all")
 
 
-def recover(model: Model, uncut: Uncut, how: str, report: Report) -> None:
-    """Repair `model`, which has been cut (its biases already took over means, where `how` says so)."""
+def recover(model: Model, uncut: Uncut, how: str, report: Report, apart: bool = False) -> None:
+    """Repair `model`, which has been cut (its biases already took over means, where `how` says so). apart: weights that
+    several layers read may be stored for each."""
     if how in ("lstsq", "all"):
-        solved = [t.layer for t in find_tasks(model, uncut)]
+        solved = [t.layer for t in find_tasks(model, uncut) if apart or not t.layer.is_shared]
         few = [layer.node.name for layer in solved if has_few_values(layer.layout.matrix(layer.weight))]
         if few:
             report.note(
                 f"weights of {', '.join(few[:3])} were trained to few bits, and are floats now: recover=bn lets them stay, "
                 "and repairs less"
             )
-        solve_layers(model, uncut, report)
+        solve_layers(model, uncut, report, apart)
     if how in ("bn", "all"):
-        renormalise(model, uncut, report)
+        renormalise(model, uncut, report, apart)

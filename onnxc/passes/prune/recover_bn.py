@@ -45,10 +45,13 @@ class Turn:
         return [self.tensor] if self.layer is None else [self.node.inputs[0].name, self.tensor]
 
 
-def renormalise(model: Model, uncut: Uncut, report: Report) -> None:
-    """Re-estimate every batch normalisation of `model` whose input has changed, and level the other layers' outputs."""
+def renormalise(model: Model, uncut: Uncut, report: Report, apart: bool = False) -> None:
+    """Re-estimate every batch normalisation of `model` whose input has changed, and level the other layers' outputs.
+
+    apart: layers too whose weights others read, which are then stored for each.
+    """
     altered = uncut.altered(model)
-    before = _layers_statistics(model, uncut, altered)
+    before = _layers_statistics(model, uncut, altered, apart)
     turns = _turns(model, altered, before)
     stream = Stream.of_steps(uncut.ctx, analyse(model), ([t.tensor] for t in turns), uncut.samples)
     cache = ActivationCache(uncut.ctx, stream)
@@ -84,12 +87,16 @@ def _turns(model: Model, altered: Container[str], layers: Container[str]) -> lis
     return turns
 
 
-def _layers_statistics(model: Model, uncut: Uncut, altered: set[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _layers_statistics(
+    model: Model, uncut: Uncut, altered: set[str], apart: bool
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Mean and variance in the original, by channel that is left, of each layer's output that no normalisation reads."""
     layers: dict[str, Linear] = {}
     for node in model.nodes:
         layer = linear(model, node) if node.outputs[0].name in altered else None
         normal = any(model.is_standard(r, "BatchNormalization") for r in node.outputs[0].outputs)
+        if layer is not None and layer.is_shared and not apart:
+            continue
         if layer is not None and not normal and bias_home(model, node) is not None:
             layers[node.outputs[0].name] = layer
     if not layers:

@@ -61,14 +61,20 @@ class Task:
         return [self.layer.reads, *([self.other] if self.other else [])]
 
 
-def solve_layers(model: Model, uncut: Uncut, report: Report) -> None:
-    """Solve every layer of `model` whose input has changed since `uncut.original`."""
-    tasks = []
+def solve_layers(model: Model, uncut: Uncut, report: Report, apart: bool = False) -> None:
+    """Solve every layer of `model` whose input has changed since `uncut.original`. apart: those too whose weights others
+    read, which are then stored for each."""
+    tasks, one = [], []
     for t in find_tasks(model, uncut):
         if t.layer.columns > MAX_COLUMNS:
             report.note(f"{t.layer.node.name} keeps its weights: {t.layer.columns} columns are too many to solve for")
+        elif t.layer.is_shared and not apart:
+            one.append(t.layer.node.name)
         else:
             tasks.append(t)
+    if one:
+        report.note(f"{', '.join(one[:3])}{f' and {len(one) - 3} more' if len(one) > 3 else ''}: not solved, for their "
+                    "weights are shared and stay one; shared=apart solves them, and stores one for each")  # fmt: skip
     parts: list[list[Task]] = []
     held = TARGET_BYTES
     for t in tasks:

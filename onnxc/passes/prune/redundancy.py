@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 
 from ...ir.analysis import Analysis
 from ...ir.axes import Aligned, Atom, atoms, find
+from ...ir.graph import read_only
 from ...ir.model import Model
 from ..layers.layout import layout
 from .coupling import Group, Member, blocks, places
@@ -123,7 +124,11 @@ def _mergeable(model: Model, analysis: Analysis, group: Group) -> bool:
         return False
     if any(m.layer is not m.node for m in group.members):  # codes cannot be added up
         return False
-    stored = {m.node.name for m in group.members if m.role == "contracts"}
+    readers = [m for m in group.members if m.role == "contracts"]
+    for node, i in (use for m in readers for use in _otherwise(group, m)):  # a table that is looked up too, say
+        if any(group.atom in atoms(a) for a in analysis.uses.get((node.name, i), ())):
+            return False
+    stored = {m.node.name for m in readers}
     for node in model.nodes:
         for i, d in analysis.facts[node.name].contracted:
             axes = analysis.of(node, i)
@@ -210,18 +215,33 @@ def merge(
         score, into = _order(gaps, _read(model, analysis, group))
         chosen |= masks([group], {group.atom: score}, {group.atom: int(mask.sum())})
         gone = sorted(np.flatnonzero(~chosen[group.atom]), key=lambda j: score[j])
+        done: set[tuple[int, int]] = set()
         for m in group.members:
-            if m.role == "contracts":
-                old = m.node.inputs[m.i].values
-                axis = find(analysis.uses[m.node.name, m.i][m.d])
-                new = old.astype(np.float64)
-                pieces = np.split(new, len(axis.parts)) if isinstance(axis, Aligned) else [new]
-                for piece, part in zip(pieces, blocks(axis)):
-                    at = places(part).get(group.atom)
-                    if at is not None:
-                        _pour(np.moveaxis(piece, m.d, 0), at, gone, into)
-                model.set_weight(m.node, m.i, new.astype(old.dtype))
+            stored = m.node.inputs[m.i]
+            if m.role != "contracts" or (id(stored), m.d) in done:
+                continue
+            axis = find(analysis.uses[m.node.name, m.i][m.d])
+            new = stored.values.astype(np.float64)
+            pieces = np.split(new, len(axis.parts)) if isinstance(axis, Aligned) else [new]
+            for piece, part in zip(pieces, blocks(axis)):
+                at = places(part).get(group.atom)
+                if at is not None:
+                    _pour(np.moveaxis(piece, m.d, 0), at, gone, into)
+            new = new.astype(stored.values.dtype)
+            if model.is_output(stored) or _otherwise(group, m):
+                model.set_weight(m.node, m.i, new)
+            else:  # all layers that read it are to read the sums, and it stays one
+                stored.values = read_only(new)
+                done.add((id(stored), m.d))
     return chosen
+
+
+def _otherwise(group: Group, m: Member) -> list[tuple[gs.Node, int]]:
+    """(node, input) of the uses of a weight that do not sum over the group's channels where member `m` does."""
+    stored = m.node.inputs[m.i]
+    alike = {(id(o.node), o.i) for o in group.members if o.role == "contracts" and o.d == m.d}
+    uses = {(id(n), i): (n, i) for n in stored.outputs for i, t in enumerate(n.inputs) if t is stored}
+    return [use for key, use in uses.items() if key not in alike]
 
 
 def _pour(rows: np.ndarray, at: np.ndarray, gone: list[int], into: np.ndarray) -> None:
