@@ -214,7 +214,7 @@ def merge(
             continue
         score, into = _order(gaps, _read(model, analysis, group))
         chosen |= masks([group], {group.atom: score}, {group.atom: int(mask.sum())})
-        gone = sorted(np.flatnonzero(~chosen[group.atom]), key=lambda j: score[j])
+        gone = sorted(np.flatnonzero(~chosen[group.atom]).tolist(), key=lambda j: score[j])
         done: set[tuple[int, int]] = set()
         for m in group.members:
             stored = m.node.inputs[m.i]
