@@ -98,7 +98,7 @@ def test_two_builds_are_the_same_bytes(shared_model, folder, tmp_path):
 
 def test_every_family_shares_its_loops(shared_model, tmp_path):
     """Each layer but the last product, which is small, has a parallel phase; padding is one of its own."""
-    program = lower_program(make_static(shared_model), resolve("native"), 2, "net")
+    program = lower_program(make_static(shared_model), resolve("x86-64-v4"), 2, "net")
     compile_program(program, 2, tmp_path / "kernels.o")
     phases = {row["node"]: program.compiled[f"net_{row['function']}"].phases for row in program.kernels}
     assert program.kernels[2]["kernel"] == "float32.packed"  # with a block of weights for each thread to unpack

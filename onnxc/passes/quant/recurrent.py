@@ -1,9 +1,10 @@
 """LSTM, GRU and RNN in 8 bits: weights as integers, one scale for each row of each gate; activations of LSTM as they come.
 
-    LSTM(x, W, R, ...)      ->  DynamicQuantizeLSTM(x, W int8 [d, i, 4h], R int8 [d, h, 4h], ..., scales [d, 4h])
+    LSTM(x, W, R, ...)      ->  DynamicQuantizeLSTM(x, W uint8 [d, i, 4h], R uint8 [d, h, 4h], ..., scales [d, 4h])
     GRU, RNN(x, W, R, ...)  ->  the same node; W, R = DequantizeLinear(int8, scales)
 
-DynamicQuantizeLSTM (com.microsoft) quantises input and state as each step meets them: no calibration. What ONNX Runtime has no
+DynamicQuantizeLSTM (com.microsoft) quantises input and state as each step meets them: no calibration. Its weights are unsigned, with
+a zero point of 128: on processors without VNNI, products of unsigned by signed bytes saturate in pairs. What ONNX Runtime has no
 such operator for, and an LSTM with the batch first, keeps its arithmetic in float and is only stored in 8 bits.
 """
 
@@ -21,6 +22,8 @@ from ..base import Report
 from ..layers.layout import RECURRENT
 
 DOMAIN = "com.microsoft"
+MIDDLE = 128
+"""The zero point of symmetric weights that are stored unsigned."""
 BY_AXIS = 13
 """The first opset whose DequantizeLinear has one scale for each row."""
 LIKE_STANDARD = (
@@ -87,9 +90,10 @@ def _dynamic(model: Model, node: gs.Node) -> str:
     scales: list[gs.Constant] = []
     for (q, s), i in zip(found, (1, 2), strict=True):
         stem = node.inputs[i].name
-        stored.append(model.constant(f"{stem}_integers", np.ascontiguousarray(q.transpose(0, 2, 1))))
+        unsigned = (q.astype(np.int16) + MIDDLE).astype(np.uint8)
+        stored.append(model.constant(f"{stem}_integers", np.ascontiguousarray(unsigned.transpose(0, 2, 1))))
         scales.append(model.constant(f"{stem}_scale", s))
-        scales.append(model.constant(f"{stem}_zero_point", np.zeros(s.shape, np.int8)))
+        scales.append(model.constant(f"{stem}_zero_point", np.full(s.shape, MIDDLE, np.uint8)))
     rest = list(node.inputs[3:8])
     rest += [gs.Variable.empty() for _ in range(5 - len(rest))]
     given = [node.inputs[0], *stored, *rest, *scales]
