@@ -81,7 +81,7 @@ def test_the_notebook_runs(tmp_path):
     cells = ["".join(c["source"]) for c in book["cells"] if c["cell_type"] == "code"]
     assert all(not c.get("outputs") for c in book["cells"])  # what it shows is made anew
     assert cells[-1].count("minutes=1)") == 1
-    cells[-1] = cells[-1].replace("minutes=1)", "minutes=0.2)") + "\nassert found.points"
+    cells[-1] = cells[-1].replace("minutes=1)", "minutes=0.5)") + "\nassert found.points"
     shown = "\n".join(
         f"{cell}\nif hasattr({_last(cell)}, '_repr_html_'): shown.append({_last(cell)}._repr_html_())" for cell in cells
     )
