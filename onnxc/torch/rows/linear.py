@@ -7,6 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+from ..layout import safe
 from ..table import Call, row
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -49,7 +50,7 @@ def conv(call: Call, x, w, b=None):
     before, after = paddings(call, x.shape[2:], w.shape[2:], strides, dilations)
     if before != after:
         x, before = F.pad(x, pad_list(before, after)), [0] * n
-    return CONV[n](x, w, b, strides, before, dilations, call.get("group", 1))
+    return CONV[n](*safe(x, w), b, strides, before, dilations, call.get("group", 1))
 
 
 @row("ConvTranspose")
@@ -68,7 +69,7 @@ def conv_transpose(call: Call, x, w, b=None):
         totals = [full + e - o for full, e, o in zip(wide, extra, list(wanted)[-n:])]
         small, large = [t // 2 for t in totals], [t - t // 2 for t in totals]
         pads = small + large if auto == "SAME_UPPER" else large + small
-    y = TRANSPOSED[n](x, w, b, strides, [0] * n, [0] * n, call.get("group", 1), dilations)
+    y = TRANSPOSED[n](*safe(x, w), b, strides, [0] * n, [0] * n, call.get("group", 1), dilations)
     # all of the sums first, then the border: pads cut it away, output_padding adds rows that see the bias alone
     cut = [-p for p in pads[:n]], [e - p for p, e in zip(pads[n:], extra)]
     if not any(cut[0] + cut[1]):
