@@ -121,9 +121,13 @@ class Report:
     def add_part(self, part: Report) -> None:
         """Take in what one pass of a list did."""
         self.parts.append(part)
-        self.edits += part.edits
-        self.refusals += part.refusals
-        self.notes += part.notes
+        self.take(part)
+
+    def take(self, other: Report) -> None:
+        """Take in what another says was done, refused and noted."""
+        self.edits += other.edits
+        self.refusals += other.refusals
+        self.notes += other.notes
 
     def to_dict(self) -> dict:
         row = {

@@ -230,7 +230,8 @@ class Worker:
         return self._noise(make("quant.cluster", {"bits_by": others, "bits": bits, "refit": True, "store": "floats"}))
 
     def _int8(self, layer: str) -> float:
-        return self._noise(make("quant.int8", {"skip": [globbed(other) for other in self.stored if other != layer]}))
+        others = [globbed(other) for other in self.stored if other != layer]
+        return self._noise(make("quant.int8", {"calibration": "minmax", "skip": others}))
 
     def _rank(self, layer: str, energy: float) -> dict[str, float]:
         (p,) = structural({("rank", layer): energy}, self)

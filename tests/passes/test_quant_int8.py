@@ -17,7 +17,7 @@ from onnxc.ir.verify import verify
 from onnxc.passes.base import apply
 from onnxc.passes.quant import mixed
 from onnxc.passes.registry import make
-from onnxc.pipeline import Pipeline
+from onnxc.pipeline import Pipeline, run_passes
 from onnxc.runtime.evaluate import accuracy
 from onnxc.runtime.reference import Session
 from tests.apart import differences
@@ -151,6 +151,37 @@ def test_resnet20_loses_at_most_half_a_point(resnet20_path, calib_data_path, tes
     assert differences({"y": plain}, {"y": fused})["y"].top1 >= 0.995
     assert differences({"y": real}, {"y": plain})["y"].snr_db > 34
     assert len(done.to_proto().SerializeToString()) < 0.3 * len(model.to_proto().SerializeToString())
+
+
+def spiky(spikes: float) -> tuple[object, dict[str, np.ndarray]]:
+    """A network behind whose Clip a huge value is one like others, and data that hold two such."""
+    model = conv_model(
+        f"c = {CONV}(x, w, b) y = Clip(c, low, high)", w=weight(4, 4, 3, 3) / 6, low=np.float32(-2), high=np.float32(2)
+    )
+    x = RNG.normal(size=(1024, 4, 8, 8)).astype(np.float32)
+    x[[3, 700], 1, 4, 4] = spikes
+    return model, {"x": x}
+
+
+def test_noisy_outputs_make_it_look_for_other_ranges():
+    model, data = spiky(400.0)
+    ratio = {}
+    for name in ("quant", "quant(calibration=minmax)", "quant(calibration=percentile,bias_correction=true)"):
+        done = run_passes(model, f"clean,fuse,{name}", data=data)
+        ratio[name] = done.report.rows[-1].error["snr_db"]
+        said = [note for note in done.report.rows[-1].notes if note.startswith("calibration=")]
+        assert [note.split(",")[0] for note in said] == (["calibration=percentile"] if name == "quant" else [])
+    auto, plain, percentile = ratio.values()
+    assert plain < 20 and auto >= plain + 10 and auto == percentile
+
+
+def test_ranges_stay_minmax_where_outputs_are_near_or_data_are_not_given():
+    model, data = spiky(4.0)
+    for source in ({"data": data}, {}):
+        auto, plain = (
+            run_passes(model, f"clean,fuse,{name}", **source).model for name in ("quant", "quant(calibration=minmax)")
+        )
+        assert dump(auto) == dump(plain)
 
 
 def test_the_other_networks_keep_their_accuracy(trained_path, calib_data_path, test_data_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -43,6 +44,10 @@ SLOW = ("Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Tanh", "Elu", "Gelu")
 FITTED = ("nearest", "seqmse", "gptq", "adaptive", "adaround")
 SAMPLES, TRIES, LEAST_STEP = 256, 24, 0.25
 """Samples that the ratio is measured on; how often, at most; by how many decibels more is asked for each time, at least."""
+Calibration = Literal["auto", "minmax", "percentile", "entropy", "mse"]
+OTHERS: tuple[Calibration, ...] = ("percentile", "mse")
+NOISY, LOOK = 20.0, 64
+"""Decibels of the outputs, on so many samples, below which other ranges are tried."""
 
 
 @register("quant.int8", alias="quant")
@@ -67,7 +72,9 @@ class QuantInt8(Pass):
     it. per_channel: a scale for each output channel. symmetric: activations int8 with zero point 0, for accelerators
     that want that; ONNX Runtime then keeps convolutions with a Relu in float. calibration: how a range follows from
     the values seen: all (minmax), all but a few at the ends (percentile), least squared error (mse), or least relative
-    entropy (entropy). percentile: the share kept, in percent, 99.999 by default. rounding: of weights, each by itself
+    entropy (entropy); auto is minmax, but where that leaves the outputs of eight-bit weights below 20 dB on the data the nearest of
+    minmax, percentile and mse, with corrected biases. percentile: the share kept, in percent, 99.999 by default. rounding:
+    of weights, each by itself
     (nearest), or so that a layer's outputs change least: gptq hands each error on to the weights that follow;
     adaptive also makes up for what layers ahead have lost, and then moves weight by weight; adaround learns up or down of all weights
     of a layer (Nagel 2020); seqmse rounds to nearest on searched steps; auto tries all of them and keeps the one whose outputs
@@ -89,7 +96,7 @@ class QuantInt8(Pass):
     snr: float | None = None
     per_channel: bool = True
     symmetric: bool = False
-    calibration: Literal["minmax", "percentile", "entropy", "mse"] = "minmax"
+    calibration: Calibration = "auto"
     percentile: Annotated[float | None, Range(above=50, high=100)] = None
     rounding: Literal["nearest", "seqmse", "gptq", "adaptive", "adaround", "auto"] = "nearest"
     bias_correction: bool = False
@@ -172,9 +179,7 @@ class QuantInt8(Pass):
             reached = decibels(judge(work).noise)
             if reached >= self.snr:
                 model.adopt(work)
-                report.edits += said.edits
-                report.refusals += said.refusals
-                report.notes += said.notes
+                report.take(said)
                 report.note(f"outputs on the data: {reached:.1f} dB")
                 return
             aim += max(self.snr - reached, LEAST_STEP)
@@ -189,8 +194,50 @@ class QuantInt8(Pass):
         for name in (name for name, b in bits.items() if b == FLOAT):
             report.refuse(name, "stays in float for the sake of snr")
         plan = self._place(model, {name for name in chosen if bits[name] != FLOAT})
-        quantisers = self._calibrate(model, ctx, plan, report)
-        self._best(model, ctx, plan, quantisers, bits, report)
+        if self.calibration != "auto":
+            self._calibrated(model, ctx, plan, bits, report)
+            return
+        given, told = model.copy(), Report()
+        self._by(model, ctx, plan, bits, told, "minmax", self.bias_correction)
+        if self.bits == 8 and ctx.evaluator is not None and not ctx.synthetic:
+            told = self._less_noise(model, given, ctx, plan, bits, told)
+        report.take(told)
+
+    def _less_noise(
+        self, model: Model, given: Model, ctx: Context, plan: Placement, bits: dict[str, int], told: Report
+    ) -> Report:
+        """Where the outputs are noisy, write the ranges that leave the least noise in them. told: of what `model` is now."""
+        judge = ctx.evaluate(given, LOOK)
+        found: dict[Calibration, float] = {"minmax": decibels(judge(model).noise)}
+        if found["minmax"] >= NOISY:
+            return told
+        for how in OTHERS:
+            work = given.copy()
+            self._by(work, ctx, plan, bits, Report(), how, self.bias_correction)
+            found[how] = decibels(judge(work).noise)
+        best, said = max(found, key=lambda how: found[how]), Report()
+        model.adopt(given)
+        self._by(model, ctx, plan, bits, said, best, True)
+        ratios = ", ".join(f"{how} {db:.1f}" for how, db in found.items())
+        said.note(f"calibration={best},bias_correction=true, as outputs on the data are below {NOISY:g} dB: {ratios}")
+        return said
+
+    def _by(
+        self,
+        model: Model,
+        ctx: Context,
+        plan: Placement,
+        bits: dict[str, int],
+        report: Report,
+        how: Calibration,
+        correct: bool,
+    ) -> None:
+        other = copy.copy(self)
+        other.calibration, other.bias_correction = how, correct
+        other._calibrated(model, ctx, plan, bits, report)
+
+    def _calibrated(self, model: Model, ctx: Context, plan: Placement, bits: dict[str, int], report: Report) -> None:
+        self._best(model, ctx, plan, self._calibrate(model, ctx, plan, report), bits, report)
         if self.form == "qoperator":
             convert(model, report)
 
@@ -224,9 +271,7 @@ class QuantInt8(Pass):
                 f"biases stay: corrected, the outputs on the data have {found[1][0]:.1f} dB, as they are {best[0]:.1f}"
             )
         model.adopt(best[1])
-        report.edits += best[2].edits
-        report.refusals += best[2].refusals
-        report.notes += best[2].notes
+        report.take(best[2])
 
     def _products(self, model: Model, types: dict[str, int], report: Report) -> set[str]:
         """The names of the products to quantise; the others are refused."""
@@ -263,13 +308,14 @@ class QuantInt8(Pass):
 
     def _calibrate(self, model: Model, ctx: Context, plan: Placement, report: Report) -> dict[str, QType]:
         """One pass over the data; a quantiser for each group of tensors."""
-        seen = {group: Statistics(histogram=self.calibration != "minmax") for group in plan.sources}
+        how = "minmax" if self.calibration == "auto" else self.calibration
+        seen = {group: Statistics(histogram=how != "minmax") for group in plan.sources}
         names = list(dict.fromkeys(name for sources in plan.sources.values() for name in sources))
         for batch in ctx.tensors(model, names):
             for group, sources in plan.sources.items():
                 for name in sources:
                     seen[group].add(batch[name])
-        calibrator = entropy if self.calibration == "entropy" else CALIBRATORS[self.calibration]
+        calibrator = entropy if how == "entropy" else CALIBRATORS[how]
         if self.percentile is not None:
             calibrator = partial(percentile, share=self.percentile)
         quantisers, tensors = {}, model.tensors()
