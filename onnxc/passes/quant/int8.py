@@ -72,9 +72,9 @@ class QuantInt8(Pass):
     it. per_channel: a scale for each output channel. symmetric: activations int8 with zero point 0, for accelerators
     that want that; ONNX Runtime then keeps convolutions with a Relu in float. calibration: how a range follows from
     the values seen: all (minmax), all but a few at the ends (percentile), least squared error (mse), or least relative
-    entropy (entropy); auto is minmax, but where that leaves the outputs of eight-bit weights below 20 dB on the data the nearest of
-    minmax, percentile and mse, with corrected biases. percentile: the share kept, in percent, 99.999 by default. rounding:
-    of weights, each by itself
+    entropy (entropy); auto is minmax, but where that leaves the outputs of eight-bit weights below 20 dB on the data, what leaves them
+    nearest there of minmax, percentile and mse. percentile: the share kept, in percent, 99.999 by default. rounding: of weights,
+    each by itself
     (nearest), or so that a layer's outputs change least: gptq hands each error on to the weights that follow;
     adaptive also makes up for what layers ahead have lost, and then moves weight by weight; adaround learns up or down of all weights
     of a layer (Nagel 2020); seqmse rounds to nearest on searched steps; auto tries all of them and keeps the one whose outputs
@@ -198,7 +198,7 @@ class QuantInt8(Pass):
             self._calibrated(model, ctx, plan, bits, report)
             return
         given, told = model.copy(), Report()
-        self._by(model, ctx, plan, bits, told, "minmax", self.bias_correction)
+        self._by("minmax", model, ctx, plan, bits, told)
         if self.bits == 8 and ctx.evaluator is not None and not ctx.synthetic:
             told = self._less_noise(model, given, ctx, plan, bits, told)
         report.take(told)
@@ -208,32 +208,26 @@ class QuantInt8(Pass):
     ) -> Report:
         """Where the outputs are noisy, write the ranges that leave the least noise in them. told: of what `model` is now."""
         judge = ctx.evaluate(given, LOOK)
-        found: dict[Calibration, float] = {"minmax": decibels(judge(model).noise)}
-        if found["minmax"] >= NOISY:
+        found: dict[Calibration, tuple[float, Model, Report]]
+        found = {"minmax": (decibels(judge(model).noise), model.copy(), told)}
+        if found["minmax"][0] >= NOISY:
             return told
         for how in OTHERS:
-            work = given.copy()
-            self._by(work, ctx, plan, bits, Report(), how, self.bias_correction)
-            found[how] = decibels(judge(work).noise)
-        best, said = max(found, key=lambda how: found[how]), Report()
-        model.adopt(given)
-        self._by(model, ctx, plan, bits, said, best, True)
-        ratios = ", ".join(f"{how} {db:.1f}" for how, db in found.items())
-        said.note(f"calibration={best},bias_correction=true, as outputs on the data are below {NOISY:g} dB: {ratios}")
+            work, said = given.copy(), Report()
+            self._by(how, work, ctx, plan, bits, said)
+            found[how] = decibels(judge(work).noise), work, said
+        best = max(found, key=lambda how: found[how][0])
+        ratios = ", ".join(f"{how} {db:.1f}" for how, (db, *_) in found.items())
+        _, work, said = found[best]
+        said.note(f"calibration={best}, as outputs on the data are below {NOISY:g} dB: {ratios}")
+        model.adopt(work)
         return said
 
     def _by(
-        self,
-        model: Model,
-        ctx: Context,
-        plan: Placement,
-        bits: dict[str, int],
-        report: Report,
-        how: Calibration,
-        correct: bool,
+        self, how: Calibration, model: Model, ctx: Context, plan: Placement, bits: dict[str, int], report: Report
     ) -> None:
         other = copy.copy(self)
-        other.calibration, other.bias_correction = how, correct
+        other.calibration = how
         other._calibrated(model, ctx, plan, bits, report)
 
     def _calibrated(self, model: Model, ctx: Context, plan: Placement, bits: dict[str, int], report: Report) -> None:
