@@ -8,6 +8,7 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxc.ir import functions, numbers
 from onnxc.ir.cost import cost
+from onnxc.ir.errors import BadOption
 from onnxc.ir.verify import verify
 from onnxc.passes.base import Report, apply
 from onnxc.passes.layers.stored import layers
@@ -140,6 +141,19 @@ def test_do_not_code_what_has_no_sub_vectors_or_grows():
     assert not report.edits and not lookups(done)
     reasons = {r.node: r.reason for r in report.refusals}
     assert any("no part" in r for r in reasons.values()) and any("take" in r for r in reasons.values())
+
+
+def test_layers_have_centroids_of_their_own():
+    model = network()
+    names = [n.name for n in model.nodes if n.op in ("Conv", "Gemm")]
+    done, report = coded(model, codebook="layer", centroids_by={"*": 16, names[0]: 4, names[1]: 0})
+    books = {n.inputs[0].name.removesuffix("_packed"): n.inputs[1].values.shape[1] for n in lookups(done)}
+    assert books == {"w1": 4, "w3": 16, "w4": 16, "w5": 16, "w6": 16}
+    assert {r.node: r.reason for r in report.refusals}[names[1]] == "its centroids are 0"
+    with pytest.raises(BadOption, match="option centroids_by names no layer"):
+        coded(model, centroids_by={"nothing": 4})
+    with pytest.raises(BadOption, match="0, or 2 to 256, each"):
+        make("quant.product", {"centroids_by": {"*": 1}})
 
 
 def test_without_data_codes_are_fitted_to_a_guess_of_the_inputs_and_the_report_says_so():

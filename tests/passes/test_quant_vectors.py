@@ -5,7 +5,7 @@ import onnx
 
 import onnxc
 from onnxc.codegen.prepare.static import make_static
-from onnxc.codegen.prepare.stored import Stored
+from onnxc.codegen.prepare.stored import Stored, Vectors
 from onnxc.ir import functions, numbers
 from onnxc.ir.text import dump
 from onnxc.measure.inspect import inspect
@@ -77,6 +77,29 @@ def test_what_reads_numbers_sees_through_short_codebooks():
     static = make_static(small.to_proto(), {"x": (1, 16, 6, 6)})
     held = [a for a in static.constants.values() if isinstance(a, Stored)]
     assert sorted(a.codebook.shape for a in held) == [(1, 4), (200, 2)]
+
+
+def test_codebooks_of_sub_vectors_are_short_too():
+    """What they mean is their own in float16, and a library holds it packed."""
+    rng, shapes = (
+        np.random.default_rng(0),
+        {"w": (200, 16, 3, 3), "v": (200, 200, 3, 3), "u": (8, 200), "b": 200, "e": 200, "h": 8},
+    )
+    drawn = {
+        name: rng.normal(size=shape).astype(np.float32) for name, shape in (shapes | {"slope": (200, 1, 1)}).items()
+    }
+    coded = make("quant.product", {"codebook": "layer", "centroids": 64, "correct": False})
+    model, _ = apply(coded, model_of(TEXT, **drawn))
+    small, report = done(model)
+    was, now = ([n for n in m.nodes if n.op == "ProductLookup"] for m in (model, small))
+    assert now and {n.inputs[1].values.dtype.name for n in now} == {"float16"}
+    for before, after in zip(was, now, strict=True):
+        assert np.array_equal(before.inputs[1].values.astype(np.float16), after.inputs[1].values)
+    assert sum("its codebook in 16 bits" in str(e) for e in report.edits) == len(now) == 3
+    feeds = feeds_of(model)
+    assert np.sum((run(model, feeds)["y"] - run(small, feeds)["y"]) ** 2) < 1e-3 * np.sum(run(model, feeds)["y"] ** 2)
+    static = make_static(small.to_proto(), {"x": (1, 16, 6, 6)})
+    assert sum(isinstance(a, Vectors) for a in static.constants.values()) == 2  # the third has 1,600 weights
 
 
 def test_clean_leaves_them_and_a_second_run_does_nothing():

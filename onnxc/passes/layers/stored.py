@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -9,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ...ir.analysis import Analysis
+from ...ir.errors import BadOption
 from ...ir.model import Model, read_only
 from ..base import Report
 from .layout import PRODUCTS, RECURRENT, Layout, layout
@@ -213,3 +215,18 @@ def total(found: list[Layer], report: Report) -> None:
     zeros = size - sum(int(np.count_nonzero(layer.tensor.values)) for layer in found)
     if size:
         report.note(f"{zeros / size:.1%} of {size} weights in {len(found)} layers are zero")
+
+
+def by_name(name: str, usual: int, by: Mapping[str, int] | None) -> int:
+    """The number of a layer: that of the last glob in `by` that fits its name, else the usual one."""
+    fitting = [number for glob, number in (by or {}).items() if fnmatchcase(name, glob)]
+    return fitting[-1] if fitting else usual
+
+
+def check_names(by: Iterable[str] | None, found: Sequence[Layer], pass_name: str, option: str) -> None:
+    """Raises BadOption where a glob fits the name of no layer."""
+    for glob in by or ():
+        if not any(fnmatchcase(layer.name, glob) for layer in found):
+            names = ", ".join(layer.name for layer in found[:4]) or "none"
+            raise BadOption(f"option {option} names no layer", pass_name=pass_name, expected=f"names like {names}",
+                            found=glob)  # fmt: skip

@@ -10,7 +10,6 @@ with the plain convolution. Exact twin: the model whose weights are the floats t
 from __future__ import annotations
 
 from dataclasses import field
-from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
 import numpy as np
@@ -23,7 +22,7 @@ from ...ir.model import Model
 from ...ir.verify import verify
 from ..base import Claim, Context, Pass, Report, register
 from ..layers.linear import add_to_bias
-from ..layers.stored import Layer, layers
+from ..layers.stored import Layer, by_name, check_names, layers
 from ..opset import raise_opset
 from ..options import Range
 from . import cluster_store as store
@@ -94,7 +93,7 @@ class QuantCluster(Pass):
             raise_opset(model, RAISE_TO, ctx, report, "unpacking bits needs that")
             found = layers(model, verify(model).analysis, self.skip, report)
         note_left(model, report)
-        self._known(found)
+        check_names(self.bits_by, found, self.name, "bits_by")
         found = [layer for layer in found if self._pays(layer, report)]
         if not found:
             return report
@@ -138,15 +137,7 @@ class QuantCluster(Pass):
         return False
 
     def _bits(self, layer: Layer) -> int:
-        fitting = [b for glob, b in (self.bits_by or {}).items() if fnmatchcase(layer.name, glob)]
-        return fitting[-1] if fitting else self.bits
-
-    def _known(self, found: list[Layer]) -> None:
-        for glob in self.bits_by or ():
-            if not any(fnmatchcase(layer.name, glob) for layer in found):
-                names = ", ".join(layer.name for layer in found[:4]) or "none"
-                raise BadOption("option bits_by names no layer", pass_name=self.name, expected=f"names like {names}",
-                                found=glob)  # fmt: skip
+        return by_name(layer.name, self.bits, self.bits_by)
 
     def _settings(self, ctx: Context, bits: int, start: str = "") -> Settings:
         start = start or ("optimal" if self.start == "auto" else self.start)

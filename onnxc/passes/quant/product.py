@@ -18,7 +18,7 @@ from ..layers.inturn import InTurn
 from ..layers.layout import TURNED
 from ..layers.linear import Linear, add_to_bias, bias_home, linear
 from ..layers.moments import MAX_COLUMNS, Moments, damped
-from ..layers.stored import Layer, layers, unread
+from ..layers.stored import Layer, by_name, check_names, layers, unread
 from ..opset import raise_opset
 from ..options import Range
 from . import product_fit, rounding, unseen
@@ -46,7 +46,8 @@ class QuantProduct(Pass):
     predicted to be faster. Exact twin: the model whose weights are the floats that the codes mean (store=floats).
 
     subvectors: inputs in a sub-vector, at most; the largest divisor of a layer's input channels is taken. centroids: of a
-    codebook, at most. codebook: one for each part (product quantisation), or for the whole layer (vector quantisation).
+    codebook, at most. centroids_by: centroids of their own for layers by glob on node names, the last that fits counts; 0 leaves a
+    layer alone. codebook: one for each part (product quantisation), or for the whole layer (vector quantisation).
     correct: fit so, and correct biases; else k-means of the sub-vectors is all. store: packed codes, or plain floats. skip:
     patterns of layer names to leave alone.
     """
@@ -57,12 +58,15 @@ class QuantProduct(Pass):
 
     subvectors: Annotated[int, Range(2, 64)] = 4
     centroids: Annotated[int, Range(2, 256)] = 64
+    centroids_by: dict[str, int] | None = None
     codebook: Literal["part", "layer"] = "part"
     correct: bool = True
     store: Literal["bits", "floats"] = "bits"
     skip: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        many = (self.centroids_by or {}).values()
+        self.within("centroids_by", all(n == 0 or 2 <= n <= 256 for n in many), "0, or 2 to 256, each")
         self.needs_data = self.correct
 
     def run(self, model: Model, ctx: Context) -> Report:
@@ -73,6 +77,7 @@ class QuantProduct(Pass):
             raise_opset(model, RAISE_TO, ctx, report, "unpacking bits needs that")
             found = layers(model, verify(model).analysis, self.skip, report)
         note_left(model, report)
+        check_names(self.centroids_by, found, self.name, "centroids_by")
         found = [layer for layer in found if self._pays(layer, report)]
         if self.correct and ctx.synthetic and found:
             report.note("fitted to a guess of what the layers read: no data were given")
@@ -85,17 +90,23 @@ class QuantProduct(Pass):
     def _cut(self, layer: Layer) -> Cut:
         return Cut.of(layer.view().shape, self.subvectors)
 
+    def _centroids(self, layer: Layer) -> int:
+        return by_name(layer.name, self.centroids, self.centroids_by)
+
     def _pays(self, layer: Layer, report: Report) -> bool:
-        cut = self._cut(layer)
+        cut, centroids = self._cut(layer), self._centroids(layer)
+        if not centroids:
+            report.refuse(layer.name, "its centroids are 0")
+            return False
         if cut.length == 1:
             report.refuse(
                 layer.name, f"its {layer.layout.channels} input channels have no part of 2 to {self.subvectors}"
             )
             return False
-        size = self._size(layer, cut, self.centroids)
+        size = self._size(layer, cut, centroids)
         if self.store == "bits" and size >= layer.tensor.values.nbytes:
             own = layer.tensor.values.nbytes
-            report.refuse(layer.name, f"{self.centroids} centroids and codes take {size} bytes, its weights {own}")
+            report.refuse(layer.name, f"{centroids} centroids and codes take {size} bytes, its weights {own}")
             return False
         return True
 
@@ -117,18 +128,19 @@ class QuantProduct(Pass):
 
     def _code(self, model: Model, layer: Layer, seen: Moments | None, ctx: Context, report: Report) -> None:
         view, cut, shared = layer.view(), self._cut(layer), self.codebook == "layer"
+        many = self._centroids(layer)
         w = layer.matrix()
         fitted = seen is not None and seen.count >= ENOUGH * w.shape[2]
         if fitted and seen is not None:
             h, c, *_ = seen.around(centred=True)
             ridge = damped(h, DAMP)
             u = rounding.target(w, h, c, DAMP)
-            codes, book = product_fit.corrected(cut.blocks(u), cut.moments(ridge), self.centroids, shared, ctx.rng())
+            codes, book = product_fit.corrected(cut.blocks(u), cut.moments(ridge), many, shared, ctx.rng())
         elif self.correct and layer.layout.columns <= MAX_COLUMNS:
             h = cut.moments(unseen.dense(layer))
-            codes, book = product_fit.corrected(cut.blocks(w), h, self.centroids, shared, ctx.rng())
+            codes, book = product_fit.corrected(cut.blocks(w), h, many, shared, ctx.rng())
         else:
-            codes, book = product_fit.plain(cut.blocks(w), self.centroids, shared, ctx.rng())
+            codes, book = product_fit.plain(cut.blocks(w), many, shared, ctx.rng())
         book = book.astype(view.dtype)
         parts = codes.reshape(cut.groups * cut.outputs, cut.parts, cut.positions)
         real = functions.sub_vectors(parts, book).reshape(view.shape)

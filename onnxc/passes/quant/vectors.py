@@ -19,6 +19,8 @@ from ..options import Range
 
 PLACES = {"Conv": (2,), "ConvTranspose": (2,), "Gemm": (2,), "PRelu": (1,), "Add": (0, 1)}
 """Where vectors stand that are added to, or are slopes of, what a network computes."""
+BOOKS = ("Lookup", "ProductLookup")
+"""What reads codebooks."""
 LEAST = 8
 """Numbers of a vector, at least."""
 COARSE = 16
@@ -70,7 +72,8 @@ class QuantVectors(Pass):
 
     1. bias float [n] -> Conv, Gemm, Add, PRelu          ->  int8 [n] -> Cast -> Mul(scale) -> Conv, ..., or float16 [n] -> Cast
     2. Lookup(packed, float [rows, values], shape) -> w  ->  Lookup(packed, float16 [rows, values], shape) -> Cast -> w
-    3. the same of at most 16 values a row               ->  Lookup(packed, int8 [rows, values], shape) -> Cast -> Mul(scale) -> w
+       (and ProductLookup, of sub-vectors)
+    3. Lookup of at most 16 values a row                  ->  Lookup(packed, int8 [rows, values], shape) -> Cast -> Mul(scale) -> w
 
     Of both the shorter one that makes the file smaller, new nodes and their names included, and keeps `snr`; else nothing. What is
     not zero stays so, with its sign: of a slope near zero a Binarize behind it would make noise. Runtimes fold what is added at load.
@@ -98,7 +101,10 @@ class QuantVectors(Pass):
             report.refuse(reader, f"{t.name} stays in float32: skip names it")
             return
         ends = [(n.outputs[0].name + BEHIND, n.outputs[0].name) for n in lookups] or [(t.name, f"{t.name}_float")]
-        forms = [_half(t.values), *([_whole(t.values)] if not lookups or t.values.shape[1] <= COARSE else [])]
+        forms = [
+            _half(t.values),
+            *([_whole(t.values)] if not lookups or (t.values.ndim == 2 and t.values.shape[1] <= COARSE) else []),
+        ]
         saved = {
             f: t.values.nbytes - f.values.nbytes - f.grown(t.name, ends) - len(BEHIND) * len(lookups) for f in forms
         }
@@ -162,10 +168,10 @@ def _vectors(model: Model) -> Iterator[gs.Constant]:
 
 
 def _codebooks(model: Model) -> Iterator[gs.Constant]:
-    """Float32 codebooks that nothing but Lookups reads."""
+    """Float32 codebooks that nothing but Lookups and ProductLookups reads."""
     for t in model.constants().values():
         readers = t.outputs if _floats(model, t) else []
-        if readers and all(functions.calls(n, "Lookup") and functions.is_lookup(n) for n in readers):
+        if readers and all(functions.calls(n, *BOOKS) and functions.is_lookup(n) for n in readers):
             if not any(model.is_output(n.outputs[0]) for n in readers):
                 yield t
 
