@@ -181,11 +181,13 @@ class Pipeline(Pass):
         current, verified, whole = model, ctx.verified, Report()
         trial = None if ctx.trial is None else replace(ctx.trial)
         before = cost(current, verified)
+        source: Model | None = None
         for p in self.passes:
             self.progress(str(p))
             start = time.perf_counter()
             here = _context(verified, ctx, trial)
-            here.room, here.progress = room(before.peak_bytes), self.detail
+            here.room, here.progress, here.source = room(before.peak_bytes), self.detail, source
+            source = (source or current.copy()) if p.keeps_tensors else None
             current, verified, row = _step(p, current, here)
             row.name, row.claim, row.before = str(p), p.claim, before
             row.after = before = cost(current, verified)

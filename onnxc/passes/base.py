@@ -213,8 +213,9 @@ class Context:
     """What a pass may use beside the model.
 
     verified: the analysis of the model as it came in. runner and data: see `tensors`. synthetic: the data are
-    random inputs. evaluator: see `evaluate`. trial: the manager's own. original: the model as the user gave it. trainer:
-    what training passes train with. predictor: see `predict`. room: how many samples run at once, at the most. progress: told
+    random inputs. evaluator: see `evaluate`. trial: the manager's own. original: the model as the user gave it. source: the
+    model ahead of the passes just before that keep tensors (`Pass.keeps_tensors`), if any did. trainer: what training
+    passes train with. predictor: see `predict`. room: how many samples run at once, at the most. progress: told
     what a pass is at, and the share of it that is behind; see `each`.
     """
 
@@ -226,6 +227,7 @@ class Context:
     evaluator: Evaluator | None = None
     trial: Any = None
     original: Model | None = None
+    source: Model | None = None
     trainer: Trainer | None = None
     predictor: Callable[[str], Predict] | None = None
     room: int = MAX_BATCH
@@ -285,7 +287,8 @@ class Pass:
     needs_data: whether it looks at activations (random inputs, and a note, where the user gave none).
     changes_inputs: whether it may change extents of the model's inputs; data are then resampled for what follows.
     bodies: whether it works in bodies of If, Loop and Scan too, each as a model of its own without data. reaches: whether it
-    does so by itself.
+    does so by itself. keeps_tensors: whether a tensor that keeps its name and shape stands for what it stood for, so that a
+    later pass may repair it after the model as it was before.
     """
 
     name: ClassVar[str] = ""
@@ -295,6 +298,7 @@ class Pass:
     changes_inputs: bool = False
     bodies: ClassVar[bool] = False
     reaches: ClassVar[bool] = False
+    keeps_tensors: ClassVar[bool] = False
     implied = False  # whether another pass asked for it, not the user
 
     def run(self, model: Model, ctx: Context) -> Report:

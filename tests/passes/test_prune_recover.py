@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 
 from onnxc import run_passes
+from onnxc.ir.analysis import analyse
+from onnxc.ir.errors import BadOption
 from onnxc.ir.files import load
-from onnxc.passes.base import apply
+from onnxc.ir.verify import verify
+from onnxc.passes.base import Context, apply
 from onnxc.passes.layers.linear import linear
+from onnxc.passes.prune.uncut import Uncut
 from onnxc.passes.registry import make
 from onnxc.runtime.data import open_data
 from onnxc.runtime.reference import Runner, Session
@@ -103,6 +107,64 @@ def test_every_recovery_brings_the_outputs_nearer(how, fused):
     better, _ = apply(make("prune", {"ratio": 0.4, "recover": how}), model, **context(model))
     want = outputs(model)
     assert np.square(outputs(better) - want).sum() < np.square(outputs(plain) - want).sum()
+
+
+def factored_and_pruned(first: str):
+    """A network, samples for it, and its squared output error after passes that start with `first`."""
+    model = network(
+        """g (float[N, 3, 8, 8] x) => (float[N, 6] y) {
+            [a] a = Conv<pads=[1,1,1,1]>(x, wa)
+            [ra] ra = Relu(a)
+            [b] b = Conv<pads=[1,1,1,1]>(ra, wb)
+            [rb] rb = Relu(b)
+            [c] c = Conv<pads=[1,1,1,1]>(rb, wc)
+            [rc] rc = Relu(c)
+            [pool] e = GlobalAveragePool(rc)
+            [flat] f = Flatten(e)
+            [head] y = Gemm<transB=1>(f, wh, bh)
+        }""",
+        wa=(16, 3, 3, 3), wb=(16, 16, 3, 3), wc=(16, 16, 3, 3), wh=(6, 16), bh=(6,),
+    )  # fmt: skip
+    x = np.random.default_rng(3).normal(size=(256, 3, 8, 8)).astype(np.float32)
+
+    def run(given, passes):
+        return run_passes(given, passes, data={"x": x}, check="shapes").model
+
+    def gap(got):
+        return float(np.square(outputs(got) - outputs(model)).mean())
+
+    return model, run, gap, run(model, first)
+
+
+def test_behind_a_factored_model_prune_repairs_after_the_model_that_was_factored():
+    model, run, gap, low = factored_and_pruned("lowrank.channel(rank=8)")
+    together = run(model, "lowrank.channel(rank=8), prune(ratio=0.25)")
+    apart = run(low, "prune(ratio=0.25)")  # to which the factored model is all there is
+    assert [n.name for n in together.nodes] == [n.name for n in apart.nodes]
+    assert gap(together) < 0.6 * min(gap(apart), gap(low))
+
+
+def test_lowrank_solves_layers_behind_a_factored_one_where_asked():
+    model, run, gap, low = factored_and_pruned("lowrank.channel(rank=8)")
+    better = run(model, "lowrank.channel(rank=8, recover=lstsq)")
+    assert [n.name for n in better.nodes] == [n.name for n in low.nodes]
+    assert gap(better) < 0.6 * gap(low)
+    with pytest.raises(BadOption, match="looks at activations"):
+        run_passes(model, "lowrank.channel(rank=8, recover=lstsq)", check="shapes")
+
+
+def test_a_tensor_of_another_meaning_is_no_target():
+    """Of two tensors of equal names and shapes the source's counts only where both are alike."""
+    model, _, _, low = factored_and_pruned("lowrank.channel(rank=8)")
+    source = model.copy()
+    node = next(n for n in source.nodes if n.name == "b")
+    source.set_weight(node, 1, node.inputs[1].values[::-1].copy())
+    held = context(model)
+    ctx = Context(verify(low), runner=held["runner"], data=held["data"], synthetic=False)
+    uncut = Uncut(low, analyse(low), ctx, 64, source)
+    assert uncut.maker("a") is source
+    assert uncut.maker("b") is low
+    assert uncut.maker("of neither") is None
 
 
 def test_least_squares_finds_weights_that_reproduce_the_output(monkeypatch):

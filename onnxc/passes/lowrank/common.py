@@ -20,6 +20,8 @@ from ..layers.linear import Linear, add_to_bias, gains_bias
 from ..layers.moments import moments
 from ..layers.widths import WIDTHS
 from ..options import Range
+from ..prune.recover_lstsq import solve_layers
+from ..prune.uncut import Uncut
 from .felt import as_felt
 from .fit import LARGE, Whitened, error, likely
 from .forms import FORMS, Form
@@ -47,7 +49,7 @@ class Factorise(Pass):
     """Base of the passes. A subclass states `forms` and `operators`.
 
     energy, rank, vbmf, macs, params and time: see the passes; one of them sets the ranks. energy_by goes with energy, and
-    with energy=1 names the layers that are looked at.
+    with energy=1 names the layers that are looked at. recover: whether all layers behind a factored one are solved anew.
     """
 
     energy: Annotated[float, Range(above=0, high=1)] = ENERGY
@@ -61,10 +63,12 @@ class Factorise(Pass):
     target: str = "native"
     round_to: Annotated[int | Literal["auto"], Range(1)] = "auto"
     fit: Literal["auto", "weights", "outputs"] = "auto"
+    recover: Literal["none", "lstsq"] = "none"
     samples: Annotated[int, Range(1)] = 256
     skip: list[str] | str | None = None
 
     requires = ("clean",)
+    keeps_tensors = True
     forms: ClassVar[tuple[str, ...]] = ()
     operators: ClassVar[tuple[str, ...]] = (*CONVOLUTIONS, *PRODUCTS, *RECURRENT)
 
@@ -99,6 +103,8 @@ class Factorise(Pass):
         self._timing = Timing(ctx.verified.analysis, ctx.predict(self.target)) if self._by_time else None
         found = self._targets(model, ctx, report)
         aware = self.fit == "outputs" or (self.fit == "auto" and not ctx.synthetic)
+        if self.recover != "none" and (ctx.synthetic or ctx.runner is None or ctx.data is None):
+            raise BadOption("recover=lstsq looks at activations", pass_name=self.name, remedy="give --data")
         if aware and (ctx.runner is None or ctx.data is None):
             raise BadOption("fit=outputs looks at activations", pass_name=self.name, remedy="give --data")
         layers: dict[int, Linear] = {}
@@ -112,7 +118,10 @@ class Factorise(Pass):
         choices = self._choices(model, found, layers, ctx, report)
         plans = self._plans(model, ctx, found, choices, bool(layers), report)
         before = self._timing.model(model) if self._timing else 0.0
+        original = model.copy()
         picked = self._carry_out(model, found, plans, layers, ctx, report)
+        if self.recover == "lstsq":
+            solve_layers(model, Uncut(original, ctx.verified.analysis, ctx, self.samples, ctx.source), report)
         if self._timing:
             saved = sum(self._timing.whole(at) - c.time for (at, _), c in zip(found, picked) if c)
             report.note(

@@ -21,8 +21,9 @@ _OPTIONS = """
     predicted to take, compiled. by: "time" takes what is predicted to be faster than the layer alone, and spends any
     budget where the error per time saved is least. target: the machine of these predictions, as in `onnxc compile`.
     round_to: ranks are multiples of it; auto: of convolutions, of 16 (by time, of 8) where that will do, else of less, for
-    energy and budgets. fit: weights, outputs, or auto: outputs where data are given. samples: how many of the data are
-    looked at. skip: globs of names of nodes to leave alone.
+    energy and budgets. fit: weights, outputs, or auto: outputs where data are given. recover: "lstsq" solves all layers behind
+    a factored one by least squares, so that they give what they gave. samples: how many of the data are looked at. skip:
+    globs of names of nodes to leave alone.
 
     Not idempotent: a second run factors the factors.
     """

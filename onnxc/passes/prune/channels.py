@@ -179,7 +179,7 @@ class PruneChannels(Pass):
             report.note("channel shuffles became Split and Concat, so that what they hand on can be cut")
         analysis = self._analyse(model)
         original = model.copy() if how != "none" else None
-        uncut = Uncut(original, analyse(original), ctx, self.samples) if original is not None else None
+        uncut = Uncut(original, analyse(original), ctx, self.samples, self._source(ctx)) if original is not None else None
         sizes = {g.key: g.size for g in groups(model, analysis, self.statistics)}
         self._refusals(model, analysis, report)
         edits: dict[str, dict[tuple, list[int]]] = {}
@@ -202,6 +202,14 @@ class PruneChannels(Pass):
                 "no data given: the layers behind the cut are as they were, not repaired; give --data, or retrain"
             )
         return report
+
+    def _source(self, ctx: Context) -> Model | None:
+        """The model ahead of passes that factored layers, its shuffles as parts too."""
+        if ctx.source is None:
+            return None
+        source = ctx.source.copy()
+        resolve_shuffles(source)
+        return source
 
     def _analyse(self, model: Model) -> Analysis:
         return analyse(model, alike=self.shared == "alike")

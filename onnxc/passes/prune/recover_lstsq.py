@@ -98,7 +98,7 @@ def find_tasks(model: Model, uncut: Uncut) -> list[Task]:
     for node in model.nodes:
         newest = max((last.get(t.name, -1) for t in node.inputs), default=-1)
         layer = linear(model, node) if any(t.name in changed for t in node.inputs) else None
-        if layer is not None:
+        if layer is not None and uncut.maker(layer.makes) is not None:
             tasks.append(_task(model, layer, now, uncut, last, len(tasks)))
             newest = len(tasks) - 1
         for t in node.outputs:
@@ -187,11 +187,16 @@ def _usable(scale) -> np.ndarray:
 
 def _targets(uncut: Uncut, tasks: list[Task], stream: Stream):
     """For each task the sampled targets and the positions, batch by batch."""
-    probe = Probe(uncut.ctx, uncut.original, [t.target for t in tasks])
+    makers = [uncut.maker(t.target) for t in tasks]
+    probes = [
+        Probe(uncut.ctx, model, [t.target for t, m in zip(tasks, makers) if m is model])
+        for model in (uncut.original, uncut.source)
+        if model is not None and any(m is model for m in makers)
+    ]
     targets: list[list[np.ndarray]] = [[] for _ in tasks]
     picks: list[list[tuple[tuple[int, ...], np.ndarray]]] = [[] for _ in tasks]
     for j, feeds in enumerate(stream):
-        got = probe(feeds)
+        got = {name: y for probe in probes for name, y in probe(feeds).items()}
         for k, task in enumerate(tasks):
             y = got[task.target]
             out = task.layer.positions(y)

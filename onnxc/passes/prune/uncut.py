@@ -11,18 +11,52 @@ from ...ir.analysis import Analysis, analyse
 from ...ir.axes import Atom, Axis, extent, mask, touched
 from ...ir.model import Model
 from ..base import Context
+from ..layers.capture import Probe, Stream
+
+ALIKE = 0.5
+"""A tensor that lost more than this part of its power to earlier passes is no longer taken for the source's."""
+ALIKE_SAMPLES = 16
 
 
 class Uncut:
     """The model before any cut, and which of its channels are left in each of its tensors.
 
-    ctx: data and runner. samples: how many calibration samples are looked at, at most.
+    ctx: data and runner. samples: how many calibration samples are looked at, at most. source: the model ahead of passes
+    that have factored layers of `original`, if any: its tensors are what those of the same names should be.
     """
 
-    def __init__(self, original: Model, analysis: Analysis, ctx: Context, samples: int):
+    def __init__(self, original: Model, analysis: Analysis, ctx: Context, samples: int, source: Model | None = None):
         self.original, self.analysis, self.ctx, self.samples = original, analysis, ctx, samples
         self._nodes = {n.name: n for n in original.nodes}
+        self._first = self._nodes if source is None else {n.name: n for n in source.nodes}
+        self.source = source
+        self._tensors = set(original.tensors())
+        self._meant = self._common()
         self._left: dict[tuple[str, int], np.ndarray] = {}
+
+    def _common(self) -> set[str]:
+        """The tensors of the source that stand for the same in the original: of its shape, and alike on a few samples."""
+        if self.source is None:
+            return set()
+        before, names = analyse(self.source), self.source.tensors()
+        made = [t.name for n in self.original.nodes for t in n.outputs if t.name in names]
+        shared = [name for name in made if (shape := before.shape(name)) and shape == self.analysis.shape(name)]
+        power, change = dict.fromkeys(shared, 0.0), dict.fromkeys(shared, 0.0)
+        was, now = Probe(self.ctx, self.source, shared), Probe(self.ctx, self.original, shared)
+        for feeds in Stream(self.ctx, self.analysis, shared, ALIKE_SAMPLES):
+            reference, got = was(feeds), now(feeds)
+            for name, x in reference.items():
+                y = got[name]
+                if x.dtype.kind == "f" and x.shape == y.shape:
+                    power[name] += float(np.square(x, dtype=np.float64).sum())
+                    change[name] += float(np.square(y - x, dtype=np.float64).sum())
+        return {name for name in shared if change[name] < ALIKE * power[name]}
+
+    def maker(self, tensor: str) -> Model | None:
+        """The model that makes what `tensor` should be; None where neither has it."""
+        if tensor in self._meant:
+            return self.source
+        return self.original if tensor in self._tensors else None
 
     def advance(self, analysis: Analysis, keep: Mapping[Atom, np.ndarray]) -> None:
         """The model that `analysis` is of is about to lose what `keep` removes."""
@@ -57,10 +91,10 @@ class Uncut:
         return found
 
     def changed(self, model: Model) -> set[str]:
-        """The tensors of `model` that differ from the original's, if only in having fewer channels."""
+        """The tensors of `model` that differ from what they should be, if only in having fewer channels."""
         found: set[str] = set()
         for node in model.nodes:
-            old = self._nodes[node.name].inputs
+            old = self._first[node.name].inputs if node.name in self._first else []
             cut = len(old) != len(node.inputs) or any(
                 isinstance(t, gs.Constant) and t.values is not u.values for t, u in zip(node.inputs, old)
             )
