@@ -179,7 +179,9 @@ class PruneChannels(Pass):
             report.note("channel shuffles became Split and Concat, so that what they hand on can be cut")
         analysis = self._analyse(model)
         original = model.copy() if how != "none" else None
-        uncut = Uncut(original, analyse(original), ctx, self.samples, self._source(ctx)) if original is not None else None
+        uncut = (
+            Uncut(original, analyse(original), ctx, self.samples, self._source(ctx)) if original is not None else None
+        )
         sizes = {g.key: g.size for g in groups(model, analysis, self.statistics)}
         self._refusals(model, analysis, report)
         edits: dict[str, dict[tuple, list[int]]] = {}
