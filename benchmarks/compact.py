@@ -36,6 +36,9 @@ DETECTOR = (
     "prune(macs=0.7)",
     "lowrank.auto(macs=0.85)",
     "lowrank.auto(macs=0.7)",
+    "lowrank.auto(macs=0.85, recover=lstsq)",
+    "lowrank.auto(macs=0.89), prune(macs=103267000)",  # 0.85 of the model as given
+    "lowrank.auto(macs=0.89), prune(macs=85044000)",  # 0.7 of it
 )
 WAKE_WORDS = ("quant", "prune(macs=0.5)", "prune(macs=0.5), quant")
 Score = Callable[[np.ndarray], float]
