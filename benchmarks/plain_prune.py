@@ -61,10 +61,17 @@ def pairs(model, images: np.ndarray) -> list[Pair]:
         while len(out.outputs) == 1 and out.outputs[0].op in THROUGH:
             behind = behind or out.outputs[0]
             out = out.outputs[0].outputs[0]
-        if len(out.outputs) == 1 and out.outputs[0].op in ("Conv", "Gemm") and behind is not None and behind.op == "Relu":
+        if (
+            len(out.outputs) == 1
+            and out.outputs[0].op in ("Conv", "Gemm")
+            and behind is not None
+            and behind.op == "Relu"
+        ):
             reader = out.outputs[0]
             got = Runner(optimise=False)(model.to_proto(), {"image": images}, [behind.outputs[0].name, out.name])
-            found.append(Pair(maker, reader, got[behind.outputs[0].name], rows(reader, got[out.name]).astype(np.float64)))
+            found.append(
+                Pair(maker, reader, got[behind.outputs[0].name], rows(reader, got[out.name]).astype(np.float64))
+            )
     return found
 
 
@@ -196,15 +203,36 @@ def main() -> None:
         for ratio in RATIOS:
             size = lambda p, ratio=ratio: count(len(p.weights), ratio)  # noqa: E731
             work = [
-                (name, paper, zeroed(model, [(p, removed(p, rate(p), size(p))) for p in chain]), f"criterion={name},recover=none")
+                (
+                    name,
+                    paper,
+                    zeroed(model, [(p, removed(p, rate(p), size(p))) for p in chain]),
+                    f"criterion={name},recover=none" + ",readers=false" * (name == "l1"),
+                )
                 for name, (paper, rate) in PLAIN.items()
             ]
-            work.append(("redundancy", "Srinivas, Babu 2015", merged(model, chain, ratio), "criterion=redundancy,recover=none"))
+            work.append(
+                ("redundancy", "Srinivas, Babu 2015", merged(model, chain, ratio), "criterion=redundancy,recover=none")
+            )
             greedy = [(p, luo(p, size(p))) for p in chain]
-            work.append(("reconstruction, solved", "Luo 2017", zeroed(model, greedy, True), "criterion=reconstruction,recover=lstsq"))
+            work.append(
+                (
+                    "reconstruction, solved",
+                    "Luo 2017",
+                    zeroed(model, greedy, True),
+                    "criterion=reconstruction,recover=lstsq",
+                )
+            )
             for name, paper, plain, options in work:
                 mine = ours(f"ratio={ratio},{options}")
-                row = {"network": network, "ratio": ratio, "criterion": name, "paper": paper, "plain": judge(plain), "ours": judge(mine)}
+                row = {
+                    "network": network,
+                    "ratio": ratio,
+                    "criterion": name,
+                    "paper": paper,
+                    "plain": judge(plain),
+                    "ours": judge(mine),
+                }
                 print(json.dumps(row), flush=True)
                 found.append(row)
                 RESULTS.write_text(json.dumps({"images": len(judge.labels), "rows": found}, indent=1) + "\n")

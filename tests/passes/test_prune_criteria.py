@@ -61,7 +61,8 @@ def rate(model, name, **given):
     from onnxc.passes.prune import coupling
 
     found = coupling.groups(model, analysis)
-    scene = ScoringContext(model, analysis, found, Context(verify(model), **context(model)), seed=given.pop("seed", 0))
+    ctx = Context(verify(model), **context(model, data=given.pop("data", None)))
+    scene = ScoringContext(model, analysis, found, ctx, seed=given.pop("seed", 0))
     return found, scores(scene, name, **given)
 
 
@@ -150,8 +151,8 @@ def test_criteria_of_filters_leave_readers_out_unless_asked(name):
 
 
 def test_do_not_take_readers_where_no_criterion_asks():
-    with pytest.raises(BadOption, match="option readers goes with criterion l2, fpgm or lamp"):
-        make("prune", {"criterion": "l1", "readers": True})
+    with pytest.raises(BadOption, match="option readers goes with criterion l1, l2, fpgm or lamp"):
+        make("prune", {"criterion": "bn_scale", "readers": True})
 
 
 def test_do_not_take_bn_scale_after_fuse(resnet20_path):
@@ -349,3 +350,15 @@ def test_what_outputs_feel_is_measured_on_16_samples_however_many_a_model_takes(
     layer = linear(model, model.nodes[0])
     assert felt([(layer, layer.matrix(), np.zeros((1, 4)))]) == 0
     assert np.isclose(felt([(layer, 0.9 * layer.matrix(), np.zeros((1, 4)))]), 0.01, rtol=0.1)
+
+
+def test_apoz_counts_behind_the_relu_and_not_behind_a_pool():
+    model = network(
+        """g (float[N, 1, 4, 4] x) => (float[N, 1, 2, 2] y) {
+            a = Conv<pads=[0,0,0,0]>(x, w, b) r = Relu(a) p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(r) y = Conv(p, v) }""",
+        w=np.ones((2, 1, 1, 1)), b=np.array([0.0, -0.5]), v=np.ones((1, 2, 1, 1)),
+    )  # fmt: skip
+    x = np.zeros((8, 1, 4, 4), np.float32)
+    x[:, :, ::2, ::2] = 1.0  # one pixel of each window that is pooled
+    (group,), rated = rate(model, "apoz", data={"x": x})
+    assert np.allclose(rated[group.atom], 0.25)

@@ -54,8 +54,8 @@ class PruneChannels(Pass):
     products are predicted to take, compiled, as a share. target: the machine of that prediction, as in `onnxc
     compile`. criterion: how channels are rated; l1, l2, fpgm, lamp, bn_scale, redundancy and random read weights
     alone; activation, apoz, hessian, obs and reconstruction look at data (auto: reconstruction where the user gave
-    data, l1 for groups that it cannot rate and without data). readers: rate by the weights that read a channel too,
-    with l2, fpgm and lamp, which look at the filter that makes it as in their papers. reduce: how what a group cuts
+    data, l1 for groups that it cannot rate and without data). readers: rate by the weights that read a channel too;
+    l1 does, unless told not to, and l2, fpgm and lamp look at the filter that makes it, as in their papers. reduce: how what a group cuts
     in several weights becomes one score (mean, sum, max, min). normalise: what each weight's scores are divided by
     (mean, max, none; auto: what suits the criterion). recover: what repairs the layers behind a cut, without labels
     (none, bias, bn, lstsq, all; auto: lstsq where the user gave data, else none; lstsq and all make floats of weights
@@ -82,7 +82,7 @@ class PruneChannels(Pass):
     time: float | None = None
     target: str = "native"
     criterion: str = "auto"
-    readers: bool = False
+    readers: bool | None = None
     reduce: Literal["mean", "sum", "max", "min"] = "mean"
     normalise: Literal["auto", "mean", "max", "none"] = "auto"
     recover: Literal["auto", "none", "bias", "bn", "lstsq", "all"] = "auto"
@@ -125,8 +125,8 @@ class PruneChannels(Pass):
             raise BadOption(
                 "ratio=auto needs a budget", pass_name=self.name, remedy="add macs=, params=, bytes= or time="
             )
-        if self.readers and not (self.criterion != "auto" and lookup(self.criterion).filters):
-            raise BadOption("option readers goes with criterion l2, fpgm or lamp", pass_name=self.name,
+        if self.readers is not None and not (self.criterion != "auto" and lookup(self.criterion).filters):
+            raise BadOption("option readers goes with criterion l1, l2, fpgm or lamp", pass_name=self.name,
                             found=f"criterion={self.criterion}")  # fmt: skip
         if self.sensitivity and self.ratio != "auto":
             raise BadOption("option sensitivity goes with ratio=auto", pass_name=self.name)

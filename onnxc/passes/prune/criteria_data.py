@@ -31,19 +31,28 @@ def activation(scene: ScoringContext) -> Ratings:
 
 @criterion("apoz", normalise="none", needs_data=True)
 def apoz(scene: ScoringContext) -> Ratings:
-    """1 - APoZ: how often a channel is not zero (Hu et al., Network Trimming, 2016)."""
-    return _statistics(scene, "apoz", lambda x: x != 0)
+    """1 - APoZ: how often a channel is not zero behind its Relu (Hu et al., Network Trimming, 2016, equation 1), or, where none
+    is, where a layer reads it."""
+    return _statistics(scene, "apoz", lambda x: x != 0, behind=("Relu",))
 
 
-def _statistics(scene: ScoringContext, name: str, f: Callable[[np.ndarray], np.ndarray]) -> Ratings:
-    """The mean of f over samples and positions, for each channel of each activation that is summed over."""
+def _statistics(
+    scene: ScoringContext, name: str, f: Callable[[np.ndarray], np.ndarray], behind: tuple[str, ...] = ()
+) -> Ratings:
+    """The mean of f over samples and positions, for each channel behind each operator of `behind`, or, where there is none, in each
+    activation that is summed over."""
     ctx = scene.data(name)
     wanted = {g.atom for g in scene.groups}
     reads: dict[tuple[str, int], None] = {}
+    for node in (n for n in scene.model.nodes if n.op in behind and scene.model.is_standard(n)):
+        for d, axis in enumerate(scene.analysis.axes.get(node.outputs[0].name) or ()):
+            if wanted.intersection(atoms(axis)):
+                reads.setdefault((node.outputs[0].name, d))
+    missing = wanted.difference(*(atoms((scene.analysis.axes[t] or ())[d]) for t, d in reads))
     for node in scene.model.nodes:
         for i, d in scene.analysis.facts[node.name].contracted:
             axes = scene.analysis.of(node, i)
-            if isinstance(node.inputs[i], gs.Variable) and axes and wanted.intersection(atoms(axes[d])):
+            if isinstance(node.inputs[i], gs.Variable) and axes and missing.intersection(atoms(axes[d])):
                 reads.setdefault((node.inputs[i].name, d))
     names = [t for t, _ in reads]
     totals: dict[tuple[str, int], np.ndarray | float] = dict.fromkeys(reads, 0.0)

@@ -90,10 +90,11 @@ def by_atom(rate: Rate, weight: np.ndarray, d: int, axis: Axis) -> dict[Atom, np
     return parts
 
 
-@criterion("l1")
+@criterion("l1", filters=True)
 def l1(scene: ScoringContext) -> Ratings:
-    """sum |w| over all weights of a channel (Li et al., Pruning Filters for Efficient ConvNets, 2017)."""
-    return rate_members(scene, magnitudes)
+    """sum |w| over all weights of a channel; with readers=false over the filter that makes it (Li et al., Pruning Filters for
+    Efficient ConvNets, 2017, section 3.1)."""
+    return rate_filters(scene, magnitudes) if scene.readers is False else rate_members(scene, magnitudes)
 
 
 @criterion("l2", filters=True)

@@ -24,8 +24,8 @@ Ratings = Mapping[Atom, list[np.ndarray]]
 @dataclass
 class ScoringContext:
     """What a criterion may look at. samples: how many calibration samples at most; seed: of `random`; outputs:
-    rate by what the model's outputs feel, where a criterion can; readers: rate the weights that read a channel too, in
-    criteria whose papers look at the filters that make it."""
+    rate by what the model's outputs feel, where a criterion can; readers: whether the weights that read a channel are
+    rated too, in criteria whose papers look at the filters that make it; None: as suits the criterion."""
 
     model: Model
     analysis: Analysis
@@ -34,7 +34,7 @@ class ScoringContext:
     samples: int = 512
     seed: int = 0
     outputs: bool = False
-    readers: bool = False
+    readers: bool | None = None
     cache: dict = field(default_factory=dict)
 
     def data(self, criterion: str) -> Context:
@@ -53,7 +53,7 @@ class Criterion:
 
     normalise: what suits its ratings. needs_data: whether it looks at activations.
     merges: whether kept channels take over what removed ones gave (`onnxc.passes.prune.redundancy`).
-    filters: whether it rates the weights that make a channel, and those that read it only where asked.
+    filters: whether it can rate the weights that make a channel alone, or those that read it too.
     """
 
     rate: Callable[[ScoringContext], Ratings]
