@@ -38,7 +38,6 @@ def test_every_command_runs(tmp_path):
     for kind, block in re.findall(r"^```(sh|python)\n(.*?)^```", TEXT, re.M | re.S):
         if kind == "python" and find_spec("torch") is None:
             continue
-        block = block.replace("--minutes 0.5", "--minutes 0.5")
         argv = [sys.executable, "-c", block] if kind == "python" else ["bash", "-euo", "pipefail", "-c", block]
         done = subprocess.run(
             argv, cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=1200
