@@ -2,12 +2,13 @@
 
     python benchmarks/auto.py [--models DIR] [--only NAME] [--minutes M] [--folder DIR] [--nncf PYTHON] [--write]
 
-All choose by the same samples and the same rule (a drop and its standard error of at most 1 %) and are reported on others, and so are the
+All choose by the same samples and the same rule (a drop and its standard error of at most 1 %; what `auto` chooses keeps to that smoothed
+over its candidates besides, and so do lists in a second column) and are reported on others, and so are the
 peers: ONNX Runtime's static quantisation (the best of three
 calibrations), onnxsim's `recommend_quantization` (the boldest of five budgets that keeps to the drop), and NNCF's
 `quantize_with_accuracy_control` (by a Python that has it). They all get the float model after clean, fuse; a model that is quantised
 already by quant.floats. Lists of one pass: few bits as they were trained or made, 8-bit integers (nearest and gptq), shared values of 1 to 6
-bits, blocks of 8, 4 and 2 bits, fixed point of 8 to 4 bits, cuts of 10 to 70 % of the channels, low rank at five energies. Of the lists
+bits, 16 to 256 sub-vectors a layer, blocks of 8, 4 and 2 bits, fixed point of 8 to 4 bits, cuts of 10 to 70 % of the channels, low rank at five energies. Of the lists
 by hand that the docs show the smallest that keeps to the drop; and of each of them its bytes as a bound on a search of its own.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import subprocess
@@ -34,7 +36,7 @@ from onnxc.passes.opset import raise_opset
 from onnxc.recipe import resolve
 from onnxc.report import finite
 from onnxc.search import Budget, Search
-from onnxc.search.found import doubted, points
+from onnxc.search.found import Point, doubted, figures, points
 from onnxc.search.work import Worker
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,6 +48,7 @@ SINGLE = [
     "quant",
     "quant(rounding=gptq)",
     *(f"quant.cluster(bits={b}, refit=true)" for b in (1, 2, 3, 4, 5, 6)),
+    *(f"quant.product(codebook=layer,centroids={c})" for c in (256, 128, 64, 32, 16)),
     *(f"quant.blockwise(bits={b})" for b in (8, 4, 2)),
     *(f"quant.fixed(bits={b})" for b in (8, 6, 4)),
     "quant.vectors",
@@ -55,6 +58,13 @@ SINGLE = [
 BY_HAND = ["prune(ratio=0.3), fuse, quant", "prune(macs=0.5), fuse, quant", "fuse, quant.recognise"]
 SMALLER = 0.9
 """Share of the bytes that a list by hand leaves at most, of those that count."""
+RATIOS = {
+    "bytes_by_single": ("auto", "single"),
+    "bytes_by_single_alike": ("auto", "single_alike"),
+    "bytes_alone_by_single": ("auto_alone", "single"),
+}
+"""What `auto` chooses by the best list of one pass that keeps to the drop by its own loss and standard error; by the best that is judged
+as auto judges its own, smoothed over the candidates; and the smallest of auto's candidates by their own loss, by the first list."""
 CALIBRATIONS = ("MinMax", "Percentile", "Entropy")
 BUDGETS = (0.5, 0.3, 0.2, 0.1, 0.05)
 """Relative L2 errors, boldest first."""
@@ -205,14 +215,23 @@ def lists(search: Search, texts: list[str]) -> dict[str, dict]:
 def about(text: str) -> tuple[float, float]:
     """(the share of the bytes that a list of one pass may leave, that which it leaves at least)."""
     bits = re.search(r"(?:cluster|blockwise|fixed)\(bits=(\d)", text)
+    vectors = re.search(r"centroids=(\d+)", text)
     ratio = re.search(r"prune\(ratio=([\d.]+)", text)
     if ratio:
         return (1 - float(ratio[1])) ** 2, (1 - float(ratio[1])) ** 2
+    if vectors:
+        return math.log2(int(vectors[1])) / 4 / 32, 1 / 32
     return int(bits[1]) / 32 if bits else 0.5 if "lowrank" in text else 0.25, 1 / 32
 
 
-def smallest(search: Search, texts: list[str]) -> dict[str, dict]:
-    """The smallest of such lists that keeps to the drop: those that are larger than one that does are not judged."""
+def alike(search: Search, text: str, row: dict) -> float:
+    """What a list is taken to lose where it is judged as the search judges its own candidates, smoothed over them."""
+    made = [p for p in search._made() if p.text != text]
+    return figures(search.given, [*made, Point(text, (), "", row)], search.metric, search.higher)[text]["drop"]
+
+
+def smallest(search: Search, texts: list[str], rule: Callable[[str, dict], float]) -> dict[str, dict]:
+    """The smallest of such lists that by a rule keeps to the drop: those that are larger than one that does are not judged."""
     best: dict[str, dict] = {}
     given, local = search.given, search.local
     for text in sorted(texts, key=about):
@@ -231,12 +250,7 @@ def smallest(search: Search, texts: list[str]) -> dict[str, dict]:
             row = {**costs, **local._qualities(model.to_proto())} if costs["bytes"] < most else None
             if row is not None:
                 search.state.put(job, row)
-        if (
-            row is not None
-            and "failed" not in row
-            and row["bytes"] < most
-            and surely(given, row, search.metric) <= DROP
-        ):
+        if row is not None and "failed" not in row and row["bytes"] < most and rule(text, row) <= DROP:
             best = {text: row}
     return best
 
@@ -270,7 +284,9 @@ def measured(network: Network, minutes: float | None, folder: Path | None, nncf:
     search.local.ended.clear()
     given, of = found.given, found.metric
     heads = "".join(f"{p}, " for p in search.local.head)
-    singles = smallest(search, [heads + text for text in SINGLE])
+    texts = [heads + text for text in SINGLE]
+    singles = smallest(search, texts, lambda _, row: surely(given, row, of))
+    same = smallest(search, texts, lambda text, row: alike(search, text, row))
     hand = lists(search, [heads + text for text in BY_HAND])
     hand = {text: r for text, r in hand.items() if r["bytes"] <= SMALLER * given["bytes"]}
     row = {
@@ -285,6 +301,8 @@ def measured(network: Network, minutes: float | None, folder: Path | None, nncf:
     }
     if found.best is not None:
         row["auto"] = told(found.best.result, given, of, found.best.text)
+    for text, one in same.items():
+        row["single_alike"] = told(one, given, of, text)
     for name, some in (("single", singles), ("by_hand", hand)):
         kept = {t: r for t, r in some.items() if surely(given, r, of) <= DROP and r["bytes"] <= given["bytes"]}
         if kept:
@@ -292,8 +310,13 @@ def measured(network: Network, minutes: float | None, folder: Path | None, nncf:
             row[name] = told(kept[text], given, of, text)
     row |= peers_rows(search, nncf)
     row["budgets"] = by_budget(network, search, hand, {"minutes": minutes, "folder": folder})
-    if "auto" in row and "single" in row:
-        row["bytes_by_single"] = row["auto"]["bytes"] / row["single"]["bytes"]
+    alone = [p for p in search._made() if surely(given, p.result, of) <= DROP]
+    if alone:
+        best = min(alone, key=lambda p: (p.result["bytes"], p.text))
+        row["auto_alone"] = told(best.result, given, of, best.text)
+    for key, (ours, theirs) in RATIOS.items():
+        if ours in row and theirs in row:
+            row[key] = row[ours]["bytes"] / row[theirs]["bytes"]
     return row
 
 
@@ -324,6 +347,8 @@ def table(rows: dict[str, dict]) -> str:
             "best list of one pass",
             "by hand",
             "by the best list's",
+            "both smoothed",
+            "both by their own loss",
             "drop held apart",
             "CPU s",
         ),
@@ -335,9 +360,9 @@ def table(rows: dict[str, dict]) -> str:
         row = rows[name]
         auto = row.get("auto", {})
         lost = f"{100 * auto['drop']:.1f} ± {100 * auto['drop_error']:.1f}" if auto else ""
-        ratio = f"{row['bytes_by_single']:.2f}" if "bytes_by_single" in row else ""
+        ratios = [f"{row[key]:.2f}" if key in row else "" for key in RATIOS]
         own = [cell(row, what) for what in ("given", "auto", "single", "by_hand")]
-        parts[0].append((NAMES[name], *own, ratio, lost, f"{row['cpu_seconds']:.0f}"))
+        parts[0].append((NAMES[name], *own, *ratios, lost, f"{row['cpu_seconds']:.0f}"))
         parts[1].append((NAMES[name], *(cell(row, what) for what in ("auto", "ort", "nncf", "onnxsim"))))
         for pair in row["budgets"]:
             told_ = [

@@ -7,12 +7,16 @@ from typing import Any
 
 from .budget import Budget
 from .steps import Cut
-from .work import SMALL, Job, Worker
+from .work import SMALL, WORST, Job, Worker
 
 RATIOS = (0.125, 0.25, 0.375, 0.5, 0.75)
 BITS = (1, 2, 3, 4, 5)
 FURTHER = (6, 7, 8)
 """Bits that are not measured: each one more has a quarter of the noise."""
+CODES = (-8, -7, -6, -5)
+"""Bits of a code for a run of weights (`quant.product`), below 0 to tell them from bits of an index for each weight."""
+CODED = (-8, -6)
+"""Codes that are measured: of those between and beyond each bit more has so much less noise as these have on average."""
 ENERGIES = (0.97, 0.9, 0.75)
 SIDES = (0.75, 0.5)
 """Of an image, by the old side."""
@@ -48,12 +52,16 @@ class Options:
             self.others.setdefault((kind, name), {})[value] = found
 
     def layer(self, name: str) -> dict[int, float]:
-        """bits -> noise of one layer in shared values; nothing for a layer that was not measured. A factor of a layer makes as much
-        as the layer itself."""
+        """bits -> noise of one layer in shared values, codes of runs below 0; nothing for a layer that was not measured. A factor
+        of a layer makes as much as the layer itself."""
         found = {b: self.bits[name, b] for b in BITS if (name, b) in self.bits}
         if found:
             most = max(found)
             found |= {b: found[most] / 4.0 ** (b - most) for b in FURTHER}
+        more, less = (self.bits.get((name, b), WORST) for b in CODED)
+        if more > 0 and less < WORST:
+            by = (less / more) ** (1 / (CODED[1] - CODED[0]))
+            found |= {b: more * by ** (b - CODED[0]) for b in CODES}
         return found
 
 
@@ -78,6 +86,8 @@ def jobs(local: Worker, formats: tuple[str, ...], budget: Budget) -> list[Job]:
     whole = sum(local.stored.values())
     large = [name for name, size in local.stored.items() if size >= SMALL * whole]
     found += [("rank", name, energy) for energy in ENERGIES for name in large]
+    if "shared" in stored:
+        found += [("bits", name, bits) for bits in CODED for name in large if name in local.runs]
     for ratio in (0.125, 0.375, 0.75):
         found += [("channels", k, ratio) for k in units]
     if "shared" in stored:

@@ -30,7 +30,7 @@ from .budget import Budget
 from .knapsack import choose
 from .options import RATIOS, Options
 from .steps import Cut, globbed, structural
-from .work import WORST, Worker
+from .work import RUN, WORST, Worker
 
 DIVISIONS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
 WEIGHTS = (0.5, 2.0, 8.0)
@@ -46,10 +46,10 @@ CODE = 20e3
 TRAINED = "+train"
 EPOCHS = 8
 """How often a candidate that is trained sees the samples that passes see."""
-HALF = 0.5
-"""The share of the MACs that the plain cut leaves, with which a search begins."""
-EQUAL = (4, 3, 2)
-"""Bits that all layers have in candidates that try what needs no search."""
+PLAIN = ({"macs": 0.5}, {"params": 0.6})
+"""Plain cuts: what they leave of the whole. A search begins with the first."""
+EQUAL = (4, 3, 2, -8, -6)
+"""Bits that all layers have in candidates that try what needs no search; the first where codes of runs do not fit."""
 SAFE = 5
 """Bits of the shared weights with which a search begins."""
 
@@ -57,7 +57,8 @@ SAFE = 5
 @dataclass(frozen=True)
 class Candidate:
     """Passes, and the noise that they are believed to make: of the cuts and of the stored weights, uncorrected; what they are believed
-    to cost. bits: of each layer's weights; ahead: how many passes run before these are stored; factored: layers cut into factors.
+    to cost. bits: of each layer's weights; ahead: how many passes run before these are stored; cut: what these take away, where it is
+    known.
     """
 
     passes: tuple[Pass, ...]
@@ -67,7 +68,7 @@ class Candidate:
     believed: Mapping[str, float] = field(default_factory=dict, compare=False, hash=False)
     bits: Mapping[str, int] = field(default_factory=dict, compare=False, hash=False)
     ahead: int = field(default=0, compare=False, hash=False)
-    factored: tuple[str, ...] = field(default=(), compare=False, hash=False)
+    cut: Mapping[Cut, float] | None = field(default=None, compare=False, hash=False)
 
     @property
     def text(self) -> str:
@@ -75,8 +76,16 @@ class Candidate:
 
 
 def _shared_bytes(size: int, bits: int) -> float:
-    """Bytes of so many weights that share 2^bits values, whose float16 stand in a codebook (`quant.vectors`)."""
+    """Bytes of so many weights that share 2^bits values, or of which runs share 2^-bits vectors; float16 in a codebook
+    (`quant.vectors`)."""
+    if bits < 0:
+        return size / RUN * -bits / 8 + 2.0 * RUN * 2**-bits
     return size * bits / 8 + 2.0 * 2**bits
+
+
+def _factored(cut: Mapping[Cut, float] | None) -> list[str]:
+    """The layers that are cut into factors."""
+    return [name for what, name in cut or () if what == "rank"]
 
 
 class Planner:
@@ -132,36 +141,76 @@ class Planner:
         for k in kinds:
             size = sum(layers.values()) * bits[k] / 8
             found.append(self._candidate(k, {}, dict.fromkeys(layers, bits[k]), 0.0, 0.0, size))
-        for one in found[:] if self._local.sweep.units else ():
-            at = len(self._local.head)
-            cut = make("prune.channels", {"macs": HALF})
-            passes = (*one.passes[:at], cut, *one.passes[at:])
-            found.append(Candidate(passes, one.format, 0.0, 0.0, bits=one.bits, ahead=one.ahead + 1))
-        return found
+        return [*found, *(self._behind_cut(one, PLAIN[0]) for one in found if self._local.sweep.units)]
+
+    def _behind_cut(self, one: Candidate, cut: Mapping[str, float]) -> Candidate:
+        """The same behind a plain cut of channels, whose noise nothing tells beforehand."""
+        at = len(self._local.head)
+        passes = (*one.passes[:at], make("prune.channels", dict(cut)), *one.passes[at:])
+        return Candidate(passes, one.format, 0.0, 0.0, bits=one.bits, ahead=one.ahead + 1)
 
     def lowered(self, one: Candidate, part: float) -> Candidate | None:
         """A candidate of shared weights with a bit less in the layers that are believed to save most for the noise of it, which hold
         `part` of what can be saved; None where nothing can."""
         layers = self._local.stored
-        saved: dict[str, tuple[float, float]] = {}
+        factored = _factored(one.cut)
+        saved: dict[str, tuple[float, float, int]] = {}
         for name, now in one.bits.items():
-            if now > 1 and name in layers:
-                noises, less = self.options.layer(name), WIDEST if now == FLOAT else now - 1
-                more = noises.get(less, math.inf) - noises.get(now, 0.0)
-                held = 4.0 * layers[name] if now == FLOAT else _shared_bytes(layers[name], now)
-                saved[name] = (held - _shared_bytes(layers[name], less), more)
-        saved = {name: pair for name, pair in saved.items() if pair[0] > 0}
+            less = self._less(name, now, layers[name], name not in factored) if name in layers else None
+            if less is not None:
+                saved[name] = less
         if one.format != "shared" or not saved:
             return None
-        bits, left = dict(one.bits), part * sum(size for size, _ in saved.values())
-        for name, (size, _) in sorted(saved.items(), key=lambda item: (item[1][1] / item[1][0], item[0])):
+        bits, left, noise = dict(one.bits), part * sum(size for size, _, _ in saved.values()), one.stored
+        for name, (size, more, less_bits) in sorted(saved.items(), key=lambda item: (item[1][1] / item[1][0], item[0])):
             if left <= 0:
                 break
-            bits[name] = WIDEST if bits[name] == FLOAT else bits[name] - 1
+            bits[name] = less_bits
             left -= size
-        passes = (*one.passes[: one.ahead], self._shared(bits, list(one.factored)), *one.passes[one.ahead + 1 :])
-        noise = one.stored + sum(m for n, (_, m) in saved.items() if bits[n] < one.bits[n] and math.isfinite(m))
+            noise += more if math.isfinite(more) else 0.0
+        passes = (*one.passes[: one.ahead], *self._behind(one.format, bits, factored))
         return replace(one, passes=passes, stored=noise, believed={}, bits=bits)
+
+    def _less(self, name: str, now: int, size: int, runs: bool) -> tuple[float, float, int] | None:
+        """(bytes saved, noise more, bits) of the next smaller way to store a layer that none which is smaller still beats."""
+        noises = {b: noise for b, noise in self.options.layer(name).items() if runs or b > 0}
+        if not noises and now != 1:
+            noises = {WIDEST if now == FLOAT else now - 1: math.inf}
+        held = 4.0 * size if now == FLOAT else _shared_bytes(size, now)
+        smaller = sorted((_shared_bytes(size, b), noise, b) for b, noise in noises.items())
+        least, found = math.inf, None
+        for taken, noise, bits in smaller:
+            if taken < held and (noise < least or found is None):
+                least, found = noise, (held - taken, noise - noises.get(now, 0.0), bits)
+        return found
+
+    def narrower(self, one: Candidate, count: int) -> list[Candidate]:
+        """Candidates of shared weights with a unit of channels cut a step further, those that save most for the noise of it first."""
+        if one.cut is None or one.format != "shared":
+            return []
+        found = []
+        bytes_ = self._held(one.cut, one.bits)
+        for k in range(len(self._local.sweep.units)):
+            now = one.cut.get(("channels", k), 0.0)
+            wider = [r for r in RATIOS if r > now and (k, r) in self.options.channels]
+            if wider:
+                cut = {**one.cut, ("channels", k): wider[0]}
+                more = self.options.channels[k, wider[0]] - (self.options.channels[k, now] if now else 0.0)
+                saved = bytes_ - self._held(cut, one.bits)
+                if saved > 0:
+                    found.append((max(more, 0.0) / saved, k, cut))
+        return [
+            self._candidate(
+                one.format, cut, dict(one.bits), self._cuts_noise(cut), one.stored, self._held(cut, one.bits)
+            )
+            for _, _, cut in sorted(found, key=lambda f: f[:2])[:count]
+        ]
+
+    def _held(self, cut: Mapping[Cut, float], bits: Mapping[str, int]) -> float:
+        """Bytes of the layers that a cut leaves, in so many bits each."""
+        sizes, _ = self._costs(cut)
+        each = ((size, bits.get(self._measured(name), FLOAT)) for name, size in sizes.items())
+        return sum(4.0 * size if b == FLOAT else _shared_bytes(size, b) for size, b in each)
 
     def probes(self, formats: tuple[str, ...]) -> list[Candidate]:
         """Candidates that do one kind of thing each."""
@@ -170,18 +219,21 @@ class Planner:
         found = [Candidate(self._passes("floats", cut, {}), "floats", cuts, 0.0)] if cut else []
         for kind in formats if self._local.stored else ():
             stored, noise, size = self._stored(kind, self._local.stored, PROBED)
-            found.append(self._candidate(kind, {}, stored, 0.0, noise, size))
-            found += self._uniform(kind)
+            equal = self._uniform(kind)
+            found += [self._candidate(kind, {}, stored, 0.0, noise, size), *equal]
+            if self._local.sweep.units:
+                found += [self._behind_cut(one, cut) for cut in PLAIN for one in equal]
         return found
 
     def _uniform(self, kind: str) -> list[Candidate]:
         """Equal bits in all layers, as a list of one pass would have them, of those whose noise is known."""
         layers, found = self._local.stored, []
         for bits in EQUAL if kind == "shared" else ():
-            noises = [self.options.layer(name).get(bits, math.inf) for name in layers]
-            if all(map(math.isfinite, noises)):
-                size = sum(_shared_bytes(n, bits) for n in layers.values())
-                found.append(self._candidate(kind, {}, dict.fromkeys(layers, bits), 0.0, sum(noises), size))
+            each = {n: bits if bits in self.options.layer(n) or bits > 0 else EQUAL[0] for n in layers}
+            noises = [self.options.layer(name).get(b, math.inf) for name, b in each.items()]
+            if bits in each.values() and all(map(math.isfinite, noises)):
+                size = sum(_shared_bytes(n, each[name]) for name, n in layers.items())
+                found.append(self._candidate(kind, {}, each, 0.0, sum(noises), size))
         return found
 
     def _candidate(
@@ -190,9 +242,7 @@ class Planner:
         """What cuts so, and stores weights in so many bits, of `size` bytes."""
         passes, believed = self._passes(kind, cut, bits), self._believed(kind, *self._costs(cut), size)
         ahead = len(self._ahead(cut))
-        return Candidate(
-            passes, kind, cuts, stored, believed, bits, ahead, tuple(n for what, n in cut if what == "rank")
-        )
+        return Candidate(passes, kind, cuts, stored, believed, bits, ahead, dict(cut))
 
     def best(self, kind: str, cap: float) -> Candidate:
         """The candidate of a format that costs least with a noise of at most `cap`."""
@@ -276,7 +326,7 @@ class Planner:
                 more = {8: (1.0 * size, self.options.int8[name])} if name in self.options.int8 else {}
             else:
                 noises = self.options.layer(name)
-                more = {b: (_shared_bytes(size, b), noise) for b, noise in noises.items()}
+                more = {b: (_shared_bytes(size, b), n) for b, n in noises.items() if b > 0 or name in sizes}
                 more = {b: pair for b, pair in more.items() if pair[0] < float_[FLOAT][0]}
             options.append(float_ | more)
         costs = [[c for c, _ in o.values()] for o in options]
@@ -290,28 +340,45 @@ class Planner:
         return [*self._local.head, *structural(cut, self._local), *self._local.joined]
 
     def _passes(self, kind: str, cut: Mapping[Cut, float], stored: dict[str, int]) -> tuple[Pass, ...]:
-        passes = self._ahead(cut)
-        factored = [name for what, name in cut if what == "rank"]
+        return (*self._ahead(cut), *self._behind(kind, stored, _factored(cut)))
+
+    def _behind(self, kind: str, stored: Mapping[str, int], factored: list[str]) -> list[Pass]:
+        """What stores weights, and what runs behind that."""
+        passes: list[Pass] = []
         if any(bits != FLOAT for bits in stored.values()):
-            passes.append(self._int8(stored, factored) if kind.startswith("int8") else self._shared(stored, factored))
+            passes += [self._int8(stored, factored)] if kind.startswith("int8") else self._shared(stored, factored)
         if kind.endswith(TRAINED):
             learnt = {"epochs": EPOCHS, "steps": True} if kind.startswith("int8") else {"epochs": EPOCHS}
             passes.append(make("train.distill", learnt))
-        if kind.startswith("shared") and len(passes) > len(self._ahead(cut)):
+        if kind.startswith("shared") and passes:
             passes.append(make("quant.vectors"))
-        return tuple(passes)
+        return passes
 
     def _int8(self, stored: Mapping[str, int], factored: list[str]) -> Pass:
         floats = [name for name, bits in stored.items() if bits == FLOAT]
         skip = [globbed(name) for name in floats] + [f"{globbed(name)}_*" for name in floats if name in factored]
         return make("quant.int8", {"skip": skip or None, "bias_correction": True})
 
-    def _shared(self, stored: Mapping[str, int], factored: list[str]) -> Pass:
-        """Bits by layer: globs that also fit a layer's factors first, what these fit besides again by its own name."""
-        many = [b for b in stored.values() if b != FLOAT]
-        usual = max(many, key=lambda b: (many.count(b), -b))
-        wide = {f"{globbed(name)}*": stored[name] for name in factored if stored.get(name, usual) != usual}
-        beside = {name for name in stored if any(fnmatchcase(name, glob) for glob in wide)} - set(factored)
-        by = wide | {globbed(n): b for n, b in stored.items() if (b != usual and n not in factored) or n in beside}
-        by = {glob: 0 if bits == FLOAT else bits for glob, bits in by.items()}
-        return make("quant.cluster", {"bits": usual, "bits_by": by or None, "refit": True})
+    def _shared(self, stored: Mapping[str, int], factored: list[str]) -> list[Pass]:
+        """Values by layer, then codes of runs, which are corrected for what layers ahead of theirs have lost."""
+        passes = []
+        values = {name: 0 if b == FLOAT or b < 0 else b for name, b in stored.items()}
+        if any(values.values()):
+            usual, by = _by_layer(values, factored)
+            passes.append(make("quant.cluster", {"bits": usual, "bits_by": by, "refit": True}))
+        codes = {name: 1 << -b if b < 0 else 0 for name, b in stored.items() if b < 0 or b == FLOAT}
+        if any(codes.values()):
+            usual, by = _by_layer(codes, factored)
+            passes.append(make("quant.product", {"codebook": "layer", "centroids": usual, "centroids_by": by}))
+        return passes
+
+
+def _by_layer(numbers: Mapping[str, int], factored: list[str]) -> tuple[int, dict[str, int] | None]:
+    """The number that most layers have that are not left alone (0), and by glob those of others: globs that also fit a layer's
+    factors first, what these fit besides again by its own name."""
+    many = [n for n in numbers.values() if n]
+    usual = max(many, key=lambda n: (many.count(n), -n))
+    wide = {f"{globbed(name)}*": numbers[name] for name in factored if numbers.get(name, usual) != usual}
+    beside = {name for name in numbers if any(fnmatchcase(name, glob) for glob in wide)} - set(factored)
+    by = wide | {globbed(n): b for n, b in numbers.items() if (b != usual and n not in factored) or n in beside}
+    return usual, by or None

@@ -53,6 +53,8 @@ SOFT = 8
 FEWEST_ROUNDS = 3
 FOLDS = 16
 """Parts of the samples that are left out in turn, to tell how sure a metric is."""
+RUN = 4
+"""Inputs of a layer that share a code."""
 Job = tuple
 
 
@@ -182,6 +184,12 @@ class Worker:
         """Name -> weights of each layer whose weights may be shared."""
         return self.sizes(self.fused)
 
+    @cached_property
+    def runs(self) -> set[str]:
+        """Layers whose runs of RUN inputs may share codes: what compiles for a target reads values of single weights better."""
+        found = layers(self.fused, verify(self.fused).analysis, [], Report())
+        return {x.name for x in found if x.layout.channels % RUN == 0} if self.spec.target is None else set()
+
     def sizes(self, model: Model) -> dict[str, int]:
         """Name -> weights of each layer of a model."""
         return {layer.name: layer.size for layer in layers(model, verify(model).analysis, [], Report())}
@@ -227,6 +235,9 @@ class Worker:
 
     def _bits(self, layer: str, bits: int) -> float:
         others = {globbed(other): 0 for other in self.stored if other != layer}
+        if bits < 0:
+            how = {"codebook": "layer", "centroids": 1 << -bits, "centroids_by": others or None, "store": "floats"}
+            return self._noise(make("quant.product", how))
         return self._noise(make("quant.cluster", {"bits_by": others, "bits": bits, "refit": True, "store": "floats"}))
 
     def _int8(self, layer: str) -> float:
@@ -293,6 +304,7 @@ class Worker:
         noise = min((few(proto) if self.head else seen).noise, WORST)
         return {
             "noise": noise,
+            "changed": noise if (top1 := seen.to_dict().get("top1")) is None else 1 - top1,
             "metrics": seen.metrics,
             "held": held.metrics,
             "without": {"metrics": seen.without, "held": held.without},

@@ -173,7 +173,7 @@ def chosen_of_many(seed: int, sure: bool) -> float:
         one = {"accuracy": float(right.mean())}
         return {"metrics": one, "held": one, "without": {"metrics": without, "held": without}}
 
-    points = [Point(str(k), (), "", {"bytes": b, "noise": n, **result(r)}) for k, (_, b, n, r) in enumerate(made)]
+    points = [Point(str(k), (), "", {"bytes": b, "changed": n, **result(r)}) for k, (_, b, n, r) in enumerate(made)]
     found = best_points({"bytes": 2000, **result(was)}, points, Budget(drop=0.01), "accuracy", True)
     return 0.0 if found.misses else made[int(found.best.text)][0]
 
@@ -192,7 +192,7 @@ def test_what_is_surely_better_is_not_smoothed_away():
         one = {"accuracy": accuracy}
         return {"metrics": one, "held": one, "without": {"metrics": [accuracy, accuracy + 0.004], "held": []}}
 
-    made = [Point(n, (), "", {"bytes": b, "noise": 1.0 / b, **result(a)}) for n, b, a in
+    made = [Point(n, (), "", {"bytes": b, "changed": 1.0 / b, **result(a)}) for n, b, a in
             (("a", 90, 0.9), ("b", 80, 0.86), ("c", 70, 0.86), ("d", 50, 0.93))]  # fmt: skip
     given = {"bytes": 100, **result(0.9)} | {"without": {"metrics": [0.9, 0.9], "held": []}}
     assert best_points(given, made, Budget(drop=0.01), "accuracy", True).best.text == "d"
@@ -209,10 +209,11 @@ def test_bits_are_lowered_where_it_saves_most_for_its_noise(place):
             options.take(("bits", name, bits), noise * sizes[name] * 4.0**-bits)
     planner = Planner(search.local, options, Budget(drop=0.01), search.local.do(("given",)))
     first = planner.first(("shared",))
-    equal = [c for c in planner.probes(("shared",)) if c.format == "shared"][1:]
-    assert [set(c.bits.values()) for c in equal] == [{4}, {3}, {2}] and equal[0].stored < equal[1].stored < equal[
-        2
-    ].stored
+    shared = [c for c in planner.probes(("shared",)) if c.format == "shared"][1:]
+    equal, cut = shared[:3], shared[3:]
+    assert [set(c.bits.values()) for c in shared] == 3 * [{4}, {3}, {2}]
+    assert equal[0].stored < equal[1].stored < equal[2].stored
+    assert [str(c.passes[0]) for c in cut[::3]] == ["prune.channels(macs=0.5)", "prune.channels(params=0.6)"]
     for start in first:
         every, least = planner.lowered(start, 1.0), planner.lowered(start, 0.01)
         assert set(every.bits.values()) == {SAFE - 1} and every.passes[: every.ahead] == start.passes[: start.ahead]
@@ -228,6 +229,35 @@ def test_bits_are_lowered_where_it_saves_most_for_its_noise(place):
     assert planner.lowered(replace(first[0], bits=dict.fromkeys(sizes, 1)), 1.0) is None
 
 
+def test_codes_of_runs_are_one_more_way_to_store_a_layer(place):
+    search = onnxc.auto(place / "net.onnx", place / "data.npz", formats=("shared",))
+    local, options = search.local, Options()
+    a, c, y = local.stored
+    assert local.runs == {c, y}  # the first layer has three inputs
+    for bits, noise in {5: 1e-5, 4: 4e-5, 3: 2e-4, 2: 8e-4, 1: 4e-3, -8: 5e-4, -6: 2e-3}.items():
+        options.take(("bits", c, bits), noise)
+    assert options.layer(c)[-7] == pytest.approx(1e-3) and options.layer(c)[-5] == pytest.approx(4e-3)
+    for unit, ratio in itertools.product(range(len(local.sweep.units)), (0.125, 0.25)):
+        options.take(("channels", unit, ratio), 0.01 * ratio)
+    planner = Planner(local, options, Budget(drop=0.01), local.do(("given",)))
+    one = planner._candidate("shared", {}, {a: 6, c: 3, y: FLOAT}, 0.0, 0.0, 0.0)
+    for size, wanted in ((100_000, [8, 7, 6, 5, 4, 3, -8, 2, -7, -6, 1]), (3456, [8, 7, 6, 5, 4, 3, 2, 1])):
+        chain = [
+            FLOAT
+        ]  # 256 vectors take more than they save in a small layer, and -5 makes as much noise as 1 in more bytes
+        while (less := planner._less(c, chain[-1], size, True)) is not None:
+            chain.append(less[2])
+        assert chain[1:] == wanted
+    least = planner._candidate("shared", {}, {a: 6, c: -6, y: FLOAT}, 0.0, 0.0, 0.0)
+    assert [p.name for p in least.passes[least.ahead :]] == ["quant.cluster", "quant.product", "quant.vectors"]
+    made = local._pipeline(least.passes).transform(local.given).model
+    assert {n.op for n in made.nodes} >= {"Lookup", "ProductLookup"} and list(local.sizes(made)) == [y]
+    narrow = planner.narrower(one, 1)
+    assert [set(x.cut.values()) for x in narrow] == [{0.125}] and narrow[0].bits == one.bits
+    assert {0.25} < set(planner.narrower(narrow[0], 9)[0].cut.values()) | {0.25, 0.125}
+    assert planner.narrower(replace(one, cut=None), 1) == []
+
+
 def test_descents_begin_at_what_has_most_to_spare_too(place, monkeypatch):
     """Of what keeps to the bound: the smallest, the smallest that cuts nothing, and of those a tenth larger the one that loses least."""
     search = onnxc.auto(place / "net.onnx", place / "data.npz", budget=Budget(drop=0.05), formats=("shared",))
@@ -240,7 +270,9 @@ def test_descents_begin_at_what_has_most_to_spare_too(place, monkeypatch):
     }
     search.given = {"bytes": 400, "metrics": {"accuracy": 0.9}, "without": {"metrics": []}}
     made = [
-        Point(text, (), "shared", {"bytes": b, "noise": 1 / b, "metrics": {"accuracy": a}, "without": {"metrics": []}})
+        Point(
+            text, (), "shared", {"bytes": b, "changed": 1 / b, "metrics": {"accuracy": a}, "without": {"metrics": []}}
+        )
         for text, (b, a, _) in rows.items()
     ]
     search.tried = {text: Candidate((), "shared", 0.0, 0.0, ahead=ahead) for text, (_, _, ahead) in rows.items()}
