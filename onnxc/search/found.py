@@ -89,9 +89,7 @@ class Found:
             for k, p in enumerate(self.points)
         ]  # fmt: skip
         return {
-            "given": {
-                k: v for k, v in self.given.items() if k not in ("held", "metrics", "without", "noise", "changed")
-            }
+            "given": {k: v for k, v in self.given.items() if k not in ("held", "metrics", "without", "noise")}
             | {"metrics": self.given["held"]},
             "budget": self.budget.bounds(),
             "metric": self.metric,
@@ -140,9 +138,9 @@ def points(given: dict[str, Any], made: Sequence[Point], budget: Budget, metric:
 def figures(given: Mapping[str, Any], made: Sequence[Point], metric: str, higher: bool) -> dict[str, dict[str, float]]:
     """text -> costs and `drop` of each candidate, with its standard error: the smallest of many candidates that seem to keep to a bound
     is often one that was lucky. It is what a candidate loses by the samples that choose, or smoothed over all, whichever is more;
-    smoothed it counts as far as SURE standard errors of its own leave it possible, for not every metric falls as more changes."""
+    smoothed it counts as far as SURE standard errors of its own leave it possible, for not every metric falls as noise rises."""
     measured = {p.text: drop(metric, higher, given["metrics"], p.result["metrics"]) for p in made}
-    lost = smoothed({p.text: (p.result["changed"], measured[p.text]) for p in made})
+    lost = smoothed({p.text: (p.result["noise"], measured[p.text]) for p in made})
     found = {}
     for p in made:
         own, error = measured[p.text], doubted(given, p.result, "metrics")
@@ -157,21 +155,14 @@ def doubted(given: Mapping[str, Any], result: Mapping[str, Any], part: str) -> f
 
 
 def smoothed(seen: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """name -> loss, from name -> (what is changed, loss as measured): the losses that never fall as more is changed and are nearest
-    to those measured (isotonic regression). So candidates lend each other their samples. Changed is the share of samples whose class
-    is another now: noise that scales all classes alike changes none, and codes of runs make much of that; without classes the noise."""
+    """name -> loss, from name -> (noise, loss as measured): the losses that never fall as noise rises and are nearest to those
+    measured (isotonic regression). So candidates lend each other their samples."""
     from scipy.optimize import isotonic_regression
 
-    alike: dict[float, list[str]] = {}
-    for name, (changed, loss) in sorted(seen.items()):
-        if math.isfinite(loss):
-            alike.setdefault(changed, []).append(name)
-    if not alike:
+    names = sorted((name for name, (_, loss) in seen.items() if math.isfinite(loss)), key=lambda n: (seen[n][0], n))
+    if not names:
         return {}
-    each = [alike[changed] for changed in sorted(alike)]
-    means = [sum(seen[name][1] for name in names) / len(names) for names in each]
-    found = isotonic_regression(means, weights=list(map(len, each))).x
-    return {name: float(loss) for names, loss in zip(each, found, strict=True) for name in names}
+    return dict(zip(names, map(float, isotonic_regression([seen[n][1] for n in names]).x), strict=True))
 
 
 def _distance(misses: dict[str, tuple[float, float]]) -> float:

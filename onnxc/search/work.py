@@ -304,7 +304,6 @@ class Worker:
         noise = min((few(proto) if self.head else seen).noise, WORST)
         return {
             "noise": noise,
-            "changed": noise if (top1 := seen.to_dict().get("top1")) is None else 1 - top1,
             "metrics": seen.metrics,
             "held": held.metrics,
             "without": {"metrics": seen.without, "held": held.without},

@@ -173,7 +173,7 @@ def chosen_of_many(seed: int, sure: bool) -> float:
         one = {"accuracy": float(right.mean())}
         return {"metrics": one, "held": one, "without": {"metrics": without, "held": without}}
 
-    points = [Point(str(k), (), "", {"bytes": b, "changed": n, **result(r)}) for k, (_, b, n, r) in enumerate(made)]
+    points = [Point(str(k), (), "", {"bytes": b, "noise": n, **result(r)}) for k, (_, b, n, r) in enumerate(made)]
     found = best_points({"bytes": 2000, **result(was)}, points, Budget(drop=0.01), "accuracy", True)
     return 0.0 if found.misses else made[int(found.best.text)][0]
 
@@ -192,7 +192,7 @@ def test_what_is_surely_better_is_not_smoothed_away():
         one = {"accuracy": accuracy}
         return {"metrics": one, "held": one, "without": {"metrics": [accuracy, accuracy + 0.004], "held": []}}
 
-    made = [Point(n, (), "", {"bytes": b, "changed": 1.0 / b, **result(a)}) for n, b, a in
+    made = [Point(n, (), "", {"bytes": b, "noise": 1.0 / b, **result(a)}) for n, b, a in
             (("a", 90, 0.9), ("b", 80, 0.86), ("c", 70, 0.86), ("d", 50, 0.93))]  # fmt: skip
     given = {"bytes": 100, **result(0.9)} | {"without": {"metrics": [0.9, 0.9], "held": []}}
     assert best_points(given, made, Budget(drop=0.01), "accuracy", True).best.text == "d"
@@ -270,9 +270,7 @@ def test_descents_begin_at_what_has_most_to_spare_too(place, monkeypatch):
     }
     search.given = {"bytes": 400, "metrics": {"accuracy": 0.9}, "without": {"metrics": []}}
     made = [
-        Point(
-            text, (), "shared", {"bytes": b, "changed": 1 / b, "metrics": {"accuracy": a}, "without": {"metrics": []}}
-        )
+        Point(text, (), "shared", {"bytes": b, "noise": 1 / b, "metrics": {"accuracy": a}, "without": {"metrics": []}})
         for text, (b, a, _) in rows.items()
     ]
     search.tried = {text: Candidate((), "shared", 0.0, 0.0, ahead=ahead) for text, (_, _, ahead) in rows.items()}
