@@ -264,6 +264,12 @@ class Judge:
         }
 
 
+def put(document: Path, marks: tuple[str, str], text: str) -> None:
+    """Replace what stands in a document between two marks."""
+    head, rest = document.read_text(encoding="utf-8").split(marks[0])
+    document.write_text(head + marks[0] + text + marks[1] + rest.split(marks[1], 1)[1], encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--test", type=Path, default=ROOT / "onnxc/data/fashion_test.npz")
@@ -274,8 +280,7 @@ def main() -> None:
         text = "| | | SNR | accuracy |\n|---|---|---|---|\n"
         for r in json.loads(RESULTS.read_text())["rows"]:
             text += f"| {r['method']} | {r['who']} | {r['snr_db']:.1f} dB | {r['accuracy']:.1f} % |\n"
-        head, rest = given.write.read_text(encoding="utf-8").split(MARKS[0])
-        given.write.write_text(head + MARKS[0] + text + MARKS[1] + rest.split(MARKS[1], 1)[1], encoding="utf-8")
+        put(given.write, MARKS, text)
         return
     calib = {"image": np.load(ROOT / "onnxc/data/fashion_calib.npz")["image"][:CALIB]}
     model = onnxc.run_passes(given.model, "fuse").model

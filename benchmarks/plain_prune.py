@@ -20,7 +20,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from plain import CALIB, MARKS, ROOT, Judge, products, rows
+from plain import CALIB, MARKS, ROOT, Judge, products, put, rows
 
 import onnxc
 from onnxc.runtime.reference import Runner
@@ -124,23 +124,29 @@ def luo(p: Pair, count: int) -> list[int]:
 # what is done with them
 
 
+def twins(made, p: Pair) -> tuple:
+    """The two layers in a copy of their model."""
+    nodes = {n.name: n for n in made.nodes}
+    return nodes[p.maker.name], nodes[p.reader.name]
+
+
 def zeroed(model, found: list[tuple[Pair, list[int]]], solve: bool = False):
     """A copy without the channels; solve: the readers' weights by least squares, as ThiNet and He 2017 end."""
     made = model.copy()
     for p, gone in found:
         at = np.ones(len(p.weights), bool)
         at[gone] = False
-        for node, i in ((p.maker, 1), (p.maker, 2)):
-            values = next(n for n in made.nodes if n.name == node.name).inputs[i].values.copy()
+        maker, reader = twins(made, p)
+        for i in (1, 2):
+            values = maker.inputs[i].values.copy()
             values[gone] = 0
-            made.set_weight(next(n for n in made.nodes if n.name == node.name), i, values)
+            made.set_weight(maker, i, values)
         if solve:
             columns = np.repeat(at, p.columns.shape[2])
             x, w = p.read[:, columns], p.columns.reshape(len(p.columns), -1)
             h = x.T @ x
             fitted = np.zeros_like(w)
             fitted[:, columns] = np.linalg.solve(h + 1e-6 * np.trace(h) / len(h) * np.eye(len(h)), x.T @ p.read @ w.T).T
-            reader = next(n for n in made.nodes if n.name == p.reader.name)
             made.set_weight(reader, 1, fitted.reshape(p.reader.inputs[1].values.shape).astype(np.float32))
     return made
 
@@ -150,7 +156,7 @@ def merged(model, found: list[Pair], ratio: float):
     made one, and its readers' weights are added up."""
     made = model.copy()
     for p in found:
-        maker, reader = (next(n for n in made.nodes if n.name == node.name) for node in (p.maker, p.reader))
+        maker, reader = twins(made, p)
         w, b, a = (v.values.copy() for v in (maker.inputs[1], maker.inputs[2], reader.inputs[1]))
         flat = np.concatenate([w.reshape(len(w), -1), b[:, None]], 1).astype(np.float64)
         columns = a.reshape(len(a), len(w), -1).astype(np.float64)
@@ -187,8 +193,7 @@ def main() -> None:
         for r in json.loads(RESULTS.read_text())["rows"]:
             told = [f"{r[who]['accuracy']:.2f} %, {r[who]['snr_db']:.1f} dB" for who in ("plain", "ours")]
             text += f"| {r['network']} | {r['ratio']} | {r['criterion']} | {r['paper']} | {told[0]} | {told[1]} |\n"
-        head, rest = given.write.read_text(encoding="utf-8").split(TABLE[0])
-        given.write.write_text(head + TABLE[0] + text + TABLE[1] + rest.split(TABLE[1], 1)[1], encoding="utf-8")
+        put(given.write, TABLE, text)
         return
     calib, found = {"image": np.load(ROOT / "onnxc/data/fashion_calib.npz")["image"][:CALIB]}, []
     for network, path in NETWORKS.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -44,8 +43,7 @@ SLOW = ("Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Tanh", "Elu", "Gelu")
 FITTED = ("nearest", "seqmse", "gptq", "adaptive", "adaround")
 SAMPLES, TRIES, LEAST_STEP = 256, 24, 0.25
 """Samples that the ratio is measured on; how often, at most; by how many decibels more is asked for each time, at least."""
-Calibration = Literal["auto", "minmax", "percentile", "entropy", "mse"]
-OTHERS: tuple[Calibration, ...] = ("percentile", "mse")
+OTHERS = ("percentile", "mse")
 NOISY, LOOK = 20.0, 64
 """Decibels of the outputs, on so many samples, below which other ranges are tried."""
 
@@ -96,7 +94,7 @@ class QuantInt8(Pass):
     snr: float | None = None
     per_channel: bool = True
     symmetric: bool = False
-    calibration: Calibration = "auto"
+    calibration: Literal["auto", "minmax", "percentile", "entropy", "mse"] = "auto"
     percentile: Annotated[float | None, Range(above=50, high=100)] = None
     rounding: Literal["nearest", "seqmse", "gptq", "adaptive", "adaround", "auto"] = "nearest"
     bias_correction: bool = False
@@ -194,27 +192,27 @@ class QuantInt8(Pass):
         for name in (name for name, b in bits.items() if b == FLOAT):
             report.refuse(name, "stays in float for the sake of snr")
         plan = self._place(model, {name for name in chosen if bits[name] != FLOAT})
-        if self.calibration != "auto":
-            self._calibrated(model, ctx, plan, bits, report)
-            return
         given, told = model.copy(), Report()
-        self._by("minmax", model, ctx, plan, bits, told)
-        if self.bits == 8 and ctx.evaluator is not None and not ctx.synthetic:
+        quantisers = self._calibrate(model, ctx, plan, told)
+        self._best(model, ctx, plan, quantisers, bits, told)
+        if self.calibration == "auto" and self.bits == 8 and ctx.evaluator is not None and not ctx.synthetic:
             told = self._less_noise(model, given, ctx, plan, bits, told)
         report.take(told)
+        if self.form == "qoperator":
+            convert(model, report)
 
     def _less_noise(
         self, model: Model, given: Model, ctx: Context, plan: Placement, bits: dict[str, int], told: Report
     ) -> Report:
         """Where the outputs are noisy, write the ranges that leave the least noise in them. told: of what `model` is now."""
         judge = ctx.evaluate(given, LOOK)
-        found: dict[Calibration, tuple[float, Model, Report]]
         found = {"minmax": (decibels(judge(model).noise), model.copy(), told)}
         if found["minmax"][0] >= NOISY:
             return told
+        seen = self._look(given, ctx, plan, True)
         for how in OTHERS:
             work, said = given.copy(), Report()
-            self._by(how, work, ctx, plan, bits, said)
+            self._best(work, ctx, plan, self._ranges(given, plan, seen, how, said), bits, said)
             found[how] = decibels(judge(work).noise), work, said
         best = max(found, key=lambda how: found[how][0])
         ratios = ", ".join(f"{how} {db:.1f}" for how, (db, *_) in found.items())
@@ -222,18 +220,6 @@ class QuantInt8(Pass):
         said.note(f"calibration={best}, as outputs on the data are below {NOISY:g} dB: {ratios}")
         model.adopt(work)
         return said
-
-    def _by(
-        self, how: Calibration, model: Model, ctx: Context, plan: Placement, bits: dict[str, int], report: Report
-    ) -> None:
-        other = copy.copy(self)
-        other.calibration = how
-        other._calibrated(model, ctx, plan, bits, report)
-
-    def _calibrated(self, model: Model, ctx: Context, plan: Placement, bits: dict[str, int], report: Report) -> None:
-        self._best(model, ctx, plan, self._calibrate(model, ctx, plan, report), bits, report)
-        if self.form == "qoperator":
-            convert(model, report)
 
     def _tried(self, measured: bool) -> list[tuple[str, bool]]:
         """(rounding, whether biases are corrected) of what is tried; one where outputs are not measured, as in bodies."""
@@ -303,12 +289,22 @@ class QuantInt8(Pass):
     def _calibrate(self, model: Model, ctx: Context, plan: Placement, report: Report) -> dict[str, QType]:
         """One pass over the data; a quantiser for each group of tensors."""
         how = "minmax" if self.calibration == "auto" else self.calibration
-        seen = {group: Statistics(histogram=how != "minmax") for group in plan.sources}
+        return self._ranges(model, plan, self._look(model, ctx, plan, how != "minmax"), how, report)
+
+    def _look(self, model: Model, ctx: Context, plan: Placement, histogram: bool) -> dict[str, Statistics]:
+        """What each group of tensors holds on the data."""
+        seen = {group: Statistics(histogram=histogram) for group in plan.sources}
         names = list(dict.fromkeys(name for sources in plan.sources.values() for name in sources))
         for batch in ctx.tensors(model, names):
             for group, sources in plan.sources.items():
                 for name in sources:
                     seen[group].add(batch[name])
+        return seen
+
+    def _ranges(
+        self, model: Model, plan: Placement, seen: dict[str, Statistics], how: str, report: Report
+    ) -> dict[str, QType]:
+        """A quantiser for each group of tensors, by such a calibration."""
         calibrator = entropy if how == "entropy" else CALIBRATORS[how]
         if self.percentile is not None:
             calibrator = partial(percentile, share=self.percentile)

@@ -133,7 +133,7 @@ class QuantVectors(Pass):
         for node in lookups:
             out = node.outputs[0]
             short = node.outputs[0] = model.variable(out.name + BEHIND)
-            form.widen(model, short, out, scale, model.nodes[model.nodes.index(node) + 1])
+            form.widen(model, short, out, scale, model.behind(node))
 
 
 def _half(values: np.ndarray) -> Form:
