@@ -23,6 +23,7 @@ from onnxc.ir.model import Model
 from onnxc.passes.train.objective import History, Objective, Schedule
 
 from .arithmetic import at_products, is_slow, shorten, skipping
+from .average import Average
 from .checkpoints import mark, resume, save, writable
 from .forms import Clock, form
 from .losses import Classes, Tally, alike, attention, labelled, taught
@@ -112,6 +113,7 @@ class _Fit:
         self.clock.samples = self.samples.count
         self.clock.steps = self.samples.batches() * schedule.epochs
         self.many = self.samples.stacked and self._takes_many()
+        self.average = Average(schedule.average, self._places()) if schedule.average else None
 
     # losses
 
@@ -248,6 +250,17 @@ class _Fit:
             for name, t in self._places().items():
                 t.copy_(state[name])
 
+    @contextmanager
+    def _as_left(self) -> Iterator[None]:
+        """The weights as training leaves them: their averages, where there are any. Behind it they are as they were."""
+        if self.average is None:
+            yield
+            return
+        own = self._state()
+        self._set(self.average.left(own))
+        yield
+        self._set(own)
+
     def try_rates(self) -> float:
         """The rate of RATES that takes the weights furthest in a short training of a copy; least rates win ties."""
         before, found = self._state(), {}
@@ -291,6 +304,8 @@ class _Fit:
             rate, history, at = saved["history"].rate, saved["history"], saved["at"]
             optimiser, best, kept = self.optimiser(), saved["best"], saved["kept"]
             self._set(saved["state"])
+            if self.average is not None:
+                self.average.values = saved["average"]
             optimiser.load_state_dict(saved["optimiser"])
         every, steps = self.samples.batches(), self.clock.steps
         pull = sum(cycle(i / steps) for i in range(steps))
@@ -305,6 +320,8 @@ class _Fit:
                 total, taken = total + loss, i + 1
                 self.pulls.apply(cycle(done) / pull)
                 history.steps += 1
+                if self.average is not None:
+                    self.average.step(self._places(), history.steps)
                 if i % 10 == 0:
                     score = f", {history.score} {history.scores[-1]:.3f}" if history.scores else ""
                     self.progress(f"epoch {epoch + 1} of {self.schedule.epochs}, loss {loss:.4g}{score}", done)
@@ -312,12 +329,13 @@ class _Fit:
             self._agree()
             self.progress(f"epoch {epoch + 1} of {self.schedule.epochs} is judged", self.clock.share)
             history.train.append(total / max(taken, 1))
-            self._look(history)
             history.sent = self.ranks.sent
-            history.losses.append(self.judge(history))
-            loss = history.losses[-1]
-            if self._finite(loss) if keep_last else loss < best:
-                best, kept, history.best = loss, self._state(), epoch + 1
+            with self._as_left():
+                self._look(history)
+                history.losses.append(self.judge(history))
+                loss = history.losses[-1]
+                if self._finite(loss) if keep_last else loss < best:
+                    best, kept, history.best = loss, self._state(), epoch + 1
             self._save(history, epoch + 1, optimiser, best, kept)
         if keep_last and not history.best:
             raise BadOption(
@@ -335,6 +353,8 @@ class _Fit:
     def _agree(self) -> None:
         """Statistics of batches become those of all processes."""
         self.ranks.agree(b for b in self.net._buffers.values() if b is not None)
+        if self.average is not None:
+            self.ranks.agree(self.average.values[n] for n, b in self.net._buffers.items() if b is not None)
 
     # checkpoints
 
@@ -353,6 +373,7 @@ class _Fit:
     def _save(self, history: History, at: int, optimiser, best: float, kept) -> None:
         if self.schedule.checkpoint and self.ranks.rank == 0:
             state = {"history": vars(history), "at": at, "state": self._state(), "best": best, "kept": kept}
+            state |= {"average": self.average.values} if self.average is not None else {}
             save(Path(self.schedule.checkpoint), {"mark": self._mark, **state, "optimiser": optimiser.state_dict()})
 
     def _resume(self) -> dict | None:

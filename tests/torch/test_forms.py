@@ -244,6 +244,7 @@ def test_the_same_seed_gives_the_same_bytes_of_forms_that_draw(trained):
         ("fuse,train.early_prune", "no batch normalisation"),
         ("train.finetune(shared_exponent=8,fixed_point=8)", "weights have one format"),
         ("train.finetune(precision=bfloat16,topk_gradient=0.5)", "emulated in float32"),
+        ("train.finetune(average=0.9,fixed_point=8)", "averages of weights are none of their format"),
     ],
 )
 def test_what_has_no_form_is_refused_in_one_line(passes, said):

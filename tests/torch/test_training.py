@@ -117,6 +117,52 @@ def test_the_same_seed_gives_the_same_bytes_and_another_others():
     assert once(3) == once(3) != once(4)
 
 
+def averaged_by_hand(passes: str, decay: float, monkeypatch) -> tuple[dict, dict]:
+    """What a training of one epoch leaves, and the averages of its weights over the steps, by name."""
+    from onnxc.torch import trainer
+
+    real, seen = trainer._Fit.step, []
+
+    def step(self, *args):
+        loss = real(self, *args)
+        seen.append({n: t.detach().numpy().copy() for n, t in self._places().items()})
+        return loss
+
+    monkeypatch.setattr(trainer._Fit, "step", step)
+    model = fitted(passes).model
+    # zeros and ones of one length are one tensor in a model, and get names of their own for training
+    means = {t.name: numpy_helper.to_array(t) for t in small().graph.initializer if t.name in seen[0]}
+    for k, weights in enumerate(seen, 1):
+        d = min(decay, (1 + k) / (10 + k))
+        means = {n: d * mean + (1 - d) * weights[n] for n, mean in means.items()}
+    return {n: t.values for n, t in model.constants().items()}, means
+
+
+def test_averages_of_the_steps_are_what_is_left(monkeypatch):
+    # 12 steps: the number bounds what the first seven keep, the option what the others do
+    left, means = averaged_by_hand("train.finetune(epochs=1,batch=8,held=0,rate=0.003,average=0.5)", 0.5, monkeypatch)
+    assert {"w1", "w2", "w3", "b3", "g", "b"} <= means.keys()
+    for name, mean in means.items():
+        assert np.allclose(left[name], mean, rtol=0, atol=1e-6), name
+    last, _ = averaged_by_hand("train.finetune(epochs=1,batch=8,held=0,rate=0.003)", 0.5, monkeypatch)
+    assert np.abs(last["w1"] - left["w1"]).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    "kept", ["train.prune_retrain(sparsity=0.7", "prune.magnitude(0.7),train.cluster(bits=2,store=floats"]
+)
+def test_averages_keep_zeros_and_shared_values(kept):
+    def once():
+        return fitted(f"{kept},epochs=3,batch=16,rate=0.01,average=0.9)").model.constants()
+
+    found, again = once(), once()
+    for name in ("w1", "w2"):
+        w = next(t.values for n, t in found.items() if n.startswith(name))
+        assert np.mean(w == 0) == pytest.approx(0.7, abs=0.02)
+        assert "cluster" not in kept or len(np.unique(w)) <= 4
+    assert found.keys() == again.keys() and all(np.array_equal(t.values, again[n].values) for n, t in found.items())
+
+
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     from onnxc.torch import trainer
 
@@ -144,7 +190,8 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "passes, steps",
     [("train.admm(to=ternary,ends=false,epochs=4", 20), ("train.soft_sharing(epochs=4", 20),
-     ("train.early_prune(early=2,epochs=3", 25), ("train.binary(scale=layer,stochastic=true,epochs=4", 20)],
+     ("train.early_prune(early=2,epochs=3", 25), ("train.prune_retrain(average=0.8,sparsity=0.5,epochs=4", 20),
+     ("train.binary(scale=layer,stochastic=true,epochs=4", 20)],
 )  # fmt: skip
 def test_killed_at_any_step_forms_go_on_to_the_same_weights(passes, steps, tmp_path, monkeypatch):
     from onnxc.torch import trainer

@@ -42,7 +42,8 @@ class Train(Pass):
     so many bits that share an exponent by tensor (Flexpoint). fixed_point: train in 16-bit numbers of so
     many bits behind the point, rounded at random (Gupta). precision: bfloat16 computes products and what they make in that
     format, forwards and backwards, which takes less time where the processor multiplies it; weights and losses stay float32, and
-    epochs are judged in float32.
+    epochs are judged in float32. average: the weights that are judged and left are moving averages over the steps, which keep this
+    share of themselves at each (Polyak and Juditsky 1992), as of shared values; 0: no averages.
     """
 
     claim = Claim.LOSSY
@@ -63,6 +64,7 @@ class Train(Pass):
     shared_exponent: Annotated[int | None, Range(2, 24)] = None
     fixed_point: Annotated[int | None, Range(0, 15)] = None
     precision: Literal["float32", "bfloat16"] = "float32"
+    average: Annotated[float, Range(0, below=1)] = 0.0
 
     always = False
     """Whether the last weights are kept whatever the held loss says, as where the form of weights changes."""
@@ -79,6 +81,9 @@ class Train(Pass):
         if self.precision != "float32" and any(e is not None for e in emulated):
             raise BadOption("what is emulated is emulated in float32", pass_name=self.name, found=f"precision={self.precision}",
                             remedy="leave out precision, or topk_gradient, shared_exponent and fixed_point")  # fmt: skip
+        if self.average and (self.shared_exponent is not None or self.fixed_point is not None):
+            raise BadOption("averages of weights are none of their format", pass_name=self.name,
+                            remedy="leave out average, or shared_exponent and fixed_point")  # fmt: skip
 
     def before(self) -> list[Pass]:
         """Passes that give the model the form which is trained."""
@@ -118,7 +123,7 @@ class Train(Pass):
         )  # fmt: skip
         return Schedule(
             self.epochs, self.batch, self.rate, self.held, self.patience, tuple(self.augment), self.checkpoint,
-            self.threads, arithmetic,
+            self.threads, arithmetic, self.average,
         )  # fmt: skip
 
     def formed(self, model: Model, form: Form, skip: Sequence[str] = (), ends: bool = True) -> dict[str, Form]:

@@ -135,7 +135,8 @@ class Schedule:
     epochs: over the samples not held out. batch: samples a step. rate: the largest learning rate of one cycle (Smith
     2018); None: the best of six in short trials. held: share of samples on which progress is judged. patience: epochs without
     progress before it ends. augment: flip, shift, mix, module:function. checkpoint: a file that a killed run goes on from, written after
-    each epoch. arithmetic: in what numbers.
+    each epoch. arithmetic: in what numbers. average: what is judged and left are moving averages of the weights over the steps,
+    which keep this share of themselves (Polyak and Juditsky 1992); 0: the weights themselves.
     """
 
     epochs: int = 3
@@ -147,6 +148,7 @@ class Schedule:
     checkpoint: str | None = None
     threads: int = 1
     arithmetic: Arithmetic = Arithmetic()
+    average: float = 0.0
 
 
 @dataclass
