@@ -18,6 +18,8 @@ from ..ir import temporary
 
 GRACE = 3.0
 """Seconds until a process that does not unwind is ended."""
+PATIENCE = 10
+"""How many times that, where it puts files in their places: a disk may be slow."""
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
@@ -54,7 +56,7 @@ def handled() -> Iterator[None]:
         came.append(number)
         # the thread ends the process at the next one: what unwinds is not interrupted
         signal.signal(number, lambda *_: None)
-        raise Ended(number)
+        temporary.unbroken.raised(Ended(number))
 
     for n in told:
         signal.signal(n, end)
@@ -82,13 +84,16 @@ def _watch(ours: socket.socket) -> None:
         if not first:
             return
         ours.settimeout(GRACE)
-        try:
-            while (again := ours.recv(1)) and again[0] not in known:
-                pass
-            if not again:
-                return
-        except TimeoutError:
-            pass
+        for _ in range(PATIENCE):
+            try:
+                while (again := ours.recv(1)) and again[0] not in known:
+                    pass
+                if not again:
+                    return
+                break
+            except TimeoutError:
+                if not temporary.unbroken.depth:
+                    break
     temporary.discard()
     with suppress(OSError):
         os.write(2, f"onnxc: error: {Ended(first[0]).said}\n".encode())

@@ -160,8 +160,9 @@ def write_several(folder: Path, files: Mapping[str, Iterable[bytes | memoryview]
                 with open(draft, "wb") as file:
                     file.writelines(chunks)
                 ready.append((draft, target))
-            for draft, target in ready:
-                put(draft, target)
+            with temporary.unbroken:
+                for draft, target in ready:
+                    put(draft, target)
     except OSError as e:
         raise cannot_write(path, e) from None
 

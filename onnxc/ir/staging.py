@@ -109,10 +109,11 @@ def _exchange(made: Path, out: Path) -> bool:
 
 
 def _one_by_one(made: Path, out: Path, new: list[str], old: Collection[str], last: str) -> None:
-    out.mkdir(exist_ok=True)
-    (out / last).unlink(missing_ok=True)
-    for name in [*sorted(set(new) - {last}), last]:
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(made / name, out / name)
-    for name in set(old) - set(new):
-        (out / name).unlink(missing_ok=True)
+    with temporary.unbroken:
+        out.mkdir(exist_ok=True)
+        (out / last).unlink(missing_ok=True)
+        for name in [*sorted(set(new) - {last}), last]:
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(made / name, out / name)
+        for name in set(old) - set(new):
+            (out / name).unlink(missing_ok=True)

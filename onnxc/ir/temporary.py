@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -71,6 +72,42 @@ def _held(path: Path) -> Iterator[Path]:
         HELD.discard(path)
 
 
+class Unbroken:
+    """Short work of the main thread that a signal waits for: what takes its place together, and what goes then.
+
+    with unbroken:
+        ...
+    """
+
+    def __init__(self) -> None:
+        self.depth = 0
+        """How many are under way, one in another; those of other threads, which no signal cuts off, do not count."""
+        self._late: BaseException | None = None
+
+    def __enter__(self) -> None:
+        self.depth += _in_main_thread()
+
+    def __exit__(self, *_: object) -> None:
+        self.depth -= _in_main_thread()
+        late = self._late
+        if late and not self.depth:
+            self._late = None
+            raise late
+
+    def raised(self, error: BaseException) -> None:
+        """Raise `error`, at the end of what is under way. For handlers of signals."""
+        if not self.depth:
+            raise error
+        self._late = error
+
+
+unbroken = Unbroken()
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
 def remove(path: Path) -> None:
     """Away with a temporary file or folder, if it is there.
 
@@ -88,7 +125,12 @@ def remove(path: Path) -> None:
 
 
 def discard() -> None:
-    """Remove all that this process holds: for a process that is about to end."""
+    """Remove all that this process holds: for a process that is about to end.
+
+    Where that cuts `unbroken` work off, all stays: from it the next run knows what to remove.
+    """
+    if unbroken.depth:
+        return
     for path in list(HELD):
         remove(path)
 

@@ -185,7 +185,7 @@ def save(model: Model, path: str | os.PathLike) -> None:
             draft = stack.enter_context(drafted(target))
             with open(draft, "wb") as file:
                 file.writelines(message)
-            with turn(target.parent):
+            with turn(target.parent), temporary.unbroken:
                 old = _link(target, stack)
                 try:
                     if data:

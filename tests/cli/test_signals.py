@@ -11,7 +11,10 @@ import onnx
 import pytest
 
 from onnxc.cli import signals
-from onnxc.ir import temporary
+from onnxc.ir import output, staging, temporary, writing
+from onnxc.ir.files import load
+from onnxc.ir.model import Model
+from onnxc.ir.writing import save
 from tests.cli.test_errors import ROOT
 from tests.fuzz import kills
 
@@ -108,6 +111,98 @@ def test_killed_at_any_time_a_command_leaves_the_old_or_the_new(tmp_path, comman
     assert done.returncode == 0, out + err
     found = json.loads((tmp_path / "k.json").read_text())[command]
     assert [found[name]["points"] for name in kills.SIGNALS] == [POINTS] * 2
+
+
+def at_each_line(modules, work):
+    """Do `work` again and again, with SIGTERM ahead of its first line in `modules`, of its second, and so on to its end."""
+    files, point, left = {m.__file__ for m in modules}, 0, 0
+
+    def trace(frame, event, _):
+        nonlocal left
+        # a lock goes with its process, and this one stays
+        if frame.f_code.co_filename not in files or frame.f_code.co_name == output.turn.__name__:
+            return None
+        if event == "line":
+            left -= 1
+            if not left:
+                signal.raise_signal(signal.SIGTERM)
+        return trace
+
+    while left <= 0:
+        point += 1
+        left = point
+        ended, before = False, sys.gettrace()
+        try:
+            with signals.handled():
+                sys.settrace(trace)
+                try:
+                    work()
+                finally:
+                    sys.settrace(before)
+        except signals.Ended:
+            ended = True
+        yield point, ended
+
+
+def models(folder) -> dict[str, Model]:
+    folder.mkdir()
+    for name, value in (("old", 0.5), ("new", 0.25)):
+        kills.network(folder / name, value)
+    return {name: load(folder / name) for name in ("old", "new")}
+
+
+def test_ended_at_any_line_a_model_has_its_own_weights_and_no_others_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "PROTO_LIMIT", 1000)
+    nets, home = models(tmp_path / "nets"), tmp_path / "home"
+    home.mkdir()
+    seen = {}
+    for name in nets:
+        save(nets[name], home / "out")
+        seen[name] = kills.whole(home, left=False)
+    ends = []
+    for point, ended in at_each_line((writing, temporary), lambda: save(nets["new"], home / "out")):
+        now = kills.whole(home, left=False)
+        assert now == seen["new"] if not ended else now in seen.values(), f"line {point}"
+        ends.append((ended, now == seen["new"]))
+        save(nets["old"], home / "out")
+    # ended before the model stood there, after it, and not at all
+    assert len(ends) > 100 and {(True, False), (True, True), (False, True)} == set(ends)
+
+
+@pytest.mark.parametrize("exchanged", [True, False])
+def test_ended_at_any_line_folders_are_the_old_or_the_new(tmp_path, monkeypatch, exchanged):
+    if not exchanged:
+        monkeypatch.setattr(staging, "_exchange", lambda *_: False)
+    out = tmp_path / "out"
+
+    def fill(text: str) -> None:
+        with staging.staging(out) as work:
+            (work / "done").mkdir()
+            for name in "abc":
+                (work / "done" / name).write_text(text)
+            staging.put(work / "done", out, last="c")
+
+    ends = []
+    for point, ended in at_each_line((staging, output, temporary), lambda: fill("new")):
+        found = {path.name: path.read_text() for path in out.iterdir()} if out.exists() else dict.fromkeys("abc", "old")
+        assert found in [dict.fromkeys("abc", text) for text in ("old", "new")], f"line {point}"
+        assert {path.name for path in tmp_path.iterdir()} <= {"out"}, f"line {point}"
+        ends.append((ended, found["a"]))
+        fill("old")
+    assert {(True, "old"), (True, "new"), (False, "new")} == set(ends)
+
+
+def test_ended_at_any_line_files_of_one_folder_are_all_old_or_all_new(tmp_path):
+    def fill(text: bytes) -> None:
+        output.write_several(tmp_path / "out", {name: [text] for name in "abc"})
+
+    fill(b"old")
+    for point, ended in at_each_line((output, temporary), lambda: fill(b"new")):
+        found = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+        assert found in [dict.fromkeys("abc", text) for text in ([b"old", b"new"] if ended else [b"new"])], (
+            f"line {point}"
+        )
+        fill(b"old")
 
 
 # nobody listens
