@@ -1,6 +1,6 @@
 """`onnxc auto` beside the best list of one pass, on the bundled networks and on those of a folder: bytes for a drop of at most 1 %.
 
-    python benchmarks/auto.py [--models DIR] [--only NAME] [--minutes M] [--folder DIR] [--nncf PYTHON] [--write]
+    python benchmarks/auto.py [--models DIR] [--only NAME [--data FILE.npz]] [--lists] [--minutes M] [--folder DIR] [--nncf PYTHON] [--write]
 
 All choose by the same samples and the same rule (a drop and its standard error of at most 1 %; what `auto` chooses keeps to that smoothed
 over its candidates besides, and so do lists in a second column) and are reported on others, and so are the
@@ -23,12 +23,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from auto_networks import Network, networks
+from auto_networks import Network, arrays, networks
 
 import onnxc
 from onnxc.ir.errors import OnnxcError
@@ -275,8 +276,10 @@ def by_budget(network: Network, search: Search, hand: dict[str, dict], of: dict[
     return found
 
 
-def measured(network: Network, minutes: float | None, folder: Path | None, nncf: str | None) -> dict:
-    """The row of one network."""
+def measured(
+    network: Network, minutes: float | None, folder: Path | None, nncf: str | None, lists_alone: bool = False
+) -> dict:
+    """The row of one network; peers and bounds on bytes are left out where it is compared with lists alone."""
     begun, cpu = time.perf_counter(), time.process_time()
     search = searching(network, Budget(drop=DROP), minutes, folder)
     found = search.run()
@@ -308,8 +311,9 @@ def measured(network: Network, minutes: float | None, folder: Path | None, nncf:
         if kept:
             text = min(kept, key=lambda t: kept[t]["bytes"])
             row[name] = told(kept[text], given, of, text)
-    row |= peers_rows(search, nncf)
-    row["budgets"] = by_budget(network, search, hand, {"minutes": minutes, "folder": folder})
+    if not lists_alone:
+        row |= peers_rows(search, nncf)
+        row["budgets"] = by_budget(network, search, hand, {"minutes": minutes, "folder": folder})
     alone = [p for p in search._made() if surely(given, p.result, of) <= DROP]
     if alone:
         best = min(alone, key=lambda p: (p.result["bytes"], p.text))
@@ -356,20 +360,21 @@ def table(rows: dict[str, dict]) -> str:
         ("network", "list by hand", "what it gives", "auto, as many bytes at most"),
     ]
     parts: list[list[tuple[str, ...]]] = [[], [], []]
-    for name in (n for n in NAMES if "samples" in rows.get(n, {})):
-        row = rows[name]
+    for key in sorted((k for k, row in rows.items() if "samples" in row), key=[*NAMES, *rows].index):
+        row, name = rows[key], NAMES.get(key, key)
         auto = row.get("auto", {})
         lost = f"{100 * auto['drop']:.1f} ± {100 * auto['drop_error']:.1f}" if auto else ""
-        ratios = [f"{row[key]:.2f}" if key in row else "" for key in RATIOS]
+        ratios = [f"{row[ratio]:.2f}" if ratio in row else "" for ratio in RATIOS]
         own = [cell(row, what) for what in ("given", "auto", "single", "by_hand")]
-        parts[0].append((NAMES[name], *own, *ratios, lost, f"{row['cpu_seconds']:.0f}"))
-        parts[1].append((NAMES[name], *(cell(row, what) for what in ("auto", "ort", "nncf", "onnxsim"))))
-        for pair in row["budgets"]:
+        parts[0].append((name, *own, *ratios, lost, f"{row['cpu_seconds']:.0f}"))
+        if "ort" in row:
+            parts[1].append((name, *(cell(row, what) for what in ("auto", "ort", "nncf", "onnxsim"))))
+        for pair in row.get("budgets", ()):
             told_ = [
                 f"{p['bytes'] / 1e3:.1f} kB, {0.0 - 100 * round(p['drop_chosen_by'], 6):+.1f}, {0.0 - 100 * round(p['drop'], 6):+.1f}"
                 for p in (pair["by_hand"], pair["auto"])
             ]
-            parts[2].append((NAMES[name], f"`{pair['by_hand']['passes']}`", *told_))
+            parts[2].append((name, f"`{pair['by_hand']['passes']}`", *told_))
     made = [
         "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines))
         for head, lines in zip(heads, parts, strict=True)
@@ -381,6 +386,8 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--models", type=Path, help="a folder with MLPerf Tiny's networks (auto_networks.py)")
     options.add_argument("--only", help="one network")
+    options.add_argument("--data", type=Path, help="other samples for it")
+    options.add_argument("--lists", action="store_true", help="beside lists alone: neither peers nor bounds on bytes")
     options.add_argument("--minutes", type=float, help="for each search; else as long as it takes")
     options.add_argument("--folder", type=Path, help="where what is measured is kept, and gone on from")
     options.add_argument("--nncf", metavar="PYTHON", help="a Python that has nncf, for accuracy control")
@@ -390,10 +397,15 @@ def main() -> None:
     if given.table:
         print(table(json.loads(RESULTS.read_text())))
         return
+    if given.data is not None and given.only is None:
+        options.error("--data is of --only one network")
     for name, read in networks(given.models).items():
         if given.only in (None, name):
+            network = read()
+            if given.data is not None:
+                network, name = replace(network, data=arrays(given.data)), f"{name}, {given.data.stem}"
             kept = None if given.folder is None else given.folder / name
-            row = finite(measured(read(), given.minutes, kept, given.nncf))
+            row = finite(measured(network, given.minutes, kept, given.nncf, given.lists))
             print(name, json.dumps(row, indent=1), flush=True)
             if given.write:
                 rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}

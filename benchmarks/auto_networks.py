@@ -42,24 +42,24 @@ def networks(folder: Path | None) -> dict[str, Callable[[], Network]]:
     """name -> what reads it."""
     test, here = ROOT / "onnxc/data/fashion_test.npz", ROOT / "tests/data"
     found = {
-        "resnet20": lambda: Network(ROOT / "onnxc/data/resnet20_fashion.onnx", _arrays(test)),
-        "vggslim": lambda: Network(here / "vggslim_fashion.onnx", _arrays(test)),
-        "binary": lambda: Network(here / "binary_fashion.onnx", _arrays(test)),
+        "resnet20": lambda: Network(ROOT / "onnxc/data/resnet20_fashion.onnx", arrays(test)),
+        "vggslim": lambda: Network(here / "vggslim_fashion.onnx", arrays(test)),
+        "binary": lambda: Network(here / "binary_fashion.onnx", arrays(test)),
         "detector": lambda: _scenes("detector"),
         "unet": lambda: _scenes("unet"),
     }
     if folder is not None:
         tiny: dict[str, tuple[str, Callable[[], Network]]] = {
-            "kws": ("kws.npz", lambda: Network(folder / "kws_int8.onnx", _arrays(folder / "kws.npz"))),
-            "vww": ("vww.npz", lambda: Network(folder / "vww_float.onnx", _arrays(folder / "vww.npz", 255))),
-            "ic": ("ic.npz", lambda: Network(folder / "ic_float.onnx", _arrays(folder / "ic.npz"))),
+            "kws": ("kws.npz", lambda: Network(folder / "kws_int8.onnx", arrays(folder / "kws.npz"))),
+            "vww": ("vww.npz", lambda: Network(folder / "vww_float.onnx", arrays(folder / "vww.npz", 255))),
+            "ic": ("ic.npz", lambda: Network(folder / "ic_float.onnx", arrays(folder / "ic.npz"))),
             "ad": ("ad_clip.bin", lambda: _anomalies(folder)),
         }
         found |= {name: read for name, (needed, read) in tiny.items() if (folder / needed).exists()}
     return found
 
 
-def _arrays(file: Path, by: float = 1) -> dict[str, np.ndarray]:
+def arrays(file: Path, by: float = 1) -> dict[str, np.ndarray]:
     """The arrays of a file; bytes as floats, by `by`."""
     with np.load(file) as found:
         return {n: a.astype(np.float32) / np.float32(by) if a.dtype == np.uint8 else a for n, a in found.items()}

@@ -20,7 +20,9 @@ from onnxc.runtime.specs import TensorSpec
 RUN = 8
 """Of so many samples in a row each part gets its share."""
 MOST = 4096
-"""Samples that are held at most."""
+"""Samples that are held at most, where they are large."""
+MORE, SMALL = 16384, 1 << 26
+"""Samples that are held at most, and the bytes that those beyond MOST may bring all to."""
 
 
 class Held(Data):
@@ -75,18 +77,21 @@ class Held(Data):
         return found
 
 
-def split(data: Data, shares: Sequence[int], seed: int = 0, most: int = MOST) -> list[Held]:
-    """`data` in as many parts as there are shares, which are eighths of the samples. Raises BadData where a part gets none."""
-    if sum(shares) != RUN:
+def split(data: Data, shares: Sequence[int], seed: int = 0, beyond: Sequence[int] | None = None) -> list[Held]:
+    """`data` in as many parts as there are shares, which are eighths of the samples; of those behind the first MOST, which are taken
+    where samples are small, the parts get `beyond` (None: the same). Raises BadData where a part gets none."""
+    beyond = shares if beyond is None else beyond
+    if sum(shares) != RUN or sum(beyond) != RUN:
         raise ValueError(f"shares must add up to {RUN}")
     parts: list[list[Chunk]] = [[] for _ in shares]
-    layout = None
-    order = np.repeat(np.arange(len(shares)), shares)
+    layout, held = None, 0
     for k, (used, chunk, _) in enumerate(rebatch(data._chunks(), data._inputs, 1)):
-        if k >= most:
+        held += sum(a.nbytes for a in chunk.values())
+        if k >= MORE or (k >= MOST and held > SMALL):
             break
         layout = used
         if k % RUN == 0:
+            order = np.repeat(np.arange(len(shares)), shares if k < MOST else beyond)
             dealt = np.random.default_rng([seed, k // RUN]).permutation(order)
         parts[int(dealt[k % RUN])].append(chunk)
     made = []

@@ -34,8 +34,8 @@ from .work import Spec, Worker
 if TYPE_CHECKING:
     from ..ir.model import Model
 
-SHARES = (2, 4, 2)
-"""Eighths of the samples that passes see, that choose, that judge."""
+SHARES, BEYOND = (2, 4, 2), (0, 6, 2)
+"""Eighths of the samples that passes see, that choose, that judge; of those behind the first 4,096, of which passes need no more."""
 
 
 def auto(
@@ -69,7 +69,7 @@ def auto(
         )
     proto = given.to_proto()
     opened_data = feed(proto, data, wishes, seed=seed, runner=Runner(optimise=False))
-    first, second, third = split(opened_data, SHARES, seed)
+    first, second, third = split(opened_data, SHARES, seed, BEYOND)
     found_task = find_task(task, metric, decode)
     if found_task is None and not first.labelled:
         task = "classification" if _has_classes(given) else "embeddings"

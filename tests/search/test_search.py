@@ -17,7 +17,7 @@ from onnxc.recipe import parse, read_toml, to_toml
 from onnxc.runtime.feeding import feed
 from onnxc.runtime.reference import Session
 from onnxc.runtime.split import split
-from onnxc.search import Budget, auto, state
+from onnxc.search import BEYOND, SHARES, Budget, auto, state
 from onnxc.search.budget import doubt, number
 from onnxc.search.executor import opened
 from onnxc.search.found import Found, Point, smoothed
@@ -132,6 +132,19 @@ def test_parts_hold_different_samples_and_all_of_them(place):
         split(few, (2, 3, 3), 0)
 
 
+def test_of_many_small_samples_more_choose(place, monkeypatch):
+    """Passes see none of those behind the first 4,096, which are left alone where they are large."""
+    data = feed(onnxc.load(place / "net.onnx").to_proto(), {"x": np.zeros((4112, 3, 6, 6), np.float32)})
+    assert [p.samples for p in split(data, SHARES, 0, BEYOND)] == [1024, 2048 + 12, 1024 + 4]
+    assert [p.samples for p in split(data, SHARES, 0)] == [1028, 2056, 1028]
+    monkeypatch.setattr("onnxc.runtime.split.SMALL", 4100 * 432)
+    assert sum(p.samples for p in split(data, SHARES, 0, BEYOND)) == 4100
+    monkeypatch.setattr("onnxc.runtime.split.MORE", 4098)
+    assert sum(p.samples for p in split(data, SHARES, 0, BEYOND)) == 4098
+    with pytest.raises(ValueError, match="add up to 8"):
+        split(data, SHARES, 0, (0, 6, 1))
+
+
 def test_recipes_are_written_as_they_are_read(tmp_path):
     passes = parse(
         'prune(ratio=0.0, ratio_by={"a\\"[b]": 0.25, c: 0.5}), quant.cluster(bits=3, refit=true, skip=["*", x]), fuse'
@@ -160,16 +173,16 @@ def test_a_drop_is_as_sure_as_its_samples():
     assert doubt([], []) == 0 == doubt([0.5], [0.4])
 
 
-def chosen_of_many(seed: int, sure: bool) -> float:
-    """What the chosen of 24 candidates loses in truth, of which more and more lose more and more, by 480 samples."""
+def chosen_of_many(seed: int, sure: bool, samples: int = 480) -> float:
+    """What the chosen of 24 candidates loses in truth, of which more and more lose more and more, by so many samples."""
     rng = np.random.default_rng(seed)
-    was, made = rng.random(480) < 0.9, []
+    was, made = rng.random(samples) < 0.9, []
     for k, lost in enumerate(np.linspace(0, 0.03, 24)):
-        now = np.where(was, rng.random(480) > (0.02 + lost) / 0.9, rng.random(480) < 0.2)
+        now = np.where(was, rng.random(samples) > (0.02 + lost) / 0.9, rng.random(samples) < 0.2)
         made.append((lost, 1000 - k, 0.01 * 1.3**k, now))
 
     def result(right: np.ndarray) -> dict:
-        without = [float(np.delete(right.reshape(16, 30), k, 0).mean()) for k in range(16)] if sure else []
+        without = [float(np.delete(right.reshape(16, -1), k, 0).mean()) for k in range(16)] if sure else []
         one = {"accuracy": float(right.mean())}
         return {"metrics": one, "held": one, "without": {"metrics": without, "held": without}}
 
@@ -183,6 +196,8 @@ def test_what_chooses_is_not_taken_at_its_word():
     sure, lucky = ([chosen_of_many(seed, s) for seed in range(60)] for s in (True, False))
     assert np.mean(np.array(sure) > 0.01) <= 0.2 < np.mean(np.array(lucky) > 0.01)
     assert np.mean(sure) > 0.003  # and not by trying nothing
+    more = [chosen_of_many(seed, True, 4800) for seed in range(60)]
+    assert np.mean(np.array(more) > 0.01) <= 0.2 and np.mean(more) > 1.2 * np.mean(sure)
 
 
 def test_what_is_surely_better_is_not_smoothed_away():
