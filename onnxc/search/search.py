@@ -294,10 +294,10 @@ class Search:
     def _tell(self, what: str, share: float, since: float, from_: float = 0.0) -> None:
         """Show what is done, and the time left: as all of it goes on as the part from `from_` to `share` went since `since`."""
         spent = self._now - since
-        left = spent / max(share - from_, 1e-6) * (1 - share) if share > from_ else math.inf
+        left = spent / max(share - from_, 1e-6) * (1 - share) if from_ < share < 1 else math.inf
         if self._until is not None:
             left = min(left, max(self._until - self._now, 0))
-        self.progress(what if math.isinf(left) else f"{what}; about {_minutes(left)} left", share)
+        self.progress(what if math.isinf(left) else f"{what}; about {_minutes(left)} left", min(share, 1.0))
 
     def _made(self) -> list[Point]:
         """The candidates that were made, with their times where these were measured."""
