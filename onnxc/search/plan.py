@@ -16,7 +16,7 @@ peak times what it was by.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -48,6 +48,8 @@ EPOCHS = 8
 """How often a candidate that is trained sees the samples that passes see."""
 PLAIN = ({"macs": 0.5}, {"params": 0.6})
 """Plain cuts: what they leave of the whole. A search begins with the first."""
+MILDER = 0.1
+"""Share of the whole by which a plain cut is made milder, or deeper."""
 EQUAL = (4, 3, 2, -8, -6)
 """Bits that all layers have in candidates that try what needs no search; the first where codes of runs do not fit."""
 SAFE = 5
@@ -69,6 +71,7 @@ class Candidate:
     bits: Mapping[str, int] = field(default_factory=dict, compare=False, hash=False)
     ahead: int = field(default=0, compare=False, hash=False)
     cut: Mapping[Cut, float] | None = field(default=None, compare=False, hash=False)
+    plain: Mapping[str, float] | None = field(default=None, compare=False, hash=False)
 
     @property
     def text(self) -> str:
@@ -147,7 +150,21 @@ class Planner:
         """The same behind a plain cut of channels, whose noise nothing tells beforehand."""
         at = len(self._local.head)
         passes = (*one.passes[:at], make("prune.channels", dict(cut)), *one.passes[at:])
-        return Candidate(passes, one.format, 0.0, 0.0, bits=one.bits, ahead=one.ahead + 1)
+        return Candidate(passes, one.format, 0.0, 0.0, bits=one.bits, ahead=one.ahead + 1, plain=cut)
+
+    def traded(self, one: Candidate, parts: Sequence[float]) -> list[Candidate]:
+        """Candidates of shared weights behind a plain cut that is a step deeper, and behind one a step milder with a bit less in the
+        layers that hold these parts of what can be saved: which of both loses less for its bytes no sum tells."""
+        found = []
+        for less, other in ((True, one), *((False, self.lowered(one, part)) for part in parts)):
+            if one.plain and other is not None and one.format == "shared":
+                ((what, left),) = one.plain.items()
+                left = round(left - MILDER if less else left + MILDER, 3)
+                if 0 < left < 1:
+                    at = len(self._local.head)
+                    bare = replace(other, passes=other.passes[:at] + other.passes[at + 1 :], ahead=other.ahead - 1)
+                    found.append(self._behind_cut(bare, {what: left}))
+        return found
 
     def lowered(self, one: Candidate, part: float) -> Candidate | None:
         """A candidate of shared weights with a bit less in the layers that are believed to save most for the noise of it, which hold
