@@ -16,7 +16,7 @@ peak times what it was by.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -28,9 +28,9 @@ from ..passes.base import Pass
 from ..passes.registry import make
 from .budget import Budget
 from .knapsack import choose
-from .options import RATIOS, Options
+from .options import CODES, RATIOS, Options
 from .steps import Cut, globbed, structural
-from .work import RUN, WORST, Worker
+from .work import RUN, SMALL, WORST, Worker
 
 DIVISIONS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
 WEIGHTS = (0.5, 2.0, 8.0)
@@ -152,19 +152,33 @@ class Planner:
         passes = (*one.passes[:at], make("prune.channels", dict(cut)), *one.passes[at:])
         return Candidate(passes, one.format, 0.0, 0.0, bits=one.bits, ahead=one.ahead + 1, plain=cut)
 
-    def traded(self, one: Candidate, parts: Sequence[float]) -> list[Candidate]:
-        """Candidates of shared weights behind a plain cut that is a step deeper, and behind one a step milder with a bit less in the
-        layers that hold these parts of what can be saved: which of both loses less for its bytes no sum tells."""
-        found = []
-        for less, other in ((True, one), *((False, self.lowered(one, part)) for part in parts)):
-            if one.plain and other is not None and one.format == "shared":
-                ((what, left),) = one.plain.items()
-                left = round(left - MILDER if less else left + MILDER, 3)
-                if 0 < left < 1:
-                    at = len(self._local.head)
-                    bare = replace(other, passes=other.passes[:at] + other.passes[at + 1 :], ahead=other.ahead - 1)
-                    found.append(self._behind_cut(bare, {what: left}))
+    def traded(self, one: Candidate) -> list[Candidate]:
+        """Candidates of shared weights behind a plain cut that is a step deeper, and behind one a step milder with a bit less in each
+        layer: which of both loses less for its bytes no sum tells."""
+        if not one.plain or one.format != "shared":
+            return []
+        ((what, left),) = one.plain.items()
+        at, found = len(self._local.head), []
+        for other, share in ((one, left - MILDER), (self._stepped(one), left + MILDER)):
+            if other is not None and 0 < round(share, 3) < 1:
+                bare = replace(other, passes=other.passes[:at] + other.passes[at + 1 :], ahead=other.ahead - 1)
+                found.append(self._behind_cut(bare, {what: round(share, 3)}))
         return found
+
+    def _stepped(self, one: Candidate) -> Candidate | None:
+        """The same with a bit less of an index, or of a code, in each layer of some size; None where nothing can have less. A layer stays
+        stored as it is: what one way of storing loses for its noise says little of another."""
+        sizes = self._local.stored
+        small = SMALL * sum(sizes.values())
+        bits = dict(one.bits)
+        for name, now in one.bits.items():
+            less = now + 1 if now < 0 else now - 1
+            if sizes.get(name, 0) >= small and (less in CODES or 0 < less < WIDEST):
+                bits[name] = less
+        if bits == one.bits:
+            return None
+        passes = (*one.passes[: one.ahead], *self._behind(one.format, bits, _factored(one.cut)))
+        return replace(one, passes=passes, believed={}, bits=bits)
 
     def lowered(self, one: Candidate, part: float) -> Candidate | None:
         """A candidate of shared weights with a bit less in the layers that are believed to save most for the noise of it, which hold

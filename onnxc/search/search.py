@@ -35,8 +35,6 @@ STEPS = 8
 """How often candidates that keep to the budget are made smaller still, layer by layer."""
 PARTS = (1.0, 0.5, 0.2, 0.05)
 """Shares of what a bit less everywhere would save."""
-TRADED = PARTS[:2]
-"""The same, where a milder plain cut makes up for it."""
 CUTS = 2
 """Units of channels that are cut a step further, one at a time."""
 BESIDE = 1.1
@@ -197,7 +195,7 @@ class Search:
                 break
             wanted = [planner.lowered(start, part) for start in starts for part in PARTS]
             wanted += [c for start in starts[:1] for c in planner.narrower(start, CUTS)]
-            wanted += [c for start in starts for c in planner.traded(start, TRADED)]
+            wanted += [c for start in starts for c in planner.traded(start)]
             asked = [("", 0.0, c) for c in wanted if c is not None and c.text not in self.tried]
             if asked:
                 self._try(executor, planner, asked, 1.0)
