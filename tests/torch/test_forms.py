@@ -8,7 +8,7 @@ import pytest
 from onnx import helper
 
 import onnxc
-from onnxc.ir.errors import BadOption
+from onnxc.ir.errors import BadOption, OnnxcError
 from onnxc.runtime.reference import Session
 from tests.torch.test_training import fitted, images, small
 
@@ -171,6 +171,49 @@ def test_labels_and_the_given_model_teach_together(trained):
         (y,) = Session(model.to_proto()).run({"x": data["x"]}).values()
         away[option] = float(np.square(y - wanted).mean())
     assert away[",distil=true"] < away[""] / 2, away
+
+
+def test_a_model_of_a_file_teaches_in_the_place_of_the_given(trained, tmp_path):
+    """A network with other weights draws the outputs to its own, of labels or none."""
+    other = trained.copy()
+    for constant in other.constants().values():
+        if constant.values.dtype == np.float32 and constant.values.ndim > 1:
+            constant.values = constant.values[::-1].copy()
+    other.save(tmp_path / "other.onnx")
+    data = images()
+    (wanted,) = Session(other.to_proto()).run({"x": data["x"]}).values()
+
+    def away(model) -> float:
+        (y,) = Session(model.to_proto()).run({"x": data["x"]}).values()
+        return float(np.square(y - wanted).mean())
+
+    rows = {}
+    for passes, of in (("distill", data), ("finetune", {**data, "labels": wanted.argmax(1)}), ("decay", data)):
+        text = f'train.{passes}({QUICK},held=0,teacher="{tmp_path}/other.onnx")'
+        rows[passes] = away(onnxc.run_passes(trained, text, data=of, check="shapes").model)
+    assert all(row < 0.8 * away(trained) for row in rows.values()), (away(trained), rows)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ("output", "the teacher must have the model's outputs"),
+        ("input", "the teacher has an input that the model has not"),
+    ],
+)
+def test_a_teacher_of_other_ends_is_refused(trained, tmp_path, change, said):
+    proto = trained.to_proto()
+    old, new = getattr(proto.graph, change)[0].name, "other"
+    for node in proto.graph.node:
+        node.input[:] = [new if n == old else n for n in node.input]
+        node.output[:] = [new if n == old else n for n in node.output]
+    for end in (*proto.graph.input, *proto.graph.output):
+        end.name = new if end.name == old else end.name
+    onnx.save(proto, tmp_path / "other.onnx")
+    with pytest.raises(BadOption, match=said):
+        onnxc.run_passes(trained, f'train.distill(teacher="{tmp_path}/other.onnx")', data=images(), check="shapes")
+    with pytest.raises(OnnxcError, match="cannot read"):
+        onnxc.run_passes(trained, f'train.distill(teacher="{tmp_path}/none.onnx")', data=images(), check="shapes")
 
 
 @pytest.mark.parametrize("inputs, op", [("xnor,smooth=true", "Binarize"), ("horq,bits=2", "ResidualBinarize")])

@@ -44,4 +44,4 @@ class Admm(Learnt):
         share = 0.8 if self.sparsity is None else self.sparsity
         form = Form("split", sparsity=share, codes=CODES.get(self.to, ()), strength=self.strength)
         forms = self.formed(model, form, self.skip, self.ends and not sparse)
-        return Objective(**self.learnt_from(ctx), forms=forms)
+        return Objective(**self.learnt_from(model, ctx), forms=forms)

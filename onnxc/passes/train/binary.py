@@ -63,7 +63,7 @@ class Binary(Learnt):
         form = Form("binary" if self.scale == "channel" else one, after=self.after)
         forms = self.formed(model, form, self.skip, self.ends)
         maps = {w.name: Form("fixed") for node, w, _ in products(model) if _averages(node)}
-        return Objective(**self.learnt_from(ctx), forms=forms | maps, smooth_signs=self.smooth)
+        return Objective(**self.learnt_from(model, ctx), forms=forms | maps, smooth_signs=self.smooth)
 
 
 def _averages(node: gs.Node) -> bool:

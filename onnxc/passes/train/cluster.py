@@ -38,7 +38,7 @@ class Cluster(Learnt):
         return [given(bits=self.bits, bits_by=self.bits_by, skip=self.skip)]
 
     def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
-        return Objective(**self.learnt_from(ctx), forms=kept_zeros(model))
+        return Objective(**self.learnt_from(model, ctx), forms=kept_zeros(model))
 
     def run(self, model: Model, ctx: Context) -> Report:
         report = super().run(model, ctx)

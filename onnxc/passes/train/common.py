@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from ...ir.errors import BadOption
+from ...ir.files import load
 from ...ir.model import Model
 from ...ir.verify import verify
 from ..base import Claim, Context, Pass, Report
@@ -137,26 +138,64 @@ class Train(Pass):
             raise BadOption("no product is left to train", pass_name=self.name, remedy="ends=false, or a shorter skip")
         return found
 
-    def teacher(self, ctx: Context, temperature: float, features: float) -> Teacher:
-        """The model as the user gave it, as a teacher."""
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class Taught(Train):
+    """Base of passes that may learn from a teacher.
+
+    teacher: the file of a model of the same inputs and outputs that teaches in the place of the model as given, as a larger one may.
+    """
+
+    teacher: str | None = None
+
+    def taught(self, model: Model, ctx: Context, temperature: float = 2.0, features: float = 0.0) -> Teacher:
+        """The model of the file, or else the model as the user gave it, as a teacher of `model`."""
+        if self.teacher is not None:
+            return Teacher(self._read(model, self.teacher), temperature, features)
         if ctx.original is None:
             raise BadOption("distillation needs the model as it was given", pass_name=self.name)
         return Teacher(ctx.original, temperature, features)
 
+    def _read(self, model: Model, file: str) -> Model:
+        made = load(file)
+        inputs = {t.name for t in model.inputs}
+        for t in made.inputs:
+            if t.name not in inputs:
+                raise BadOption("the teacher has an input that the model has not", pass_name=self.name,
+                                expected=", ".join(sorted(inputs)), found=t.name, remedy="name it alike")  # fmt: skip
+        outputs = {t.name: t for t in made.outputs}
+        for t in model.outputs:
+            other = outputs.get(t.name)
+            if other is None or not _fits(t.shape, other.shape):
+                raise BadOption("the teacher must have the model's outputs", pass_name=self.name,
+                                expected=f"{t.name} {t.shape}",
+                                found=f"{t.name} {other.shape}" if other is not None else ", ".join(outputs),
+                                remedy="name it alike, or take a teacher of this task")  # fmt: skip
+        return made
+
+
+def _fits(one: Sequence | None, other: Sequence | None) -> bool:
+    """Whether two shapes may be the same; None and names are extents that are not known."""
+    if one is None or other is None:
+        return True
+    pairs = zip(one, other)
+    return len(one) == len(other) and all(a == b for a, b in pairs if isinstance(a, int) and isinstance(b, int))
+
 
 @dataclass(kw_only=True, repr=False, eq=False)
-class Learnt(Train):
-    """Base of passes that learn from labels where the data have them, else from the model as given.
+class Learnt(Taught):
+    """Base of passes that learn from labels where the data have them, else from the teacher.
 
-    distil: from labels and the given model's softened outputs together (Hinton 2015).
+    distil: from labels and the teacher's softened outputs together (Hinton 2015), as where a teacher is named.
     """
 
     distil: bool = False
 
-    def learnt_from(self, ctx: Context) -> dict[str, Any]:
+    def learnt_from(self, model: Model, ctx: Context) -> dict[str, Any]:
         """Labels, the teacher or both: parts of an Objective."""
         labels = bool(getattr(ctx.data, "labelled", False))
-        return {"labels": labels, "teacher": self.teacher(ctx, 2.0, 0.0) if self.distil or not labels else None}
+        both = self.distil or self.teacher is not None
+        return {"labels": labels, "teacher": self.taught(model, ctx) if both or not labels else None}
 
 
 def told(history: History, report: Report) -> None:

@@ -33,4 +33,4 @@ class Decay(Learnt):
         penalties = tuple(
             Penalty(kind, w.name, self.strength, scale=self.scale) for _, w, _ in products(model, self.skip)
         )
-        return Objective(**self.learnt_from(ctx), penalties=penalties, forms=kept_zeros(model))
+        return Objective(**self.learnt_from(model, ctx), penalties=penalties, forms=kept_zeros(model))

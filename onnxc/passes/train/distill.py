@@ -7,13 +7,13 @@ from typing import Annotated
 from ...ir.model import Model
 from ..base import Context, Report, register
 from ..options import Range
-from .common import Train
+from .common import Taught
 from .objective import Objective
 from .weights import kept_zeros
 
 
 @register("train.distill")
-class Distill(Train):
+class Distill(Taught):
     """Distil the model as the user gave it into the model as it stands in the list (Hinton 2015).
 
     Classes are compared as softened, other outputs by squares relative to their variance. What is zero stays zero,
@@ -29,5 +29,5 @@ class Distill(Train):
     steps: bool = False
 
     def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
-        teacher = self.teacher(ctx, self.temperature, self.features)
+        teacher = self.taught(model, ctx, self.temperature, self.features)
         return Objective(teacher=teacher, forms=kept_zeros(model), steps=self.steps)

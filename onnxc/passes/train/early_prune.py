@@ -45,7 +45,7 @@ class EarlyPrune(Learnt):
         if not found:
             raise BadOption("the model has no batch normalisation", pass_name=self.name, remedy="take it ahead of fuse")
         early = Objective(
-            **self.learnt_from(ctx),
+            **self.learnt_from(model, ctx),
             penalties=tuple(Penalty("l1", t.name, self.strength) for t in found),
             forms=kept_zeros(model) | {t.name: Form("average", strength=self.forecast) for t in found},
         )
@@ -54,6 +54,6 @@ class EarlyPrune(Learnt):
         given: Maker = PruneChannels
         cut = given(criterion="bn_scale", ratio=self.ratio, scope=self.scope, recover="none")
         self.prepared(cut, model, ctx, report)
-        rest = Objective(**self.learnt_from(ctx), forms=kept_zeros(model))
+        rest = Objective(**self.learnt_from(model, ctx), forms=kept_zeros(model))
         self.fit(model, rest, self.schedule(), ctx, report, True)
         return report

@@ -7,16 +7,17 @@ from typing import Annotated
 from ...ir.model import Model
 from ..base import Context, Report, register
 from ..options import Range
-from .common import Train
+from .common import Taught
 from .objective import Objective
 from .weights import kept_zeros
 
 
 @register("train.finetune")
-class Finetune(Train):
+class Finetune(Taught):
     """Train on labels by cross entropy; what is zero stays zero, shared weights stay shared, stored integers stay integers.
 
-    smooth: label smoothing (Szegedy 2016). distil: learn from the given model's softened outputs too (Hinton 2015).
+    smooth: label smoothing (Szegedy 2016). distil: learn from the teacher's softened outputs too (Hinton
+    2015), as where a teacher is named.
     """
 
     reaches = True
@@ -24,5 +25,5 @@ class Finetune(Train):
     distil: bool = False
 
     def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
-        teacher = self.teacher(ctx, 2.0, 0.0) if self.distil else None
+        teacher = self.taught(model, ctx) if self.distil or self.teacher is not None else None
         return Objective(labels=True, smooth=self.smooth, teacher=teacher, forms=kept_zeros(model))

@@ -50,4 +50,4 @@ class GroupSparse(Learnt):
                 penalties.append(Penalty("exclusive", w.name, self.strength * self.exclusive, within))
         if not penalties:
             raise BadOption("no layer has such groups", pass_name=self.name, found=self.groups)
-        return Objective(**self.learnt_from(ctx), penalties=tuple(penalties), forms=kept_zeros(model))
+        return Objective(**self.learnt_from(model, ctx), penalties=tuple(penalties), forms=kept_zeros(model))

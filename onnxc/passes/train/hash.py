@@ -32,4 +32,4 @@ class Hash(Learnt):
         return [given(bits=self.bits, skip=self.skip)]
 
     def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
-        return Objective(**self.learnt_from(ctx), forms=kept_zeros(model))
+        return Objective(**self.learnt_from(model, ctx), forms=kept_zeros(model))

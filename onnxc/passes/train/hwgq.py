@@ -42,4 +42,4 @@ class Hwgq(Learnt):
         forms = {}
         if self.weights != "real":
             forms = self.formed(model, Form(self.weights), self.skip, self.ends)
-        return Objective(**self.learnt_from(ctx), forms=forms, steps=self.steps)
+        return Objective(**self.learnt_from(model, ctx), forms=forms, steps=self.steps)

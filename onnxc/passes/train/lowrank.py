@@ -38,4 +38,4 @@ class LowRank(Learnt):
         return [given(**{k: v for k, v in asked.items() if v is not None}, skip=self.skip or None)]
 
     def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
-        return Objective(**self.learnt_from(ctx), forms=kept_zeros(model))
+        return Objective(**self.learnt_from(model, ctx), forms=kept_zeros(model))

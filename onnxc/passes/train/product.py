@@ -34,4 +34,4 @@ class Product(Learnt):
         return [given(subvectors=self.subvectors, centroids=self.centroids, codebook=self.codebook, skip=self.skip)]
 
     def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
-        return Objective(**self.learnt_from(ctx), forms=kept_zeros(model))
+        return Objective(**self.learnt_from(model, ctx), forms=kept_zeros(model))

@@ -32,4 +32,4 @@ class Proximal(Learnt):
 
     def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
         forms = self.formed(model, Form("felt", codes=CODES[self.levels]), self.skip, self.ends)
-        return Objective(**self.learnt_from(ctx), forms=forms)
+        return Objective(**self.learnt_from(model, ctx), forms=forms)

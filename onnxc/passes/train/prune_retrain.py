@@ -48,7 +48,7 @@ class PruneRetrain(Learnt):
         }
         if not forms:
             raise BadOption("no product with a stored weight", pass_name=self.name)
-        return Objective(**self.learnt_from(ctx), forms=forms)
+        return Objective(**self.learnt_from(model, ctx), forms=forms)
 
     def _share(self, name: str) -> float:
         fitting = [share for glob, share in (self.sparsity_by or {}).items() if fnmatchcase(name, glob)]

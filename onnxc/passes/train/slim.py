@@ -33,4 +33,4 @@ class Slim(Learnt):
                 remedy="take it ahead of fuse, or use train.group_sparse",
             )  # fmt: skip
         penalties = tuple(Penalty("l1", t.name, self.strength) for t in found)
-        return Objective(**self.learnt_from(ctx), penalties=penalties, forms=kept_zeros(model))
+        return Objective(**self.learnt_from(model, ctx), penalties=penalties, forms=kept_zeros(model))

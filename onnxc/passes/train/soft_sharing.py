@@ -31,4 +31,4 @@ class SoftSharing(Learnt):
 
     def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
         form = Form("mixture", strength=self.strength, components=self.components)
-        return Objective(**self.learnt_from(ctx), forms=self.formed(model, form, self.skip, ends=False))
+        return Objective(**self.learnt_from(model, ctx), forms=self.formed(model, form, self.skip, ends=False))

@@ -31,4 +31,4 @@ class Ternary(Learnt):
 
     def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
         form = Form("ternary" if self.scales == "mean" else "trained", after=self.after)
-        return Objective(**self.learnt_from(ctx), forms=self.formed(model, form, self.skip, self.ends))
+        return Objective(**self.learnt_from(model, ctx), forms=self.formed(model, form, self.skip, self.ends))

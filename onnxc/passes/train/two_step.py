@@ -44,4 +44,4 @@ class TwoStep(Learnt):
 
     def objective(self, model: Model, ctx: Context, report: Report) -> Objective:
         form = Form("nearest", codes=CODES[self.levels], after=self.share)
-        return Objective(**self.learnt_from(ctx), forms=self.formed(model, form, self.skip, self.ends))
+        return Objective(**self.learnt_from(model, ctx), forms=self.formed(model, form, self.skip, self.ends))
