@@ -1,7 +1,7 @@
 """Deep Compression with training: LeNet-300-100, LeNet-5 and ResNet-20, trained, cut, shared and packed, stage by stage.
 
     PYTHONPATH=. python benchmarks/lenet.py --train FILE.npz --test FILE.npz --name fashion|mnist [--only NET] [--share N]
-        [--threads N] [--tune]
+        [--threads N] [--seed S] [--tune]
 
 FILE.npz: `image` float32 [n, 1, 28, 28] and `labels`. The stages behind "trained" are one pass list, whose teacher is the
 network as trained; accuracy is that of the unpacked archive in ONNX Runtime on --test, which chose nothing, and ratios are
@@ -9,7 +9,8 @@ bytes of float32 weights by bytes of the archive. What the lists say was chosen 
 served other networks): every fifth image of --train is measured in place of --test, the others are trained
 on, and nothing is written. Han's stages beside: 12x cut, 32x shared, 40x
 coded (LeNet-300-100); 12x, 33x, 39x (LeNet-5). ResNet-20 is the bundled one, for Fashion-MNIST (examples/recipes/fashion.py).
-Writes benchmarks/results/lenet.json after each stage; --share: train on every N-th image.
+Writes benchmarks/results/lenet.json after each stage; --share: train on every N-th image; --seed: other weights to begin with, and
+another training throughout, in rows of their own.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ def measure(model: onnxc.Model, test: Data) -> dict:
 def main() -> None:
     parser = trained_options(__doc__, 1)
     parser.add_argument("--name", required=True)
+    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     train, test = arrays(args.train, args.share), arrays(args.test)
     if args.tune:
@@ -114,9 +116,9 @@ def main() -> None:
     for name, stages in STAGES.items():
         if args.only not in name or not name.endswith(args.name):
             continue
-        model = onnxc.load(RESNET if name.startswith("ResNet-20") else lenet(name.split()[0]))
+        model = onnxc.load(RESNET if name.startswith("ResNet-20") else lenet(name.split()[0], args.seed))
         size = sum(4 * t.values.size for t in model.constants().values() if t.values.dtype.kind == "f")
-        rows = found[name] = {}
+        rows = found[f"{name}, seed {args.seed}" if args.seed else name] = {}
         start = time.process_time()
 
         def named(stage: str) -> str:
@@ -134,7 +136,7 @@ def main() -> None:
         trained, *rest = stages
         for part in ([trained], rest):
             passes = [p for stage in part for p in (named(stage), Look(show, stage))]
-            model = onnxc.run_passes(model, passes, data=train, check="shapes").model
+            model = onnxc.run_passes(model, passes, data=train, check="shapes", seed=args.seed).model
 
 
 if __name__ == "__main__":
