@@ -79,16 +79,20 @@ def handled() -> Iterator[None]:
 def _watch(ours: socket.socket) -> None:
     with ours:
         known = {int(getattr(signal, name)) for name in NAMES if hasattr(signal, name)}
-        while (first := ours.recv(1)) and first[0] not in known:
-            pass
+
+        def told() -> bytes:
+            """The next that tells the process to end; nothing where the other end has gone."""
+            while (number := ours.recv(1)) and number[0] not in known:
+                pass
+            return number
+
+        first = told()
         if not first:
             return
         ours.settimeout(GRACE)
         for _ in range(PATIENCE):
             try:
-                while (again := ours.recv(1)) and again[0] not in known:
-                    pass
-                if not again:
+                if not told():
                     return
                 break
             except TimeoutError:

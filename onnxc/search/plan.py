@@ -177,8 +177,7 @@ class Planner:
                 bits[name] = less
         if bits == one.bits:
             return None
-        passes = (*one.passes[: one.ahead], *self._behind(one.format, bits, _factored(one.cut)))
-        return replace(one, passes=passes, believed={}, bits=bits)
+        return self._stored_in(one, bits, one.stored)
 
     def lowered(self, one: Candidate, part: float) -> Candidate | None:
         """A candidate of shared weights with a bit less in the layers that are believed to save most for the noise of it, which hold
@@ -199,7 +198,11 @@ class Planner:
             bits[name] = less_bits
             left -= size
             noise += more if math.isfinite(more) else 0.0
-        passes = (*one.passes[: one.ahead], *self._behind(one.format, bits, factored))
+        return self._stored_in(one, bits, noise)
+
+    def _stored_in(self, one: Candidate, bits: dict[str, int], noise: float) -> Candidate:
+        """The same with layers stored in so many bits, which makes so much noise."""
+        passes = (*one.passes[: one.ahead], *self._behind(one.format, bits, _factored(one.cut)))
         return replace(one, passes=passes, stored=noise, believed={}, bits=bits)
 
     def _less(self, name: str, now: int, size: int, runs: bool) -> tuple[float, float, int] | None:
