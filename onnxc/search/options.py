@@ -71,7 +71,7 @@ def jobs(local: Worker, formats: tuple[str, ...], budget: Budget) -> list[Job]:
     bounds, units = set(budget.bounds()), range(len(local.sweep.units))
     stored = {f.partition("+")[0] for f in formats}
     if "int8" in stored:
-        found += [("int8", name) for name in local.stored]
+        found += [("int8", name) for name in local.products]
     if "ram" in bounds:
         found += [("peak", k) for k in units]
     if bounds & set(PIXELS):
@@ -85,7 +85,7 @@ def jobs(local: Worker, formats: tuple[str, ...], budget: Budget) -> list[Job]:
     found += [("branch", name) for name in local.branches]
     whole = sum(local.stored.values())
     large = [name for name, size in local.stored.items() if size >= SMALL * whole]
-    found += [("rank", name, energy) for energy in ENERGIES for name in large]
+    found += [("rank", name, energy) for energy in ENERGIES for name in large if name in local.factored]
     if "shared" in stored:
         found += [("bits", name, bits) for bits in CODED for name in large if name in local.runs]
     for ratio in (0.125, 0.375, 0.75):

@@ -142,8 +142,9 @@ class Planner:
         kinds = [k for k in formats if k in bits] if layers else []
         found = []
         for k in kinds:
-            size = sum(layers.values()) * bits[k] / 8
-            found.append(self._candidate(k, {}, dict.fromkeys(layers, bits[k]), 0.0, 0.0, size))
+            each = {n: bits[k] if k == "shared" or n in self._local.products else FLOAT for n in layers}
+            size = sum(n * each[name] / 8 for name, n in layers.items())
+            found.append(self._candidate(k, {}, each, 0.0, 0.0, size))
         return [*found, *(self._behind_cut(one, PLAIN[0]) for one in found if self._local.sweep.units)]
 
     def _behind_cut(self, one: Candidate, cut: Mapping[str, float]) -> Candidate:
@@ -326,7 +327,7 @@ class Planner:
             costs.append([0.0, *(-measured[v][self._unit] - memory * (1 - v**2) for v in values)])
             noises.append([0.0, *(measured[v]["noise"] for v in values)])
         picked = choose(costs, noises, cap)
-        return {c: vs[j] for c, vs, j in zip(cuts, choices, picked) if vs[j]}
+        return self._local.standing({c: vs[j] for c, vs, j in zip(cuts, choices, picked) if vs[j]})
 
     def _cuts_noise(self, cut: Mapping[Cut, float]) -> float:
         """The noises of cuts, added up."""
@@ -389,7 +390,8 @@ class Planner:
         return passes
 
     def _int8(self, stored: Mapping[str, int], factored: list[str]) -> Pass:
-        floats = [name for name, bits in stored.items() if bits == FLOAT]
+        others = set(self._local.stored) - set(self._local.products)  # float in any case
+        floats = [name for name, bits in stored.items() if bits == FLOAT and name not in others]
         skip = [globbed(name) for name in floats] + [f"{globbed(name)}_*" for name in floats if name in factored]
         return make("quant.int8", {"skip": skip or None, "bias_correction": True})
 

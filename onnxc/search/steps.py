@@ -34,7 +34,7 @@ def structural(cuts: Mapping[Cut, float], local: Worker, fit: str = "auto") -> l
         by_name = {globbed(local.sweep.units[k][0].name): r for k, r in by_kind["channels"].items()}
         passes.append(make("prune.channels", {"ratio": 0.0, "ratio_by": by_name}))
     if "branch" in by_kind:
-        stay = [globbed(name) for name in local.branches if name not in by_kind["branch"]]
+        stay = [globbed(name) for name in local.sums if name not in by_kind["branch"]]
         passes.append(make("prune.blocks", {"drop": len(by_kind["branch"]), "measure": "local", "skip": stay}))
     if "rank" in by_kind:
         energies = {globbed(name): e for name, e in by_kind["rank"].items()}

@@ -56,6 +56,13 @@ FOLDS = 16
 RUN = 4
 """Inputs of a layer that share a code."""
 Job = tuple
+NOTHING = {"noise": WORST, "bytes": 0.0, "macs": 0.0}
+USELESS: dict[str, Any] = {
+    **dict.fromkeys(("channels", "bits", "int8"), WORST),
+    **dict.fromkeys(("rank", "branch", "resolution"), NOTHING),
+    "peak": 0.0,
+}
+"""What stands for a measurement of a thing that its pass refuses to do: it is not taken."""
 
 
 class Stopped(Exception):
@@ -112,7 +119,12 @@ class Worker:
     def do(self, job: Job) -> Any:
         """What comes of one job."""
         self.check()
-        return getattr(self, f"_{job[0]}")(*job[1:])
+        try:
+            return getattr(self, f"_{job[0]}")(*job[1:])
+        except OnnxcError:
+            if job[0] not in USELESS:
+                raise
+            return USELESS[job[0]]
 
     @cached_property
     def task(self) -> Task | None:
@@ -200,10 +212,36 @@ class Worker:
         return self._costs(self.fused)
 
     @cached_property
+    def products(self) -> list[str]:
+        """Of `stored` what may be 8-bit integers: not recurrent layers, whose two weights have names of their own."""
+        nodes = {node.name for node in self.fused.nodes}
+        return [name for name in self.stored if name in nodes]
+
+    @cached_property
+    def factored(self) -> list[str]:
+        """Of `products` what may be factored, which happens ahead of fusing."""
+        nodes = {node.name for node in self.clean.nodes}
+        return [name for name in self.products if name in nodes]
+
+    @cached_property
+    def sums(self) -> list[str]:
+        """The sums whose residual branch can be left out ahead of fusing."""
+        return _sums(self.clean)
+
+    @cached_property
     def branches(self) -> list[str]:
-        """The sums whose residual branch can be left out."""
-        found = branches(self.fused, verify(self.fused).analysis, [], Report())
-        return list(dict.fromkeys(b.add for b in found))
+        """Of `sums` those that are there after it as well, where they are measured."""
+        fused = set(_sums(self.fused))
+        return [name for name in self.sums if name in fused]
+
+    def standing(self, cuts: Mapping[Cut, float]) -> dict[Cut, float]:
+        """Cuts without the low ranks of layers that leave with their branch."""
+        out = {c: v for c, v in cuts.items() if c[0] == "branch"}
+        if not out or not any(kind == "rank" for kind, _ in cuts):
+            return dict(cuts)
+        left = self._pipeline(structural(out, self)).transform(self.clean).model
+        names = {node.name for node in left.nodes}
+        return {c: v for c, v in cuts.items() if c[0] != "rank" or c[1] in names}
 
     @cached_property
     def judges(self) -> tuple[Judge, Judge, Judge]:
@@ -225,7 +263,7 @@ class Worker:
         work = self.fused.copy()
         report = p.run(work, self._context(work))
         if not report.edits:
-            return {"noise": WORST, "bytes": 0.0, "macs": 0.0}
+            return dict(NOTHING)
         before, after = self.whole, self._costs(work)
         noise = min(self.judges[0](work.to_proto()).noise, WORST)
         return {"noise": noise, **{k: float(before[k] - after[k]) for k in ("bytes", "macs")}}
@@ -241,7 +279,7 @@ class Worker:
         return self._noise(make("quant.cluster", {"bits_by": others, "bits": bits, "refit": True, "store": "floats"}))
 
     def _int8(self, layer: str) -> float:
-        others = [globbed(other) for other in self.stored if other != layer]
+        others = [globbed(other) for other in self.products if other != layer]
         return self._noise(make("quant.int8", {"calibration": "minmax", "skip": others}))
 
     def _rank(self, layer: str, energy: float) -> dict[str, float]:
@@ -253,10 +291,7 @@ class Worker:
         return self._trial(p)
 
     def _resolution(self, rho: float) -> dict[str, float]:
-        try:
-            return self._trial(make("prune.resolution", {"rho": rho}))
-        except OnnxcError:  # it says why in a list of its own
-            return {"noise": WORST, "bytes": 0.0, "macs": 0.0}
+        return self._trial(make("prune.resolution", {"rho": rho}))
 
     def _peak(self, unit: int) -> float:
         """The share of the memory over time that half of a unit's channels takes."""
@@ -338,6 +373,12 @@ class Worker:
         passes = [*structural(rest, self, fit="weights"), *self.joined]
         made = self._pipeline(passes).transform(work).model
         return self.sizes(made), self._costs(made)
+
+
+def _sums(model: Model) -> list[str]:
+    """The sums of a model whose residual branch can be left out."""
+    found = branches(model, verify(model).analysis, [], Report())
+    return list(dict.fromkeys(b.add for b in found))
 
 
 def _room(data: Held) -> int:

@@ -108,3 +108,34 @@ def test_batches_fit_the_tensors_that_are_looked_at_and_what_runs_beside_them(sc
     assert max(len(got["ra"]) for got in ctx.tensors(model, ["ra"])) == size
     assert len(next(iter(Stream(ctx, ctx.verified.analysis, ["ra"], 5)))["x"]) == min(size, 5)
     assert capture.room(budget) == 1 and capture.room(0) <= capture.MAX_BATCH
+
+
+STEPWISE = """<ir_version: 8, opset_import: ["" : 17]> g (float[AXES,4] x) => (float[AXES,4] y)
+  { a = MatMul(x, w0)  r = Relu(a)  b = MatMul(r, w1)  y = Relu(b) }"""
+
+
+@pytest.mark.parametrize(
+    "axes, shapes, wanted",
+    [
+        ("T,N", [(6, 3)] * 3 + [(6, 1)], [(6, 4), (6, 4), (6, 2)]),  # samples on the second axis, fewer in the last batch
+        ("N,T", [(3, 6), (3, 6), (3, 2), (9, 5)], [(4, 6), (2, 6), (3, 2), (4, 5)]),
+    ],
+)
+def test_samples_may_stand_on_any_axis_and_have_any_extent(axes, shapes, wanted):
+    proto, rng = parser.parse_model(STEPWISE.replace("AXES", axes)), np.random.default_rng(0)
+    for k in range(2):
+        proto.graph.initializer.append(numpy_helper.from_array(rng.normal(size=(4, 4)).astype(np.float32), f"w{k}"))
+    model = load(proto)
+    chunks = [{"x": rng.normal(size=(*shape, 4)).astype(np.float32)} for shape in shapes]
+    data = open_data(lambda: iter(chunks), input_specs(proto))
+    ctx = Context(verify(model), runner=Runner(), data=data)
+    stream = Stream(ctx, ctx.verified.analysis, ["x"], 10)
+    stream.size = 4
+    cache = ActivationCache(ctx, stream)
+    seen = [list(cache.look(model, [name], ["r", "y"])) for name in ("r", "y")]
+    assert [got["r"].shape[:2] for got in seen[0]] == wanted
+    for name, step in zip("ry", seen, strict=True):
+        for got, feeds in zip(step, stream, strict=True):
+            np.testing.assert_allclose(
+                got[name], Probe(ctx, model, [name])(feeds)[name], rtol=1e-5, atol=1e-6, strict=True
+            )

@@ -27,7 +27,7 @@ from onnxc.search.options import BITS, Options
 from onnxc.search.plan import FLOAT, SAFE, WIDEST, Candidate, Planner
 from onnxc.search.steps import globbed
 from onnxc.search.words import said
-from onnxc.search.work import Worker
+from onnxc.search.work import NOTHING, WORST, Worker
 from tests.browser import WIDTHS, look, needs_browser
 
 TEXT = """
@@ -318,6 +318,72 @@ def test_what_was_trained_to_few_bits_is_packed_first(place):
         local = auto(proto, dict(data)).local
     assert [p.name for p in local.joined] == ["fuse", "quant.recognise"]
     assert list(local.stored) == ["n[a]", "n[y]"] and local.whole["bytes"] < local._costs(local.given)["bytes"]
+
+
+RECURRENT = """<ir_version: 8, opset_import: ["" : 17]> net (float[N,5,4] x) => (float[N,3] y)
+{
+  t = Transpose <perm = [1, 0, 2]> (x)
+  steps, last = LSTM <hidden_size = 8> (t, w, r)
+  one = Constant <value = int64[1] {0}> ()
+  s = Squeeze(last, one)
+  y = Gemm <transB = 1> (s, v)
+}"""
+RESIDUAL = """<ir_version: 8, opset_import: ["" : 17]> net (float[N,8] x) => (float[N,3] y)
+{
+  a = MatMul(x, w0)
+  r = Relu(a)
+  b = MatMul(r, w1)
+  s = Add(x, b)
+  c = MatMul(s, w2)
+  y = MatMul(c, w3)
+}"""
+
+
+def known(text, x, **shapes):
+    """A network with random weights, and samples that it knows."""
+    proto, rng = parser.parse_model(text), np.random.default_rng(0)
+    for name, shape in shapes.items():
+        values = rng.standard_normal(shape).astype(np.float32)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    for node in proto.graph.node:
+        node.name = f"{node.op_type}_{node.output[0]}"
+    x = rng.standard_normal(x).astype(np.float32)
+    return proto, {"x": x, "labels": Session(proto).run({"x": x})["y"].argmax(1)}
+
+
+def test_recurrent_layers_share_values_and_nothing_else():
+    """The two weights of a recurrent layer have names that no other pass knows."""
+    search = auto(*known(RECURRENT, (64, 5, 4), w=(1, 32, 4), r=(1, 32, 8), v=(3, 8)), budget=Budget(bytes=0.5))
+    found = search.run()
+    assert list(search.local.stored) == ["LSTM_steps.W", "LSTM_steps.R", "Gemm_y"]
+    assert search.local.products == search.local.factored == ["Gemm_y"]
+    results = search.state.results
+    assert not found.misses and not [r for r in results.values() if isinstance(r, dict) and "failed" in r]
+    assert {p.format for p in search._made()} >= {"shared", "int8"}
+    assert {json.loads(job)[1] for job in results if json.loads(job)[0] in ("int8", "rank")} == {"Gemm_y"}
+
+
+def test_layers_that_leave_with_a_branch_are_not_factored():
+    local = auto(*known(RESIDUAL, (64, 8), w0=(8, 40), w1=(40, 8), w2=(8, 40), w3=(40, 3))).local
+    assert local.branches == ["Add_s"]
+    both = {("branch", "Add_s"): 1.0, ("rank", "MatMul_a"): 0.9, ("rank", "MatMul_c"): 0.75}
+    assert local.standing(both) == {("branch", "Add_s"): 1.0, ("rank", "MatMul_c"): 0.75}
+    assert local.standing({c: v for c, v in both.items() if c[0] == "rank"}).keys() == both.keys() - {("branch", "Add_s")}
+    whole, _ = local.cut({})
+    left, _ = local.cut(local.standing(both))
+    assert {n for n in whole if n not in left} >= {"MatMul_a", "MatMul_b"}
+    with pytest.raises(BadOption, match="energy_by names no layer"):
+        local.cut(both)
+
+
+def test_what_a_pass_refuses_to_do_alone_is_not_taken(place):
+    local = auto(place / "net.onnx", place / "data.npz").local
+    assert local.do(("int8", "nowhere")) == local.do(("bits", "nowhere", 3)) == WORST
+    assert local.do(("rank", "nowhere", 0.9)) == local.do(("resolution", 0.01)) == NOTHING
+    options = Options()
+    for job in (("rank", "nowhere", 0.9), ("bits", "nowhere", 3)):
+        options.take(job, local.do(job))
+    assert Planner(local, options, Budget(drop=0.01), local.do(("given",)))._cut(1.0, 0.0) == {}
 
 
 def test_a_search_ends_with_points_that_replay(found, place, tmp_path):

@@ -60,12 +60,10 @@ class Stream:
             whole = min(whole, left)
         for batch in self.ctx.batches(self.size):
             yield {name: a for name, a in batch.items() if name != "labels"}
-            done += max((len(a) for a in batch.values() if a.ndim), default=1)
+            done += getattr(batch, "samples", 1)  # what a body is fed is one
             self.ctx.seen(done, whole)
-            if left is not None:
-                left -= max((len(a) for a in batch.values() if a.ndim), default=1)
-                if left <= 0:
-                    return
+            if left is not None and done >= left:
+                return
 
 
 def elements(analysis: Analysis, name: str) -> int:
@@ -126,7 +124,8 @@ def _reached(wanted: Iterable[gs.Variable], known: Container[str]) -> list[gs.Va
 def _make_input(part: Model, t: gs.Variable, like: np.ndarray) -> None:
     maker = t.inputs[0]
     maker.outputs[next(i for i, out in enumerate(maker.outputs) if out is t)] = part.variable(f"{t.name}_unused")
-    t.dtype, t.shape = like.dtype, [f"{t.name}_0", *like.shape[1:]] if like.ndim else []
+    # samples may stand on any axis, and have other extents in the next batch
+    t.dtype, t.shape = like.dtype, [f"{t.name}_{axis}" for axis in range(like.ndim)]
     part.graph.inputs.append(t)
 
 
