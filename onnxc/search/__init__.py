@@ -19,10 +19,12 @@ from ..ir.digest import digest
 from ..ir.errors import BadOption
 from ..ir.files import load
 from ..pipeline import sound
+from ..runtime.batches import LABELS, join_labels
 from ..runtime.feeding import Wishes, feed
 from ..runtime.reference import Runner
-from ..runtime.split import split
-from ..runtime.tasks import find_task
+from ..runtime.scores import score_outputs
+from ..runtime.split import Held, split
+from ..runtime.tasks import TASKS, find_task
 from .boards import check
 from .budget import Budget
 from .found import Found, Point
@@ -32,6 +34,8 @@ from .state import State
 from .work import Spec, Worker
 
 if TYPE_CHECKING:
+    import onnx
+
     from ..ir.model import Model
 
 SHARES, BEYOND = (2, 4, 2), (0, 6, 2)
@@ -71,8 +75,9 @@ def auto(
     opened_data = feed(proto, data, wishes, seed=seed, runner=Runner(optimise=False))
     first, second, third = split(opened_data, SHARES, seed, BEYOND)
     found_task = find_task(task, metric, decode)
-    if found_task is None and not first.labelled:
-        task = "classification" if _has_classes(given) else "embeddings"
+    remarks = []
+    if found_task is None:
+        task, remarks = _purpose(given, proto, (first, second, third))
     wanted = (budget or Budget()).settled()
     if target is None and (wanted.flash is not None or wanted.ram is not None):
         raise BadOption("--flash and --ram are of a compiled library", remedy="give --target")
@@ -90,14 +95,36 @@ def auto(
     }
     place = None if folder is None else Path(folder) / "search.json"
     tell = progress or (lambda text, share: None)
-    return Search(Worker(spec), wanted, State(place, head), formats, executor, minutes, tell, begun, tuple(remote))
+    search = Search(Worker(spec), wanted, State(place, head), formats, executor, minutes, tell, begun, tuple(remote))
+    search.remarks = remarks
+    return search
 
 
-def _has_classes(model: Model) -> bool:
-    """Whether an output has the form of scores [samples, classes]."""
-    analysis = sound(model.copy()).analysis
-    shapes = [analysis.shape(t.name) for t in model.outputs]
-    return any(shape is not None and len(shape) == 2 and isinstance(shape[1], int) and shape[1] > 1 for shape in shapes)
+def _purpose(model: Model, proto: onnx.ModelProto, parts: Sequence[Held]) -> tuple[str | None, list[str]]:
+    """The task that nobody named, where labels alone do not tell it, and what to say of that.
+
+    A single number a sample is judged by AUC beside labels that are 0 or 1. Without labels, by its distance from what the model as
+    given says: it has no direction but its sign."""
+    analysis, scored = sound(model.copy()).analysis, score_outputs(proto.graph)
+    shapes = {t.name: analysis.shape(t.name) or () for t in model.outputs}
+    classes = any(name in scored and len(s) == 2 and isinstance(s[1], int) and s[1] > 1 for name, s in shapes.items())
+    single = any(s and all(n == 1 for n in s[1:]) for s in shapes.values())
+    if not parts[0].labelled:
+        task = "classification" if classes else "regression" if single else "embeddings"
+        metric = TASKS[task].metric
+        return task, [
+            f"there are no labels: {metric} says how near the outputs are to those of the model as given (--task {task})"
+        ]
+    labels = join_labels([part.arrays()[LABELS] for part in parts])
+    if (
+        single
+        and not classes
+        and labels.dtype.kind in "biuf"
+        and labels.size == len(labels)
+        and set(labels.flat) == {0, 1}
+    ):
+        return "anomaly", ["labels of 0 and 1 beside one number a sample are judged by AUC (--task anomaly)"]
+    return None, []
 
 
 __all__ = ["Budget", "Estimate", "Found", "Point", "Search", "auto"]

@@ -18,7 +18,7 @@ from typing import Any
 import onnx
 
 from ..ir.errors import BadData, BadOption
-from ..runtime.tasks import is_higher_better, is_share
+from ..runtime.tasks import is_higher_better, is_share, misfit
 from .boards import times
 from .budget import Budget
 from .executor import Executor, opened
@@ -74,6 +74,7 @@ class Search:
 
     def __post_init__(self) -> None:
         self._said: list[str] = []
+        self.remarks: list[str] = []
 
     def plan(self) -> Estimate:
         """What would be tried, with times by one job of each kind."""
@@ -101,9 +102,8 @@ class Search:
         with opened(self.executor, self.local) as executor:
             self.given = next((found for _, found in self._do(executor, [("given",)])), None) or self._late()
             if not self.given["metrics"]:
-                raise BadData(
-                    "the outputs cannot be judged by these data", remedy="give labels, or --task and --metric"
-                )
+                judge = self.local.judges[1]
+                raise misfit(self.local.task, judge.outputs[0], judge.labels[0])
             if self.budget.drop is not None and self.budget.drop >= 1 and is_share(self.metric):
                 raise BadOption(
                     f"--drop is of {self.metric}, which is a share",
@@ -311,6 +311,7 @@ class Search:
     def partial(self) -> Found:
         """What has been found by now, without timing anything."""
         found = points(self.given, self._made(), self.budget, self.metric, self.higher)
+        found.notes += self.remarks
         for name in self.local.stored:
             noises = [(b, self.state["bits", name, b]) for b in BITS if ("bits", name, b) in self.state]
             found.curves[name] = [(b, -10 * math.log10(max(noise, 1e-12))) for b, noise in noises]

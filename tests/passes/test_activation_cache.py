@@ -117,7 +117,11 @@ STEPWISE = """<ir_version: 8, opset_import: ["" : 17]> g (float[AXES,4] x) => (f
 @pytest.mark.parametrize(
     "axes, shapes, wanted",
     [
-        ("T,N", [(6, 3)] * 3 + [(6, 1)], [(6, 4), (6, 4), (6, 2)]),  # samples on the second axis, fewer in the last batch
+        (
+            "T,N",
+            [(6, 3)] * 3 + [(6, 1)],
+            [(6, 4), (6, 4), (6, 2)],
+        ),  # samples on the second axis, fewer in the last batch
         ("N,T", [(3, 6), (3, 6), (3, 2), (9, 5)], [(4, 6), (2, 6), (3, 2), (4, 5)]),
     ],
 )

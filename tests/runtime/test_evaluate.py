@@ -86,6 +86,12 @@ def test_a_task_is_one_entry():
         (np.arange(4) % 3, "classification"),
         (np.zeros((4, 3)), "regression"),
         (np.zeros((4, 3), int), None),
+        (np.eye(3)[[0, 2, 2, 1]], "classification"),
+        (np.eye(3, dtype=int)[[0, 2, 2, 1]], "classification"),
+        (np.ones((4, 3)) - np.eye(4, 3), "regression"),
+        (np.array([[0], [2], [1], [0]]), "classification"),
+        (np.array([0.0, 2.0, 1.0, 0.0]), "classification"),
+        (np.array([0.5, 2.0, 1.0, 0.0]), None),
         (np.zeros((4, 2)), None),
         (np.array(["a"] * 4), None),
         (np.array([{}] * 4), None),
@@ -98,6 +104,29 @@ def test_labels_give_the_task_away(labels, name):
     score = Score()
     score.add(outputs, labels)
     assert bool(score.values()) == (name is not None)
+
+
+def test_every_form_of_the_same_labels_is_worth_the_same():
+    classes, y = np.array([0, 2, 2, 1]), RNG.standard_normal((4, 3)).astype(np.float32)
+    wanted = of_batches(None, y, classes, 2)
+    for labels in (classes[:, None], classes.astype(float), np.eye(3)[classes], np.eye(3, dtype=int)[classes]):
+        assert of_batches(None, y, labels, 2) == wanted
+        assert of_batches(TASKS["classification"], y, labels, 2) == wanted
+    numbers = RNG.standard_normal(4)
+    wanted = of_batches(None, y[:, :1], numbers[:, None], 2)
+    assert wanted["mae"] == pytest.approx(np.abs(y[:, 0] - numbers).mean()) and list(wanted) == ["r2", "mae"]
+    for outputs, labels in ((y[:, :1], numbers), (y[:, 0], numbers[:, None]), (y[:, 0], numbers)):
+        assert of_batches(None, outputs, labels, 2) == pytest.approx(wanted)
+
+
+def test_labels_of_pixels_and_of_one_number_give_the_task_away():
+    pixels = RNG.integers(0, 3, (2, 5, 6))
+    y = np.eye(3, dtype=np.float32)[pixels]
+    for outputs in (y, y.transpose(0, 3, 1, 2)):
+        assert recognise({"y": outputs}, pixels).name == "segmentation"
+        assert of_batches(None, outputs, pixels, 1)["miou"] == 1
+    assert recognise({"y": y[:, :4]}, pixels) is None
+    assert recognise({"y": np.zeros((4, 1), np.float32)}, np.arange(4)).name == "regression"
 
 
 def test_samples_without_labels_or_of_another_form_leave_no_metric():
@@ -142,9 +171,9 @@ def test_every_caller_judges_by_the_task(resnet20_path):
     data = {"image": RNG.random((6, 1, 28, 28)).astype(np.float32), "labels": RNG.standard_normal((6, 10))}
     report = onnxc.run_passes(resnet20_path, "quant", data=data).report
     found = onnxc.compare(resnet20_path, resnet20_path, data)
-    assert report.metric == found.task.metric == "mae" and found.accuracy is None and report.accuracy is None
-    assert report.metrics == pytest.approx(found.metrics[0]) and report.rows[-1].error["mae"] != report.metrics["mae"]
-    assert " mae " in str(report)
+    assert report.metric == found.task.metric == "r2" and found.accuracy is None and report.accuracy is None
+    assert report.metrics == pytest.approx(found.metrics[0]) and report.rows[-1].error["r2"] != report.metrics["r2"]
+    assert " r2 " in str(report)
     agreed = onnxc.run_passes(resnet20_path, "quant", data={"image": data["image"]}, task="embeddings").report
     assert agreed.metrics == pytest.approx({"cosine": 1, "rank": 1}) and 0.9 < agreed.rows[-1].error["cosine"] < 1
 

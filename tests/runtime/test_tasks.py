@@ -65,7 +65,8 @@ def test_edit_distances_are_least():
 def test_anomaly_scores_are_ranked():
     scores, odd = RNG.integers(0, 6, 40).astype(np.float32), RNG.integers(0, 2, 40)
     pairs = [(a > b) + (a == b) / 2 for a in scores[odd == 1] for b in scores[odd == 0]]
-    assert judged("anomaly", {"y": scores[:, None]}, odd) == {"auc": pytest.approx(np.mean(pairs))}
+    for labels in (odd, odd[:, None]):
+        assert judged("anomaly", {"y": scores[:, None]}, labels) == {"auc": pytest.approx(np.mean(pairs))}
     assert np.isnan(judged("anomaly", {"y": scores}, np.ones(40, int))["auc"])
 
 
@@ -170,7 +171,7 @@ def test_metrics_and_decoders_of_ones_own(tmp_path, monkeypatch):
     for wrong in ({"metric": "r2"}, {"decode": "their_task:halves"}):
         with pytest.raises(BadOption, match="needs"):
             find_task(None, **wrong)
-    with pytest.raises(BadOption, match="the task regression has no such metric, expected mae, r2 or module:function"):
+    with pytest.raises(BadOption, match="the task regression has no such metric, expected r2, mae or module:function"):
         find_task("regression", "map")
 
 

@@ -351,6 +351,56 @@ def known(text, x, **shapes):
     return proto, {"x": x, "labels": Session(proto).run({"x": x})["y"].argmax(1)}
 
 
+ONE_NUMBER = """<ir_version: 8, opset_import: ["" : 17]> net (float[N,6] x) => (float[N,1] y)
+{
+  a = Gemm(x, w0)
+  r = Relu(a)
+  b = Gemm(r, w1)
+  y = END(b)
+}"""
+OF_ONE = {"w0": (6, 16), "w1": (16, 1)}
+
+
+@pytest.mark.parametrize(
+    "end, labels, task",
+    [
+        ("Identity", lambda y: y[:, 0], None),
+        ("Exp", None, "regression"),  # all above 0: a direction would tell nothing
+        ("Sigmoid", lambda y: (y[:, 0] > 0.5).astype(int), "anomaly"),
+        ("Sigmoid", lambda y: (y > np.median(y)).astype(np.float32), "anomaly"),
+    ],
+)
+def test_one_number_a_sample_is_judged_as_such(end, labels, task):
+    proto, data = known(ONE_NUMBER.replace("END", end), (64, 6), **OF_ONE)
+    y = Session(proto).run({"x": data["x"]})["y"]
+    data = {"x": data["x"]} if labels is None else {"x": data["x"], "labels": labels(y)}
+    search = auto(proto, data)
+    assert search.local.spec.task == task and bool(search.remarks) == (task is not None)
+    given = search.local.do(("given",))["metrics"]
+    assert given["auc" if task == "anomaly" else "r2"] == pytest.approx(1)
+    _, chooses, _ = search.local.judges
+    proto.graph.initializer[0].raw_data = (onnx.numpy_helper.to_array(proto.graph.initializer[0]) * 0.7).tobytes()
+    assert next(iter(chooses(proto).metrics.values())) <= (1 if task == "anomaly" else 0.95)
+
+
+def test_outputs_that_are_no_scores_are_judged_by_their_direction():
+    shapes = {"w0": (6, 16), "w1": (16, 5)}
+    for end, task in (("Identity", "classification"), ("Softmax", "classification"), ("Sigmoid", "embeddings")):
+        proto, data = known(ONE_NUMBER.replace("END", end).replace("N,1", "N,5"), (64, 6), **shapes)
+        search = auto(proto, {"x": data["x"]})
+        assert search.local.spec.task == task and f"--task {task}" in search.remarks[0]
+
+
+def test_labels_that_tell_no_task_are_shown(place):
+    with np.load(place / "data.npz") as data:
+        labels = np.zeros((len(data["x"]), 2, 5), int)
+        search = auto(place / "net.onnx", {"x": data["x"], "labels": labels})
+    with pytest.raises(
+        BadData, match=r"labels do not tell .*, found y float32\[3, 4\], labels int64\[3, 2, 5\]; give --task"
+    ):
+        search.run()
+
+
 def test_recurrent_layers_share_values_and_nothing_else():
     """The two weights of a recurrent layer have names that no other pass knows."""
     search = auto(*known(RECURRENT, (64, 5, 4), w=(1, 32, 4), r=(1, 32, 8), v=(3, 8)), budget=Budget(bytes=0.5))
@@ -368,7 +418,9 @@ def test_layers_that_leave_with_a_branch_are_not_factored():
     assert local.branches == ["Add_s"]
     both = {("branch", "Add_s"): 1.0, ("rank", "MatMul_a"): 0.9, ("rank", "MatMul_c"): 0.75}
     assert local.standing(both) == {("branch", "Add_s"): 1.0, ("rank", "MatMul_c"): 0.75}
-    assert local.standing({c: v for c, v in both.items() if c[0] == "rank"}).keys() == both.keys() - {("branch", "Add_s")}
+    assert local.standing({c: v for c, v in both.items() if c[0] == "rank"}).keys() == both.keys() - {
+        ("branch", "Add_s")
+    }
     whole, _ = local.cut({})
     left, _ = local.cut(local.standing(both))
     assert {n for n in whole if n not in left} >= {"MatMul_a", "MatMul_b"}

@@ -57,15 +57,15 @@ TASKS: dict[str, Task] = {
              heads.detections, detection.confident),
         Task("segmentation", {"miou": segmentation.MeanIoU, "pixel_accuracy": segmentation.PixelAccuracy},
              segmentation.classes, lambda y: y),
-        Task("regression", {"mae": regression.MeanAbsoluteError, "r2": regression.R2}, floats, lambda y: y),
+        Task("regression", {"r2": regression.R2, "mae": regression.MeanAbsoluteError}, floats, lambda y: y),
         Task("embeddings", {"cosine": embeddings.Cosine, "rank": embeddings.RankCorrelation}, floats, lambda y: y),
         Task("sequences", {"cer": sequences.ErrorRate, "wer": lambda: sequences.ErrorRate(words=True)},
              sequences.greedy, sequences.as_labels),
         Task("anomaly", {"auc": anomaly.AreaUnderCurve}, anomaly.scores, anomaly.upper_half),
     )
 }  # fmt: skip
-RECOGNISED = ("classification", "regression")
-"""Tasks that labels alone give away, in this order: one integer a sample, or floats of an output's shape."""
+RECOGNISED = ("classification", "segmentation", "regression")
+"""Tasks that labels alone give away, in this order: a class a sample, a class a pixel, or numbers of an output's shape."""
 
 
 def find_task(name: str | Task | None, metric: str | None = None, decode: str | None = None) -> Task | None:
@@ -133,18 +133,22 @@ def is_higher_better(metric: str, task: Task | None = None) -> bool:
 
 def recognise(outputs: Outputs, labels: np.ndarray) -> Task | None:
     """The task that these labels are for, or None."""
-    fitting = (TASKS[name] for name in RECOGNISED)
-    if labels.dtype.kind in "iu" and labels.ndim != 1:
-        return None
-    return next((task for task in fitting if task.decode(outputs, labels) is not None), None)
+    names = RECOGNISED if labels.dtype.kind not in "iu" or labels.size == len(labels) else RECOGNISED[:-1]
+    return next((task for task in map(TASKS.__getitem__, names) if task.decode(outputs, labels) is not None), None)
 
 
 def misfit(task: Task | None, outputs: Outputs, labels: np.ndarray | None) -> BadData:
-    """The error for outputs, or labels, that a task cannot judge."""
+    """The error for outputs, or labels, that a task cannot judge; without a task, for labels that tell none."""
     forms = [f"{name} {y.dtype}{list(y.shape)}" for name, y in outputs.items()]
     forms += [] if labels is None else [f"labels {labels.dtype}{list(labels.shape)}"]
-    remedy = "give --task" if labels is None else "give --task, or data whose labels have another form, or none"
-    name = task.name if task is not None else "none"
-    if name in ("detection", "sequences"):
-        remedy = "give --decode module:function"
-    return BadData(f"the task {name} cannot judge these outputs", found=", ".join(forms), remedy=remedy)
+    if task is None:
+        what, remedy = (
+            "labels do not tell what the outputs are for",
+            "give --task or --metric, or labels of another form, or none",
+        )
+    elif task.name in ("detection", "sequences"):
+        what, remedy = f"the task {task.name} cannot judge these outputs", "give --decode module:function"
+    else:
+        remedy = "give --task" if labels is None else "give --task, or data whose labels have another form, or none"
+        what = f"the task {task.name} cannot judge these outputs"
+    return BadData(what, found=", ".join(forms), remedy=remedy)

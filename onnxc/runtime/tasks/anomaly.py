@@ -19,7 +19,7 @@ class AreaUnderCurve(Metric):
 
     def add(self, predicted: np.ndarray, labels: np.ndarray) -> None:
         self._scores.append(np.asarray(predicted, np.float64))
-        self._odd.append(np.asarray(labels) > 0)
+        self._odd.append(np.asarray(labels).reshape(-1) > 0)
 
     def value(self) -> float:
         odd = np.concatenate(self._odd) if self._odd else np.zeros(0, bool)
@@ -35,7 +35,7 @@ class AreaUnderCurve(Metric):
 
 def scores(outputs: Outputs, labels: np.ndarray | None) -> np.ndarray | None:
     """The first floating output with one number a sample, where labels are one number a sample."""
-    if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "biuf"):
+    if labels is not None and (labels.dtype.kind not in "biuf" or not labels.ndim or labels.size != len(labels)):
         return None
     fits = (y for y in outputs.values() if y.dtype.kind == "f" and y.ndim and y.size == len(y))
     return next((y.ravel() for y in fits if labels is None or len(y) == len(labels)), None)

@@ -1,4 +1,7 @@
-"""Classification: one integer a sample, scores [samples, classes]."""
+"""Classification: a class a sample, scores [samples, classes].
+
+Labels are integers [samples] or [samples, 1], floats that are whole numbers too; or [samples, classes] with a single 1 in each row.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,11 @@ class TopK(Mean):
         self.k = k
 
     def add(self, predicted: np.ndarray, labels: np.ndarray) -> None:
-        refuse_wild(labels, predicted.shape[1])
-        super().add(predicted, labels)
+        named = classes(labels, predicted.shape[1])
+        if named is None:
+            raise ValueError("labels name no classes")
+        refuse_wild(named, predicted.shape[1])
+        super().add(predicted, named)
 
     def each(self, predicted: np.ndarray, labels: np.ndarray) -> np.ndarray:
         if self.k == 1:
@@ -28,11 +34,23 @@ class TopK(Mean):
 
 
 def scores(outputs: Outputs, labels: np.ndarray | None) -> np.ndarray | None:
-    """The first floating output [samples, classes], where labels are one integer a sample."""
-    if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
-        return None
+    """The first floating output [samples, classes] that labels name classes of."""
     fits = (y for y in outputs.values() if y.dtype.kind == "f" and y.ndim == 2 and y.shape[1] > 1)
-    return next((y for y in fits if labels is None or len(y) == len(labels)), None)
+    if labels is None:
+        return next(fits, None)
+    return next((y for y in fits if len(y) == len(labels) and classes(labels, y.shape[1]) is not None), None)
+
+
+def classes(labels: np.ndarray, count: int) -> np.ndarray | None:
+    """The class of each sample [samples], of `count`; None where labels have another form."""
+    if labels.dtype.kind not in "biuf" or not labels.ndim:
+        return None
+    if labels.size == len(labels):
+        flat = labels.reshape(-1)
+        whole = labels.dtype.kind in "iu" or bool(np.all(np.isfinite(flat) & (flat == np.rint(flat))))
+        return flat.astype(np.int64, copy=False) if whole else None
+    single = labels.shape == (len(labels), count) and bool(np.all((labels == 0) | (labels == 1)))
+    return labels.argmax(1) if single and bool(np.all(labels.sum(1) == 1)) else None
 
 
 def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:

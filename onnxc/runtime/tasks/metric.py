@@ -88,8 +88,12 @@ def _joined(parts: list[Any]) -> Any:
 
 
 def floats(outputs: Outputs, labels: np.ndarray | None) -> np.ndarray | None:
-    """The first floating output with an axis of samples; with labels the first of their shape."""
-    if labels is not None and labels.dtype.kind not in "fiu":
-        return None
+    """The first floating output with an axis of samples; with labels the first of their shape, but for axes of extent 1."""
     found = (y for y in outputs.values() if y.dtype.kind == "f" and y.ndim)
-    return next((y for y in found if labels is None or y.shape == labels.shape), None)
+    if labels is None:
+        return next(found, None)
+    if labels.dtype.kind not in "fiu" or not labels.ndim:
+        return None
+    wanted = len(labels), np.squeeze(labels[:1]).shape
+    fits = (y.reshape(labels.shape) for y in found if (len(y), np.squeeze(y[:1]).shape) == wanted)
+    return next(fits, None)

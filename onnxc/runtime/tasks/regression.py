@@ -19,6 +19,8 @@ class MeanAbsoluteError(Mean):
 class R2(Metric):
     """The coefficient of determination: 1 - sum (label - y)² / sum (label - mean label)², over all elements."""
 
+    share = True
+
     def __init__(self) -> None:
         self._count, self._mean, self._spread, self._error = 0, 0.0, 0.0, 0.0
 
