@@ -75,7 +75,7 @@ def auto(
     opened_data = feed(proto, data, wishes, seed=seed, runner=Runner(optimise=False))
     first, second, third = split(opened_data, SHARES, seed, BEYOND)
     found_task = find_task(task, metric, decode)
-    remarks = []
+    remarks: list[str] = []
     if found_task is None:
         task, remarks = _purpose(given, proto, (first, second, third))
     wanted = (budget or Budget()).settled()
