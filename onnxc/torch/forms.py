@@ -19,6 +19,8 @@ from .table import sign_through
 SMALL = 1e-12
 TURNS = 8
 """Rounds in which codes and their scale are fitted to each other."""
+NEAR = 0.05
+"""How far from a step to the next the bound of what is cut is looked for first, as a share of it."""
 SPEED = 0.1
 """Share of the newest squared gradient in the curvature."""
 
@@ -104,27 +106,42 @@ def _zeros(f: Form, start: torch.Tensor, clock: Clock):
     return lambda w: w * mask
 
 
-def _largest(w: torch.Tensor, sparsity: float) -> torch.Tensor:
-    """1 where a weight is not of the smallest share `sparsity`; of equal ones the first go."""
+def _smallest(size: torch.Tensor, count: int, near: float) -> torch.Tensor:
+    """The `count`-th smallest of `size`; where it is close to `near`, as from step to step it is, few are sorted."""
+    low, high = near * (1 - NEAR), near * (1 + NEAR)
+    below = int((size < low).sum())
+    close = size[(size >= low) & (size <= high)]
+    if below < count <= below + len(close):
+        return close.kthvalue(count - below).values
+    return size.kthvalue(count).values
+
+
+def _largest(w: torch.Tensor, sparsity: float, near: float = 0.0) -> tuple[torch.Tensor, float]:
+    """(1 where a weight is not of the smallest share `sparsity`, the largest |w| that is); of equal ones the first go. `near`:
+    about what that is."""
     size = w.detach().abs().reshape(-1)
     count = round(sparsity * w.numel())
     if count == 0:
-        return torch.ones_like(w)
-    bound = size.kthvalue(count).values
+        return torch.ones_like(w), 0.0
+    bound = _smallest(size, count, near)
     mask = size > bound
-    mask[(size == bound).nonzero()[count - int((size < bound).sum()) :]] = True
-    return mask.reshape(w.shape).to(w.dtype)
+    kept = int(mask.sum())
+    if kept < len(size) - count:
+        mask[(size == bound).nonzero()[count - len(size) + kept :]] = True
+    return mask.reshape(w.shape).to(w.dtype), float(bound)
 
 
-def _magnitude(f: Form, start: torch.Tensor, clock: Clock):
-    def read(w: torch.Tensor) -> torch.Tensor:
-        done = min(clock.share / 0.5, 1.0)
-        mask = _largest(w, f.sparsity + (f.first - f.sparsity) * (1 - done) ** 3)
+class _Magnitude(Reading):
+    """Zero where the weight is among the smallest, whose share grows over the first half (Zhu and Gupta 2017)."""
+
+    near = 0.0
+
+    def forward(self, w):
+        done = min(self.clock.share / 0.5, 1.0)
+        mask, self.near = _largest(w, self.f.sparsity + (self.f.first - self.f.sparsity) * (1 - done) ** 3, self.near)
         # every weight gets its gradient, so that what is cut may come back (Guo 2016, eq. 3); in the last quarter the
         # mask stands still as far as gradients go
-        return w * mask if clock.share > 0.75 else through(w, w * mask)
-
-    return read
+        return w * mask if self.clock.share > 0.75 else through(w, w * mask)
 
 
 def _scale(w: torch.Tensor, axis: int | None) -> torch.Tensor:
@@ -247,7 +264,7 @@ class _Split(Reading):
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     def project(self, w: torch.Tensor) -> torch.Tensor:
-        return nearest(w, self.f.codes) if self.f.codes else w * _largest(w, self.f.sparsity)
+        return nearest(w, self.f.codes) if self.f.codes else w * _largest(w, self.f.sparsity)[0]
 
     def forward(self, w):
         if self.clock.share < self.hard and not self.clock.over:
@@ -295,7 +312,28 @@ class _Mixed(Reading):
         return self.f.strength / self.clock.samples * self.prior.cost(w)
 
 
+class _Shared(Reading):
+    """The nearest of a few values that learn, chosen anew at each step (from `codes`); what began as zero is zero.
+
+    A value's gradient is the sum of those of the weights that read it (Han 2016, eq. 3), which they get as well, straight through.
+    """
+
+    def __init__(self, f, start, clock):
+        super().__init__(f, start, clock)
+        self.codes = torch.nn.Parameter(torch.tensor(f.codes, dtype=start.dtype))
+        self.live = (self.codes.detach() != 0).to(start.dtype)
+        self.at = start.reshape(-1).nonzero().reshape(-1)
+
+    def forward(self, w):
+        codes = (self.codes * self.live).sort().values
+        each = w.reshape(-1)[self.at]
+        near = torch.bucketize(each.detach(), (codes.detach()[1:] + codes.detach()[:-1]) / 2)
+        read = codes[near] + (each - each.detach())
+        return torch.zeros_like(w).reshape(-1).index_put((self.at,), read).reshape(w.shape)
+
+
 FORMS = {
-    "fixed": _fixed, "zeros": _zeros, "magnitude": _magnitude, "binary": _binary, "connect": _connect, "chance": _chance,
+    "fixed": _fixed, "zeros": _zeros, "magnitude": _Magnitude, "binary": _binary, "connect": _connect, "chance": _chance,
     "ternary": _ternary, "nearest": _nearest, "trained": _Trained, "felt": _Felt, "split": _Split, "average": _Average, "mixture": _Mixed,
+    "shared": _Shared,
 }  # fmt: skip

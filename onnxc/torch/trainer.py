@@ -82,6 +82,13 @@ def _settled(threads: int, seed: int) -> Iterator[None]:
         torch.set_rng_state(state)
 
 
+def _seed(seed: int) -> None:
+    """What torch.manual_seed sets, without what it costs at each call where no GPU is there (it keeps the stack for later)."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
+
+
 class _Fit:
     """One training of one model."""
 
@@ -210,7 +217,7 @@ class _Fit:
         for group in optimiser.param_groups:
             group["lr"] = rate
         optimiser.zero_grad(set_to_none=True)
-        torch.manual_seed(int(np.random.SeedSequence([*seed, 1]).generate_state(1)[0]))
+        _seed(int(np.random.SeedSequence([*seed, 1]).generate_state(1)[0]))
         share = self.ranks.share(self.samples.size_of(chunk))
         feeds = self.feeds(self.samples.of(chunk, share) if share else chunk, np.random.default_rng(list(seed)))
         with torch.autocast(self.device, torch.bfloat16, enabled=self.schedule.arithmetic.precision == "bfloat16"):

@@ -293,3 +293,42 @@ def test_the_same_seed_gives_the_same_bytes_of_forms_that_draw(trained):
 def test_what_has_no_form_is_refused_in_one_line(passes, said):
     with pytest.raises(BadOption, match=said):
         onnxc.run_passes(small(), passes, data=images())
+
+
+def test_what_is_cut_is_the_smallest_share_wherever_it_is_looked_for():
+    import torch
+
+    from onnxc.torch.forms import _largest
+
+    w = torch.from_numpy(np.random.default_rng(0).standard_normal((40, 25)).astype(np.float32))
+    w[:9] = 0.5  # 225 equal ones: of those that are not all cut the first go
+    for count in (0, 1, 300, 430, 500, 999):
+        order = np.argsort(w.abs().numpy().ravel(), kind="stable")
+        wanted = np.ones(1000, np.float32)
+        wanted[order[:count]] = 0
+        bound = abs(float(w.ravel()[int(order[count - 1])])) if count else 0.0
+        for near in (0.0, bound, 1.03 * bound, 0.7 * bound, 9.0):
+            mask, found = _largest(w, count / 1000, near)
+            assert np.array_equal(mask.numpy().ravel(), wanted) and found == bound, (count, near)
+
+
+def test_shared_weights_move_to_other_values_and_stay_few(trained):
+    start = "prune.magnitude(sparsity=0.5)"
+    sparse, begun = on(trained, start), on(trained, f"{start},quant.cluster(bits=2,store=floats)")
+    moved = on(trained, f"{start},train.cluster(bits=2,assign=moving,store=floats,{QUICK})")
+    before, shared, after = w2(sparse), w2(begun), w2(moved)
+    assert (after[before == 0] == 0).all() and len(np.unique(after)) <= 4
+    # where each stays with those that it shared a value with, a value that was is one that is
+    pairs = {(float(a), float(b)) for a, b in zip(shared.ravel(), after.ravel(), strict=True)}
+    assert len(pairs) > 4 and not np.isin(after[after != 0], shared).any()
+    stored = on(trained, f"{start},train.cluster(bits=2,assign=moving,{QUICK})").model
+    assert sum(n.op == "Lookup" for n in stored.nodes) == 3
+    session, data = (Session(m.to_proto()) for m in (stored, moved.model)), images()
+    a, b = (next(iter(s.run({n: data[n] for n in data if n != "labels"}).values())) for s in session)
+    assert np.array_equal(a, b)
+
+
+def test_shared_weights_of_a_hot_start_are_shared_all_the_same(trained):
+    """A rate that makes every epoch worse than the start leaves shared weights, none as they were."""
+    wild = on(trained, "train.cluster(bits=2,assign=moving,store=floats,epochs=1,batch=16,rate=0.3)")
+    assert len(np.unique(w2(wild))) <= 4

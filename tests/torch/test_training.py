@@ -191,7 +191,8 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     "passes, steps",
     [("train.admm(to=ternary,ends=false,epochs=4", 20), ("train.soft_sharing(epochs=4", 20),
      ("train.early_prune(early=2,epochs=3", 25), ("train.prune_retrain(average=0.8,sparsity=0.5,epochs=4", 20),
-     ("train.binary(scale=layer,stochastic=true,epochs=4", 20)],
+     ("train.binary(scale=layer,stochastic=true,epochs=4", 20),
+     ("train.cluster(bits=2,assign=moving,store=floats,average=0.8,epochs=4", 20)],
 )  # fmt: skip
 def test_killed_at_any_step_forms_go_on_to_the_same_weights(passes, steps, tmp_path, monkeypatch):
     from onnxc.torch import trainer

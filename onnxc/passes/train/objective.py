@@ -59,7 +59,8 @@ class Form:
     loss curves most (Hou 2017). split: drawn by `strength` to the largest weights (`sparsity`) or to the nearest levels of
     `codes`, and projected onto them in the end (ADMM, Zhang 2018, Leng 2018). average: left as its moving average, which
     looks back on the share `strength` of the steps. mixture: under a prior of `components` Gaussians, by `strength`, and left
-    at their means (Ullrich 2017).
+    at their means (Ullrich 2017). shared: the nearest of values that begin as `codes` and learn by the sums of gradients (Han 2016),
+    chosen anew at each step; what is zero stays so.
 
     after: the share of the training from which on the form holds; the weight is read as it is until then.
     """
@@ -78,6 +79,7 @@ class Form:
         "split",
         "average",
         "mixture",
+        "shared",
     ]
     sparsity: float = 0.0
     first: float = 0.0
