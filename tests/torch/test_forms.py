@@ -328,6 +328,17 @@ def test_shared_weights_move_to_other_values_and_stay_few(trained):
     assert np.array_equal(a, b)
 
 
+def test_biases_share_values_that_move():
+    model = fitted("train.finetune(epochs=8,batch=16,rate=0.01),fuse").model  # the norms' shifts become biases
+    left = on(model, f"train.cluster(bits=3,assign=moving,biases=2,{QUICK})").model.constants()
+    before = {n: t.values for n, t in model.constants().items() if t.values.ndim == 1 and "bias" in n}
+    assert before
+    for name, b in before.items():
+        assert len(np.unique(b)) > 4 >= len(np.unique(left[name].values)) > 1, name
+    with pytest.raises(BadOption, match="biases share values that move"):
+        on(model, "train.cluster(bits=3,biases=2)")
+
+
 def test_shared_weights_of_a_hot_start_are_shared_all_the_same(trained):
     """A rate that makes every epoch worse than the start leaves shared weights, none as they were."""
     wild = on(trained, "train.cluster(bits=2,assign=moving,store=floats,epochs=1,batch=16,rate=0.3)")
