@@ -115,16 +115,46 @@ def check_array(
     if spec.shape is None:
         return
     if len(shape) != len(spec.shape):
-        short = len(shape) == len(spec.shape) - 1 and spec.sample == 0
-        remedy = "the first axis counts samples: add it with array[None]" if short else None
-        raise BadData("wrong number of axes", tensor=name, expected=spec, found=list(shape), remedy=remedy)
+        raise BadData("wrong number of axes", tensor=name, expected=spec, found=list(shape),
+                      remedy=_missing_axis(shape, spec, skip))  # fmt: skip
     for axis, (extent, dim) in enumerate(zip(shape, spec.shape)):
         if axis == skip or dim is None:
             continue
         expected = symbols.setdefault(dim, extent) if isinstance(dim, str) else dim
         if extent != expected:
             what = "wrong extent" if isinstance(dim, int) else f"extent {dim} differs from another input's"
-            raise BadData(what, tensor=name, axis=axis, expected=expected, found=extent)
+            raise BadData(what, tensor=name, axis=axis, expected=expected, found=extent, remedy=_turned(shape, spec))
+
+
+def _matches(shape: tuple[int, ...], dims: tuple[Dim, ...], skip: int | None) -> bool:
+    """Whether extents fit dimensions of a number, but for those of one axis."""
+    pairs = enumerate(zip(shape, dims))
+    return len(shape) == len(dims) and all(
+        n == dim for axis, (n, dim) in pairs if axis != skip and isinstance(dim, int)
+    )
+
+
+def _missing_axis(shape: tuple[int, ...], spec: TensorSpec, skip: int | None) -> str | None:
+    """How to add the axis that an array has too few."""
+    dims = spec.shape or ()
+    if len(shape) != len(dims) - 1:
+        return None
+    skip = spec.sample if skip is None else skip
+    for axis, dim in enumerate(dims):
+        # behind the axis of samples all stay where they are, ahead of it they move
+        left = None if skip is None or axis == skip else skip - (axis < skip)
+        if dim == 1 and axis != skip and _matches(shape, dims[:axis] + dims[axis + 1 :], left):
+            return f"numpy.expand_dims(array, {axis}) adds the axis of extent 1"
+    return "the first axis counts samples: add it with array[None]" if spec.sample == 0 else None
+
+
+def _turned(shape: tuple[int, ...], spec: TensorSpec) -> str | None:
+    """How to turn an array that has its channels last where they are second, or the other way round."""
+    axes = range(len(shape))
+    for order in ((0, len(shape) - 1, *axes[1:-1]), (0, *axes[2:], 1)) if len(shape) > 2 else ():
+        if _matches(tuple(shape[axis] for axis in order), spec.shape or (), spec.sample):
+            return f"array.transpose{order} has the model's order of axes"
+    return None
 
 
 def check_feeds(feeds: Mapping[str, np.ndarray], inputs: Mapping[str, TensorSpec]) -> dict[str, np.ndarray]:

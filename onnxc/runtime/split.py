@@ -42,15 +42,19 @@ class Held(Data):
         """The first `samples` of them, where they can be told apart."""
         if len(self.held) > 1:
             return Held(self.name, self.held[:samples], self._inputs, min(samples, len(self.held)), self.single)
-        counts = {name for name, a in self.held[0].items() if self._counts(name, a)}
-        chunk = {name: a[:samples] if name in counts else a for name, a in self.held[0].items()}
+        chunk = {}
+        for name, array in self.held[0].items():
+            axis = self._axis(name, array)
+            chunk[name] = array if axis is None else array[(*[slice(None)] * axis, slice(samples))]
         return Held(self.name, [chunk], self._inputs, min(samples, self.samples or samples), self.single)
 
-    def _counts(self, name: str, array: np.ndarray) -> bool:
-        """Whether the first axis of an array counts samples, and not what the model has a fixed number of."""
+    def _axis(self, name: str, array: np.ndarray) -> int | None:
+        """The axis of an array that counts samples; None where the model has a fixed number of what stands there."""
         spec = self._inputs.get(name)
-        whole = len(array) if array.ndim else None
-        return whole == self.samples and (spec is None or spec.counts or not spec.shape or spec.shape[0] != whole)
+        if spec is not None and spec.counts:
+            return spec.sample
+        counts = array.ndim and len(array) == self.samples
+        return 0 if counts and (spec is None or not spec.shape or spec.shape[0] != len(array)) else None
 
     def digest(self) -> str:
         """SHA-256 of all arrays, in hexadecimal."""

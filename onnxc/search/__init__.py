@@ -75,9 +75,10 @@ def auto(
     opened_data = feed(proto, data, wishes, seed=seed, runner=Runner(optimise=False))
     first, second, third = split(opened_data, SHARES, seed, BEYOND)
     found_task = find_task(task, metric, decode)
-    remarks: list[str] = []
+    remarks = [*given.remarks, *opened_data.remarks]
     if found_task is None:
-        task, remarks = _purpose(given, proto, (first, second, third))
+        task, said = _purpose(given, proto, (first, second, third))
+        remarks += said
     wanted = (budget or Budget()).settled()
     if target is None and (wanted.flash is not None or wanted.ram is not None):
         raise BadOption("--flash and --ram are of a compiled library", remedy="give --target")

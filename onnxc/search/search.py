@@ -21,6 +21,7 @@ from ..ir.errors import BadData, BadOption
 from ..runtime.tasks import is_higher_better, is_share, misfit
 from .boards import times
 from .budget import Budget
+from .doubts import doubts
 from .executor import Executor, opened
 from .found import COSTS, Found, Point, figures, points
 from .options import BITS, Options, jobs
@@ -110,6 +111,7 @@ class Search:
                     expected="below 1, or 5% say",
                     found=self.budget.drop,
                 )
+            self.remarks += doubts(self.local.judges[1], self.given["metrics"], self.budget.drop)
             self._warm()
             planner = Planner(self.local, Options(), self.budget, self.given)
             self._try(executor, planner, [("", 0.0, c) for c in planner.first(self.formats)], 0.0)

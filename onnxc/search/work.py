@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Any
 
 from ..ir.cost import cost
-from ..ir.errors import OnnxcError
+from ..ir.errors import BadData, OnnxcError
 from ..ir.files import load
 from ..ir.live import live_bytes
 from ..ir.model import Model
@@ -121,8 +121,8 @@ class Worker:
         self.check()
         try:
             return getattr(self, f"_{job[0]}")(*job[1:])
-        except OnnxcError:
-            if job[0] not in USELESS:
+        except OnnxcError as error:
+            if job[0] not in USELESS or isinstance(error, BadData):
                 raise
             return USELESS[job[0]]
 

@@ -415,3 +415,28 @@ def test_a_folder_of_ragged_samples(form, tmp_path):
     data = open_data(tmp_path, {"input_0": TensorSpec(("n", 3), np.dtype("float32"), sample=None)})
     assert [b["input_0"].tolist() for b in data.batches(1)] == [[[0] * 3], [[1] * 3] * 2]
     assert data.remarks == []
+
+
+@pytest.mark.parametrize(
+    "dims, sample, shape, remedy",
+    [
+        (("N", 1, 28, 28), 0, (9, 28, 28), "numpy.expand_dims(array, 1) adds"),
+        (("N", 28, 28, 1), 0, (9, 28, 28), "numpy.expand_dims(array, 3) adds"),
+        (("T", "N", 1, 8), 1, (5, 9, 8), "numpy.expand_dims(array, 2) adds"),
+        ((1, "N", 8), 1, (9, 8), "numpy.expand_dims(array, 0) adds"),
+        (("N", 3, 28, 28), 0, (3, 28, 28), "the first axis counts samples: add it"),
+        (("N", 1, 28, 28), 0, (9, 27, 28), "the first axis counts samples: add it"),
+        (("N", 3, 24, 20), 0, (9, 24, 20, 3), "array.transpose(0, 3, 1, 2) has"),
+        (("N", 24, 20, 3), 0, (9, 3, 24, 20), "array.transpose(0, 2, 3, 1) has"),
+        (("N", 3, 24, 20), 0, (9, 24, 21, 3), None),
+    ],
+)
+def test_arrays_that_are_shaped_otherwise_are_told_how_to_turn(dims, sample, shape, remedy):
+    spec = TensorSpec(dims, F32, sample=sample)
+    with pytest.raises(BadData) as error:
+        next(iter(open_data({"x": np.zeros(shape, F32)}, {"x": spec}).batches()))
+    assert (error.value.remedy is None) if remedy is None else error.value.remedy.startswith(remedy)
+    if remedy and remedy.startswith(("numpy", "array")):
+        code = error.value.remedy.rpartition(" adds" if "adds" in remedy else " has")[0]
+        turned = eval(code, {"numpy": np, "array": np.zeros(shape, F32)})
+        assert next(iter(open_data({"x": turned}, {"x": spec}).batches())).samples == 9

@@ -19,6 +19,7 @@ from onnxc.runtime.reference import Session
 from onnxc.runtime.split import split
 from onnxc.search import BEYOND, SHARES, Budget, auto, state
 from onnxc.search.budget import doubt, number
+from onnxc.search.doubts import doubts
 from onnxc.search.executor import opened
 from onnxc.search.found import Found, Point, smoothed
 from onnxc.search.found import points as best_points
@@ -130,6 +131,18 @@ def test_parts_hold_different_samples_and_all_of_them(place):
     few = feed(model.to_proto(), {"x": np.zeros((2, 3, 6, 6), np.float32)})
     with pytest.raises(BadData, match="too few samples to choose by some and report on others"):
         split(few, (2, 3, 3), 0)
+
+
+def test_the_first_of_held_samples_are_cut_where_samples_stand():
+    """Steps stand ahead of samples: x [time, samples, 4], labels [samples]."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> net (float[time,N,4] x, float[3] w) => (float[time,N,4] y)
+    { s = ReduceSum <keepdims = 0> (w)  y = Mul(x, s) }"""
+    x = np.arange(7 * 48 * 4, dtype=np.float32).reshape(7, 48, 4)
+    data = feed(parser.parse_model(text), {"x": x, "w": np.zeros(3, np.float32), "labels": x[0, :, 0]})
+    few = split(data, (2, 3, 3))[0].first(5)
+    (batch,) = few.batches(9)
+    assert batch.samples == few.samples == 5 and batch["x"].shape == (7, 5, 4) and batch["w"].shape == (3,)
+    np.testing.assert_array_equal(batch["x"][0, :, 0], batch["labels"])
 
 
 def test_of_many_small_samples_more_choose(place, monkeypatch):
@@ -318,6 +331,37 @@ def test_what_was_trained_to_few_bits_is_packed_first(place):
         local = auto(proto, dict(data)).local
     assert [p.name for p in local.joined] == ["fuse", "quant.recognise"]
     assert list(local.stored) == ["n[a]", "n[y]"] and local.whole["bytes"] < local._costs(local.given)["bytes"]
+
+
+class Judged:
+    """What `doubts` looks at: outputs and labels in two batches."""
+
+    def __init__(self, y, labels):
+        self.samples = len(y)
+        self.outputs = [{"y": part} for part in np.array_split(y, 2)]
+        self.labels = [None, None] if labels is None else np.array_split(labels, 2)
+
+
+def test_data_that_tell_little_are_told_of():
+    y = np.eye(4, dtype=np.float32)[np.arange(60) % 4]
+    labels = np.repeat(np.arange(4), 15)  # the commonest classes have a quarter each
+    assert doubts(Judged(y, labels), {"accuracy": 0.26, "top5": 1.0}, 0.02) == []
+    (few,) = doubts(Judged(y, labels), {"accuracy": 0.9}, 0.01)
+    assert few.startswith("60 samples choose, each of them 0.017 of the accuracy") and "give 200 samples" in few
+    (guess,) = doubts(Judged(y, labels[:, None]), {"accuracy": 0.25}, 0.05)
+    assert "accuracy of the model as given is 0.25, the commonest class has 0.25" in guess
+    assert doubts(Judged(y, labels), {"accuracy": 0.9}, None) == doubts(Judged(y, None), {"accuracy": 1.0}, 0.05) == []
+    assert "the commonest class has 1:" in doubts(Judged(y[:1].repeat(60, 0), None), {"accuracy": 1.0}, 0.05)[0]
+    for metric, chance in (("r2", 0.0), ("auc", 0.5)):
+        assert doubts(Judged(y, labels), {metric: chance + 0.1}, 0.01) == []
+        assert len(doubts(Judged(y, labels), {metric: chance}, 0.01)) == 1
+    assert doubts(Judged(y, labels), {"miou": 0.0}, 0.01) == []
+
+
+def test_labels_of_another_name_are_told_of(place):
+    with np.load(place / "data.npz") as data:
+        search = auto(place / "net.onnx", {"x": data["x"], "target": data["labels"]})
+    assert "the data hold target, which nothing reads: labels are named labels" in search.remarks
 
 
 RECURRENT = """<ir_version: 8, opset_import: ["" : 17]> net (float[N,5,4] x) => (float[N,3] y)
