@@ -103,6 +103,9 @@ def feed(
         return None
 
     if source is not None:
+        if wishes.arrays:
+            raise BadOption("--input stands in for data, and there are data", found=", ".join(wishes.arrays),
+                            remedy="put the array into them")  # fmt: skip
         data = open_data(source, inputs)
         _one_or_many(data, attempt)
         return data

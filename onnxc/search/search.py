@@ -298,9 +298,10 @@ class Search:
         """Show what is done, and the time left: as all of it goes on as the part from `from_` to `share` went since `since`."""
         spent = self._now - since
         left = spent / max(share - from_, 1e-6) * (1 - share) if from_ < share < 1 else math.inf
-        if self._until is not None:
-            left = min(left, max(self._until - self._now, 0))
-        self.progress(what if math.isinf(left) else f"{what}; about {_minutes(left)} left", min(share, 1.0))
+        end = math.inf if self._until is None else max(self._until - self._now, 0)
+        most = "at most" if math.isinf(left) else "about"
+        left = min(left, end)
+        self.progress(what if math.isinf(left) else f"{what}; {most} {_minutes(left)} left", min(share, 1.0))
 
     def _made(self) -> list[Point]:
         """The candidates that were made, with their times where these were measured."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxc import run_passes
@@ -15,6 +16,7 @@ from onnxc.passes.layers.linear import linear
 from onnxc.passes.prune.uncut import Uncut
 from onnxc.passes.registry import make
 from onnxc.runtime.data import open_data
+from onnxc.runtime.evaluate import Evaluator
 from onnxc.runtime.reference import Runner, Session
 from onnxc.runtime.specs import input_specs
 from tests.conftest import ROOT, TRAINED
@@ -54,6 +56,43 @@ def test_constant_channels_go_without_a_trace(how):
     np.testing.assert_allclose(outputs(small), outputs(model), atol=2e-3 if how != "bias" else 1e-5)
     plain, _ = apply(make("prune", {"criterion": "bn_scale", "recover": "none"}), model)
     assert np.abs(outputs(plain) - outputs(model)).max() > 0.1
+
+
+def halved(proto):
+    """The same network in float16."""
+    proto = onnx.ModelProto.FromString(proto.SerializeToString())
+    for t in proto.graph.initializer:
+        if t.data_type == onnx.TensorProto.FLOAT:
+            t.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(t).astype(np.float16), t.name))
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    del proto.graph.value_info[:]
+    return load(proto)
+
+
+@pytest.mark.parametrize("options", [{"ratio": 0.4}, {"macs": 0.6}], ids=str)
+def test_float16_is_solved_as_float32_is(options):
+    """Widths and an unequal use of channels make the plain cut lose far more than the solved one."""
+    model = network(
+        """g (float[N, 3, 8, 8] x) => (float[N, 5] y) {
+            [first] a = Conv<pads=[1,1,1,1]>(x, w1, b1)  r = Relu(a)
+            [second] b = Conv<pads=[1,1,1,1]>(r, w2)  s = Relu(b)
+            p = GlobalAveragePool(s)  f = Flatten(p)  [head] y = Gemm<transB=1>(f, w3) }""",
+        w1=(24, 3, 3, 3), b1=(24,), w2=(24, 24, 3, 3), w3=(5, 24),
+    )  # fmt: skip
+    half = halved(model.to_proto())
+    x = {n: np.random.default_rng(2).normal(size=(48, *s.shape[1:])) for n, s in input_specs(model.to_proto()).items()}
+    noises = []
+    for one, dtype in ((model, np.float32), (half, np.float16)):
+        data = {n: a.astype(dtype) for n, a in x.items()}
+        arguments = context(one, data)
+        arguments["evaluator"] = Evaluator(arguments["runner"], arguments["data"])
+        small, _ = apply(make("prune", options), one, **arguments)
+        assert small.nodes[0].inputs[1].values.shape[0] < 24
+        whole, cut = (next(iter(Session(m.to_proto()).run(data).values())).astype(np.float64) for m in (one, small))
+        assert small.nodes[0].inputs[1].values.dtype == dtype
+        noises.append(float(np.square(cut - whole).sum() / np.square(whole).sum()))
+    assert noises[1] == pytest.approx(noises[0], rel=0.1, abs=1e-4) and noises[0] < 0.3
 
 
 def test_weights_that_were_trained_to_few_bits_are_told_of():

@@ -233,6 +233,9 @@ def test_wishes_are_held_or_refused():
             feed(proto, wishes=wishes)
     with pytest.raises(BadData, match="wrong extent"):
         feed(proto, wishes=Wishes(arrays={"x": given[:, :2]}))
+    data = {"x": given, "z": given[0, :1, :, 0]}
+    with pytest.raises(BadOption, match="--input stands in for data, and there are data, found x"):
+        feed(proto, data, Wishes(arrays={"x": given}))
 
 
 SETTLED = {

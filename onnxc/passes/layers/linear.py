@@ -91,10 +91,10 @@ class Linear:
         """
         if not self.is_conv:
             x = self._turned(x)
-            return x.reshape(len(x), -1, x.shape[-1])[:, picked].reshape(1, -1, x.shape[-1])
+            return _wide(x.reshape(len(x), -1, x.shape[-1])[:, picked].reshape(1, -1, x.shape[-1]))
         at = np.unravel_index(picked, out)
         chosen: tuple = (slice(None), slice(None), *at)
-        found = self._windows(x, out)[chosen]  # n, channels, picked, *kernel
+        found = _wide(self._windows(x, out)[chosen])  # n, channels, picked, *kernel
         n, c, p = found.shape[:3]
         return np.ascontiguousarray(
             found.reshape(n, self.groups, c // self.groups, p, -1).transpose(1, 0, 3, 2, 4)
@@ -148,9 +148,14 @@ class Linear:
     def pick(self, y: np.ndarray, picked: np.ndarray) -> np.ndarray:
         """The outputs at the positions `picked`, [n·len(picked), outputs], row for row as `rows`."""
         if not self.is_conv:
-            return y.reshape(len(y), -1, y.shape[-1])[:, picked].reshape(-1, y.shape[-1])
-        flat = y.reshape(*y.shape[:2], -1)[:, :, picked]
+            return _wide(y.reshape(len(y), -1, y.shape[-1])[:, picked].reshape(-1, y.shape[-1]))
+        flat = _wide(y.reshape(*y.shape[:2], -1)[:, :, picked])
         return flat.transpose(0, 2, 1).reshape(-1, y.shape[1])
+
+
+def _wide(x: np.ndarray) -> np.ndarray:
+    """float16 as float32, whose sums of products neither overflow nor lose what they add up."""
+    return x.astype(np.float32) if x.dtype == np.float16 else x
 
 
 def linear(model: Model, node: gs.Node) -> Linear | None:
@@ -158,7 +163,7 @@ def linear(model: Model, node: gs.Node) -> Linear | None:
     if not model.is_standard(node, "Conv", "Gemm", "MatMul") or isinstance(node.inputs[0], gs.Constant):
         return None
     w = node.inputs[1]
-    if not isinstance(w, gs.Constant) or w.values.dtype not in (np.float32, np.float64):
+    if not isinstance(w, gs.Constant) or w.values.dtype not in (np.float16, np.float32, np.float64):
         return None
     outputs = w.values.shape[0 if node.op == "Conv" or node.attrs.get("transB", 0) else -1] if w.values.ndim else 0
     if has_input(node, 2) and not (
