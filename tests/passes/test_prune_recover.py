@@ -8,6 +8,7 @@ import pytest
 
 from onnxc import run_passes
 from onnxc.ir.analysis import analyse
+from onnxc.ir.cost import cost
 from onnxc.ir.errors import BadOption
 from onnxc.ir.files import load
 from onnxc.ir.verify import verify
@@ -93,6 +94,23 @@ def test_float16_is_solved_as_float32_is(options):
         assert small.nodes[0].inputs[1].values.dtype == dtype
         noises.append(float(np.square(cut - whole).sum() / np.square(whole).sum()))
     assert noises[1] == pytest.approx(noises[0], rel=0.1, abs=1e-4) and noises[0] < 0.3
+
+
+def test_a_budget_is_met_where_no_group_can_be_measured():
+    """What transposed convolutions read is not solved for: the same share of each goes, by its weights."""
+    model = network(
+        """g (float[N, 8, 3, 3] x) => (float[N, 2, 9, 9] y) {
+            [first] a = ConvTranspose(x, w1)  r = Relu(a)  [second] b = ConvTranspose(r, w2)  s = Relu(b)
+            [third] y = ConvTranspose(s, w3) }""",
+        w1=(8, 16, 3, 3), w2=(16, 16, 3, 3), w3=(16, 2, 3, 3),
+    )  # fmt: skip
+    arguments = context(model)
+    arguments["evaluator"] = Evaluator(arguments["runner"], arguments["data"])
+    small, report = apply(make("prune", {"macs": 0.5}), model, **arguments)
+    before, after = (cost(m, verify(m)).macs for m in (model, small))
+    assert 0.4 * before < after <= 0.5 * before
+    left = [n.inputs[1].values.shape[1] for n in small.nodes if n.op == "ConvTranspose"]
+    assert max(left[:2]) - min(left[:2]) <= 1 and max(left[:2]) < 16 and left[2] == 2
 
 
 def test_weights_that_were_trained_to_few_bits_are_told_of():

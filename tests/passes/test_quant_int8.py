@@ -301,7 +301,8 @@ def float_resnet20(resnet20_path):
 
 
 def snr(real, done, feeds) -> float:
-    return differences(run(real, feeds), run(done, feeds))["logits"].snr_db
+    (difference,) = differences(run(real, feeds), run(done, feeds)).values()
+    return difference.snr_db
 
 
 def test_fitted_weights_of_four_bits_keep_within_a_point(float_resnet20, calib_data_path, test_data_path):
@@ -335,6 +336,21 @@ def test_biases_take_the_mean_error_of_every_kind_of_product(rounding):
     real, before, after = (run(m, feeds)["y"] for m in (model, plain, done))
     assert np.abs((after - real).mean(0)).max() < 0.5 * np.abs((before - real).mean(0)).max()
     assert np.abs(after - real).mean() < np.abs(before - real).mean()
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "gptq", "adaptive"])
+def test_layers_that_nothing_fits_stand_ahead_of_those_that_are(rounding):
+    """A ConvTranspose is rounded to nearest, and the Conv behind it is fitted to what that makes."""
+    model = model_of(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N,4,5,5] x) => (float[N,3,9,9] y) {
+            a = ConvTranspose<strides=[2,2], pads=[1,1,1,1]>(x, w0)  r = Relu(a)  b = Conv<pads=[1,1,1,1]>(r, w1)
+            s = Relu(b)  c = ConvTranspose<pads=[1,1,1,1]>(s, w2)  t = Relu(c)  y = Conv(t, w3) }""",
+        w0=weight(4, 6, 3, 3), w1=weight(6, 6, 3, 3), w2=weight(6, 5, 3, 3), w3=weight(3, 5, 1, 1),
+    )  # fmt: skip
+    done, report = quantised(model, bits=4, rounding=rounding, bias_correction=True)
+    feeds = feeds_of(model, seed=0, samples=8)
+    assert snr(model, done, feeds) >= snr(model, quantised(model, bits=4)[0], feeds)
+    assert sum("is rounded to nearest" in note for note in report.notes) == 2
 
 
 def test_bias_correction_is_never_worse_and_says_where_it_would_be(float_resnet20, calib_data_path):

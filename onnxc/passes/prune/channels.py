@@ -235,6 +235,8 @@ class PruneChannels(Pass):
             model, analysis, found, ctx, self.samples, ctx.seed, self._scope == "outputs", self.readers
         )
         rated = scores(scene, self._criterion, self.reduce, self.normalise)
+        if self.criterion == self.scope == "auto" and found and not rated:
+            self._scope = "layer"  # what no measurement tells apart gives the same share each
         if self.criterion == "auto" and self._scope == "layer" and len(rated) < len(found):
             rated = scores(scene, "l1", self.reduce, self.normalise) | rated
         for name in dict.fromkeys(g.name for g in found if g.atom not in rated):

@@ -383,6 +383,7 @@ class QuantInt8(Pass):
         for name in inputs:
             if name not in fitted:
                 write(name)
+        model.sort()
         each = fit(real, model, asked, how, ctx) if asked else ()
         for (name, found), _ in zip(each, ctx.each(asked)):
             if nodes[name].op == "MatMul" and found.bias is not None:
