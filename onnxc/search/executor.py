@@ -124,7 +124,18 @@ def _answers(
 
 
 def _begin(spec: bytes) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _workers[""] = Worker(pickle.loads(spec))
+
+
+def _end_with_parent() -> None:
+    """A process whose parent was killed would wait for jobs for ever: both ends of their queue are its own."""
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _do(job: Job) -> Any:

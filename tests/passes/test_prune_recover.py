@@ -106,7 +106,7 @@ def test_a_budget_is_met_where_no_group_can_be_measured():
     )  # fmt: skip
     arguments = context(model)
     arguments["evaluator"] = Evaluator(arguments["runner"], arguments["data"])
-    small, report = apply(make("prune", {"macs": 0.5}), model, **arguments)
+    small, _ = apply(make("prune", {"macs": 0.5}), model, **arguments)
     before, after = (cost(m, verify(m)).macs for m in (model, small))
     assert 0.4 * before < after <= 0.5 * before
     left = [n.inputs[1].values.shape[1] for n in small.nodes if n.op == "ConvTranspose"]

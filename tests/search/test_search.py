@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -559,6 +561,26 @@ def test_other_processes_give_the_same(place):
     jobs = [("channels", 0, 0.5), ("bits", "n[a]", 2)]
     with opened("processes:2", search.local) as executor:
         assert list(executor.map(jobs)) == [(job, search.local.do(job)) for job in jobs]
+
+
+KILLED = """
+import os, signal, sys
+from onnxc.search import auto
+from onnxc.search.executor import opened
+if __name__ == "__main__":
+    with opened("processes:1", auto(sys.argv[1], sys.argv[2]).local) as executor:
+        list(executor.map([("channels", 0, 0.5)]))
+        print("one", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_processes_end_with_the_one_that_was_killed(place):
+    (place / "killed.py").write_text(KILLED)
+    command = [sys.executable, "killed.py", "net.onnx", "data.npz"]
+    # what a child prints to is read until the last process that holds it has ended
+    run = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=60)
+    assert run.returncode == -9 and run.stdout == "one\n", run.stderr
 
 
 def test_what_ends_a_search_leaves_the_best_so_far(found, place, monkeypatch):
