@@ -32,6 +32,11 @@ def allowing(allowed: bool) -> Iterator[None]:
         _ALLOWED.reset(token)
 
 
+def allow(allowed: bool) -> None:
+    """The same from here on, for a process that works for one where it is so."""
+    _ALLOWED.set(allowed)
+
+
 def allowed() -> bool:
     """Whether files may name code here."""
     return _ALLOWED.get()
@@ -60,7 +65,7 @@ def import_function(source: str, remedy: str | None = None) -> Callable:
     return function
 
 
-def failed(source: str, error: Exception) -> OnnxcError:
+def failed(source: str, error: BaseException) -> OnnxcError:
     """The one line for an error that somebody's code raised."""
     if isinstance(error, OnnxcError):
         return error

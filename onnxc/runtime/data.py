@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -253,16 +253,27 @@ def _function_data(name: str, function: Callable, inputs: Mapping[str, TensorSpe
 
 
 def _yielded(function: Callable[[], Iterable], inputs: Mapping[str, TensorSpec]) -> Iterator[Chunk]:
-    """Dicts of arrays as they come; of a Dataset (`len` and items by number) one sample each, as dicts or as tuples."""
+    """Dicts of arrays as they come; of a Dataset (`len` and items by number) one sample each, as dicts or as tuples; of a DataLoader
+    tuples or lists of batches."""
     made = _called(function, function)
+    if not isinstance(made, Iterable) and not hasattr(made, "__getitem__"):
+        raise BadData("the data function must yield dicts of arrays", found=type(made).__name__)
     numbered = hasattr(made, "__getitem__") and hasattr(made, "__len__") and not isinstance(made, Mapping)
     items = (made[i] for i in range(len(made))) if numbered else iter(made)
     while (item := _called(function, next, items, None)) is not None:
-        if isinstance(item, tuple) and len(item) - len(inputs) in (0, 1):
-            item = dict(zip([*inputs, LABELS], (np.asarray(a)[None] for a in item), strict=False))
+        if isinstance(item, tuple | list) and len(item) - len(inputs) in (0, 1):
+            item = _named(item, inputs)
         if not isinstance(item, Mapping):
             raise BadData("the data function must yield dicts of arrays", found=type(item).__name__)
         yield _arrays(item)
+
+
+def _named(item: Sequence[object], inputs: Mapping[str, TensorSpec]) -> Chunk:
+    """The inputs, and a label, of one sample, or of a batch where each input has its axis of samples."""
+    arrays = [np.asarray(a) for a in item]
+    pairs = list(zip(arrays, inputs.values(), strict=False))
+    many = all(spec.sample is not None and a.ndim == len(spec.shape or ()) for a, spec in pairs)
+    return dict(zip([*inputs, LABELS], (a if many and a.ndim else a[None] for a in arrays), strict=False))
 
 
 def _called(function: Callable, call: Callable, *args: object) -> Any:

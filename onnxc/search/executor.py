@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from ..ir.errors import BadOption
+from ..runtime.code import allow, allowed
 from .work import Job, Spec, Worker
 
 FORMS = "threads[:N], processes[:N], dask://HOST:PORT or ray://HOST:PORT"
@@ -60,7 +61,7 @@ def opened(name: str, local: Worker) -> Iterator[Executor]:
 
         # forked processes would share locks that threads of ONNX Runtime hold
         pool = ProcessPoolExecutor(
-            count, get_context("spawn"), initializer=_begin, initargs=(pickle.dumps(local.spec),)
+            count, get_context("spawn"), initializer=_begin, initargs=(pickle.dumps(local.spec), allowed())
         )
         run = _do
     jobs = _Pool(pool, run)
@@ -123,7 +124,8 @@ def _answers(
         yield job, found
 
 
-def _begin(spec: bytes) -> None:
+def _begin(spec: bytes, trusting: bool) -> None:
+    allow(trusting)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _workers[""] = Worker(pickle.loads(spec))
 

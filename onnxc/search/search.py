@@ -105,6 +105,9 @@ class Search:
             if not self.given["metrics"]:
                 judge = self.local.judges[1]
                 raise misfit(self.local.task, judge.outputs[0], judge.labels[0])
+            if not math.isfinite(value := self.given["metrics"][self.metric]):
+                raise BadData(f"{self.metric} of the model as given is {value}, to which nothing compares",
+                              remedy="give other labels, or another --metric")  # fmt: skip
             if self.budget.drop is not None and self.budget.drop >= 1 and is_share(self.metric):
                 raise BadOption(
                     f"--drop is of {self.metric}, which is a share",

@@ -417,6 +417,30 @@ def test_a_folder_of_ragged_samples(form, tmp_path):
     assert data.remarks == []
 
 
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_batches_of_a_loader_and_samples_of_a_set(kind):
+    """A DataLoader yields inputs and labels of several samples, a Dataset's items are one."""
+    whole, labels = rows(10), np.arange(10)
+
+    def loader():
+        yield from (kind((whole[i : i + 4], labels[i : i + 4])) for i in range(0, 10, 4))
+
+    for source in (loader, lambda: [kind((row, int(k))) for k, row in zip(labels, whole)]):
+        data = open_data(source, X)
+        assert data.labelled
+        np.testing.assert_array_equal(joined(data), whole)
+        np.testing.assert_array_equal(joined(data, "labels"), labels)
+    alone = {"x": TensorSpec((3,), F32, sample=None)}
+    np.testing.assert_array_equal(
+        [b["x"] for b in open_data(lambda: iter([kind((r,)) for r in whole]), alone).batches()], whole
+    )
+
+
+def test_a_function_that_gives_no_data_is_told_of():
+    with pytest.raises(BadData, match="the data function must yield dicts of arrays, found int"):
+        open_data(lambda: 5, X)
+
+
 @pytest.mark.parametrize(
     "dims, sample, shape, remedy",
     [

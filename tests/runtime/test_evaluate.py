@@ -58,6 +58,8 @@ def test_a_function_sees_all_samples_together(tmp_path, monkeypatch):
         "    assert outputs['y'].shape == (5, 2) and len(labels) == 5\n"
         "    return sum(len(one) for one in labels)\n"
         "def wrong(outputs, labels):\n    return 'good'\n"
+        "def fails(outputs, labels):\n    return outputs['z']\n"
+        "def ends(outputs, labels):\n    raise SystemExit(3)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     task = find_task("their_metric:words")
@@ -67,6 +69,9 @@ def test_a_function_sees_all_samples_together(tmp_path, monkeypatch):
     assert of_batches(task, np.zeros((5, 2), np.float32), ragged, 2) == {"words": 7}
     with pytest.raises(BadData, match="metric their_metric:wrong gave no number, found str"):
         of_batches(find_task("their_metric:wrong"), np.zeros((5, 2), np.float32), ragged, 2)
+    for name, said in (("fails", "KeyError: 'z'"), ("ends", "SystemExit: 3")):
+        with pytest.raises(BadData, match=f"their_metric:{name} fails: {said}"):
+            of_batches(find_task(f"their_metric:{name}"), np.zeros((5, 2), np.float32), ragged, 2)
     with pytest.raises(BadData, match="module their_metric has no function none"):
         find_task("their_metric:none")
 

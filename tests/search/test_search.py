@@ -366,6 +366,18 @@ def test_labels_of_another_name_are_told_of(place):
     assert "the data hold target, which nothing reads: labels are named labels" in search.remarks
 
 
+def test_a_metric_that_is_no_number_ends_the_search(place):
+    with np.load(place / "data.npz") as data:
+        search = auto(place / "net.onnx", dict(data), task="anomaly", decode="tests.search.test_search:first")
+        search.local.spec.parts[1].held[0]["labels"][:] = 0  # of which nothing is told apart
+    with pytest.raises(BadData, match="auc of the model as given is nan, to which nothing compares; give other labels"):
+        search.run()
+
+
+def first(outputs):
+    return outputs["y"][:, 0]
+
+
 RECURRENT = """<ir_version: 8, opset_import: ["" : 17]> net (float[N,5,4] x) => (float[N,3] y)
 {
   t = Transpose <perm = [1, 0, 2]> (x)
@@ -553,6 +565,29 @@ def test_processes_give_the_same_as_threads(place):
     assert min(wanted) > 0
     with opened("threads:2", search.local) as executor:
         assert list(executor.map(jobs)) == list(zip(jobs, wanted))
+
+
+TRUSTED = """
+import sys
+from onnxc.runtime.code import allowing
+from onnxc.search import auto
+from onnxc.search.executor import opened
+def right(outputs, labels):
+    return (outputs["y"].argmax(1) == labels).mean()
+if __name__ == "__main__":
+    sys.path.remove(sys.path[0])
+    with allowing(True):
+        local = auto("net.onnx", "data.npz", metric="trusted:right").local
+        with opened("processes:1", local) as executor:
+            print(list(executor.map([("given",)]))[0][1]["metrics"])
+"""
+
+
+@pytest.mark.slow
+def test_other_processes_may_read_code_where_this_one_may(place):
+    (place / "trusted.py").write_text(TRUSTED)
+    run = subprocess.run([sys.executable, "trusted.py"], cwd=place, capture_output=True, text=True, timeout=60)
+    assert run.stdout == "{'right': 1.0}\n", run.stderr
 
 
 @pytest.mark.slow

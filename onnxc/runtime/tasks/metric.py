@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxc.ir.errors import BadData
 from onnxc.runtime.batches import LABELS, join_labels
+from onnxc.runtime.code import failed
 
 Outputs = Mapping[str, np.ndarray]
 
@@ -73,7 +74,10 @@ class OfFunction(Metric):
     def value(self) -> float:
         if not self._seen:
             return float("nan")
-        found = self._function(_joined(self._seen), join_labels(self._labels))
+        try:
+            found = self._function(_joined(self._seen), join_labels(self._labels))
+        except (Exception, SystemExit) as error:
+            raise failed(self._name, error) from error
         try:
             return float(found)
         except (TypeError, ValueError):
