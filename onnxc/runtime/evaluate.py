@@ -218,6 +218,18 @@ class Judge:
             comparison.add(ours, theirs, labels)
         return comparison
 
+    def agreement(self, outputs: list[dict[str, np.ndarray]]) -> float | None:
+        """The task's metric of such outputs where what the reference says stands for labels; None without a task, or where it can be
+        held to labels only."""
+        found = (recognise(o, y) for o, y in zip(self.outputs, self.labels, strict=True) if y is not None)
+        task = self.task or next(found, None)
+        if task is None or task.targets is None:
+            return None
+        score = Score(task)
+        for ours, out in zip(self.outputs, outputs, strict=True):
+            score.add(out, _held_to(task, ours, None))
+        return score.values().get(task.metric)
+
     def __call__(self, model: onnx.ModelProto | Lean) -> Comparison:
         return self.compare(self.run(model))
 

@@ -23,7 +23,8 @@ COSTS = ("bytes", "macs", "params", "nodes", "peak_bytes", "flash", "ram", "time
 @dataclass
 class Point:
     """A candidate that was made and measured. text: its passes; result: costs, metrics by the samples that choose (`metrics`) and by
-    those that judge (`held`), `without`: the first of both with each fold of the samples left out; the model."""
+    those that judge (`held`), `without`: the first of both with each fold of the samples left out, `agreement`: the first where those
+    that choose are held to what the model as given says; the model."""
 
     text: str
     passes: tuple[Pass, ...]
@@ -89,7 +90,9 @@ class Found:
             for k, p in enumerate(self.points)
         ]  # fmt: skip
         return {
-            "given": {k: v for k, v in self.given.items() if k not in ("held", "metrics", "without", "noise")}
+            "given": {
+                k: v for k, v in self.given.items() if k not in ("held", "metrics", "without", "noise", "agreement")
+            }
             | {"metrics": self.given["held"]},
             "budget": self.budget.bounds(),
             "metric": self.metric,
@@ -138,9 +141,9 @@ def points(given: dict[str, Any], made: Sequence[Point], budget: Budget, metric:
 def figures(given: Mapping[str, Any], made: Sequence[Point], metric: str, higher: bool) -> dict[str, dict[str, float]]:
     """text -> costs and `drop` of each candidate, with its standard error: the smallest of many candidates that seem to keep to a bound
     is often one that was lucky. It is what a candidate loses by the samples that choose, or smoothed over all, whichever is more;
-    smoothed it counts as far as SURE standard errors of its own leave it possible, for not every metric falls as noise rises."""
+    smoothed it counts as far as SURE standard errors of its own leave it possible, for not every metric falls as more answers change."""
     measured = {p.text: drop(metric, higher, given["metrics"], p.result["metrics"]) for p in made}
-    lost = smoothed({p.text: (p.result["noise"], measured[p.text]) for p in made})
+    lost = smoothed({p.text: (_changed(given, p.result, metric, higher), measured[p.text]) for p in made})
     found = {}
     for p in made:
         own, error = measured[p.text], doubted(given, p.result, "metrics")
@@ -154,8 +157,19 @@ def doubted(given: Mapping[str, Any], result: Mapping[str, Any], part: str) -> f
     return doubt(given["without"][part], result["without"][part])
 
 
-def smoothed(seen: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """name -> loss, from name -> (noise, loss as measured): the losses that never fall as noise rises and are nearest to those
+def _changed(given: Mapping[str, Any], result: Mapping[str, Any], metric: str, higher: bool) -> tuple[float, float]:
+    """How much a candidate answers otherwise than the model as given: what it loses of the metric where that one's answers stand for the
+    labels, then the noise of its outputs. Samples that change are more than those that are lost, so that they tell candidates apart
+    with less doubt, and of whatever kind candidates are."""
+    before, after = (row.get("agreement") for row in (given, result))
+    if before is None or after is None:
+        return 0.0, result["noise"]
+    lost = drop(metric, higher, {metric: before}, {metric: after})
+    return (lost if math.isfinite(lost) else math.inf), result["noise"]
+
+
+def smoothed(seen: Mapping[str, tuple[tuple[float, ...], float]]) -> dict[str, float]:
+    """name -> loss, from name -> (changes, loss as measured): the losses that never fall as changes rise and are nearest to those
     measured (isotonic regression). So candidates lend each other their samples."""
     from scipy.optimize import isotonic_regression
 

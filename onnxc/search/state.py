@@ -13,7 +13,7 @@ from ..ir.errors import BadData
 from ..ir.output import making, write_whole
 from .work import Job
 
-FORM = "onnxc search 2"
+FORM = "onnxc search 3"
 EVERY = 2.0
 """Seconds between writes, at least."""
 

@@ -335,10 +335,12 @@ class Worker:
 
     def _qualities(self, proto: Any) -> dict[str, Any]:
         few, second, third = self.judges
-        seen, held = second(proto), third(proto)
+        outputs = second.run(proto)
+        seen, held = second.compare(outputs), third(proto)
         noise = min((few(proto) if self.head else seen).noise, WORST)
         return {
             "noise": noise,
+            "agreement": second.agreement(outputs),
             "metrics": seen.metrics,
             "held": held.metrics,
             "without": {"metrics": seen.without, "held": held.without},

@@ -1,13 +1,17 @@
 """Tasks and their metrics, against their definitions; labels of every form; agreement with a reference."""
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import onnxc
 from onnxc.ir.errors import BadData, BadOption
-from onnxc.runtime.evaluate import TASKS, Comparison, Score, accuracy, find_task, is_share, recognise
+from onnxc.runtime.data import open_data
+from onnxc.runtime.evaluate import TASKS, Comparison, Judge, Score, accuracy, find_task, is_share, recognise
+from onnxc.runtime.reference import Runner
+from onnxc.runtime.specs import input_specs
 
 RNG = np.random.default_rng(0)
 
@@ -193,3 +197,30 @@ def test_labels_that_are_no_boxes_or_symbols(label):
             Score(TASKS[name]).add(outputs, labels)
         except BadData as e:
             assert str(e).isprintable()
+
+
+def test_agreement_is_with_what_the_reference_says():
+    """Whatever the labels say: of the first metric, where one can be held to a reference at all."""
+    weights = RNG.standard_normal((3, 4)).astype(np.float32)
+    node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"])
+    ends = [onnx.helper.make_tensor_value_info(n, 1, ["n", k]) for n, k in (("x", 3), ("y", 4))]
+
+    def model(w: np.ndarray) -> onnx.ModelProto:
+        graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:], [onnx.numpy_helper.from_array(w, "w")])
+        return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+
+    x = RNG.standard_normal((40, 3)).astype(np.float32)
+    turned = weights[:, ::-1].copy()
+    same = float(np.mean((x @ weights).argmax(1) == (x @ turned).argmax(1)))
+    runner, specs = Runner(optimise=False), input_specs(model(weights))
+    for task, metric, labels in (
+        (None, same, RNG.integers(0, 4, 40)),
+        ("classification", same, None),
+        ("regression", float(np.abs(x @ weights - x @ turned).mean()), RNG.standard_normal((40, 4))),
+    ):
+        data = open_data({"x": x} | ({} if labels is None else {"labels": labels}), specs)
+        judge = Judge(runner, data, model(weights), task=find_task(task), room=16)
+        assert judge.agreement(judge.outputs) == (0 if task == "regression" else 1)
+        assert judge.agreement(judge.run(model(turned))) == pytest.approx(metric, rel=1e-5)
+    data = open_data({"x": x}, specs)
+    assert Judge(runner, data, model(weights)).agreement([]) is None

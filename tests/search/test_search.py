@@ -171,10 +171,35 @@ def test_recipes_are_written_as_they_are_read(tmp_path):
     assert "refit = true" in text
 
 
-def test_losses_are_smoothed_by_noise():
-    assert smoothed({"a": (0.1, 0.0), "b": (0.2, 0.04), "c": (0.3, 0.02), "d": (0.4, float("nan"))}) == pytest.approx(
-        {"a": 0, "b": 0.03, "c": 0.03}
-    )
+def test_losses_are_smoothed_by_changes_then_noise():
+    seen = {"a": ((0.0, 0.1), 0.0), "b": ((0.0, 0.2), 0.04), "c": ((0.1, 0.0), 0.02), "d": ((0.2, 0.0), float("nan"))}
+    assert smoothed(seen) == pytest.approx({"a": 0, "b": 0.03, "c": 0.03})
+
+
+def test_candidates_of_a_noisier_kind_are_not_taken_for_worse():
+    """Half of the candidates make ten times the noise for as many answers that change: with the agreement known each lends its samples
+    to those that change as much, and the small one is chosen; by noise alone it is pooled with what loses more."""
+
+    def result(accuracy: float, agreement: float | None) -> dict:
+        one, without = {"accuracy": accuracy}, [accuracy, accuracy + 0.004]
+        return {
+            "metrics": one,
+            "held": one,
+            "agreement": agreement,
+            "without": {"metrics": without, "held": without},
+        }
+
+    def chosen(known: bool) -> str:
+        rows = [("cut", 80, 0.05, 0.875, 0.94), ("mild cut", 90, 0.02, 0.898, 0.99), ("codes", 60, 0.5, 0.896, 0.985)]
+        made = [
+            Point(n, (), "", {"bytes": b, "noise": noise, **result(a, agreed if known else None)})
+            for n, b, noise, a, agreed in rows
+        ]
+        given = {"bytes": 100, **result(0.9, 1.0 if known else None)}
+        given["without"] = {"metrics": [0.9, 0.9], "held": [0.9, 0.9]}
+        return best_points(given, made, Budget(drop=0.01), "accuracy", True).best.text
+
+    assert (chosen(True), chosen(False)) == ("codes", "mild cut")
 
 
 def test_a_drop_is_as_sure_as_its_samples():
