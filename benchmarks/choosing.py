@@ -12,11 +12,11 @@ the truth. (That some of these samples were seen by the passes counts for nothin
 The bound is one point. A rule chooses from what so many samples show; the table says how often the chosen one loses more in truth, how often none
 is chosen, and the bytes that are left, by those of the smallest that keeps to the bound in truth (the whole network's where none is chosen).
 
-Rules: the loss alone; the loss and its standard error; and besides the loss smoothed over all candidates by their noise, and by how many answers
-change, as `auto` does (`search.found.figures`), and its standard error; two standard errors; and of candidates
-that keep to the loss and its standard error by one half of the samples, and which none beats in bytes and that sum, those confirmed
-by the other half, one after the other from the largest to the first that fails (fixed sequence: Maurer, Hothorn and Lehmacher 1995),
-or from the smallest to the first that holds.
+Rules: the loss alone; the loss and its standard error; and besides the loss smoothed over all candidates by their noise and its standard
+error; the same smoothed by noise or by how many answers change, whichever says less, as `auto` does (`search.found.figures`);
+two standard errors; and of candidates that keep to the loss and its standard error by one half of the samples, and which none beats in
+bytes and that sum, those confirmed by the other half, one after the other from the largest to the first that fails (fixed sequence:
+Maurer, Hothorn and Lehmacher 1995), or from the smallest to the first that holds.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ RULES: dict[str, Callable[[Case, Draw, Seen], int | None]] = {
     "loss alone": lambda case, draw, of: smallest(case, of.losses),
     "and its standard error": lambda case, draw, of: smallest(case, of.losses + of.errors),
     "and smoothed by noise": lambda case, draw, of: smallest(case, of.noise),
-    "and smoothed by changes: `auto`": lambda case, draw, of: smallest(case, of.changes),
+    "and smoothed by changes or noise: `auto`": lambda case, draw, of: smallest(case, of.changes),
     "and two standard errors": lambda case, draw, of: smallest(case, of.losses + 2 * of.errors),
     "half confirm, largest first": lambda case, draw, of: confirmed(case, draw, True),
     "half confirm, smallest first": lambda case, draw, of: confirmed(case, draw, False),

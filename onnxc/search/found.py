@@ -140,10 +140,13 @@ def points(given: dict[str, Any], made: Sequence[Point], budget: Budget, metric:
 
 def figures(given: Mapping[str, Any], made: Sequence[Point], metric: str, higher: bool) -> dict[str, dict[str, float]]:
     """text -> costs and `drop` of each candidate, with its standard error: the smallest of many candidates that seem to keep to a bound
-    is often one that was lucky. It is what a candidate loses by the samples that choose, or smoothed over all, whichever is more;
-    smoothed it counts as far as SURE standard errors of its own leave it possible, for not every metric falls as more answers change."""
+    is often one that was lucky. It is what a candidate loses by the samples that choose, or smoothed over all, whichever is more:
+    smoothed by how many answers change, or by noise, whichever says less, as one of both tells which cuts and codes are alike.
+    Smoothed it counts as far as SURE standard errors of its own leave it possible: not every metric falls as these rise."""
     measured = {p.text: drop(metric, higher, given["metrics"], p.result["metrics"]) for p in made}
-    lost = smoothed({p.text: (_changed(given, p.result, metric, higher), measured[p.text]) for p in made})
+    orders = {p.text: (_changed(given, p.result, metric, higher), p.result["noise"]) for p in made}
+    each = [smoothed({text: (order[k], measured[text]) for text, order in orders.items()}) for k in (0, 1)]
+    lost = {text: min(by[text] for by in each) for text in each[0]}
     found = {}
     for p in made:
         own, error = measured[p.text], doubted(given, p.result, "metrics")
@@ -157,19 +160,19 @@ def doubted(given: Mapping[str, Any], result: Mapping[str, Any], part: str) -> f
     return doubt(given["without"][part], result["without"][part])
 
 
-def _changed(given: Mapping[str, Any], result: Mapping[str, Any], metric: str, higher: bool) -> tuple[float, float]:
+def _changed(given: Mapping[str, Any], result: Mapping[str, Any], metric: str, higher: bool) -> float:
     """How much a candidate answers otherwise than the model as given: what it loses of the metric where that one's answers stand for the
-    labels, then the noise of its outputs. Samples that change are more than those that are lost, so that they tell candidates apart
-    with less doubt, and of whatever kind candidates are."""
+    labels, else the noise. More samples change than are lost, so that they tell candidates apart with less doubt, and of whatever kind
+    these are."""
     before, after = (row.get("agreement") for row in (given, result))
     if before is None or after is None:
-        return 0.0, result["noise"]
+        return result["noise"]
     lost = drop(metric, higher, {metric: before}, {metric: after})
-    return (lost if math.isfinite(lost) else math.inf), result["noise"]
+    return lost if math.isfinite(lost) else math.inf
 
 
-def smoothed(seen: Mapping[str, tuple[tuple[float, ...], float]]) -> dict[str, float]:
-    """name -> loss, from name -> (changes, loss as measured): the losses that never fall as changes rise and are nearest to those
+def smoothed(seen: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """name -> loss, from name -> (noise or changes, loss as measured): the losses that never fall as these rise and are nearest to those
     measured (isotonic regression). So candidates lend each other their samples."""
     from scipy.optimize import isotonic_regression
 
