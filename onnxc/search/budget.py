@@ -86,9 +86,13 @@ def doubt(given: Sequence[float], found: Sequence[float]) -> float:
     given, found: the metric of both models with each fold left out in turn. As both see the same samples, what is hard for both is
     no doubt: models that are right and wrong alike have an error of 0. With d the differences and k folds
     sqrt((k - 1) / k * sum((d - mean(d))^2)), which for a mean over samples is the error of the mean of paired differences."""
-    moved = [a - b for a, b in zip(given, found, strict=False)]
-    k = len(moved)
+    return jackknife([a - b for a, b in zip(given, found, strict=False)])
+
+
+def jackknife(without: Sequence[float]) -> float:
+    """The standard error of a number from what it is with each fold left out; 0 of fewer than two."""
+    k = len(without)
     if k < 2:
         return 0.0
-    mean = math.fsum(moved) / k
-    return math.sqrt((k - 1) / k * math.fsum((d - mean) ** 2 for d in moved))
+    mean = math.fsum(without) / k
+    return math.sqrt((k - 1) / k * math.fsum((d - mean) ** 2 for d in without))

@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 
 from ..passes.base import Pass
-from .budget import Budget, doubt, drop
+from .budget import Budget, doubt, drop, jackknife
 
 MOST = 10
 """Points that are kept."""
@@ -143,16 +143,35 @@ def figures(given: Mapping[str, Any], made: Sequence[Point], metric: str, higher
     is often one that was lucky. It is what a candidate loses by the samples that choose, or smoothed over all, whichever is more:
     smoothed by how many answers change, or by noise, whichever says less, as one of both tells which cuts and codes are alike.
     Smoothed it counts as far as SURE standard errors of its own leave it possible: not every metric falls as these rise."""
-    measured = {p.text: drop(metric, higher, given["metrics"], p.result["metrics"]) for p in made}
+    lost = {p.text: drop(metric, higher, given["metrics"], p.result["metrics"]) for p in made}
     orders = {p.text: (_changed(given, p.result, metric, higher), p.result["noise"]) for p in made}
-    each = [smoothed({text: (order[k], measured[text]) for text, order in orders.items()}) for k in (0, 1)]
-    lost = {text: min(by[text] for by in each) for text in each[0]}
+    left = _left_out(given, made, higher)
+    lent = dict.fromkeys(lost, math.inf)
+    for which in (0, 1):
+        by = {text: order[which] for text, order in orders.items()}
+        whole, others = smoothed(by, lost), [smoothed(by, losses) for losses in left]
+        for text, loss in whole.items():
+            lent[text] = min(lent[text], loss + jackknife([other.get(text, loss) for other in others]))
     found = {}
     for p in made:
-        own, error = measured[p.text], doubted(given, p.result, "metrics")
-        most = min(lost.get(p.text, math.inf) + error, own + SURE * error) if error else lost.get(p.text, math.inf)
+        own, error = lost[p.text], doubted(given, p.result, "metrics")
+        most = min(lent[p.text], own + SURE * error) if error else lent[p.text]
         found[p.text] = p.costs() | {"drop": max(own + error, most)}
     return found
+
+
+def _left_out(given: Mapping[str, Any], made: Sequence[Point], higher: bool) -> list[dict[str, float]]:
+    """What each candidate loses with each fold of the samples left out, by its text."""
+    before = given["without"]["metrics"]
+    sign = 1 if higher else -1
+    return [
+        {
+            p.text: sign * (whole - p.result["without"]["metrics"][k])
+            for p in made
+            if k < len(p.result["without"]["metrics"])
+        }
+        for k, whole in enumerate(before)
+    ]
 
 
 def doubted(given: Mapping[str, Any], result: Mapping[str, Any], part: str) -> float:
@@ -171,15 +190,15 @@ def _changed(given: Mapping[str, Any], result: Mapping[str, Any], metric: str, h
     return lost if math.isfinite(lost) else math.inf
 
 
-def smoothed(seen: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """name -> loss, from name -> (noise or changes, loss as measured): the losses that never fall as these rise and are nearest to those
-    measured (isotonic regression). So candidates lend each other their samples."""
+def smoothed(by: Mapping[str, float], lost: Mapping[str, float]) -> dict[str, float]:
+    """name -> loss, from the noise or the changes of each, and its loss as measured: the losses that never fall as these rise and are
+    nearest to those measured (isotonic regression). So candidates lend each other their samples."""
     from scipy.optimize import isotonic_regression
 
-    names = sorted((name for name, (_, loss) in seen.items() if math.isfinite(loss)), key=lambda n: (seen[n][0], n))
+    names = sorted((name for name, loss in lost.items() if math.isfinite(loss)), key=lambda n: (by[n], n))
     if not names:
         return {}
-    return dict(zip(names, map(float, isotonic_regression([seen[n][1] for n in names]).x), strict=True))
+    return dict(zip(names, map(float, isotonic_regression([lost[n] for n in names]).x), strict=True))
 
 
 def _distance(misses: dict[str, tuple[float, float]]) -> float:
