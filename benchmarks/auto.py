@@ -272,7 +272,11 @@ def by_budget(
             got.best is None or bool(got.misses) or got.drop(got.best, "metrics") > lost(given, row, metric, "metrics")
         )
         if own:
-            got = searching(network, budget, **of).run()
+            bound = searching(network, budget, **of).run()
+            better = bound.best and bound.drop(bound.best, "metrics") <= (
+                got.drop(got.best, "metrics") if got.best else math.inf
+            )
+            got = bound if better or got.misses else got
         if got.best is not None:
             best = got.best.result
             found.append(

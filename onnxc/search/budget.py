@@ -57,18 +57,17 @@ class Budget:
         """The bounds that there are."""
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
 
-    def misses(self, found: Mapping[str, float], given: Mapping[str, float]) -> dict[str, tuple[float, float]]:
-        """Of each bound that `found` misses (found, allowed), absolute but for time; what was not measured is not missed.
+    def allowed(self, given: Mapping[str, float]) -> dict[str, float]:
+        """The bounds, absolute but for time. given: the costs of the model as given."""
+        return {
+            name: bound * given[name] if name in ("bytes", "macs") and bound <= 1 else bound
+            for name, bound in self.bounds().items()
+        }
 
-        given: the costs of the model as given."""
-        out = {}
-        for name, bound in self.bounds().items():
-            if name not in found:
-                continue
-            allowed = bound * given[name] if name in ("bytes", "macs") and bound <= 1 else bound
-            if not found[name] <= allowed * (1 + 1e-9):
-                out[name] = (found[name], allowed)
-        return out
+    def misses(self, found: Mapping[str, float], given: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+        """Of each bound that `found` misses (found, allowed), absolute but for time; what was not measured is not missed."""
+        bounds = {name: most for name, most in self.allowed(given).items() if name in found}
+        return {name: (found[name], most) for name, most in bounds.items() if not found[name] <= most * (1 + 1e-9)}
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value:g}" for name, value in self.bounds().items())

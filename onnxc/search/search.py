@@ -39,6 +39,8 @@ PARTS = (1.0, 0.5, 0.2, 0.05)
 CUTS = 2
 """Units of channels that are cut a step further, one at a time."""
 BESIDE = 1.1
+BEYOND = 2.0
+"""Bytes, by those that there may be, of the largest candidates that are made smaller where there is no bound on the drop."""
 MEASURING = 0.5
 """Share of the time after which nothing more is measured."""
 ENDING, TIMING = 0.05, 0.4
@@ -192,9 +194,10 @@ class Search:
                     spans[kind] = _narrowed(spans[kind], noise, bold)
 
     def _descend(self, executor: Executor, planner: Planner) -> None:
-        """Lower the bits of what keeps to the budget as long as that does: what noises add up to says little of some networks' classes."""
+        """Lower the bits of what keeps to the budget as long as that does: what noises add up to says little of some networks' classes.
+        Without a bound on the drop, those of what has too many bytes, as long as that comes nearer."""
         starts: list[Candidate] = []
-        for _ in range(STEPS if self.budget.drop is not None else 0):
+        for _ in range(STEPS if {"drop", "bytes"} & set(self.budget.bounds()) else 0):
             before, starts = starts, self._starts()
             if self.is_late or starts == before:
                 break
@@ -210,6 +213,8 @@ class Search:
         those that are at most `BESIDE` times as large: what it has to spare may be worth more than it is larger by."""
         made = self._made()
         of = figures(self.given, made, self.metric, self.higher)
+        if self.budget.drop is None:
+            return self._too_large(made, of)
         kept = sorted(
             (p for p in made if not self.budget.misses(of[p.text], self.given)),
             key=lambda p: (p.result["bytes"], p.text),
@@ -221,6 +226,24 @@ class Search:
         ahead = len(self.local.head) + len(self.local.joined)
         plain = [p for p in kept if self.tried[p.text].ahead <= ahead]
         chosen = [kept[0], *plain[:1], min(near, key=lambda p: of[p.text]["drop"])]
+        return [self.tried[text] for text in dict.fromkeys(p.text for p in chosen)]
+
+    def _too_large(self, made: list[Point], of: dict[str, dict[str, float]]) -> list[Candidate]:
+        """Of the candidates that have too many bytes, and miss nothing else, the smallest and the one that loses least; and of those
+        nearly as small as the smallest the one that loses least."""
+        bound = self.budget.allowed(self.given)["bytes"]
+        over = sorted(
+            (
+                p
+                for p in made
+                if set(self.budget.misses(of[p.text], self.given)) == {"bytes"} and p.result["bytes"] <= BEYOND * bound
+            ),
+            key=lambda p: (p.result["bytes"], p.text),
+        )
+        if not over:
+            return []
+        near = [p for p in over if p.result["bytes"] <= BESIDE * over[0].result["bytes"]]
+        chosen = [over[0], *(min(some, key=lambda p: of[p.text]["drop"]) for some in (over, near))]
         return [self.tried[text] for text in dict.fromkeys(p.text for p in chosen)]
 
     def _try(

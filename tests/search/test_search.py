@@ -344,8 +344,33 @@ def test_descents_begin_at_what_has_most_to_spare_too(place, monkeypatch):
     search.tried = {text: Candidate((), "shared", 0.0, 0.0, ahead=ahead) for text, (_, _, ahead) in rows.items()}
     monkeypatch.setattr(search, "_made", lambda: made)
     assert search._starts() == [search.tried[text] for text in ("cut", "plain", "spare")]
+    search.budget = Budget(
+        bytes=99 / 400
+    )  # what is beyond it by up to twice: the smallest, the best, the best of the smallest
+    assert search._starts() == [search.tried[text] for text in ("cut", "spare")]
+    search.budget = Budget(bytes=101 / 400)
+    assert search._starts() == [search.tried[text] for text in ("plain", "large", "spare")]
     made[:] = made[-1:]
     assert search._starts() == []
+    search.budget = Budget(drop=0.05)
+    assert search._starts() == []
+
+
+def test_what_is_too_large_is_made_smaller(place, monkeypatch):
+    """With a bound on the bytes alone candidates beyond it lose bits layer by layer, and some of these are within it."""
+    search = onnxc.auto(place / "net.onnx", place / "data.npz", budget=Budget(bytes=0.15), formats=("shared",))
+    descend, tried = search._descend, []
+
+    def watched(*of):
+        tried.append(set(search.tried))
+        descend(*of)
+
+    monkeypatch.setattr(search, "_descend", watched)
+    found = search.run()
+    bound = 0.15 * search.given["bytes"]
+    new = [p.result["bytes"] for p in search._made() if p.text not in tried[0]]
+    assert new and min(new) <= bound < max(search.state["recipe", text]["bytes"] for text in tried[0])
+    assert not found.misses and found.best.result["bytes"] <= bound
 
 
 def test_what_was_trained_to_few_bits_is_packed_first(place):
