@@ -231,6 +231,18 @@ def test_options_are_checked(options, said):
         make("prune", options)
 
 
+@pytest.mark.parametrize("ratio", [0.125, 0.25, 0.3, 0.5, 0.9])
+def test_ratios_of_single_layers_are_met(resnet20_path, ratio):
+    """To a twentieth, by the widest multiple that does: 64 channels lose 8, not 16, where an eighth was asked for."""
+    wide, model = "/l/l.7/c1/Conv", load(resnet20_path)
+    whole = {n.name: n.inputs[1].values.shape[0] for n in model.nodes if n.op == "Conv"}
+    small, _ = apply(make("prune", {"ratio": 0.0, "ratio_by": {wide: ratio}}), model)
+    left = {n.name: n.inputs[1].values.shape[0] for n in small.nodes if n.op == "Conv"}
+    assert abs(left[wide] - whole[wide] * (1 - ratio)) <= 0.05 * whole[wide]
+    assert left[wide] % 8 == 0 or ratio in (0.3, 0.9)
+    assert {name for name in whole if left[name] != whole[name]} == {wide}
+
+
 def test_groups_can_be_edited_by_hand():
     model = chain(width=8)
     found = groups(model, criterion="l2")

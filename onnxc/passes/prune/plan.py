@@ -57,6 +57,14 @@ class CutPlan:
             whole = next((w for w in WIDTHS if w <= min(whole, self.size(g) // 2)), 1)
         return whole // gcd(whole, repeat(g))
 
+    def _multiple_for(self, g: Group, wanted: float) -> int:
+        """The multiple of its count; where it has a ratio of its own and multiples may be less, the first that comes near that."""
+        m = self._multiples[g.atom]
+        if self.halves and g.atom in self.fixed:
+            fits = (w for w in WIDTHS if w <= m and abs(_round(wanted / w) * w - wanted) <= NEAR * self.size(g))
+            return next(fits, 1)
+        return m
+
     def size(self, g: Group) -> int:
         return self.sizes.get(g.atom, g.size)
 
@@ -103,11 +111,11 @@ class CutPlan:
         }
         counts = {}
         for g in self.groups:
-            m, n = self._multiples[g.atom], self.size(g)
+            m, n = self._multiple_for(g, wanted[g.atom]), self.size(g)
             n = _round(wanted[g.atom] / m) * m if n > m else n
             if g.size - wanted[g.atom] < abs(n - wanted[g.atom]):
                 n = g.size  # a group that is no multiple may stay whole
-            counts[g.atom] = min(max(n, self.least(g)), g.size)
+            counts[g.atom] = min(max(n, self.least(g, m)), g.size)
         if mean and self.multiple > 1:  # else each is the nearest whole number as it is
             self._level(counts, wanted)
         return balance(counts, self.analysis.balanced, self.minimum)
@@ -129,9 +137,9 @@ class CutPlan:
             _, _, g, n = min(moves, key=lambda move: move[:2])
             counts[g.atom] = n
 
-    def least(self, g: Group) -> int:
+    def least(self, g: Group, multiple: int | None = None) -> int:
         """What the group keeps at least."""
-        m = self._multiples[g.atom]
+        m = multiple or self._multiples[g.atom]
         return min(max(self.minimum, m if self.size(g) > m else 1), g.size)
 
     def refine(
