@@ -215,12 +215,12 @@ def test_agreement_is_with_what_the_reference_says():
     runner, specs = Runner(optimise=False), input_specs(model(weights))
     for task, metric, labels in (
         (None, same, RNG.integers(0, 4, 40)),
-        ("classification", same, None),
-        ("regression", float(np.abs(x @ weights - x @ turned).mean()), RNG.standard_normal((40, 4))),
+        (find_task("classification"), same, None),
+        (find_task("regression", "mae"), float(np.abs(x @ weights - x @ turned).mean()), RNG.standard_normal((40, 4))),
     ):
         data = open_data({"x": x} | ({} if labels is None else {"labels": labels}), specs)
-        judge = Judge(runner, data, model(weights), task=find_task(task), room=16)
-        assert judge.agreement(judge.outputs) == (0 if task == "regression" else 1)
+        judge = Judge(runner, data, model(weights), task=task, room=16)
+        assert judge.agreement(judge.outputs) == (1 if metric == same else 0)
         assert judge.agreement(judge.run(model(turned))) == pytest.approx(metric, rel=1e-5)
     data = open_data({"x": x}, specs)
     assert Judge(runner, data, model(weights)).agreement([]) is None
