@@ -81,6 +81,8 @@ def check(
     if worse:
         first = worse[0]
         was, now_ = (_form(first, value) for value in (first.was, first.now))
+        if was == now_:  # as far as people are shown
+            was, now_ = (f"{value:,.10g}" for value in (first.was, first.now))
         raise VerificationError(
             f"{len(worse)} of {len(lines)} figures are worse than in {file}",
             expected=f"{first.model}: {first.what} {was}",

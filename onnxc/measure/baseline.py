@@ -22,11 +22,13 @@ from ..report import RISE, finite
 from ..runtime.evaluate import Judge, Task
 from ..runtime.feeding import Wishes, feed
 from ..runtime.reference import Runner, Session
-from ..runtime.tasks import is_higher_better
+from ..runtime.tasks import is_higher_better, misfit
 
 FORM = "onnxc baseline 1"
 COSTS = ("bytes", "params", "macs", "peak_bytes")
 MOST = 1 << 20
+UNITS = ("mae",)
+"""Metrics that have the unit of the labels."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ def figures(source: object, data: object = None, *, task: Task | None = None, ti
             judge = Judge(Runner(optimise=False), fed, proto, MOST, task)
             score = judge.score(judge.outputs)
             found |= {"samples": judge.samples, "metrics": score.values()}
+            if fed.labelled and not found["metrics"]:
+                raise misfit(task, judge.outputs[0], judge.labels[0])
             found["lower"] = [n for n in found["metrics"] if not is_higher_better(n, score.task)]
         if time:
             from .bench import measure
@@ -80,6 +84,8 @@ def read(file: Path) -> dict[str, dict[str, Any]]:
         if found["form"] != FORM:
             raise KeyError(f"form {FORM}")
         return {str(name): dict(row) for name, row in found["models"].items()}
+    except FileNotFoundError:
+        raise BadData(f"there is no baseline {file}", remedy="write one with --write") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadData(f"{file} holds no baseline: {error}", remedy="write one with --write") from None
 
@@ -92,7 +98,8 @@ def write(file: Path, models: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def compare(model: str, was: Mapping[str, Any], now: Mapping[str, Any], *, drop: float, slower: float) -> list[Line]:
-    """Every figure of both. drop: of a metric, in its unit, that is borne; slower: share of the time."""
+    """Every figure of both. drop: of a metric that is borne, in its unit, or of those of a unit of the labels (a mean error) the share;
+    slower: share of the time."""
     lines = []
     for name in (*COSTS, "time"):
         if name in now or name in was:
@@ -105,5 +112,6 @@ def compare(model: str, was: Mapping[str, Any], now: Mapping[str, Any], *, drop:
         a, b = (side.get(name) for side in metrics)
         lost = 0.0 if a is None else math.inf if b is None else (b - a if name in lower else a - b)
         # what can no longer be measured has got worse too
-        lines.append(Line(model, name, a, b, not lost <= drop))
+        borne = drop * abs(a) if name in UNITS and a else drop
+        lines.append(Line(model, name, a, b, not lost <= borne))
     return lines

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import onnx
 import onnx_graphsurgeon as gs
 
 from ..ir.files import load
@@ -73,7 +74,7 @@ def diff(a: object, b: object) -> Diff:
             found.append(Change(kind, node.name, key_of(node), what, _figures(one)))
             continue
         other = pairs[node.name]
-        change = _compared(node, other, one, layers[1][other.name])
+        change = _compared(node, other, one, layers[1][other.name], (first.opset, second.opset))
         if change is None:
             same += 1
         else:
@@ -119,7 +120,7 @@ def _home(node: gs.Node, pairs: dict[str, gs.Node]) -> str:
     return ""
 
 
-def _compared(one: gs.Node, other: gs.Node, a: Layer, b: Layer) -> Change | None:
+def _compared(one: gs.Node, other: gs.Node, a: Layer, b: Layer, opsets: tuple[int, int]) -> Change | None:
     figures = (_figures(a), _figures(b))
     said = []
     kind = ""
@@ -143,16 +144,31 @@ def _compared(one: gs.Node, other: gs.Node, a: Layer, b: Layer) -> Change | None
     if not kind and a.params != b.params:
         said.append(f"{a.params:,} -> {b.params:,} weights")
         kind = "narrowed" if b.params < a.params else "altered"
-    if not kind and one.attrs.keys() | other.attrs.keys():
-        for name in sorted(one.attrs.keys() | other.attrs.keys()):
-            x, y = one.attrs.get(name), other.attrs.get(name)
-            if isinstance(x, (int, float, str, list)) and isinstance(y, (int, float, str, list, type(None))) and x != y:
+    if not kind:
+        mine, theirs = map(_attributes, (one, other), opsets)
+        for name in sorted(mine.keys() | theirs.keys()):
+            x, y = mine.get(name), theirs.get(name)
+            if all(isinstance(v, (int, float, str, list, type(None))) for v in (x, y)) and x != y:
                 said.append(f"{name}: {x} -> {y}")
                 kind = "altered"
     if not kind and _weights_differ(one, other):
         said.append("other weights")
         kind = "altered"
     return Change(kind, one.name, key_of(one), "; ".join(said), *figures) if kind else None
+
+
+def _attributes(node: gs.Node, opset: int) -> dict[str, Any]:
+    """The attributes of a node, with what its operator takes for those that it lacks."""
+    try:
+        schema = onnx.defs.get_schema(node.op, opset, "" if node.domain in (None, "ai.onnx") else node.domain)
+    except onnx.defs.SchemaError:
+        return dict(node.attrs)
+    usual = {
+        n: onnx.helper.get_attribute_value(a.default_value)
+        for n, a in schema.attributes.items()
+        if a.default_value.type
+    }
+    return {n: v.decode() if isinstance(v, bytes) else v for n, v in usual.items()} | node.attrs
 
 
 def _weights_differ(one: gs.Node, other: gs.Node) -> bool:

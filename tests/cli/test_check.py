@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import onnxc
@@ -47,11 +48,39 @@ def test_what_is_worse_is_told_by_its_direction():
     assert "&#x3c;b&#x3e;" in markdown([Line("<b>", "bytes", 1, 2, True)])
 
 
+@pytest.mark.parametrize("unit", [1e-4, 1.0, 1e6])
+def test_errors_in_the_labels_unit_are_held_to_by_their_share(unit):
+    was = {"metrics": {"mae": 0.5 * unit}, "lower": ["mae"]}
+    for now, worse in ((0.51, False), (0.53, True), (0.4, False)):
+        (row,) = compare("m", was, {"metrics": {"mae": now * unit}}, drop=0.05, slower=0)
+        assert row.worse == worse
+    (row,) = compare("m", {"metrics": {"mae": 0.0}, "lower": ["mae"]}, {"metrics": {"mae": 0.1}}, drop=0.05, slower=0)
+    assert row.worse
+
+
+def test_labels_that_tell_nothing_write_no_baseline(command, model_path, data_path, tmp_path):
+    with np.load(data_path) as data:
+        arrays = dict(data)
+    np.savez(tmp_path / "d.npz", **arrays | {"labels": np.array(["a"] * len(arrays["labels"]))})
+    ended = command("check", model_path, "--data", tmp_path / "d.npz", "--baseline", tmp_path / "b.json", "--write")
+    assert ended.status == 2 and "labels do not tell" in ended.err and not (tmp_path / "b.json").exists()
+
+
+def test_figures_that_look_alike_are_written_out(command, model_path, tmp_path):
+    base = tmp_path / "b.json"
+    assert command("check", model_path, "--baseline", base, "--write").status == 0
+    stored = json.loads(base.read_text())
+    stored["models"][str(model_path)]["macs"] -= 90
+    base.write_text(json.dumps(stored))
+    ended = command("check", model_path, "--baseline", base)
+    assert ended.status == 1 and "macs 101,318, found 101,408;" in ended.err
+
+
 def test_bad_baselines_are_refused(command, model_path, tmp_path):
     assert "--baseline B.json is missing" in command("check", model_path).error()
-    assert "holds no baseline" in command("check", model_path, "--baseline", tmp_path / "none.json").error()
+    assert "no baseline" in command("check", model_path, "--baseline", tmp_path / "none.json").error()
     (tmp_path / "x.json").write_text('{"form": "other"}')
-    assert "holds no baseline" in command("check", model_path, "--baseline", tmp_path / "x.json").error()
+    assert "no baseline" in command("check", model_path, "--baseline", tmp_path / "x.json").error()
 
 
 def test_the_action_and_the_hook_name_what_is_there(command):

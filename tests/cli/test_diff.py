@@ -77,6 +77,22 @@ def test_what_is_no_tensor_is_told_by_its_kind(model_path, tmp_path):
     assert any("sequence" in line for line in diff(model_path, tmp_path / "list.onnx").interface)
 
 
+@pytest.mark.parametrize(
+    "opsets, attributes, said",
+    [
+        ((17, 17), ("", "axis=-1"), []),
+        ((11, 13), ("", ""), ["axis: 1 -> -1"]),
+        ((11, 13), ("axis=-1", ""), []),
+        ((17, 17), ("axis=0", ""), ["axis: 0 -> -1"]),
+        ((17, 17), ("", "axis=0"), ["axis: -1 -> 0"]),
+    ],
+)
+def test_an_attribute_that_is_left_out_has_its_default(opsets, attributes, said):
+    text = '<ir_version: 7, opset_import: ["": {}]> g (float[2,3,4] x) => (float[2,3,4] y) {{ [s] y = Softmax<{}>(x) }}'
+    a, b = (onnx.parser.parse_model(text.format(*pair).replace("<>", "")) for pair in zip(opsets, attributes))
+    assert [change.what for change in diff(a, b).changes] == said
+
+
 def test_text_json_and_page(command, model_path, made, tmp_path):
     made("prune(ratio=0.5), quant").save(tmp_path / "b.onnx")
     ended = command("diff", model_path, tmp_path / "b.onnx", "-o", tmp_path / "d.html")
