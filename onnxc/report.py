@@ -67,12 +67,19 @@ class PipelineReport:
             if slower > time * (1 + SLOWER):
                 found.append(f"{r.name} makes the model slower: {slower:.2f}x the time as given, {time:.2f}x before it")
             left = r.error.get("snr_db", snr)
+            if left < LOST and self._is_as_good(r):
+                left = snr  # other numbers, that the labels take for no worse
             if left < LOST <= snr:
                 found.append(
                     f"{r.name} loses the outputs: {left:.1f} dB of signal to noise are left; retrain, or ask less of it"
                 )
             snr, time = left, slower
         return found
+
+    def _is_as_good(self, row: Report) -> bool:
+        """Whether a pass leaves the metric no worse than that of the model as given."""
+        now, was = row.error.get(self.metric, float("nan")), self.metrics.get(self.metric, float("nan"))
+        return now >= was if self.higher else now <= was
 
     def to_dict(self) -> dict:
         """Plain numbers, strings, lists and dicts; ready for JSON but for infinities, which stand as None."""

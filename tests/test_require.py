@@ -127,6 +127,23 @@ def test_what_got_worse_is_said():
     assert not run_passes(classifier(), "clean,fuse").report.warnings()
 
 
+@pytest.mark.parametrize("metric, higher, values, told", [
+    ("accuracy", True, (0.8, 0.9, 0.85), []),
+    ("accuracy", True, (0.8, 0.9, 0.7), ["third"]),
+    ("accuracy", True, (0.8, 0.7, 0.9), ["second"]),
+    ("mae", False, (0.8, 0.7, 0.9), ["third"]),
+    ("accuracy", True, (), ["second"]),
+])  # fmt: skip
+def test_other_outputs_are_not_lost_where_labels_are_met_as_well(metric, higher, values, told):
+    from onnxc.report import PipelineReport
+
+    first, *rest = values or (None, None, None)
+    report = PipelineReport(metrics={metric: first} if values else {}, metric=metric, higher=higher)
+    for name, snr, value in zip(("first", "second", "third"), (30.0, 5.0, 4.0), (first, *rest)):
+        report.rows.append(Report(name=name, error={"snr_db": snr} | ({metric: value} if values else {})))
+    assert [line.split()[0] for line in report.warnings()] == told
+
+
 def test_random_inputs_show_no_agreement_and_no_data_no_recovery():
     report = run_passes(classifier(), "prune(ratio=0.2)").report
     assert all("top1" not in row.error for row in report.rows) and "top-1" not in str(report)

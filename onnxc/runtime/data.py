@@ -78,9 +78,9 @@ class Data:
             raise BadData(f"{self.name} holds too few samples for one batch")
 
     @property
-    def counted(self) -> set[str]:
-        """The inputs whose first axis counts samples, as many as a batch is asked for; empty where a batch is one run."""
-        return {name for name, spec in self._inputs.items() if spec.counts and spec.sample == 0}
+    def counted(self) -> dict[str, int]:
+        """The axis that counts samples, as many as a batch is asked for, of the inputs that have one; empty where a batch is one run."""
+        return {name: spec.sample for name, spec in self._inputs.items() if spec.counts and spec.sample is not None}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each input with one sample."""

@@ -21,7 +21,7 @@ class Resampled:
         self._inputs = dict(inputs)
         self.name, self.samples = data.name, data.samples
         self.labelled, self.synthetic, self.remarks = data.labelled, data.synthetic, data.remarks
-        self.counted: set[str] = data.counted
+        self.counted: dict[str, int] = data.counted
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each input with one sample."""

@@ -25,14 +25,14 @@ Chunk = dict[str, np.ndarray]
 class Samples:
     """The samples of a data set, a share `held` of them for judging, the rest in batches of `size` in a new order each epoch.
 
-    The order follows from `seed` and the epoch alone. `counted` are the arrays whose first axis counts samples: those that
-    follow the batch size that is asked for. Where none does, each batch of the data is one run of a model of fixed extents:
+    The order follows from `seed` and the epoch alone. `counted` has the axis that counts samples, of the inputs that follow the batch
+    size that is asked for; labels have it first. Where none does, each batch of the data is one run of a model of fixed extents:
     `stacked`, the runs stand along a new first axis.
     """
 
     def __init__(self, data, size: int, held: float, seed: int):
         self.data, self.size, self.seed = data, size, seed
-        self.counted: set[str] = data.counted
+        self.counted: dict[str, int] = data.counted
         self.stacked = not self.counted
         self._first, whole = self._fill(self._source())
         self._all = self._first if whole else None
@@ -69,18 +69,29 @@ class Samples:
     def _joined(self, chunks: list[Chunk]) -> Chunk:
         if len(chunks) == 1:
             return dict(chunks[0])
-        return {n: np.concatenate([c[n] for c in chunks]) if self._counts(n) else a for n, a in chunks[0].items()}
+        try:
+            return {
+                n: a if (axis := self._axis(n)) is None else np.concatenate([c[n] for c in chunks], axis)
+                for n, a in chunks[0].items()
+            }
+        except ValueError as error:
+            raise BadData(
+                "samples of different extents cannot be mixed in batches", remedy="pad them to one size"
+            ) from error
 
-    def _counts(self, name: str) -> bool:
-        return self.stacked or name in self.counted or name == LABELS
+    def _axis(self, name: str) -> int | None:
+        """The axis of an array that counts samples, if one does."""
+        return 0 if self.stacked or name == LABELS else self.counted.get(name)
 
     def size_of(self, chunk: Chunk) -> int:
         """How many samples a chunk holds."""
-        return max(len(a) for n, a in chunk.items() if self._counts(n))
+        return max(a.shape[axis] for n, a in chunk.items() if (axis := self._axis(n)) is not None)
 
     def of(self, chunk: Chunk, index) -> Chunk:
         """The samples of a chunk that `index` names."""
-        return {n: a[index] if self._counts(n) else a for n, a in chunk.items()}
+        return {
+            n: a if (axis := self._axis(n)) is None else a[(*[slice(None)] * axis, index)] for n, a in chunk.items()
+        }
 
     def epoch(self, number: int) -> Iterator[Chunk]:
         """The batches of epoch `number`; a last one with fewer samples is left out."""

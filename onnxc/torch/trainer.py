@@ -152,7 +152,7 @@ class _Fit:
         logits = self.classes.of(outputs)
         wanted: dict[str, torch.Tensor] = {}
         if goal.labels:
-            total = total + labelled(outputs, logits, feeds[LABELS], goal.smooth)
+            total = total + labelled(outputs, self.classes, feeds[LABELS], goal.smooth)
         if goal.teacher is not None and self.their_classes is not None:
             wanted = self.their_classes.of({n: theirs[n] for n in names})
             total = total + taught(outputs, logits, theirs, wanted, goal.teacher.temperature)

@@ -6,7 +6,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxc
-from onnxc.ir.errors import BadOption
+from onnxc.ir.errors import BadData, BadOption
+from onnxc.runtime.reference import Session
 
 torch = pytest.importorskip("torch")
 
@@ -108,8 +109,113 @@ def test_the_loss_of_boxes_is_least_where_they_fit():
 
 def test_labels_that_fit_no_output_are_told():
     x, _, boxes = squares(16)
-    with pytest.raises(BadOption, match=r"no output fits the labels, .* found labels \[\d, 2, 5\]"):
+    with pytest.raises(BadOption, match=r"no output fits the labels, .* found labels float32 \[\d, 2, 5\]"):
         onnxc.run_passes(net(3, 1), "train.finetune(batch=8)", data={"x": x, "labels": boxes}, check="shapes")
+
+
+def dense(end: str, out: int) -> onnx.ModelProto:
+    """Gemm, Relu, Gemm and `end`: 4 numbers to `out`."""
+    rng = np.random.default_rng(0)
+    weights = {"w1": rng.normal(0, 0.5, (4, 16)), "w2": rng.normal(0, 0.5, (16, out))}
+    proto = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x) => (float[N,{out}] y)
+        {{ a = Gemm(x, w1)  r = Relu(a)  b = Gemm(r, w2)  y = {end}(b) }}"""
+    )
+    proto.graph.initializer.extend(numpy_helper.from_array(w.astype(np.float32), n) for n, w in weights.items())
+    return proto
+
+
+def learnt(model, passes="train.finetune(epochs=12, batch=16, rate=0.02)", task=None, **data):
+    """(metric as given, metric after training), of the first one."""
+    report = onnxc.run_passes(model, passes, data=data, task=task).report
+    return report.metrics[report.metric], report.rows[-1].error[report.metric]
+
+
+X = np.random.default_rng(3).normal(size=(128, 4)).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [(128,), (128, 1), (128, 1, 1)])
+def test_numbers_are_learnt(shape):
+    before, after = learnt(dense("Identity", 1), x=X, labels=(X[:, :1] * 2 + np.abs(X[:, 1:2])).reshape(shape))
+    assert before < 0.5 < 0.9 < after
+    with pytest.raises(BadOption, match=r"no output fits the labels.*found labels int64 \[\d+\]"):
+        learnt(dense("Identity", 1), x=X, labels=np.arange(128))
+
+
+def test_two_classes_of_one_number_are_learnt():
+    odd = (X[:, 0] * X[:, 1] > 0).astype(np.int64)
+    before, after = learnt(dense("Sigmoid", 1), x=X, labels=odd, task="anomaly")
+    assert before < 0.7 < 0.85 < after
+
+
+def test_every_form_of_classes_is_learnt_alike():
+    kind = (X[:, 0] > 0) + (X[:, 1] > 0).astype(np.int64)
+    forms = [
+        kind,
+        kind[:, None],
+        kind.astype(np.float64),
+        np.eye(3, dtype=np.float32)[kind],
+        np.eye(3, dtype=int)[kind],
+    ]
+    found = [learnt(dense("Identity", 3), x=X, labels=labels) for labels in forms]
+    assert found[0][1] > max(found[0][0], 0.8) and all(pair == found[0] for pair in found)
+
+
+def stepwise() -> onnx.ModelProto:
+    """One Gemm for each step: [N, steps, 4] to scores of 4 symbols."""
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N,T,4] x) => (float[N,T,4] y)
+        { a = MatMul(x, w1)  c = Add(a, b1)  r = Relu(c)  y = MatMul(r, w2) }"""
+    )
+    for name, shape in (("w1", (4, 24)), ("b1", (24,)), ("w2", (24, 4))):
+        w = np.random.default_rng(len(name) + shape[0]).normal(0, 0.4, shape).astype(np.float32)
+        proto.graph.initializer.append(numpy_helper.from_array(w, name))
+    return proto
+
+
+def test_symbols_are_learnt_whenever_they_come():
+    """Of 8 steps some show a symbol; the labels say which and in what order, not when (CTC)."""
+    rng = np.random.default_rng(5)
+    x, labels = rng.normal(0, 0.1, (96, 8, 4)).astype(np.float32), np.full((96, 3), -1)
+    for n in range(96):
+        at = np.sort(rng.permutation(8)[: rng.integers(1, 4)])
+        labels[n, : len(at)] = rng.integers(1, 4, len(at))
+        x[n, at, labels[n, : len(at)]] += 2
+    before, after = learnt(
+        stepwise(), "train.finetune(epochs=30, batch=16, rate=0.02)", "sequences", x=x, labels=labels
+    )
+    assert after < 0.3 < before
+    with pytest.raises(BadOption, match="a label names no class, expected 0 to 3, found 9"):
+        learnt(stepwise(), task="sequences", x=x, labels=np.where(labels < 0, labels, 9))
+
+
+def test_a_class_of_each_step_is_learnt():
+    x = np.random.default_rng(6).normal(size=(64, 7, 4)).astype(np.float32)
+    kind = x.argmax(2)
+    data = {"x": x, "labels": np.where(np.arange(7) == 3, -1, kind)}
+    done = onnxc.run_passes(
+        stepwise(), "train.finetune(epochs=20, batch=16, rate=0.02)", data=data, check="shapes"
+    ).model
+    (y,) = Session(done.to_proto()).run({"x": x}).values()
+    assert np.mean(y.argmax(2) == kind) > 0.9
+
+
+def test_steps_may_stand_ahead_of_samples():
+    """[T, N, 4]: batches are cut along the second axis, and a last one has fewer samples."""
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[T,N,4] x) => (float[N,3] y)
+        { m = ReduceMean<axes=[0], keepdims=0>(x)  y = MatMul(m, w) }"""
+    )
+    proto.graph.initializer.append(numpy_helper.from_array(np.full((4, 3), 0.1, np.float32), "w"))
+    x = np.random.default_rng(8).normal(size=(5, 90, 4)).astype(np.float32)
+    before, after = learnt(proto, x=x, labels=x.mean(0)[:, :3].argmax(1))
+    assert before < 0.6 < 0.85 < after
+
+
+def test_samples_of_other_extents_are_told():
+    data = {f"x[{k}]": np.zeros((5 + k % 2, 4), np.float32) for k in range(40)} | {"labels": np.zeros((40, 3), int)}
+    with pytest.raises(BadData, match="samples of different extents cannot be mixed in batches; pad them"):
+        onnxc.run_passes(stepwise(), "train.finetune(batch=4)", data=data, check="shapes")
 
 
 def test_numbers_are_those_of_the_tasks():
