@@ -17,7 +17,8 @@ from onnxc.passes.base import apply
 from onnxc.passes.layers.linear import linear
 from onnxc.passes.layers.moments import Moments
 from onnxc.passes.lowrank.common import Factorise
-from onnxc.passes.lowrank.fit import Whitened, error, likely, refine
+from onnxc.passes.lowrank.cp import OnData
+from onnxc.passes.lowrank.fit import Plain, Whitened, error, likely, refine
 from onnxc.passes.lowrank.forms import FORMS
 from onnxc.passes.lowrank.moments import fitted
 from onnxc.passes.lowrank.rank import Budget, Choice, leads, spend, vbmf_rank
@@ -114,6 +115,55 @@ def test_the_start_leaves_out_what_it_says_and_fitting_never_harms(name):
         d, v = rng.normal(size=factor.shape), rng.normal(size=w.shape)
         moved = form.compose([*factors[:k], d, *factors[k + 1 :]])
         assert (moved * v).sum() == pytest.approx((d * form.pulled(v, factors, k)).sum(), rel=1e-9)
+
+
+@pytest.mark.parametrize("rank", [3, 11])  # fewer than outputs, and more
+@pytest.mark.parametrize("kernel", [(3, 3), (2, 4), (1, 3)])
+def test_cp_on_data_solves_each_small_factor_exactly(rank, kernel):
+    """At the solution no direction lowers the error to first order, and steps either way raise it to second."""
+    rng = np.random.default_rng(1)
+    form, shape = FORMS["cp"], (2, 7, 5, *kernel)
+    w, x = rng.normal(size=shape), rng.normal(size=(2, 5 * int(np.prod(kernel)), 300))
+    x = x * np.linspace(0.2, 2, x.shape[1])[:, None] + 0.5 * x[:, ::-1]
+    h = x @ x.transpose(0, 2, 1) / 300
+    factors = [rng.normal(size=(2, rank, n)) for n in (5, *kernel)] + [rng.normal(size=(2, 7, rank))]
+    fit = OnData(w, h)
+    factors[3], left = fit.last(factors)
+    assert left == pytest.approx(error(w, form.compose(factors), h), rel=1e-9)
+    made = fit.others(factors)
+    assert error(w, form.compose(made), h) < 0.999 * left and made[3] is factors[3]
+
+    def around(at, k, d):
+        moved = [f + d if n == k else f for n, f in enumerate(at)]
+        return error(w, form.compose(moved), h)
+
+    for at, k in (([*made[:2], factors[2], made[3]], 1), (made, 2), ([*made[:3], fit.last(made)[0]], 3)):
+        best = error(w, form.compose(at), h)
+        for _ in range(5):
+            d = rng.normal(size=at[k].shape) * 1e-3
+            up, down = around(at, k, d), around(at, k, -d)
+            assert min(up, down) >= best and abs(up - down) < 1e-2 * (up + down - 2 * best)
+    first = around([made[0], *factors[1:]], 0, 0)
+    assert first < left
+
+
+@pytest.mark.parametrize("shape, rank", [((2, 4, 9, 3, 3), 8), ((1, 16, 6, 3, 3), 5)])
+def test_cp_on_data_is_no_worse_than_plain_sweeps(shape, rank):
+    rng = np.random.default_rng(4)
+    w = rng.normal(size=shape)
+    x = rng.normal(size=(shape[0], int(np.prod(shape[2:])), 400))
+    x *= np.geomspace(0.05, 2, x.shape[1])[:, None]
+    h = x @ x.transpose(0, 2, 1) / 400
+    form = FORMS["cp"]
+    start = Whitened(form, w, h)
+    begun = start.factors((rank,), 0)
+    found = [begun, begun]
+    for fit, n in ((OnData(w, h), 0), (Plain(form, w, h), 1)):
+        for _ in range(12):
+            made = fit.others(found[n])
+            found[n] = [*made[:3], fit.last(made)[0]]
+    solved, plain = (error(w, form.compose(f), h) for f in found)
+    assert solved <= 1.001 * plain < error(w, form.compose(begun), h)
 
 
 def layer(channels: int = 16, **more: np.ndarray) -> Model:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from .cp import OnData, conjugate
 from .forms import Channel, Form, Rank, Start, basis
 
-SWEEPS, STEPS = 60, 8
+SWEEPS = 60
 """Alternating least squares on data goes on until a sweep lowers the error by less than SETTLED of it."""
 SETTLED = 1e-3
 CP_SWEEPS, STILL = 200, 3e-5
@@ -31,18 +32,15 @@ def refine(
     if int(np.prod(w.shape[2:])) > LARGE:
         sweeps = 0
     factors = [np.array(f, np.float64) for f in factors]
-    factors[-1] = last(form, w, h, factors)
-    left, reach = error(w, form.compose(factors), h), 1.0
+    fit = OnData(w, h) if sweeps and h is not None and form.name == "cp" else Plain(form, w, h)
+    factors[-1], left = fit.last(factors)
+    reach = 1.0
     for _ in range(sweeps):
         before = factors
-        factors = list(factors)
-        for k in range(len(factors) - 1):
-            factors[k] = _descend(form, w, h, factors, k)
-        factors[-1] = last(form, w, h, factors)
-        now = error(w, form.compose(factors), h)
+        factors = fit.others(factors)
+        factors[-1], now = fit.last(factors)
         ahead = [f + reach * (f - old) for f, old in zip(factors, before, strict=True)]
-        ahead[-1] = last(form, w, h, ahead)
-        further = error(w, form.compose(ahead), h)
+        ahead[-1], further = fit.last(ahead)
         if further < now:  # sweeps creep along a valley: a longer step the same way (Bro 1998)
             factors, now, reach = ahead, further, 1.5 * reach
         else:
@@ -51,6 +49,25 @@ def refine(
             break
         left = now
     return factors
+
+
+class Plain:
+    """Sweeps over the factors of any form."""
+
+    def __init__(self, form: Form, w: np.ndarray, h: np.ndarray | None):
+        self.form, self.w, self.h = form, w, h
+
+    def others(self, factors: list[np.ndarray]) -> list[np.ndarray]:
+        """All factors but the last, each better for those beside it."""
+        made = list(factors)
+        for k in range(len(made) - 1):
+            made[k] = _descend(self.form, self.w, self.h, made, k)
+        return made
+
+    def last(self, factors: list[np.ndarray]) -> tuple[np.ndarray, float]:
+        """The best last factor for the others, and the error with it."""
+        best = last(self.form, self.w, self.h, factors)
+        return best, error(self.w, self.form.compose([*factors[:-1], best]), self.h)
 
 
 def _alternate(w: np.ndarray, factors: list[np.ndarray], sweeps: int) -> list[np.ndarray]:
@@ -103,28 +120,10 @@ def last(form: Form, w: np.ndarray, h: np.ndarray | None, factors: list[np.ndarr
 def _descend(form: Form, w, h, factors, k: int) -> np.ndarray:
     """Conjugate gradients on factor k with the others fixed."""
 
-    def apply(x):
-        return form.compose([*factors[:k], x, *factors[k + 1 :]])
+    def through(x):
+        return form.pulled(weigh(form.compose([*factors[:k], x, *factors[k + 1 :]]), h), factors, k)
 
-    def back(v):
-        return form.pulled(weigh(v, h), factors, k)
-
-    x = factors[k]
-    r = back(w - apply(x))
-    d, power = r, float((r * r).sum())
-    goal = 1e-14 * power
-    for _ in range(STEPS):
-        if power <= goal or power == 0:
-            break
-        q = back(apply(d))
-        curve = float((d * q).sum())
-        if curve <= 0:
-            break
-        x = x + (power / curve) * d
-        r = r - (power / curve) * q
-        new = float((r * r).sum())
-        d, power = r + (new / power) * d, new
-    return x
+    return conjugate(through, factors[k], form.pulled(weigh(w, h), factors, k))
 
 
 def weigh(v: np.ndarray, h: np.ndarray | None) -> np.ndarray:

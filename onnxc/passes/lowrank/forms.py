@@ -293,12 +293,6 @@ class CP(Form):
         made = factors[3] @ t.reshape(*t.shape[:2], -1)
         return made.reshape(*made.shape[:2], *t.shape[2:])
 
-    def pulled(self, v, factors, k):
-        t = factors[3].transpose(0, 2, 1) @ v.reshape(*v.shape[:2], -1)  # over outputs first: else v is met r times
-        names = ["grcij", *(self.factors[n] for n in range(3) if n != k)]
-        rest = [factors[n] for n in range(3) if n != k]
-        return np.einsum(f"{','.join(names)}->{self.factors[k]}", t.reshape(*t.shape[:2], *v.shape[2:]), *rest)
-
     def features(self, factors, shape):
         t = np.einsum("grc,gri,grj->grcij", *factors[:3], optimize=True)
         return t.reshape(*t.shape[:2], -1)
