@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..ir.escape import line
+from ..ir.table import key_of
 from ..runtime.tasks import classification
 
 if TYPE_CHECKING:
+    from ..ir.model import Model
     from ..runtime.evaluate import Judge
+
+OF_ONE = ("accuracy", "r2", "cosine", "auc")
+"""Metrics that look at the first output that fits."""
 
 
 def doubts(judge: Judge, given: Mapping[str, float], drop: float | None) -> list[str]:
@@ -33,7 +40,23 @@ def doubts(judge: Judge, given: Mapping[str, float], drop: float | None) -> list
             f"{metric} of the model as given is {value:.3g}, {guess[0]} has {guess[1]:.3g}: what candidates lose tells nothing; "
             "are the data prepared as those that it was trained on?"
         )
+    floats = [name for name, y in judge.outputs[0].items() if y.dtype.kind == "f"]
+    if metric in OF_ONE and len(floats) > 1:
+        said.append(
+            f"{metric} looks at one of the outputs {', '.join(map(line, floats))}; what the others lose stands under SNR dB, "
+            "which is that of the worst"
+        )
     return said
+
+
+def unstored(model: Model) -> str:
+    """What to say of a model none of whose weights can be stored otherwise."""
+    known = Counter(key_of(node) for node in model.nodes)
+    there = ", ".join(f"{name} ({n})" for name, n in known.most_common(5)) or "none"
+    return (
+        "no weights can be stored anew: that takes floats, or DequantizeLinear of integers, in Conv, ConvTranspose, Gemm, MatMul, "
+        f"LSTM, GRU or RNN; the model has {there}"
+    )
 
 
 def _guess(judge: Judge, metric: str) -> tuple[str, float] | None:

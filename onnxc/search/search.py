@@ -21,7 +21,7 @@ from ..ir.errors import BadData, BadOption
 from ..runtime.tasks import is_higher_better, is_share, misfit
 from .boards import times
 from .budget import Budget
-from .doubts import doubts
+from .doubts import doubts, unstored
 from .executor import Executor, opened
 from .found import COSTS, Found, Point, figures, points
 from .options import BITS, Options, jobs
@@ -118,6 +118,8 @@ class Search:
                 )
             self.remarks += doubts(self.local.judges[1], self.given["metrics"], self.budget.drop)
             self._warm()
+            if not self.local.stored:
+                self.remarks.append(unstored(self.local.fused))
             planner = Planner(self.local, Options(), self.budget, self.given)
             self._try(executor, planner, [("", 0.0, c) for c in planner.first(self.formats)], 0.0)
             self._measure(executor, planner.options)

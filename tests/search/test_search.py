@@ -408,6 +408,11 @@ def test_data_that_tell_little_are_told_of():
         assert doubts(Judged(y, labels), {metric: chance + 0.1}, 0.01) == []
         assert len(doubts(Judged(y, labels), {metric: chance}, 0.01)) == 1
     assert doubts(Judged(y, labels), {"miou": 0.0}, 0.01) == []
+    several = Judged(y, labels)
+    several.outputs = [out | {"box": np.zeros((len(out["y"]), 4), np.float32)} for out in several.outputs]
+    (more,) = doubts(several, {"accuracy": 0.9}, 0.05)
+    assert more.startswith("accuracy looks at one of the outputs y, box;")
+    assert doubts(several, {"map": 0.9}, 0.05) == []
 
 
 def test_labels_of_another_name_are_told_of(place):
@@ -426,6 +431,17 @@ def test_a_metric_that_is_no_number_ends_the_search(place):
 
 def first(outputs):
     return outputs["y"][:, 0]
+
+
+def test_a_model_whose_weights_cannot_be_stored_is_told_of():
+    text = """<ir_version: 8, opset_import: ["" : 17]> net (float[N,8] x, float[8,4] w) => (float[N,4] y)
+    { m = MatMul(x, w) y = Relu(m) }"""
+    rng = np.random.default_rng(0)
+    data = {"x": rng.standard_normal((48, 8)).astype(np.float32), "w": rng.standard_normal((8, 4)).astype(np.float32)}
+    found = auto(parser.parse_model(text), data).run()
+    assert any(
+        "no weights can be stored anew" in note and "the model has MatMul (1), Relu (1)" in note for note in found.notes
+    )
 
 
 RECURRENT = """<ir_version: 8, opset_import: ["" : 17]> net (float[N,5,4] x) => (float[N,3] y)

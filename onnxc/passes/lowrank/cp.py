@@ -9,6 +9,8 @@ quadratic in each factor, and its normal equations are
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 STEPS = 8
@@ -66,7 +68,7 @@ class OnData:
         return conjugate(through, x, side)
 
 
-def conjugate(through, x: np.ndarray, side: np.ndarray) -> np.ndarray:
+def conjugate(through: Callable[[np.ndarray], np.ndarray], x: np.ndarray, side: np.ndarray) -> np.ndarray:
     """STEPS of conjugate gradients on through(x) = side, from x on; through: a symmetric map without negative directions."""
     r = side - through(x)
     d, power = r, float((r * r).sum())
