@@ -50,8 +50,9 @@ STAGES = {
     },
     "LeNet-300-100 fashion": {
         "trained": f"train.finetune(epochs=15,augment=[flip],{SHARED})",
-        "cut": f"train.prune_retrain(sparsity=0.908,sparsity_by={{ip2: 0.8, ip3: 0.4}},epochs=60,rate=0.003,average=0.999,{MIXED})",
-        "shared": f"train.cluster(bits=3,bits_by={{ip2: 4, ip3: 4}},store=floats,epochs=6,rate=0.0003,average=0.99,{MIXED})",
+        "cut": f"train.prune_retrain(sparsity=0.895,sparsity_by={{ip2: 0.8, ip3: 0.4}},epochs=50,rate=0.003,average=0.999,{MIXED})",
+        "shared": "train.cluster(bits=3,bits_by={ip2: 4, ip3: 4},assign=moving,biases=4,store=floats,epochs=12,rate=0.0005,"
+        f"average=0.999,{MIXED})",
     },
     "LeNet-5 fashion": {
         "trained": f"train.finetune(epochs=8,rate=0.002,augment=[flip],{LENET5})",
