@@ -33,6 +33,20 @@ def test_a_known_difference_is_measured(resnet20_path, calib_data_path):
     assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["samples"] == 256
 
 
+@pytest.mark.parametrize(
+    "labels, told", [(np.array(["a"] * 8), True), (np.zeros((8, 2, 5), int), True), (np.arange(8), False)]
+)
+def test_labels_that_tell_no_task_are_told_of(resnet20_path, labels, told):
+    data = {"image": np.zeros((8, 1, 28, 28), np.float32), "labels": labels}
+    compared = onnxc.compare(resnet20_path, resnet20_path, data).remarks
+    listed = onnxc.run_passes(resnet20_path, "clean", data=data).report.remarks
+    for remarks in (compared, listed):
+        said = [
+            r for r in remarks if r.startswith("no metric: labels do not tell what the outputs are for, found logits ")
+        ]
+        assert len(said) == told
+
+
 def test_opposite_logits_are_noticed(resnet20_path, calib_data_path):
     result = onnxc.compare(resnet20_path, scaled(resnet20_path, -1), calib_data_path)
     assert result.accuracy[1] < 0.1 < result.accuracy[0]

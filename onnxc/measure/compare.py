@@ -19,7 +19,7 @@ class ComparisonReport:
 
     `metrics` holds those of the first and of the second model on the data's labels, by name (accuracy, ...); both are
     empty without labels, or where no output has the form that they are for. `task` says which metric people are shown;
-    `remarks` of which outputs the lengths differ, where data decide them; `fed` what was chosen of the inputs.
+    `remarks` of which outputs the lengths differ, where data decide them, and of labels that tell no task; `fed` what was chosen of the inputs.
     """
 
     outputs: dict[str, Difference]
@@ -90,6 +90,7 @@ def compare(
     from onnxc.runtime.lengths import free_axes
     from onnxc.runtime.reference import Session
     from onnxc.runtime.scores import score_outputs
+    from onnxc.runtime.tasks import untold
 
     protos = [load(model).to_proto() for model in (a, b)]
     try:
@@ -103,11 +104,13 @@ def compare(
     both, samples = Comparison(task=find_task(task), free=free_axes(protos[0]), scores=scores), 0
     for feeds in source.batches(batch):
         labels = feeds.get("labels") if "labels" not in first.inputs else None
-        both.add(first.run(feeds), second.run(feeds), labels)
+        outputs = first.run(feeds)
+        both.add(outputs, second.run(feeds), labels)
         samples += feeds.samples
+    told = () if labels is None or both.metrics else (untold(outputs, labels),)
     return ComparisonReport(
         both.outputs, source.name, samples, source.synthetic, (both.before, both.metrics), both.judged,
-        tuple(both.lengths.values()), tuple(source.remarks),
+        (*both.lengths.values(), *told), tuple(source.remarks),
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import __version__
 from ..ir.digest import digest
 from ..ir.errors import BadOption
 from ..ir.files import load
@@ -88,6 +89,7 @@ def auto(
         formats = trained(formats)
     spec = Spec(proto.SerializeToString(deterministic=True), (first, second, third), task, metric, decode, target, seed)
     head = {
+        "version": __version__,
         "seed": seed,
         "target": target,
         "task": ", ".join(map(str, (task, metric, decode))),

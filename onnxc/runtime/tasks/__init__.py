@@ -137,6 +137,11 @@ def recognise(outputs: Outputs, labels: np.ndarray) -> Task | None:
     return next((task for task in map(TASKS.__getitem__, names) if task.decode(outputs, labels) is not None), None)
 
 
+def untold(outputs: Outputs, labels: np.ndarray) -> str:
+    """What to say where labels tell no task, and there are no metrics."""
+    return f"no metric: {misfit(None, outputs, labels)}"
+
+
 def misfit(task: Task | None, outputs: Outputs, labels: np.ndarray | None) -> BadData:
     """The error for outputs, or labels, that a task cannot judge; without a task, for labels that tell none."""
     forms = [f"{name} {y.dtype}{list(y.shape)}" for name, y in outputs.items()]
