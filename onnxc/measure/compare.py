@@ -19,7 +19,8 @@ class ComparisonReport:
 
     `metrics` holds those of the first and of the second model on the data's labels, by name (accuracy, ...); both are
     empty without labels, or where no output has the form that they are for. `task` says which metric people are shown;
-    `remarks` of which outputs the lengths differ, where data decide them, and of labels that tell no task; `fed` what was chosen of the inputs.
+    `remarks` of which outputs the lengths differ, where data decide them, and of labels that tell no task;
+    `fed` what was chosen of the inputs.
     """
 
     outputs: dict[str, Difference]

@@ -602,7 +602,7 @@ def test_a_search_that_was_cut_off_goes_on_to_the_same_end(found, place):
     with pytest.raises(BadData, match="holds a search of another seed, expected 1, found 0"):
         auto(place / "net.onnx", place / "data.npz", seed=1, folder=other)
     (other / "search.json").write_text(json.dumps(state | {"version": "0.0"}))  # whose recipes may make other models
-    with pytest.raises(BadData, match="holds a search of another version, expected .*, found 0.0; remove it"):
+    with pytest.raises(BadData, match=r"holds a search of another version, expected .*, found 0\.0; remove it"):
         auto(place / "net.onnx", place / "data.npz", folder=other)
 
 
