@@ -145,11 +145,7 @@ class Pipeline(Pass):
             ctx.trial.room = room(peak_bytes(work, ctx.verified))
             ctx.trial.begin(work)
             report.samples = ctx.trial.judge.samples
-            report.take(ctx.trial.judge.score(ctx.trial.last))
-            if ctx.trial.data.labelled and not report.metrics:
-                from .runtime.tasks import untold
-
-                report.remarks.append(untold(ctx.trial.judge.outputs[0], ctx.trial.judge.labels[0]))
+            report.take(ctx.trial.judge, ctx.trial.last)
             report.synthetic = ctx.trial.data.synthetic
             wrong = correct_as_run(work, {name: a.shape for name, a in ctx.trial.last[0].items()})
             if wrong:

@@ -10,7 +10,7 @@ import numpy as np
 from .passes.base import Report
 
 if TYPE_CHECKING:
-    from .runtime.evaluate import Score
+    from .runtime.evaluate import Judge
 
 
 LOST = 10.0
@@ -45,9 +45,14 @@ class PipelineReport:
         """The share of labels that the model named as it was given; None without labels."""
         return self.metrics.get("accuracy")
 
-    def take(self, score: Score) -> None:
-        """The metrics of the model as it was given."""
+    def take(self, judge: Judge, outputs: list[dict[str, np.ndarray]]) -> None:
+        """The metrics of the model as it was given, by its outputs; a remark where labels tell none."""
+        score = judge.score(outputs)
         self.metrics = score.values()
+        if (labels := judge.labels[0]) is not None and not self.metrics:
+            from .runtime.tasks import untold
+
+            self.remarks.append(untold(outputs[0], labels))
         if score.task is not None:
             self.metric = score.task.metric
             self.higher = score.task.metrics[self.metric]().higher

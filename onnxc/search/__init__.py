@@ -15,7 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import __version__
+import onnxc
+
 from ..ir.digest import digest
 from ..ir.errors import BadOption
 from ..ir.files import load
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 SHARES, BEYOND = (2, 4, 2), (0, 6, 2)
 """Eighths of the samples that passes see, that choose, that judge; of those behind the first 4,096, of which passes need no more."""
+
+INTEGERS = (2, 3, 4, 5, 6, 7, 12, 13)
+"""Element types of ONNX: uint8, int8, uint16, int16, int32, int64, uint32, uint64."""
 
 
 def auto(
@@ -89,7 +93,7 @@ def auto(
         formats = trained(formats)
     spec = Spec(proto.SerializeToString(deterministic=True), (first, second, third), task, metric, decode, target, seed)
     head = {
-        "version": __version__,
+        "version": onnxc.__version__,
         "seed": seed,
         "target": target,
         "task": ", ".join(map(str, (task, metric, decode))),
@@ -111,7 +115,9 @@ def _purpose(model: Model, proto: onnx.ModelProto, parts: Sequence[Held]) -> tup
     analysis, scored = sound(model.copy()).analysis, score_outputs(proto.graph)
     shapes = {t.name: analysis.shape(t.name) or () for t in model.outputs}
     classes = any(name in scored and len(s) == 2 and isinstance(s[1], int) and s[1] > 1 for name, s in shapes.items())
-    single = any(s and all(n == 1 for n in s[1:]) for s in shapes.values())
+    whole = {value.name for value in proto.graph.output if value.type.tensor_type.elem_type in INTEGERS}
+    ones = {name for name, s in shapes.items() if s and all(n == 1 for n in s[1:])}
+    single, classes = bool(ones - whole), classes or bool(ones & whole)
     if not parts[0].labelled:
         task = "classification" if classes else "regression" if single else "embeddings"
         metric = TASKS[task].metric

@@ -77,5 +77,5 @@ def _named(outputs: Mapping[str, np.ndarray], labels: np.ndarray | None) -> np.n
     scores = classification.scores(outputs, labels)
     if scores is None:
         return np.zeros(0, np.int64)
-    found = None if labels is None else classification.classes(labels, scores.shape[1])
-    return scores.argmax(1) if found is None else found
+    found = None if labels is None else classification.classes(labels, (*scores.shape, classification.MOST)[1])
+    return classification.named(scores) if found is None else found

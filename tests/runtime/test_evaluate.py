@@ -128,6 +128,18 @@ def test_every_form_of_the_same_labels_is_worth_the_same():
         assert of_batches(None, outputs, labels, 2) == pytest.approx(wanted)
 
 
+def test_integers_are_classes_already():
+    scores, labels = RNG.standard_normal((6, 4)).astype(np.float32), np.array([0, 3, 1, 1, 2, 0])
+    wanted = of_batches(None, scores, labels, 3)["accuracy"]
+    for chosen in (scores.argmax(1), scores.argmax(1)[:, None].astype(np.int32)):
+        assert of_batches(None, chosen, labels, 3) == {"accuracy": wanted, "top5": wanted}
+    both = Comparison(task=TASKS["classification"])
+    both.add({"y": labels}, {"y": np.where(labels == 3, 0, labels)})
+    assert both.before["accuracy"] == 1 and both.metrics["accuracy"] == pytest.approx(5 / 6)
+    with pytest.raises(BadData, match=r"a label stands for no class, expected 0 to .*, found -1"):
+        of_batches(None, labels, labels - 1, 3)
+
+
 def test_labels_of_pixels_and_of_one_number_give_the_task_away():
     pixels = RNG.integers(0, 3, (2, 5, 6))
     y = np.eye(3, dtype=np.float32)[pixels]

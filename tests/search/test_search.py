@@ -513,6 +513,9 @@ def test_outputs_that_are_no_scores_are_judged_by_their_direction():
         proto, data = known(ONE_NUMBER.replace("END", end).replace("N,1", "N,5"), (64, 6), **shapes)
         search = auto(proto, {"x": data["x"]})
         assert search.local.spec.task == task and f"--task {task}" in search.remarks[0]
+    chosen = ONE_NUMBER.replace("END", "ArgMax <axis = 1>").replace("float[N,1]", "int64[N,1]")
+    proto, data = known(chosen, (64, 6), **shapes)
+    assert auto(proto, {"x": data["x"]}).local.spec.task == "classification"
 
 
 def test_labels_that_tell_no_task_are_shown(place):

@@ -52,7 +52,7 @@ TASKS: dict[str, Task] = {
     task.name: task
     for task in (
         Task("classification", {"accuracy": classification.TopK, "top5": lambda: classification.TopK(5)},
-             classification.scores, lambda scores: scores.argmax(1)),
+             classification.scores, classification.named),
         Task("detection", {"map": detection.MeanAveragePrecision, "map50": lambda: detection.MeanAveragePrecision(0.5)},
              heads.detections, detection.confident),
         Task("segmentation", {"miou": segmentation.MeanIoU, "pixel_accuracy": segmentation.PixelAccuracy},
