@@ -130,7 +130,7 @@ def points(given: dict[str, Any], made: Sequence[Point], budget: Budget, metric:
         if "refused" in p.result:
             found.notes.append(f"point {number} has no library: {p.result['refused']}")
     held = budget.drop
-    if held is not None and not found.misses and found.drop(best) > held:
+    if held is not None and not found.misses and found.drop(best) > held * (1 + 1e-9):
         lost, chosen = (f"{found.drop(best, p):.4g} ± {found.doubt(best, p):.2g}" for p in ("held", "metrics"))
         found.notes.append(
             f"by the samples held apart the drop is {lost}, above {held:g}: by those that chose it was {chosen}; more data tell better"
