@@ -158,24 +158,33 @@ class Planner:
         layer: which of both loses less for its bytes no sum tells."""
         if not one.plain or one.format != "shared":
             return []
-        ((what, left),) = one.plain.items()
-        at, found = len(self._local.head), []
-        for other, share in ((one, left - MILDER), (self._stepped(one), left + MILDER)):
-            if other is not None and 0 < round(share, 3) < 1:
-                bare = replace(other, passes=other.passes[:at] + other.passes[at + 1 :], ahead=other.ahead - 1)
-                found.append(self._behind_cut(bare, {what: round(share, 3)}))
-        return found
+        made = [self._recut(one, -MILDER)]
+        fewer = self._stepped(one, -1)
+        return [c for c in (*made, fewer and self._recut(fewer, MILDER)) if c is not None]
 
-    def _stepped(self, one: Candidate) -> Candidate | None:
-        """The same with a bit less of an index, or of a code, in each layer of some size; None where nothing can have less. A layer stays
-        stored as it is: what one way of storing loses for its noise says little of another."""
+    def milder(self, one: Candidate) -> list[Candidate]:
+        """Candidates that take less away than one which loses a little too much: behind a plain cut that is a step milder, and of shared
+        weights of a bit more in each layer."""
+        more = self._stepped(one, 1) if one.format == "shared" else None
+        return [c for c in (self._recut(one, MILDER) if one.plain else None, more) if c is not None]
+
+    def _recut(self, one: Candidate, by: float) -> Candidate | None:
+        """The same behind a plain cut that leaves so much more of the whole; None where that is nothing, or all."""
+        ((what, left),) = (one.plain or {}).items()
+        share, at = round(left + by, 3), len(self._local.head)
+        bare = replace(one, passes=one.passes[:at] + one.passes[at + 1 :], ahead=one.ahead - 1)
+        return self._behind_cut(bare, {what: share}) if 0 < share < 1 else None
+
+    def _stepped(self, one: Candidate, by: int) -> Candidate | None:
+        """The same with a bit more, or less, of an index, or of a code, in each layer of some size; None where nothing can have that. A
+        layer stays stored as it is: what one way of storing loses for its noise says little of another."""
         sizes = self._local.stored
         small = SMALL * sum(sizes.values())
         bits = dict(one.bits)
         for name, now in one.bits.items():
-            less = now + 1 if now < 0 else now - 1
-            if sizes.get(name, 0) >= small and (less in CODES or 0 < less < WIDEST):
-                bits[name] = less
+            other = now - by if now < 0 else now + by
+            if sizes.get(name, 0) >= small and (other in CODES or (0 < other <= WIDEST and now <= WIDEST)):
+                bits[name] = other
         if bits == one.bits:
             return None
         return self._stored_in(one, bits, one.stored)

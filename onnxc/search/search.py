@@ -39,6 +39,9 @@ PARTS = (1.0, 0.5, 0.2, 0.05)
 CUTS = 2
 """Units of channels that are cut a step further, one at a time."""
 BESIDE = 1.1
+NEARLY, APART = 2.0, 1.5
+"""Candidates that lose up to so many times what may be lost are made milder, where all that keep to the budget are so many times as
+large."""
 BEYOND = 2.0
 """Bytes, by those that there may be, of the largest candidates that are made smaller where there is no bound on the drop."""
 MEASURING = 0.5
@@ -197,15 +200,18 @@ class Search:
 
     def _descend(self, executor: Executor, planner: Planner) -> None:
         """Lower the bits of what keeps to the budget as long as that does: what noises add up to says little of some networks' classes.
-        Without a bound on the drop, those of what has too many bytes, as long as that comes nearer."""
-        starts: list[Candidate] = []
+        What loses a little too much, and is far smaller than what does not, becomes milder. Without a bound on the drop, the bits
+        of what has too many bytes are lowered, as long as that comes nearer."""
+        seen: list[Candidate] = []
         for _ in range(STEPS if {"drop", "bytes"} & set(self.budget.bounds()) else 0):
-            before, starts = starts, self._starts()
-            if self.is_late or starts == before:
+            starts, nearly = self._starts(), self._nearly()
+            if self.is_late or [*starts, *nearly] == seen:
                 break
+            seen = [*starts, *nearly]
             wanted = [planner.lowered(start, part) for start in starts for part in PARTS]
             wanted += [c for start in starts[:1] for c in planner.narrower(start, CUTS)]
             wanted += [c for start in starts for c in planner.traded(start)]
+            wanted += [c for start in nearly for c in planner.milder(start)]
             asked = [("", 0.0, c) for c in wanted if c is not None and c.text not in self.tried]
             if asked:
                 self._try(executor, planner, asked, 1.0)
@@ -228,6 +234,25 @@ class Search:
         ahead = len(self.local.head) + len(self.local.joined)
         plain = [p for p in kept if self.tried[p.text].ahead <= ahead]
         chosen = [kept[0], *plain[:1], min(near, key=lambda p: of[p.text]["drop"])]
+        return [self.tried[text] for text in dict.fromkeys(p.text for p in chosen)]
+
+    def _nearly(self) -> list[Candidate]:
+        """Of the candidates that lose up to `NEARLY` times what may be lost, and miss nothing else, the smallest and the one that loses
+        least, where all that keep to the budget are `APART` times as large."""
+        if self.budget.drop is None:
+            return []
+        made = self._made()
+        of = figures(self.given, made, self.metric, self.higher)
+        misses = {p.text: set(self.budget.misses(of[p.text], self.given)) for p in made}
+        least = min((p.result["bytes"] for p in made if not misses[p.text]), default=math.inf)
+        near = sorted(
+            (p for p in made if misses[p.text] == {"drop"} and of[p.text]["drop"] <= NEARLY * self.budget.drop
+             and APART * p.result["bytes"] <= least),
+            key=lambda p: (p.result["bytes"], p.text),
+        )  # fmt: skip
+        if not near:
+            return []
+        chosen = [near[0], min(near, key=lambda p: of[p.text]["drop"])]
         return [self.tried[text] for text in dict.fromkeys(p.text for p in chosen)]
 
     def _too_large(self, made: list[Point], of: dict[str, dict[str, float]]) -> list[Candidate]:

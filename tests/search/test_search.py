@@ -283,9 +283,15 @@ def test_bits_are_lowered_where_it_saves_most_for_its_noise(place):
     fewer = planner.lowered(plain, 1.0)
     assert milder.bits == fewer.bits != plain.bits
     assert milder.text == fewer.text.replace("macs=0.5", "macs=0.6") and milder.ahead == plain.ahead
-    mixed = planner._stepped(replace(plain, bits=dict(zip(sizes, (-8, -5, FLOAT), strict=True))))
-    assert list(mixed.bits.values()) == [-7, -5, FLOAT] and planner._stepped(replace(plain, bits={})) is None
+    mixed = planner._stepped(replace(plain, bits=dict(zip(sizes, (-8, -5, FLOAT), strict=True))), -1)
+    assert list(mixed.bits.values()) == [-7, -5, FLOAT] and planner._stepped(replace(plain, bits={}), -1) is None
     assert planner.traded(next(c for c in first if not c.plain)) == []
+    left, wider = planner.milder(plain)
+    assert left.plain == {"macs": 0.6} and left.bits == plain.bits and left.ahead == plain.ahead
+    assert wider.plain == plain.plain and wider.bits == {name: bits + 1 for name, bits in plain.bits.items()}
+    whole = replace(plain, bits=dict(zip(sizes, (-6, WIDEST, FLOAT), strict=True)))
+    assert [list(c.bits.values()) for c in planner.milder(whole)][1:] == [[-7, WIDEST, FLOAT]]
+    assert planner.milder(replace(plain, plain={"macs": 0.95}, format="int8")) == []
     floats = planner.lowered(replace(first[0], bits=dict.fromkeys(sizes, FLOAT)), 1.0)
     assert set(floats.bits.values()) == {WIDEST}
     assert planner.lowered(replace(floats, bits=floats.bits | {next(iter(sizes)): 1}), 1.0).bits == dict(
@@ -350,9 +356,23 @@ def test_descents_begin_at_what_has_most_to_spare_too(place, monkeypatch):
     assert search._starts() == [search.tried[text] for text in ("cut", "spare")]
     search.budget = Budget(bytes=101 / 400)
     assert search._starts() == [search.tried[text] for text in ("plain", "large", "spare")]
-    made[:] = made[-1:]
-    assert search._starts() == []
     search.budget = Budget(drop=0.05)
+    assert search._nearly() == []  # "bad" loses eight times what may be lost
+    made.append(
+        Point(
+            "near",
+            (),
+            "shared",
+            {"bytes": 60, "noise": 0.015, "metrics": {"accuracy": 0.81}, "without": {"metrics": []}},
+        )
+    )
+    search.tried["near"] = Candidate((), "shared", 0.0, 0.0)
+    assert search._nearly() == [search.tried["near"]]
+    made[-1].result["bytes"] = 70  # by which the smallest that keeps to it is not half as large again
+    assert search._nearly() == []
+    made[:] = made[-2:-1]
+    assert search._starts() == [] == search._nearly()
+    search.budget = Budget(bytes=101 / 400)
     assert search._starts() == []
 
 
