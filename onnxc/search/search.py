@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,9 +39,9 @@ PARTS = (1.0, 0.5, 0.2, 0.05)
 CUTS = 2
 """Units of channels that are cut a step further, one at a time."""
 BESIDE = 1.1
-NEARLY, APART = 2.0, 1.5
+NEARLY, APART, FEW = 2.0, 1.5, 3
 """Candidates that lose up to so many times what may be lost are made milder, where all that keep to the budget are so many times as
-large."""
+large; so many of them at each step."""
 BEYOND = 2.0
 """Bytes, by those that there may be, of the largest candidates that are made smaller where there is no bound on the drop."""
 MEASURING = 0.5
@@ -202,12 +202,14 @@ class Search:
         """Lower the bits of what keeps to the budget as long as that does: what noises add up to says little of some networks' classes.
         What loses a little too much, and is far smaller than what does not, becomes milder. Without a bound on the drop, the bits
         of what has too many bytes are lowered, as long as that comes nearer."""
-        seen: list[Candidate] = []
+        starts: list[Candidate] = []
+        milder: set[str] = set()
         for _ in range(STEPS if {"drop", "bytes"} & set(self.budget.bounds()) else 0):
-            starts, nearly = self._starts(), self._nearly()
-            if self.is_late or [*starts, *nearly] == seen:
+            nearly = self._nearly(milder)
+            before, starts = starts, self._starts()
+            if self.is_late or (starts == before and not nearly):
                 break
-            seen = [*starts, *nearly]
+            milder |= {c.text for c in nearly}
             wanted = [planner.lowered(start, part) for start in starts for part in PARTS]
             wanted += [c for start in starts[:1] for c in planner.narrower(start, CUTS)]
             wanted += [c for start in starts for c in planner.traded(start)]
@@ -236,8 +238,8 @@ class Search:
         chosen = [kept[0], *plain[:1], min(near, key=lambda p: of[p.text]["drop"])]
         return [self.tried[text] for text in dict.fromkeys(p.text for p in chosen)]
 
-    def _nearly(self) -> list[Candidate]:
-        """Of the candidates that lose up to `NEARLY` times what may be lost, and miss nothing else, the smallest and the one that loses
+    def _nearly(self, but: Set[str]) -> list[Candidate]:
+        """Of the candidates but those named that lose up to `NEARLY` times what may be lost, and miss nothing else, the few that lose
         least, where all that keep to the budget are `APART` times as large."""
         if self.budget.drop is None:
             return []
@@ -245,15 +247,12 @@ class Search:
         of = figures(self.given, made, self.metric, self.higher)
         misses = {p.text: set(self.budget.misses(of[p.text], self.given)) for p in made}
         least = min((p.result["bytes"] for p in made if not misses[p.text]), default=math.inf)
-        near = sorted(
-            (p for p in made if misses[p.text] == {"drop"} and of[p.text]["drop"] <= NEARLY * self.budget.drop
-             and APART * p.result["bytes"] <= least),
-            key=lambda p: (p.result["bytes"], p.text),
+        near = (
+            p for p in made if misses[p.text] == {"drop"} and of[p.text]["drop"] <= NEARLY * self.budget.drop
+            and APART * p.result["bytes"] <= least and p.text not in but
         )  # fmt: skip
-        if not near:
-            return []
-        chosen = [near[0], min(near, key=lambda p: of[p.text]["drop"])]
-        return [self.tried[text] for text in dict.fromkeys(p.text for p in chosen)]
+        chosen = sorted(near, key=lambda p: (of[p.text]["drop"], p.result["bytes"], p.text))[:FEW]
+        return [self.tried[p.text] for p in chosen]
 
     def _too_large(self, made: list[Point], of: dict[str, dict[str, float]]) -> list[Candidate]:
         """Of the candidates that have too many bytes, and miss nothing else, the smallest and the one that loses least; and of those

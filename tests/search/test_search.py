@@ -357,7 +357,7 @@ def test_descents_begin_at_what_has_most_to_spare_too(place, monkeypatch):
     search.budget = Budget(bytes=101 / 400)
     assert search._starts() == [search.tried[text] for text in ("plain", "large", "spare")]
     search.budget = Budget(drop=0.05)
-    assert search._nearly() == []  # "bad" loses eight times what may be lost
+    assert search._nearly(set()) == []  # "bad" loses eight times what may be lost
     made.append(
         Point(
             "near",
@@ -367,11 +367,11 @@ def test_descents_begin_at_what_has_most_to_spare_too(place, monkeypatch):
         )
     )
     search.tried["near"] = Candidate((), "shared", 0.0, 0.0)
-    assert search._nearly() == [search.tried["near"]]
+    assert search._nearly(set()) == [search.tried["near"]] and search._nearly({"near"}) == []
     made[-1].result["bytes"] = 70  # by which the smallest that keeps to it is not half as large again
-    assert search._nearly() == []
+    assert search._nearly(set()) == []
     made[:] = made[-2:-1]
-    assert search._starts() == [] == search._nearly()
+    assert search._starts() == [] == search._nearly(set())
     search.budget = Budget(bytes=101 / 400)
     assert search._starts() == []
 
