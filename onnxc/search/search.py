@@ -39,7 +39,7 @@ PARTS = (1.0, 0.5, 0.2, 0.05)
 CUTS = 2
 """Units of channels that are cut a step further, one at a time."""
 BESIDE = 1.1
-NEARLY, APART, FEW = 2.0, 1.5, 3
+NEARLY, APART, FEW = 2.0, 2.0, 3
 """Candidates that lose up to so many times what may be lost are made milder, where all that keep to the budget are so many times as
 large; so many of them at each step."""
 BEYOND = 2.0
@@ -200,13 +200,13 @@ class Search:
 
     def _descend(self, executor: Executor, planner: Planner) -> None:
         """Lower the bits of what keeps to the budget as long as that does: what noises add up to says little of some networks' classes.
-        What loses a little too much, and is far smaller than what does not, becomes milder. Without a bound on the drop, the bits
-        of what has too many bytes are lowered, as long as that comes nearer."""
+        Where that ends with what is twice as large as some that lose a little too much, these become milder. Without a bound on the
+        drop, the bits of what has too many bytes are lowered, as long as that comes nearer."""
         starts: list[Candidate] = []
         milder: set[str] = set()
         for _ in range(STEPS if {"drop", "bytes"} & set(self.budget.bounds()) else 0):
-            nearly = self._nearly(milder)
             before, starts = starts, self._starts()
+            nearly = self._nearly(milder) if starts == before else []
             if self.is_late or (starts == before and not nearly):
                 break
             milder |= {c.text for c in nearly}
