@@ -7,6 +7,7 @@ array of objects (boxes, texts) of different extents.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -221,14 +222,22 @@ class Judge:
     def agreement(self, outputs: list[dict[str, np.ndarray]]) -> float | None:
         """The task's metric of such outputs where what the reference says stands for labels; None without a task, or where it can be
         held to labels only."""
+        task, targets = self._said
+        if task is None or not targets:
+            return None
+        score = Score(task)
+        for out, labels in zip(outputs, targets, strict=True):
+            score.add(out, labels)
+        return score.values().get(task.metric)
+
+    @cached_property
+    def _said(self) -> tuple[Task | None, list[np.ndarray | None]]:
+        """The task, and what the reference says of each batch in place of labels; none of a task that can be held to labels only."""
         found = (recognise(o, y) for o, y in zip(self.outputs, self.labels, strict=True) if y is not None)
         task = self.task or next(found, None)
         if task is None or task.targets is None:
-            return None
-        score = Score(task)
-        for ours, out in zip(self.outputs, outputs, strict=True):
-            score.add(out, _held_to(task, ours, None))
-        return score.values().get(task.metric)
+            return task, []
+        return task, [_held_to(task, ours, None) for ours in self.outputs]
 
     def __call__(self, model: onnx.ModelProto | Lean) -> Comparison:
         return self.compare(self.run(model))

@@ -162,15 +162,10 @@ def figures(given: Mapping[str, Any], made: Sequence[Point], metric: str, higher
 
 def _left_out(given: Mapping[str, Any], made: Sequence[Point], higher: bool) -> list[dict[str, float]]:
     """What each candidate loses with each fold of the samples left out, by its text."""
-    before = given["without"]["metrics"]
-    sign = 1 if higher else -1
+    before, sign = given["without"]["metrics"], 1 if higher else -1
+    rows = {p.text: p.result["without"]["metrics"] for p in made}
     return [
-        {
-            p.text: sign * (whole - p.result["without"]["metrics"][k])
-            for p in made
-            if k < len(p.result["without"]["metrics"])
-        }
-        for k, whole in enumerate(before)
+        {text: sign * (whole - row[k]) for text, row in rows.items() if k < len(row)} for k, whole in enumerate(before)
     ]
 
 

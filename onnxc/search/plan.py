@@ -158,9 +158,8 @@ class Planner:
         layer: which of both loses less for its bytes no sum tells."""
         if not one.plain or one.format != "shared":
             return []
-        made = [self._recut(one, -MILDER)]
         fewer = self._stepped(one, -1)
-        return [c for c in (*made, fewer and self._recut(fewer, MILDER)) if c is not None]
+        return [c for c in (self._recut(one, -MILDER), fewer and self._recut(fewer, MILDER)) if c is not None]
 
     def milder(self, one: Candidate) -> list[Candidate]:
         """Candidates that take less away than one which loses a little too much: behind a plain cut that is a step milder, and of shared
